@@ -1,0 +1,54 @@
+"""Keeps workers that share one loaded model alive, and runs jobs on them.
+
+Usable by itself: it knows neither HTTP nor speech. `supervisor.pool` has a short example.
+The names below are all that other packages may use; they are imported on first use, so that the
+processes of the tree, which start in this package too, carry no event loop.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from supervisor.contract import Reporting, Servable, Warmable
+    from supervisor.death import Cause, Death, ExitStatus
+    from supervisor.environment import Allocator, AllocatorMissing, allocator_in_use, usable_cpus
+    from supervisor.errors import (
+        DeadlineExceeded, Draining, JobCrashed, JobError, NotReady, PoolError, QueueFull,
+        SpoolFull, WorkerLost,
+    )  # fmt: skip
+    from supervisor.job import JobResult
+    from supervisor.pool import Admission, Pool
+    from supervisor.settings import PoolSettings, Target
+    from supervisor.spool import Spool, SpoolLimits, SpoolStore, SpoolUsage, SpoolView
+    from supervisor.status import PoolState, PoolStatus, WorkerStatus
+
+_HOMES = {
+    "contract": ("Reporting", "Servable", "Warmable"),
+    "death": ("Cause", "Death", "ExitStatus"),
+    "environment": ("Allocator", "AllocatorMissing", "allocator_in_use", "usable_cpus"),
+    "errors": (
+        "DeadlineExceeded", "Draining", "JobCrashed", "JobError", "NotReady", "PoolError",
+        "QueueFull", "SpoolFull", "WorkerLost",
+    ),
+    "job": ("JobResult",),
+    "pool": ("Admission", "Pool"),
+    "settings": ("PoolSettings", "Target"),
+    "spool": ("Spool", "SpoolLimits", "SpoolStore", "SpoolUsage", "SpoolView"),
+    "status": ("PoolState", "PoolStatus", "WorkerStatus"),
+}  # fmt: skip
+
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Admission", "Allocator", "AllocatorMissing", "Cause", "DeadlineExceeded", "Death",
+    "Draining", "ExitStatus", "JobCrashed", "JobError", "JobResult", "NotReady", "Pool",
+    "PoolError", "PoolSettings", "PoolState", "PoolStatus", "QueueFull", "Reporting", "Servable",
+    "Spool", "SpoolFull", "SpoolLimits", "SpoolStore", "SpoolUsage", "SpoolView", "Target",
+    "Warmable", "WorkerLost", "WorkerStatus", "allocator_in_use", "usable_cpus",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

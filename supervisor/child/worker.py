@@ -1,0 +1,123 @@
+"""A worker: one thread in a blocking loop. Do a step, look at the channel, do the next."""
+
+import gc
+import os
+import signal
+import time
+import traceback
+from pathlib import Path
+
+from supervisor.channel import Channel, ChannelClosed
+from supervisor.contract import Servable
+from supervisor.errors import JobError
+from supervisor.messages import (
+    AnyMessage, Cancel, Cancelled, Done, Failed, Leave, Message, Progress, Ready, Run,
+)  # fmt: skip
+from supervisor.scoreboard import RecordWriter
+from supervisor.spool import SpoolView, open_view
+
+
+def work(channel: Channel, servable: Servable, record: RecordWriter, heartbeat_s: float) -> int:
+    """Run jobs until told to leave or until the supervisor is gone; returns the exit status."""
+    return Worker(channel, servable, record, heartbeat_s).serve()
+
+
+class Worker:
+    """The loop and what it must remember: the one job at hand."""
+
+    def __init__(
+        self, channel: Channel, servable: Servable, record: RecordWriter, heartbeat_s: float
+    ) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        gc.enable()
+        self._channel = channel
+        self._servable = servable
+        self._record = record
+        self._heartbeat_s = heartbeat_s
+        self._born_with_bytes = anonymous_bytes()
+        self._leaving = False
+
+    def serve(self) -> int:
+        try:
+            self._channel.send(Ready())
+            while not self._leaving:
+                received = self._channel.receive(self._heartbeat_s)
+                self._record.beat()
+                if received is not None:
+                    self._obey(*received)
+        except ChannelClosed:
+            return 0
+        return 0
+
+    def _obey(self, message: AnyMessage, fds: list[int]) -> None:
+        match message:
+            case Run():
+                self._run(message, fds)
+            case Leave():
+                self._leaving = True
+            case Cancel():
+                pass  # it crossed the result on the way
+            case _:
+                raise AssertionError(f"not a worker's message: {message}")
+
+    def _run(self, run: Run, fds: list[int]) -> None:
+        self._record.busy(run.job)
+        started = time.monotonic_ns()
+        answer: Message
+        try:
+            answer = self._answer(run, fds, started)
+        except JobError as error:
+            answer = Failed(run.job, error.code, error.message, "")
+        except ChannelClosed:
+            raise
+        except Exception as error:  # noqa: BLE001 - a model's bug costs the job, not the worker
+            message = f"{type(error).__name__}: {error}"
+            answer = Failed(run.job, None, message, traceback.format_exc())
+        self._record.finished(time.monotonic_ns() - started)
+        self._channel.send(answer)
+
+    def _answer(self, run: Run, fds: list[int], started: int) -> Message:
+        # The view is not closed but forgotten: the model may still hold slices of it.
+        view: SpoolView | None = None
+        if run.spool_bytes is not None:
+            (fd,) = fds
+            view = open_view(fd, run.spool_bytes)
+            os.close(fd)
+        steps = self._servable.run(run.request, view)
+        try:
+            while True:
+                try:
+                    value = next(steps)
+                except StopIteration as stop:
+                    run_s = (time.monotonic_ns() - started) / 1e9
+                    growth = anonymous_bytes() - self._born_with_bytes
+                    return Done(run.job, stop.value, run_s, growth)
+                self._record.beat()
+                if value is not None:
+                    self._channel.send(Progress(run.job, value))
+                if not self._still_wanted(run.job):
+                    return Cancelled(run.job)
+        finally:
+            steps.close()
+
+    def _still_wanted(self, job: int) -> bool:
+        """Look at the channel between two steps. Raises `ChannelClosed`."""
+        wanted = True
+        while (received := self._channel.receive(0)) is not None:
+            match received[0]:
+                case Cancel(job=cancelled):
+                    wanted = wanted and cancelled != job
+                case Leave():
+                    self._leaving = True
+                case other:
+                    raise AssertionError(f"not for a busy worker: {other}")
+        return wanted
+
+
+def anonymous_bytes() -> int:
+    """Anonymous memory of this process, shared pages included (`RssAnon`, proc(5))."""
+    with Path("/proc/self/status").open("rb") as status:
+        for line in status:
+            if line.startswith(b"RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,45 @@
+"""What a model must offer to be served: the contract between the supervisor's workers and it.
+
+A model is loaded by a function, `load(**options)`, once, in the fork server. What it returns is
+inherited by every worker through fork; only `run` is required of it.
+"""
+
+from collections.abc import Generator
+from typing import Any, Protocol, runtime_checkable
+
+from supervisor.spool import SpoolView
+
+
+class Servable(Protocol):
+    """A loaded model."""
+
+    def run(
+        self, request: dict[str, Any], spool: SpoolView | None
+    ) -> Generator[Any, None, Any]:
+        """Do one job, step by step.
+
+        A generator: each `yield` ends a step of at most a few hundred milliseconds, after which
+        the worker shows that it lives and looks whether the job is still wanted (if not, the
+        generator is closed). What it yields is sent to the caller as progress unless it is None;
+        what it returns is the result. Both are made of what MessagePack can carry. Raises
+        `JobError` to refuse the job with a code and a sentence.
+        """
+        ...
+
+
+@runtime_checkable
+class Warmable(Protocol):
+    """A model that can be made as fast as it will ever be, before the first fork."""
+
+    def warm(self) -> None:
+        """Do what the first requests would otherwise have to."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A model that tells the supervisor how it was loaded."""
+
+    def report(self) -> dict[str, Any]:
+        """Facts for logs and status pages, of what MessagePack can carry."""
+        ...

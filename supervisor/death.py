@@ -1,0 +1,105 @@
+"""How a process ended, and the right name for it."""
+
+import enum
+import signal
+from dataclasses import dataclass
+
+
+class Cause(enum.Enum):
+    """Why a process is no more; the value is what logs and metrics show."""
+
+    KERNEL_OOM = "kernel_oom"
+    """The kernel's out-of-memory killer, by the kernel's own count."""
+    HANG = "hang"
+    """Ended by us: its heartbeat had stopped."""
+    RECYCLED = "recycled"
+    """It left because we asked it to, to begin anew."""
+    SHUTDOWN = "shutdown"
+    """It left, or was ended, because the pool closes."""
+    CRASH = "crash"
+    """A signal that a program brings upon itself, such as SIGSEGV or SIGABRT."""
+    KILLED = "killed"
+    """SIGKILL from somebody else."""
+    TERMINATED = "terminated"
+    """A polite signal (SIGTERM, SIGINT, SIGHUP) from somebody else: an operator."""
+    EXITED = "exited"
+    """It called exit by itself."""
+    UNKNOWN = "unknown"
+    """It is gone, and nobody could tell its status."""
+
+
+class Intent(enum.Enum):
+    """What we did to a process before it ended."""
+
+    NONE = "none"
+    HANG = "hang"
+    RECYCLE = "recycle"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """As `waitid` tells it: an exit code or a signal, or neither where nobody knows."""
+
+    code: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """One process that ended, with its cause."""
+
+    pid: int
+    cause: Cause
+    status: ExitStatus
+    sentence: str
+    """For a person: "worker process 4711 was killed by SIGSEGV"."""
+
+
+_POLITE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_OWN_DOING = {
+    signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS,
+    signal.SIGTRAP, signal.SIGXCPU, signal.SIGXFSZ, signal.SIGPIPE,
+}  # fmt: skip
+_BY_INTENT = {
+    Intent.HANG: (Cause.HANG, "stopped answering and was ended"),
+    Intent.RECYCLE: (Cause.RECYCLED, "was recycled"),
+    Intent.SHUTDOWN: (Cause.SHUTDOWN, "was ended by the shutdown"),
+}
+
+
+def name_death(
+    role: str, pid: int, status: ExitStatus, intent: Intent, *, kernel_oom: bool = False
+) -> Death:
+    """Name the end of the process `pid`, a `role` ("worker", "fork server").
+
+    `kernel_oom` says that the kernel counted an OOM kill here; without it a SIGKILL is never
+    called one.
+    """
+    cause, what = _cause(status, intent, kernel_oom)
+    return Death(pid, cause, status, f"{role} process {pid} {what}")
+
+
+def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause, str]:
+    if status.signal == signal.SIGKILL and kernel_oom:
+        return Cause.KERNEL_OOM, "was killed by the kernel: out of memory"
+    # A crash on the way out is a crash, whatever we had asked for.
+    if status.signal not in _OWN_DOING and intent is not Intent.NONE:
+        return _BY_INTENT[intent]
+    if status.signal is not None:
+        name = _signal_name(status.signal)
+        if status.signal in _POLITE:
+            return Cause.TERMINATED, f"was told to end by {name}"
+        if status.signal in _OWN_DOING:
+            return Cause.CRASH, f"crashed with {name}"
+        return Cause.KILLED, f"was killed by {name}"
+    if status.code is not None:
+        return Cause.EXITED, f"exited with status {status.code}"
+    return Cause.UNKNOWN, "ended; its status is not known"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

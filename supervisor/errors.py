@@ -1,0 +1,86 @@
+"""What can go wrong for a job, as exceptions with a stable code and a sentence for a person."""
+
+import errno
+
+from supervisor.death import Death
+
+
+class PoolError(Exception):
+    """Base of what `Pool` raises. `code` is stable; `retry_after_s` is None where waiting is
+    no help."""
+
+    code = "internal"
+    retry_after_s: float | None = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class NotReady(PoolError):
+    """No worker can take a job now, and why."""
+
+    code = "not_ready"
+    retry_after_s = 5.0
+
+
+class QueueFull(PoolError):
+    """As many jobs as allowed are already waiting."""
+
+    code = "queue_full"
+    retry_after_s = 1.0
+
+
+class Draining(PoolError):
+    """The pool takes no new jobs because it is about to end."""
+
+    code = "shutting_down"
+    retry_after_s = 10.0
+
+
+class DeadlineExceeded(PoolError):
+    """The job was not done in the time it was given."""
+
+    code = "deadline_exceeded"
+
+
+class SpoolFull(PoolError):
+    """There is no space left to spool the job's input."""
+
+    code = "spool_full"
+    retry_after_s = 10.0
+
+    @classmethod
+    def from_os_error(cls, error: OSError) -> "SpoolFull":
+        """The same in our words; the errno's text for what is no lack of space."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return cls("no space left to hold the upload")
+        return cls(f"the upload cannot be held: {error.strerror}")
+
+
+class WorkerLost(PoolError):
+    """The job was tried as often as allowed and its worker died each time."""
+
+    code = "worker_lost"
+
+    def __init__(self, deaths: list[Death]) -> None:
+        causes = "; ".join(death.sentence for death in deaths)
+        super().__init__(f"the job ended {len(deaths)} workers and was given up: {causes}")
+        self.deaths = deaths
+
+
+class JobError(PoolError):
+    """The model refused the job. Raise it from `run` in a worker: the code, the sentence and
+    the class arrive at the caller; any other exception arrives as `JobCrashed`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class JobCrashed(PoolError):
+    """The model raised something unexpected; the worker goes on. The log has the traceback."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message)
+        self.traceback = traceback

@@ -1,0 +1,279 @@
+"""The pool: takes jobs in, queues them, gives each to a worker, and again if the worker dies.
+
+A twenty-line example, complete but for the model, which any module may hold::
+
+    # toy.py
+    class Toy:
+        def run(self, request, spool):
+            yield  # one step done: the worker looks whether the job is still wanted
+            return {"shout": request["say"].upper(), "bytes": len(spool.read())}
+
+    def load():
+        return Toy()
+
+    # main.py
+    import asyncio
+    from supervisor import Pool, PoolSettings, SpoolStore, Target
+
+    async def main():
+        async with Pool(Target("toy", import_path=(".",)), PoolSettings(workers=2)) as pool:
+            await pool.wait_ready()
+            async with SpoolStore().open() as spool:
+                await spool.write(b"12345")
+                result = await pool.run({"say": "hello"}, spool)
+            print(result.value)  # {'shout': 'HELLO', 'bytes': 5}
+
+    asyncio.run(main())
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import structlog
+
+from supervisor.death import Death, Intent
+from supervisor.errors import (
+    DeadlineExceeded, Draining, JobCrashed, JobError, NotReady, QueueFull, WorkerLost,
+)  # fmt: skip
+from supervisor.job import Job, JobResult, JobState
+from supervisor.keeper import Keeper
+from supervisor.messages import AnyMessage, Cancelled, Done, Failed, Progress
+from supervisor.settings import PoolSettings, Target
+from supervisor.spool import Spool
+from supervisor.status import PoolState, PoolStatus, WorkerStatus
+from supervisor.worker import Worker, WorkerState
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+
+
+class Admission:
+    """A place in the pool, held from before a job's input is read until its answer is given."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+
+    async def run(
+        self,
+        request: dict[str, Any],
+        spool: Spool | None = None,
+        *,
+        timeout_s: float | None = None,
+        on_progress: Callable[[Any], None] | None = None,
+    ) -> JobResult:
+        """Run one job; cancelling this coroutine drops it between two steps.
+
+        Raises `JobError` (the model refused), `JobCrashed`, `WorkerLost`, `DeadlineExceeded` or
+        `Draining`.
+        """
+        return await self._pool._run(request, spool, timeout_s, on_progress)
+
+
+class Pool:
+    """Runs jobs on a fixed number of forked workers that share one loaded model.
+
+    Use as `async with`; entering returns at once, while the model loads (see `wait_ready`).
+    """
+
+    def __init__(self, target: Target, settings: PoolSettings | None = None) -> None:
+        self.settings = settings or PoolSettings()
+        self._keeper = Keeper(target, self.settings, self)
+        self._idle: list[Worker] = []
+        self._waiting: deque[Job] = deque()
+        self._job_ids = itertools.count(1)
+        self._admitted = 0
+        self._draining = False
+
+    async def __aenter__(self) -> "Pool":
+        await self._keeper.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._draining = True
+        over = Draining("the server is shutting down")
+        while self._waiting:
+            self._waiting.popleft().fail(over)
+        for worker in self._keeper.workers:
+            if worker.job is not None:
+                worker.job.fail(over)
+        await self._keeper.__aexit__(*exception)
+
+    async def wait_ready(self) -> None:
+        """Until a worker is able to take a job."""
+        await self._keeper.until(lambda: self._keeper.unready_reason() is None)
+
+    def unready_reason(self) -> str | None:
+        """Why no worker is able now; None if one is."""
+        return self._keeper.unready_reason()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no new jobs, and wait for those inside; True if all were done in time."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._keeper.until(lambda: self._admitted == 0)
+        except TimeoutError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def admit(self) -> Iterator[Admission]:
+        """Take a place for one job, before its input is read.
+
+        Raises `Draining`, `NotReady` or `QueueFull` at once rather than wait.
+        """
+        if self._draining:
+            raise Draining("the server is shutting down")
+        if self._keeper.hopeless():
+            raise NotReady(self._keeper.unready_reason() or "no worker is able")
+        places = self.settings.workers + self.settings.queue
+        if self._admitted >= places:
+            raise QueueFull(f"{self._admitted} requests are in progress, no more are allowed")
+        self._admitted += 1
+        try:
+            yield Admission(self)
+        finally:
+            self._admitted -= 1
+            if self._draining:
+                self._keeper.notify()
+
+    async def run(
+        self,
+        request: dict[str, Any],
+        spool: Spool | None = None,
+        *,
+        timeout_s: float | None = None,
+        on_progress: Callable[[Any], None] | None = None,
+    ) -> JobResult:
+        """Admit and run one job. Raises what `admit` and `Admission.run` raise."""
+        with self.admit() as admission:
+            return await admission.run(
+                request, spool, timeout_s=timeout_s, on_progress=on_progress
+            )
+
+    def status(self) -> PoolStatus:
+        """A reading of the whole pool."""
+        keeper = self._keeper
+        server = keeper.live_server()
+        reason = keeper.unready_reason()
+        if self._draining:
+            state = PoolState.DRAINING
+        else:
+            state = PoolState.READY if reason is None else PoolState.NOT_READY
+        return PoolStatus(
+            state=state,
+            reason=reason,
+            allocator=keeper.allocator.name,
+            fork_server_pid=server.pid if server else None,
+            model=server.report() if server else {},
+            workers=tuple(
+                WorkerStatus(w.seat, w.pid, w.state, w.jobs_done, w.growth_bytes,
+                             keeper.scoreboard.read(w.record))
+                for w in sorted(keeper.workers, key=lambda w: (w.seat, w.pid))
+            ),
+            admitted=self._admitted,
+            waiting=len(self._waiting),
+            deaths=dict(keeper.deaths),
+        )  # fmt: skip
+
+    # --- the way of a job -----------------------------------------------------------------------
+
+    async def _run(
+        self,
+        request: dict[str, Any],
+        spool: Spool | None,
+        timeout_s: float | None,
+        on_progress: Callable[[Any], None] | None,
+    ) -> JobResult:
+        if spool is not None:
+            await spool.flush()
+        loop = asyncio.get_running_loop()
+        job = Job(next(self._job_ids), request, spool, on_progress, loop.create_future(),
+                  submitted=loop.time())  # fmt: skip
+        self._waiting.append(job)
+        self._dispatch()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await job.future
+        except TimeoutError:
+            where = "in the queue" if job.state is JobState.WAITING else "on a worker"
+            raise DeadlineExceeded(
+                f"not done after {timeout_s:g} s; the time ran out {where}"
+            ) from None
+        finally:
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        """Whoever waited for it has an answer, or has gone."""
+        if job.state is JobState.WAITING and job in self._waiting:
+            self._waiting.remove(job)
+        elif job.state is JobState.RUNNING:
+            next(w for w in self._keeper.workers if w.job is job).cancel()
+        job.state = JobState.OVER
+        job.spool = None
+
+    def _dispatch(self) -> None:
+        # The worker that was busy last has the warmest caches.
+        while self._waiting and self._idle:
+            self._idle.pop().run(self._waiting.popleft())
+
+    def worker_able(self, worker: Worker) -> None:
+        """The keeper's call: it is idle."""
+        self._idle.append(worker)
+        self._dispatch()
+
+    def worker_message(self, worker: Worker, message: AnyMessage) -> None:
+        """The keeper's call: it tells of its job."""
+        job = worker.job
+        if job is None or getattr(message, "job", None) != job.id:
+            log.error("worker.unexpected_message", worker=worker.seat, pid=worker.pid,
+                      message=type(message).__name__)  # fmt: skip
+            worker.kill(Intent.HANG)
+            return
+        match message:
+            case Progress():
+                if job.on_progress is not None and job.state is JobState.RUNNING:
+                    job.on_progress(message.value)
+                return
+            case Done():
+                worker.growth_bytes = message.growth_bytes
+                job.succeed(message.value, message.run_s)
+            case Failed(code=str() as code):
+                job.fail(JobError(code, message.message))
+            case Failed():
+                log.error("job.crashed", worker=worker.seat, pid=worker.pid, job=job.id,
+                          error=message.message, traceback=message.traceback)  # fmt: skip
+                job.fail(JobCrashed(message.message, message.traceback))
+            case Cancelled():
+                log.info("job.cancelled", worker=worker.seat, pid=worker.pid, job=job.id)
+        worker.job_over()
+        limit = self.settings.growth_limit_bytes
+        if limit is not None and worker.growth_bytes > limit:
+            log.info("worker.outgrown", worker=worker.seat, pid=worker.pid,
+                     growth_bytes=worker.growth_bytes, limit_bytes=limit)  # fmt: skip
+            self._keeper.retire(worker)
+        if worker.state is WorkerState.IDLE:
+            self.worker_able(worker)
+
+    def worker_gone(self, worker: Worker, death: Death) -> None:
+        """The keeper's call: it has ended. Its job runs again elsewhere, or is given up."""
+        self.worker_leaving(worker)
+        job = worker.job
+        if job is None or job.state is not JobState.RUNNING:
+            return
+        job.deaths.append(death)
+        if len(job.deaths) < self.settings.attempts:
+            log.warning("job.retried", job=job.id, attempt=len(job.deaths) + 1)
+            job.state = JobState.WAITING
+            self._waiting.appendleft(job)
+            self._dispatch()
+        else:
+            job.fail(WorkerLost(job.deaths))
+
+    def worker_leaving(self, worker: Worker) -> None:
+        """The keeper's call: no more jobs for it."""
+        if worker in self._idle:
+            self._idle.remove(worker)

@@ -1,0 +1,98 @@
+"""A process held by its pidfd: never a signal to a recycled pid, never a guessed exit status."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+
+from supervisor.death import ExitStatus
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_STATUS_WAIT_S = 2.0
+_STATUS_POLL_S = 0.01
+
+
+def become_subreaper() -> None:
+    """Orphans below this process become its children, so that it can learn how they ended."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Send this process signal `number` when its parent dies; 0 for none."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def wait_status(pidfd: int, *, reap: bool = True) -> ExitStatus | None:
+    """How the child behind `pidfd` ended; None if it still runs.
+
+    Raises `ChildProcessError` if it is not a child of this process.
+    """
+    flags = os.WEXITED | os.WNOHANG | (0 if reap else os.WNOWAIT)
+    result = os.waitid(os.P_PIDFD, pidfd, flags)
+    if result is None:
+        return None
+    if result.si_code == os.CLD_EXITED:
+        return ExitStatus(code=result.si_status)
+    return ExitStatus(signal=result.si_status)
+
+
+class Process:
+    """One process of the tree; owns `pidfd`. `on_exit` is called once, with the true status.
+
+    A worker is the fork server's child while that lives, and then ours: whoever can reap it
+    tells. The fork server reports through `reported`.
+    """
+
+    def __init__(self, pid: int, pidfd: int, on_exit: Callable[[ExitStatus], None]) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self._over = False
+        self._give_up_at = 0.0
+        self._loop.add_reader(pidfd, self._ended)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; to a process that has ended it goes nowhere."""
+        if not self._over:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def reported(self, status: ExitStatus) -> None:
+        """Its parent has reaped it and found this."""
+        self._finish(status)
+
+    def _ended(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._give_up_at = self._loop.time() + _STATUS_WAIT_S
+        self._ask()
+
+    def _ask(self) -> None:
+        if self._over:
+            return
+        try:
+            status = wait_status(self._pidfd)
+        except ChildProcessError:
+            # Its parent is about to report, or about to die and leave it to us.
+            if self._loop.time() < self._give_up_at:
+                self._loop.call_later(_STATUS_POLL_S, self._ask)
+                return
+            status = ExitStatus()
+        self._finish(status or ExitStatus())
+
+    def _finish(self, status: ExitStatus) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._on_exit(status)

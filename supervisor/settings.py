@@ -1,0 +1,46 @@
+"""What a pool is told: which model to load and how, and how many workers to keep."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from supervisor.environment import Allocator
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a fork server loads: `module.function(**options)` (see `supervisor.contract`).
+
+    `options` travel as MessagePack. `environment` is added to the fork server's own, before exec.
+    """
+
+    module: str
+    function: str = "load"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    working_directory: Path | None = None
+    import_path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """How a pool behaves. Times in seconds, sizes in bytes."""
+
+    workers: int = 2
+    queue: int = 64
+    """Jobs admitted beyond those that the workers can run at once."""
+    attempts: int = 2
+    """How many workers a job may use up before it is given up."""
+    hang_s: float = 20.0
+    """A worker whose heartbeat is older than this is ended."""
+    load_timeout_s: float = 600.0
+    """A fork server that has not loaded its model by then is ended."""
+    growth_limit_bytes: int | None = None
+    """A worker that has grown by more since its fork is recycled after its job; None: never."""
+    allocator: Allocator = Allocator.AUTO
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How often an idle worker shows that it lives."""
+        return min(1.0, self.hang_s / 4)

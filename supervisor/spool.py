@@ -1,0 +1,166 @@
+"""A spool: where a job's input waits. Shared memory while it is small, an unnamed file past that.
+
+A worker gets the descriptor and maps it, so the supervisor never holds the bytes in its own heap,
+and a job that has to run again still has its input.
+"""
+
+import asyncio
+import io
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.errors import SpoolFull
+
+_DISK_WRITE_BYTES = 512 * 1024
+"""What is collected before a thread is asked to write it to disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """Where spools may live. All sizes in bytes."""
+
+    memory_each: int = 2 * 1024 * 1024
+    """One spool moves to disk when it grows past this."""
+    memory_total: int = 64 * 1024 * 1024
+    """A spool moves to disk when all those in memory together would grow past this."""
+    directory: Path = Path(tempfile.gettempdir())
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolUsage:
+    """What the open spools of one store hold at one moment."""
+
+    open: int
+    memory_bytes: int
+    disk_bytes: int
+
+
+class SpoolStore:
+    """Opens spools and keeps them inside `limits` together."""
+
+    def __init__(self, limits: SpoolLimits | None = None) -> None:
+        self.limits = limits or SpoolLimits()
+        self._open: set[Spool] = set()
+
+    def open(self) -> "Spool":
+        """A new, empty spool; close it, or use it as `async with`."""
+        spool = Spool(self)
+        self._open.add(spool)
+        return spool
+
+    def usage(self) -> SpoolUsage:
+        """What is open now."""
+        return SpoolUsage(
+            open=len(self._open),
+            memory_bytes=sum(s.size for s in self._open if s.in_memory),
+            disk_bytes=sum(s.size for s in self._open if not s.in_memory),
+        )
+
+    def _fits_memory(self, spool: "Spool", size: int) -> bool:
+        others = sum(s.size for s in self._open if s.in_memory and s is not spool)
+        return size <= self.limits.memory_each and others + size <= self.limits.memory_total
+
+    def _closed(self, spool: "Spool") -> None:
+        self._open.discard(spool)
+
+
+class Spool:
+    """One job's input: written once from front to back, then read by whoever maps it."""
+
+    def __init__(self, store: SpoolStore) -> None:
+        self._store = store
+        self._fd = os.memfd_create("spool", os.MFD_CLOEXEC)
+        self._unwritten = bytearray()
+        self._writing: asyncio.Future[None] | None = None
+        self.in_memory = True
+        self.size = 0
+
+    def fileno(self) -> int:
+        """The descriptor, for a worker. Complete only after `flush`."""
+        return self._fd
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Append. Raises `SpoolFull` where there is no space left for it."""
+        if self.in_memory and not self._store._fits_memory(self, self.size + len(data)):
+            await self._move_to_disk()
+        self.size += len(data)
+        if self.in_memory:
+            _write_all(self._fd, data)  # a copy to memory: shorter than a hop to a thread
+            return
+        self._unwritten += data
+        if len(self._unwritten) >= _DISK_WRITE_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Everything written so far is where the descriptor points to. Raises `SpoolFull`."""
+        if self._unwritten:
+            data, self._unwritten = self._unwritten, bytearray()
+            await self._in_thread(_write_all, self._fd, data)
+
+    def close(self) -> None:
+        """Give the space back (a worker that still maps it keeps it until it is done)."""
+        self._store._closed(self)
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        if self._writing is not None and not self._writing.done():
+            # A cancelled writer leaves its thread behind: the number must not be reused yet.
+            self._writing.add_done_callback(lambda _: os.close(fd))
+        else:
+            os.close(fd)
+
+    async def __aenter__(self) -> "Spool":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def _move_to_disk(self) -> None:
+        self.in_memory = False
+        memfd = self._fd
+        file = os.open(self._store.limits.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._fd = file
+        try:
+            await self._in_thread(_copy, memfd, file, self.size)
+        finally:
+            os.close(memfd)
+
+    async def _in_thread(self, write: Callable[..., None], *arguments: object) -> None:
+        """Run a write that may wait for the disk. A cancelled caller does not end the thread,
+        so `close` waits for it before the descriptor's number can be used again."""
+        loop = asyncio.get_running_loop()
+        self._writing = loop.run_in_executor(None, write, *arguments)
+        await asyncio.shield(self._writing)
+
+
+def _write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        raise SpoolFull.from_os_error(error) from error
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    try:
+        at = 0
+        while at < size:
+            at += os.sendfile(target, source, at, size - at)
+    except OSError as error:
+        raise SpoolFull.from_os_error(error) from error
+
+
+SpoolView = mmap.mmap | io.BytesIO
+"""A worker's view of a spool: a read-only, seekable file over shared pages."""
+
+
+def open_view(fd: int, size: int) -> SpoolView:
+    """View the `size` bytes behind `fd`; the descriptor may be closed afterwards."""
+    if size == 0:
+        return io.BytesIO()  # an empty file cannot be mapped
+    return mmap.mmap(fd, size, prot=mmap.PROT_READ)

@@ -1,0 +1,44 @@
+"""A reading of a pool at one moment, for health pages and people."""
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+from supervisor.death import Cause
+from supervisor.scoreboard import WorkerRecord
+from supervisor.worker import WorkerState
+
+
+class PoolState(enum.Enum):
+    """Whether jobs are taken."""
+
+    NOT_READY = "not_ready"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """One worker. `growth_bytes` as of its last job."""
+
+    seat: int
+    pid: int
+    state: WorkerState
+    jobs_done: int
+    growth_bytes: int
+    record: WorkerRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """The whole pool. `reason` says why no job is taken; `model` is the model's own report."""
+
+    state: PoolState
+    reason: str | None
+    allocator: str
+    fork_server_pid: int | None
+    model: dict[str, Any]
+    workers: tuple[WorkerStatus, ...]
+    admitted: int
+    waiting: int
+    deaths: dict[Cause, int]

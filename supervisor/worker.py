@@ -1,0 +1,128 @@
+"""The supervisor's hand on one worker: its state, the job it has, and its end."""
+
+import asyncio
+import enum
+import signal
+from typing import Protocol
+
+from supervisor.channel import AsyncChannel
+from supervisor.death import Death, ExitStatus, Intent, name_death
+from supervisor.forkserver import Fledgling, ForkServer
+from supervisor.job import Job, JobState
+from supervisor.messages import AnyMessage, Cancel, Leave, Ready, Run
+from supervisor.process import Process
+
+
+class WorkerState(enum.Enum):
+    """`STARTING` -> `IDLE` <-> `BUSY` -> `LEAVING` -> `GONE`; death may come at any time."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    LEAVING = "leaving"
+    GONE = "gone"
+
+
+class WorkerStillborn(Exception):
+    """It died before it could take a job."""
+
+
+class WorkerOwner(Protocol):
+    """Who hears of a worker's life."""
+
+    def worker_message(self, worker: "Worker", message: AnyMessage) -> None:
+        """It sent something other than `Ready`."""
+
+    def worker_gone(self, worker: "Worker", death: Death) -> None:
+        """It has ended; its job, if any, is still in `worker.job`."""
+
+
+class Worker:
+    """One worker process. `ready` and `gone` are futures to wait for."""
+
+    def __init__(
+        self, seat: int, record: int, server: ForkServer, born: Fledgling, owner: WorkerOwner
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.seat = seat
+        self.record = record
+        self.server = server
+        self.pid = born.pid
+        self.state = WorkerState.STARTING
+        self.job: Job | None = None
+        self.jobs_done = 0
+        self.growth_bytes = 0
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.gone: asyncio.Future[Death] = loop.create_future()
+        self._owner = owner
+        self._intent = Intent.NONE
+        self._channel = AsyncChannel(born.sock, self._on_message, self._on_channel_closed)
+        self._process = Process(born.pid, born.pidfd, self._on_exit)
+        server.adopt(self._process)
+
+    @property
+    def able(self) -> bool:
+        """It has a job or could take one."""
+        return self.state in (WorkerState.IDLE, WorkerState.BUSY)
+
+    def run(self, job: Job) -> None:
+        """Give the idle worker a job."""
+        assert self.state is WorkerState.IDLE
+        self.state = WorkerState.BUSY
+        self.job = job
+        job.state = JobState.RUNNING
+        job.started = asyncio.get_running_loop().time()
+        if job.spool is None:
+            self._channel.send(Run(job.id, job.request, None))
+        else:
+            self._channel.send(Run(job.id, job.request, job.spool.size), [job.spool.fileno()])
+
+    def cancel(self) -> None:
+        """The result of its job is not wanted; it answers when it has stopped."""
+        assert self.job is not None
+        self._channel.send(Cancel(self.job.id))
+
+    def job_over(self) -> None:
+        """It answered, and is idle, unless it was told to leave."""
+        self.job = None
+        self.jobs_done += 1
+        if self.state is WorkerState.BUSY:
+            self.state = WorkerState.IDLE
+
+    def leave(self, intent: Intent) -> None:
+        """Ask it to exit after the job at hand."""
+        if self.state in (WorkerState.LEAVING, WorkerState.GONE):
+            return
+        self.state = WorkerState.LEAVING
+        self._intent = intent
+        self._channel.send(Leave())
+
+    def kill(self, intent: Intent) -> None:
+        """SIGKILL, remembering why."""
+        if self.state is not WorkerState.GONE:
+            self._intent = intent
+            self._process.signal(signal.SIGKILL)
+
+    def _on_message(self, message: AnyMessage, fds: list[int]) -> None:
+        if isinstance(message, Ready):
+            if self.state is WorkerState.STARTING:
+                self.state = WorkerState.IDLE
+            if not self.ready.done():
+                self.ready.set_result(None)
+        else:
+            self._owner.worker_message(self, message)
+
+    def _on_channel_closed(self) -> None:
+        # It is about to exit; give it the moment that an exit takes.
+        asyncio.get_running_loop().call_later(1.0, self._process.signal, signal.SIGKILL)
+
+    def _on_exit(self, status: ExitStatus) -> None:
+        self._channel.drain()
+        self.server.release(self.pid)
+        self.state = WorkerState.GONE
+        death = name_death("worker", self.pid, status, self._intent)
+        self.gone.set_result(death)
+        if not self.ready.done():
+            self.ready.set_exception(WorkerStillborn(death.sentence))
+            self.ready.exception()  # whoever cares has asked
+        self._owner.worker_gone(self, death)

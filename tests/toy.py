@@ -1,0 +1,80 @@
+"""A toy model for tests of the supervisor: it does what each request tells it to."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Generator
+from typing import Any
+
+
+class Toy:
+    """`do` in a request says what happens in its run."""
+
+    def __init__(self, greeting: str) -> None:
+        self.greeting = greeting
+        self.loaded_by = os.getpid()
+        self.warm_count = 0
+        self.hoard: list[bytearray] = []
+
+    def warm(self) -> None:
+        self.warm_count += 1
+
+    def report(self) -> dict[str, Any]:
+        return {"greeting": self.greeting}
+
+    def run(self, request: dict[str, Any], spool: Any) -> Generator[Any, None, Any]:
+        yield
+        match request["do"]:
+            case "echo":
+                data = spool.read() if spool is not None else b""
+                return {"pid": os.getpid(), "bytes": len(data), "head": data[:8],
+                        "greeting": self.greeting, "loaded_by": self.loaded_by,
+                        "warm_count": self.warm_count}  # fmt: skip
+            case "steps":
+                for step in range(request["count"]):
+                    time.sleep(request.get("step_s", 0.01))
+                    yield {"step": step, "pid": os.getpid()}
+                return {"pid": os.getpid()}
+            case "once":
+                # Fails in its own way the first time, works the second: `marker` remembers.
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(request["marker"], os.O_CREAT | os.O_EXCL))
+                    _end(request["how"])
+                    yield
+                return {"pid": os.getpid()}
+            case "end":
+                _end(request["how"])
+                yield
+                return None
+            case "raise":
+                raise ValueError("a bug in the model")
+            case "refuse":
+                from supervisor import JobError
+
+                raise JobError("no_thanks", "this is refused")
+            case "long":
+                return {"text": "x" * request["length"]}
+            case "grow":
+                self.hoard.append(bytearray(os.urandom(1024) * (request["bytes"] // 1024)))
+                return {"pid": os.getpid()}
+            case other:
+                raise AssertionError(other)
+
+
+def _end(how: str) -> None:
+    match how:
+        case "exit":
+            os._exit(7)
+        case signal_name:
+            os.kill(os.getpid(), getattr(signal, signal_name))
+            time.sleep(0.2)
+
+
+def load(greeting: str = "hello", load_s: float = 0.0, fail: str = "") -> Toy:
+    time.sleep(load_s)
+    if fail == "raise":
+        raise RuntimeError("the toy does not want to load")
+    if fail:
+        _end(fail)
+    return Toy(greeting)
