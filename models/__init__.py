@@ -1,0 +1,57 @@
+"""What is served: finding a model, and the engine that turns PCM into text.
+
+The names below are all that other packages may use. The engine itself is loaded by `load_model`,
+so that nothing heavy is imported where no model is loaded.
+"""
+
+from pathlib import Path
+
+from models.contract import (
+    Alternative,
+    Model,
+    ModelError,
+    Partial,
+    RecognitionOptions,
+    Recognizer,
+    Utterance,
+    Word,
+)
+from models.location import ModelLocation, find_model, installed_models
+
+__all__ = [
+    "Alternative",
+    "Model",
+    "ModelError",
+    "ModelLocation",
+    "Partial",
+    "RecognitionOptions",
+    "Recognizer",
+    "Utterance",
+    "Word",
+    "find_model",
+    "installed_models",
+    "load_model",
+    "noise",
+    "warm_up_clips",
+]
+
+
+def load_model(directory: Path) -> Model:
+    """Load the Vosk model in `directory`. Raises `ModelError`."""
+    from models.vosk_model import VoskModel
+
+    return VoskModel(directory)
+
+
+def warm_up_clips(language: str, sample_rate: int) -> list[bytes]:
+    """Half a minute of synthetic speech, as `Model.warm` takes it."""
+    from models.clips import clips_for, decode_clip
+
+    return [decode_clip(clip, sample_rate) for clip in clips_for(language)]
+
+
+def noise(seconds: float, sample_rate: int) -> bytes:
+    """Plain noise, as `Model.warm` takes it; for engines without speech to warm up on."""
+    from models import clips
+
+    return clips.noise(seconds, sample_rate)

@@ -13,13 +13,28 @@ if TYPE_CHECKING:
     from supervisor.death import Cause, Death, ExitStatus
     from supervisor.environment import Allocator, AllocatorMissing, allocator_in_use, usable_cpus
     from supervisor.errors import (
-        DeadlineExceeded, Draining, JobCrashed, JobError, NotReady, PoolError, QueueFull,
-        SpoolFull, WorkerLost,
-    )  # fmt: skip
+        DeadlineExceeded,
+        Draining,
+        JobCrashed,
+        JobError,
+        NotReady,
+        PoolError,
+        QueueFull,
+        SpoolFull,
+        WorkerLost,
+    )
     from supervisor.job import JobResult
     from supervisor.pool import Admission, Pool
-    from supervisor.settings import PoolSettings, Target
-    from supervisor.spool import Spool, SpoolLimits, SpoolStore, SpoolUsage, SpoolView
+    from supervisor.settings import PoolSettings, Target, TargetSource, TargetUnavailable
+    from supervisor.spool import (
+        FileInput,
+        JobInput,
+        Spool,
+        SpoolLimits,
+        SpoolStore,
+        SpoolUsage,
+        SpoolView,
+    )
     from supervisor.status import PoolState, PoolStatus, WorkerStatus
 
 _HOMES = {
@@ -27,25 +42,71 @@ _HOMES = {
     "death": ("Cause", "Death", "ExitStatus"),
     "environment": ("Allocator", "AllocatorMissing", "allocator_in_use", "usable_cpus"),
     "errors": (
-        "DeadlineExceeded", "Draining", "JobCrashed", "JobError", "NotReady", "PoolError",
-        "QueueFull", "SpoolFull", "WorkerLost",
+        "DeadlineExceeded",
+        "Draining",
+        "JobCrashed",
+        "JobError",
+        "NotReady",
+        "PoolError",
+        "QueueFull",
+        "SpoolFull",
+        "WorkerLost",
     ),
     "job": ("JobResult",),
     "pool": ("Admission", "Pool"),
-    "settings": ("PoolSettings", "Target"),
-    "spool": ("Spool", "SpoolLimits", "SpoolStore", "SpoolUsage", "SpoolView"),
+    "settings": ("PoolSettings", "Target", "TargetSource", "TargetUnavailable"),
+    "spool": (
+        "FileInput",
+        "JobInput",
+        "Spool",
+        "SpoolLimits",
+        "SpoolStore",
+        "SpoolUsage",
+        "SpoolView",
+    ),
     "status": ("PoolState", "PoolStatus", "WorkerStatus"),
-}  # fmt: skip
+}
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Admission", "Allocator", "AllocatorMissing", "Cause", "DeadlineExceeded", "Death",
-    "Draining", "ExitStatus", "JobCrashed", "JobError", "JobResult", "NotReady", "Pool",
-    "PoolError", "PoolSettings", "PoolState", "PoolStatus", "QueueFull", "Reporting", "Servable",
-    "Spool", "SpoolFull", "SpoolLimits", "SpoolStore", "SpoolUsage", "SpoolView", "Target",
-    "Warmable", "WorkerLost", "WorkerStatus", "allocator_in_use", "usable_cpus",
-]  # fmt: skip
+    "Admission",
+    "Allocator",
+    "AllocatorMissing",
+    "Cause",
+    "DeadlineExceeded",
+    "Death",
+    "Draining",
+    "ExitStatus",
+    "FileInput",
+    "JobCrashed",
+    "JobError",
+    "JobInput",
+    "JobResult",
+    "NotReady",
+    "Pool",
+    "PoolError",
+    "PoolSettings",
+    "PoolState",
+    "PoolStatus",
+    "QueueFull",
+    "Reporting",
+    "Servable",
+    "Spool",
+    "SpoolFull",
+    "SpoolLimits",
+    "SpoolStore",
+    "SpoolUsage",
+    "SpoolView",
+    "Target",
+    "TargetSource",
+    "TargetUnavailable",
+    "Warmable",
+    "WorkerLost",
+    "WorkerStatus",
+    "allocator_in_use",
+    "usable_cpus",
+]
 
 
 def __getattr__(name: str) -> Any:

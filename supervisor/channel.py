@@ -71,9 +71,10 @@ def _receive(sock: socket.socket) -> tuple[AnyMessage, list[int]]:
     while True:
         try:
             packet, ancillary, _, _ = sock.recvmsg(
-                INLINE_BYTES + 1, socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize),
+                INLINE_BYTES + 1,
+                socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize),
                 socket.MSG_CMSG_CLOEXEC,
-            )  # fmt: skip
+            )
         except ConnectionResetError:
             # It died with something of ours unread; what it sent before is still to be had.
             continue

@@ -13,9 +13,7 @@ from supervisor.spool import SpoolView
 class Servable(Protocol):
     """A loaded model."""
 
-    def run(
-        self, request: dict[str, Any], spool: SpoolView | None
-    ) -> Generator[Any, None, Any]:
+    def run(self, request: dict[str, Any], spool: SpoolView | None) -> Generator[Any, None, Any]:
         """Do one job, step by step.
 
         A generator: each `yield` ends a step of at most a few hundred milliseconds, after which

@@ -58,9 +58,17 @@ class Death:
 
 _POLITE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _OWN_DOING = {
-    signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS,
-    signal.SIGTRAP, signal.SIGXCPU, signal.SIGXFSZ, signal.SIGPIPE,
-}  # fmt: skip
+    signal.SIGSEGV,
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGILL,
+    signal.SIGFPE,
+    signal.SIGSYS,
+    signal.SIGTRAP,
+    signal.SIGXCPU,
+    signal.SIGXFSZ,
+    signal.SIGPIPE,
+}
 _BY_INTENT = {
     Intent.HANG: (Cause.HANG, "stopped answering and was ended"),
     Intent.RECYCLE: (Cause.RECYCLED, "was recycled"),

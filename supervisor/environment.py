@@ -49,8 +49,10 @@ def choose_allocator(wanted: Allocator, jemalloc: str | None) -> AllocatorChoice
         variables = {"LD_PRELOAD": jemalloc, "MALLOC_CONF": JEMALLOC_CONF}
         return AllocatorChoice("jemalloc", variables)
     if wanted is Allocator.JEMALLOC:
-        raise AllocatorMissing("allocator is jemalloc, and libjemalloc.so.2 is not installed "
-                               "(Debian: apt-get install libjemalloc2)")  # fmt: skip
+        raise AllocatorMissing(
+            "allocator is jemalloc, and libjemalloc.so.2 is not installed "
+            "(Debian: apt-get install libjemalloc2)"
+        )
     return AllocatorChoice("glibc", {"GLIBC_TUNABLES": GLIBC_TUNABLES})
 
 

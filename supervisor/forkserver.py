@@ -16,8 +16,15 @@ from supervisor.channel import AsyncChannel, channel_pair
 from supervisor.death import Death, ExitStatus, Intent, name_death
 from supervisor.environment import AllocatorChoice
 from supervisor.messages import (
-    AnyMessage, Fork, Forked, ForkFailed, Load, Loaded, LoadFailed, Reaped,
-)  # fmt: skip
+    AnyMessage,
+    Fork,
+    Forked,
+    ForkFailed,
+    Load,
+    Loaded,
+    LoadFailed,
+    Reaped,
+)
 from supervisor.process import Process
 from supervisor.settings import PoolSettings, Target
 
@@ -61,20 +68,31 @@ class ForkServer:
         ours, theirs = channel_pair()
         with theirs:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "supervisor.child", str(theirs.fileno()), str(scoreboard_fd)],
+                [
+                    sys.executable,
+                    "-m",
+                    "supervisor.child",
+                    str(theirs.fileno()),
+                    str(scoreboard_fd),
+                ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), scoreboard_fd),
                 env={**os.environ, **allocator.variables, **target.environment},
-                cwd=target.working_directory,
             )
         self.pid = popen.pid
         self._channel = AsyncChannel(ours, self._on_message, self._on_channel_closed)
         self._process = Process(popen.pid, os.pidfd_open(popen.pid), self._on_exit)
         popen.returncode = 0  # reaped through its pidfd, by us and not by subprocess
         self._channel.send(
-            Load(target.module, target.function, dict(target.options),
-                 list(target.import_path), records, settings.heartbeat_s)
-        )  # fmt: skip
+            Load(
+                target.module,
+                target.function,
+                dict(target.options),
+                list(target.import_path),
+                records,
+                settings.heartbeat_s,
+            )
+        )
 
     async def fork(self, record: int) -> Fledgling:
         """A new worker that writes `record` of the scoreboard.

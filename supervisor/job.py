@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from supervisor.death import Death
-from supervisor.spool import Spool
+from supervisor.spool import JobInput
 
 
 class JobState(enum.Enum):
@@ -36,7 +36,7 @@ class Job:
 
     id: int
     request: dict[str, Any]
-    spool: Spool | None
+    spool: JobInput | None
     on_progress: Callable[[Any], None] | None
     future: asyncio.Future[JobResult]
     submitted: float

@@ -5,6 +5,7 @@ It knows nothing of jobs; its owner is told when a worker can take one and when 
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from supervisor.forkserver import ForkServer, ForkServerLost
 from supervisor.messages import AnyMessage
 from supervisor.process import become_subreaper
 from supervisor.scoreboard import Scoreboard
-from supervisor.settings import PoolSettings, Target
+from supervisor.settings import PoolSettings, TargetSource, TargetUnavailable
 from supervisor.worker import Worker, WorkerState, WorkerStillborn
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
@@ -48,7 +49,7 @@ class KeeperOwner(Protocol):
 class Keeper:
     """Keeps the processes. Use as `async with`; entering returns while the model loads."""
 
-    def __init__(self, target: Target, settings: PoolSettings, owner: KeeperOwner) -> None:
+    def __init__(self, target: TargetSource, settings: PoolSettings, owner: KeeperOwner) -> None:
         self.settings = settings
         self.allocator = choose_allocator(settings.allocator, find_jemalloc())
         self.server: ForkServer | None = None
@@ -129,10 +130,14 @@ class Keeper:
         self.deaths[death.cause] += 1
         expected = death.cause in (Cause.RECYCLED, Cause.SHUTDOWN)
         (log.info if expected else log.warning)(
-            "worker.exited", worker=worker.seat, pid=worker.pid, cause=death.cause.value,
-            exit_code=death.status.code, signal=death.status.signal,
+            "worker.exited",
+            worker=worker.seat,
+            pid=worker.pid,
+            cause=death.cause.value,
+            exit_code=death.status.code,
+            signal=death.status.signal,
             job=worker.job.id if worker.job else None,
-        )  # fmt: skip
+        )
         self._owner.worker_gone(worker, death)
         self.notify()
 
@@ -157,11 +162,15 @@ class Keeper:
             started = loop.time()
             try:
                 self.server = await self._load()
-            except (ForkServerLost, OSError) as error:
+            except (ForkServerLost, TargetUnavailable, OSError) as error:
                 delay = max(backoff.failed(0.0), 0.5)
                 self._unready_because = f"the model cannot be loaded: {error}"
-                log.error("model.unavailable", reason=str(error), attempt=backoff.failures,
-                          retry_in_s=delay)  # fmt: skip
+                log.error(
+                    "model.unavailable",
+                    reason=str(error),
+                    attempt=backoff.failures,
+                    retry_in_s=delay,
+                )
                 await asyncio.sleep(delay)
                 continue
             self.notify()
@@ -170,10 +179,11 @@ class Keeper:
             await asyncio.sleep(backoff.failed(loop.time() - started))
 
     async def _load(self) -> ForkServer:
+        # A thread: a source may look at disks.
+        target = await asyncio.to_thread(self._target) if callable(self._target) else self._target
         server = ForkServer(
-            self._target, self.settings, self.allocator, self._scoreboard_fd,
-            self.scoreboard.records,
-        )  # fmt: skip
+            target, self.settings, self.allocator, self._scoreboard_fd, self.scoreboard.records
+        )
         self._servers.add(server)
         server.ended.add_done_callback(lambda _: self._fork_server_ended(server))
         log.info("fork_server.started", pid=server.pid, allocator=self.allocator.name)
@@ -187,8 +197,13 @@ class Keeper:
         except asyncio.CancelledError:
             server.kill(Intent.SHUTDOWN)
             raise
-        log.info("model.loaded", pid=server.pid, load_s=round(loaded.load_s, 3),
-                 warm_s=round(loaded.warm_s, 3), **loaded.report)  # fmt: skip
+        log.info(
+            "model.loaded",
+            pid=server.pid,
+            load_s=round(loaded.load_s, 3),
+            warm_s=round(loaded.warm_s, 3),
+            **loaded.report,
+        )
         return server
 
     def _fork_server_ended(self, server: ForkServer) -> None:
@@ -196,9 +211,12 @@ class Keeper:
         death = server.ended.result()
         self.deaths[death.cause] += 1
         (log.info if death.cause is Cause.SHUTDOWN else log.warning)(
-            "fork_server.exited", pid=server.pid, cause=death.cause.value,
-            exit_code=death.status.code, signal=death.status.signal,
-        )  # fmt: skip
+            "fork_server.exited",
+            pid=server.pid,
+            cause=death.cause.value,
+            exit_code=death.status.code,
+            signal=death.status.signal,
+        )
         self.notify()
 
     async def _keep_seat(self, seat: int) -> None:
@@ -206,8 +224,9 @@ class Keeper:
         loop = asyncio.get_running_loop()
         backoff = Backoff(first_s=0.1, longest_s=10.0, forgiven_after_s=5.0)
         worker: Worker | None = None
+        started = loop.time()
         while True:
-            await self.until(lambda: self._to_be_filled(worker))
+            await self.until(functools.partial(self._to_be_filled, worker))
             if worker is not None and worker.gone.done():
                 # One that has worked, or was at work, is replaced at once.
                 useful = worker.jobs_done > 0 or worker.job is not None
@@ -272,8 +291,12 @@ class Keeper:
                     continue
                 silent_s = self.scoreboard.read(worker.record).silent_s(now)
                 if silent_s > self.settings.hang_s:
-                    log.error("worker.hung", worker=worker.seat, pid=worker.pid,
-                              silent_s=round(silent_s, 1))  # fmt: skip
+                    log.error(
+                        "worker.hung",
+                        worker=worker.seat,
+                        pid=worker.pid,
+                        silent_s=round(silent_s, 1),
+                    )
                     worker.kill(Intent.HANG)
 
     async def _end_processes(self) -> None:

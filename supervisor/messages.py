@@ -124,9 +124,22 @@ class Cancelled(Message, frozen=True):
 
 
 AnyMessage = (
-    Load | Loaded | LoadFailed | Fork | Forked | ForkFailed | Reaped
-    | Ready | Run | Cancel | Leave | Progress | Done | Failed | Cancelled
-)  # fmt: skip
+    Load
+    | Loaded
+    | LoadFailed
+    | Fork
+    | Forked
+    | ForkFailed
+    | Reaped
+    | Ready
+    | Run
+    | Cancel
+    | Leave
+    | Progress
+    | Done
+    | Failed
+    | Cancelled
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(AnyMessage).decode

@@ -37,13 +37,19 @@ import structlog
 
 from supervisor.death import Death, Intent
 from supervisor.errors import (
-    DeadlineExceeded, Draining, JobCrashed, JobError, NotReady, QueueFull, WorkerLost,
-)  # fmt: skip
+    DeadlineExceeded,
+    Draining,
+    JobCrashed,
+    JobError,
+    NotReady,
+    QueueFull,
+    WorkerLost,
+)
 from supervisor.job import Job, JobResult, JobState
 from supervisor.keeper import Keeper
 from supervisor.messages import AnyMessage, Cancelled, Done, Failed, Progress
-from supervisor.settings import PoolSettings, Target
-from supervisor.spool import Spool
+from supervisor.settings import PoolSettings, TargetSource
+from supervisor.spool import JobInput
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
 from supervisor.worker import Worker, WorkerState
 
@@ -59,7 +65,7 @@ class Admission:
     async def run(
         self,
         request: dict[str, Any],
-        spool: Spool | None = None,
+        spool: JobInput | None = None,
         *,
         timeout_s: float | None = None,
         on_progress: Callable[[Any], None] | None = None,
@@ -78,7 +84,7 @@ class Pool:
     Use as `async with`; entering returns at once, while the model loads (see `wait_ready`).
     """
 
-    def __init__(self, target: Target, settings: PoolSettings | None = None) -> None:
+    def __init__(self, target: TargetSource, settings: PoolSettings | None = None) -> None:
         self.settings = settings or PoolSettings()
         self._keeper = Keeper(target, self.settings, self)
         self._idle: list[Worker] = []
@@ -143,16 +149,14 @@ class Pool:
     async def run(
         self,
         request: dict[str, Any],
-        spool: Spool | None = None,
+        spool: JobInput | None = None,
         *,
         timeout_s: float | None = None,
         on_progress: Callable[[Any], None] | None = None,
     ) -> JobResult:
         """Admit and run one job. Raises what `admit` and `Admission.run` raise."""
         with self.admit() as admission:
-            return await admission.run(
-                request, spool, timeout_s=timeout_s, on_progress=on_progress
-            )
+            return await admission.run(request, spool, timeout_s=timeout_s, on_progress=on_progress)
 
     def status(self) -> PoolStatus:
         """A reading of the whole pool."""
@@ -170,29 +174,41 @@ class Pool:
             fork_server_pid=server.pid if server else None,
             model=server.report() if server else {},
             workers=tuple(
-                WorkerStatus(w.seat, w.pid, w.state, w.jobs_done, w.growth_bytes,
-                             keeper.scoreboard.read(w.record))
+                WorkerStatus(
+                    w.seat,
+                    w.pid,
+                    w.state,
+                    w.jobs_done,
+                    w.growth_bytes,
+                    keeper.scoreboard.read(w.record),
+                )
                 for w in sorted(keeper.workers, key=lambda w: (w.seat, w.pid))
             ),
             admitted=self._admitted,
             waiting=len(self._waiting),
             deaths=dict(keeper.deaths),
-        )  # fmt: skip
+        )
 
     # --- the way of a job -----------------------------------------------------------------------
 
     async def _run(
         self,
         request: dict[str, Any],
-        spool: Spool | None,
+        spool: JobInput | None,
         timeout_s: float | None,
         on_progress: Callable[[Any], None] | None,
     ) -> JobResult:
         if spool is not None:
             await spool.flush()
         loop = asyncio.get_running_loop()
-        job = Job(next(self._job_ids), request, spool, on_progress, loop.create_future(),
-                  submitted=loop.time())  # fmt: skip
+        job = Job(
+            next(self._job_ids),
+            request,
+            spool,
+            on_progress,
+            loop.create_future(),
+            submitted=loop.time(),
+        )
         self._waiting.append(job)
         self._dispatch()
         try:
@@ -229,8 +245,12 @@ class Pool:
         """The keeper's call: it tells of its job."""
         job = worker.job
         if job is None or getattr(message, "job", None) != job.id:
-            log.error("worker.unexpected_message", worker=worker.seat, pid=worker.pid,
-                      message=type(message).__name__)  # fmt: skip
+            log.error(
+                "worker.unexpected_message",
+                worker=worker.seat,
+                pid=worker.pid,
+                message=type(message).__name__,
+            )
             worker.kill(Intent.HANG)
             return
         match message:
@@ -244,16 +264,27 @@ class Pool:
             case Failed(code=str() as code):
                 job.fail(JobError(code, message.message))
             case Failed():
-                log.error("job.crashed", worker=worker.seat, pid=worker.pid, job=job.id,
-                          error=message.message, traceback=message.traceback)  # fmt: skip
+                log.error(
+                    "job.crashed",
+                    worker=worker.seat,
+                    pid=worker.pid,
+                    job=job.id,
+                    error=message.message,
+                    traceback=message.traceback,
+                )
                 job.fail(JobCrashed(message.message, message.traceback))
             case Cancelled():
                 log.info("job.cancelled", worker=worker.seat, pid=worker.pid, job=job.id)
         worker.job_over()
         limit = self.settings.growth_limit_bytes
         if limit is not None and worker.growth_bytes > limit:
-            log.info("worker.outgrown", worker=worker.seat, pid=worker.pid,
-                     growth_bytes=worker.growth_bytes, limit_bytes=limit)  # fmt: skip
+            log.info(
+                "worker.outgrown",
+                worker=worker.seat,
+                pid=worker.pid,
+                growth_bytes=worker.growth_bytes,
+                limit_bytes=limit,
+            )
             self._keeper.retire(worker)
         if worker.state is WorkerState.IDLE:
             self.worker_able(worker)

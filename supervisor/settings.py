@@ -1,8 +1,7 @@
 """What a pool is told: which model to load and how, and how many workers to keep."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from supervisor.environment import Allocator
@@ -19,8 +18,16 @@ class Target:
     function: str = "load"
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    working_directory: Path | None = None
     import_path: tuple[str, ...] = ()
+
+
+class TargetUnavailable(Exception):
+    """There is nothing to load now; the text says why."""
+
+
+TargetSource = Target | Callable[[], Target]
+"""A target, or what finds one anew (in a thread) before each load; it may raise
+`TargetUnavailable`, and is asked again later."""
 
 
 @dataclass(frozen=True, slots=True)

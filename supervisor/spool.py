@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Protocol
 
 from supervisor.errors import SpoolFull
 
@@ -37,6 +38,38 @@ class SpoolUsage:
     open: int
     memory_bytes: int
     disk_bytes: int
+
+
+class JobInput(Protocol):
+    """What a pool can give to a worker: a `Spool`, or a file that is there already."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    def fileno(self) -> int:
+        """A descriptor that can be mapped."""
+        ...
+
+    async def flush(self) -> None:
+        """Everything is where the descriptor points to. Raises `SpoolFull`."""
+        ...
+
+
+class FileInput:
+    """A regular file as a job's input, read where it is."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+
+    def fileno(self) -> int:
+        """The file's own."""
+        return self._file.fileno()
+
+    async def flush(self) -> None:
+        """Nothing is held back."""
 
 
 class SpoolStore:

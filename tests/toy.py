@@ -28,9 +28,14 @@ class Toy:
         match request["do"]:
             case "echo":
                 data = spool.read() if spool is not None else b""
-                return {"pid": os.getpid(), "bytes": len(data), "head": data[:8],
-                        "greeting": self.greeting, "loaded_by": self.loaded_by,
-                        "warm_count": self.warm_count}  # fmt: skip
+                return {
+                    "pid": os.getpid(),
+                    "bytes": len(data),
+                    "head": data[:8],
+                    "greeting": self.greeting,
+                    "loaded_by": self.loaded_by,
+                    "warm_count": self.warm_count,
+                }
             case "steps":
                 for step in range(request["count"]):
                     time.sleep(request.get("step_s", 0.01))

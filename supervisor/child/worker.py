@@ -11,8 +11,17 @@ from supervisor.channel import Channel, ChannelClosed
 from supervisor.contract import Servable
 from supervisor.errors import JobError
 from supervisor.messages import (
-    AnyMessage, Cancel, Cancelled, Done, Failed, Leave, Message, Progress, Ready, Run,
-)  # fmt: skip
+    AnyMessage,
+    Cancel,
+    Cancelled,
+    Done,
+    Failed,
+    Leave,
+    Message,
+    Progress,
+    Ready,
+    Run,
+)
 from supervisor.scoreboard import RecordWriter
 from supervisor.spool import SpoolView, open_view
 

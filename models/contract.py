@@ -1,0 +1,110 @@
+"""What every engine offers: a model that is loaded once, and recognisers that turn PCM to words."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RecognitionOptions:
+    """What one request asks of a recogniser; every field is set for every request."""
+
+    words: bool = False
+    """Give words with times and confidences."""
+    alternatives: int = 0
+    """Give up to this many readings of each utterance, best first; 0: the best only."""
+    partial_words: bool = False
+    """Give the words of partial results too."""
+    grammar: tuple[str, ...] | None = None
+    """Recognise only these phrases."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word; times in seconds from the start of the request's audio."""
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float | None
+    """0 to 1; None where the engine gives none (words of alternatives)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One reading of an utterance; `confidence` is the engine's score, not a probability."""
+
+    text: str
+    confidence: float
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A final result: what was said up to an endpoint. `words` only where asked for."""
+
+    text: str
+    words: tuple[Word, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What an utterance sounds like so far; it may still change."""
+
+    text: str
+    words: tuple[Word, ...] = ()
+
+
+class Recognizer(Protocol):
+    """One stream of audio in, utterances out; made by `Model.recognizer`, closed when done."""
+
+    def accept(self, pcm: bytes) -> Utterance | None:
+        """Take 16-bit little-endian mono samples at the model's rate.
+
+        Returns an utterance where an endpoint was found, else None.
+        """
+        ...
+
+    def partial(self) -> Partial:
+        """The utterance at hand, so far."""
+        ...
+
+    def finish(self) -> Utterance:
+        """End of audio: the last utterance, whose text may be empty."""
+        ...
+
+    def close(self) -> None:
+        """Done, finished or not. May be called twice."""
+        ...
+
+
+class Model(Protocol):
+    """A loaded model, able to be shared by fork."""
+
+    sample_rate: int
+    """Samples a second that its recognisers take."""
+    chunk_bytes: int
+    """How much a recogniser is best given at once; always the same gives always the same text."""
+
+    def warm(self, pcm: list[bytes]) -> None:
+        """Decode these clips (as `Recognizer.accept` takes them) and throw the result away."""
+        ...
+
+    def recognizer(self, options: RecognitionOptions) -> Recognizer:
+        """A recogniser that has heard nothing yet. Raises `ModelError` for what the model cannot
+        do."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """How it was loaded, for logs and status pages."""
+        ...
+
+
+class ModelError(Exception):
+    """A model cannot be found, read, or asked for this; `code` is stable, the text for a
+    person."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message

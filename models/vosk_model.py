@@ -1,0 +1,194 @@
+"""Vosk behind the engine contract. Imported only where a model is loaded.
+
+A model whose graph is composed lazily, inside the recogniser, keeps its recognisers: making one
+anew throws the composed graph away and costs four times the decoding. A model with a static graph
+makes a new one for every request, which is simpler and costs it nothing.
+"""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import vosk
+
+from models.contract import Alternative, ModelError, Partial, RecognitionOptions, Utterance, Word
+from models.view import make_view, without_dither
+
+SAMPLE_RATE = 16_000
+"""What the publisher's models are trained on, and asked for here."""
+
+CHUNK_BYTES = SAMPLE_RATE // 4 * 2
+"""A quarter of a second. Vosk looks for an endpoint after each chunk that it is given, so chunks
+of one size are what makes the same audio give the same text."""
+
+_LONGEST_KEPT_SAMPLES = 4 * 3600 * SAMPLE_RATE
+"""Times come from a 32-bit float that counts from the recogniser's birth: past this much audio
+they would be off by a hundredth of a second."""
+
+
+class VoskModel:
+    """A Vosk model in memory. Implements `models.contract.Model`."""
+
+    sample_rate = SAMPLE_RATE
+    chunk_bytes = CHUNK_BYTES
+
+    def __init__(self, directory: Path) -> None:
+        """Load. Raises `ModelError` where Vosk refuses the files."""
+        vosk.SetLogLevel(-1)
+        self.graph = "static" if _graph_file(directory, "HCLG.fst").is_file() else "lazy"
+        self._model = _load(directory)
+        self._kept: list[VoskRecognizer] = []
+
+    def warm(self, pcm: list[bytes]) -> None:
+        """Decode the clips on a recogniser that is kept, and so inherited by every fork."""
+        recognizer = self.recognizer(RecognitionOptions(words=True))
+        for clip in pcm:
+            for at in range(0, len(clip), CHUNK_BYTES):
+                recognizer.accept(clip[at : at + CHUNK_BYTES])
+        recognizer.finish()
+        recognizer.close()
+
+    def recognizer(self, options: RecognitionOptions) -> "VoskRecognizer":
+        """A recogniser that has heard nothing; a kept one with its composed graph, if free."""
+        if options.grammar is not None:
+            return self._grammar_recognizer(options.grammar, options)
+        recognizer = self._kept.pop() if self._kept else self._new(None)
+        recognizer.begin(options)
+        return recognizer
+
+    def report(self) -> dict[str, Any]:
+        """How it was loaded."""
+        return {"engine": "vosk", "graph": self.graph}
+
+    def _new(self, grammar: str | None) -> "VoskRecognizer":
+        arguments = (self._model, SAMPLE_RATE) + (() if grammar is None else (grammar,))
+        keep = self.graph == "lazy" and grammar is None
+        return VoskRecognizer(vosk.KaldiRecognizer(*arguments), self._kept if keep else None)
+
+    def _grammar_recognizer(
+        self, phrases: tuple[str, ...], options: RecognitionOptions
+    ) -> "VoskRecognizer":
+        if self.graph == "static":
+            raise ModelError(
+                "grammar_unsupported", "this model's graph is compiled: it cannot take a grammar"
+            )
+        recognizer = self._new(json.dumps(phrases, ensure_ascii=False))
+        recognizer.begin(options)
+        return recognizer
+
+
+class VoskRecognizer:
+    """One Vosk recogniser. Implements `models.contract.Recognizer`."""
+
+    def __init__(
+        self, recognizer: vosk.KaldiRecognizer, keep_in: "list[VoskRecognizer] | None"
+    ) -> None:
+        self._recognizer = recognizer
+        self._keep_in = keep_in
+        self._samples = 0  # heard since birth
+        self._begun_at_s = 0.0
+        self._in_utterance = False
+        self._open = False
+
+    def begin(self, options: RecognitionOptions) -> None:
+        """Start on new audio. Options stick to a Vosk recogniser, so all are set."""
+        self._recognizer.SetWords(options.words)
+        self._recognizer.SetMaxAlternatives(options.alternatives)
+        self._recognizer.SetPartialWords(options.partial_words)
+        self._begun_at_s = self._samples / SAMPLE_RATE
+        self._open = True
+
+    def accept(self, pcm: bytes) -> Utterance | None:
+        if not pcm:
+            return None
+        self._samples += len(pcm) // 2
+        self._in_utterance = True
+        if not self._recognizer.AcceptWaveform(pcm):
+            return None
+        self._in_utterance = False
+        return self._utterance(self._recognizer.Result())
+
+    def partial(self) -> Partial:
+        result = msgspec.json.decode(self._recognizer.PartialResult(), type=_PartialJson)
+        return Partial(result.partial, self._words(result.partial_result))
+
+    def finish(self) -> Utterance:
+        if not self._in_utterance:
+            # Only the end of an utterance makes the next request start from nothing: after an
+            # endpoint the speaker adaptation would stay, so there must be an utterance to end.
+            self.accept(b"\0\0")
+        self._in_utterance = False
+        return self._utterance(self._recognizer.FinalResult())
+
+    def close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        if self._keep_in is None or self._samples > _LONGEST_KEPT_SAMPLES:
+            return
+        if self._in_utterance:
+            self.finish()
+        self._keep_in.append(self)
+
+    def _utterance(self, answer: str) -> Utterance:
+        result = msgspec.json.decode(answer, type=_FinalJson)
+        alternatives = tuple(
+            Alternative(a.text, a.confidence, self._words(a.result)) for a in result.alternatives
+        )
+        if alternatives:
+            return Utterance(alternatives[0].text, alternatives[0].words, alternatives)
+        return Utterance(result.text, self._words(result.result))
+
+    def _words(self, words: "list[_WordJson]") -> tuple[Word, ...]:
+        return tuple(
+            Word(w.word, self._since_begin(w.start), self._since_begin(w.end), w.conf)
+            for w in words
+        )
+
+    def _since_begin(self, time_s: float) -> float:
+        """To a hundredth. Times are often halfway between two hundredths, and a kept recogniser
+        counts from its birth in a 32-bit float: rounded with a bias, both say the same."""
+        return max(0.0, math.floor((time_s - self._begun_at_s) * 100 + 0.7) / 100)
+
+
+class _WordJson(msgspec.Struct):
+    word: str
+    start: float
+    end: float
+    conf: float | None = None
+
+
+class _AlternativeJson(msgspec.Struct):
+    text: str
+    confidence: float
+    result: list[_WordJson] = []
+
+
+class _FinalJson(msgspec.Struct):
+    text: str = ""
+    result: list[_WordJson] = []
+    alternatives: list[_AlternativeJson] = []
+
+
+class _PartialJson(msgspec.Struct):
+    partial: str = ""
+    partial_result: list[_WordJson] = []
+
+
+def _graph_file(directory: Path, name: str) -> Path:
+    nested = directory / "graph"
+    return (nested if nested.is_dir() else directory) / name
+
+
+def _load(directory: Path) -> vosk.Model:
+    """Through a view with dither off, which Vosk needs only while it loads."""
+    with tempfile.TemporaryDirectory(prefix="modelserver-view-") as temporary:
+        view = Path(temporary)
+        make_view(directory, view, without_dither(directory), frozenset())
+        try:
+            return vosk.Model(str(view))
+        except Exception as error:
+            raise ModelError("model_unreadable", f"Vosk cannot read {directory}") from error

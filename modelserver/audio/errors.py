@@ -1,0 +1,26 @@
+"""Why audio cannot be taken, with a stable code."""
+
+
+class AudioError(Exception):
+    """The audio is refused; `code` is one of the API's error codes."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def not_audio(why: str) -> AudioError:
+    """The bytes are no audio file."""
+    return AudioError("not_audio", f"not a WAV file: {why}")
+
+
+def unsupported(what: str) -> AudioError:
+    """The bytes are audio of a kind that is not taken."""
+    return AudioError("unsupported_audio", what)
+
+
+def too_long(duration_s: float, longest_s: float) -> AudioError:
+    """The refusal of audio that is longer than allowed."""
+    message = f"the audio lasts {duration_s:.1f} s; {longest_s:g} s are allowed"
+    return AudioError("audio_too_long", message)

@@ -1,0 +1,237 @@
+"""Fills `Settings` from a TOML file, `MODELSERVER_*` variables and flags, in rising precedence,
+and remembers where each value came from."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+import msgspec.structs
+from msgspec import inspect
+
+from modelserver.settings import Section, Settings
+
+ENVIRONMENT_PREFIX = "MODELSERVER_"
+CONFIG_VARIABLE = "MODELSERVER_CONFIG"
+SYSTEM_FILE = Path("/etc/modelserver.toml")
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*$", re.IGNORECASE)
+
+
+class ConfigurationError(Exception):
+    """A setting is unknown or not allowed; the text says which, what it is, and what may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One setting: its dotted name and its annotated type."""
+
+    name: str
+    annotation: Any
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return ENVIRONMENT_PREFIX + self.name.replace(".", "_").upper()
+
+    @property
+    def about(self) -> str:
+        """What it is for."""
+        metas = [meta.description for meta in self._metas() if meta.description]
+        return metas[-1] if metas else ""
+
+    @property
+    def in_bytes(self) -> bool:
+        """It is a size, which may also be written as text with a unit."""
+        return any((meta.extra or {}).get("unit") == "bytes" for meta in self._metas())
+
+    @property
+    def allowed(self) -> str:
+        """What it may be, in words."""
+        kind = inspect.type_info(self.annotation)
+        while isinstance(kind, inspect.Metadata):
+            kind = kind.type
+        match kind:
+            case inspect.LiteralType(values=values):
+                return " or ".join(str(value) for value in values)
+            case inspect.IntType() if self.in_bytes:
+                return 'a size in bytes, or text such as "64MiB"'
+            case inspect.IntType():
+                return "a whole number" + _bounds(kind)
+            case inspect.FloatType():
+                return "a number" + _bounds(kind)
+            case inspect.StrType(min_length=1):
+                return "text that is not empty"
+            case inspect.StrType():
+                return "text"
+            case _:
+                return "a path"
+
+    def convert(self, raw: Any) -> Any:
+        """`raw` as this setting's type; from text, numbers and sizes are read.
+
+        Raises `ValueError`.
+        """
+        value = _bytes_of(raw) if self.in_bytes and isinstance(raw, str) else raw
+        return msgspec.convert(
+            value, self.annotation, strict=not isinstance(raw, str), dec_hook=_to_path
+        )
+
+    def _metas(self) -> list[msgspec.Meta]:
+        return [meta for meta in get_args(self.annotation)[1:] if isinstance(meta, msgspec.Meta)]
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The settings in force, and for each name where its value came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def rows(self) -> Iterator[tuple[Field, Any, str]]:
+        """Every setting with its value and origin, in the order they are declared."""
+        for field in fields():
+            value: Any = self.settings
+            for part in field.name.split("."):
+                value = getattr(value, part)
+            yield field, value, self.origins.get(field.name, "default")
+
+
+def read_configuration(
+    file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
+) -> Configuration:
+    """What is in force.
+
+    `file`: None for the one that `MODELSERVER_CONFIG` names, or else /etc/modelserver.toml if it
+    is there. `flags`: dotted names to values; None is not given. Raises `ConfigurationError`.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    known = {field.name: field for field in fields()}
+    for name, raw, origin in _sources(file, environment, flags, known):
+        values[name] = _convert(known[name], raw, origin)
+        origins[name] = origin
+    return Configuration(_build(values), origins)
+
+
+def fields() -> list[Field]:
+    """Every setting, in the order of declaration."""
+    return list(_fields_of(Settings, ""))
+
+
+def _fields_of(section: type[Section], prefix: str) -> Iterator[Field]:
+    for name, annotation in get_type_hints(section, include_extras=True).items():
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from _fields_of(annotation, f"{prefix}{name}.")
+        elif not name.startswith("__"):
+            yield Field(prefix + name, annotation)
+
+
+def _sources(
+    file: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, Any],
+    known: Mapping[str, Field],
+) -> Iterator[tuple[str, Any, str]]:
+    """Name, raw value and origin of all that is given, lowest precedence first."""
+    if file is None and environment.get(CONFIG_VARIABLE):
+        file = Path(environment[CONFIG_VARIABLE])
+    if file is None and SYSTEM_FILE.is_file():
+        file = SYSTEM_FILE
+    if file is not None:
+        for name, value in _flatten(_read_toml(file), "", known):
+            _must_be_known(name, value, str(file), known)
+            yield name, value, str(file)
+    by_variable = {field.variable: field for field in known.values()}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        if variable not in by_variable:
+            raise _unknown(f"{variable}={text}", "the environment", variable, by_variable)
+        yield by_variable[variable].name, text, variable
+    for name, value in flags.items():
+        if value is not None:
+            yield name, value, "flag"
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} is not TOML: {error}") from error
+
+
+def _flatten(
+    table: Mapping[str, Any], prefix: str, known: Mapping[str, Field]
+) -> Iterator[tuple[str, Any]]:
+    sections = {name.rpartition(".")[0] for name in known} - {""}
+    for key, value in table.items():
+        name = prefix + key
+        if isinstance(value, dict) and name in sections:
+            yield from _flatten(value, f"{name}.", known)
+        else:
+            yield name, value
+
+
+def _must_be_known(name: str, value: Any, origin: str, known: Mapping[str, Field]) -> None:
+    if name not in known:
+        raise _unknown(f"{name} = {value!r}", origin, name, known)
+
+
+def _unknown(what: str, origin: str, name: str, known: Mapping[str, Any]) -> ConfigurationError:
+    close = difflib.get_close_matches(name, list(known), n=3) or sorted(known)
+    return ConfigurationError(
+        f"unknown setting {what} (from {origin}); allowed: {', '.join(close)}"
+    )
+
+
+def _convert(field: Field, raw: Any, origin: str) -> Any:
+    try:
+        return field.convert(raw)
+    except (msgspec.ValidationError, ValueError):
+        raise ConfigurationError(
+            f"{field.name} = {raw!r} (from {origin}) is not allowed; allowed: {field.allowed}"
+        ) from None
+
+
+def _to_path(kind: type, value: Any) -> Path:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value).expanduser()
+    raise ValueError(value)
+
+
+def _bytes_of(text: str) -> int:
+    match = _SIZE.match(text)
+    if match is None:
+        raise ValueError(text)
+    number, prefix, binary = match.groups()
+    base = 1024 if binary else 1000
+    return int(float(number) * base ** " KMGT".index(prefix.upper() or " "))
+
+
+def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
+    low, high = kind.ge, kind.le
+    if low is not None and high is not None:
+        return f" from {low:g} to {high:g}"
+    if kind.gt is not None:
+        return f" above {kind.gt:g}"
+    return f" of at least {low:g}" if low is not None else ""
+
+
+def _build(values: Mapping[str, Any]) -> Settings:
+    """The settings with `values` in place of defaults."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        section, _, leaf = name.rpartition(".")
+        sections.setdefault(section, {})[leaf] = value
+    top = sections.pop("", {})
+    defaults = Settings()
+    for section, leaves in sections.items():
+        top[section] = msgspec.structs.replace(getattr(defaults, section), **leaves)
+    return msgspec.structs.replace(defaults, **top)

@@ -1,0 +1,127 @@
+"""Every setting, with its default, its bounds and what it is for.
+
+`modelserver.configuration` fills this from a file, the environment and flags. A setting in a
+section is written `section.name`; sizes are bytes, or text such as "64MiB".
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Bytes = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+def xdg_directory(variable: str, fallback: str) -> Path:
+    """Our own directory below the one that the XDG base directory specification names."""
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "modelserver"
+
+
+def _about(text: str) -> Meta:
+    return Meta(description=text)
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the sections."""
+
+
+class WorkerSettings(Section, frozen=True):
+    """`[workers]`"""
+
+    count: Annotated[
+        int,
+        Meta(ge=0, le=1024),
+        _about("worker processes; 0: as many as the CPUs this process may use"),
+    ] = 0
+    hang_s: Annotated[
+        Seconds, _about("a worker that shows no sign of life for this long is ended and replaced")
+    ] = 20.0
+    budget: Annotated[
+        Bytes,
+        _about(
+            "a worker that has grown by more than this is replaced after its request; 0: no limit"
+        ),
+    ] = 512 * 1024 * 1024
+
+
+class LimitSettings(Section, frozen=True):
+    """`[limits]`"""
+
+    body: Annotated[Bytes, _about("largest request body")] = 256 * 1024 * 1024
+    audio_s: Annotated[Seconds, _about("longest audio, in seconds")] = 3600.0
+    queue: Annotated[
+        int,
+        Meta(ge=0, le=100_000),
+        _about("requests admitted beyond those that the workers run at once"),
+    ] = 64
+    request_s: Annotated[
+        Seconds,
+        _about("a request is answered, or refused with an error, within this time of its upload"),
+    ] = 300.0
+    upload_idle_s: Annotated[
+        Seconds, _about("an upload that brings nothing for this long is refused")
+    ] = 30.0
+
+
+class SpoolSettings(Section, frozen=True):
+    """`[spool]`"""
+
+    memory_each: Annotated[Bytes, _about("an upload larger than this goes to a file on disk")] = (
+        2 * 1024 * 1024
+    )
+    memory_total: Annotated[
+        Bytes, _about("uploads go to disk while those in memory together would exceed this")
+    ] = 64 * 1024 * 1024
+    directory: Annotated[Path, _about("where uploads go that are not kept in memory")] = Path(
+        "/var/tmp"  # noqa: S108 - unnamed files only; /tmp may be memory
+    )
+
+
+class LogSettings(Section, frozen=True):
+    """`[log]`"""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], _about("least level logged")] = (
+        "info"
+    )
+    format: Annotated[
+        Literal["auto", "text", "json"],
+        _about("auto: colours on a terminal, else one line of key=value an event"),
+    ] = "auto"
+
+
+class Settings(Section, frozen=True):
+    """All settings."""
+
+    host: Annotated[str, _about("address to listen on")] = "127.0.0.1"
+    port: Annotated[Port, _about("port to listen on; 0: any free one")] = 8091
+    model: Annotated[
+        str,
+        Meta(min_length=1),
+        _about('a name in models_dir, a path, or "auto": the installed default'),
+    ] = "auto"
+    language: Annotated[
+        str, _about("what the model speaks, as a BCP 47 tag; empty: as its name says")
+    ] = ""
+    models_dir: Annotated[Path, _about("where installed models are")] = msgspec.field(
+        default_factory=lambda: xdg_directory("XDG_DATA_HOME", ".local/share") / "models"
+    )
+    allocator: Annotated[
+        Literal["auto", "jemalloc", "glibc"],
+        _about("memory allocator of the workers; auto: jemalloc if the machine has it"),
+    ] = "auto"
+    warmup: Annotated[
+        Literal["clips", "noise", "none"],
+        _about("what is decoded before the first request: bundled speech, noise, or nothing"),
+    ] = "clips"
+    drain_s: Annotated[
+        float, Meta(ge=0), _about("how long requests in progress may take to finish after SIGTERM")
+    ] = 30.0
+    workers: WorkerSettings = WorkerSettings()
+    limits: LimitSettings = LimitSettings()
+    spool: SpoolSettings = SpoolSettings()
+    log: LogSettings = LogSettings()

@@ -1,0 +1,56 @@
+"""The text that a reader expects, made of what an engine puts out.
+
+Engines write words with a space between any two. Chinese and Japanese are written without them;
+Korean keeps them, and so do Latin words and numbers wherever they stand.
+"""
+
+import re
+from collections.abc import Iterable
+
+ENGINE_TOKENS = frozenset(
+    {
+        "[unk]",
+        "<unk>",
+        "[noise]",
+        "[laughter]",
+        "[vocalized-noise]",
+        "<spoken_noise>",
+        "<noise>",
+        "<sil>",
+        "!sil",
+        "<eps>",
+        "<s>",
+        "</s>",
+        "#nonterm",
+    }
+)
+"""What an engine says that nobody said, in lower case; dropped from texts and word lists."""
+
+# Scripts written without spaces: Han (with its extensions and compatibility forms), Hiragana,
+# Katakana, Bopomofo, and the punctuation that goes with them.
+_UNSPACED = re.compile(
+    "[\u2e80-\u2fdf\u3001-\u303f\u3040-\u30ff\u3100-\u312f\u31a0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\uff01-\uff0f\uff1a-\uff20\uff66-\uff9f"
+    "\U00020000-\U0003ffff]"
+)
+
+
+def is_engine_token(word: str) -> bool:
+    """`word` is one of the engine's own, and not speech."""
+    return word.lower() in ENGINE_TOKENS
+
+
+def join_words(words: Iterable[str]) -> str:
+    """One line of text, without engine tokens, with spaces where the script has them."""
+    text = ""
+    for word in words:
+        if is_engine_token(word):
+            continue
+        glued = not text or (_UNSPACED.match(text[-1]) and _UNSPACED.match(word[0]))
+        text += word if glued else " " + word
+    return text
+
+
+def reader_text(engine_texts: Iterable[str]) -> str:
+    """The same for whole utterances as the engine writes them."""
+    return join_words(word for text in engine_texts for word in text.split())
