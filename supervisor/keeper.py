@@ -56,6 +56,7 @@ class Keeper:
         """The newest fork server that has loaded; it may have ended."""
         self.workers: set[Worker] = set()
         self.deaths: Counter[Cause] = Counter()
+        self.load_failures = 0
         self._target = target
         self._owner = owner
         # A worker and its successor may live side by side, so there are two records a seat.
@@ -164,6 +165,7 @@ class Keeper:
                 self.server = await self._load()
             except (ForkServerLost, TargetUnavailable, OSError) as error:
                 delay = max(backoff.failed(0.0), 0.5)
+                self.load_failures += 1
                 self._unready_because = f"the model cannot be loaded: {error}"
                 log.error(
                     "model.unavailable",

@@ -115,6 +115,10 @@ class Pool:
         """Why no worker is able now; None if one is."""
         return self._keeper.unready_reason()
 
+    def failed(self) -> bool:
+        """Loading has failed at least once, and no worker is able."""
+        return self._keeper.load_failures > 0 and self.unready_reason() is not None
+
     async def drain(self, timeout_s: float) -> bool:
         """Take no new jobs, and wait for those inside; True if all were done in time."""
         self._draining = True
@@ -143,8 +147,7 @@ class Pool:
             yield Admission(self)
         finally:
             self._admitted -= 1
-            if self._draining:
-                self._keeper.notify()
+            self._keeper.notify()
 
     async def run(
         self,

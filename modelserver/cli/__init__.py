@@ -1,0 +1,21 @@
+"""The command line: one file a command."""
+
+import click
+
+from modelserver import __version__
+from modelserver.cli.config import config
+from modelserver.cli.models import models
+from modelserver.cli.serve import serve
+from modelserver.cli.transcribe import transcribe
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="modelserver")
+def main() -> None:
+    """A speech-recognition server for small machines."""
+
+
+main.add_command(serve)
+main.add_command(transcribe)
+main.add_command(config)
+main.add_command(models)

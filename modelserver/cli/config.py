@@ -1,0 +1,46 @@
+"""`modelserver config`: the settings in force, and where each came from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelserver.cli.options import with_settings
+from modelserver.configuration import Configuration
+
+
+@click.command()
+@click.option("--explain", is_flag=True, help="say what each setting is for and what it may be")
+@with_settings(
+    "host",
+    "port",
+    "workers.count",
+    "model",
+    "models_dir",
+    "language",
+    "allocator",
+    "warmup",
+    "log.level",
+    "log.format",
+)
+def config(configuration: Configuration, explain: bool) -> None:
+    """Print every setting as TOML, with where its value came from."""
+    rows = list(configuration.rows())
+    width = max(len(f"{field.name.rpartition('.')[2]} = {_toml(v)}") for field, v, _ in rows)
+    section = ""
+    for field, value, origin in rows:
+        home, _, leaf = field.name.rpartition(".")
+        if home != section:
+            section = home
+            click.echo(f"\n[{section}]")
+        if explain:
+            click.echo(f"# {field.about}\n# allowed: {field.allowed}; variable: {field.variable}")
+        click.echo(f"{f'{leaf} = {_toml(value)}':<{width}}  # {origin}")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Path):
+        value = str(value)
+    # A TOML basic string is a JSON string; numbers look the same.
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,59 @@
+"""The flags that set settings, shared by the commands."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelserver.configuration import Configuration, ConfigurationError, read_configuration
+
+# Flag, setting, what it says in the help.
+_FLAGS = {
+    "host": ("--host", "address to listen on"),
+    "port": ("--port", "port to listen on; 0: any free one"),
+    "workers.count": ("--workers", "worker processes; 0: one for each usable CPU"),
+    "model": ("--model", 'a name in the models directory, a path, or "auto"'),
+    "models_dir": ("--models-dir", "where installed models are"),
+    "language": ("--language", "what the model speaks, as a BCP 47 tag"),
+    "allocator": ("--allocator", "auto, jemalloc or glibc"),
+    "warmup": ("--warmup", "clips, noise or none"),
+    "log.level": ("--log-level", "debug, info, warning or error"),
+    "log.format": ("--log-format", "auto, text or json"),
+}
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds `--config` and the flags of these settings; the command gets a `Configuration`
+    instead of them as its first argument, or ends with the reason."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapped(config: Path | None, **arguments: Any) -> None:
+            flags = {name: arguments.pop(_argument(name)) for name in names}
+            command(_read(config, flags), **arguments)
+
+        decorated: Callable[..., None] = wrapped
+        for name in reversed(names):
+            flag, text = _FLAGS[name]
+            decorated = click.option(flag, _argument(name), metavar="VALUE", help=text)(decorated)
+        return click.option(
+            "--config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="settings file [default: /etc/modelserver.toml if it is there]",
+        )(decorated)
+
+    return decorate
+
+
+def _argument(name: str) -> str:
+    return "set_" + name.replace(".", "_")
+
+
+def _read(file: Path | None, flags: dict[str, Any]) -> Configuration:
+    try:
+        return read_configuration(file, os.environ, flags)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error

@@ -1,0 +1,31 @@
+"""`modelserver serve`: the server."""
+
+import click
+
+from modelserver.cli.options import with_settings
+from modelserver.configuration import Configuration
+from modelserver.logs import configure_logs
+
+
+@click.command()
+@with_settings(
+    "host",
+    "port",
+    "workers.count",
+    "model",
+    "models_dir",
+    "language",
+    "allocator",
+    "warmup",
+    "log.level",
+    "log.format",
+)
+def serve(configuration: Configuration) -> None:
+    """Serve speech recognition over HTTP until SIGTERM or Ctrl-C."""
+    from modelserver.server import CannotStart, run_server
+
+    configure_logs(configuration.settings.log)
+    try:
+        run_server(configuration.settings)
+    except CannotStart as error:
+        raise click.ClickException(str(error)) from error

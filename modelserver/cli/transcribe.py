@@ -1,0 +1,200 @@
+"""`modelserver transcribe FILE...`: the same pool of workers, without HTTP."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import msgspec
+import uvloop
+
+from modelserver.audio.errors import AudioError
+from modelserver.audio.wav import HEADER_LIMIT_BYTES, parse_wav_header
+from modelserver.cli.options import with_settings
+from modelserver.configuration import Configuration
+from modelserver.logs import configure_logs
+from modelserver.service import SpeechService
+from modelserver.settings import Settings
+from modelserver.speech import Speech
+from modelserver.subtitles import srt, vtt
+from supervisor import FileInput, JobInput, PoolError
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One file's transcript, or why there is none."""
+
+    file: str
+    speech: Speech | None = None
+    error: str | None = None
+
+
+class _Document(msgspec.Struct):
+    file: str
+    speech: Speech
+
+
+def _as_json(outcome: Outcome) -> str:
+    assert outcome.speech is not None
+    return msgspec.json.encode(_Document(outcome.file, outcome.speech)).decode() + "\n"
+
+
+_WRITERS: dict[str, Callable[[Outcome], str]] = {
+    "text": lambda outcome: f"{outcome.speech.text}\n" if outcome.speech else "",
+    "json": _as_json,
+    "srt": lambda outcome: srt(outcome.speech.words) if outcome.speech else "",
+    "vtt": lambda outcome: vtt(outcome.speech.words) if outcome.speech else "",
+}
+_SUFFIX = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "-f", "--format", "form", type=click.Choice(list(_WRITERS)), default="text", show_default=True
+)
+@click.option(
+    "-o",
+    "--output-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="write FILE.txt (.json, .srt, .vtt) there instead of to standard output",
+)
+@with_settings("workers.count", "model", "models_dir", "language", "allocator", "warmup")
+def transcribe(
+    configuration: Configuration, files: tuple[str, ...], form: str, output_dir: Path | None
+) -> None:
+    """Write down what is said in WAV files ("-" is standard input).
+
+    Exits with 1 if any of them could not be transcribed.
+    """
+    settings = configuration.settings
+    quiet = msgspec.structs.replace(settings.log, level="warning")
+    configure_logs(quiet if settings.log.level == "info" else settings.log)
+    if output_dir is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        failed = runner.run(_Transcription(settings, files, form, output_dir).run())
+    if failed:
+        raise SystemExit(1)
+
+
+class _Transcription:
+    """All files of one call, at most as many at once as there are workers, written in order."""
+
+    def __init__(
+        self, settings: Settings, files: tuple[str, ...], form: str, output_dir: Path | None
+    ) -> None:
+        self._settings = settings
+        self._files = files
+        self._write = _WRITERS[form]
+        self._suffix = _SUFFIX[form]
+        self._output_dir = output_dir
+        self._done_s: dict[str, float] = {}
+
+    async def run(self) -> int:
+        """Returns how many files failed."""
+        failed = 0
+        async with SpeechService(self._settings) as service:
+            await self._wait_ready(service)
+            places = asyncio.Semaphore(service.workers)
+            total_s = sum(_duration_s(file) for file in self._files)
+            with click.progressbar(
+                length=max(1, round(total_s)),
+                label="Transcribing",
+                file=sys.stderr,
+                hidden=not sys.stderr.isatty(),
+                show_pos=True,
+            ) as bar:
+                tasks = [
+                    asyncio.create_task(
+                        self._one(service, places, file, lambda: bar.update(self._advance(bar.pos)))
+                    )
+                    for file in self._files
+                ]
+                for task in tasks:
+                    failed += self._deliver(await task)
+        return failed
+
+    async def _wait_ready(self, service: SpeechService) -> None:
+        """A server waits for its model to come; a command says why there is none."""
+        ready = asyncio.create_task(service.pool.wait_ready())
+        while not ready.done():
+            await asyncio.wait({ready}, timeout=0.1)
+            if not ready.done() and service.failed():
+                ready.cancel()
+                raise click.ClickException(str(service.unready_reason()))
+
+    def _advance(self, at: int) -> int:
+        return max(0, round(sum(self._done_s.values())) - at)
+
+    async def _one(
+        self,
+        service: SpeechService,
+        places: asyncio.Semaphore,
+        file: str,
+        moved: Callable[[], None],
+    ) -> Outcome:
+        def progress(done_s: float) -> None:
+            self._done_s[file] = done_s
+            moved()
+
+        async with places:
+            try:
+                speech = await self._transcribe(service, file, progress)
+            except PoolError as error:
+                return Outcome(file, error=error.message)
+            except OSError as error:
+                return Outcome(file, error=error.strerror or str(error))
+        progress(speech.duration_s)
+        return Outcome(file, speech)
+
+    async def _transcribe(
+        self, service: SpeechService, file: str, progress: Callable[[float], None]
+    ) -> Speech:
+        async def recognise(audio: JobInput) -> Speech:
+            with service.admit() as admission:
+                return await service.transcribe(
+                    admission, audio, words=True, patient=True, on_progress=progress
+                )
+
+        if file != STDIN:
+            with Path(file).open("rb") as opened:
+                return await recognise(FileInput(opened))
+        async with service.open_spool() as spool:
+            while block := await asyncio.to_thread(sys.stdin.buffer.read, 1 << 20):
+                await spool.write(block)
+            return await recognise(spool)
+
+    def _deliver(self, outcome: Outcome) -> bool:
+        """Write it; True if there is nothing to write."""
+        if outcome.speech is None:
+            click.echo(f"{outcome.file}: {outcome.error}", err=True)
+            return True
+        for warning in outcome.speech.warnings:
+            click.echo(f"{outcome.file}: {warning}", err=True)
+        text = self._write(outcome)
+        if self._output_dir is None:
+            click.echo(text, nl=False)
+        else:
+            stem = "stdin" if outcome.file == STDIN else Path(outcome.file).stem
+            (self._output_dir / f"{stem}{self._suffix}").write_text(text, encoding="utf-8")
+        return False
+
+
+def _duration_s(file: str) -> float:
+    """For the progress bar: what the header says, 0 where it cannot be read (the worker says
+    why)."""
+    if file == STDIN:
+        return 0.0
+    try:
+        with Path(file).open("rb") as opened:
+            header = parse_wav_header(opened.read(HEADER_LIMIT_BYTES), complete=True)
+            size = opened.seek(0, 2)
+    except (OSError, AudioError):
+        return 0.0
+    assert header is not None
+    return header.frames(size - header.data_offset) / header.sample_rate

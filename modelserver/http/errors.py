@@ -1,0 +1,114 @@
+"""The one shape of errors, and the one place that gives an error its status.
+
+Every answer that is not a success is `{"error": {"code", "message", "request_id"}}`.
+"""
+
+import math
+
+import msgspec
+from aiohttp import web
+
+from modelserver.audio.errors import AudioError
+from supervisor import PoolError
+
+STATUS = {
+    "bad_request": 400,
+    "bad_parameter": 400,
+    "malformed_multipart": 400,
+    "missing_file": 400,
+    "too_many_files": 400,
+    "incomplete_body": 400,
+    "not_audio": 400,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "upload_timeout": 408,
+    "body_too_large": 413,
+    "audio_too_long": 413,
+    "unsupported_media_type": 415,
+    "unsupported_audio": 415,
+    "headers_too_large": 431,
+    "internal": 500,
+    "worker_lost": 500,
+    "not_ready": 503,
+    "queue_full": 503,
+    "shutting_down": 503,
+    "spool_full": 503,
+    "deadline_exceeded": 504,
+}
+"""Every code that the API answers with, and its status. Codes are stable."""
+
+
+class ApiError(Exception):
+    """A request is refused, or failed."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.status = STATUS[code]
+        self.retry_after_s = retry_after_s
+        self.headers = headers or {}
+
+
+class _Error(msgspec.Struct):
+    code: str
+    message: str
+    request_id: str
+
+
+class _ErrorDocument(msgspec.Struct):
+    error: _Error
+
+
+def error_response(error: ApiError, request_id: str) -> web.Response:
+    """The error document."""
+    headers = dict(error.headers)
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    document = _ErrorDocument(_Error(error.code, error.message, request_id))
+    return json_response(document, status=error.status, headers=headers)
+
+
+def json_response(
+    document: object, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """Any document as UTF-8 JSON, without escapes where none are needed."""
+    return web.Response(
+        body=msgspec.json.encode(document),
+        status=status,
+        content_type="application/json",
+        charset="utf-8",
+        headers=headers,
+    )
+
+
+def as_api_error(error: Exception) -> ApiError | None:
+    """What a client is told of an exception that is expected; None for one that is not."""
+    match error:
+        case ApiError():
+            return error
+        case AudioError():
+            return ApiError(error.code, error.message)
+        case PoolError() if error.code in STATUS and error.code != "internal":
+            return ApiError(error.code, error.message, retry_after_s=error.retry_after_s)
+        case web.HTTPNotFound():
+            return ApiError("not_found", "there is nothing at this path")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return ApiError(
+                "method_not_allowed",
+                f"{error.method} is not taken at this path; {allowed} is",
+                headers={"Allow": allowed},
+            )
+        case web.HTTPRequestEntityTooLarge():
+            return ApiError("body_too_large", "the request's body is too large")
+        case web.HTTPException() if 400 <= error.status < 500:
+            return ApiError("bad_request", error.reason)
+    return None

@@ -1,0 +1,36 @@
+"""`GET /healthz`, `GET /readyz` and `GET /test`: does it live, can it serve, is it this server."""
+
+from aiohttp import web
+
+from modelserver import __version__
+from modelserver.http.errors import ApiError, json_response
+from modelserver.http.keys import SERVICE
+from supervisor import PoolState
+
+
+async def healthz(_: web.Request) -> web.Response:
+    """The supervisor lives: this answer is the proof."""
+    return json_response({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """A model is loaded and a worker is able; 503 with the reason otherwise."""
+    service = request.app[SERVICE]
+    status = service.status()
+    if status.state is PoolState.DRAINING:
+        raise ApiError("shutting_down", "the server is shutting down", retry_after_s=10)
+    if status.reason is not None:
+        raise ApiError("not_ready", status.reason, retry_after_s=5)
+    return json_response(
+        {
+            "status": "ready",
+            "model": status.model.get("model"),
+            "language": status.model.get("language"),
+            "workers": sum(worker.state.value in ("idle", "busy") for worker in status.workers),
+        }
+    )
+
+
+async def test(_: web.Request) -> web.Response:
+    """For a person with a browser: this server, and which version."""
+    return json_response({"status": "ok", "server": "modelserver", "version": __version__})

@@ -1,0 +1,68 @@
+"""What happens to every request: an id, one log event, and errors made into documents."""
+
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from modelserver import __version__
+from modelserver.http.errors import ApiError, as_api_error, error_response
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
+
+REQUEST_ID = web.RequestKey("request_id", str)
+"""Where a handler finds the request's id."""
+
+_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def each_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Outermost: nothing but answers, and cancellation, leaves it."""
+    started = time.monotonic()
+    request_id = _request_id(request)
+    request[REQUEST_ID] = request_id
+    error: ApiError | None = None
+    response: web.StreamResponse
+    try:
+        response = await handler(request)
+    except Exception as exception:
+        error = as_api_error(exception)
+        if error is None:
+            log.exception("request.failed", request_id=request_id, path=request.path)
+            error = ApiError("internal", "the server failed; its log says how")
+        response = error_response(error, request_id)
+    except BaseException:
+        _log_request(request, request_id, None, "cancelled", started)
+        raise
+    response.headers["X-Request-ID"] = request_id
+    response.headers["Server"] = f"modelserver/{__version__}"
+    _log_request(request, request_id, response.status, error.code if error else None, started)
+    return response
+
+
+def _request_id(request: web.Request) -> str:
+    """The client's or gateway's own, if it is one that can be written anywhere; else a new one."""
+    given = request.headers.get("X-Request-ID", "")
+    return given if _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _log_request(
+    request: web.Request, request_id: str, status: int | None, error: str | None, started: float
+) -> None:
+    probe = request.path in ("/healthz", "/readyz")
+    (log.debug if probe else log.info)(
+        "request.done" if status is not None else "request.abandoned",
+        request_id=request_id,
+        method=request.method,
+        path=request.path,
+        status=status,
+        error=error,
+        client=request.remote,
+        duration_ms=round((time.monotonic() - started) * 1000, 1),
+    )

@@ -1,0 +1,46 @@
+"""What a client asks for in its query and its Accept header."""
+
+from aiohttp import web
+
+from modelserver.http.errors import ApiError
+
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """A yes-or-no parameter of the query, no if it is absent. Raises `ApiError`."""
+    text = request.query.get(name, "false").lower()
+    if text not in _TRUE + _FALSE:
+        raise ApiError("bad_parameter", f"{name}={text!r} is neither true nor false")
+    return text in _TRUE
+
+
+def wants_plain_text(request: web.Request) -> bool:
+    """The client prefers text/plain to application/json (RFC 9110, section 12.5.1)."""
+    accept = ",".join(request.headers.getall("Accept", ["*/*"]))
+    plain = _quality(accept, "text", "plain")
+    return plain > 0 and plain > _quality(accept, "application", "json")
+
+
+def _quality(accept: str, kind: str, subtype: str) -> float:
+    """The q of the most specific range that matches."""
+    best = (-1, 0.0)
+    for item in accept.split(","):
+        media_range, *parameters = [piece.strip().lower() for piece in item.split(";")]
+        try:
+            specificity = ["*/*", f"{kind}/*", f"{kind}/{subtype}"].index(media_range)
+        except ValueError:
+            continue
+        best = max(best, (specificity, _q(parameters)))
+    return best[1]
+
+
+def _q(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return min(max(float(value), 0.0), 1.0)
+            except ValueError:
+                return 0.0
+    return 1.0

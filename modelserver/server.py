@@ -1,0 +1,86 @@
+"""The server's life: listen, serve, drain, end. Runs in the supervisor process."""
+
+import asyncio
+import signal
+
+import structlog
+import uvloop
+
+from modelserver import __version__
+from modelserver.http.application import HttpServer, bind, build_application
+from modelserver.service import SpeechService
+from modelserver.settings import Settings
+from supervisor import AllocatorMissing
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
+
+
+class CannotStart(Exception):
+    """The server cannot begin; the text says why."""
+
+
+def run_server(settings: Settings) -> None:
+    """Serve until told to stop. Raises `CannotStart`."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    try:
+        sock = bind(settings.host, settings.port)
+    except OSError as error:
+        raise CannotStart(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
+        ) from error
+    try:
+        service = SpeechService(settings)
+    except AllocatorMissing as error:
+        sock.close()
+        raise CannotStart(str(error)) from error
+    stop = StopSignals()
+    http = HttpServer(build_application(service), sock)
+    await http.start()
+    host, port = sock.getsockname()[:2]
+    log.info(
+        "server.listening",
+        version=__version__,
+        url=f"http://{host}:{port}",
+        workers=service.workers,
+    )
+    try:
+        async with service:
+            await stop.first.wait()
+            http.stop_accepting()
+            log.info("server.draining", drain_s=settings.drain_s)
+            in_time = await _drain(service, settings.drain_s, stop)
+            log.info("server.drained" if in_time else "server.drain_cut_short")
+    finally:
+        await http.close()
+    log.info("server.stopped")
+
+
+async def _drain(service: SpeechService, drain_s: float, stop: "StopSignals") -> bool:
+    """Let requests in flight finish; a second signal ends the patience."""
+    draining = asyncio.create_task(service.pool.drain(drain_s))
+    impatient = asyncio.create_task(stop.second.wait())
+    await asyncio.wait({draining, impatient}, return_when=asyncio.FIRST_COMPLETED)
+    impatient.cancel()
+    if not draining.done():
+        draining.cancel()
+        return False
+    return draining.result()
+
+
+class StopSignals:
+    """SIGTERM and SIGINT: the first asks to stop, the second to stop now."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._received, number)
+
+    def _received(self, number: signal.Signals) -> None:
+        log.info("server.signal", signal=number.name)
+        (self.second if self.first.is_set() else self.first).set()
