@@ -131,8 +131,9 @@ class ForkServer:
 
     def kill(self, intent: Intent) -> None:
         """SIGKILL, remembering why."""
-        self._intent = intent
-        self._process.signal(signal.SIGKILL)
+        if self._process.running:
+            self._intent = intent
+            self._process.signal(signal.SIGKILL)
 
     def close(self) -> None:
         """Ask it to end its workers and itself: it reads end-of-file."""

@@ -289,7 +289,7 @@ class Keeper:
             await asyncio.sleep(self.settings.heartbeat_s / 2)
             now = time.monotonic_ns()
             for worker in list(self.workers):
-                if worker.state is WorkerState.STARTING:
+                if worker.state is WorkerState.STARTING or not worker.running:
                     continue
                 silent_s = self.scoreboard.read(worker.record).silent_s(now)
                 if silent_s > self.settings.hang_s:

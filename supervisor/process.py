@@ -58,12 +58,17 @@ class Process:
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self._over = False
-        self._give_up_at = 0.0
+        self._give_up_at: float | None = None
         self._loop.add_reader(pidfd, self._ended)
+
+    @property
+    def running(self) -> bool:
+        """It has not ended; once it has, how may still take a moment to learn."""
+        return not self._over and self._give_up_at is None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; to a process that has ended it goes nowhere."""
-        if not self._over:
+        if self.running:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
@@ -83,6 +88,7 @@ class Process:
             status = wait_status(self._pidfd)
         except ChildProcessError:
             # Its parent is about to report, or about to die and leave it to us.
+            assert self._give_up_at is not None
             if self._loop.time() < self._give_up_at:
                 self._loop.call_later(_STATUS_POLL_S, self._ask)
                 return

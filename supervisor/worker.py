@@ -65,6 +65,11 @@ class Worker:
         """It has a job or could take one."""
         return self.state in (WorkerState.IDLE, WorkerState.BUSY)
 
+    @property
+    def running(self) -> bool:
+        """Its process has not ended."""
+        return self._process.running
+
     def run(self, job: Job) -> None:
         """Give the idle worker a job."""
         assert self.state is WorkerState.IDLE
@@ -99,7 +104,7 @@ class Worker:
 
     def kill(self, intent: Intent) -> None:
         """SIGKILL, remembering why."""
-        if self.state is not WorkerState.GONE:
+        if self._process.running:
             self._intent = intent
             self._process.signal(signal.SIGKILL)
 

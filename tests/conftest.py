@@ -1,0 +1,81 @@
+"""Fixtures: one loaded model and one running server are shared by all tests that need them."""
+
+import asyncio
+import io
+import wave
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from running import RunningServer, start_server
+
+import models
+from models.clips import clips_for, decode_clip
+
+SAMPLE_RATE = 16_000
+
+
+@pytest.fixture(scope="session")
+def embedded() -> models.ModelLocation:
+    """The embedded model's location."""
+    return models.find_model("auto", Path("/nonexistent"))
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[bytes]:
+    """Spoken sentences: 16-bit mono PCM at 16 kHz."""
+    return [decode_clip(path, SAMPLE_RATE) for path in clips_for("ko")]
+
+
+@pytest.fixture(scope="session")
+def wav_clips(clips: list[bytes]) -> list[bytes]:
+    """The same as WAV files."""
+    return [as_wav(clip) for clip in clips]
+
+
+def as_wav(pcm: bytes, sample_rate: int = SAMPLE_RATE) -> bytes:
+    """A plain WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(sample_rate)
+        writer.writeframes(pcm)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with the embedded model and two workers, started once."""
+    directory = tmp_path_factory.mktemp("server")
+    with start_server(
+        directory,
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_WORKERS_HANG_S="2",
+        MODELSERVER_WORKERS_COUNT="2",
+    ) as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: RunningServer) -> RunningServer:
+    """The shared server, whole: two workers that are able."""
+    shared_server.wait_whole()
+    return shared_server
+
+
+@pytest.fixture
+def events() -> Iterator[list[structlog.typing.EventDict]]:
+    """What is logged in this process during the test."""
+    with structlog.testing.capture_logs() as captured:
+        yield captured
+
+
+@pytest.fixture
+async def no_leftover_tasks() -> AsyncIterator[None]:
+    """The test leaves no task behind on its loop."""
+    yield
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not others

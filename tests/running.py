@@ -1,0 +1,161 @@
+"""A server as its users run it: a process with a log, listening on a loopback port."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+READY_S = 60.0
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
+    """Wait until `condition` gives something true, and return that."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+        time.sleep(0.005)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RunningServer:
+    """A `modelserver serve` process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self._log = log
+        self.url = until(self._listening, what="server.listening")
+
+    def _listening(self) -> str | None:
+        assert self.process.poll() is None, self._log.read_text()
+        return next((e["url"] for e in self.events("server.listening")), None)
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """Events logged so far, of these names or all."""
+        lines = self._log.read_text(encoding="utf-8").splitlines()
+        found = [json.loads(line) for line in lines if line.startswith("{") and line[-1] == "}"]
+        return [e for e in found if not names or e["event"] in names]
+
+    def wait_event(self, name: str, seen: int = 0, timeout_s: float = 10.0, **fields: Any) -> Any:
+        """The first event of that name and those fields, after the first `seen` of the log."""
+
+        def search() -> Any:
+            for event in self.events()[seen:]:
+                if event["event"] == name and fields.items() <= event.items():
+                    return event
+            return None
+
+        return until(search, timeout_s, f"event {name} {fields}")
+
+    def ask(
+        self, path: str, body: bytes | None = None, timeout_s: float = 60.0, **headers: str
+    ) -> Answer:
+        """One request; a body makes it a POST. Header names use _ for -."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is not None:
+            given.setdefault("Content-Type", "audio/wav")
+        request = urllib.request.Request(self.url + path, data=body, headers=given)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as response:
+                return Answer(response.status, dict(response.headers), response.read())
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, dict(error.headers), error.read())
+
+    def convert(self, wav: bytes, query: str = "", **headers: str) -> Answer:
+        """Transcribe."""
+        return self.ask("/api/audio/convert" + query, wav, **headers)
+
+    def wait_ready(self) -> None:
+        until(lambda: self.ask("/readyz").status == 200, READY_S, "ready")
+
+    def wait_whole(self, workers: int = 2) -> None:
+        """As many workers as there should be are able."""
+
+        def whole() -> bool:
+            answer = self.ask("/readyz")
+            return answer.status == 200 and answer.json["workers"] == workers
+
+        until(whole, READY_S, "whole")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def fork_server(self) -> psutil.Process:
+        """The newest fork server."""
+        pid = self.events("model.loaded")[-1]["pid"]
+        return psutil.Process(pid)
+
+    def workers(self) -> list[psutil.Process]:
+        """The workers of the newest fork server."""
+        return self.fork_server().children()
+
+    def tree(self) -> list[psutil.Process]:
+        """Every process below the supervisor, and itself."""
+        me = psutil.Process(self.pid)
+        return [me, *me.children(recursive=True)]
+
+    def stop(self, timeout_s: float = 40.0) -> int:
+        """SIGTERM; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def start_server(directory: Path, *flags: str, **environment: str) -> Iterator[RunningServer]:
+    """Start `modelserver serve` on any port; it is gone at the end, whatever happened."""
+    log = directory / "server.log"
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    variables |= {"MODELSERVER_PORT": "0", "MODELSERVER_LOG_FORMAT": "json"} | environment
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "modelserver", "serve", *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=variables,
+            cwd=directory,
+        )
+    tree: list[psutil.Process] = []
+    try:
+        server = RunningServer(process, log)
+        yield server
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            tree = psutil.Process(process.pid).children(recursive=True)
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(45)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for left in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
