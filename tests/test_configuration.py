@@ -1,0 +1,126 @@
+"""Settings from file, environment and flags, and what is said of bad ones."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from modelserver.cli import main
+from modelserver.configuration import ConfigurationError, fields, read_configuration
+
+
+def test_defaults_need_nothing() -> None:
+    configuration = read_configuration(None, {}, {})
+    assert configuration.settings.port == 8091
+    assert {origin for _, _, origin in configuration.rows()} == {"default"}
+
+
+def test_flags_beat_variables_beat_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('port = 1\nhost = "file"\nmodel = "file"\n[limits]\nqueue = 3\n')
+    configuration = read_configuration(
+        file,
+        {"MODELSERVER_PORT": "2", "MODELSERVER_HOST": "variable", "PATH": "/bin"},
+        {"port": "3", "model": None},
+    )
+    settings = configuration.settings
+    assert (settings.port, settings.host, settings.model) == (3, "variable", "file")
+    assert settings.limits.queue == 3
+    assert configuration.origins == {
+        "port": "flag",
+        "host": "MODELSERVER_HOST",
+        "model": str(file),
+        "limits.queue": str(file),
+    }
+
+
+def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("port = 7\n")
+    assert read_configuration(None, {"MODELSERVER_CONFIG": str(file)}, {}).settings.port == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1000", 1000), ("64MiB", 64 << 20), ("1.5 GiB", 3 << 29), ("2GB", 2 * 10**9), ("7k", 7000)],
+)
+def test_sizes_may_have_units(text: str, size: int) -> None:
+    configuration = read_configuration(None, {"MODELSERVER_LIMITS_BODY": text}, {})
+    assert configuration.settings.limits.body == size
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("MODELSERVER_PORT", "99999", r"port = '99999' \(from MODELSERVER_PORT\).*0 to 65535"),
+        ("MODELSERVER_PORT", "http", "a whole number"),
+        ("MODELSERVER_ALLOCATOR", "mimalloc", "auto or glibc or jemalloc"),
+        ("MODELSERVER_LIMITS_BODY", "64 apples", "a size in bytes"),
+        ("MODELSERVER_LIMITS_BODY", "-1", "a size in bytes"),
+        ("MODELSERVER_DRAIN_S", "-1", "at least 0"),
+        ("MODELSERVER_DRAIN_S", "nan", "at least 0"),
+        ("MODELSERVER_LIMITS_AUDIO_S", "0", "above 0"),
+        ("MODELSERVER_MODEL", "", "not empty"),
+        ("MODELSERVER_PROT", "1", "unknown setting MODELSERVER_PROT=1.*MODELSERVER_PORT"),
+    ],
+)
+def test_a_bad_variable_is_refused_with_name_value_and_what_is_allowed(
+    variable: str, value: str, says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        read_configuration(None, {variable: value}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("prot = 1", r"unknown setting prot = 1 \(from .*\); allowed: port"),
+        ("port = true", "port = True"),
+        ("port = 1.5", "port = 1.5"),
+        ('port = "8091"', None),
+        ("[limits]\nbodies = 1", "unknown setting limits.bodies"),
+        ("limits = 3", "unknown setting limits = 3"),
+        ("port = ", "is not TOML"),
+        ("host = 1", "host = 1"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path: Path, text: str, says: str | None) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    if says is None:
+        assert read_configuration(file, {}, {}).settings.port == 8091
+        return
+    with pytest.raises(ConfigurationError, match=says):
+        read_configuration(file, {}, {})
+
+
+def test_a_file_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="cannot read /nonexistent"):
+        read_configuration(Path("/nonexistent"), {}, {})
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert all(field.about and field.allowed for field in fields())
+
+
+def test_config_prints_what_is_in_force_and_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELSERVER_LIMITS_QUEUE", "5")
+    result = CliRunner().invoke(main, ["config", "--port", "9999"])
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    assert "port = 9999 # flag" in lines
+    assert "queue = 5 # MODELSERVER_LIMITS_QUEUE" in lines
+    assert 'host = "127.0.0.1" # default' in lines
+
+
+def test_what_config_prints_is_a_settings_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(CliRunner().invoke(main, ["config", "--explain"]).output)
+    again = read_configuration(file, {}, {})
+    assert again.settings == read_configuration(None, {}, {}).settings
+
+
+def test_a_bad_flag_ends_the_command_with_the_reason() -> None:
+    result = CliRunner().invoke(main, ["serve", "--port", "x"])
+    assert result.exit_code == 2
+    assert "port = 'x' (from flag) is not allowed" in result.output
