@@ -144,7 +144,7 @@ class VoskRecognizer:
 
     def _words(self, words: "list[_WordJson]") -> tuple[Word, ...]:
         return tuple(
-            Word(w.word, self._since_begin(w.start), self._since_begin(w.end), w.conf)
+            Word(w.word, self._since_begin(w.start), self._since_begin(w.end), _rounded(w.conf))
             for w in words
         )
 
@@ -152,6 +152,11 @@ class VoskRecognizer:
         """To a hundredth. Times are often halfway between two hundredths, and a kept recogniser
         counts from its birth in a 32-bit float: rounded with a bias, both say the same."""
         return max(0.0, math.floor((time_s - self._begun_at_s) * 100 + 0.7) / 100)
+
+
+def _rounded(confidence: float | None) -> float | None:
+    """To four places: the sixth depends on what a kept recogniser has heard before."""
+    return None if confidence is None else round(confidence, 4)
 
 
 class _WordJson(msgspec.Struct):

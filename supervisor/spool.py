@@ -153,10 +153,14 @@ class Spool:
         self.close()
 
     async def _move_to_disk(self) -> None:
+        try:
+            file = os.open(
+                self._store.limits.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600
+            )
+        except OSError as error:
+            raise SpoolFull.from_os_error(error) from error
         self.in_memory = False
-        memfd = self._fd
-        file = os.open(self._store.limits.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        self._fd = file
+        memfd, self._fd = self._fd, file
         try:
             await self._in_thread(_copy, memfd, file, self.size)
         finally:

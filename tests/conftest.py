@@ -79,3 +79,9 @@ async def no_leftover_tasks() -> AsyncIterator[None]:
     yield
     others = asyncio.all_tasks() - {asyncio.current_task()}
     assert not others
+
+
+@pytest.fixture(scope="session")
+def embedded_path(embedded: models.ModelLocation) -> Path:
+    """The embedded model's directory."""
+    return embedded.directory

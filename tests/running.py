@@ -31,6 +31,14 @@ def until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "")
         time.sleep(0.005)
 
 
+def gone(process: psutil.Process) -> bool:
+    """It has ended, whether or not its parent has noticed."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @dataclass(frozen=True)
 class Answer:
     """An HTTP answer."""

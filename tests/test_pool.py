@@ -1,6 +1,7 @@
 """The pool with a toy model: real processes, real signals."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from running import gone, until
 
 import supervisor.pool
 from supervisor import (
@@ -386,10 +388,12 @@ def test_nothing_outlives_a_supervisor_that_is_killed(situation: str) -> None:
         tree[-1].suspend()
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(tree, timeout=1.0)
-    for left in alive:
-        left.kill()
-    assert not alive
+    try:
+        until(lambda: all(gone(process) for process in tree), 1.0)
+    finally:
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def test_the_example_in_the_docstring_runs(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ def decode_clip(path: Path, sample_rate: int) -> bytes:
     return bytes(pcm)
 
 
-def noise(seconds: float, sample_rate: int) -> bytes:
-    """Plain noise, always the same, as 16-bit little-endian mono samples."""
+def noise(seconds: float, sample_rate: int, level: int = 2000) -> bytes:
+    """Plain noise, always the same, as 16-bit little-endian mono samples up to `level`."""
     generator = random.Random(1)  # noqa: S311 - a signal, not a secret
     count = round(seconds * sample_rate)
-    samples = array.array("h", (generator.randrange(-2000, 2000) for _ in range(count)))
+    samples = array.array("h", (generator.randrange(-level, level) for _ in range(count)))
     if sys.byteorder == "big":
         samples.byteswap()
     return samples.tobytes()
