@@ -67,6 +67,12 @@ def check_layout(directory: Path) -> None:
         raise ModelError("model_invalid", f"{directory} is not a Vosk model: {problem}")
 
 
+def graph_directory(model: Path) -> Path:
+    """Where the graphs of the model in this directory are."""
+    nested = model / "graph"
+    return nested if nested.is_dir() else model
+
+
 def layout_problem(directory: Path) -> str | None:
     """What is missing for a Vosk model, in words; None if nothing is. Reads no file."""
     try:

@@ -7,15 +7,14 @@ makes a new one for every request, which is simpler and costs it nothing.
 
 import json
 import math
-import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import vosk
 
 from models.contract import Alternative, ModelError, Partial, RecognitionOptions, Utterance, Word
-from models.view import make_view, without_dither
+from models.vosk_loading import load_vosk, vosk
 
 SAMPLE_RATE = 16_000
 """What the publisher's models are trained on, and asked for here."""
@@ -35,12 +34,15 @@ class VoskModel:
     sample_rate = SAMPLE_RATE
     chunk_bytes = CHUNK_BYTES
 
-    def __init__(self, directory: Path) -> None:
-        """Load. Raises `ModelError` where Vosk refuses the files."""
+    def __init__(self, directory: Path, made: Mapping[str, Path] | None = None) -> None:
+        """Load the model in `directory`, with the files in `made` (name inside the model, to
+        file: what a prepared model has made new) in place of its own.
+
+        Raises `ModelError` where Vosk refuses the files.
+        """
         vosk.SetLogLevel(-1)
-        self.graph = "static" if _graph_file(directory, "HCLG.fst").is_file() else "lazy"
-        self._model = _load(directory)
         self._kept: list[VoskRecognizer] = []
+        self._model, self.loaded = load_vosk(directory, made or {})
 
     def warm(self, pcm: list[bytes]) -> None:
         """Decode the clips on a recogniser that is kept, and so inherited by every fork."""
@@ -61,17 +63,32 @@ class VoskModel:
 
     def report(self) -> dict[str, Any]:
         """How it was loaded."""
-        return {"engine": "vosk", "graph": self.graph}
+        return {"engine": "vosk", **self.loaded.report()}
+
+    def raw_results(
+        self, pcm: bytes, chunk_bytes: int, *, alternatives: int, partials: bool
+    ) -> Iterator[str]:
+        """All that Vosk says of a clip, as its own JSON, from a recogniser that is new."""
+        recognizer = vosk.KaldiRecognizer(self._model, SAMPLE_RATE)
+        recognizer.SetWords(True)
+        recognizer.SetPartialWords(partials)
+        recognizer.SetMaxAlternatives(alternatives)
+        for at in range(0, len(pcm), chunk_bytes):
+            if recognizer.AcceptWaveform(pcm[at : at + chunk_bytes]):
+                yield recognizer.Result()
+            elif partials:
+                yield recognizer.PartialResult()
+        yield recognizer.FinalResult()
 
     def _new(self, grammar: str | None) -> "VoskRecognizer":
         arguments = (self._model, SAMPLE_RATE) + (() if grammar is None else (grammar,))
-        keep = self.graph == "lazy" and grammar is None
+        keep = self.loaded.lazy and grammar is None
         return VoskRecognizer(vosk.KaldiRecognizer(*arguments), self._kept if keep else None)
 
     def _grammar_recognizer(
         self, phrases: tuple[str, ...], options: RecognitionOptions
     ) -> "VoskRecognizer":
-        if self.graph == "static":
+        if not self.loaded.lazy:
             raise ModelError(
                 "grammar_unsupported", "this model's graph is compiled: it cannot take a grammar"
             )
@@ -181,19 +198,3 @@ class _FinalJson(msgspec.Struct):
 class _PartialJson(msgspec.Struct):
     partial: str = ""
     partial_result: list[_WordJson] = []
-
-
-def _graph_file(directory: Path, name: str) -> Path:
-    nested = directory / "graph"
-    return (nested if nested.is_dir() else directory) / name
-
-
-def _load(directory: Path) -> vosk.Model:
-    """Through a view with dither off, which Vosk needs only while it loads."""
-    with tempfile.TemporaryDirectory(prefix="modelserver-view-") as temporary:
-        view = Path(temporary)
-        make_view(directory, view, without_dither(directory), frozenset())
-        try:
-            return vosk.Model(str(view))
-        except Exception as error:
-            raise ModelError("model_unreadable", f"Vosk cannot read {directory}") from error

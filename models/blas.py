@@ -1,0 +1,88 @@
+"""Which of OpenBLAS's kernels libvosk uses: chosen by the processor's flags.
+
+The OpenBLAS inside libvosk does not know newer processors and takes its SSE3 kernel for them. The
+environment can name a better one (`OPENBLAS_CORETYPE`), read when the library is loaded; one that
+the processor cannot run is a crash, so the flags decide what may be named at all.
+"""
+
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
+_AVX2 = frozenset({"avx2", "fma"})
+
+KERNELS = {
+    "SkylakeX": _AVX512 | _AVX2,
+    "Haswell": _AVX2,
+    "Sandybridge": frozenset({"avx"}),
+    "Nehalem": frozenset({"sse4_2"}),
+    "Prescott": frozenset({"pni"}),
+}
+"""Kernel to the flags (as /proc/cpuinfo names them) that it needs, best first."""
+
+AUTO, OFF = "auto", "off"
+
+
+class KernelRefused(Exception):
+    """The kernel asked for cannot run here; the text says why."""
+
+
+def blas_environment(wanted: str, flags: frozenset[str]) -> dict[str, str]:
+    """The variables for the fork server. `wanted`: a key of `KERNELS`, "auto", or "off", which
+    leaves the choice to the library. Raises `KernelRefused`."""
+    report = {"OPENBLAS_VERBOSE": "2"}  # makes the library print which kernel it took
+    if wanted == OFF or not flags:
+        return report
+    if wanted == AUTO:
+        kernel = next((name for name, needed in KERNELS.items() if needed <= flags), None)
+        return report if kernel is None else {**report, "OPENBLAS_CORETYPE": kernel}
+    missing = sorted(KERNELS[wanted] - flags)
+    if missing:
+        raise KernelRefused(
+            f"this processor cannot run the {wanted} kernel: it lacks " + ", ".join(missing)
+        )
+    return {**report, "OPENBLAS_CORETYPE": wanted}
+
+
+def processor_flags() -> frozenset[str]:
+    """This processor's flags by /proc/cpuinfo; empty on what is not x86."""
+    if platform.machine() != "x86_64":
+        return frozenset()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "flags":
+            return frozenset(value.split())
+    return frozenset()
+
+
+@dataclass(slots=True)
+class KernelReport:
+    """What the library said while it was loaded."""
+
+    kernel: str | None = field(default=None)
+
+
+@contextmanager
+def kernel_report() -> Iterator[KernelReport]:
+    """Catch what OpenBLAS prints on standard error while libvosk is loaded inside the block."""
+    report = KernelReport()
+    with tempfile.TemporaryFile() as caught:
+        stderr = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield report
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            printed = caught.read().decode(errors="replace")
+            found = re.search(r"^Core: (\w+)$", printed, re.MULTILINE)
+            report.kernel = found.group(1) if found else None
+            rest = re.sub(r"^Core: \w+\n", "", printed, flags=re.MULTILINE)
+            os.write(2, rest.encode())

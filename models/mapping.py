@@ -1,0 +1,136 @@
+"""Maps a prepared graph into memory instead of copying it, inside a library that never asked to.
+
+OpenFst maps a const graph if its read mode is "map" and it can open the graph's file by name.
+libvosk opens the stream itself and calls the file `<unspecified>`, so a link of that name in the
+working directory, while the model loads, is what makes the mapping happen. Every step is checked;
+where the library is not as expected the graph is not mapped, and nothing is touched.
+"""
+
+import contextlib
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+UNSPECIFIED = "<unspecified>"
+"""What libvosk tells OpenFst as the graph's file name."""
+
+_MADV_RANDOM = mmap.MADV_RANDOM
+_PAGE = mmap.PAGESIZE
+
+
+class CannotMap(Exception):
+    """The library is not the one that this was written for; the text says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Where a file is mapped into this process."""
+
+    address: int
+    length: int
+
+
+class _OldString(ctypes.Structure):
+    """The heap block behind a `std::string` of libstdc++'s old, reference-counted ABI, as far as
+    the characters (`_Rep`, basic_string.h): the string itself points behind it."""
+
+    _fields_ = (
+        ("length", ctypes.c_size_t),
+        ("capacity", ctypes.c_size_t),
+        ("references", ctypes.c_int),
+        ("padding", ctypes.c_int),
+        ("characters", ctypes.c_char * 16),
+    )
+
+
+# Never freed: the library points to it. The reference count says that others use it too.
+_MAP = _OldString(3, 3, 1 << 30, 0, b"map")
+
+
+@contextlib.contextmanager
+def mapped_reading(library: Path, graph: Path, directory: Path) -> Iterator[None]:
+    """While it lasts, the library at path `library`, which is loaded, maps the graph it reads.
+
+    `directory` is an empty directory, which becomes the working directory. Raises `CannotMap`.
+    """
+    flag = _read_mode_flag(library)
+    before = flag.value
+    was_in = Path.cwd()
+    (directory / UNSPECIFIED).symlink_to(graph.resolve())
+    flag.value = ctypes.addressof(_MAP) + _OldString.characters.offset
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        os.chdir(was_in)
+        flag.value = before
+
+
+def find_mappings(file: Path) -> list[Mapping]:
+    """Where `file` is mapped, by /proc/self/maps; empty if it is not."""
+    status = file.stat()
+    found = []
+    with Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as maps:
+        for line in maps:
+            addresses, _, _, device, inode, *_ = line.split(maxsplit=5)
+            if int(inode) == status.st_ino and _device(device) == status.st_dev:
+                start, end = (int(part, 16) for part in addresses.split("-"))
+                found.append(Mapping(start, end - start))
+    return found
+
+
+def advise_random(mappings: list[Mapping]) -> None:
+    """Tell the kernel not to read ahead around each page (`MADV_RANDOM`): under memory pressure
+    that makes the difference between slow and standing still. Raises `OSError`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for mapping in mappings:
+        address, length = ctypes.c_void_p(mapping.address), ctypes.c_size_t(mapping.length)
+        if libc.madvise(address, length, _MADV_RANDOM) != 0:
+            raise OSError(ctypes.get_errno(), "madvise")
+
+
+def read_through(file: Path) -> None:
+    """Read the file once from end to end, so that it is in the file cache."""
+    buffer = bytearray(4 * 1024 * 1024)
+    with file.open("rb", buffering=0) as reader:
+        os.posix_fadvise(reader.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        while reader.readinto(buffer):
+            pass
+
+
+def _read_mode_flag(library: Path) -> ctypes.c_void_p:
+    """OpenFst's flag `fst_read_mode` inside the library: a pointer to characters."""
+    if ctypes.sizeof(ctypes.c_void_p) != 8:
+        raise CannotMap("this is not a 64-bit machine")
+    try:
+        flag = ctypes.c_void_p.in_dll(ctypes.CDLL(str(library)), "FLAGS_fst_read_mode")
+    except (OSError, ValueError) as error:
+        raise CannotMap(f"{library.name} has no FLAGS_fst_read_mode") from error
+    if flag.value is None or not _readable(flag.value - _OldString.characters.offset):
+        raise CannotMap("FLAGS_fst_read_mode is not a string of the old ABI")
+    string = _OldString.from_address(flag.value - _OldString.characters.offset)
+    if flag.value == ctypes.addressof(_MAP) + _OldString.characters.offset:
+        raise CannotMap("the read mode is being changed already")
+    if (string.length, string.characters) != (4, b"read") or string.capacity < 4:
+        raise CannotMap("FLAGS_fst_read_mode does not say read")
+    return flag
+
+
+def _readable(address: int) -> bool:
+    """The bytes of an `_OldString` at `address` are mapped and readable: looking cannot crash."""
+    end = address + ctypes.sizeof(_OldString)
+    with Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as maps:
+        for line in maps:
+            addresses, permissions, *_ = line.split(maxsplit=2)
+            low, high = (int(part, 16) for part in addresses.split("-"))
+            if low <= address and end <= high and permissions.startswith("r"):
+                return True
+    return False
+
+
+def _device(text: str) -> int:
+    major, minor = text.split(":")
+    return os.makedev(int(major, 16), int(minor, 16))

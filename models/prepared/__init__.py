@@ -1,0 +1,37 @@
+"""Prepared models: a model whose decoding graph was composed once, ahead of time.
+
+A prepared model is a directory of links to its original, plus what is made new: the static graph,
+aligned so that it can be mapped, its word list, and a configuration without dither.
+"""
+
+from models.prepared.carry import export_prepared, import_prepared
+from models.prepared.compiler import HOW_TO_GET_IT, GraphCounts, can_build, find_compiler
+from models.prepared.needs import Needs, estimate_needs, must_be_affordable
+from models.prepared.prepare import prepare
+from models.prepared.store import (
+    Lookup,
+    PreparedModel,
+    find_prepared,
+    prepared_models,
+    remove,
+    verify,
+)
+
+__all__ = [
+    "HOW_TO_GET_IT",
+    "GraphCounts",
+    "Lookup",
+    "Needs",
+    "PreparedModel",
+    "can_build",
+    "estimate_needs",
+    "export_prepared",
+    "find_compiler",
+    "find_prepared",
+    "import_prepared",
+    "must_be_affordable",
+    "prepare",
+    "prepared_models",
+    "remove",
+    "verify",
+]

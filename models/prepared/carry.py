@@ -1,0 +1,158 @@
+"""Carries a prepared model to another machine: one file out, the same checked on the way in.
+
+The file is a tar archive, not compressed (a graph hardly shrinks), of the manifest and of what was
+made. The links are made anew on arrival, to the original that is there.
+"""
+
+import hashlib
+import shutil
+import tarfile
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import msgspec.structs
+
+from models.contract import ModelError
+from models.location import ModelLocation
+from models.prepared.graph_file import graph_problem
+from models.prepared.manifest import FORMAT, MANIFEST, FileStamp, Manifest, write_manifest
+from models.prepared.prepare import place
+from models.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
+from models.view import make_view
+
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_FILES = 16
+
+
+def export_prepared(prepared: PreparedModel, file: Path) -> None:
+    """Write the one file. Raises `ModelError` if the model is damaged."""
+    problems = verify(prepared)
+    if problems:
+        raise ModelError("damaged", f"{prepared.directory}: {'; '.join(problems)}")
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
+            for name in (MANIFEST, *sorted(prepared.manifest.made)):
+                archive.add(prepared.directory / name, name)
+        partial.rename(file)
+    except OSError as error:
+        raise ModelError("cannot_write", f"{error.filename or file}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def import_prepared(file: Path, location: ModelLocation, store: Path) -> PreparedModel:
+    """Take the file in for the original at `location`.
+
+    Every name, size and checksum in it is checked, and so is the original it was made from.
+    Raises `ModelError`.
+    """
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(file, "r:") as archive:
+            manifest = _read_manifest(archive)
+            _must_fit(manifest, location)
+            free = shutil.disk_usage(store).free
+            size = sum(stamp.size for stamp in manifest.made.values())
+            if size > free:
+                raise _bad(f"it needs {size} bytes in {store}, {free} are free")
+            partial = store / f"{PARTIAL_PREFIX}{manifest.key}-import"
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                return _unpack(archive, manifest, location, partial, store)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except tarfile.TarError as error:
+        raise _bad(str(error)) from error
+    except OSError as error:
+        raise ModelError("cannot_write", f"{error.filename or file}: {error.strerror}") from error
+
+
+def _unpack(
+    archive: tarfile.TarFile,
+    manifest: Manifest,
+    location: ModelLocation,
+    partial: Path,
+    store: Path,
+) -> PreparedModel:
+    made: dict[str, FileStamp] = {}
+    for name, stamp in manifest.made.items():
+        target = partial / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy_checked(archive, name, stamp, target)
+        made[name] = FileStamp(stamp.size, target.stat().st_mtime_ns, stamp.sha256)
+    manifest = msgspec.structs.replace(manifest, made=made, original=str(location.directory))
+    lazy = frozenset(n for n in manifest.sources if n.endswith(("HCLr.fst", "Gr.fst")))
+    make_view(location.directory, partial, {}, frozenset(made) | lazy)
+    write_manifest(partial, manifest)
+    problem = graph_problem(PreparedModel(partial, manifest).graph)
+    if problem is not None:
+        raise _bad(problem)
+    target = store / f"{manifest.name}-{manifest.key}"
+    place(partial, target)
+    return PreparedModel(target, manifest)
+
+
+def _read_manifest(archive: tarfile.TarFile) -> Manifest:
+    member = archive.next()
+    if member is None or member.name != MANIFEST or not member.isreg():
+        raise _bad("it does not begin with a manifest")
+    if member.size > _MAX_MANIFEST_BYTES:
+        raise _bad("its manifest is too large")
+    reader = archive.extractfile(member)
+    assert reader is not None
+    try:
+        manifest = msgspec.json.decode(reader.read(), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise _bad(f"its manifest cannot be read: {error}") from error
+    if manifest.format != FORMAT:
+        raise _bad(f"its format is {manifest.format}; {FORMAT} is known here")
+    names = [manifest.name, manifest.key, *manifest.made]
+    if len(manifest.made) > _MAX_FILES or any(not _harmless(name) for name in names):
+        raise _bad("it names files that no prepared model has")
+    if "/" in manifest.name or "/" in manifest.key:
+        raise _bad("its name is no name")
+    return manifest
+
+
+def _harmless(name: str) -> bool:
+    path = PurePosixPath(name)
+    return (
+        bool(name)
+        and not path.is_absolute()
+        and not name.startswith(".")
+        and (".." not in path.parts and "\0" not in name)
+    )
+
+
+def _must_fit(manifest: Manifest, location: ModelLocation) -> None:
+    for name, stamp in manifest.sources.items():
+        source = location.directory / name
+        if not source.is_file() or FileStamp.of(source).sha256 != stamp.sha256:
+            raise ModelError(
+                "other_original",
+                f"the file was made from another {manifest.name}: {name} differs from the one in "
+                f"{location.directory}",
+            )
+
+
+def _copy_checked(archive: tarfile.TarFile, name: str, stamp: FileStamp, target: Path) -> None:
+    try:
+        member = archive.getmember(name)
+    except KeyError:
+        raise _bad(f"{name} is missing in it") from None
+    if not member.isreg() or member.size != stamp.size:
+        raise _bad(f"{name} has another size than its manifest says")
+    reader = archive.extractfile(member)
+    assert reader is not None
+    digest = hashlib.sha256()
+    with reader, target.open("wb") as writer:
+        while block := reader.read(1 << 20):
+            digest.update(block)
+            writer.write(block)
+    if digest.hexdigest() != stamp.sha256:
+        raise _bad(f"{name} is damaged: its checksum is not what its manifest says")
+
+
+def _bad(why: str) -> ModelError:
+    return ModelError("bad_archive", f"the file cannot be imported: {why}")

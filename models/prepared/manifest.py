@@ -1,0 +1,80 @@
+"""What a prepared model says of itself: what it was made from, by what, and what was made."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+MANIFEST = "prepared.json"
+
+MAKER = "compile-graph 1"
+"""Version of everything that decides what is made; another makes other models."""
+
+FORMAT = 1
+
+
+class FileStamp(msgspec.Struct, frozen=True):
+    """A file as it was: checksum, and what tells cheaply that it has not changed since."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, file: Path) -> "FileStamp":
+        """Read the whole file. Raises `OSError`."""
+        status = file.stat()
+        with file.open("rb") as reader:
+            digest = hashlib.file_digest(reader, "sha256").hexdigest()
+        return cls(status.st_size, status.st_mtime_ns, digest)
+
+    def unchanged(self, file: Path) -> bool:
+        """The file is the same: by size and time, or else by checksum. Raises `OSError`."""
+        status = file.stat()
+        if status.st_size != self.size:
+            return False
+        return status.st_mtime_ns == self.mtime_ns or FileStamp.of(file).sha256 == self.sha256
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """`prepared.json`. File names are inside the model, sizes in bytes, times in seconds."""
+
+    name: str
+    language: str
+    key: str
+    original: str
+    sources: dict[str, FileStamp]
+    """What it was made from."""
+    made: dict[str, FileStamp]
+    """What was made new."""
+    states: int
+    arcs: int
+    seconds: float
+    peak_bytes: int
+    created: str
+    maker: str = MAKER
+    format: int = FORMAT
+
+
+def key_of(sources: dict[str, FileStamp]) -> str:
+    """The name of what is made from these sources by this maker."""
+    digest = hashlib.sha256(MAKER.encode())
+    for name in sorted(sources):
+        digest.update(f"\n{name} {sources[name].sha256}".encode())
+    return digest.hexdigest()[:16]
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest in the directory; None if there is none that can be read."""
+    try:
+        data = (directory / MANIFEST).read_bytes()
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return manifest if manifest.format == FORMAT else None
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write it, readable for people. Raises `OSError`."""
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (directory / MANIFEST).write_bytes(data)

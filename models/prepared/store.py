@@ -1,0 +1,139 @@
+"""Where prepared models are kept: found for an original, listed, verified, removed."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.location import ModelLocation, graph_directory
+from models.prepared.graph_file import graph_problem
+from models.prepared.manifest import MAKER, Manifest, read_manifest
+
+PARTIAL_PREFIX = ".partial-"
+"""A directory of this name is being made, or was left by somebody who was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """One prepared model on disk."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def made(self) -> dict[str, Path]:
+        """What was made new: name inside the model, to file."""
+        return {name: self.directory / name for name in self.manifest.made}
+
+    @property
+    def graph(self) -> Path:
+        """The static graph (a link where the original's own could be used)."""
+        return graph_directory(self.directory) / "HCLG.fst"
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """What was made new, in bytes."""
+        return sum(stamp.size for stamp in self.manifest.made.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What was found for an original, and why what looked like it was not taken."""
+
+    prepared: PreparedModel | None
+    problems: tuple[str, ...] = ()
+
+
+def find_prepared(location: ModelLocation, store: Path) -> Lookup:
+    """The prepared model for what is at `location` now, if it is whole.
+
+    Cheap where nothing has changed; a file with another time than it had is read and compared.
+    """
+    manifest = read_manifest(location.directory)
+    if manifest is not None:  # the model asked for is a prepared one itself
+        candidates = [PreparedModel(location.directory, manifest)]
+    else:
+        candidates = [p for p in prepared_models(store) if _same_sizes(p.manifest, location)]
+    problems: list[str] = []
+    for candidate in candidates:
+        problem = _made_by_another(candidate) or _sources_problem(candidate, location)
+        problem = problem or _made_problem(candidate)
+        if problem is None:
+            return Lookup(candidate, tuple(problems))
+        problems.append(f"{candidate.directory} is not used: {problem}")
+    return Lookup(None, tuple(problems))
+
+
+def prepared_models(store: Path) -> Iterator[PreparedModel]:
+    """Every prepared model in the store, whole or not."""
+    if not store.is_dir():
+        return
+    for directory in sorted(store.iterdir()):
+        if directory.name.startswith("."):
+            continue
+        manifest = read_manifest(directory)
+        if manifest is not None:
+            yield PreparedModel(directory, manifest)
+
+
+def verify(prepared: PreparedModel) -> list[str]:
+    """Read everything that was made and compare checksums: what is wrong, in words."""
+    problems: list[str] = []
+    for name, stamp in prepared.manifest.made.items():
+        file = prepared.directory / name
+        try:
+            actual = type(stamp).of(file)
+        except OSError as error:
+            problems.append(f"{name} cannot be read: {error.strerror}")
+            continue
+        if (actual.size, actual.sha256) != (stamp.size, stamp.sha256):
+            problems.append(f"{name} is damaged: its checksum is not what it was when it was made")
+    structure = graph_problem(prepared.graph)
+    if structure is not None:
+        problems.append(structure)
+    return problems
+
+
+def remove(prepared: PreparedModel) -> None:
+    """Delete it. Those that serve it keep their mapping of it. Raises `OSError`."""
+    gone = prepared.directory.with_name(f"{PARTIAL_PREFIX}removed-{prepared.directory.name}")
+    prepared.directory.rename(gone)  # first out of sight, all at once
+    shutil.rmtree(gone)
+
+
+def _same_sizes(manifest: Manifest, location: ModelLocation) -> bool:
+    try:
+        return all(
+            (location.directory / name).stat().st_size == stamp.size
+            for name, stamp in manifest.sources.items()
+        )
+    except OSError:
+        return manifest.name == location.name
+
+
+def _made_by_another(prepared: PreparedModel) -> str | None:
+    if prepared.manifest.maker == MAKER:
+        return None
+    return f"it was made by {prepared.manifest.maker}, this is {MAKER}"
+
+
+def _sources_problem(prepared: PreparedModel, location: ModelLocation) -> str | None:
+    if prepared.directory == location.directory:
+        return None
+    for name, stamp in prepared.manifest.sources.items():
+        try:
+            if not stamp.unchanged(location.directory / name):
+                return f"{name} of the original has changed since it was made"
+        except OSError as error:
+            return f"{name} of the original cannot be read: {error.strerror}"
+    return None
+
+
+def _made_problem(prepared: PreparedModel) -> str | None:
+    for name, stamp in prepared.manifest.made.items():
+        try:
+            if not stamp.unchanged(prepared.directory / name):
+                return f"{name} is damaged"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+    return graph_problem(prepared.graph)

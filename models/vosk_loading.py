@@ -1,0 +1,107 @@
+"""How a Vosk model gets into memory: through a view without dither, its graph mapped if it is
+prepared.
+
+Vosk needs the view only while it loads. Imported only where a model is loaded.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.blas import kernel_report
+from models.contract import ModelError
+from models.location import graph_directory
+from models.mapping import CannotMap, advise_random, find_mappings, mapped_reading
+from models.prepared.graph_file import graph_problem
+from models.view import make_view, without_dither
+
+with kernel_report() as _kernel:
+    import vosk  # nobody else imports it first: what it prints on loading is to be caught
+
+__all__ = ["Loaded", "load_vosk", "vosk"]
+
+_LIBRARY = Path(vosk.__file__).parent / "libvosk.so"
+_LAZY_PARTS = frozenset({"graph/HCLr.fst", "graph/Gr.fst", "HCLr.fst", "Gr.fst"})
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """How it went. `mapped_bytes` is None where the graph is not mapped, and `not_mapped` says
+    why one that could be is not."""
+
+    lazy: bool
+    mapped_bytes: int | None = None
+    graph: Path | None = None
+    not_mapped: str | None = None
+
+    def report(self) -> dict[str, Any]:
+        """For logs and status pages."""
+        graph = "lazy" if self.lazy else ("static" if self.mapped_bytes is None else "mapped")
+        return {
+            "graph": graph,
+            "mapped_bytes": self.mapped_bytes,
+            "not_mapped": self.not_mapped,
+            "blas_kernel": _kernel.kernel,
+        }
+
+
+def load_vosk(directory: Path, made: Mapping[str, Path]) -> tuple[vosk.Model, Loaded]:
+    """Load the model in `directory` with `made` in place of its own files.
+
+    A graph that could be mapped and is not is not loaded at all, since it would be copied: the
+    model's own graph is used then. Raises `ModelError` where Vosk refuses the files.
+    """
+    graph = _static_graph(directory, made)
+    if graph is not None and graph_problem(graph) is None:
+        try:
+            return _load_mapped(directory, made, graph)
+        except CannotMap as error:
+            if _is_lazy(directory):
+                loaded = Loaded(lazy=True, not_mapped=str(error))
+                return _load(directory, {}), loaded
+            loaded = Loaded(lazy=False, not_mapped=str(error))
+            return _load(directory, made), loaded
+    return _load(directory, made), Loaded(lazy=graph is None)
+
+
+def _load_mapped(
+    directory: Path, made: Mapping[str, Path], graph: Path
+) -> tuple[vosk.Model, Loaded]:
+    with (
+        tempfile.TemporaryDirectory(prefix="modelserver-map-") as temporary,
+        mapped_reading(_LIBRARY, graph, Path(temporary)),
+    ):
+        model = _load(directory, made)
+    mappings = find_mappings(graph)
+    mapped_bytes = sum(mapping.length for mapping in mappings)
+    if mapped_bytes < 0.9 * graph.stat().st_size:
+        raise CannotMap("the library read the graph without mapping it")
+    advise_random(mappings)
+    return model, Loaded(lazy=False, mapped_bytes=mapped_bytes, graph=graph)
+
+
+def _load(directory: Path, made: Mapping[str, Path]) -> vosk.Model:
+    with tempfile.TemporaryDirectory(prefix="modelserver-view-") as temporary:
+        view = Path(temporary)
+        static = any(Path(name).name == "HCLG.fst" for name in made)
+        replaced: dict[str, bytes | Path] = {**without_dither(directory), **made}
+        make_view(directory, view, replaced, _LAZY_PARTS if static else frozenset())
+        try:
+            return vosk.Model(str(view))
+        except Exception as error:
+            raise ModelError("model_unreadable", f"Vosk cannot read {directory}") from error
+
+
+def _static_graph(directory: Path, made: Mapping[str, Path]) -> Path | None:
+    """The graph that Vosk would read, if it is a static one."""
+    for name, file in made.items():
+        if Path(name).name == "HCLG.fst":
+            return file
+    own = graph_directory(directory) / "HCLG.fst"
+    return own if own.is_file() else None
+
+
+def _is_lazy(directory: Path) -> bool:
+    return (graph_directory(directory) / "HCLr.fst").is_file()
