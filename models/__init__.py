@@ -1,9 +1,11 @@
 """What is served: finding a model, and the engine that turns PCM into text.
 
-The names below are all that other packages may use. The engine itself is loaded by `load_model`,
-so that nothing heavy is imported where no model is loaded.
+The names below, and those of `models.prepared` and `models.blas`, are all that other packages may
+use. The engine itself is loaded by `load_model`, so that nothing heavy is imported where no model
+is loaded.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from models.contract import (
@@ -36,11 +38,17 @@ __all__ = [
 ]
 
 
-def load_model(directory: Path) -> Model:
-    """Load the Vosk model in `directory`. Raises `ModelError`."""
+def load_model(
+    directory: Path, made: Mapping[str, Path] | None = None, *, prefetch: bool = False
+) -> Model:
+    """Load the Vosk model in `directory`, with the files in `made` in place of its own.
+
+    `made`: what a prepared model has made new (`PreparedModel.made`). `prefetch`: read its graph
+    through once, so that the first requests need not wait for the disk. Raises `ModelError`.
+    """
     from models.vosk_model import VoskModel
 
-    return VoskModel(directory)
+    return VoskModel(directory, made, prefetch=prefetch)
 
 
 def warm_up_clips(language: str, sample_rate: int) -> list[bytes]:

@@ -12,9 +12,9 @@ from typing import Any
 
 from models.blas import kernel_report
 from models.contract import ModelError
+from models.graph_file import graph_problem
 from models.location import graph_directory
 from models.mapping import CannotMap, advise_random, find_mappings, mapped_reading
-from models.prepared.graph_file import graph_problem
 from models.view import make_view, without_dither
 
 with kernel_report() as _kernel:
@@ -39,12 +39,13 @@ class Loaded:
     def report(self) -> dict[str, Any]:
         """For logs and status pages."""
         graph = "lazy" if self.lazy else ("static" if self.mapped_bytes is None else "mapped")
-        return {
+        facts = {
             "graph": graph,
             "mapped_bytes": self.mapped_bytes,
             "not_mapped": self.not_mapped,
             "blas_kernel": _kernel.kernel,
         }
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def load_vosk(directory: Path, made: Mapping[str, Path]) -> tuple[vosk.Model, Loaded]:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from models.contract import Alternative, ModelError, Partial, RecognitionOptions, Utterance, Word
+from models.mapping import read_through
 from models.vosk_loading import load_vosk, vosk
 
 SAMPLE_RATE = 16_000
@@ -34,15 +35,21 @@ class VoskModel:
     sample_rate = SAMPLE_RATE
     chunk_bytes = CHUNK_BYTES
 
-    def __init__(self, directory: Path, made: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self, directory: Path, made: Mapping[str, Path] | None = None, *, prefetch: bool = False
+    ) -> None:
         """Load the model in `directory`, with the files in `made` (name inside the model, to
         file: what a prepared model has made new) in place of its own.
 
-        Raises `ModelError` where Vosk refuses the files.
+        `prefetch`: read a mapped graph through once. Raises `ModelError` where Vosk refuses the
+        files.
         """
         vosk.SetLogLevel(-1)
         self._kept: list[VoskRecognizer] = []
         self._model, self.loaded = load_vosk(directory, made or {})
+        self._prefetched = prefetch and self.loaded.graph is not None
+        if prefetch and self.loaded.graph is not None:
+            read_through(self.loaded.graph)
 
     def warm(self, pcm: list[bytes]) -> None:
         """Decode the clips on a recogniser that is kept, and so inherited by every fork."""
@@ -63,7 +70,7 @@ class VoskModel:
 
     def report(self) -> dict[str, Any]:
         """How it was loaded."""
-        return {"engine": "vosk", **self.loaded.report()}
+        return {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
 
     def raw_results(
         self, pcm: bytes, chunk_bytes: int, *, alternatives: int, partials: bool

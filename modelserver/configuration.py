@@ -76,7 +76,7 @@ class Field:
 
         Raises `ValueError`.
         """
-        value = _bytes_of(raw) if self.in_bytes and isinstance(raw, str) else raw
+        value = bytes_of(raw) if self.in_bytes and isinstance(raw, str) else raw
         return msgspec.convert(
             value, self.annotation, strict=not isinstance(raw, str), dec_hook=_to_path
         )
@@ -206,7 +206,8 @@ def _to_path(kind: type, value: Any) -> Path:
     raise ValueError(value)
 
 
-def _bytes_of(text: str) -> int:
+def bytes_of(text: str) -> int:
+    """A size in bytes, from text such as "64MiB". Raises `ValueError`."""
     match = _SIZE.match(text)
     if match is None:
         raise ValueError(text)

@@ -1,14 +1,17 @@
 """Speech recognition as a service, without HTTP: a pool with a speech model, and its spools."""
 
+import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
+import structlog
 
-import models
+from modelserver.preparation import Preparation
 from modelserver.settings import Settings
-from modelserver.speech import Speech, SpeechRequest, speech_target
+from modelserver.speech import Speech, SpeechRequest
+from modelserver.targets import find_target
 from supervisor import (
     Admission,
     Allocator,
@@ -20,9 +23,10 @@ from supervisor import (
     SpoolLimits,
     SpoolStore,
     Target,
-    TargetUnavailable,
     usable_cpus,
 )
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 
 class SpeechService:
@@ -42,6 +46,8 @@ class SpeechService:
                 allocator=Allocator(settings.allocator),
             ),
         )
+        self._preparation = Preparation(settings)
+        self._background: asyncio.Task[None] | None = None
         self.spools = SpoolStore(
             SpoolLimits(
                 settings.spool.memory_each, settings.spool.memory_total, settings.spool.directory
@@ -50,18 +56,31 @@ class SpeechService:
 
     async def __aenter__(self) -> "SpeechService":
         await self.pool.__aenter__()
+        if self.settings.prepare == "auto":
+            self._background = asyncio.create_task(self._prepare_in_background())
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        if self._background is not None:
+            self._background.cancel()
+            # What it raised besides, nobody else would hear of.
+            (outcome,) = await asyncio.gather(self._background, return_exceptions=True)
+            if isinstance(outcome, Exception):
+                log.error("prepare.crashed", exc_info=outcome)
         await self.pool.__aexit__(*exception)
 
     def status(self) -> PoolStatus:
         """A reading of the pool."""
-        return self.pool.status()
+        status = self.pool.status()
+        progress = self._preparation.progress
+        if status.reason is not None and progress is not None:
+            reason = f"the model is being prepared: {progress.in_words()}"
+            return dataclasses.replace(status, reason=reason)
+        return status
 
     def unready_reason(self) -> str | None:
         """Why no transcript can be made now; None if one can."""
-        return self.pool.unready_reason()
+        return self.status().reason
 
     def failed(self) -> bool:
         """Loading the model has failed at least once, and no worker is able."""
@@ -99,20 +118,31 @@ class SpeechService:
         )
         return msgspec.convert(result.value, Speech)
 
-    def _target(self) -> Target:
+    async def _target(self) -> Target:
         """Asked before each load, so that a model that was put there meanwhile is found."""
-        return find_target(self.settings)
+        if self.settings.prepare == "first":
+            await self._prepare("the model is prepared before it is served")
+        return await asyncio.to_thread(find_target, self.settings)
 
+    async def _prepare_in_background(self) -> None:
+        """Prepare the model while it is served as it is, then move over to what was made."""
+        await self.pool.wait_ready()
+        if await self._prepare("the model is served as it was published meanwhile"):
+            self.pool.renew()
 
-def find_target(settings: Settings) -> Target:
-    """What to load for these settings. Raises `supervisor.TargetUnavailable`."""
-    try:
-        location = find_model(settings)
-    except models.ModelError as error:
-        raise TargetUnavailable(error.message) from error
-    return speech_target(location, settings.warmup)
-
-
-def find_model(settings: Settings) -> models.ModelLocation:
-    """The model that the settings name. Raises `models.ModelError`."""
-    return models.find_model(settings.model, Path(settings.models_dir), settings.language or None)
+    async def _prepare(self, note: str) -> bool:
+        """Prepare the model if it is not, and if that can be afforded; True if it was made."""
+        preparation = self._preparation
+        if not await asyncio.to_thread(preparation.needed):
+            return False
+        reason = await asyncio.to_thread(preparation.unaffordable_reason)
+        if reason is not None:
+            log.warning(
+                "prepare.not_now",
+                reason=reason,
+                consequence="served as it was published, a model is several times slower and "
+                "takes several times the memory",
+            )
+            return False
+        log.info("prepare.begins", note=note)
+        return await preparation.run()

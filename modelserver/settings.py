@@ -110,6 +110,29 @@ class Settings(Section, frozen=True):
     models_dir: Annotated[Path, _about("where installed models are")] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_DATA_HOME", ".local/share") / "models"
     )
+    prepared_dir: Annotated[Path, _about("where prepared models are kept")] = msgspec.field(
+        default_factory=lambda: xdg_directory("XDG_CACHE_HOME", ".cache") / "prepared"
+    )
+    prepare: Annotated[
+        Literal["auto", "never", "first"],
+        _about(
+            "a model that is not prepared: auto: serve it as it is and prepare it meanwhile, where "
+            "that can be afforded; first: prepare it before serving; never: do not"
+        ),
+    ] = "auto"
+    prefetch: Annotated[
+        Literal["auto", "always", "never"],
+        _about(
+            "read a prepared graph through before serving; auto: if there is memory for all of it"
+        ),
+    ] = "auto"
+    blas: Annotated[
+        Literal["auto", "off", "SkylakeX", "Haswell", "Sandybridge", "Nehalem", "Prescott"],
+        _about(
+            "OpenBLAS kernel of the workers; auto: the best that the processor "
+            "can run; off: what the library chooses"
+        ),
+    ] = "auto"
     allocator: Annotated[
         Literal["auto", "jemalloc", "glibc"],
         _about("memory allocator of the workers; auto: jemalloc if the machine has it"),

@@ -1,5 +1,8 @@
 """What a speech worker is asked and what it answers, and where its model comes from."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import msgspec
 
 import models
@@ -35,13 +38,21 @@ class Speech(msgspec.Struct, frozen=True):
 
 
 def speech_target(
-    location: models.ModelLocation, warmup: str, environment: dict[str, str] | None = None
+    location: models.ModelLocation,
+    made: Mapping[str, Path],
+    *,
+    warmup: str,
+    prefetch: bool,
+    environment: Mapping[str, str],
 ) -> Target:
-    """Tells a pool to load `modelserver.speech_model` with the model at `location`."""
+    """Tells a pool to load `modelserver.speech_model` with the model at `location`, and with what
+    a prepared model has `made` new in place of its own files."""
     options = {
         "directory": str(location.directory),
+        "made": {name: str(file) for name, file in made.items()},
         "name": location.name,
         "language": location.language,
         "warmup": warmup,
+        "prefetch": prefetch,
     }
-    return Target("modelserver.speech_model", "load", options, environment or {})
+    return Target("modelserver.speech_model", "load", options, environment)

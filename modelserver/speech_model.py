@@ -21,9 +21,13 @@ from supervisor import JobError, SpoolView, allocator_in_use
 _NOISE_S = 10
 
 
-def load(directory: str, name: str, language: str, warmup: str) -> "SpeechModel":
+def load(
+    directory: str, made: dict[str, str], name: str, language: str, warmup: str, prefetch: bool
+) -> "SpeechModel":
     """Called in the fork server. Raises `models.ModelError`."""
-    return SpeechModel(models.load_model(Path(directory)), name, language, warmup)
+    files = {inside: Path(file) for inside, file in made.items()}
+    model = models.load_model(Path(directory), files, prefetch=prefetch)
+    return SpeechModel(model, name, language, warmup)
 
 
 class SpeechModel:

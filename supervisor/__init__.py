@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from supervisor.job import JobResult
+    from supervisor.memory import available_memory
     from supervisor.pool import Admission, Pool
+    from supervisor.process import end_with_parent
     from supervisor.settings import PoolSettings, Target, TargetSource, TargetUnavailable
     from supervisor.spool import (
         FileInput,
@@ -53,7 +55,9 @@ _HOMES = {
         "WorkerLost",
     ),
     "job": ("JobResult",),
+    "memory": ("available_memory",),
     "pool": ("Admission", "Pool"),
+    "process": ("end_with_parent",),
     "settings": ("PoolSettings", "Target", "TargetSource", "TargetUnavailable"),
     "spool": (
         "FileInput",
@@ -105,6 +109,8 @@ __all__ = [
     "WorkerLost",
     "WorkerStatus",
     "allocator_in_use",
+    "available_memory",
+    "end_with_parent",
     "usable_cpus",
 ]
 

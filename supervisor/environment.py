@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from supervisor.cgroups import ROOT, UNIFIED, directories, own_cgroups, read_word
+
 JEMALLOC_CONF = "narenas:1,thp:always,dirty_decay_ms:60000,muzzy_decay_ms:60000"
 """A worker has one thread, lives long, and uses its memory again at once: one arena, huge pages,
 and freed pages kept for a minute. Measured in benchmarks/README.md."""
 
 GLIBC_TUNABLES = "glibc.malloc.hugetlb=1"
 """glibc's own way to transparent huge pages."""
+
+_PERIOD_US = 100_000
 
 _LIBRARY_DIRECTORIES = ("/usr/lib", "/usr/lib64", "/lib", "/usr/local/lib")
 
@@ -79,50 +83,20 @@ def allocator_in_use() -> str:
 def usable_cpus() -> int:
     """The CPUs this process may use: its affinity, and its cgroup's quota (v1 or v2)."""
     allowed = len(os.sched_getaffinity(0))
-    quota = _cgroup_cpu_quota(Path("/sys/fs/cgroup"), _own_cgroups())
+    quota = cpu_quota(ROOT, own_cgroups())
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
-def _own_cgroups() -> dict[str, str]:
-    """Controller name to path; the unified hierarchy is under the empty name (cgroups(7))."""
-    cgroups = {}
-    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            cgroups[controller] = path
-    return cgroups
-
-
-def _cgroup_cpu_quota(root: Path, cgroups: Mapping[str, str]) -> float | None:
-    """The tightest quota along the paths, in CPUs; None where there is none."""
+def cpu_quota(root: Path, cgroups: Mapping[str, str]) -> float | None:
+    """The tightest cgroup quota along the path, in CPUs; None where there is none."""
     quotas = []
-    for base in (root, root / "unified"):
-        for directory in _along(base, cgroups.get("")):
-            quota, _, period = _read(directory / "cpu.max").partition(" ")
-            if quota not in ("", "max"):
-                quotas.append(int(quota) / int(period or 100_000))
-    for base in (root / "cpu", root / "cpu,cpuacct"):
-        for directory in _along(base, cgroups.get("cpu")):
-            us = _read(directory / "cpu.cfs_quota_us")
-            if us and int(us) > 0:
-                quotas.append(int(us) / int(_read(directory / "cpu.cfs_period_us") or 100_000))
+    for directory in directories(root, cgroups, UNIFIED):
+        quota, _, period = read_word(directory / "cpu.max").partition(" ")
+        if quota not in ("", "max"):
+            quotas.append(int(quota) / int(period or _PERIOD_US))
+    for directory in directories(root, cgroups, "cpu"):
+        us = read_word(directory / "cpu.cfs_quota_us")
+        if us and int(us) > 0:
+            period = read_word(directory / "cpu.cfs_period_us")
+            quotas.append(int(us) / int(period or _PERIOD_US))
     return min(quotas, default=None)
-
-
-def _along(base: Path, path: str | None) -> list[Path]:
-    """`base` and every directory on the way down `path`: inside a container the path that the
-    kernel tells may not exist, and then the base is the container's own."""
-    if path is None:
-        return []
-    directory, directories = base, [base]
-    for part in Path(path).parts[1:]:
-        directory = directory / part
-        directories.append(directory)
-    return directories
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""

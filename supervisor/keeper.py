@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -67,7 +67,9 @@ class Keeper:
         self._unready_because = "the model is not loaded yet"
         self._failing: dict[int, str] = {}  # seat -> why its worker is started again only later
         self._changed = asyncio.Event()
+        self._renewal = asyncio.Event()
         self._handover = asyncio.Lock()
+        self._group: asyncio.TaskGroup | None = None
         self._main: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Keeper":
@@ -103,6 +105,11 @@ class Keeper:
     def live_server(self) -> ForkServer | None:
         """The loaded fork server, if it lives."""
         return None if self.server is None or self.server.ended.done() else self.server
+
+    def renew(self) -> None:
+        """Load the target anew, beside the one that serves, and move over to it; if it cannot be
+        loaded, all stays as it is."""
+        self._renewal.set()
 
     def retire(self, worker: Worker) -> None:
         """Recycle: it leaves after its job, and another takes its seat."""
@@ -146,6 +153,7 @@ class Keeper:
 
     async def _keep_all(self) -> None:
         async with asyncio.TaskGroup() as group:
+            self._group = group
             group.create_task(self._keep_fork_server())
             group.create_task(self._watch_heartbeats())
             for seat in range(self.settings.workers):
@@ -161,28 +169,52 @@ class Keeper:
         backoff = Backoff(first_s=0.5, longest_s=30.0, forgiven_after_s=60.0)
         while True:
             started = loop.time()
+            self._renewal.clear()
             try:
-                self.server = await self._load()
+                server = await self._load()
             except (ForkServerLost, TargetUnavailable, OSError) as error:
-                delay = max(backoff.failed(0.0), 0.5)
-                self.load_failures += 1
-                self._unready_because = f"the model cannot be loaded: {error}"
-                log.error(
-                    "model.unavailable",
-                    reason=str(error),
-                    attempt=backoff.failures,
-                    retry_in_s=delay,
-                )
-                await asyncio.sleep(delay)
-                continue
-            self.notify()
-            death = await asyncio.shield(self.server.ended)
-            self._unready_because = f"{death.sentence}; the model is being loaded again"
-            await asyncio.sleep(backoff.failed(loop.time() - started))
+                if self.live_server() is None:
+                    await self._sleep_after_failure(backoff, str(error))
+                    continue
+                log.error("model.not_renewed", reason=str(error))
+            else:
+                self._install(server)
+            assert self.server is not None
+            await self._renewal_or_end(self.server)
+            if self.server.ended.done():
+                death = self.server.ended.result()
+                self._unready_because = f"{death.sentence}; the model is being loaded again"
+                await asyncio.sleep(backoff.failed(loop.time() - started))
+
+    async def _sleep_after_failure(self, backoff: Backoff, reason: str) -> None:
+        delay = max(backoff.failed(0.0), 0.5)
+        self.load_failures += 1
+        self._unready_because = f"the model cannot be loaded: {reason}"
+        log.error("model.unavailable", reason=reason, attempt=backoff.failures, retry_in_s=delay)
+        await asyncio.sleep(delay)
+
+    def _install(self, server: ForkServer) -> None:
+        """The seats move to it one by one; the one before ends when its last worker has left."""
+        before, self.server = self.live_server(), server
+        if before is not None:
+            assert self._group is not None
+            self._group.create_task(self._end_when_childless(before))
+        self.notify()
+
+    async def _end_when_childless(self, server: ForkServer) -> None:
+        await self.until(lambda: all(worker.server is not server for worker in self.workers))
+        server.close()
+
+    async def _renewal_or_end(self, server: ForkServer) -> None:
+        renewal = asyncio.create_task(self._renewal.wait())
+        events: set[asyncio.Future[Any]] = {renewal, server.ended}
+        try:
+            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            renewal.cancel()
 
     async def _load(self) -> ForkServer:
-        # A thread: a source may look at disks.
-        target = await asyncio.to_thread(self._target) if callable(self._target) else self._target
+        target = await self._target() if callable(self._target) else self._target
         server = ForkServer(
             target, self.settings, self.allocator, self._scoreboard_fd, self.scoreboard.records
         )

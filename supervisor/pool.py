@@ -115,6 +115,11 @@ class Pool:
         """Why no worker is able now; None if one is."""
         return self._keeper.unready_reason()
 
+    def renew(self) -> None:
+        """Ask for the target again, load it beside the model that serves, and move over to it
+        worker by worker, without losing a job. If it cannot be loaded all stays as it is."""
+        self._keeper.renew()
+
     def failed(self) -> bool:
         """Loading has failed at least once, and no worker is able."""
         return self._keeper.load_failures > 0 and self.unready_reason() is not None

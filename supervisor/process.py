@@ -20,6 +20,11 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def end_with_parent() -> None:
+    """SIGKILL for this process when its parent dies."""
+    set_parent_death_signal(signal.SIGKILL)
+
+
 def set_parent_death_signal(number: int) -> None:
     """Send this process signal `number` when its parent dies; 0 for none."""
     _prctl(_PR_SET_PDEATHSIG, number)

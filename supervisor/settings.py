@@ -1,6 +1,6 @@
 """What a pool is told: which model to load and how, and how many workers to keep."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +25,9 @@ class TargetUnavailable(Exception):
     """There is nothing to load now; the text says why."""
 
 
-TargetSource = Target | Callable[[], Target]
-"""A target, or what finds one anew (in a thread) before each load; it may raise
-`TargetUnavailable`, and is asked again later."""
+TargetSource = Target | Callable[[], Awaitable[Target]]
+"""A target, or what finds one anew before each load; it may raise `TargetUnavailable`, and is
+asked again later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,6 +281,58 @@ async def test_when_the_fork_server_dies_work_goes_on_and_a_new_one_takes_over(
     assert (exited["pid"], exited["cause"]) == (server, "killed")
 
 
+async def test_a_pool_moves_over_to_what_is_loaded_anew_without_losing_a_job(
+    events: list[Any],
+) -> None:
+    greetings = iter(["old", "new"])
+
+    async def source() -> Target:
+        return toy(greeting=next(greetings))
+
+    async with Pool(source, PoolSettings(workers=2, queue=64)) as pool:
+        await whole(pool)
+        before = {w.pid for w in pool.status().workers}
+        server = pool.status().fork_server_pid
+        answers: list[Any] = []
+
+        async def client() -> None:
+            while not answers or answers[-1].value["greeting"] == "old":
+                await pool.run({"do": "steps", "count": 3})
+                answers.append(await pool.run({"do": "echo"}))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(6):
+                group.create_task(client())
+            await eventually(lambda: len(answers) > 6)
+            pool.renew()
+        await eventually(lambda: not before & {w.pid for w in pool.status().workers})
+        assert pool.status().fork_server_pid != server
+        assert pool.status().model == {"greeting": "new"}
+        assert server is not None
+        await eventually(lambda: not psutil.pid_exists(server))
+        assert all(a.deaths == () for a in answers)
+        assert pool.status().deaths == {Cause.RECYCLED: 2, Cause.SHUTDOWN: 1}
+    assert len(_named(events, "model.loaded")) == 2
+
+
+async def test_a_renewal_that_fails_leaves_the_old_one_serving(events: list[Any]) -> None:
+    targets = iter([toy(), toy(fail="raise"), toy(greeting="third")])
+
+    async def source() -> Target:
+        return next(targets)
+
+    async with Pool(source, PoolSettings(workers=1)) as pool:
+        await whole(pool, 1)
+        (before,) = pool.status().workers
+        pool.renew()
+        await eventually(lambda: _named(events, "model.not_renewed"))
+        assert pool.status().workers[0].pid == before.pid
+        assert (await pool.run({"do": "echo"})).value["greeting"] == "hello"
+        pool.renew()
+        await eventually(lambda: before.pid not in {w.pid for w in pool.status().workers})
+        assert (await pool.run({"do": "echo"})).value["greeting"] == "third"
+
+
 async def test_a_worker_orphaned_by_the_fork_server_dies_with_its_right_name(pool: Pool) -> None:
     server = pool.status().fork_server_pid
     assert server is not None

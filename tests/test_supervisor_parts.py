@@ -17,7 +17,7 @@ from supervisor import Allocator, AllocatorMissing, SpoolFull, SpoolLimits, Spoo
 from supervisor.backoff import Backoff
 from supervisor.channel import AsyncChannel, Channel, ChannelClosed, channel_pair
 from supervisor.death import Cause, ExitStatus, Intent, name_death
-from supervisor.environment import _cgroup_cpu_quota, choose_allocator, find_jemalloc, usable_cpus
+from supervisor.environment import choose_allocator, cpu_quota, find_jemalloc, usable_cpus
 from supervisor.messages import Cancel, Done, Ready, Run
 from supervisor.scoreboard import Activity, Scoreboard
 from supervisor.spool import open_view
@@ -129,7 +129,7 @@ def test_the_tightest_cgroup_quota_on_the_path_counts(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert _cgroup_cpu_quota(tmp_path, cgroups) == quota
+    assert cpu_quota(tmp_path, cgroups) == quota
 
 
 # --- scoreboard -----------------------------------------------------------------------------------

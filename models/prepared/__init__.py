@@ -7,7 +7,7 @@ aligned so that it can be mapped, its word list, and a configuration without dit
 from models.prepared.carry import export_prepared, import_prepared
 from models.prepared.compiler import HOW_TO_GET_IT, GraphCounts, can_build, find_compiler
 from models.prepared.needs import Needs, estimate_needs, must_be_affordable
-from models.prepared.prepare import prepare
+from models.prepared.prepare import Progress, prepare
 from models.prepared.store import (
     Lookup,
     PreparedModel,
@@ -23,6 +23,7 @@ __all__ = [
     "Lookup",
     "Needs",
     "PreparedModel",
+    "Progress",
     "can_build",
     "estimate_needs",
     "export_prepared",

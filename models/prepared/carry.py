@@ -13,8 +13,8 @@ import msgspec
 import msgspec.structs
 
 from models.contract import ModelError
+from models.graph_file import graph_problem
 from models.location import ModelLocation
-from models.prepared.graph_file import graph_problem
 from models.prepared.manifest import FORMAT, MANIFEST, FileStamp, Manifest, write_manifest
 from models.prepared.prepare import place
 from models.prepared.store import PARTIAL_PREFIX, PreparedModel, verify

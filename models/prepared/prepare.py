@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from models.contract import ModelError
+from models.graph_file import graph_problem
 from models.location import ModelLocation, graph_directory
 from models.prepared.compiler import Compiled, GraphCounts, align, compose, get_compiler
-from models.prepared.graph_file import graph_problem
 from models.prepared.manifest import FileStamp, Manifest, key_of, write_manifest
 from models.prepared.needs import estimate_needs, must_be_affordable
 from models.prepared.selfcheck import must_answer_alike

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.graph_file import graph_problem
 from models.location import ModelLocation, graph_directory
-from models.prepared.graph_file import graph_problem
 from models.prepared.manifest import MAKER, Manifest, read_manifest
 
 PARTIAL_PREFIX = ".partial-"

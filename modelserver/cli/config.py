@@ -18,6 +18,8 @@ from modelserver.configuration import Configuration
     "workers.count",
     "model",
     "models_dir",
+    "prepared_dir",
+    "prepare",
     "language",
     "allocator",
     "warmup",

@@ -1,23 +1,42 @@
-"""`modelserver models`: what there is to serve."""
+"""`modelserver models`: what there is to serve, and preparing it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import click
+import msgspec
 
 import models as model_package
+from models import prepared as prepared_models
+from models.prepared import GraphCounts, Needs, PreparedModel
 from modelserver.cli.options import with_settings
-from modelserver.configuration import Configuration
+from modelserver.configuration import Configuration, bytes_of
+from modelserver.preparation import ProgressLine, lowest_priority
+from modelserver.settings import Settings
+from modelserver.targets import find_model
+from supervisor import available_memory
 
 
 @click.group()
 def models() -> None:
-    """Look at the installed models."""
+    """Look at the installed models, and prepare them."""
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A model's error ends the command with its sentence."""
+    try:
+        yield
+    except model_package.ModelError as error:
+        raise click.ClickException(error.message) from error
 
 
 @models.command("list")
-@with_settings("model", "models_dir", "language")
+@with_settings("model", "models_dir", "prepared_dir", "language")
 def list_models(configuration: Configuration) -> None:
     """Show the installed models; a star marks the one that would be served."""
-    from modelserver.service import find_model
-
     settings = configuration.settings
     try:
         served = find_model(settings).directory
@@ -25,5 +44,169 @@ def list_models(configuration: Configuration) -> None:
         served = None
         click.echo(f"none would be served: {error.message}", err=True)
     for model in model_package.installed_models(settings.models_dir):
+        lookup = prepared_models.find_prepared(model, settings.prepared_dir)
+        state = _size(lookup.prepared.bytes_on_disk) if lookup.prepared else "-"
         mark = "*" if model.directory == served else " "
-        click.echo(f"{mark} {model.name:<32} {model.language:<6} {model.directory}")
+        click.echo(
+            f"{mark} {model.name:<32} {model.language:<6} prepared: {state:<8} {model.directory}"
+        )
+        for problem in lookup.problems:
+            click.echo(f"    {problem}", err=True)
+
+
+@models.command()
+@click.argument("model", required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="make it here instead")
+@click.option("--max-size", help='end a graph that grows past this, such as "2GiB"')
+@click.option("--background", is_flag=True, hidden=True)
+@with_settings("models_dir", "prepared_dir", "language")
+def prepare(
+    configuration: Configuration,
+    model: str | None,
+    output: Path | None,
+    max_size: str | None,
+    background: bool,
+) -> None:
+    """Compose a model's decoding graph once, so that it is mapped instead of composed in every
+    request: several times faster, in a fraction of the memory, with the same answers.
+
+    MODEL is a name or a path; without it, the model that would be served.
+    """
+    if background:
+        lowest_priority()
+    settings = configuration.settings
+    with _told():
+        location = find_model(msgspec.structs.replace(settings, model=model or settings.model))
+        found = prepared_models.find_prepared(location, settings.prepared_dir).prepared
+        if found is not None and output is None:
+            click.echo(f"{location.name} is prepared already: {found.directory}", err=True)
+            return
+        needs = prepared_models.estimate_needs(location.directory)
+        click.echo(f"Preparing {location.name} takes {needs.in_words()}.", err=True)
+        with _progress(needs, background) as on_progress:
+            made = prepared_models.prepare(
+                location,
+                settings.prepared_dir,
+                available_memory=available_memory(),
+                output=output,
+                max_bytes=_max_bytes(max_size),
+                on_progress=on_progress,
+            )
+    manifest = made.manifest
+    click.echo(
+        f"Prepared in {manifest.seconds:.0f} s, {_size(manifest.peak_bytes)} of memory at the "
+        f"peak: {manifest.states} states, {manifest.arcs} arcs, {_size(made.bytes_on_disk)} in "
+        f"{made.directory}",
+        err=True,
+    )
+
+
+@models.command()
+@click.argument("name", required=False)
+@with_settings("prepared_dir")
+def verify(configuration: Configuration, name: str | None) -> None:
+    """Read prepared models and compare their checksums; all of them, or those of NAME."""
+    damaged = False
+    for made in _prepared(configuration.settings, name):
+        problems = prepared_models.verify(made)
+        damaged = damaged or bool(problems)
+        click.echo(f"{made.directory.name}: {'; '.join(problems) or 'whole'}")
+    if damaged:
+        raise SystemExit(1)
+
+
+@models.command()
+@click.argument("name")
+@with_settings("prepared_dir")
+def remove(configuration: Configuration, name: str) -> None:
+    """Delete the prepared models of NAME (never the model itself)."""
+    for made in _prepared(configuration.settings, name):
+        prepared_models.remove(made)
+        click.echo(f"removed {made.directory}")
+
+
+@models.command("export")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@with_settings("prepared_dir")
+def export_model(configuration: Configuration, name: str, file: Path) -> None:
+    """Write a prepared model to one FILE, to be imported on another machine."""
+    made = list(_prepared(configuration.settings, name))
+    if len(made) > 1:
+        names = ", ".join(m.directory.name for m in made)
+        raise click.ClickException(f"{name} is prepared more than once: say which of {names}")
+    with _told():
+        prepared_models.export_prepared(made[0], file)
+    click.echo(f"{file}: {_size(file.stat().st_size)}")
+
+
+@models.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("model", required=False)
+@with_settings("models_dir", "prepared_dir", "language")
+def import_model(configuration: Configuration, file: Path, model: str | None) -> None:
+    """Take in a prepared model from FILE, for the installed MODEL that it was made from.
+
+    Without MODEL: the one that would be served. Every byte is checked.
+    """
+    settings = configuration.settings
+    with _told():
+        location = find_model(msgspec.structs.replace(settings, model=model or settings.model))
+        made = prepared_models.import_prepared(file, location, settings.prepared_dir)
+    click.echo(f"imported {made.directory}")
+
+
+def _prepared(settings: Settings, name: str | None) -> list[PreparedModel]:
+    """Those of that model, or of that directory name. Ends the command if there are none."""
+    everything = list(prepared_models.prepared_models(settings.prepared_dir))
+    found = [m for m in everything if name in (None, m.manifest.name, m.directory.name)]
+    if not found:
+        names = ", ".join(m.directory.name for m in everything) or "none"
+        wanted = f"{name} is not prepared" if name else "nothing is prepared"
+        raise click.ClickException(f"{wanted} in {settings.prepared_dir}; there: {names}")
+    return found
+
+
+@contextmanager
+def _progress(needs: Needs, background: bool) -> Iterator[prepared_models.Progress]:
+    """A bar on a terminal; lines for the server that started us; nothing elsewhere."""
+    if background:
+
+        def print_line(phase: str, counts: GraphCounts) -> None:
+            line = msgspec.json.encode(ProgressLine(phase, counts.states, needs.states))
+            sys.stdout.buffer.write(line + b"\n")
+            sys.stdout.buffer.flush()
+
+        yield print_line
+        return
+    with click.progressbar(
+        length=needs.states,
+        label="Composing (states)",
+        file=sys.stderr,
+        hidden=not sys.stderr.isatty(),
+        show_pos=True,
+    ) as bar:
+
+        def move(phase: str, counts: GraphCounts) -> None:
+            bar.label = {
+                "graph": "Composing (states)",
+                "check": "Comparing answers",
+                "compiler": "Building the compiler",
+                "place": "Writing",
+            }[phase]
+            bar.update(max(0, min(counts.states, needs.states) - bar.pos))
+
+        yield move
+
+
+def _max_bytes(text: str | None) -> int:
+    if text is None:
+        return 0
+    try:
+        return bytes_of(text)
+    except ValueError:
+        raise click.UsageError(f'--max-size = {text!r} is not a size such as "2GiB"') from None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -17,6 +17,8 @@ _FLAGS = {
     "workers.count": ("--workers", "worker processes; 0: one for each usable CPU"),
     "model": ("--model", 'a name in the models directory, a path, or "auto"'),
     "models_dir": ("--models-dir", "where installed models are"),
+    "prepared_dir": ("--prepared-dir", "where prepared models are kept"),
+    "prepare": ("--prepare", "auto, never or first"),
     "language": ("--language", "what the model speaks, as a BCP 47 tag"),
     "allocator": ("--allocator", "auto, jemalloc or glibc"),
     "warmup": ("--warmup", "clips, noise or none"),

@@ -14,6 +14,8 @@ from modelserver.logs import configure_logs
     "workers.count",
     "model",
     "models_dir",
+    "prepared_dir",
+    "prepare",
     "language",
     "allocator",
     "warmup",

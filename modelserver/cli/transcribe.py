@@ -63,7 +63,9 @@ _SUFFIX = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
     type=click.Path(path_type=Path, file_okay=False),
     help="write FILE.txt (.json, .srt, .vtt) there instead of to standard output",
 )
-@with_settings("workers.count", "model", "models_dir", "language", "allocator", "warmup")
+@with_settings(
+    "workers.count", "model", "models_dir", "prepared_dir", "language", "allocator", "warmup"
+)
 def transcribe(
     configuration: Configuration, files: tuple[str, ...], form: str, output_dir: Path | None
 ) -> None:
@@ -88,7 +90,8 @@ class _Transcription:
     def __init__(
         self, settings: Settings, files: tuple[str, ...], form: str, output_dir: Path | None
     ) -> None:
-        self._settings = settings
+        # A command is over before it would be prepared.
+        self._settings = msgspec.structs.replace(settings, prepare="never")
         self._files = files
         self._write = _WRITERS[form]
         self._suffix = _SUFFIX[form]

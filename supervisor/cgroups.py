@@ -1,0 +1,47 @@
+"""Where this process is in the cgroup hierarchies, version 1 and 2 (cgroups(7))."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+UNIFIED = ""
+"""The name under which version 2 is listed."""
+
+
+def own_cgroups(file: Path = Path("/proc/self/cgroup")) -> dict[str, str]:
+    """Controller name to path; version 2 is under `UNIFIED`."""
+    cgroups = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            cgroups[controller] = path
+    return cgroups
+
+
+def directories(root: Path, cgroups: Mapping[str, str], controller: str) -> list[Path]:
+    """The directories from the root of a hierarchy down to this process, for a version 1
+    controller, or for `UNIFIED`.
+
+    Inside a container the path that the kernel tells may not be there; then the root is the
+    container's own, and the rest of the list does not exist.
+    """
+    path = cgroups.get(controller)
+    if path is None:
+        return []
+    bases = [root, root / "unified"] if controller == UNIFIED else [root / controller]
+    found = []
+    for base in bases:
+        directory = base
+        found.append(directory)
+        for part in Path(path).parts[1:]:
+            directory = directory / part
+            found.append(directory)
+    return found
+
+
+def read_word(file: Path) -> str:
+    """The file's text without white space around it; empty where it cannot be read."""
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
