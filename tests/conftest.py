@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 import structlog
 from running import RunningServer, start_server
+from small_model import SMALL_WORDS, make_small_model
 
 import models
 from models.clips import clips_for, decode_clip
+from models.prepared import PreparedModel, prepare
+from models.prepared.compiler import get_compiler
+from modelserver.settings import Settings
+from supervisor import available_memory
 
 SAMPLE_RATE = 16_000
 
@@ -46,8 +51,50 @@ def as_wav(pcm: bytes, sample_rate: int = SAMPLE_RATE) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server with the embedded model and two workers, started once."""
+def cache() -> Path:
+    """Where prepared models are kept between runs, as a user keeps them."""
+    return Settings().prepared_dir
+
+
+@pytest.fixture(scope="session")
+def prepared_embedded(embedded: models.ModelLocation, cache: Path) -> PreparedModel:
+    """The embedded model, prepared: four minutes the first time ever, and then found."""
+    return prepare(embedded, cache, available_memory=available_memory())
+
+
+@pytest.fixture(scope="session")
+def small(
+    tmp_path_factory: pytest.TempPathFactory, embedded: models.ModelLocation
+) -> models.ModelLocation:
+    """A model that is prepared in seconds."""
+    directory = make_small_model(
+        embedded.directory, tmp_path_factory.mktemp("models") / "small", SMALL_WORDS.split()
+    )
+    return models.ModelLocation("small", directory, "ko")
+
+
+@pytest.fixture(scope="session")
+def prepared_small(
+    tmp_path_factory: pytest.TempPathFactory, small: models.ModelLocation, cache: Path
+) -> PreparedModel:
+    """The small model, prepared. Tests that harm one copy it first."""
+    store = tmp_path_factory.mktemp("prepared")
+    share_compiler(cache, store)
+    return prepare(small, store, available_memory=available_memory())
+
+
+def share_compiler(cache: Path, store: Path) -> None:
+    """Let a store of a test use the graph compiler that was built before."""
+    get_compiler(cache)
+    (store / "tools").symlink_to(cache / "tools")
+
+
+@pytest.fixture(scope="session")
+def shared_server(
+    tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel
+) -> Iterator[RunningServer]:
+    """A server with the embedded model, prepared, and two workers, started once."""
+    assert prepared_embedded.graph.is_file()
     directory = tmp_path_factory.mktemp("server")
     with start_server(
         directory,

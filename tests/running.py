@@ -136,11 +136,17 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def start_server(directory: Path, *flags: str, **environment: str) -> Iterator[RunningServer]:
-    """Start `modelserver serve` on any port; it is gone at the end, whatever happened."""
+def start_server(
+    directory: Path, *flags: str, before_exec: Callable[[], None] | None = None, **environment: str
+) -> Iterator[RunningServer]:
+    """Start `modelserver serve` on any port; it is gone at the end, whatever happened.
+
+    Models are not prepared unless the test says so.
+    """
     log = directory / "server.log"
     variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
-    variables |= {"MODELSERVER_PORT": "0", "MODELSERVER_LOG_FORMAT": "json"} | environment
+    variables |= {"MODELSERVER_PORT": "0", "MODELSERVER_LOG_FORMAT": "json"}
+    variables |= {"MODELSERVER_PREPARE": "never"} | environment
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "modelserver", "serve", *flags],
@@ -149,6 +155,7 @@ def start_server(directory: Path, *flags: str, **environment: str) -> Iterator[R
             stderr=output,
             env=variables,
             cwd=directory,
+            preexec_fn=before_exec,
         )
     tree: list[psutil.Process] = []
     try:

@@ -56,22 +56,22 @@ def prepare(
             found = find_prepared(location, store).prepared
             if found is not None and output is None:
                 return found
-            return _make(location, home, output, max_bytes, on_progress)
+            return _make(location, store, output, max_bytes, on_progress)
     except OSError as error:
         where = error.filename or home
         raise ModelError("cannot_write", f"{where}: {error.strerror}") from error
 
 
 def _make(
-    location: ModelLocation, home: Path, output: Path | None, max_bytes: int, on_progress: Progress
+    location: ModelLocation, store: Path, output: Path | None, max_bytes: int, on_progress: Progress
 ) -> PreparedModel:
     started = time.monotonic()
     on_progress("compiler", GraphCounts(0, 0))
-    program = get_compiler(home)
+    program = get_compiler(store)
     sources = _stamp_sources(location.directory)
     key = key_of(sources)
-    target = output or home / f"{location.name}-{key}"
-    with _partial(home, key) as partial:
+    target = output or store / f"{location.name}-{key}"
+    with _partial(target.parent, key) as partial:
         compiled = _make_files(location, partial, program, max_bytes, on_progress)
         made_names = _made_names(partial)
         on_progress("check", compiled.counts)

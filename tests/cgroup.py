@@ -1,0 +1,71 @@
+"""A real memory cgroup for a test: the kernel's own limit, and its own count of kills."""
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor.cgroups import own_cgroups
+
+MB = 1_000_000
+
+
+class MemoryCgroup:
+    """A version 1 memory cgroup that this test made."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def limit(self, count: int) -> None:
+        """Set the limit. The kernel takes file cache back to get there, which may take tries."""
+        for _ in range(50):
+            try:
+                (self.directory / "memory.limit_in_bytes").write_text(str(count))
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError(f"the limit cannot be set to {count}")
+
+    def enter(self) -> None:
+        """Move this process in; to be called in a child before exec."""
+        (self.directory / "cgroup.procs").write_text(str(os.getpid()))
+
+    def oom_kills(self) -> int:
+        """How often the kernel's OOM killer acted here."""
+        lines = (self.directory / "memory.oom_control").read_text().splitlines()
+        return int(dict(line.split() for line in lines)["oom_kill"])
+
+    def usage(self) -> int:
+        """What is charged, file cache included."""
+        return int((self.directory / "memory.usage_in_bytes").read_text())
+
+
+@contextlib.contextmanager
+def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
+    """A cgroup with a limit in bytes. Skips where none can be made, but fails in CI."""
+    parent = Path("/sys/fs/cgroup/memory") / own_cgroups().get("memory", "/").lstrip("/")
+    directory = parent / f"modelserver-test-{uuid.uuid4().hex[:8]}"
+    try:
+        directory.mkdir()
+    except OSError as error:
+        reason = f"no memory cgroup can be made: {error}"
+        if "CI" in os.environ:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    group = MemoryCgroup(directory)
+    try:
+        group.limit(limit)
+        yield group
+    finally:
+        for _ in range(100):
+            try:
+                directory.rmdir()
+                break
+            except OSError:  # its last process is still on its way out
+                time.sleep(0.1)
+        else:
+            raise AssertionError(f"{directory} cannot be removed")

@@ -1,0 +1,273 @@
+"""The server and prepared models: used when there, made meanwhile when not, in little memory."""
+
+import os
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cgroup import MB, memory_cgroup
+from conftest import share_compiler
+from running import RunningServer, start_server, until
+
+import models
+from models.prepared import PreparedModel, prepared_models
+
+
+def anonymous_bytes(pid: int) -> int:
+    match = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert match is not None
+    return int(match.group(1)) * 1024
+
+
+def test_a_prepared_model_is_served_mapped(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    with start_server(tmp_path, MODELSERVER_WARMUP="none") as server:
+        server.wait_whole()
+        (loaded,) = server.events("model.loaded")
+        assert loaded["graph"] == "mapped"
+        assert loaded["mapped_bytes"] > prepared_embedded.graph.stat().st_size
+        assert loaded["blas_kernel"]
+        assert anonymous_bytes(server.fork_server().pid) < 250 * MB
+        for worker in server.workers():
+            maps = Path(f"/proc/{worker.pid}/maps").read_text()
+            assert str(prepared_embedded.graph) in maps
+        texts = [server.convert(wav).json["text"] for wav in wav_clips]
+    (tmp_path / "plain").mkdir()
+    with start_server(
+        tmp_path / "plain",
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
+    ) as server:
+        server.wait_whole()
+        assert server.events("model.loaded")[0]["graph"] == "lazy"
+        assert [server.convert(wav).json["text"] for wav in wav_clips] == texts
+        assert all(texts)
+
+
+@pytest.mark.parametrize("prefetch", ["always", "never"])
+def test_prefetch_does_what_it_is_told(
+    tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel, prefetch: str
+) -> None:
+    with start_server(
+        tmp_path,
+        "--model",
+        str(small.directory),
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_PREPARED_DIR=str(prepared_small.directory.parent),
+        MODELSERVER_PREFETCH=prefetch,
+    ) as server:
+        server.wait_ready()
+        assert server.events("model.loaded")[0]["prefetched"] is (prefetch == "always")
+
+
+def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
+    tmp_path: Path, small: models.ModelLocation, cache: Path, wav_clips: list[bytes]
+) -> None:
+    store = tmp_path / "prepared"
+    store.mkdir()
+    share_compiler(cache, store)
+    with start_server(
+        tmp_path,
+        "--model",
+        str(small.directory),
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_LANGUAGE="ko",
+        MODELSERVER_PREPARED_DIR=str(store),
+        MODELSERVER_PREPARE="auto",
+    ) as server:
+        server.wait_ready()
+        expected = server.convert(wav_clips[2]).json["text"]
+        assert server.events("model.loaded")[0]["graph"] == "lazy"
+        over = threading.Event()
+
+        def client(_: int) -> list[str]:
+            texts = []
+            while not over.is_set():
+                answer = server.convert(wav_clips[2])
+                texts.append(answer.json.get("text", str(answer.body)))
+            return texts
+
+        with ThreadPoolExecutor(4) as threads:
+            clients = threads.map(client, range(4))
+            try:
+                (preparing,) = until(lambda: server.events("prepare.started"))
+                until(lambda: os.getpriority(os.PRIO_PROCESS, preparing["pid"]) == 19)
+                server.wait_event("prepare.done", timeout_s=90)
+                until(lambda: len(server.events("model.loaded")) == 2, 30)
+                until(lambda: len(server.workers()) == os.cpu_count(), 30)
+                server.wait_event("fork_server.exited", timeout_s=30, cause="shutdown")
+            finally:
+                over.set()
+            texts = [text for texts in clients for text in texts]
+        assert set(texts) == {expected}
+        assert len(texts) > 10
+        assert server.events("model.loaded")[1]["graph"] == "mapped"
+        assert not server.events("job.retried")
+        assert len(list(prepared_models(store))) == 1
+        assert server.stop() == 0
+
+
+def test_first_prepares_before_it_serves(
+    tmp_path: Path, small: models.ModelLocation, cache: Path
+) -> None:
+    store = tmp_path / "prepared"
+    store.mkdir()
+    share_compiler(cache, store)
+    with start_server(
+        tmp_path,
+        "--model",
+        str(small.directory),
+        "--prepare",
+        "first",
+        MODELSERVER_LANGUAGE="ko",
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_PREPARED_DIR=str(store),
+    ) as server:
+        server.wait_event("prepare.started")
+        until(lambda: "being prepared" in server.ask("/readyz").json["error"]["message"])
+        server.wait_ready()
+        (loaded,) = server.events("model.loaded")
+        assert loaded["graph"] == "mapped"
+
+
+def test_a_stopped_server_takes_the_preparing_process_along(
+    tmp_path: Path, embedded: models.ModelLocation, cache: Path
+) -> None:
+    store = tmp_path / "prepared"
+    store.mkdir()
+    share_compiler(cache, store)
+    with start_server(
+        tmp_path,
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_PREPARED_DIR=str(store),
+        MODELSERVER_PREPARE="auto",
+    ) as server:
+        server.wait_ready()
+        until(lambda: list(store.glob(".partial-*/graph/HCLG.fst.arcs")), 30)
+        tree = server.tree()
+        assert any("compile-graph" in process.name() for process in tree)
+        assert server.stop() == 0
+        until(lambda: not any(process.is_running() for process in tree), 2)
+
+
+def test_without_a_compiler_the_plain_model_is_served_and_it_is_said_how_to_get_one(
+    tmp_path: Path, small: models.ModelLocation, wav_clips: list[bytes]
+) -> None:
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    with start_server(
+        tmp_path,
+        "--model",
+        str(small.directory),
+        MODELSERVER_WARMUP="none",
+        PATH=str(empty),
+        MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
+        MODELSERVER_PREPARE="auto",
+    ) as server:
+        server.wait_ready()
+        told = server.wait_event("prepare.not_now")
+        assert "apt-get install g++ libfst-dev" in told["reason"]
+        assert server.convert(wav_clips[2]).status == 200
+
+
+def test_a_damaged_prepared_model_is_told_and_the_plain_one_served(
+    tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
+) -> None:
+    store = tmp_path / "store"
+    copy = store / prepared_small.directory.name
+    (copy / "graph").mkdir(parents=True)
+    for name in ("prepared.json", *prepared_small.manifest.made):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(
+            (prepared_small.directory / name).read_bytes()[:-5] + b"12345"
+            if name.endswith("HCLG.fst")
+            else (prepared_small.directory / name).read_bytes()
+        )
+    with start_server(
+        tmp_path,
+        "--model",
+        str(small.directory),
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_PREPARED_DIR=str(store),
+    ) as server:
+        server.wait_ready()
+        told = server.wait_event("prepared_model.not_used")
+        assert "HCLG.fst is damaged" in told["problem"]
+        assert server.events("model.loaded")[0]["graph"] == "lazy"
+
+
+# --- little memory, by the real kernel ------------------------------------------------------------
+
+
+def transcribe_all(server: RunningServer, wavs: list[bytes]) -> tuple[list[str], float]:
+    """The texts, and wall seconds per second of audio."""
+    started = time.monotonic()
+    answers = [server.convert(wav).json for wav in wavs]
+    took = time.monotonic() - started
+    return [a["text"] for a in answers], took / sum(a["duration"] for a in answers)
+
+
+def test_three_hundred_megabytes_are_enough_for_a_prepared_model(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    assert prepared_embedded.graph.stat().st_size > 900 * MB
+    with (
+        memory_cgroup(300 * MB) as group,
+        start_server(
+            tmp_path, "--workers", "1", before_exec=group.enter, MODELSERVER_WARMUP="none"
+        ) as server,
+    ):
+        server.wait_ready()
+        assert server.events("model.loaded")[0]["prefetched"] is False
+        transcribe_all(server, wav_clips)
+        texts, real_time_factor = transcribe_all(server, wav_clips)
+        assert all(texts)
+        assert real_time_factor < 0.35
+        assert group.oom_kills() == 0
+        assert not server.events("worker.exited")
+        assert group.usage() <= 300 * MB
+
+
+def test_the_plain_model_does_not_live_in_three_hundred_megabytes(
+    tmp_path: Path, embedded: models.ModelLocation
+) -> None:
+    assert embedded.name
+    with (
+        memory_cgroup(300 * MB) as group,
+        start_server(
+            tmp_path,
+            "--workers",
+            "1",
+            before_exec=group.enter,
+            MODELSERVER_WARMUP="none",
+            MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
+        ) as server,
+    ):
+        server.wait_event("model.unavailable", timeout_s=30)
+        assert group.oom_kills() > 0
+        assert server.ask("/readyz").status == 503
+        assert server.ask("/healthz").status == 200
+
+
+def test_the_limit_may_shrink_under_a_running_server(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    assert prepared_embedded.graph.is_file()
+    with (
+        memory_cgroup(1000 * MB) as group,
+        start_server(
+            tmp_path, "--workers", "1", before_exec=group.enter, MODELSERVER_WARMUP="none"
+        ) as server,
+    ):
+        server.wait_ready()
+        before, _ = transcribe_all(server, wav_clips)
+        group.limit(350 * MB)
+        after, real_time_factor = transcribe_all(server, wav_clips)
+        assert after == before
+        assert real_time_factor < 0.35
+        assert group.oom_kills() == 0
+        assert group.usage() <= 350 * MB
