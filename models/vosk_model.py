@@ -68,6 +68,10 @@ class VoskModel:
         recognizer.begin(options)
         return recognizer
 
+    def forget_recognizers(self) -> None:
+        """Drop those that are kept: the next one is new."""
+        self._kept.clear()
+
     def report(self) -> dict[str, Any]:
         """How it was loaded."""
         return {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}

@@ -268,6 +268,14 @@ class Pool:
                 return
             case Done():
                 worker.growth_bytes = message.growth_bytes
+                log.debug(
+                    "job.done",
+                    worker=worker.seat,
+                    job=job.id,
+                    queued_s=round(job.started - job.submitted, 6),
+                    run_s=round(message.run_s, 6),
+                    growth_bytes=message.growth_bytes,
+                )
                 job.succeed(message.value, message.run_s)
             case Failed(code=str() as code):
                 job.fail(JobError(code, message.message))

@@ -160,7 +160,7 @@ def test_speech_becomes_words_with_times_and_confidences(
 def test_a_kept_recogniser_hears_what_a_new_one_hears(model: VoskModel, clips: list[bytes]) -> None:
     fresh = []
     for clip in clips:
-        model._kept.clear()
+        model.forget_recognizers()
         fresh.append(recognise(model, clip))
     kept = [recognise(model, clip) for clip in reversed(clips)]
     assert len(model._kept) == 1

@@ -1,0 +1,140 @@
+"""What the hardware can do without a server: a loaded model, forked processes, no HTTP.
+
+Run as a process of its own, so that the allocator can be chosen; reads commands from standard
+input and answers each with a line of JSON.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import utterances
+
+import models
+from models.blas import blas_environment, processor_flags
+from models.prepared import find_prepared
+from modelserver.settings import Settings
+from supervisor.environment import Allocator, choose_allocator, find_jemalloc
+
+MODES = ("new", "kept", "prepared")
+"""A new recogniser for every request, one kept, and the prepared model."""
+
+
+class Bare:
+    """The parent's hand on a process that runs `main` below."""
+
+    def __init__(self, mode: str, processes: int, audio: str, count: int, allocator: str) -> None:
+        choice = choose_allocator(Allocator(allocator), find_jemalloc())
+        environment = {
+            **os.environ,
+            **choice.variables,
+            **blas_environment("auto", processor_flags()),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, mode, str(processes), audio, str(count)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        self.loaded = self._answer()
+
+    def run(self) -> dict[str, Any]:
+        """Decode the whole set once: wall seconds, audio seconds, memory."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+
+def anonymous(pid: int) -> int:
+    """Anonymous memory of a process, shared pages counted by their share (Pss_Anon)."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    match = re.search(r"^Pss_Anon:\s+(\d+)", rollup, re.MULTILINE)
+    assert match is not None
+    return int(match.group(1)) * 1024
+
+
+def _decode(model: models.Model, pcm: bytes) -> None:
+    recognizer = model.recognizer(models.RecognitionOptions())
+    for at in range(0, len(pcm), model.chunk_bytes):
+        recognizer.accept(pcm[at : at + model.chunk_bytes])
+    recognizer.finish()
+    recognizer.close()
+
+
+def _child(model: Any, mode: str, audio: list[bytes], taken: Any, pipe: Connection) -> None:
+    while pipe.recv() == "run":
+        while True:
+            with taken.get_lock():
+                number = taken.value
+                taken.value += 1
+            if number >= len(audio):
+                break
+            if mode == "new":
+                model.forget_recognizers()
+            _decode(model, audio[number])
+        pipe.send("done")
+
+
+def main(mode: str, processes: int, directory: str, count: int) -> None:
+    audio = utterances.utterances(Path(directory) if directory else None, count)
+    settings = Settings()
+    location = models.find_model("auto", settings.models_dir)
+    made = {}
+    if mode == "prepared":
+        prepared = find_prepared(location, settings.prepared_dir).prepared
+        assert prepared is not None, "prepare the model first: modelserver models prepare"
+        made = prepared.made
+    started = time.monotonic()
+    model = models.load_model(location.directory, made)
+    load_s = time.monotonic() - started
+    print(
+        json.dumps({"load_s": load_s, "anonymous": anonymous(os.getpid()), **model.report()}),
+        flush=True,
+    )
+    fork = multiprocessing.get_context("fork")
+    taken = fork.Value("i", 0)
+    pipes, children = [], []
+    for _ in range(processes):
+        ours, theirs = fork.Pipe()
+        child = fork.Process(target=_child, args=(model, mode, audio, taken, theirs), daemon=True)
+        child.start()
+        theirs.close()
+        pipes.append(ours)
+        children.append(child)
+    for _ in sys.stdin:
+        taken.value = 0
+        started = time.monotonic()
+        for pipe in pipes:
+            pipe.send("run")
+        for pipe in pipes:
+            pipe.recv()
+        wall_s = time.monotonic() - started
+        pids = [os.getpid(), *(child.pid for child in children)]
+        print(json.dumps({
+            "wall_s": wall_s,
+            "audio_s": sum(map(utterances.seconds, audio)),
+            "anonymous": [anonymous(pid) for pid in pids if pid is not None],
+        }), flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

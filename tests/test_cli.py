@@ -1,0 +1,148 @@
+"""The command line, as a person uses it: real processes, real files, real speech."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import models
+from models.prepared import PreparedModel
+
+
+def modelserver(
+    *arguments: str, stdin: bytes = b"", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    return subprocess.run(
+        [sys.executable, "-m", "modelserver", *arguments],
+        input=stdin,
+        capture_output=True,
+        env={**variables, "MODELSERVER_WARMUP": "none", **environment},
+        check=False,
+        timeout=100,
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, wav_clips: list[bytes]) -> list[str]:
+    directory = tmp_path_factory.mktemp("wavs")
+    for number, wav in enumerate(wav_clips):
+        (directory / f"clip{number}.wav").write_bytes(wav)
+    return [str(directory / f"clip{number}.wav") for number in range(len(wav_clips))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prepared(prepared_embedded: PreparedModel) -> None:
+    """These commands serve the prepared model."""
+    assert prepared_embedded.graph.is_file()
+
+
+def test_files_become_text_in_the_order_given(files: list[str]) -> None:
+    done = modelserver("transcribe", *files)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode().splitlines()
+    assert len(lines) == 3
+    assert "어제" in lines[2]
+    backward = modelserver("transcribe", "--workers", "1", *files[::-1])
+    assert backward.stdout.decode().splitlines() == lines[::-1]
+
+
+def test_json_has_words_and_names_its_file(files: list[str]) -> None:
+    done = modelserver("transcribe", "--format", "json", files[2])
+    document = json.loads(done.stdout)
+    assert document["file"] == files[2]
+    assert document["speech"]["text"].split() == [w["word"] for w in document["speech"]["words"]]
+
+
+def test_subtitles_are_written_beside_each_other(files: list[str], tmp_path: Path) -> None:
+    for form, begins in (("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n\n00:00:0")):
+        done = modelserver("transcribe", "-f", form, "-o", str(tmp_path / "out"), *files)
+        assert done.returncode == 0, done.stderr
+        for number in range(3):
+            text = (tmp_path / "out" / f"clip{number}.{form}").read_text(encoding="utf-8")
+            assert text.startswith(begins)
+            assert " --> " in text
+
+
+def test_standard_input_is_a_file_too(files: list[str]) -> None:
+    done = modelserver("transcribe", "-", stdin=Path(files[2]).read_bytes())
+    assert "어제" in done.stdout.decode()
+
+
+def test_a_bad_file_is_told_and_the_others_are_transcribed(
+    files: list[str], tmp_path: Path
+) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("hello, this is no audio")
+    done = modelserver("transcribe", str(text), str(tmp_path / "none.wav"), files[2])
+    assert done.returncode == 1
+    assert "어제" in done.stdout.decode()
+    errors = done.stderr.decode()
+    assert f"{text}: not a WAV file" in errors
+    assert "none.wav: No such file or directory" in errors
+    assert "Traceback" not in errors
+
+
+def test_without_a_model_transcribe_says_so_and_ends(tmp_path: Path, files: list[str]) -> None:
+    done = modelserver("transcribe", "--model", str(tmp_path), files[0])
+    assert done.returncode == 1
+    assert "is not a Vosk model" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_the_installed_models_are_listed_with_the_one_that_is_served(
+    prepared_embedded: PreparedModel,
+) -> None:
+    done = modelserver("models", "list")
+    (line,) = done.stdout.decode().splitlines()
+    assert line.startswith("* vosk-model-small-ko-0.22")
+    assert "prepared: 1.01 GB" in line
+    assert prepared_embedded.manifest.name in line
+
+
+def test_a_prepared_model_is_made_verified_carried_and_removed(
+    tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
+) -> None:
+    store = ("--prepared-dir", str(tmp_path / "store"))
+    theirs = ("--prepared-dir", str(prepared_small.directory.parent))
+    archive = tmp_path / "small.tar"
+    assert modelserver("models", "export", "small", str(archive), *theirs).returncode == 0
+    source = (str(archive), str(small.directory), "--language", "ko")
+    done = modelserver("models", "import", *source, *store)
+    assert done.returncode == 0, done.stderr
+    again = modelserver("models", "prepare", str(small.directory), "--language", "ko", *store)
+    assert again.returncode == 0
+    assert "is prepared already" in again.stderr.decode()
+    verified = modelserver("models", "verify", *store)
+    assert verified.stdout.decode().strip().endswith(": whole")
+    (directory,) = (p for p in (tmp_path / "store").iterdir() if p.is_dir())
+    with (directory / "graph" / "HCLG.fst").open("r+b") as graph:
+        graph.truncate(1000)
+    damaged = modelserver("models", "verify", *store)
+    assert damaged.returncode == 1
+    assert "damaged" in damaged.stdout.decode()
+    assert modelserver("models", "remove", "small", *store).returncode == 0
+    nothing = modelserver("models", "verify", *store)
+    assert nothing.returncode == 1
+    assert "nothing is prepared" in nothing.stderr.decode()
+
+
+def test_what_cannot_be_prepared_is_refused_in_a_sentence(
+    tmp_path: Path, small: models.ModelLocation
+) -> None:
+    store = ("--prepared-dir", str(tmp_path / "store"))
+    missing = modelserver("models", "prepare", "no-such-model", *store)
+    assert missing.returncode == 1
+    assert "there is no model 'no-such-model'" in missing.stderr.decode()
+    size = modelserver("models", "prepare", str(small.directory), "--max-size", "apple", *store)
+    assert size.returncode == 2
+    assert "--max-size = 'apple'" in size.stderr.decode()
+    for done in (missing, size):
+        assert "Traceback" not in done.stderr.decode()
+
+
+def test_the_version_is_told() -> None:
+    assert modelserver("--version").stdout.decode() == "modelserver, version 0.1.0\n"
