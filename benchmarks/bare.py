@@ -26,16 +26,22 @@ from supervisor.environment import Allocator, choose_allocator, find_jemalloc
 MODES = ("new", "kept", "prepared")
 """A new recogniser for every request, one kept, and the prepared model."""
 
+GRAPH_VARIABLE = "BENCHMARK_GRAPH"
+"""Another graph than the prepared model's own, for experiments."""
+
 
 class Bare:
     """The parent's hand on a process that runs `main` below."""
 
-    def __init__(self, mode: str, processes: int, audio: str, count: int, allocator: str) -> None:
+    def __init__(
+        self, mode: str, processes: int, audio: str, count: int, allocator: str, **variables: str
+    ) -> None:
         choice = choose_allocator(Allocator(allocator), find_jemalloc())
         environment = {
             **os.environ,
             **choice.variables,
             **blas_environment("auto", processor_flags()),
+            **variables,
         }
         self._process = subprocess.Popen(
             [sys.executable, __file__, mode, str(processes), audio, str(count)],
@@ -102,7 +108,9 @@ def main(mode: str, processes: int, directory: str, count: int) -> None:
     if mode == "prepared":
         prepared = find_prepared(location, settings.prepared_dir).prepared
         assert prepared is not None, "prepare the model first: modelserver models prepare"
-        made = prepared.made
+        made = dict(prepared.made)
+        if GRAPH_VARIABLE in os.environ:
+            made["graph/HCLG.fst"] = Path(os.environ[GRAPH_VARIABLE])
     started = time.monotonic()
     model = models.load_model(location.directory, made)
     load_s = time.monotonic() - started

@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import os
+import subprocess
 import wave
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -132,3 +134,17 @@ async def no_leftover_tasks() -> AsyncIterator[None]:
 def embedded_path(embedded: models.ModelLocation) -> Path:
     """The embedded model's directory."""
     return embedded.directory
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a megabyte."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        if "CI" in os.environ:
+            pytest.fail("cannot mount a tmpfs")
+        pytest.skip("needs the right to mount a tmpfs")
+    yield directory
+    subprocess.run(["umount", directory], check=True)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -271,22 +270,6 @@ def test_what_is_not_there_is_refused_before_it_begins(
     with pytest.raises(models.ModelError, match=r"about 4 min.*0.5 GB of memory is avail"):
         prepare(embedded, store, available_memory=500_000_000)
     assert leftovers(store) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of five megabytes."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", directory], check=False
-    )
-    if done.returncode != 0:
-        if "CI" in os.environ:
-            pytest.fail("cannot mount a tmpfs")
-        pytest.skip("needs the right to mount a tmpfs")
-    yield directory
-    subprocess.run(["umount", directory], check=True)
 
 
 def test_a_disk_too_small_is_refused_and_a_disk_that_fills_up_is_told(

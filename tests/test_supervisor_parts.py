@@ -5,9 +5,7 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -280,22 +278,6 @@ async def test_many_small_spools_go_to_disk_when_memory_is_used_up(tmp_path: Pat
 async def test_an_empty_spool_can_be_read(tmp_path: Path) -> None:
     async with store(tmp_path).open() as spool:
         assert await content(spool) == b""
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a megabyte."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory], check=False
-    )
-    if mounted.returncode != 0:
-        if "CI" in os.environ:
-            pytest.fail("cannot mount a tmpfs")
-        pytest.skip("needs the right to mount a tmpfs")
-    yield directory
-    subprocess.run(["umount", directory], check=True)
 
 
 async def test_a_full_disk_is_told_and_recovers(small_disk: Path) -> None:

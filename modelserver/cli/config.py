@@ -6,26 +6,13 @@ from typing import Any
 
 import click
 
-from modelserver.cli.options import with_settings
+from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.configuration import Configuration
 
 
 @click.command()
 @click.option("--explain", is_flag=True, help="say what each setting is for and what it may be")
-@with_settings(
-    "host",
-    "port",
-    "workers.count",
-    "model",
-    "models_dir",
-    "prepared_dir",
-    "prepare",
-    "language",
-    "allocator",
-    "warmup",
-    "log.level",
-    "log.format",
-)
+@with_settings(*SERVER_SETTINGS)
 def config(configuration: Configuration, explain: bool) -> None:
     """Print every setting as TOML, with where its value came from."""
     rows = list(configuration.rows())

@@ -26,6 +26,9 @@ _FLAGS = {
     "log.format": ("--log-format", "auto, text or json"),
 }
 
+SERVER_SETTINGS = tuple(_FLAGS)
+"""All of them, for commands about the server."""
+
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds `--config` and the flags of these settings; the command gets a `Configuration`

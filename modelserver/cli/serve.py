@@ -2,26 +2,13 @@
 
 import click
 
-from modelserver.cli.options import with_settings
+from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.configuration import Configuration
 from modelserver.logs import configure_logs
 
 
 @click.command()
-@with_settings(
-    "host",
-    "port",
-    "workers.count",
-    "model",
-    "models_dir",
-    "prepared_dir",
-    "prepare",
-    "language",
-    "allocator",
-    "warmup",
-    "log.level",
-    "log.format",
-)
+@with_settings(*SERVER_SETTINGS)
 def serve(configuration: Configuration) -> None:
     """Serve speech recognition over HTTP until SIGTERM or Ctrl-C."""
     from modelserver.server import CannotStart, run_server
