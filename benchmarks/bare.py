@@ -36,7 +36,8 @@ class Bare:
     def __init__(
         self, mode: str, processes: int, audio: str, count: int, allocator: str, **variables: str
     ) -> None:
-        choice = choose_allocator(Allocator(allocator), find_jemalloc())
+        lazy = mode != "prepared"
+        choice = choose_allocator(Allocator(allocator), find_jemalloc(), huge_pages=lazy)
         environment = {
             **os.environ,
             **choice.variables,

@@ -23,9 +23,10 @@ from tables import spread, table
 import models
 from models.prepared import find_prepared
 from modelserver.settings import Settings
+from supervisor.environment import GLIBC_HUGE_PAGES, JEMALLOC_CONF, JEMALLOC_HUGE_PAGES
 
 MB = 1e6
-JEMALLOC = "narenas:1,dirty_decay_ms:60000,muzzy_decay_ms:60000"
+HUGE_JEMALLOC = {"MALLOC_CONF": JEMALLOC_CONF + JEMALLOC_HUGE_PAGES}
 
 
 def drop(file: Path) -> None:
@@ -127,10 +128,10 @@ def main() -> None:
     head = ["variant", "audio s per s, 2 processes", "over the first", "anonymous MB of 3"]
     allocators: dict[str, tuple[str, dict[str, str]]] = {
         "jemalloc, as served": ("jemalloc", {}),
-        "jemalloc, huge pages never": ("jemalloc", {"MALLOC_CONF": f"{JEMALLOC},thp:never"}),
+        "jemalloc with huge pages": ("jemalloc", HUGE_JEMALLOC),
         "jemalloc, its defaults": ("jemalloc", {"MALLOC_CONF": ""}),
-        "glibc with huge pages": ("glibc", {}),
-        "glibc, its defaults": ("glibc", {"GLIBC_TUNABLES": ""}),
+        "glibc with huge pages": ("glibc", {"GLIBC_TUNABLES": GLIBC_HUGE_PAGES}),
+        "glibc": ("glibc", {}),
     }
     print(table(head, compare(allocators, arguments.rounds, common)) + "\n", flush=True)
 

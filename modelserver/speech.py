@@ -55,4 +55,7 @@ def speech_target(
         "warmup": warmup,
         "prefetch": prefetch,
     }
-    return Target("modelserver.speech_model", "load", options, environment)
+    # What a lazily composed graph becomes is large and walked all the time; beside a mapped graph
+    # the heap is small.
+    lazy = not made
+    return Target("modelserver.speech_model", "load", options, environment, huge_pages=lazy)

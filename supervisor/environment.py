@@ -12,12 +12,13 @@ from pathlib import Path
 
 from supervisor.cgroups import ROOT, UNIFIED, directories, own_cgroups, read_word
 
-JEMALLOC_CONF = "narenas:1,thp:always,dirty_decay_ms:60000,muzzy_decay_ms:60000"
-"""A worker has one thread, lives long, and uses its memory again at once: one arena, huge pages,
-and freed pages kept for a minute. Measured in benchmarks/README.md."""
+JEMALLOC_CONF = "narenas:1,dirty_decay_ms:60000,muzzy_decay_ms:60000"
+"""A worker has one thread, lives long, and uses its memory again at once: one arena, and freed
+pages kept for a minute. Measured in benchmarks/README.md."""
 
-GLIBC_TUNABLES = "glibc.malloc.hugetlb=1"
-"""glibc's own way to transparent huge pages."""
+JEMALLOC_HUGE_PAGES = ",thp:always"
+GLIBC_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""Each allocator's own way to transparent huge pages."""
 
 _PERIOD_US = 100_000
 
@@ -44,20 +45,24 @@ class Allocator(enum.Enum):
     GLIBC = "glibc"
 
 
-def choose_allocator(wanted: Allocator, jemalloc: str | None) -> AllocatorChoice:
-    """The variables for `wanted`, given the path of jemalloc's library or None.
+def choose_allocator(
+    wanted: Allocator, jemalloc: str | None, *, huge_pages: bool = True
+) -> AllocatorChoice:
+    """The variables for `wanted`, given the path of jemalloc's library or None, with the heap on
+    huge pages or not.
 
     Raises `AllocatorMissing`.
     """
     if wanted is not Allocator.GLIBC and jemalloc is not None:
-        variables = {"LD_PRELOAD": jemalloc, "MALLOC_CONF": JEMALLOC_CONF}
+        conf = JEMALLOC_CONF + (JEMALLOC_HUGE_PAGES if huge_pages else "")
+        variables = {"LD_PRELOAD": jemalloc, "MALLOC_CONF": conf}
         return AllocatorChoice("jemalloc", variables)
     if wanted is Allocator.JEMALLOC:
         raise AllocatorMissing(
             "allocator is jemalloc, and libjemalloc.so.2 is not installed "
             "(Debian: apt-get install libjemalloc2)"
         )
-    return AllocatorChoice("glibc", {"GLIBC_TUNABLES": GLIBC_TUNABLES})
+    return AllocatorChoice("glibc", {"GLIBC_TUNABLES": GLIBC_HUGE_PAGES} if huge_pages else {})
 
 
 def find_jemalloc() -> str | None:

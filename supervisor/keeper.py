@@ -26,6 +26,10 @@ from supervisor.worker import Worker, WorkerState, WorkerStillborn
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 
+_STABLE_S = 1.0
+"""A worker that has lived this long, or had a job, is replaced at once; one that dies sooner, again
+and again, is given ever more time."""
+
 _LEAVE_S = 1.0
 """How long a process may take to leave when the keeper closes, before it is killed."""
 
@@ -51,7 +55,8 @@ class Keeper:
 
     def __init__(self, target: TargetSource, settings: PoolSettings, owner: KeeperOwner) -> None:
         self.settings = settings
-        self.allocator = choose_allocator(settings.allocator, find_jemalloc())
+        self._jemalloc = find_jemalloc()
+        self.allocator = choose_allocator(settings.allocator, self._jemalloc)
         self.server: ForkServer | None = None
         """The newest fork server that has loaded; it may have ended."""
         self.workers: set[Worker] = set()
@@ -215,8 +220,11 @@ class Keeper:
 
     async def _load(self) -> ForkServer:
         target = await self._target() if callable(self._target) else self._target
+        allocator = choose_allocator(
+            self.settings.allocator, self._jemalloc, huge_pages=target.huge_pages
+        )
         server = ForkServer(
-            target, self.settings, self.allocator, self._scoreboard_fd, self.scoreboard.records
+            target, self.settings, allocator, self._scoreboard_fd, self.scoreboard.records
         )
         self._servers.add(server)
         server.ended.add_done_callback(lambda _: self._fork_server_ended(server))
@@ -256,7 +264,7 @@ class Keeper:
     async def _keep_seat(self, seat: int) -> None:
         """Keep one worker on this seat, of the newest fork server."""
         loop = asyncio.get_running_loop()
-        backoff = Backoff(first_s=0.1, longest_s=10.0, forgiven_after_s=5.0)
+        backoff = Backoff(first_s=0.1, longest_s=10.0, forgiven_after_s=_STABLE_S)
         worker: Worker | None = None
         started = loop.time()
         while True:

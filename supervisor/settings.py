@@ -19,6 +19,8 @@ class Target:
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     import_path: tuple[str, ...] = ()
+    huge_pages: bool = True
+    """Its heap on huge pages: faster where much of it is walked, a waste where little is."""
 
 
 class TargetUnavailable(Exception):

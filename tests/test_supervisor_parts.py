@@ -78,6 +78,19 @@ def test_auto_takes_jemalloc_where_there_is_one() -> None:
     assert choice.variables["LD_PRELOAD"] == "/lib/libjemalloc.so.2"
 
 
+@pytest.mark.parametrize(
+    ("jemalloc", "variable", "word"),
+    [("/lib/libjemalloc.so.2", "MALLOC_CONF", "thp:always"), (None, "GLIBC_TUNABLES", "hugetlb")],
+)
+def test_huge_pages_are_for_targets_that_want_them(
+    jemalloc: str | None, variable: str, word: str
+) -> None:
+    with_them = choose_allocator(Allocator.AUTO, jemalloc, huge_pages=True)
+    without = choose_allocator(Allocator.AUTO, jemalloc, huge_pages=False)
+    assert word in with_them.variables[variable]
+    assert word not in without.variables.get(variable, "")
+
+
 def test_auto_takes_glibc_where_there_is_no_jemalloc() -> None:
     choice = choose_allocator(Allocator.AUTO, None)
     assert choice.name == "glibc"
