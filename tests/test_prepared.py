@@ -489,9 +489,11 @@ from pathlib import Path
 from models.vosk_loading import _LIBRARY
 if len(sys.argv) > 2:
     keep = ctypes.create_string_buffer(24 + 8)
-    ctypes.memmove(keep, (5).to_bytes(8, "little") * 2 + bytes(8) + b"other", 29)
+    # Length, capacity, a count of references that keeps it from being freed, and the characters.
+    many = (1000).to_bytes(8, "little")
+    ctypes.memmove(keep, (5).to_bytes(8, "little") * 2 + many + b"other", 29)
     flag = ctypes.c_void_p.in_dll(ctypes.CDLL(str(_LIBRARY)), "FLAGS_fst_read_mode")
-    flag.value = ctypes.addressof(keep) + 24 if sys.argv[2] == "other" else int(sys.argv[2])
+    before, flag.value = flag.value, ctypes.addressof(keep) + 24
 import models
 directory, made = json.loads(sys.argv[1])
 model = models.load_model(Path(directory), {n: Path(f) for n, f in made.items()})
@@ -506,6 +508,8 @@ try:
 except models.ModelError as refused:
     error = refused.code
 print(json.dumps([model.report(), recognizer.finish().text, "HCLG.fst" in maps, error]))
+if len(sys.argv) > 2:
+    flag.value = before  # the library's own clean-up must find its own
 """
 
 

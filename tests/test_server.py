@@ -426,8 +426,10 @@ def test_two_hundred_uploads_at_once_are_answered_or_refused(
 def test_the_same_audio_gives_the_same_text_whatever_came_before(
     server: RunningServer, clips: list[bytes], wav_clips: list[bytes]
 ) -> None:
-    for worker in server.workers():
+    before = server.workers()
+    for worker in before:
         worker.kill()
+    until(lambda: len(set(server.workers()) - set(before)) == len(before))
     server.wait_whole()
     cold = [server.convert(wav).json["text"] for wav in wav_clips]
     alone = [server.convert(wav).json["text"] for wav in reversed(wav_clips)]
