@@ -77,7 +77,7 @@ class Preparation:
         """Prepare; True if the model is prepared then. Cancelling ends the process."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "modelserver", "models", "prepare", self._settings.model),
-            "--background",
+            f"--background={os.getpid()}",
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -123,10 +123,11 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **{name: str(value) for name, value in ours.items()}}
 
 
-def lowest_priority() -> None:
+def lowest_priority(server_pid: int) -> None:
     """For the preparing process itself: processor and disk when nobody else wants them, killed
     first, and ended with the server that started it."""
-    end_with_parent()
+    if not end_with_parent(server_pid):
+        raise SystemExit(1)
     os.nice(19)
     with contextlib.suppress(OSError, psutil.Error):
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)

@@ -67,14 +67,9 @@ class ForkServer:
 
         ours, theirs = channel_pair()
         with theirs:
+            arguments = [theirs.fileno(), scoreboard_fd, os.getpid()]
             popen = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "supervisor.child",
-                    str(theirs.fileno()),
-                    str(scoreboard_fd),
-                ],
+                [sys.executable, "-m", "supervisor.child", *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), scoreboard_fd),
                 env={**os.environ, **allocator.variables, **target.environment},

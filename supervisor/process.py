@@ -20,9 +20,11 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_with_parent() -> None:
-    """SIGKILL for this process when its parent dies."""
+def end_with_parent(parent_pid: int) -> bool:
+    """SIGKILL for this process when its parent, `parent_pid`, dies; False if it is dead already,
+    in which case nobody would tell."""
     set_parent_death_signal(signal.SIGKILL)
+    return os.getppid() == parent_pid
 
 
 def set_parent_death_signal(number: int) -> None:

@@ -32,6 +32,8 @@ from supervisor import (
     Target,
     WorkerLost,
 )
+from supervisor.channel import channel_pair
+from supervisor.scoreboard import Scoreboard
 
 TESTS = str(Path(__file__).parent)
 
@@ -434,8 +436,9 @@ def test_nothing_outlives_a_supervisor_that_is_killed(situation: str) -> None:
     with process.stdout:
         while process.stdout.readline().strip() != b"up":
             assert process.poll() is None
+    expected = 1 if loading else 3
+    until(lambda: len(psutil.Process(process.pid).children(recursive=True)) == expected)
     tree = psutil.Process(process.pid).children(recursive=True)
-    assert len(tree) == (1 if loading else 3)
     if situation == "one stopped":
         tree[-1].suspend()
     process.kill()
@@ -446,6 +449,22 @@ def test_nothing_outlives_a_supervisor_that_is_killed(situation: str) -> None:
         for process in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+def test_a_fork_server_whose_supervisor_is_gone_before_it_begins_ends_at_once() -> None:
+    ours, theirs = channel_pair()
+    scoreboard = Scoreboard.create_fd(1)
+    descriptors = (theirs.fileno(), scoreboard)
+    stranger = psutil.Process().ppid()
+    with ours, theirs:
+        done = subprocess.run(
+            [sys.executable, "-m", "supervisor.child", *map(str, (*descriptors, stranger))],
+            pass_fds=descriptors,
+            timeout=10,
+            check=False,
+        )
+    os.close(scoreboard)
+    assert done.returncode == 0
 
 
 def test_the_example_in_the_docstring_runs(tmp_path: Path) -> None:

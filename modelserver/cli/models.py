@@ -58,22 +58,22 @@ def list_models(configuration: Configuration) -> None:
 @click.argument("model", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="make it here instead")
 @click.option("--max-size", help='end a graph that grows past this, such as "2GiB"')
-@click.option("--background", is_flag=True, hidden=True)
+@click.option("--background", type=int, metavar="SERVER_PID", hidden=True)
 @with_settings("models_dir", "prepared_dir", "language")
 def prepare(
     configuration: Configuration,
     model: str | None,
     output: Path | None,
     max_size: str | None,
-    background: bool,
+    background: int | None,
 ) -> None:
     """Compose a model's decoding graph once, so that it is mapped instead of composed in every
     request: several times faster, in a fraction of the memory, with the same answers.
 
     MODEL is a name or a path; without it, the model that would be served.
     """
-    if background:
-        lowest_priority()
+    if background is not None:
+        lowest_priority(background)
     settings = configuration.settings
     with _told():
         location = find_model(msgspec.structs.replace(settings, model=model or settings.model))
@@ -83,7 +83,7 @@ def prepare(
             return
         needs = prepared_models.estimate_needs(location.directory)
         click.echo(f"Preparing {location.name} takes {needs.in_words()}.", err=True)
-        with _progress(needs, background) as on_progress:
+        with _progress(needs, background is not None) as on_progress:
             made = prepared_models.prepare(
                 location,
                 settings.prepared_dir,

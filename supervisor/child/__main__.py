@@ -1,8 +1,8 @@
-"""`python -m supervisor.child CHANNEL_FD SCOREBOARD_FD`: a fork server, started by the pool."""
+"""`python -m supervisor.child CHANNEL_FD SCOREBOARD_FD SUPERVISOR_PID`: a fork server."""
 
 import sys
 
 from supervisor.child.forkserver import main
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(*(int(argument) for argument in sys.argv[1:])))

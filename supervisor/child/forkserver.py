@@ -19,18 +19,19 @@ from supervisor.channel import Channel, ChannelClosed
 from supervisor.child.worker import work
 from supervisor.contract import Reporting, Servable, Warmable
 from supervisor.messages import Fork, Forked, ForkFailed, Load, Loaded, LoadFailed, Reaped
-from supervisor.process import set_parent_death_signal, wait_status
+from supervisor.process import end_with_parent, set_parent_death_signal, wait_status
 from supervisor.scoreboard import Scoreboard
 
 EXIT_LOAD_FAILED = 3
 
 
-def main(channel_fd: int, scoreboard_fd: int) -> int:
+def main(channel_fd: int, scoreboard_fd: int, supervisor_pid: int) -> int:
     """Serve forks over the channel until it closes; returns the exit status."""
     # Ctrl-C reaches the whole terminal group; whether it ends us is the supervisor's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # No end-of-file is read while the model loads, and there is nothing to clean up yet.
-    set_parent_death_signal(signal.SIGKILL)
+    if not end_with_parent(supervisor_pid):
+        return 0
     channel = Channel(socket.socket(fileno=channel_fd))
     try:
         received = channel.receive(None)
