@@ -59,11 +59,9 @@ def load_vosk(directory: Path, made: Mapping[str, Path]) -> tuple[vosk.Model, Lo
         try:
             return _load_mapped(directory, made, graph)
         except CannotMap as error:
-            if _is_lazy(directory):
-                loaded = Loaded(lazy=True, not_mapped=str(error))
-                return _load(directory, {}), loaded
-            loaded = Loaded(lazy=False, not_mapped=str(error))
-            return _load(directory, made), loaded
+            lazy = _is_lazy(directory)
+            loaded = Loaded(lazy=lazy, not_mapped=str(error))
+            return _load(directory, {} if lazy else made), loaded
     return _load(directory, made), Loaded(lazy=graph is None)
 
 
@@ -86,9 +84,9 @@ def _load_mapped(
 def _load(directory: Path, made: Mapping[str, Path]) -> vosk.Model:
     with tempfile.TemporaryDirectory(prefix="modelserver-view-") as temporary:
         view = Path(temporary)
-        static = any(Path(name).name == "HCLG.fst" for name in made)
         replaced: dict[str, bytes | Path] = {**without_dither(directory), **made}
-        make_view(directory, view, replaced, _LAZY_PARTS if static else frozenset())
+        left_out = frozenset[str]() if _made_graph(made) is None else _LAZY_PARTS
+        make_view(directory, view, replaced, left_out)
         try:
             return vosk.Model(str(view))
         except Exception as error:
@@ -97,11 +95,12 @@ def _load(directory: Path, made: Mapping[str, Path]) -> vosk.Model:
 
 def _static_graph(directory: Path, made: Mapping[str, Path]) -> Path | None:
     """The graph that Vosk would read, if it is a static one."""
-    for name, file in made.items():
-        if Path(name).name == "HCLG.fst":
-            return file
     own = graph_directory(directory) / "HCLG.fst"
-    return own if own.is_file() else None
+    return _made_graph(made) or (own if own.is_file() else None)
+
+
+def _made_graph(made: Mapping[str, Path]) -> Path | None:
+    return next((file for name, file in made.items() if Path(name).name == "HCLG.fst"), None)
 
 
 def _is_lazy(directory: Path) -> bool:

@@ -1,11 +1,10 @@
 """Fixtures: one loaded model and one running server are shared by all tests that need them."""
 
-import asyncio
 import io
 import os
 import subprocess
 import wave
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -122,14 +121,6 @@ def events() -> Iterator[list[structlog.typing.EventDict]]:
         yield captured
 
 
-@pytest.fixture
-async def no_leftover_tasks() -> AsyncIterator[None]:
-    """The test leaves no task behind on its loop."""
-    yield
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    assert not others
-
-
 @pytest.fixture(scope="session")
 def embedded_path(embedded: models.ModelLocation) -> Path:
     """The embedded model's directory."""
@@ -148,3 +139,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs the right to mount a tmpfs")
     yield directory
     subprocess.run(["umount", directory], check=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path, cache: Path) -> Path:
+    """An empty store of prepared models."""
+    directory = tmp_path / "store"
+    directory.mkdir()
+    share_compiler(cache, directory)
+    return directory

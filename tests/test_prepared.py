@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import share_compiler
 from running import until
 from small_model import SMALL_WORDS, make_small_model
 
@@ -41,15 +40,6 @@ from models.prepared.selfcheck import must_answer_alike
 from models.prepared.store import PARTIAL_PREFIX
 
 PLENTY = 10**12
-
-
-@pytest.fixture
-def store(tmp_path: Path, cache: Path) -> Path:
-    """An empty store."""
-    directory = tmp_path / "store"
-    directory.mkdir()
-    share_compiler(cache, directory)
-    return directory
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from cgroup import MB, memory_cgroup
-from conftest import share_compiler
 from running import RunningServer, gone, start_server, until
 
 import models
@@ -65,11 +64,8 @@ def test_prefetch_does_what_it_is_told(
 
 
 def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
-    tmp_path: Path, small: models.ModelLocation, cache: Path, wav_clips: list[bytes]
+    tmp_path: Path, small: models.ModelLocation, store: Path, wav_clips: list[bytes]
 ) -> None:
-    store = tmp_path / "prepared"
-    store.mkdir()
-    share_compiler(cache, store)
     with start_server(
         tmp_path,
         "--model",
@@ -113,11 +109,8 @@ def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
 
 
 def test_first_prepares_before_it_serves(
-    tmp_path: Path, small: models.ModelLocation, cache: Path
+    tmp_path: Path, small: models.ModelLocation, store: Path
 ) -> None:
-    store = tmp_path / "prepared"
-    store.mkdir()
-    share_compiler(cache, store)
     with start_server(
         tmp_path,
         "--model",
@@ -136,11 +129,8 @@ def test_first_prepares_before_it_serves(
 
 
 def test_a_stopped_server_takes_the_preparing_process_along(
-    tmp_path: Path, embedded: models.ModelLocation, cache: Path
+    tmp_path: Path, embedded: models.ModelLocation, store: Path
 ) -> None:
-    store = tmp_path / "prepared"
-    store.mkdir()
-    share_compiler(cache, store)
     with start_server(
         tmp_path,
         MODELSERVER_WARMUP="none",

@@ -1,13 +1,13 @@
 """Where prepared models are kept: found for an original, listed, verified, removed."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.graph_file import graph_problem
 from models.location import ModelLocation, graph_directory
-from models.prepared.manifest import MAKER, Manifest, read_manifest
+from models.prepared.manifest import MAKER, FileStamp, Manifest, read_manifest
 
 PARTIAL_PREFIX = ".partial-"
 """A directory of this name is being made, or was left by somebody who was killed."""
@@ -120,20 +120,27 @@ def _made_by_another(prepared: PreparedModel) -> str | None:
 def _sources_problem(prepared: PreparedModel, location: ModelLocation) -> str | None:
     if prepared.directory == location.directory:
         return None
-    for name, stamp in prepared.manifest.sources.items():
-        try:
-            if not stamp.unchanged(location.directory / name):
-                return f"{name} of the original has changed since it was made"
-        except OSError as error:
-            return f"{name} of the original cannot be read: {error.strerror}"
-    return None
+    return _first_change(
+        prepared.manifest.sources,
+        location.directory,
+        " of the original",
+        "has changed since it was made",
+    )
 
 
 def _made_problem(prepared: PreparedModel) -> str | None:
-    for name, stamp in prepared.manifest.made.items():
+    change = _first_change(prepared.manifest.made, prepared.directory, "", "is damaged")
+    return change or graph_problem(prepared.graph)
+
+
+def _first_change(
+    stamps: Mapping[str, FileStamp], directory: Path, whose: str, what: str
+) -> str | None:
+    """The first file that is not as it was, in words; None if all are."""
+    for name, stamp in stamps.items():
         try:
-            if not stamp.unchanged(prepared.directory / name):
-                return f"{name} is damaged"
+            if not stamp.unchanged(directory / name):
+                return f"{name}{whose} {what}"
         except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-    return graph_problem(prepared.graph)
+            return f"{name}{whose} cannot be read: {error.strerror}"
+    return None

@@ -1,5 +1,6 @@
 """WAV to 16-bit mono PCM at the model's rate, chunk by chunk. Runs in the workers."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from fractions import Fraction
@@ -28,7 +29,7 @@ class WavReader:
         available = size - header.data_offset
         if header.declared_bytes == 0 and available > 0:
             # A streaming writer that never came back to fill the size in.
-            header = _with_unknown_size(header)
+            header = dataclasses.replace(header, declared_bytes=None)
         self.header = header
         self.frames = header.frames(available)
         self.cut_short = header.cut_short(available)
@@ -83,17 +84,6 @@ class WavReader:
         if graph is not None:
             graph.push(None)
             yield from _pulled(graph)
-
-
-def _with_unknown_size(header: WavHeader) -> WavHeader:
-    return WavHeader(
-        header.codec,
-        header.channels,
-        header.sample_rate,
-        header.frame_bytes,
-        header.data_offset,
-        None,
-    )
 
 
 def _layout(channels: int) -> str:
