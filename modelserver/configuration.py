@@ -19,6 +19,7 @@ ENVIRONMENT_PREFIX = "MODELSERVER_"
 CONFIG_VARIABLE = "MODELSERVER_CONFIG"
 SYSTEM_FILE = Path("/etc/modelserver.toml")
 
+_SIZE_IN_WORDS = 'a size in bytes, or text such as "64MiB"'
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*$", re.IGNORECASE)
 
 
@@ -59,7 +60,9 @@ class Field:
             case inspect.LiteralType(values=values):
                 return " or ".join(str(value) for value in values)
             case inspect.IntType() if self.in_bytes:
-                return 'a size in bytes, or text such as "64MiB"'
+                return _SIZE_IN_WORDS
+            case inspect.UnionType() if self.in_bytes:
+                return f"auto, or {_SIZE_IN_WORDS}"
             case inspect.IntType():
                 return "a whole number" + _bounds(kind)
             case inspect.FloatType():
@@ -76,7 +79,7 @@ class Field:
 
         Raises `ValueError`.
         """
-        value = bytes_of(raw) if self.in_bytes and isinstance(raw, str) else raw
+        value = bytes_of(raw) if self.in_bytes and isinstance(raw, str) and raw != "auto" else raw
         return msgspec.convert(
             value, self.annotation, strict=not isinstance(raw, str), dec_hook=_to_path
         )

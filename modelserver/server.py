@@ -45,7 +45,7 @@ async def _serve(settings: Settings) -> None:
         "server.listening",
         version=__version__,
         url=f"http://{host}:{port}",
-        workers=service.workers,
+        workers=service.pool.settings.workers,
     )
     try:
         async with service:

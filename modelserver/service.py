@@ -16,6 +16,7 @@ from supervisor import (
     Admission,
     Allocator,
     JobInput,
+    MemorySettings,
     Pool,
     PoolSettings,
     PoolStatus,
@@ -29,30 +30,45 @@ from supervisor import (
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 
+_USUAL_BYTES_PER_S = 2 * 16_000
+"""Of a WAV file, until its header is seen. A job's size, for the pool, is seconds of audio."""
+
+
+def pool_settings(settings: Settings) -> PoolSettings:
+    """What the pool is told of them."""
+    workers = settings.workers
+    return PoolSettings(
+        workers=workers.count or usable_cpus(),
+        queue=settings.limits.queue,
+        hang_s=workers.hang_s,
+        memory=MemorySettings(
+            limit=_unless_auto(settings.memory.limit),
+            reserve=_unless_auto(settings.memory.reserve),
+            budget=_unless_auto(workers.budget),
+            max_rss=_unless_auto(workers.max_rss),
+        ),
+        allocator=Allocator(settings.allocator),
+    )
+
+
+def _unless_auto(size: int | str) -> int | None:
+    return size if isinstance(size, int) else None
+
+
 class SpeechService:
     """Use as `async with`; entering returns at once, while the model loads."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises `supervisor.AllocatorMissing`."""
         self.settings = settings
-        self.workers = settings.workers.count or usable_cpus()
-        self.pool = Pool(
-            self._target,
-            PoolSettings(
-                workers=self.workers,
-                queue=settings.limits.queue,
-                hang_s=settings.workers.hang_s,
-                growth_limit_bytes=settings.workers.budget or None,
-                allocator=Allocator(settings.allocator),
-            ),
-        )
-        self._preparation = Preparation(settings)
-        self._background: asyncio.Task[None] | None = None
         self.spools = SpoolStore(
             SpoolLimits(
                 settings.spool.memory_each, settings.spool.memory_total, settings.spool.directory
             )
         )
+        self.pool = Pool(self._target, pool_settings(settings), self.spools)
+        self._preparation = Preparation(settings)
+        self._background: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "SpeechService":
         await self.pool.__aenter__()
@@ -86,9 +102,16 @@ class SpeechService:
         """Loading the model has failed at least once, and no worker is able."""
         return self.pool.failed()
 
-    def admit(self) -> contextlib.AbstractContextManager[Admission]:
-        """A place for one request, before its body is read. Raises `supervisor.PoolError`."""
-        return self.pool.admit()
+    def admit(
+        self, input_bytes: int | None = None, *, patient: bool = False
+    ) -> contextlib.AbstractContextManager[Admission]:
+        """A place for one request, before its body of `input_bytes` is read; a `patient` one has
+        no deadline. Raises `supervisor.PoolError`."""
+        return self.pool.admit(
+            units=None if input_bytes is None else input_bytes / _USUAL_BYTES_PER_S,
+            input_bytes=input_bytes,
+            deadline_s=None if patient else self.settings.limits.request_s,
+        )
 
     def open_spool(self) -> Spool:
         """Where the request's audio goes."""

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Bytes = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
+BytesOrAuto = Annotated[Annotated[int, Meta(ge=0)] | Literal["auto"], Meta(extra={"unit": "bytes"})]
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 
@@ -42,11 +43,34 @@ class WorkerSettings(Section, frozen=True):
         Seconds, _about("a worker that shows no sign of life for this long is ended and replaced")
     ] = 20.0
     budget: Annotated[
-        Bytes,
+        BytesOrAuto,
         _about(
-            "a worker that has grown by more than this is replaced after its request; 0: no limit"
+            "a worker that has grown by more than this is replaced after its request, and at half "
+            "as much again at once; auto: its share of what is left beside the model"
         ),
-    ] = 512 * 1024 * 1024
+    ] = "auto"
+    max_rss: Annotated[
+        BytesOrAuto,
+        _about(
+            "a worker that holds more than this, with what it shares but without mapped files, is "
+            "replaced at once; auto: no limit but the budget's"
+        ),
+    ] = "auto"
+
+
+class MemoryLimitSettings(Section, frozen=True):
+    """`[memory]`"""
+
+    limit: Annotated[
+        BytesOrAuto,
+        _about(
+            "what all processes together may use, mapped files aside; auto: the machine's memory "
+            "or the cgroup's limit"
+        ),
+    ] = "auto"
+    reserve: Annotated[
+        BytesOrAuto, _about("what is left unused below the limit; auto: a small share of it")
+    ] = "auto"
 
 
 class LimitSettings(Section, frozen=True):
@@ -145,6 +169,7 @@ class Settings(Section, frozen=True):
         float, Meta(ge=0), _about("how long requests in progress may take to finish after SIGTERM")
     ] = 30.0
     workers: WorkerSettings = WorkerSettings()
+    memory: MemoryLimitSettings = MemoryLimitSettings()
     limits: LimitSettings = LimitSettings()
     spool: SpoolSettings = SpoolSettings()
     log: LogSettings = LogSettings()

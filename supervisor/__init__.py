@@ -17,17 +17,26 @@ if TYPE_CHECKING:
         Draining,
         JobCrashed,
         JobError,
+        MemoryPressure,
         NotReady,
         PoolError,
         QueueFull,
+        ResourceExhausted,
         SpoolFull,
+        TooLarge,
         WorkerLost,
     )
     from supervisor.job import JobResult
-    from supervisor.memory import available_memory
     from supervisor.pool import Admission, Pool
     from supervisor.process import end_with_parent
-    from supervisor.settings import PoolSettings, Target, TargetSource, TargetUnavailable
+    from supervisor.readings.memory import available_memory
+    from supervisor.settings import (
+        MemorySettings,
+        PoolSettings,
+        Target,
+        TargetSource,
+        TargetUnavailable,
+    )
     from supervisor.spool import (
         FileInput,
         JobInput,
@@ -48,17 +57,20 @@ _HOMES = {
         "Draining",
         "JobCrashed",
         "JobError",
+        "MemoryPressure",
         "NotReady",
         "PoolError",
         "QueueFull",
+        "ResourceExhausted",
         "SpoolFull",
+        "TooLarge",
         "WorkerLost",
     ),
     "job": ("JobResult",),
-    "memory": ("available_memory",),
+    "readings.memory": ("available_memory",),
     "pool": ("Admission", "Pool"),
     "process": ("end_with_parent",),
-    "settings": ("PoolSettings", "Target", "TargetSource", "TargetUnavailable"),
+    "settings": ("MemorySettings", "PoolSettings", "Target", "TargetSource", "TargetUnavailable"),
     "spool": (
         "FileInput",
         "JobInput",
@@ -87,6 +99,8 @@ __all__ = [
     "JobError",
     "JobInput",
     "JobResult",
+    "MemoryPressure",
+    "MemorySettings",
     "NotReady",
     "Pool",
     "PoolError",
@@ -95,6 +109,7 @@ __all__ = [
     "PoolStatus",
     "QueueFull",
     "Reporting",
+    "ResourceExhausted",
     "Servable",
     "Spool",
     "SpoolFull",
@@ -105,6 +120,7 @@ __all__ = [
     "Target",
     "TargetSource",
     "TargetUnavailable",
+    "TooLarge",
     "Warmable",
     "WorkerLost",
     "WorkerStatus",

@@ -3,6 +3,7 @@
 import enum
 import signal
 from dataclasses import dataclass
+from typing import Protocol
 
 
 class Cause(enum.Enum):
@@ -12,6 +13,8 @@ class Cause(enum.Enum):
     """The kernel's out-of-memory killer, by the kernel's own count."""
     HANG = "hang"
     """Ended by us: its heartbeat had stopped."""
+    GUARD = "guard"
+    """Ended by us: it had more memory than its budget, or than was left."""
     RECYCLED = "recycled"
     """It left because we asked it to, to begin anew."""
     SHUTDOWN = "shutdown"
@@ -33,6 +36,8 @@ class Intent(enum.Enum):
 
     NONE = "none"
     HANG = "hang"
+    BUDGET = "budget"
+    SHORTAGE = "shortage"
     RECYCLE = "recycle"
     SHUTDOWN = "shutdown"
 
@@ -54,6 +59,7 @@ class Death:
     status: ExitStatus
     sentence: str
     """For a person: "worker process 4711 was killed by SIGSEGV"."""
+    intent: Intent = Intent.NONE
 
 
 _POLITE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -71,26 +77,68 @@ _OWN_DOING = {
 }
 _BY_INTENT = {
     Intent.HANG: (Cause.HANG, "stopped answering and was ended"),
+    Intent.BUDGET: (Cause.GUARD, "was ended by the guard"),
+    Intent.SHORTAGE: (Cause.GUARD, "was ended by the guard"),
     Intent.RECYCLE: (Cause.RECYCLED, "was recycled"),
     Intent.SHUTDOWN: (Cause.SHUTDOWN, "was ended by the shutdown"),
 }
 
 
 def name_death(
-    role: str, pid: int, status: ExitStatus, intent: Intent, *, kernel_oom: bool = False
+    role: str,
+    pid: int,
+    status: ExitStatus,
+    intent: Intent,
+    *,
+    reason: str = "",
+    kernel_oom: bool = False,
 ) -> Death:
     """Name the end of the process `pid`, a `role` ("worker", "fork server").
 
-    `kernel_oom` says that the kernel counted an OOM kill here; without it a SIGKILL is never
-    called one.
+    `reason` is why we meant to end it, if we did. `kernel_oom` says that the kernel counted an
+    OOM kill here; without it a SIGKILL is never called one.
     """
     cause, what = _cause(status, intent, kernel_oom)
-    return Death(pid, cause, status, f"{role} process {pid} {what}")
+    why = f": {reason}" if reason and intent is not Intent.NONE else ""
+    return Death(pid, cause, status, f"{role} process {pid} {what}{why}", intent)
+
+
+class KillerWatch(Protocol):
+    """Who knows what the kernel has killed."""
+
+    def killed(self, pid: int, *, by_log_only: bool) -> bool:
+        """The kernel's OOM killer ended `pid`, which has just gone."""
+        ...
+
+
+@dataclass(slots=True)
+class Fate:
+    """What we meant for one process, from its start until its death is named."""
+
+    role: str
+    pid: int
+    watch: KillerWatch
+    intent: Intent = Intent.NONE
+    reason: str = ""
+
+    def meant(self, intent: Intent, reason: str = "") -> None:
+        """We end it, or ask it to end."""
+        self.intent, self.reason = intent, reason
+
+    def name(self, status: ExitStatus) -> Death:
+        """It has ended."""
+        # What we killed is ours, unless the kernel says by name that it was first.
+        kernel_oom = status.signal == signal.SIGKILL and self.watch.killed(
+            self.pid, by_log_only=self.intent is not Intent.NONE
+        )
+        return name_death(
+            self.role, self.pid, status, self.intent, reason=self.reason, kernel_oom=kernel_oom
+        )
 
 
 def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause, str]:
     if status.signal == signal.SIGKILL and kernel_oom:
-        return Cause.KERNEL_OOM, "was killed by the kernel: out of memory"
+        return Cause.KERNEL_OOM, "was killed by the kernel, out of memory"
     # A crash on the way out is a crash, whatever we had asked for.
     if status.signal not in _OWN_DOING and intent is not Intent.NONE:
         return _BY_INTENT[intent]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.cgroups import ROOT, UNIFIED, directories, own_cgroups, read_word
+from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups, read_word
 
 JEMALLOC_CONF = "narenas:1,dirty_decay_ms:60000,muzzy_decay_ms:60000"
 """A worker has one thread, lives long, and uses its memory again at once: one arena, and freed

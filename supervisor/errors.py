@@ -2,7 +2,7 @@
 
 import errno
 
-from supervisor.death import Death
+from supervisor.death import Death, Intent
 
 
 class PoolError(Exception):
@@ -12,9 +12,11 @@ class PoolError(Exception):
     code = "internal"
     retry_after_s: float | None = None
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
 class NotReady(PoolError):
@@ -36,6 +38,26 @@ class Draining(PoolError):
 
     code = "shutting_down"
     retry_after_s = 10.0
+
+
+class MemoryPressure(PoolError):
+    """Memory is short now."""
+
+    code = "memory_pressure"
+    retry_after_s = 2.0
+
+
+class TooLarge(PoolError):
+    """It could not be done here, however long one waited."""
+
+    code = "too_large_for_server"
+
+
+class ResourceExhausted(PoolError):
+    """Something other than memory has run out: descriptors."""
+
+    code = "resource_exhausted"
+    retry_after_s = 5.0
 
 
 class DeadlineExceeded(PoolError):
@@ -67,6 +89,17 @@ class WorkerLost(PoolError):
         causes = "; ".join(death.sentence for death in deaths)
         super().__init__(f"the job ended {len(deaths)} workers and was given up: {causes}")
         self.deaths = deaths
+
+
+def given_up(deaths: list[Death]) -> PoolError:
+    """The job was tried as often as allowed. If its workers took more than their budget each
+    time, then it is the job that does not fit; if memory was short, it may be tried later."""
+    causes = "; ".join(death.sentence for death in deaths)
+    if all(death.intent is Intent.BUDGET for death in deaths):
+        return TooLarge(f"the job takes more memory than there is for it: {causes}")
+    if all(death.intent in (Intent.BUDGET, Intent.SHORTAGE) for death in deaths):
+        return MemoryPressure(f"memory was too short to finish the job: {causes}")
+    return WorkerLost(deaths)
 
 
 class JobError(PoolError):

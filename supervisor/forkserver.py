@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from supervisor.channel import AsyncChannel, channel_pair
-from supervisor.death import Death, ExitStatus, Intent, name_death
+from supervisor.death import Death, ExitStatus, Fate, Intent, KillerWatch
 from supervisor.environment import AllocatorChoice
 from supervisor.messages import (
     AnyMessage,
@@ -24,6 +24,7 @@ from supervisor.messages import (
     Loaded,
     LoadFailed,
     Reaped,
+    Trim,
 )
 from supervisor.process import Process
 from supervisor.settings import PoolSettings, Target
@@ -54,6 +55,7 @@ class ForkServer:
         allocator: AllocatorChoice,
         scoreboard_fd: int,
         records: int,
+        watch: KillerWatch,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.target = target
@@ -62,7 +64,6 @@ class ForkServer:
         self._forks: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self._workers: dict[int, Process] = {}
         self._tickets = itertools.count(1)
-        self._intent = Intent.NONE
         self._hang_s = settings.hang_s
 
         ours, theirs = channel_pair()
@@ -75,6 +76,7 @@ class ForkServer:
                 env={**os.environ, **allocator.variables, **target.environment},
             )
         self.pid = popen.pid
+        self.fate = Fate("fork server", popen.pid, watch)
         self._channel = AsyncChannel(ours, self._on_message, self._on_channel_closed)
         self._process = Process(popen.pid, os.pidfd_open(popen.pid), self._on_exit)
         popen.returncode = 0  # reaped through its pidfd, by us and not by subprocess
@@ -124,15 +126,19 @@ class ForkServer:
         """The worker's end is known."""
         self._workers.pop(pid, None)
 
-    def kill(self, intent: Intent) -> None:
+    def trim(self) -> None:
+        """Ask it to give back what it has freed."""
+        self._channel.send(Trim())
+
+    def kill(self, intent: Intent, reason: str = "") -> None:
         """SIGKILL, remembering why."""
         if self._process.running:
-            self._intent = intent
+            self.fate.meant(intent, reason)
             self._process.signal(signal.SIGKILL)
 
     def close(self) -> None:
         """Ask it to end its workers and itself: it reads end-of-file."""
-        self._intent = Intent.SHUTDOWN
+        self.fate.meant(Intent.SHUTDOWN)
         self._channel.close()
 
     def _on_message(self, message: AnyMessage, fds: list[int]) -> None:
@@ -168,7 +174,7 @@ class ForkServer:
 
     def _on_exit(self, status: ExitStatus) -> None:
         self._channel.drain()
-        death = name_death("fork server", self.pid, status, self._intent)
+        death = self.fate.name(status)
         if not self.loaded.done():
             self.loaded.set_exception(ForkServerLost(f"{death.sentence} while loading the model"))
         self.loaded.exception()  # whoever cares has asked

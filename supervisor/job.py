@@ -40,6 +40,8 @@ class Job:
     on_progress: Callable[[Any], None] | None
     future: asyncio.Future[JobResult]
     submitted: float
+    units: float | None = None
+    """Its size, in units of the caller's choice, such as seconds of audio."""
     started: float = 0.0
     state: JobState = JobState.WAITING
     deaths: list[Death] = field(default_factory=list)

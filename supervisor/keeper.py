@@ -18,8 +18,10 @@ from supervisor.backoff import Backoff
 from supervisor.death import Cause, Death, Intent
 from supervisor.environment import choose_allocator, find_jemalloc
 from supervisor.forkserver import ForkServer, ForkServerLost
+from supervisor.guard.history import History, Obituary
 from supervisor.messages import AnyMessage
 from supervisor.process import become_subreaper
+from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.scoreboard import Scoreboard
 from supervisor.settings import PoolSettings, TargetSource, TargetUnavailable
 from supervisor.worker import Worker, WorkerState, WorkerStillborn
@@ -61,6 +63,10 @@ class Keeper:
         """The newest fork server that has loaded; it may have ended."""
         self.workers: set[Worker] = set()
         self.deaths: Counter[Cause] = Counter()
+        self.history = History()
+        self.evidence = OomEvidence()
+        self.servers: set[ForkServer] = set()
+        """All that run: the one that serves, those that load, those whose last worker leaves."""
         self.load_failures = 0
         self._target = target
         self._owner = owner
@@ -68,7 +74,6 @@ class Keeper:
         self._free_records = list(range(2 * settings.workers))
         self._scoreboard_fd = Scoreboard.create_fd(2 * settings.workers)
         self.scoreboard = Scoreboard(self._scoreboard_fd, 2 * settings.workers)
-        self._servers: set[ForkServer] = set()
         self._unready_because = "the model is not loaded yet"
         self._failing: dict[int, str] = {}  # seat -> why its worker is started again only later
         self._changed = asyncio.Event()
@@ -90,6 +95,7 @@ class Keeper:
             await self._main
         await self._end_processes()
         self.scoreboard.close()
+        self.evidence.close()
         os.close(self._scoreboard_fd)
 
     def unready_reason(self) -> str | None:
@@ -116,10 +122,10 @@ class Keeper:
         loaded, all stays as it is."""
         self._renewal.set()
 
-    def retire(self, worker: Worker) -> None:
+    def retire(self, worker: Worker, reason: str = "") -> None:
         """Recycle: it leaves after its job, and another takes its seat."""
         self._owner.worker_leaving(worker)
-        worker.leave(Intent.RECYCLE)
+        worker.leave(Intent.RECYCLE, reason)
 
     async def until(self, predicate: Callable[[], bool]) -> None:
         """Wait until `predicate` holds; it is asked again after every change."""
@@ -141,6 +147,8 @@ class Keeper:
         self.scoreboard.clear(worker.record)
         self._free_records.append(worker.record)
         self.deaths[death.cause] += 1
+        job = worker.job.id if worker.job else None
+        obituary = self.history.died("worker", death, seat=worker.seat, job=job)
         expected = death.cause in (Cause.RECYCLED, Cause.SHUTDOWN)
         (log.info if expected else log.warning)(
             "worker.exited",
@@ -149,7 +157,9 @@ class Keeper:
             cause=death.cause.value,
             exit_code=death.status.code,
             signal=death.status.signal,
-            job=worker.job.id if worker.job else None,
+            job=job,
+            reason=worker.fate.reason or None,
+            **_last_memory(obituary),
         )
         self._owner.worker_gone(worker, death)
         self.notify()
@@ -224,9 +234,14 @@ class Keeper:
             self.settings.allocator, self._jemalloc, huge_pages=target.huge_pages
         )
         server = ForkServer(
-            target, self.settings, allocator, self._scoreboard_fd, self.scoreboard.records
+            target,
+            self.settings,
+            allocator,
+            self._scoreboard_fd,
+            self.scoreboard.records,
+            self.evidence,
         )
-        self._servers.add(server)
+        self.servers.add(server)
         server.ended.add_done_callback(lambda _: self._fork_server_ended(server))
         log.info("fork_server.started", pid=server.pid, allocator=self.allocator.name)
         try:
@@ -249,15 +264,18 @@ class Keeper:
         return server
 
     def _fork_server_ended(self, server: ForkServer) -> None:
-        self._servers.discard(server)
+        self.servers.discard(server)
         death = server.ended.result()
         self.deaths[death.cause] += 1
+        obituary = self.history.died("fork server", death)
         (log.info if death.cause is Cause.SHUTDOWN else log.warning)(
             "fork_server.exited",
             pid=server.pid,
             cause=death.cause.value,
             exit_code=death.status.code,
             signal=death.status.signal,
+            reason=server.fate.reason or None,
+            **_last_memory(obituary),
         )
         self.notify()
 
@@ -311,7 +329,7 @@ class Keeper:
         except BaseException:
             self._free_records.append(record)
             raise
-        worker = Worker(seat, record, server, born, self)
+        worker = Worker(seat, record, server, born, self, self.evidence)
         self.workers.add(worker)
         try:
             async with asyncio.timeout(self.settings.hang_s):
@@ -352,11 +370,17 @@ class Keeper:
                 await self.until(lambda: not self.workers)
         for worker in self.workers:
             worker.kill(Intent.SHUTDOWN)
-        for server in self._servers:
+        for server in self.servers:
             server.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEAVE_S):
-                await self.until(lambda: not self._servers)
-        for server in self._servers:
+                await self.until(lambda: not self.servers)
+        for server in self.servers:
             server.kill(Intent.SHUTDOWN)
-        await self.until(lambda: not self._servers and not self.workers)
+        await self.until(lambda: not self.servers and not self.workers)
+
+
+def _last_memory(obituary: Obituary) -> dict[str, int]:
+    """What the dead process held when it was last looked at, for the log."""
+    last = obituary.last
+    return {"kept_bytes": last.kept, "growth_bytes": last.growth} if last else {}

@@ -68,7 +68,9 @@ class Reaped(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """Worker to supervisor: jobs may be sent."""
+    """Worker to supervisor: jobs may be sent. `anonymous_bytes`: what it shares from birth."""
+
+    anonymous_bytes: int
 
 
 class Run(Message, frozen=True):
@@ -83,6 +85,10 @@ class Cancel(Message, frozen=True):
     """Supervisor to worker: stop the job at the next step, its result is not wanted."""
 
     job: int
+
+
+class Trim(Message, frozen=True):
+    """Supervisor to worker or fork server: give freed memory back to the kernel."""
 
 
 class Leave(Message, frozen=True):
@@ -135,6 +141,7 @@ AnyMessage = (
     | Run
     | Cancel
     | Leave
+    | Trim
     | Progress
     | Done
     | Failed

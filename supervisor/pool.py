@@ -43,13 +43,16 @@ from supervisor.errors import (
     JobError,
     NotReady,
     QueueFull,
-    WorkerLost,
+    given_up,
 )
+from supervisor.guard.admission import Ask
+from supervisor.guard.guard import Guard
+from supervisor.guard.history import Moment
 from supervisor.job import Job, JobResult, JobState
 from supervisor.keeper import Keeper
 from supervisor.messages import AnyMessage, Cancelled, Done, Failed, Progress
 from supervisor.settings import PoolSettings, TargetSource
-from supervisor.spool import JobInput
+from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
 from supervisor.worker import Worker, WorkerState
 
@@ -59,8 +62,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 class Admission:
     """A place in the pool, held from before a job's input is read until its answer is given."""
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: "Pool", ask: Ask) -> None:
         self._pool = pool
+        self.units = ask.units
+        """The job's size, in units of the caller's choice; to be corrected when it is known."""
 
     async def run(
         self,
@@ -75,7 +80,7 @@ class Admission:
         Raises `JobError` (the model refused), `JobCrashed`, `WorkerLost`, `DeadlineExceeded` or
         `Draining`.
         """
-        return await self._pool._run(request, spool, timeout_s, on_progress)
+        return await self._pool._run(request, spool, self.units, timeout_s, on_progress)
 
 
 class Pool:
@@ -84,17 +89,32 @@ class Pool:
     Use as `async with`; entering returns at once, while the model loads (see `wait_ready`).
     """
 
-    def __init__(self, target: TargetSource, settings: PoolSettings | None = None) -> None:
+    def __init__(
+        self,
+        target: TargetSource,
+        settings: PoolSettings | None = None,
+        spools: SpoolStore | None = None,
+    ) -> None:
+        """`spools`: where the inputs come from, if the guard shall keep them small too."""
         self.settings = settings or PoolSettings()
         self._keeper = Keeper(target, self.settings, self)
+        self._guard = Guard(
+            self.settings, self._keeper, spools, lambda: list(self._waiting), self._dispatch
+        )
         self._idle: list[Worker] = []
         self._waiting: deque[Job] = deque()
         self._job_ids = itertools.count(1)
         self._admitted = 0
+        self._inside: set[Admission] = set()
         self._draining = False
 
     async def __aenter__(self) -> "Pool":
         await self._keeper.__aenter__()
+        try:
+            await self._guard.__aenter__()
+        except BaseException:
+            await self._keeper.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -105,6 +125,7 @@ class Pool:
         for worker in self._keeper.workers:
             if worker.job is not None:
                 worker.job.fail(over)
+        await self._guard.__aexit__(*exception)
         await self._keeper.__aexit__(*exception)
 
     async def wait_ready(self) -> None:
@@ -135,10 +156,23 @@ class Pool:
         return True
 
     @contextlib.contextmanager
-    def admit(self) -> Iterator[Admission]:
+    def admit(
+        self,
+        *,
+        units: float | None = None,
+        input_bytes: int | None = None,
+        deadline_s: float | None = None,
+        stream: bool = False,
+    ) -> Iterator[Admission]:
         """Take a place for one job, before its input is read.
 
-        Raises `Draining`, `NotReady` or `QueueFull` at once rather than wait.
+        What is known of it helps to refuse it now rather than fail it later: its size in `units`
+        of the caller's choice (always the same, such as seconds of audio), the bytes that will
+        be spooled, and the seconds within which its answer is needed. `stream`: a job that may
+        go on for ever.
+
+        Raises `Draining`, `NotReady`, `QueueFull`, `MemoryPressure`, `ResourceExhausted` or
+        `TooLarge` at once rather than wait.
         """
         if self._draining:
             raise Draining("the server is shutting down")
@@ -147,10 +181,18 @@ class Pool:
         places = self.settings.workers + self.settings.queue
         if self._admitted >= places:
             raise QueueFull(f"{self._admitted} requests are in progress, no more are allowed")
+        ask = Ask(units, input_bytes, deadline_s, stream)
+        if (refused := self._guard.refusal(ask, self._queued_units())) is not None:
+            raise refused
         self._admitted += 1
+        ticket = self._guard.admitted(ask)
+        admission = Admission(self, ask)
+        self._inside.add(admission)
         try:
-            yield Admission(self)
+            yield admission
         finally:
+            self._inside.discard(admission)
+            self._guard.released(ticket)
             self._admitted -= 1
             self._keeper.notify()
 
@@ -159,11 +201,13 @@ class Pool:
         request: dict[str, Any],
         spool: JobInput | None = None,
         *,
+        units: float | None = None,
         timeout_s: float | None = None,
         on_progress: Callable[[Any], None] | None = None,
     ) -> JobResult:
         """Admit and run one job. Raises what `admit` and `Admission.run` raise."""
-        with self.admit() as admission:
+        size = None if spool is None else spool.size
+        with self.admit(units=units, input_bytes=size, deadline_s=timeout_s) as admission:
             return await admission.run(request, spool, timeout_s=timeout_s, on_progress=on_progress)
 
     def status(self) -> PoolStatus:
@@ -187,7 +231,7 @@ class Pool:
                     w.pid,
                     w.state,
                     w.jobs_done,
-                    w.growth_bytes,
+                    self._guard.growth(w),
                     keeper.scoreboard.read(w.record),
                 )
                 for w in sorted(keeper.workers, key=lambda w: (w.seat, w.pid))
@@ -195,7 +239,14 @@ class Pool:
             admitted=self._admitted,
             waiting=len(self._waiting),
             deaths=dict(keeper.deaths),
+            last_deaths=keeper.history.deaths,
+            guard=self._guard.status(),
+            starved_needs=self._guard.starved_needs(),
         )
+
+    def recent_moments(self) -> tuple[Moment, ...]:
+        """Memory in the last half minute, oldest first."""
+        return self._keeper.history.moments
 
     # --- the way of a job -----------------------------------------------------------------------
 
@@ -203,6 +254,7 @@ class Pool:
         self,
         request: dict[str, Any],
         spool: JobInput | None,
+        units: float | None,
         timeout_s: float | None,
         on_progress: Callable[[Any], None] | None,
     ) -> JobResult:
@@ -216,6 +268,7 @@ class Pool:
             on_progress,
             loop.create_future(),
             submitted=loop.time(),
+            units=units,
         )
         self._waiting.append(job)
         self._dispatch()
@@ -230,6 +283,10 @@ class Pool:
         finally:
             self._forget(job)
 
+    def _queued_units(self) -> float:
+        """Of everything that is inside, an answer that is half done counted whole."""
+        return sum(admission.units or 0.0 for admission in self._inside)
+
     def _forget(self, job: Job) -> None:
         """Whoever waited for it has an answer, or has gone."""
         if job.state is JobState.WAITING and job in self._waiting:
@@ -241,8 +298,10 @@ class Pool:
 
     def _dispatch(self) -> None:
         # The worker that was busy last has the warmest caches.
-        while self._waiting and self._idle:
-            self._idle.pop().run(self._waiting.popleft())
+        while self._waiting and self._idle and self._guard.may_begin(self._waiting[0]):
+            worker, job = self._idle.pop(), self._waiting.popleft()
+            self._guard.began(worker, job)
+            worker.run(job)
 
     def worker_able(self, worker: Worker) -> None:
         """The keeper's call: it is idle."""
@@ -267,14 +326,14 @@ class Pool:
                     job.on_progress(message.value)
                 return
             case Done():
-                worker.growth_bytes = message.growth_bytes
+                growth_bytes = message.growth_bytes
                 log.debug(
                     "job.done",
                     worker=worker.seat,
                     job=job.id,
                     queued_s=round(job.started - job.submitted, 6),
                     run_s=round(message.run_s, 6),
-                    growth_bytes=message.growth_bytes,
+                    growth_bytes=growth_bytes,
                 )
                 job.succeed(message.value, message.run_s)
             case Failed(code=str() as code):
@@ -292,22 +351,18 @@ class Pool:
             case Cancelled():
                 log.info("job.cancelled", worker=worker.seat, pid=worker.pid, job=job.id)
         worker.job_over()
-        limit = self.settings.growth_limit_bytes
-        if limit is not None and worker.growth_bytes > limit:
-            log.info(
-                "worker.outgrown",
-                worker=worker.seat,
-                pid=worker.pid,
-                growth_bytes=worker.growth_bytes,
-                limit_bytes=limit,
-            )
-            self._keeper.retire(worker)
+        self._guard.ended(worker)
+        if isinstance(message, Done):
+            self._guard.finished(worker, job.units, message.run_s, growth_bytes)
         if worker.state is WorkerState.IDLE:
             self.worker_able(worker)
+        else:
+            self._dispatch()  # another may begin, now that fewer run
 
     def worker_gone(self, worker: Worker, death: Death) -> None:
         """The keeper's call: it has ended. Its job runs again elsewhere, or is given up."""
         self.worker_leaving(worker)
+        self._guard.ended(worker)
         job = worker.job
         if job is None or job.state is not JobState.RUNNING:
             return
@@ -318,7 +373,8 @@ class Pool:
             self._waiting.appendleft(job)
             self._dispatch()
         else:
-            job.fail(WorkerLost(job.deaths))
+            job.fail(given_up(job.deaths))
+            self._dispatch()
 
     def worker_leaving(self, worker: Worker) -> None:
         """The keeper's call: no more jobs for it."""

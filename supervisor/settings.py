@@ -33,6 +33,20 @@ asked again later."""
 
 
 @dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """What the guard keeps to, in bytes; None: found out from the machine."""
+
+    limit: int | None = None
+    """All processes together."""
+    reserve: int | None = None
+    """Left unused below the limit."""
+    budget: int | None = None
+    """What a worker may grow by before it is recycled."""
+    max_rss: int | None = None
+    """What a worker may hold, with what it shares, before it is ended; mapped files aside."""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSettings:
     """How a pool behaves. Times in seconds, sizes in bytes."""
 
@@ -45,8 +59,7 @@ class PoolSettings:
     """A worker whose heartbeat is older than this is ended."""
     load_timeout_s: float = 600.0
     """A fork server that has not loaded its model by then is ended."""
-    growth_limit_bytes: int | None = None
-    """A worker that has grown by more since its fork is recycled after its job; None: never."""
+    memory: MemorySettings = MemorySettings()
     allocator: Allocator = Allocator.AUTO
 
     @property

@@ -77,6 +77,10 @@ class SpoolStore:
 
     def __init__(self, limits: SpoolLimits | None = None) -> None:
         self.limits = limits or SpoolLimits()
+        self.memory_allowed = True
+        """What is written from now on may be held in memory."""
+        self.disk_free: int | None = None
+        """Bytes free where spools go, when somebody last looked."""
         self._open: set[Spool] = set()
 
     def open(self) -> "Spool":
@@ -94,6 +98,8 @@ class SpoolStore:
         )
 
     def _fits_memory(self, spool: "Spool", size: int) -> bool:
+        if not self.memory_allowed:
+            return False
         others = sum(s.size for s in self._open if s.in_memory and s is not spool)
         return size <= self.limits.memory_each and others + size <= self.limits.memory_total
 
@@ -152,6 +158,11 @@ class Spool:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
+    async def to_disk(self) -> None:
+        """Move a complete spool out of memory. Raises `SpoolFull`, and then it stays."""
+        if self.in_memory and self._fd >= 0 and self.size > 0:
+            await self._move_to_disk()
+
     async def _move_to_disk(self) -> None:
         try:
             file = os.open(
@@ -159,12 +170,18 @@ class Spool:
             )
         except OSError as error:
             raise SpoolFull.from_os_error(error) from error
-        self.in_memory = False
-        memfd, self._fd = self._fd, file
+        memfd = os.dup(self._fd)  # the spool may be closed while this goes on
+        copied = False
         try:
             await self._in_thread(_copy, memfd, file, self.size)
+            copied = self._fd >= 0
         finally:
             os.close(memfd)
+            if copied:
+                os.close(self._fd)
+                self._fd, self.in_memory = file, False
+            else:
+                os.close(file)
 
     async def _in_thread(self, write: Callable[..., None], *arguments: object) -> None:
         """Run a write that may wait for the disk. A cancelled caller does not end the thread,

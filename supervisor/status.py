@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor.death import Cause
+from supervisor.guard.guard import GuardStatus
+from supervisor.guard.history import Obituary
 from supervisor.scoreboard import WorkerRecord
 from supervisor.worker import WorkerState
 
@@ -19,7 +21,7 @@ class PoolState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One worker. `growth_bytes` as of its last job."""
+    """One worker. `growth_bytes`: what it holds of its own, mapped files aside."""
 
     seat: int
     pid: int
@@ -42,3 +44,8 @@ class PoolStatus:
     admitted: int
     waiting: int
     deaths: dict[Cause, int]
+    last_deaths: tuple[Obituary, ...]
+    guard: GuardStatus | None
+    """Memory and what is done about it; None until it has been read."""
+    starved_needs: str
+    """How much memory would end the model's being starved; empty if it is not."""

@@ -6,10 +6,10 @@ import signal
 from typing import Protocol
 
 from supervisor.channel import AsyncChannel
-from supervisor.death import Death, ExitStatus, Intent, name_death
+from supervisor.death import Death, ExitStatus, Fate, Intent, KillerWatch
 from supervisor.forkserver import Fledgling, ForkServer
 from supervisor.job import Job, JobState
-from supervisor.messages import AnyMessage, Cancel, Leave, Ready, Run
+from supervisor.messages import AnyMessage, Cancel, Leave, Ready, Run, Trim
 from supervisor.process import Process
 
 
@@ -41,7 +41,13 @@ class Worker:
     """One worker process. `ready` and `gone` are futures to wait for."""
 
     def __init__(
-        self, seat: int, record: int, server: ForkServer, born: Fledgling, owner: WorkerOwner
+        self,
+        seat: int,
+        record: int,
+        server: ForkServer,
+        born: Fledgling,
+        owner: WorkerOwner,
+        watch: KillerWatch,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.seat = seat
@@ -51,11 +57,12 @@ class Worker:
         self.state = WorkerState.STARTING
         self.job: Job | None = None
         self.jobs_done = 0
+        self.born_bytes = 0
         self.growth_bytes = 0
+        self.fate = Fate("worker", born.pid, watch)
         self.ready: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[Death] = loop.create_future()
         self._owner = owner
-        self._intent = Intent.NONE
         self._channel = AsyncChannel(born.sock, self._on_message, self._on_channel_closed)
         self._process = Process(born.pid, born.pidfd, self._on_exit)
         server.adopt(self._process)
@@ -94,22 +101,27 @@ class Worker:
         if self.state is WorkerState.BUSY:
             self.state = WorkerState.IDLE
 
-    def leave(self, intent: Intent) -> None:
+    def leave(self, intent: Intent, reason: str = "") -> None:
         """Ask it to exit after the job at hand."""
         if self.state in (WorkerState.LEAVING, WorkerState.GONE):
             return
         self.state = WorkerState.LEAVING
-        self._intent = intent
+        self.fate.meant(intent, reason)
         self._channel.send(Leave())
 
-    def kill(self, intent: Intent) -> None:
+    def trim(self) -> None:
+        """Ask it to give back what it has freed."""
+        self._channel.send(Trim())
+
+    def kill(self, intent: Intent, reason: str = "") -> None:
         """SIGKILL, remembering why."""
         if self._process.running:
-            self._intent = intent
+            self.fate.meant(intent, reason)
             self._process.signal(signal.SIGKILL)
 
     def _on_message(self, message: AnyMessage, fds: list[int]) -> None:
         if isinstance(message, Ready):
+            self.born_bytes = message.anonymous_bytes
             if self.state is WorkerState.STARTING:
                 self.state = WorkerState.IDLE
             if not self.ready.done():
@@ -125,7 +137,7 @@ class Worker:
         self._channel.drain()
         self.server.release(self.pid)
         self.state = WorkerState.GONE
-        death = name_death("worker", self.pid, status, self._intent)
+        death = self.fate.name(status)
         self.gone.set_result(death)
         if not self.ready.done():
             self.ready.set_exception(WorkerStillborn(death.sentence))

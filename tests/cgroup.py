@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.cgroups import own_cgroups
+from supervisor.readings.cgroups import own_cgroups
 
 MB = 1_000_000
 

@@ -24,6 +24,7 @@ from supervisor import (
     Draining,
     JobCrashed,
     JobError,
+    MemorySettings,
     NotReady,
     Pool,
     PoolSettings,
@@ -241,7 +242,7 @@ async def test_closing_the_pool_ends_running_jobs_with_a_reason() -> None:
 
 
 async def test_a_worker_that_has_outgrown_its_limit_is_recycled() -> None:
-    settings = PoolSettings(workers=1, growth_limit_bytes=20_000_000)
+    settings = PoolSettings(workers=1, memory=MemorySettings(budget=30_000_000))
     async with Pool(toy(), settings) as pool:
         await pool.wait_ready()
         slim = await pool.run({"do": "grow", "bytes": 1_000_000})

@@ -45,7 +45,10 @@ class Toy:
                 # Fails in its own way the first time, works the second: `marker` remembers.
                 with contextlib.suppress(FileExistsError):
                     os.close(os.open(request["marker"], os.O_CREAT | os.O_EXCL))
-                    _end(request["how"])
+                    if request["how"] == "grow":
+                        self.hoard.append(touched(request["bytes"]))
+                    else:
+                        _end(request["how"])
                     yield
                 return {"pid": os.getpid()}
             case "end":
@@ -61,10 +64,27 @@ class Toy:
             case "long":
                 return {"text": "x" * request["length"]}
             case "grow":
-                self.hoard.append(bytearray(os.urandom(1024) * (request["bytes"] // 1024)))
+                self.hoard.append(touched(request["bytes"]))
                 return {"pid": os.getpid()}
+            case "leak":
+                # In steps of a megabyte, at `rate` bytes a second or as fast as it goes.
+                started, leaked = time.monotonic(), 0
+                while leaked < request["bytes"]:
+                    self.hoard.append(touched(1 << 20))
+                    leaked += 1 << 20
+                    if rate := request.get("rate"):
+                        time.sleep(max(0.0, started + leaked / rate - time.monotonic()))
+                    yield
+                return {"pid": os.getpid(), "leaked": leaked}
             case other:
                 raise AssertionError(other)
+
+
+def touched(count: int) -> bytearray:
+    """So many bytes, every page of them in memory."""
+    block = bytearray(count)
+    block[::4096] = b"x" * len(block[::4096])
+    return block
 
 
 def _end(how: str) -> None:
@@ -76,10 +96,13 @@ def _end(how: str) -> None:
             time.sleep(0.2)
 
 
-def load(greeting: str = "hello", load_s: float = 0.0, fail: str = "") -> Toy:
+def load(greeting: str = "hello", load_s: float = 0.0, fail: str = "", load_bytes: int = 0) -> Toy:
     time.sleep(load_s)
+    memory = [touched(1 << 20) for _ in range(load_bytes >> 20)]
     if fail == "raise":
         raise RuntimeError("the toy does not want to load")
     if fail:
         _end(fail)
-    return Toy(greeting)
+    toy = Toy(greeting)
+    toy.hoard += memory
+    return toy

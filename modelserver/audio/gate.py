@@ -23,10 +23,13 @@ class WavGate:
         if self._header is not None:
             self._must_be_short_enough(self._received - self._header.data_offset)
 
-    def finish(self) -> None:
-        """There is no more. Raises the same."""
+    def finish(self) -> float:
+        """There is no more. Returns the seconds of audio; raises the same."""
         if self._header is None:
             self._look(complete=True)
+        if self._header is None:
+            return 0.0
+        return self._header.seconds(self._received - self._header.data_offset)
 
     def _look(self, *, complete: bool) -> None:
         self._header = parse_wav_header(bytes(self._prefix), complete=complete)

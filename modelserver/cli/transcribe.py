@@ -103,7 +103,7 @@ class _Transcription:
         failed = 0
         async with SpeechService(self._settings) as service:
             await self._wait_ready(service)
-            places = asyncio.Semaphore(service.workers)
+            places = asyncio.Semaphore(service.pool.settings.workers)
             total_s = sum(_duration_s(file) for file in self._files)
             with click.progressbar(
                 length=max(1, round(total_s)),
@@ -159,7 +159,7 @@ class _Transcription:
         self, service: SpeechService, file: str, progress: Callable[[float], None]
     ) -> Speech:
         async def recognise(audio: JobInput) -> Speech:
-            with service.admit() as admission:
+            with service.admit(patient=True) as admission:
                 return await service.transcribe(
                     admission, audio, words=True, patient=True, on_progress=progress
                 )

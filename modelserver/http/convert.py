@@ -28,9 +28,9 @@ async def convert(request: web.Request) -> web.Response:
     words = flag(request, "words")
     plain = wants_plain_text(request)
     service = request.app[SERVICE]
-    with service.admit() as admission:
+    with service.admit(request.content_length) as admission:
         async with service.open_spool() as spool:
-            await receive_audio(request, spool, service.settings.limits)
+            admission.units = await receive_audio(request, spool, service.settings.limits)
             speech = await service.transcribe(admission, spool, words=words)
     if plain:
         return web.Response(text=speech.text, content_type="text/plain", charset="utf-8")

@@ -19,8 +19,8 @@ _FORM_OVERHEAD_BYTES = 64 * 1024
 _RAW_TYPES = ("application/octet-stream", "application/x-www-form-urlencoded")
 
 
-async def receive_audio(request: web.Request, spool: Spool, limits: LimitSettings) -> None:
-    """Take the audio in, refusing as early as can be.
+async def receive_audio(request: web.Request, spool: Spool, limits: LimitSettings) -> float:
+    """Take the audio in, refusing as early as can be. Returns how many seconds of it there are.
 
     Raises `ApiError`, `AudioError`, or `SpoolFull`.
     """
@@ -43,7 +43,7 @@ async def receive_audio(request: web.Request, spool: Spool, limits: LimitSetting
             raise _too_large(limits)
         gate.feed(chunk)
         await spool.write(chunk)
-    gate.finish()
+    return gate.finish()
 
 
 def _is_raw_audio(request: web.Request) -> bool:

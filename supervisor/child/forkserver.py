@@ -18,11 +18,21 @@ from typing import Any
 from supervisor.channel import Channel, ChannelClosed
 from supervisor.child.worker import work
 from supervisor.contract import Reporting, Servable, Warmable
-from supervisor.messages import Fork, Forked, ForkFailed, Load, Loaded, LoadFailed, Reaped
-from supervisor.process import end_with_parent, set_parent_death_signal, wait_status
+from supervisor.messages import Fork, Forked, ForkFailed, Load, Loaded, LoadFailed, Reaped, Trim
+from supervisor.process import (
+    end_with_parent,
+    raise_oom_score,
+    set_parent_death_signal,
+    wait_status,
+)
 from supervisor.scoreboard import Scoreboard
+from supervisor.trim import give_back
 
 EXIT_LOAD_FAILED = 3
+
+_FORK_SERVER_OOM_SCORE, _WORKER_OOM_SCORE = 200, 700
+"""Added on the way from the supervisor to a worker: if the kernel must kill, then a worker, whose
+work can be done again; the supervisor last."""
 
 
 def main(channel_fd: int, scoreboard_fd: int, supervisor_pid: int) -> int:
@@ -32,6 +42,7 @@ def main(channel_fd: int, scoreboard_fd: int, supervisor_pid: int) -> int:
     # No end-of-file is read while the model loads, and there is nothing to clean up yet.
     if not end_with_parent(supervisor_pid):
         return 0
+    raise_oom_score(_FORK_SERVER_OOM_SCORE)
     channel = Channel(socket.socket(fileno=channel_fd))
     try:
         received = channel.receive(None)
@@ -105,6 +116,9 @@ class ForkServer:
         if received is None:
             return
         request, fds = received
+        if isinstance(request, Trim):
+            give_back()
+            return
         assert isinstance(request, Fork)
         (worker_fd,) = fds
         try:
@@ -126,6 +140,7 @@ class ForkServer:
         """In the child; never returns."""
         status = 1
         try:
+            raise_oom_score(_WORKER_OOM_SCORE)
             self._channel.close()
             for pidfd in self._children:
                 os.close(pidfd)

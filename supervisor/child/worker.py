@@ -21,9 +21,11 @@ from supervisor.messages import (
     Progress,
     Ready,
     Run,
+    Trim,
 )
 from supervisor.scoreboard import RecordWriter
 from supervisor.spool import SpoolView, open_view
+from supervisor.trim import give_back
 
 
 def work(channel: Channel, servable: Servable, record: RecordWriter, heartbeat_s: float) -> int:
@@ -48,7 +50,7 @@ class Worker:
 
     def serve(self) -> int:
         try:
-            self._channel.send(Ready())
+            self._channel.send(Ready(self._born_with_bytes))
             while not self._leaving:
                 received = self._channel.receive(self._heartbeat_s)
                 self._record.beat()
@@ -64,6 +66,8 @@ class Worker:
                 self._run(message, fds)
             case Leave():
                 self._leaving = True
+            case Trim():
+                give_back()
             case Cancel():
                 pass  # it crossed the result on the way
             case _:
@@ -118,6 +122,8 @@ class Worker:
                     wanted = wanted and cancelled != job
                 case Leave():
                     self._leaving = True
+                case Trim():
+                    pass  # it was idle when this was sent; what it has now it is using
                 case other:
                     raise AssertionError(f"not for a busy worker: {other}")
         return wanted

@@ -1,0 +1,141 @@
+"""Whether a job may come in, and whether it may begin: pure functions of what it is likely to need
+and of what there is."""
+
+from dataclasses import dataclass
+
+from supervisor.errors import MemoryPressure, PoolError, QueueFull, ResourceExhausted, TooLarge
+from supervisor.guard.limits import in_mib
+from supervisor.guard.policy import GuardState
+
+_LONGEST_RETRY_S = 60.0
+_LEAST_DESCRIPTORS_FREE = 32
+_DESCRIPTORS_SHARE = 0.05
+_LEAST_DISK_FREE = 64 * 1024 * 1024
+_DISK_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A job that wants to come in. None: not known yet."""
+
+    units: float | None = None
+    """Its size, such as seconds of audio."""
+    input_bytes: int | None = None
+    deadline_s: float | None = None
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What there is. Bytes, except where named otherwise; None: not known.
+
+    `left`: until the tightest limit; `reserved`: promised to jobs that have not used it yet;
+    `capacity`: what would be left if nothing ran.
+    """
+
+    state: GuardState
+    left: int
+    reserved: int
+    capacity: int
+    most_growth: int
+    s_per_unit: float | None
+    queued_units: float
+    disk_total: int | None
+    spool_memory_each: int
+    descriptors_free: int | None
+    descriptors_total: int | None
+
+    @property
+    def headroom(self) -> int:
+        """What may still be promised."""
+        return max(0, self.left - self.reserved)
+
+    def wait_s(self, units: float) -> float | None:
+        """How long it would take to finish what is here and `units` more, at today's pace."""
+        if self.s_per_unit is None:
+            return None
+        return (self.queued_units + units) * self.s_per_unit / self.state.concurrency
+
+
+def refusal(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
+    """Why the job may not come in; None if it may. `certain`: its growth in bytes, where jobs
+    alike have shown it."""
+    return (
+        _never(ask, supply, certain)
+        or _not_by_memory(ask, supply)
+        or _not_by_resources(ask, supply)
+        or _not_in_time(ask, supply)
+    )
+
+
+def may_begin(expected: int, supply: Supply, *, alone: bool) -> bool:
+    """A job that is in may start now. One at a time always may, unless memory is critical and
+    something else is still running."""
+    return alone or (expected <= supply.headroom and supply.state.takes_work)
+
+
+def disk_reserve(total: int) -> int:
+    """Bytes of a file system that spools leave alone."""
+    return min(_LEAST_DISK_FREE, int(total * _DISK_SHARE))
+
+
+def _never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
+    most = min(supply.capacity, supply.most_growth)
+    if certain is not None and certain > most:
+        return TooLarge(
+            f"a job of this size makes a worker grow by {in_mib(certain)}; {in_mib(most)} is "
+            "the most that there can be here"
+        )
+    total = supply.disk_total
+    if ask.input_bytes is None or total is None or ask.input_bytes <= supply.spool_memory_each:
+        return None
+    if ask.input_bytes > total - disk_reserve(total):
+        return TooLarge(
+            f"an upload of {in_mib(ask.input_bytes)} has no room on the disk for uploads, "
+            f"which has {in_mib(total)}"
+        )
+    return None
+
+
+def _not_by_memory(ask: Ask, supply: Supply) -> PoolError | None:
+    state = supply.state
+    if not state.takes_work:
+        return MemoryPressure(
+            f"memory is short: {in_mib(max(0, supply.left))} are left", _retry_after(supply)
+        )
+    if ask.stream and not state.takes_streams:
+        return MemoryPressure(
+            f"no new streams while memory is short: {in_mib(max(0, supply.left))} are left",
+            _retry_after(supply),
+        )
+    return None
+
+
+def _not_by_resources(ask: Ask, supply: Supply) -> PoolError | None:
+    total = supply.descriptors_total
+    if supply.descriptors_free is not None and total is not None:
+        least = min(_LEAST_DESCRIPTORS_FREE, int(total * _DESCRIPTORS_SHARE))
+        if supply.descriptors_free < least:
+            return ResourceExhausted(
+                f"{supply.descriptors_free} file descriptors are left of {total}"
+            )
+    return None
+
+
+def _not_in_time(ask: Ask, supply: Supply) -> PoolError | None:
+    if ask.deadline_s is None:
+        return None
+    wait_s = supply.wait_s(ask.units or 0.0)
+    if wait_s is None or wait_s <= ask.deadline_s or supply.queued_units == 0:
+        return None
+    retry = min(_LONGEST_RETRY_S, max(1.0, wait_s - ask.deadline_s))
+    what = f"it would take about {wait_s:.0f} s, and {ask.deadline_s:g} s are allowed"
+    if supply.state.concurrency < supply.state.workers:
+        return MemoryPressure(f"memory is short, so that fewer workers run: {what}", retry)
+    return QueueFull(f"too much is waiting: {what}", retry)
+
+
+def _retry_after(supply: Supply) -> float:
+    """When what is here now is likely to be done."""
+    wait_s = supply.wait_s(0.0)
+    return 2.0 if wait_s is None else min(_LONGEST_RETRY_S, max(1.0, wait_s))

@@ -1,0 +1,71 @@
+"""What a job is likely to cost, learned from those that have finished: memory by an upper quantile,
+time by a moving average.
+
+A job's size is a number of units that its caller chooses, such as seconds of audio.
+"""
+
+import math
+from collections import deque
+
+from supervisor.guard.limits import MIB
+
+PRIOR_BYTES_PER_UNIT = 2.0 * MIB
+"""Until jobs have been seen: a worker that composes its graph while it decodes grows by 300 MB in
+its first two and a half minutes of audio."""
+
+_PRIOR_WEIGHT = 20
+_QUANTILE = 0.95
+_REMEMBERED = 256
+_EVIDENCE = 20
+_LIKE = 4.0
+_PACE_WEIGHT = 0.1
+_PACE_EVIDENCE = 5
+
+
+class GrowthEstimate:
+    """How much a worker grows by one job."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=_REMEMBERED)
+
+    def learn(self, units: float, growth: int) -> None:
+        """A job of that size has made its worker grow by so many bytes (or shrink: 0)."""
+        if units > 0:
+            self._seen.append((units, max(0, growth)))
+
+    def expected(self, units: float) -> int:
+        """Bytes to reserve: the 95th percentile per unit; the prior counts as twenty jobs."""
+        per_unit = [growth / size for size, growth in self._seen]
+        prior = max(0, _PRIOR_WEIGHT - len(per_unit))
+        return math.ceil(_upper([*per_unit, *[PRIOR_BYTES_PER_UNIT] * prior]) * units)
+
+    def certain(self, units: float) -> int | None:
+        """The same from jobs alike only (at least a quarter of the size), without a prior; None
+        where too few were seen to refuse a job for it."""
+        alike = [growth / size for size, growth in self._seen if size >= units / _LIKE]
+        return math.ceil(_upper(alike) * units) if len(alike) >= _EVIDENCE else None
+
+
+class Pace:
+    """How many seconds of work a unit takes, as things are now."""
+
+    def __init__(self) -> None:
+        self._s_per_unit = 0.0
+        self._seen = 0
+
+    def learn(self, units: float, run_s: float) -> None:
+        """A job of that size took so long on its worker."""
+        if units <= 0:
+            return
+        self._seen += 1
+        weight = max(_PACE_WEIGHT, 1 / self._seen)
+        self._s_per_unit += weight * (run_s / units - self._s_per_unit)
+
+    @property
+    def s_per_unit(self) -> float | None:
+        """None until a few jobs have been seen."""
+        return self._s_per_unit if self._seen >= _PACE_EVIDENCE else None
+
+
+def _upper(values: list[float]) -> float:
+    return sorted(values)[math.ceil(len(values) * _QUANTILE) - 1] if values else 0.0

@@ -1,0 +1,103 @@
+"""From what was set and what was found to the numbers that are kept, each with its reason."""
+
+from dataclasses import dataclass
+
+from supervisor.readings.memory import Bound, MemoryReading
+from supervisor.settings import MemorySettings
+
+MIB = 1024 * 1024
+
+_RESERVE_SHARE, _RESERVE_LEAST, _RESERVE_MOST = 1 / 32, 8 * MIB, 512 * MIB
+_PRESSURE_SHARE, _PRESSURE_LEAST, _PRESSURE_MOST = 0.08, 16 * MIB, 1024 * MIB
+_CRITICAL_SHARE, _CRITICAL_LEAST, _CRITICAL_MOST = 0.03, 8 * MIB, 384 * MIB
+_BUDGET_SHARE, _BUDGET_LEAST, _BUDGET_MOST = 0.8, 32 * MIB, 1024 * MIB
+_HARD_OVER_BUDGET = 1.5
+
+SETTING = "the setting memory.limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A number of bytes and where it comes from."""
+
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What memory has to fit into, less a reserve; and below how much of it left which level
+    begins. In bytes."""
+
+    limit: Explained
+    reserve: Explained
+    pressure_below: int
+    critical_below: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one worker may grow by: over `growth` it is recycled when it can be, over `hard` it is
+    ended at once. `max_rss` bounds what it shares and its growth together, mapped files aside."""
+
+    growth: Explained
+    hard: Explained
+    max_rss: Explained | None
+
+
+def bounds_of(
+    reading: MemoryReading, settings: MemorySettings, tree_used: int
+) -> tuple[Bound, ...]:
+    """Everything that bounds our memory: what was set, against what our own processes use; the
+    machine and the cgroups, against what everyone in them does."""
+    set_limit = () if settings.limit is None else (Bound(SETTING, settings.limit, tree_used),)
+    return (*set_limit, *reading.bounds)
+
+
+def find_limits(bounds: tuple[Bound, ...], settings: MemorySettings) -> Limits:
+    """The smallest limit, and what follows from it."""
+    smallest = min(bounds, key=lambda bound: bound.limit)
+    limit = smallest.limit
+    if settings.reserve is not None:
+        reserve = Explained(settings.reserve, "the setting memory.reserve")
+    else:
+        reserve = Explained(
+            _share(limit, _RESERVE_SHARE, _RESERVE_LEAST, _RESERVE_MOST),
+            f"auto: a {1 / _RESERVE_SHARE:.0f}th of the limit, from {_RESERVE_LEAST // MIB} to "
+            f"{_RESERVE_MOST // MIB} MiB",
+        )
+    return Limits(
+        Explained(limit, smallest.name),
+        reserve,
+        _share(limit, _PRESSURE_SHARE, _PRESSURE_LEAST, _PRESSURE_MOST),
+        _share(limit, _CRITICAL_SHARE, _CRITICAL_LEAST, _CRITICAL_MOST),
+    )
+
+
+def find_budget(settings: MemorySettings, left: int | None, workers: int) -> Budget:
+    """The budget of each of `workers`. `left`: bytes that the model has left to be shared out;
+    None before it is loaded, when only what was set counts."""
+    if settings.budget is not None:
+        growth = Explained(settings.budget, "the setting workers.budget")
+    elif left is None:
+        growth = Explained(_BUDGET_MOST, "auto: until the model is loaded")
+    else:
+        growth = Explained(
+            max(_BUDGET_LEAST, min(_BUDGET_MOST, int(left * _BUDGET_SHARE / workers))),
+            f"auto: {_BUDGET_SHARE:.0%} of the {in_mib(left)} left beside the model, shared by "
+            f"{workers}, from {_BUDGET_LEAST // MIB} to {_BUDGET_MOST // MIB} MiB",
+        )
+    hard = Explained(
+        int(growth.bytes * _HARD_OVER_BUDGET), f"{_HARD_OVER_BUDGET:g} times workers.budget"
+    )
+    rss = settings.max_rss
+    return Budget(growth, hard, None if rss is None else Explained(rss, "workers.max_rss"))
+
+
+def in_mib(count: float) -> str:
+    """Bytes for a person."""
+    return f"{count / MIB:.0f} MiB"
+
+
+def _share(limit: int, share: float, least: int, most: int) -> int:
+    return max(least, min(most, int(limit * share)))

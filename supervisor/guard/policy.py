@@ -1,0 +1,292 @@
+"""What to do about memory: a pure function from the state so far and the situation now to the
+state from now on and the actions to take. Nothing here reads or kills."""
+
+import enum
+from dataclasses import dataclass, replace
+
+from supervisor.guard.limits import MIB, Budget, Limits, in_mib
+
+WORTH_IT = 8 * MIB
+"""Ending a process that has grown by less brings nothing."""
+
+_LEAVE_FACTOR = 1.5
+"""A level is left when there is this much more than what it was entered for..."""
+_LEAVE_S = 2.0
+"""...for as long as this."""
+_SOON_S = 0.2
+"""What would be used up sooner than this at the present rate is an emergency."""
+_TRIM_EVERY_S = 10.0
+_RECYCLE_EVERY_S = 0.5
+_KILL_EVERY_S = 0.5
+
+STARVED_FAULTS = 100.0
+"""Major faults and refaults per second of work at which a model is starved: at a tenth of a
+millisecond each they cost a hundredth of the time, and they rise steeply from there."""
+_STARVED_ENTER_S, _STARVED_LEAVE_S = 2.0, 10.0
+_CONCURRENCY_STEP_S = 10.0
+
+
+class Level(enum.IntEnum):
+    """How little is left."""
+
+    NORMAL = 0
+    PRESSURE = 1
+    CRITICAL = 2
+
+    @property
+    def word(self) -> str:
+        """As logs and status pages show it."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A worker as the policy sees it. Bytes; `rate` in bytes a second.
+
+    `growth` is its own, `kept` also what it shares with its parent; mapped files are in neither.
+    """
+
+    pid: int
+    busy: bool
+    leaving: bool
+    growth: int
+    kept: int
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadView:
+    """A fork server that is still loading its model."""
+
+    pid: int
+    kept: int
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One moment. `left`: bytes until the tightest limit less the reserve; negative when the
+    reserve is being used. `faults` and `refaults`: per second of work, of the last seconds."""
+
+    time: float
+    left: int
+    limits: Limits
+    budget: Budget
+    workers: tuple[WorkerView, ...]
+    loading: tuple[LoadView, ...] = ()
+    faults: float = 0.0
+    refaults: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GuardState:
+    """What the policy remembers, and what holds until it decides anew.
+
+    `concurrency` is how many workers may work at once, of the `workers` there are.
+    """
+
+    workers: int
+    level: Level = Level.NORMAL
+    starved: bool = False
+    starved_concurrency: int = 0
+    better_since: float | None = None
+    starving_since: float | None = None
+    fed_since: float | None = None
+    stepped_at: float = -1e9
+    trimmed_at: float = -1e9
+    recycled_at: float = -1e9
+    killed_at: float = -1e9
+
+    @property
+    def takes_work(self) -> bool:
+        """New jobs may come."""
+        return self.level < Level.CRITICAL
+
+    @property
+    def takes_streams(self) -> bool:
+        """New jobs of unknown length may come."""
+        return self.level == Level.NORMAL
+
+    @property
+    def spools_in_memory(self) -> bool:
+        """What arrives may be held in memory."""
+        return self.level == Level.NORMAL
+
+    @property
+    def concurrency(self) -> int:
+        """How many workers may work at once."""
+        if self.level == Level.CRITICAL:
+            return 1
+        return self.starved_concurrency or self.workers
+
+
+@dataclass(frozen=True, slots=True)
+class Recycle:
+    """The worker leaves: now if it is idle, else after its job."""
+
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The worker is ended now; its job runs again elsewhere. `own_fault`: it had more than its
+    budget; otherwise it is ended for what it can give to the others."""
+
+    pid: int
+    reason: str
+    own_fault: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndLoad:
+    """The fork server that is loading is ended."""
+
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Every process gives back what it has freed."""
+
+
+Action = Recycle | Kill | EndLoad | Trim
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The state from now on, and what to do."""
+
+    state: GuardState
+    actions: tuple[Action, ...]
+
+
+def decide(state: GuardState, now: Situation) -> Decision:
+    """Look at the budgets, then at what is left, then at the file cache."""
+    actions: list[Action] = [action for worker in now.workers if (action := _keep(worker, now))]
+    state = _starvation(_levels(state, now), now)
+    touched = {action.pid for action in actions if not isinstance(action, Trim)}
+    others = tuple(w for w in now.workers if w.pid not in touched)
+    if state.level == Level.NORMAL:
+        return Decision(state, tuple(actions))
+    if now.time - state.trimmed_at >= _TRIM_EVERY_S:
+        state = replace(state, trimmed_at=now.time)
+        actions.append(Trim())
+    emergency = _emergency(state, now)
+    step = _relieve(state, now, others, emergency=emergency)
+    if isinstance(step, Recycle):
+        state = replace(state, recycled_at=now.time)
+    elif step is not None:
+        state = replace(state, killed_at=now.time)
+    return Decision(state, (*actions, step) if step else tuple(actions))
+
+
+def _keep(worker: WorkerView, now: Situation) -> Action | None:
+    """One worker and its own budget, whatever else there is."""
+    budget = now.budget
+    if worker.growth > budget.hard.bytes:
+        return Kill(
+            worker.pid,
+            f"it had grown by {in_mib(worker.growth)}, and {in_mib(budget.hard.bytes)} are allowed "
+            f"({budget.hard.reason})",
+            own_fault=True,
+        )
+    if budget.max_rss is not None and worker.kept > budget.max_rss.bytes:
+        return Kill(
+            worker.pid,
+            f"it held {in_mib(worker.kept)}, and {in_mib(budget.max_rss.bytes)} are allowed "
+            f"({budget.max_rss.reason})",
+            own_fault=True,
+        )
+    if worker.growth > budget.growth.bytes and not worker.leaving:
+        reason = f"it had grown by {in_mib(worker.growth)} of {in_mib(budget.growth.bytes)}"
+        return Recycle(worker.pid, reason)
+    return None
+
+
+def _levels(state: GuardState, now: Situation) -> GuardState:
+    """Up at once, down one by one after a while."""
+    below = {Level.PRESSURE: now.limits.pressure_below, Level.CRITICAL: now.limits.critical_below}
+    worst = max((lvl for lvl, bytes_ in below.items() if now.left < bytes_), default=Level.NORMAL)
+    if worst > state.level:
+        return replace(state, level=worst, better_since=None, trimmed_at=-1e9)
+    if state.level == Level.NORMAL or now.left < below[state.level] * _LEAVE_FACTOR:
+        return replace(state, better_since=None)
+    since = now.time if state.better_since is None else state.better_since
+    if now.time - since < _LEAVE_S:
+        return replace(state, better_since=since)
+    return replace(state, level=Level(state.level - 1), better_since=None)
+
+
+def _emergency(state: GuardState, now: Situation) -> bool:
+    """Asking politely would take too long."""
+    if state.level < Level.CRITICAL and now.left >= now.limits.pressure_below:
+        return False
+    rates = [worker.rate for worker in now.workers] + [load.rate for load in now.loading]
+    rate = sum(max(0.0, rate) for rate in rates)
+    soon = now.left + now.limits.reserve.bytes < rate * _SOON_S
+    return soon or now.left < now.limits.critical_below // 2
+
+
+def _relieve(
+    state: GuardState, now: Situation, workers: tuple[WorkerView, ...], *, emergency: bool
+) -> Action | None:
+    """The one step that brings most and costs least."""
+    left = f"{in_mib(max(0, now.left))} were left of {in_mib(now.limits.limit.bytes)}"
+    fat = sorted((w for w in workers if w.growth > WORTH_IT), key=lambda w: w.growth)
+    if emergency and now.time - state.killed_at >= _KILL_EVERY_S:
+        # What grows is what has to stop; otherwise what is large.
+        running = [w for w in fat if w.busy or not w.leaving]
+        if running:
+            victim = max(running, key=lambda w: w.rate * _SOON_S + w.growth)
+            return Kill(
+                victim.pid,
+                f"{left}, and it had grown most, by {in_mib(victim.growth)}",
+                own_fault=False,
+            )
+        if now.loading:
+            largest = max(now.loading, key=lambda load: load.kept)
+            return EndLoad(
+                largest.pid, f"{left} when it had loaded {in_mib(largest.kept)} of the model"
+            )
+    if now.time - state.recycled_at < _RECYCLE_EVERY_S:
+        return None
+    idle = [w for w in fat if not w.busy and not w.leaving]
+    if idle:
+        return Recycle(idle[-1].pid, f"{left}, and it had grown by {in_mib(idle[-1].growth)}")
+    busy = [w for w in fat if w.busy and not w.leaving]
+    if busy and state.level == Level.CRITICAL:
+        return Recycle(busy[-1].pid, f"{left}, and it had grown by {in_mib(busy[-1].growth)}")
+    return None
+
+
+def _starvation(state: GuardState, now: Situation) -> GuardState:
+    """Pages of the model that are taken back and read again: fewer workers at once, step by
+    step, and step by step back."""
+    starving = min(now.faults, now.refaults) >= STARVED_FAULTS
+    if starving:
+        since = now.time if state.starving_since is None else state.starving_since
+        state = replace(state, starving_since=since, fed_since=None)
+        if now.time - since >= _STARVED_ENTER_S and not state.starved:
+            return replace(
+                state,
+                starved=True,
+                starved_concurrency=max(1, state.workers // 2),
+                stepped_at=now.time,
+            )
+        if state.starved and now.time - state.stepped_at >= _CONCURRENCY_STEP_S:
+            fewer = max(1, state.starved_concurrency - 1)
+            return replace(state, starved_concurrency=fewer, stepped_at=now.time)
+        return state
+    state = replace(state, starving_since=None)
+    if not state.starved:
+        return replace(state, fed_since=None)
+    since = now.time if state.fed_since is None else state.fed_since
+    state = replace(state, fed_since=since)
+    if now.time - max(since, state.stepped_at) < _STARVED_LEAVE_S:
+        return state
+    more = state.starved_concurrency + 1
+    if more > state.workers or state.workers == 1:
+        return replace(state, starved=False, starved_concurrency=0, fed_since=None)
+    return replace(state, starved_concurrency=more, stepped_at=now.time)

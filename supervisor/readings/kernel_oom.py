@@ -1,0 +1,175 @@
+"""The kernel's own evidence of its out-of-memory killer: its counters, and its log where it may be
+read. A SIGKILL alone is no evidence."""
+
+import contextlib
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups, read_word
+
+_KILLED = re.compile(
+    r"(?:Out of memory|Memory cgroup out of memory): Killed process (\d+) \((.*?)\)"
+    r"(?:.*?anon-rss:(\d+)kB)?"
+)
+_RECORD_BYTES = 8192
+_LONGEST_LOG = 100_000
+_FRESH_S = 10.0
+"""A death is learned of within milliseconds; evidence older than this is of something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class OomReport:
+    """One kill, as the kernel's log tells it. `seconds` since boot; sizes in bytes."""
+
+    pid: int
+    command: str
+    anonymous: int | None
+    in_cgroup: bool
+    seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        where = "a memory cgroup's limit" if self.in_cgroup else "the machine's memory"
+        size = f" holding {self.anonymous / 1e6:.0f} MB" if self.anonymous is not None else ""
+        return f"process {self.pid} ({self.command}){size}, at {where}"
+
+
+def parse_record(record: str) -> OomReport | None:
+    """One record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg); None if it tells of no kill."""
+    prefix, _, text = record.partition(";")
+    match = _KILLED.search(text)
+    if match is None:
+        return None
+    pid, command, kilobytes = match.groups()
+    microseconds = prefix.split(",")[2]
+    return OomReport(
+        int(pid),
+        command,
+        int(kilobytes) * 1024 if kilobytes else None,
+        "Memory cgroup" in match.group(0),
+        int(microseconds) / 1e6 if microseconds.isdigit() else 0.0,
+    )
+
+
+class KernelLog:
+    """The kernel's log from now on, or from its beginning; empty where it may not be read, or
+    where its pids are not ours (inside a pid namespace)."""
+
+    def __init__(self, *, from_start: bool = False) -> None:
+        self._fd = -1
+        if not _in_first_pid_namespace():
+            return
+        with contextlib.suppress(OSError):
+            self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.lseek(self._fd, 0, os.SEEK_SET if from_start else os.SEEK_END)
+            # Opening may be allowed where reading is not.
+            os.read(self._fd, 0)
+
+    @property
+    def readable(self) -> bool:
+        """It can be read at all."""
+        return self._fd >= 0
+
+    def new_reports(self) -> list[OomReport]:
+        """The kills logged since the last call."""
+        reports = []
+        for _ in range(_LONGEST_LOG if self.readable else 0):
+            try:
+                record = os.read(self._fd, _RECORD_BYTES)
+            except BlockingIOError:
+                break
+            except BrokenPipeError:
+                continue  # records were overwritten before they were read
+            except OSError:
+                self.close()
+                break
+            if report := parse_record(record.decode("utf-8", "replace")):
+                reports.append(report)
+        return reports
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def oom_kills(root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> int:
+    """How many processes of our innermost memory cgroup the OOM killer has taken; of the whole
+    machine where no cgroup counts them."""
+    cgroups = own_cgroups() if cgroups is None else cgroups
+    for controller, file in ((UNIFIED, "memory.events"), ("memory", "memory.oom_control")):
+        for directory in reversed(directories(root, cgroups, controller)):
+            if (count := _count(read_word(directory / file))) is not None:
+                return count
+    return _count(read_word(Path("/proc/vmstat"))) or 0
+
+
+class OomEvidence:
+    """Tells whether the kernel killed a process that has just ended by SIGKILL.
+
+    A kill that the log ascribes to a process explains that one's death. A kill that the kernel
+    has counted and its log ascribes to nobody explains the next death, and only one.
+    """
+
+    def __init__(self) -> None:
+        self._count = oom_kills()
+        self._log = KernelLog()
+        self._unascribed: deque[float] = deque()
+        self._reported: dict[int, float] = {}
+        self._explained: dict[int, float] = {}
+
+    def look(self) -> None:
+        """Take note of new evidence; to be called often, so that old evidence is known as old."""
+        now = time.monotonic()
+        count = oom_kills()
+        self._unascribed.extend([now] * (count - self._count))
+        self._count = count
+        for report in self._log.new_reports():
+            if self._explained.pop(report.pid, None) is None:
+                self._reported[report.pid] = now
+                if self._unascribed:
+                    self._unascribed.popleft()
+        while self._unascribed and now - self._unascribed[0] > _FRESH_S:
+            self._unascribed.popleft()
+        for known in (self._reported, self._explained):
+            for pid in [pid for pid, seen in known.items() if now - seen > _FRESH_S]:
+                del known[pid]
+
+    def killed(self, pid: int, *, by_log_only: bool = False) -> bool:
+        """The kernel's OOM killer ended `pid`, which has just gone."""
+        self.look()
+        if self._reported.pop(pid, None) is not None:
+            return True
+        if by_log_only or not self._unascribed:
+            return False
+        # The log may be a moment behind the counter, or not be ours to read.
+        self._unascribed.popleft()
+        self._explained[pid] = time.monotonic()
+        return True
+
+    def close(self) -> None:
+        """Let the kernel's log go."""
+        self._log.close()
+
+
+def _count(text: str) -> int | None:
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+            return int(value)
+    return None
+
+
+def _in_first_pid_namespace() -> bool:
+    """The first namespace's inode number is fixed (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()) == "pid:[4026531836]"
+    except OSError:
+        return False

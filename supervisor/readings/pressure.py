@@ -1,0 +1,36 @@
+"""Pressure stall information: the share of time in which tasks waited for memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.readings.cgroups import read_word
+
+PROC = Path("/proc/pressure/memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """One PSI file (Documentation/accounting/psi.rst). `some`: at least one task waited, `full`:
+    all did; percent of the last ten seconds, and microseconds since boot."""
+
+    some_avg10: float
+    full_avg10: float
+    some_total_us: int
+    full_total_us: int
+
+
+def read_pressure(file: Path = PROC) -> Pressure | None:
+    """The file's content, or None where the kernel does not offer it."""
+    lines = {}
+    for line in read_word(file).splitlines():
+        kind, *pairs = line.split()
+        lines[kind] = dict(pair.split("=", 1) for pair in pairs)
+    if "some" not in lines:
+        return None
+    some, full = lines["some"], lines.get("full", {})
+    return Pressure(
+        float(some["avg10"]),
+        float(full.get("avg10", 0)),
+        int(some["total"]),
+        int(full.get("total", 0)),
+    )

@@ -1,0 +1,128 @@
+"""What single processes hold: a cheap reading for every quarter of a second, and an exact one."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_MAJFLT = 9  # of the fields of /proc/PID/stat that follow the command: the twelfth of all
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """`/proc/PID/status` (proc_pid_status(5)). Sizes in bytes; `major_faults` since its start.
+
+    `mapped` is file cache, which the kernel takes back when it wants to; `anonymous` includes
+    what the process shares with its parent since the fork.
+    """
+
+    pid: int
+    rss: int
+    anonymous: int
+    mapped: int
+    shared_memory: int
+    swap: int
+    major_faults: int
+
+    @property
+    def kept(self) -> int:
+        """What cannot be dropped, wherever it is now."""
+        return self.anonymous + self.swap
+
+
+@dataclass(frozen=True, slots=True)
+class PreciseMemory:
+    """`/proc/PID/smaps_rollup`: who shares what. Sizes in bytes. Reading it walks the process's
+    page tables: milliseconds where it is large."""
+
+    pid: int
+    uss: int
+    pss: int
+    pss_anonymous: int
+    pss_mapped: int
+    private_anonymous: int
+    """Private memory that cannot be dropped, with its share of what is swapped out."""
+    swap_pss: int
+
+
+def read_process(pid: int) -> ProcessMemory | None:
+    """None if there is no such process, or it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    sizes = _kilobytes(status)
+    if b"RssAnon" not in sizes:
+        return None  # a zombie, or a thread of the kernel
+    anonymous, mapped, shared = sizes[b"RssAnon"], sizes[b"RssFile"], sizes[b"RssShmem"]
+    return ProcessMemory(
+        pid,
+        rss=anonymous + mapped + shared,
+        anonymous=anonymous,
+        mapped=mapped,
+        shared_memory=shared,
+        swap=sizes.get(b"VmSwap", 0),
+        major_faults=int(stat[stat.rindex(b")") + 2 :].split()[_MAJFLT]),
+    )
+
+
+def read_precise(pid: int) -> PreciseMemory | None:
+    """None if there is no such process, or it may not be looked at."""
+    try:
+        sizes = _kilobytes(Path(f"/proc/{pid}/smaps_rollup").read_bytes())
+    except OSError:
+        return None
+    if b"Pss" not in sizes:
+        return None
+    dirty = sizes[b"Private_Dirty"]
+    # A spool is shared memory that only the worker maps, and the pool counts spools by itself.
+    private = max(0, dirty - min(dirty, sizes.get(b"Pss_Shmem", 0)))
+    swap = sizes.get(b"SwapPss", 0)
+    return PreciseMemory(
+        pid,
+        uss=sizes[b"Private_Clean"] + dirty,
+        pss=sizes[b"Pss"],
+        pss_anonymous=sizes.get(b"Pss_Anon", 0),
+        pss_mapped=sizes.get(b"Pss_File", 0),
+        private_anonymous=private + swap,
+        swap_pss=swap,
+    )
+
+
+def quick_anonymous(statm_fd: int) -> int | None:
+    """Anonymous memory in RAM by an open `/proc/PID/statm`: a microsecond; None if it has ended."""
+    try:
+        _, resident, shared, *_ = os.pread(statm_fd, 128, 0).split()
+    except (OSError, ValueError):
+        return None
+    return (int(resident) - int(shared)) * _PAGE_BYTES
+
+
+def descendants(pid: int) -> list[int]:
+    """The pids below `pid`, without a walk over all of /proc."""
+    found: list[int] = []
+    unseen = [pid]
+    while unseen:
+        children = list(_children(unseen.pop()))
+        found += children
+        unseen += children
+    return found
+
+
+def _children(pid: int) -> Iterable[int]:
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            yield from map(int, (task / "children").read_text(encoding="ascii").split())
+    except OSError:
+        return  # it has ended
+
+
+def _kilobytes(text: bytes) -> dict[bytes, int]:
+    sizes = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(b":")
+        if rest.endswith(b" kB"):
+            sizes[name] = int(rest[:-3]) * 1024
+    return sizes
