@@ -88,17 +88,19 @@ def remote_pool(
     workers: int = 2,
     load_bytes: int = 0,
     wait: bool = True,
+    python: str = sys.executable,
     **memory: int,
 ) -> Iterator[RemotePool]:
     """A pool of toys; gone at the end."""
     options = {"workers": workers, "load_bytes": load_bytes, "memory": memory}
     process = subprocess.Popen(
-        [sys.executable, __file__, json.dumps(options)],
+        [python, __file__, json.dumps(options)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=before_exec,
         cwd="/",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     pool = RemotePool(process)
     try:

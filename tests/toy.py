@@ -47,6 +47,7 @@ class Toy:
                     os.close(os.open(request["marker"], os.O_CREAT | os.O_EXCL))
                     if request["how"] == "grow":
                         self.hoard.append(touched(request["bytes"]))
+                        time.sleep(request.get("then_s", 0))
                     else:
                         _end(request["how"])
                     yield
@@ -65,6 +66,10 @@ class Toy:
                 return {"text": "x" * request["length"]}
             case "grow":
                 self.hoard.append(touched(request["bytes"]))
+                return {"pid": os.getpid()}
+            case "rewrite":
+                for block in self.hoard:
+                    block[::4096] = b"y" * len(block[::4096])
                 return {"pid": os.getpid()}
             case "leak":
                 # In steps of a megabyte, at `rate` bytes a second or as fast as it goes.

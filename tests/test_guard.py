@@ -1,0 +1,293 @@
+"""The guard against the real kernel: pools of toys in real memory cgroups."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from cgroup import MB, MemoryCgroup, memory_cgroup
+from neighbour import neighbour
+from remote_pool import remote_pool
+from running import until
+
+from supervisor import Cause
+
+
+def oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+# --- leaks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [80 * MB, None], ids=["slow", "as fast as it goes"])
+def test_a_leak_is_ended_before_the_limit_and_the_others_are_undisturbed(rate: int | None) -> None:
+    with memory_cgroup(500 * MB) as group, remote_pool(group.enter) as pool:
+        other = pool.ask(run={"do": "steps", "count": 200, "step_s": 0.01})
+        refused = pool.run(do="leak", bytes=5000 * MB, rate=rate)
+        assert refused["error"] == "too_large_for_server"
+        assert refused["message"].count("was ended by the guard: it had grown by") == 2
+        assert "result" in pool.answer(other)
+        status = pool.status()
+        assert status["deaths"] == {"guard": 2}
+        assert [death["moments"] > 0 for death in status["last_deaths"]] == [True, True]
+        killed = pool.event("guard.kill")
+        assert "MiB are allowed" in killed["reason"]
+        exited = pool.event("worker.exited", pid=killed["pid"], cause="guard")
+        assert exited["growth_bytes"] > exited["kept_bytes"] / 2 > 0
+        until(lambda: pool.status()["states"] == ["idle", "idle"])
+        assert pool.run(do="echo")["result"]
+        assert group.oom_kills() == 0
+
+
+def test_one_job_that_leaks_once_is_answered_by_another_worker(tmp_path: Path) -> None:
+    with memory_cgroup(500 * MB) as group, remote_pool(group.enter) as pool:
+        # More than the hard budget, and kept until it is ended.
+        answer = pool.run(
+            do="once", marker=str(tmp_path / "m"), how="grow", bytes=320 * MB, then_s=10
+        )
+        assert answer["result"]["pid"]
+        assert pool.status()["deaths"] == {"guard": 1}
+        assert group.oom_kills() == 0
+
+
+def test_a_worker_over_its_hard_budget_is_ended_though_memory_is_plenty() -> None:
+    with remote_pool(workers=1, budget=40 * MB) as pool:
+        refused = pool.run(do="leak", bytes=2000 * MB)
+        assert refused["error"] == "too_large_for_server"
+        assert pool.status()["level"] == "normal"
+        assert "57 MiB are allowed (1.5 times workers.budget)" in refused["message"]
+
+
+def test_a_worker_over_its_rss_limit_is_ended() -> None:
+    with remote_pool(workers=1, max_rss=150 * MB, budget=5000 * MB) as pool:
+        refused = pool.run(do="leak", bytes=2000 * MB)
+        assert "(workers.max_rss)" in refused["message"]
+
+
+def test_growth_is_what_is_its_own_even_if_it_was_shared_at_birth() -> None:
+    """A page that a worker writes to becomes its own, though its RSS stays the same."""
+    with remote_pool(workers=1, load_bytes=300 * MB) as pool:
+        assert pool.run(do="rewrite")["result"]
+        (pid,) = pool.status()["pids"]
+        until(lambda: pool.status()["growth"][str(pid)] > 250 * MB, 30)
+
+
+def test_the_set_limit_counts_what_is_shared_once() -> None:
+    with remote_pool(workers=2, load_bytes=200 * MB, limit=2000 * MB) as pool:
+        # Three processes have it, and a Python and an allocator each.
+        until(lambda: any(pool.status()["growth"].values()), 30)
+        assert 200 * MB < pool.status()["used"] < 400 * MB
+        assert 1500 * MB < pool.status()["left"] < 1800 * MB
+
+
+def test_the_set_limit_is_kept_without_any_cgroup() -> None:
+    with remote_pool(limit=400 * MB, budget=1000 * MB) as pool:
+        refused = pool.run(do="leak", bytes=2000 * MB)
+        assert refused["error"] == "memory_pressure"
+        assert "were left of 381 MiB" in refused["message"]
+        exited = pool.event("worker.exited", cause="guard")
+        assert exited["growth_bytes"] < 400 * MB
+
+
+# --- others in the cgroup -------------------------------------------------------------------------
+
+
+def test_a_neighbour_that_takes_memory_away_and_gives_it_back() -> None:
+    with (
+        memory_cgroup(400 * MB) as group,
+        remote_pool(group.enter) as pool,
+        neighbour(group.enter) as other,
+    ):
+        held = pool.ask(run={"do": "steps", "count": 150, "step_s": 0.02}, spool=500_000)
+        waiting = [
+            pool.ask(run={"do": "steps", "count": 100, "step_s": 0.02}, spool=500_000)
+            for _ in range(4)
+        ]
+        until(lambda: pool.status()["spools"][0] >= 2_500_000)
+        other.take(1)  # it has started: what its interpreter needs is taken
+        before = pool.status()["left"]
+        other.take(before // 2)
+        until(lambda: pool.status()["left"] < before * 3 // 4)
+        other.take(pool.status()["left"] - 22 * MB)
+        pool.event("guard.level", now="pressure")
+        # What waits moves to disk; what is being worked on is mapped and stays.
+        until(lambda: pool.status()["spools"][1] >= 1_000_000)
+        assert "error" not in pool.run(do="echo", timeout_s=60)
+        other.take(17 * MB)
+        pool.event("guard.level", now="critical")
+        refused = pool.run(do="echo")
+        assert refused["error"] == "memory_pressure"
+        assert refused["retry_after_s"] >= 1
+        other.give_back()
+        until(lambda: pool.status()["level"] == "normal", 20)
+        assert pool.run(do="echo")["result"]["bytes"] == 0
+        for number in [held, *waiting]:
+            assert "result" in pool.answer(number, 60)
+        assert group.oom_kills() == 0
+        assert "worker.exited" not in {event["event"] for event in pool.events}
+
+
+def test_a_model_that_does_not_fit_is_ended_while_it_loads() -> None:
+    with memory_cgroup(300 * MB) as group:
+        with remote_pool(group.enter, load_bytes=900 * MB, wait=False) as pool:
+            reason = pool.event("model.unavailable")["reason"]
+            assert re.search(r"\d+ MiB were left of 286 MiB when it had loaded \d+ MiB", reason)
+            pool.event("fork_server.exited", cause="guard")
+            assert pool.run(do="echo")["error"] == "not_ready"
+        assert group.oom_kills() == 0
+
+
+# --- the kernel -----------------------------------------------------------------------------------
+
+
+NOBODY = 65534
+
+
+def python_for(user: int) -> str:
+    """An interpreter that this user may run, with our packages: the usual one may be in root's
+    home."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, f"/usr/bin/{version}"):
+        check = [python, "-c", "import msgspec, structlog, psutil, supervisor"]
+        with contextlib.suppress(OSError):
+            run = subprocess.run(
+                check,
+                user=user,
+                group=user,
+                extra_groups=[],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                check=False,
+            )
+            if run.returncode == 0:
+                return python
+    raise AssertionError("there is no interpreter for an ordinary user")
+
+
+@pytest.fixture
+def squeezed(tmp_path: Path) -> Iterator[MemoryCgroup]:
+    with memory_cgroup(500 * MB) as group:
+        yield group
+
+
+def kill_by_kernel(
+    group: MemoryCgroup, tmp_path: Path, user: int | None = None, python: str = sys.executable
+) -> None:
+    def enter() -> None:
+        group.enter()
+        if user is not None:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+
+    tmp_path.chmod(0o777)
+    with remote_pool(enter, python=python) as pool:
+        first = pool.status()["pids"]
+        group.limit(group.usage() + 3 * MB)
+        marker = str(tmp_path / "marker")
+        job = pool.ask(run={"do": "once", "marker": marker, "how": "grow", "bytes": 90 * MB})
+        exited = pool.event("worker.exited")
+        group.limit(500 * MB)
+        assert exited["cause"] == "kernel_oom"
+        assert exited["pid"] in first
+        assert pool.answer(job)["result"]["pid"] != exited["pid"]
+        assert group.oom_kills() == 1
+        (death,) = pool.status()["last_deaths"]
+        assert "killed by the kernel, out of memory" in death["sentence"]
+        assert death["moments"] > 0
+        until(lambda: pool.status()["states"] == ["idle", "idle"])
+
+
+def test_a_worker_that_the_kernel_kills_is_named_so_and_replaced(
+    squeezed: MemoryCgroup, tmp_path: Path
+) -> None:
+    kill_by_kernel(squeezed, tmp_path)
+
+
+def test_an_ordinary_user_is_told_the_same(squeezed: MemoryCgroup, tmp_path: Path) -> None:
+    """Without the kernel's log, and without the right to lower anybody's OOM score."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    for parent in tmp_path.parents:
+        if parent.name.startswith("pytest-"):
+            parent.chmod(0o755)
+    kill_by_kernel(squeezed, tmp_path, NOBODY, python_for(NOBODY))
+
+
+def test_an_operators_kill_is_not_called_the_kernels() -> None:
+    with memory_cgroup(500 * MB) as group, remote_pool(group.enter) as pool:
+        job = pool.ask(run={"do": "steps", "count": 50, "step_s": 0.02})
+        busy = until(lambda: "busy" in (now := pool.status())["states"] and now)
+        pid = busy["pids"][busy["states"].index("busy")]
+        os.kill(pid, 9)
+        assert pool.event("worker.exited", pid=pid)["cause"] == "killed"
+        assert pool.answer(job)["result"]["pid"] != pid
+
+
+def test_the_kernel_would_take_a_worker_first_and_the_supervisor_last() -> None:
+    with remote_pool() as pool:
+        supervisor = oom_score(pool.process.pid)
+        (worker, *_) = pool.workers()
+        server = oom_score(worker.ppid())
+        assert supervisor == oom_score(os.getpid())
+        assert min(1000, supervisor + 200) == server
+        assert min(1000, supervisor + 900) == oom_score(worker.pid)
+
+
+# --- swap -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def swap(tmp_path: Path) -> Iterator[None]:
+    file = tmp_path / "swap"
+    with file.open("wb") as out:
+        out.write(b"\0" * (256 * MB))
+    file.chmod(0o600)
+    made = subprocess.run(["mkswap", file], capture_output=True, check=False).returncode == 0
+    if not made or subprocess.run(["swapon", file], check=False).returncode != 0:
+        if "CI" in os.environ:
+            pytest.fail("swap cannot be turned on")
+        pytest.skip("needs the right to turn swap on")
+    yield
+    subprocess.run(["swapoff", file], check=True)
+
+
+def test_what_is_swapped_out_still_counts(swap: None) -> None:
+    """In a small cgroup the kernel swaps a leak out instead of killing; the budget sees it."""
+    with memory_cgroup(200 * MB) as group, remote_pool(group.enter, budget=120 * MB) as pool:
+        refused = pool.run(do="leak", bytes=1000 * MB, timeout_s=60)
+        assert refused["error"] in ("too_large_for_server", "memory_pressure")
+        assert pool.status()["deaths"]["guard"] == 2
+        assert group.oom_kills() == 0
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+
+def test_watching_costs_next_to_nothing() -> None:
+    """Two hundredths of what a core does in the time, at the most; the benchmark has the bar."""
+    with remote_pool(workers=4, load_bytes=300 * MB) as pool:
+        process = psutil.Process(pool.process.pid)
+        until(lambda: len(pool.status()["pids"]) == 4)
+        started, before = time.monotonic(), sum(process.cpu_times()[:2])
+        pool.run(do="steps", count=200, step_s=0.02)
+        cost = sum(process.cpu_times()[:2]) - before
+        assert cost / (time.monotonic() - started) < 0.02
+
+
+def test_causes_have_the_names_that_logs_and_metrics_show() -> None:
+    assert {cause.value for cause in Cause} >= {
+        "kernel_oom",
+        "guard",
+        "hang",
+        "crash",
+        "exited",
+        "killed",
+        "terminated",
+    }
