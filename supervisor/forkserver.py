@@ -91,6 +91,11 @@ class ForkServer:
             )
         )
 
+    @property
+    def running(self) -> bool:
+        """Its process has not ended."""
+        return self._process.running
+
     async def fork(self, record: int) -> Fledgling:
         """A new worker that writes `record` of the scoreboard.
 

@@ -89,7 +89,7 @@ def test_the_set_limit_counts_what_is_shared_once() -> None:
 
 def test_the_set_limit_is_kept_without_any_cgroup() -> None:
     with remote_pool(limit=400 * MB, budget=1000 * MB) as pool:
-        refused = pool.run(do="leak", bytes=2000 * MB)
+        refused = pool.run(do="leak", bytes=2000 * MB, rate=1000 * MB)
         assert refused["error"] == "memory_pressure"
         assert "were left of 381 MiB" in refused["message"]
         exited = pool.event("worker.exited", cause="guard")

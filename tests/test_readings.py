@@ -12,10 +12,10 @@ import pytest
 from cgroup import MB, memory_cgroup
 from running import until
 
-from supervisor.readings.kernel_oom import KernelLog, OomEvidence, oom_kills, parse_record
-from supervisor.readings.memory import available_memory, read_cgroups, read_memory
+from supervisor.readings.kernel_oom import KernelLog, OomCounter, OomEvidence, parse_record
+from supervisor.readings.memory import MemoryReader, available_memory
 from supervisor.readings.pressure import read_pressure
-from supervisor.readings.processes import descendants, quick_anonymous, read_precise, read_process
+from supervisor.readings.processes import descendants, quick_look, read_precise, read_process
 from supervisor.readings.resources import read_descriptors, read_disk, read_processes
 
 # --- processes ------------------------------------------------------------------------------------
@@ -40,10 +40,11 @@ def test_a_process_is_read_as_psutil_reads_it() -> None:
 def test_the_quick_look_agrees_with_the_whole_reading() -> None:
     fd = os.open("/proc/self/statm", os.O_RDONLY)
     try:
-        quick, whole = quick_anonymous(fd), read_process(os.getpid())
+        quick, whole = quick_look(fd), read_process(os.getpid())
         assert quick is not None
         assert whole is not None
-        assert abs(quick - whole.anonymous) < MB
+        assert abs(quick[0] - whole.rss) < MB
+        assert abs(quick[1] - whole.anonymous) < MB
     finally:
         os.close(fd)
 
@@ -57,7 +58,7 @@ def test_what_is_not_there_is_not_read() -> None:
     child.wait()
     assert read_process(child.pid) is None
     assert read_precise(child.pid) is None
-    assert quick_anonymous(fd) is None
+    assert quick_look(fd) is None
     os.close(fd)
 
 
@@ -126,7 +127,7 @@ def test_version_2_is_read_along_the_whole_path(tmp_path: Path) -> None:
             "system.slice/m.service/memory.pressure": "some avg10=5.00 avg60=0 avg300=0 total=9\n",
         },
     )
-    parent, own = read_cgroups(root, {"": "/system.slice/m.service"})
+    parent, own = MemoryReader(root, {"": "/system.slice/m.service"}).read().cgroups
     assert parent.limit is None
     assert (own.limit, own.set_by) == (400_000_000, "memory.high")
     assert own.used == 75_000_000
@@ -148,7 +149,7 @@ def test_a_limit_on_the_parent_alone_counts(tmp_path: Path) -> None:
             "a/b/memory.stat": "",
         },
     )
-    reading = read_memory(root, {"": "/a/b"})
+    reading = MemoryReader(root, {"": "/a/b"}).read()
     machine, parent = reading.bounds
     assert machine.name == "the machine"
     assert parent.name == f"cgroup {root}/a (memory.max)"
@@ -166,7 +167,7 @@ def test_version_1_limits_are_hierarchical(tmp_path: Path) -> None:
             "memory/docker/x/memory.stat": STAT_V1,
         },
     )
-    top, own = read_cgroups(root, {"memory": "/docker/x"})
+    top, own = MemoryReader(root, {"memory": "/docker/x"}).read().cgroups
     assert top.limit is None
     assert (own.limit, own.used, own.refaults) == (300_000_000, 50_000_000, 1234)
 
@@ -182,12 +183,12 @@ def test_inside_a_container_the_root_is_ones_own(tmp_path: Path) -> None:
             "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 3\n",
         },
     )
-    (own,) = read_cgroups(root, {"memory": "/docker/0123"})
+    (own,) = MemoryReader(root, {"memory": "/docker/0123"}).read().cgroups
     assert own.limit == 300_000_000
 
 
 def test_a_machine_without_cgroups_is_bounded_by_itself(tmp_path: Path) -> None:
-    reading = read_memory(tmp_path, {})
+    reading = MemoryReader(tmp_path, {}).read()
     (machine,) = reading.bounds
     assert machine.limit == psutil.virtual_memory().total
     assert reading.refaults >= 0
@@ -242,9 +243,9 @@ def test_counters_of_both_versions_are_read(tmp_path: Path) -> None:
             "memory/d/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n",
         },
     )
-    assert oom_kills(root, {"": "/s/m"}) == 2
-    assert oom_kills(root, {"memory": "/d"}) == 5
-    assert oom_kills(root, {}) >= 0  # the machine's own, from /proc/vmstat
+    assert OomCounter(root, {"": "/s/m"}).read() == 2
+    assert OomCounter(root, {"memory": "/d"}).read() == 5
+    assert OomCounter(root, {}).read() >= 0  # the machine's own, from /proc/vmstat
 
 
 EAT = """

@@ -103,7 +103,10 @@ def _end(how: str) -> None:
 
 def load(greeting: str = "hello", load_s: float = 0.0, fail: str = "", load_bytes: int = 0) -> Toy:
     time.sleep(load_s)
-    memory = [touched(1 << 20) for _ in range(load_bytes >> 20)]
+    memory = []
+    for _ in range(load_bytes >> 20):
+        memory.append(touched(1 << 20))
+        time.sleep(0.001)  # no disk is faster than a gigabyte a second
     if fail == "raise":
         raise RuntimeError("the toy does not want to load")
     if fail:

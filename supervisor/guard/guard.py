@@ -1,11 +1,13 @@
 """The guard's watch: reads memory all the time, lets the policy decide, and does what it says.
 
-Readings that take more than microseconds are made in a thread of their own. Between them, the
-closer the limit, the more often a quick look: one counter a process.
+Readings that take more than microseconds are made in a thread of their own, once a second. Between
+them, at least four times a second and more often the closer the limit is, a quick look: one counter
+a process, and what the kernel calls available.
 """
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import time
@@ -19,6 +21,7 @@ import structlog
 
 from supervisor.death import Intent
 from supervisor.errors import PoolError, SpoolFull
+from supervisor.forkserver import ForkServer
 from supervisor.guard.admission import Ask, Supply, may_begin, refusal
 from supervisor.guard.estimate import GrowthEstimate, Pace
 from supervisor.guard.history import Moment, ProcessMoment
@@ -45,7 +48,13 @@ from supervisor.guard.policy import (
 )
 from supervisor.job import Job
 from supervisor.keeper import Keeper
-from supervisor.readings.memory import Bound, MemoryReading, read_memory, usage_files
+from supervisor.readings.memory import (
+    AvailableMemory,
+    Bound,
+    MemoryReader,
+    MemoryReading,
+    usage_files,
+)
 from supervisor.readings.processes import (
     PreciseMemory,
     ProcessMemory,
@@ -66,13 +75,18 @@ from supervisor.worker import Worker, WorkerState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 
-READ_EVERY_S = 0.25
-_EXACT_EVERY_S = 15.0
+READ_EVERY_S = 1.0
+LOOK_EVERY_S = 0.25
+_EXACT_EVERY_S = 10.0
+_EXACT_SHARE = 0.001
+"""The share of a core that exact readings may take, where processes are large."""
 _EXACT_SPACING_S = 1.0
 _RESOURCES_EVERY_S = 1.0
 _LEAST_INTERVAL_S = 0.01
-_FASTEST_GROWTH = 2e9
-"""Bytes a second: faster than the kernel hands out pages."""
+_FASTEST_GROWTH = 5e9
+"""Bytes a second: about as fast as the kernel hands out huge pages."""
+_NOTABLE = 256 * 1024
+"""Bytes: growth that is worth a decision of its own."""
 _WINDOW_S = 3.0
 _LEAST_WORK_S = 0.5
 
@@ -84,6 +98,7 @@ class FullReading:
     memory: MemoryReading
     processes: tuple[ProcessMemory, ...]
     exact: tuple[PreciseMemory, ...] | None
+    exact_cost_s: float
     resources: tuple[ResourceReading, ...] | None
 
 
@@ -140,6 +155,7 @@ class Guard:
         self._budget_for: tuple[int | None, int] | None = None
         self._left = 0
         self._kept_at_reading = 0
+        self._decided_at, self._decided_at_growth = -1e9, 0
         self._usage_then: list[tuple[Path, int]] = []
         self._window: deque[tuple[float, float, int, int]] = deque()
         self._work_s, self._faults = 0.0, 0
@@ -147,7 +163,10 @@ class Guard:
         self._admitted_input: dict[int, int] = {}
         self._tickets = itertools.count(1)
         self._moving: set[asyncio.Task[None]] = set()
-        self._exact_at = self._resources_at = -1e9
+        self._exact_at = -1e9
+        self._exact_cost_s = 0.0
+        self._available = AvailableMemory()
+        self._reader = _Reader(spools.limits.directory if spools else None)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
         self._task: asyncio.Task[None] | None = None
 
@@ -162,6 +181,7 @@ class Guard:
             task.cancel()
         await asyncio.gather(self._task, *self._moving, return_exceptions=True)
         self._thread.shutdown(wait=True)
+        self._available.close()
         self._ledger.close()
 
     # --- what the pool asks ---------------------------------------------------------------------
@@ -251,46 +271,60 @@ class Guard:
         loop = asyncio.get_running_loop()
         next_reading = loop.time() + READ_EVERY_S
         while (remaining := next_reading - loop.time()) > 0:
-            interval = self._interval()
-            await asyncio.sleep(min(interval, remaining))
-            if interval < READ_EVERY_S and self._look():
+            await asyncio.sleep(min(self._interval(), remaining))
+            if self._look():
                 return
 
     def _interval(self) -> float:
-        """Half of the time in which the fastest growth could use up what is left."""
+        """Less than the time in which the fastest growth could use up what is left."""
         assert self._limits is not None
-        loading = any(not server.loaded.done() for server in self._keeper.servers)
-        if not self._running and not loading:
-            return READ_EVERY_S
+        if any(not server.loaded.done() for server in self._keeper.servers):
+            return _LEAST_INTERVAL_S
+        if not self._running:
+            return LOOK_EVERY_S
         left = max(0, self._left + self._limits.reserve.bytes)
-        return max(_LEAST_INTERVAL_S, min(READ_EVERY_S, left / _FASTEST_GROWTH))
+        return max(_LEAST_INTERVAL_S, min(LOOK_EVERY_S, left / _FASTEST_GROWTH))
 
     def _look(self) -> bool:
-        """A quick look; True if a whole reading is due at once."""
-        assert self._reading is not None
-        self._ledger.look(time.monotonic())
+        """A quick look; True if a whole reading is due at once: there is a process without an
+        account, or somebody else in our cgroups has taken or cached much."""
+        assert self._limits is not None
+        now = time.monotonic()
+        self._ledger.look(now)
         grown = self._ledger.total_kept() - self._kept_at_reading
-        self._decide(self._left - max(0, grown))
+        if abs(grown - self._decided_at_growth) > _NOTABLE or now - self._decided_at > LOOK_EVERY_S:
+            self._decided_at_growth = grown
+            available = self._available.read() - self._limits.reserve.bytes
+            self._decide(min(self._left - max(0, grown), available))
+        if any(process.pid not in self._ledger.known() for process in self._processes()):
+            return True
         charged = sum(_counter(file) - then for file, then in self._usage_then)
         return charged - grown > max(0, self._left) / 2
+
+    def _processes(self) -> list[ForkServer | Worker]:
+        """Those that run."""
+        processes: list[ForkServer | Worker] = [*self._keeper.servers, *self._keeper.workers]
+        return [process for process in processes if process.running]
 
     async def _read(self) -> None:
         now = time.monotonic()
         settled = now - self._exact_at > _EXACT_SPACING_S
-        exact = (self._ledger.outdated and settled) or now - self._exact_at > _EXACT_EVERY_S
-        resources = now - self._resources_at > _RESOURCES_EVERY_S
-        directory = self._spools.limits.directory if self._spools else None
+        every = max(_EXACT_EVERY_S, self._exact_cost_s / _EXACT_SHARE)
+        exact = (self._ledger.outdated and settled) or now - self._exact_at > every
+        keeper = self._keeper
+        known = [process.pid for process in self._processes()]
         loop = asyncio.get_running_loop()
-        reading = await loop.run_in_executor(self._thread, _read_all, exact, resources, directory)
+        read = functools.partial(self._reader.read, known, exact=exact)
+        reading = await loop.run_in_executor(self._thread, read)
         if exact:
-            self._exact_at = now
+            self._exact_at, self._exact_cost_s = now, reading.exact_cost_s
         if reading.resources is not None:
-            self._resources_at, self._resources = now, reading.resources
+            self._resources = reading.resources
             if self._spools is not None:
                 self._spools.disk_free = next(
                     (r.free for r in reading.resources if r.name == "disk"), None
                 )
-        self._keeper.evidence.look()
+        keeper.evidence.look()
         self._take(reading)
         self._set_limits()
         self._left = self._left_of(self._bounds())
@@ -315,7 +349,7 @@ class Guard:
         while now - self._window[0][0] > _WINDOW_S:
             self._window.popleft()
         self._reading = reading.memory
-        self._kept_at_reading = self._ledger.total_kept()
+        self._kept_at_reading, self._decided_at_growth = self._ledger.total_kept(), 0
         self._usage_then = [(file, _counter(file)) for file in usage_files(reading.memory)]
 
     def _set_limits(self) -> None:
@@ -348,6 +382,7 @@ class Guard:
 
     def _decide(self, left: int) -> None:
         assert self._limits is not None
+        self._decided_at = time.monotonic()
         faults, refaults = self._rates()
         ledger = self._ledger
         situation = Situation(
@@ -565,24 +600,37 @@ class Guard:
 def explain_limits(settings: PoolSettings) -> dict[str, Explained]:
     """What the guard would keep to here and now, before a model is loaded: by the names of the
     settings."""
-    limits = find_limits(bounds_of(read_memory(), settings.memory, 0), settings.memory)
+    limits = find_limits(bounds_of(MemoryReader().read(), settings.memory, 0), settings.memory)
     budget = find_budget(settings.memory, None, settings.workers)
     return {"memory.limit": limits.limit, "memory.reserve": limits.reserve} | {
         "workers.budget": budget.growth
     }
 
 
-def _read_all(exact: bool, resources: bool, spool_directory: Path | None) -> FullReading:
-    me = os.getpid()
-    pids = [me, *descendants(me)]
-    memory = read_memory()
-    processes = tuple(p for pid in pids if (p := read_process(pid)))
-    precise = tuple(e for pid in pids if (e := read_precise(pid))) if exact else None
-    found = None
-    if resources:
-        disk = read_disk(spool_directory) if spool_directory else None
-        found = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
-    return FullReading(memory, processes, precise, found)
+class _Reader:
+    """Lives in the guard's thread."""
+
+    def __init__(self, spool_directory: Path | None) -> None:
+        self._memory = MemoryReader()
+        self._spool_directory = spool_directory
+        self._helpers: list[int] = []
+        self._slow_at = -1e9
+
+    def read(self, known: Iterable[int], *, exact: bool) -> FullReading:
+        """`known` processes, and whoever else was found below us in the last second."""
+        now, me = time.monotonic(), os.getpid()
+        resources = None
+        if now - self._slow_at > _RESOURCES_EVERY_S:
+            self._slow_at = now
+            self._helpers = descendants(me)
+            disk = read_disk(self._spool_directory) if self._spool_directory else None
+            resources = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
+        pids = list(dict.fromkeys([me, *known, *self._helpers]))
+        memory = self._memory.read()
+        processes = tuple(p for pid in pids if (p := read_process(pid)))
+        began = time.thread_time()
+        precise = tuple(e for pid in pids if (e := read_precise(pid))) if exact else None
+        return FullReading(memory, processes, precise, time.thread_time() - began, resources)
 
 
 def _left(bound: Bound) -> int:

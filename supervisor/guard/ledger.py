@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from supervisor.readings.processes import PreciseMemory, ProcessMemory, quick_anonymous
+from supervisor.readings.processes import PreciseMemory, ProcessMemory, quick_look
 
 
 @dataclass(slots=True)
@@ -16,9 +16,9 @@ class _Account:
     """What it held when it was born, all of it shared; 0 for one that has no parent here."""
     time: float
     kept: int
+    rss: int
     swap: int
     mapped: int
-    shared_memory: int
     major_faults: int
     rate: float = 0.0
     exact: tuple[int, int, int] | None = None
@@ -68,9 +68,9 @@ class Ledger:
                 born_kept,
                 time,
                 reading.kept,
+                reading.rss,
                 reading.swap,
                 reading.mapped,
-                reading.shared_memory,
                 reading.major_faults,
             )
             self._accounts[reading.pid] = account
@@ -79,7 +79,7 @@ class Ledger:
         faults = reading.major_faults - account.major_faults
         account.move_to(time, reading.kept)
         account.swap, account.mapped = reading.swap, reading.mapped
-        account.shared_memory = reading.shared_memory
+        account.rss = reading.rss
         account.major_faults = reading.major_faults
         return faults
 
@@ -92,10 +92,11 @@ class Ledger:
         self._refreshed = True
 
     def look(self, time: float) -> None:
-        """Between two readings: anonymous memory alone, a microsecond each."""
+        """Between two readings: what is in RAM, a microsecond each."""
         for account in self._accounts.values():
-            anonymous = quick_anonymous(account.statm_fd)
-            if anonymous is not None:
+            seen = quick_look(account.statm_fd)
+            if seen is not None:
+                account.rss, anonymous = seen
                 account.move_to(time, anonymous + account.swap)
 
     def growth(self, pid: int) -> int:
@@ -114,11 +115,9 @@ class Ledger:
         return account.kept if account else 0
 
     def rss(self, pid: int) -> int:
-        """All that it has in RAM; what is mapped, as of the last whole reading."""
+        """All that it has in RAM."""
         account = self._accounts.get(pid)
-        if account is None:
-            return 0
-        return account.kept - account.swap + account.mapped + account.shared_memory
+        return account.rss if account else 0
 
     def total_kept(self) -> int:
         """Of all; what is shared is counted as often as it is shared: for differences only."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from supervisor.readings.files import read_file
+
 ROOT = Path("/sys/fs/cgroup")
 UNIFIED = ""
 """The name under which version 2 is listed."""
@@ -41,7 +43,4 @@ def directories(root: Path, cgroups: Mapping[str, str], controller: str) -> list
 
 def read_word(file: Path) -> str:
     """The file's text without white space around it; empty where it cannot be read."""
-    try:
-        return file.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+    return read_file(file).decode("ascii").strip()

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups, read_word
+from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
+from supervisor.readings.files import field, read_file
 
 _KILLED = re.compile(
     r"(?:Out of memory|Memory cgroup out of memory): Killed process (\d+) \((.*?)\)"
     r"(?:.*?anon-rss:(\d+)kB)?"
 )
+_KILLS = b"oom_kill "
 _RECORD_BYTES = 8192
 _LONGEST_LOG = 100_000
 _FRESH_S = 10.0
@@ -100,15 +102,23 @@ class KernelLog:
             self._fd = -1
 
 
-def oom_kills(root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> int:
-    """How many processes of our innermost memory cgroup the OOM killer has taken; of the whole
-    machine where no cgroup counts them."""
-    cgroups = own_cgroups() if cgroups is None else cgroups
-    for controller, file in ((UNIFIED, "memory.events"), ("memory", "memory.oom_control")):
-        for directory in reversed(directories(root, cgroups, controller)):
-            if (count := _count(read_word(directory / file))) is not None:
-                return count
-    return _count(read_word(Path("/proc/vmstat"))) or 0
+class OomCounter:
+    """How many processes the OOM killer has taken: of our innermost memory cgroup, or of the
+    whole machine where no cgroup counts them."""
+
+    def __init__(self, root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> None:
+        cgroups = own_cgroups() if cgroups is None else cgroups
+        candidates = [
+            f"{directory}/{name}"
+            for controller, name in ((UNIFIED, "memory.events"), ("memory", "memory.oom_control"))
+            for directory in reversed(directories(root, cgroups, controller))
+        ]
+        counts = (file for file in candidates if field(read_file(file), _KILLS) is not None)
+        self._file = next(counts, "/proc/vmstat")
+
+    def read(self) -> int:
+        """The count now."""
+        return field(read_file(self._file), _KILLS) or 0
 
 
 class OomEvidence:
@@ -119,7 +129,8 @@ class OomEvidence:
     """
 
     def __init__(self) -> None:
-        self._count = oom_kills()
+        self._counter = OomCounter()
+        self._count = self._counter.read()
         self._log = KernelLog()
         self._unascribed: deque[float] = deque()
         self._reported: dict[int, float] = {}
@@ -128,7 +139,7 @@ class OomEvidence:
     def look(self) -> None:
         """Take note of new evidence; to be called often, so that old evidence is known as old."""
         now = time.monotonic()
-        count = oom_kills()
+        count = self._counter.read()
         self._unascribed.extend([now] * (count - self._count))
         self._count = count
         for report in self._log.new_reports():
@@ -157,14 +168,6 @@ class OomEvidence:
     def close(self) -> None:
         """Let the kernel's log go."""
         self._log.close()
-
-
-def _count(text: str) -> int | None:
-    for line in text.splitlines():
-        name, _, value = line.partition(" ")
-        if name == "oom_kill":
-            return int(value)
-    return None
 
 
 def _in_first_pid_namespace() -> bool:

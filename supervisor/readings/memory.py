@@ -1,6 +1,7 @@
 """How much memory there is, how much of it is used for good, and what bounds it: the machine, and
 every memory cgroup on the path, version 1 or 2."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +9,14 @@ from pathlib import Path
 
 import psutil
 
-from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups, read_word
+from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
+from supervisor.readings.files import field, read_file
 from supervisor.readings.pressure import Pressure, read_pressure
 
 _NO_LIMIT = 1 << 60
 """Version 1 writes a number of about this size where there is no limit."""
+
+_SWAP_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class CgroupMemory:
     """The file that holds the limit."""
     used: int
     cache: int
-    refaults: int
+    refaults: int | None
     pressure: Pressure | None
 
 
@@ -89,44 +93,109 @@ class MemoryReading:
         return max((p for p in known if p), key=lambda p: p.some_avg10, default=None)
 
 
-def read_memory(root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> MemoryReading:
-    """Read everything now; some hundred microseconds."""
-    groups = read_cgroups(root, own_cgroups() if cgroups is None else cgroups)
-    virtual, swap = psutil.virtual_memory(), psutil.swap_memory()
-    own = [group.refaults for group in groups if group.refaults >= 0]
-    return MemoryReading(
-        time.monotonic(),
-        MachineMemory(virtual.total, virtual.available, swap.total, swap.free),
-        groups,
-        read_pressure(),
-        own[-1] if own else _machine_refaults(),
-    )
+class MemoryReader:
+    """Reads it all again and again: the files are looked for once. `cgroups`: controller to path,
+    this process's own if None."""
+
+    def __init__(self, root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> None:
+        self._sources = _find_sources(root, own_cgroups() if cgroups is None else cgroups)
+        self._swap = psutil.swap_memory()
+        self._swap_read = 0.0
+
+    def read(self) -> MemoryReading:
+        """Read everything now; about a hundred microseconds."""
+        now = time.monotonic()
+        groups = tuple(read for source in self._sources if (read := source.read()) is not None)
+        if now - self._swap_read > _SWAP_EVERY_S:
+            self._swap, self._swap_read = psutil.swap_memory(), now
+        virtual = psutil.virtual_memory()
+        own = [group.refaults for group in groups if group.refaults is not None]
+        return MemoryReading(
+            now,
+            MachineMemory(virtual.total, virtual.available, self._swap.total, self._swap.free),
+            groups,
+            read_pressure(),
+            own[-1] if own else _machine_refaults(),
+        )
+
+
+class AvailableMemory:
+    """What the kernel calls available, for a look at any time: some microseconds."""
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self) -> int:
+        """In bytes."""
+        return (field(os.pread(self._fd, 512, 0), b"MemAvailable:") or 0) * 1024
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
 
 
 def available_memory() -> int:
     """Bytes that this process and its children could use without anybody being killed: what the
     kernel calls available, and no more than the tightest cgroup on the path leaves."""
-    return min(bound.headroom for bound in read_memory().bounds)
+    return min(bound.headroom for bound in MemoryReader().read().bounds)
 
 
-def read_cgroups(root: Path, cgroups: Mapping[str, str]) -> tuple[CgroupMemory, ...]:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where one cgroup's figures are. Version 1 has its totals under names of their own."""
+
+    directory: Path
+    usage: str
+    limits: tuple[str, ...]
+    prefix: bytes
+    pressure: Path | None
+
+    def read(self) -> CgroupMemory | None:
+        usage = read_file(f"{self.directory}/{self.usage}")
+        if not usage:
+            return None
+        stat = read_file(f"{self.directory}/memory.stat")
+        cache = sum(field(stat, self.prefix + kind) or 0 for kind in _RECLAIMABLE)
+        limit, set_by = self._limit()
+        return CgroupMemory(
+            self.directory,
+            limit,
+            set_by,
+            max(0, int(usage) - cache),
+            cache,
+            field(stat, self.prefix + b"workingset_refault_file "),
+            read_pressure(self.pressure) if self.pressure else None,
+        )
+
+    def _limit(self) -> tuple[int | None, str]:
+        found: list[tuple[int, str]] = []
+        for name in self.limits:
+            text = read_file(f"{self.directory}/{name}").strip()
+            if text.isdigit() and int(text) < _NO_LIMIT:
+                found.append((int(text), name))
+        return min(found, default=(None, ""))
+
+
+_RECLAIMABLE = (b"inactive_file ", b"active_file ")
+
+
+def _find_sources(root: Path, cgroups: Mapping[str, str]) -> list[_Source]:
     """Every memory cgroup on the path from the root, version 2 first, outermost first."""
-    found = []
-    for directory in directories(root, cgroups, UNIFIED):
-        stat = _stat(directory)
-        usage = read_word(directory / "memory.current")
-        if not usage:
-            continue
-        limit, name = _tightest(directory, "memory.max", "memory.high")
-        pressure = read_pressure(directory / "memory.pressure")
-        found.append(_cgroup(directory, limit, name, int(usage), stat, "", pressure))
-    for directory in directories(root, cgroups, "memory"):
-        usage = read_word(directory / "memory.usage_in_bytes")
-        if not usage:
-            continue
-        limit, name = _tightest(directory, "memory.limit_in_bytes")
-        found.append(_cgroup(directory, limit, name, int(usage), _stat(directory), "total_", None))
-    return tuple(found)
+    found = [
+        _Source(
+            directory,
+            "memory.current",
+            ("memory.max", "memory.high"),
+            b"",
+            directory / "memory.pressure",
+        )
+        for directory in directories(root, cgroups, UNIFIED)
+    ]
+    found += [
+        _Source(directory, "memory.usage_in_bytes", ("memory.limit_in_bytes",), b"total_", None)
+        for directory in directories(root, cgroups, "memory")
+    ]
+    return [source for source in found if (source.directory / source.usage).is_file()]
 
 
 def usage_files(reading: MemoryReading) -> list[Path]:
@@ -139,39 +208,5 @@ def usage_files(reading: MemoryReading) -> list[Path]:
     return [c.directory / names[c.set_by] for c in reading.cgroups if c.limit is not None]
 
 
-def _cgroup(
-    directory: Path,
-    limit: int | None,
-    set_by: str,
-    usage: int,
-    stat: Mapping[str, int],
-    prefix: str,
-    pressure: Pressure | None,
-) -> CgroupMemory:
-    cache = stat.get(f"{prefix}inactive_file", 0) + stat.get(f"{prefix}active_file", 0)
-    refaults = stat.get(
-        f"{prefix}workingset_refault_file", stat.get(f"{prefix}workingset_refault", -1)
-    )
-    return CgroupMemory(directory, limit, set_by, max(0, usage - cache), cache, refaults, pressure)
-
-
-def _tightest(directory: Path, *names: str) -> tuple[int | None, str]:
-    found: list[tuple[int, str]] = []
-    for name in names:
-        text = read_word(directory / name)
-        if text.isdigit() and int(text) < _NO_LIMIT:
-            found.append((int(text), name))
-    return min(found, default=(None, ""))
-
-
-def _stat(directory: Path) -> dict[str, int]:
-    return _counters(read_word(directory / "memory.stat"))
-
-
 def _machine_refaults() -> int:
-    counters = _counters(read_word(Path("/proc/vmstat")))
-    return counters.get("workingset_refault_file", counters.get("workingset_refault", 0))
-
-
-def _counters(text: str) -> dict[str, int]:
-    return {name: int(value) for name, value in (line.split() for line in text.splitlines())}
+    return field(read_file("/proc/vmstat"), b"workingset_refault_file ") or 0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.readings.cgroups import read_word
+from supervisor.readings.files import read_file
 
 PROC = Path("/proc/pressure/memory")
 
@@ -22,7 +22,7 @@ class Pressure:
 def read_pressure(file: Path = PROC) -> Pressure | None:
     """The file's content, or None where the kernel does not offer it."""
     lines = {}
-    for line in read_word(file).splitlines():
+    for line in read_file(file).decode("ascii").splitlines():
         kind, *pairs = line.split()
         lines[kind] = dict(pair.split("=", 1) for pair in pairs)
     if "some" not in lines:

@@ -1,9 +1,11 @@
-"""What single processes hold: a cheap reading for every quarter of a second, and an exact one."""
+"""What single processes hold: a glance, a reading, and an exact one."""
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from supervisor.readings.files import field, read_file
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MAJFLT = 9  # of the fields of /proc/PID/stat that follow the command: the twelfth of all
@@ -48,32 +50,26 @@ class PreciseMemory:
 
 def read_process(pid: int) -> ProcessMemory | None:
     """None if there is no such process, or it has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_bytes()
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    sizes = _kilobytes(status)
-    if b"RssAnon" not in sizes:
-        return None  # a zombie, or a thread of the kernel
-    anonymous, mapped, shared = sizes[b"RssAnon"], sizes[b"RssFile"], sizes[b"RssShmem"]
+    status = read_file(f"/proc/{pid}/status")
+    stat = read_file(f"/proc/{pid}/stat")
+    anonymous = field(status, b"RssAnon:")
+    if anonymous is None or not stat:
+        return None  # gone, a zombie, or a thread of the kernel
+    mapped, shared = field(status, b"RssFile:") or 0, field(status, b"RssShmem:") or 0
     return ProcessMemory(
         pid,
-        rss=anonymous + mapped + shared,
-        anonymous=anonymous,
-        mapped=mapped,
-        shared_memory=shared,
-        swap=sizes.get(b"VmSwap", 0),
-        major_faults=int(stat[stat.rindex(b")") + 2 :].split()[_MAJFLT]),
+        rss=(anonymous + mapped + shared) * 1024,
+        anonymous=anonymous * 1024,
+        mapped=mapped * 1024,
+        shared_memory=shared * 1024,
+        swap=(field(status, b"VmSwap:") or 0) * 1024,
+        major_faults=int(stat[stat.rindex(b")") + 2 :].split(None, _MAJFLT + 1)[_MAJFLT]),
     )
 
 
 def read_precise(pid: int) -> PreciseMemory | None:
     """None if there is no such process, or it may not be looked at."""
-    try:
-        sizes = _kilobytes(Path(f"/proc/{pid}/smaps_rollup").read_bytes())
-    except OSError:
-        return None
+    sizes = _kilobytes(read_file(f"/proc/{pid}/smaps_rollup"))
     if b"Pss" not in sizes:
         return None
     dirty = sizes[b"Private_Dirty"]
@@ -91,13 +87,14 @@ def read_precise(pid: int) -> PreciseMemory | None:
     )
 
 
-def quick_anonymous(statm_fd: int) -> int | None:
-    """Anonymous memory in RAM by an open `/proc/PID/statm`: a microsecond; None if it has ended."""
+def quick_look(statm_fd: int) -> tuple[int, int] | None:
+    """RSS and the anonymous part of it, by an open `/proc/PID/statm`: a microsecond; None if the
+    process has ended."""
     try:
         _, resident, shared, *_ = os.pread(statm_fd, 128, 0).split()
     except (OSError, ValueError):
         return None
-    return (int(resident) - int(shared)) * _PAGE_BYTES
+    return int(resident) * _PAGE_BYTES, (int(resident) - int(shared)) * _PAGE_BYTES
 
 
 def descendants(pid: int) -> list[int]:
