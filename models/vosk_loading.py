@@ -26,6 +26,11 @@ _LIBRARY = Path(vosk.__file__).parent / "libvosk.so"
 _LAZY_PARTS = frozenset({"graph/HCLr.fst", "graph/Gr.fst", "HCLr.fst", "Gr.fst"})
 
 
+_TOUCHED_SHARE = 0.47
+"""Of a mapped graph, what ordinary speech touches: 160 short utterances touched 473 MB of the
+embedded model's 998 MB."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """How it went. `mapped_bytes` is None where the graph is not mapped, and `not_mapped` says
@@ -39,9 +44,12 @@ class Loaded:
     def report(self) -> dict[str, Any]:
         """For logs and status pages."""
         graph = "lazy" if self.lazy else ("static" if self.mapped_bytes is None else "mapped")
+        mapped = self.mapped_bytes
+        working_set = None if mapped is None else int(_TOUCHED_SHARE * mapped)
         facts = {
             "graph": graph,
             "mapped_bytes": self.mapped_bytes,
+            "working_set_bytes": working_set,
             "not_mapped": self.not_mapped,
             "blas_kernel": _kernel.kernel,
         }

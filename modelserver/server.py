@@ -7,10 +7,11 @@ import structlog
 import uvloop
 
 from modelserver import __version__
+from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.http.application import HttpServer, bind, build_application
 from modelserver.service import SpeechService
 from modelserver.settings import Settings
-from supervisor import AllocatorMissing
+from supervisor import AllocatorMissing, raise_descriptor_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
@@ -32,6 +33,7 @@ async def _serve(settings: Settings) -> None:
         raise CannotStart(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
         ) from error
+    raise_descriptor_limit()
     try:
         service = SpeechService(settings)
     except AllocatorMissing as error:
@@ -48,12 +50,14 @@ async def _serve(settings: Settings) -> None:
         workers=service.pool.settings.workers,
     )
     try:
-        async with service:
+        async with service, AdminListener(service):
             await stop.first.wait()
             http.stop_accepting()
             log.info("server.draining", drain_s=settings.drain_s)
             in_time = await _drain(service, settings.drain_s, stop)
             log.info("server.drained" if in_time else "server.drain_cut_short")
+    except AdminRefused as error:
+        raise CannotStart(str(error)) from error
     finally:
         await http.close()
     log.info("server.stopped")

@@ -12,6 +12,7 @@ from modelserver.preparation import Preparation
 from modelserver.settings import Settings
 from modelserver.speech import Speech, SpeechRequest
 from modelserver.targets import find_target
+from modelserver.traffic import Traffic
 from supervisor import (
     Admission,
     Allocator,
@@ -67,6 +68,7 @@ class SpeechService:
             )
         )
         self.pool = Pool(self._target, pool_settings(settings), self.spools)
+        self.traffic = Traffic()
         self._preparation = Preparation(settings)
         self._background: asyncio.Task[None] | None = None
 
@@ -88,11 +90,16 @@ class SpeechService:
     def status(self) -> PoolStatus:
         """A reading of the pool."""
         status = self.pool.status()
-        progress = self._preparation.progress
+        progress = self.preparing()
         if status.reason is not None and progress is not None:
-            reason = f"the model is being prepared: {progress.in_words()}"
+            reason = f"the model is being prepared: {progress}"
             return dataclasses.replace(status, reason=reason)
         return status
+
+    def preparing(self) -> str | None:
+        """How far the preparation is, in words; None while nothing is prepared."""
+        progress = self._preparation.progress
+        return None if progress is None else progress.in_words()
 
     def unready_reason(self) -> str | None:
         """Why no transcript can be made now; None if one can."""
@@ -139,7 +146,9 @@ class SpeechService:
             timeout_s=None if patient else limits.request_s,
             on_progress=on_progress,
         )
-        return msgspec.convert(result.value, Speech)
+        speech = msgspec.convert(result.value, Speech)
+        self.traffic.audio_s += speech.duration_s
+        return speech
 
     async def _target(self) -> Target:
         """Asked before each load, so that a model that was put there meanwhile is found."""

@@ -106,6 +106,20 @@ class SpoolSettings(Section, frozen=True):
     )
 
 
+class AdminSettings(Section, frozen=True):
+    """`[admin]`"""
+
+    listen: Annotated[
+        str,
+        _about(
+            'where health, metrics and admin calls are: "auto" (a Unix socket of this user\'s), '
+            '"unix:/path", "host:port" with a token, or "off"'
+        ),
+    ] = "auto"
+    token: Annotated[str, _about("what every admin request over TCP must bring")] = ""
+    token_file: Annotated[str, _about("a file that holds the token instead")] = ""
+
+
 class LogSettings(Section, frozen=True):
     """`[log]`"""
 
@@ -172,4 +186,5 @@ class Settings(Section, frozen=True):
     memory: MemoryLimitSettings = MemoryLimitSettings()
     limits: LimitSettings = LimitSettings()
     spool: SpoolSettings = SpoolSettings()
+    admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()

@@ -26,10 +26,14 @@ if TYPE_CHECKING:
         TooLarge,
         WorkerLost,
     )
+    from supervisor.guard.guard import GuardStatus, explain_limits
+    from supervisor.guard.history import Obituary
     from supervisor.job import JobResult
     from supervisor.pool import Admission, Pool
     from supervisor.process import end_with_parent
-    from supervisor.readings.memory import available_memory
+    from supervisor.readings.kernel_oom import KernelLog, OomCounter, OomReport
+    from supervisor.readings.memory import MemoryReader, available_memory
+    from supervisor.readings.resources import raise_descriptor_limit
     from supervisor.settings import (
         MemorySettings,
         PoolSettings,
@@ -66,8 +70,12 @@ _HOMES = {
         "TooLarge",
         "WorkerLost",
     ),
+    "guard.guard": ("GuardStatus", "explain_limits"),
+    "guard.history": ("Obituary",),
     "job": ("JobResult",),
-    "readings.memory": ("available_memory",),
+    "readings.kernel_oom": ("KernelLog", "OomCounter", "OomReport"),
+    "readings.memory": ("MemoryReader", "available_memory"),
+    "readings.resources": ("raise_descriptor_limit",),
     "pool": ("Admission", "Pool"),
     "process": ("end_with_parent",),
     "settings": ("MemorySettings", "PoolSettings", "Target", "TargetSource", "TargetUnavailable"),
@@ -95,13 +103,19 @@ __all__ = [
     "Draining",
     "ExitStatus",
     "FileInput",
+    "GuardStatus",
     "JobCrashed",
     "JobError",
     "JobInput",
     "JobResult",
+    "KernelLog",
     "MemoryPressure",
+    "MemoryReader",
     "MemorySettings",
     "NotReady",
+    "Obituary",
+    "OomCounter",
+    "OomReport",
     "Pool",
     "PoolError",
     "PoolSettings",
@@ -127,6 +141,8 @@ __all__ = [
     "allocator_in_use",
     "available_memory",
     "end_with_parent",
+    "explain_limits",
+    "raise_descriptor_limit",
     "usable_cpus",
 ]
 

@@ -145,9 +145,20 @@ class Pool:
         """Loading has failed at least once, and no worker is able."""
         return self._keeper.load_failures > 0 and self.unready_reason() is not None
 
+    def recycle(self, seat: int, reason: str = "an operator asked for it") -> list[int]:
+        """Replace the workers of this seat, after their jobs; returns their pids."""
+        workers = [w for w in self._keeper.workers if w.seat == seat and w.running]
+        for worker in workers:
+            self._keeper.retire(worker, reason)
+        return [worker.pid for worker in workers]
+
+    def stop_admitting(self) -> None:
+        """Take no new jobs; those inside go on."""
+        self._draining = True
+
     async def drain(self, timeout_s: float) -> bool:
         """Take no new jobs, and wait for those inside; True if all were done in time."""
-        self._draining = True
+        self.stop_admitting()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._keeper.until(lambda: self._admitted == 0)
@@ -232,6 +243,7 @@ class Pool:
                     w.state,
                     w.jobs_done,
                     self._guard.growth(w),
+                    self._guard.rss(w),
                     keeper.scoreboard.read(w.record),
                 )
                 for w in sorted(keeper.workers, key=lambda w: (w.seat, w.pid))

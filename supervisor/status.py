@@ -21,13 +21,14 @@ class PoolState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One worker. `growth_bytes`: what it holds of its own, mapped files aside."""
+    """One worker. `growth_bytes`: what it holds of its own; `rss_bytes`: all, mapped files too."""
 
     seat: int
     pid: int
     state: WorkerState
     jobs_done: int
     growth_bytes: int
+    rss_bytes: int
     record: WorkerRecord
 
 

@@ -146,7 +146,8 @@ def start_server(
     log = directory / "server.log"
     variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
     variables |= {"MODELSERVER_PORT": "0", "MODELSERVER_LOG_FORMAT": "json"}
-    variables |= {"MODELSERVER_PREPARE": "never"} | environment
+    variables |= {"MODELSERVER_PREPARE": "never"}
+    variables |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{directory}/admin.sock"} | environment
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "modelserver", "serve", *flags],

@@ -234,19 +234,29 @@ def starve(state: GuardState, seconds: range, faults: float, refaults: float) ->
     return state
 
 
-def test_refaults_that_last_mean_fewer_workers_at_once_and_their_end_means_more() -> None:
-    state = starve(GuardState(4), range(2), 500, 800)
+def test_refaults_that_last_mean_starved_and_their_end_means_fed() -> None:
+    state = starve(GuardState(4), range(2), 1500, 1800)
     assert not state.starved
-    state = starve(state, range(2, 5), 500, 800)
+    state = starve(state, range(2, 5), 1500, 1800)
     assert state.starved
-    assert state.concurrency == 2
-    state = starve(state, range(5, 60), 500, 800)
-    assert state.concurrency == 1
     assert state.level is Level.NORMAL
-    state = starve(state, range(60, 75), 0, 0)
+    assert state.concurrency == 4  # one waits for its pages while another works
+    state = starve(state, range(5, 14), 0, 0)
     assert state.starved
+    assert not starve(state, range(14, 20), 0, 0).starved
+
+
+def test_thrashing_means_fewer_workers_at_once_and_its_end_means_more() -> None:
+    state = starve(GuardState(4), range(5), 11_000, 12_000)
     assert state.concurrency == 2
-    state = starve(state, range(75, 120), 0, 0)
+    state = starve(state, range(5, 60), 11_000, 12_000)
+    assert state.concurrency == 1
+    state = starve(state, range(60, 75), 7_000, 7_000)
+    assert state.concurrency == 1  # between the two, all stays as it is
+    state = starve(state, range(75, 90), 2_000, 2_000)
+    assert state.starved
+    assert state.concurrency in (2, 3)
+    state = starve(state, range(90, 150), 0, 0)
     assert not state.starved
     assert state.concurrency == 4
 
@@ -261,7 +271,7 @@ def test_somebody_elses_refaults_are_no_starvation() -> None:
 
 
 def test_one_worker_can_be_starved_and_fed_again() -> None:
-    state = starve(GuardState(1), range(5), 900, 900)
+    state = starve(GuardState(1), range(5), 20_000, 20_000)
     assert state.starved
     assert state.concurrency == 1
     assert not starve(state, range(5, 20), 0, 0).starved

@@ -4,8 +4,10 @@ import click
 
 from modelserver import __version__
 from modelserver.cli.config import config
+from modelserver.cli.doctor import doctor
 from modelserver.cli.models import models
 from modelserver.cli.serve import serve
+from modelserver.cli.status import status
 from modelserver.cli.transcribe import transcribe
 
 
@@ -19,3 +21,5 @@ main.add_command(serve)
 main.add_command(transcribe)
 main.add_command(config)
 main.add_command(models)
+main.add_command(status)
+main.add_command(doctor)

@@ -22,6 +22,7 @@ _FLAGS = {
     "language": ("--language", "what the model speaks, as a BCP 47 tag"),
     "allocator": ("--allocator", "auto, jemalloc or glibc"),
     "warmup": ("--warmup", "clips, noise or none"),
+    "admin.listen": ("--admin-listen", "auto, unix:/path, host:port or off"),
     "log.level": ("--log-level", "debug, info, warning or error"),
     "log.format": ("--log-format", "auto, text or json"),
 }

@@ -19,6 +19,7 @@ STATUS = {
     "too_many_files": 400,
     "incomplete_body": 400,
     "not_audio": 400,
+    "unauthorized": 401,
     "not_found": 404,
     "method_not_allowed": 405,
     "upload_timeout": 408,

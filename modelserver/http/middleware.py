@@ -10,6 +10,7 @@ from aiohttp import web
 
 from modelserver import __version__
 from modelserver.http.errors import ApiError, as_api_error, error_response
+from modelserver.http.keys import SERVICE
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
@@ -25,7 +26,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def each_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: nothing but answers, and cancellation, leaves it."""
     started = time.monotonic()
-    request_id = _request_id(request)
+    request_id = request_id_of(request)
     request[REQUEST_ID] = request_id
     error: ApiError | None = None
     response: web.StreamResponse
@@ -38,15 +39,25 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
             error = ApiError("internal", "the server failed; its log says how")
         response = error_response(error, request_id)
     except BaseException:
+        request.app[SERVICE].traffic.abandoned += 1
         _log_request(request, request_id, None, "cancelled", started)
         raise
     response.headers["X-Request-ID"] = request_id
     response.headers["Server"] = f"modelserver/{__version__}"
-    _log_request(request, request_id, response.status, error.code if error else None, started)
+    code = error.code if error else None
+    seconds = time.monotonic() - started
+    request.app[SERVICE].traffic.answered(_route(request), response.status, code, seconds)
+    _log_request(request, request_id, response.status, code, started)
     return response
 
 
-def _request_id(request: web.Request) -> str:
+def _route(request: web.Request) -> str:
+    """The route's own pattern, of which there are few; a path may be anything."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "none"
+
+
+def request_id_of(request: web.Request) -> str:
     """The client's or gateway's own, if it is one that can be written anywhere; else a new one."""
     given = request.headers.get("X-Request-ID", "")
     return given if _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex

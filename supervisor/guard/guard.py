@@ -231,7 +231,11 @@ class Guard:
 
     def growth(self, worker: Worker) -> int:
         """What the worker holds of its own."""
-        return max(self._ledger.growth(worker.pid), 0)
+        return self._ledger.growth(worker.pid)
+
+    def rss(self, worker: Worker) -> int:
+        """All that the worker has in RAM, shared and mapped memory included."""
+        return self._ledger.rss(worker.pid)
 
     def status(self) -> GuardStatus | None:
         """What is known now; None before the first reading."""
@@ -458,7 +462,8 @@ class Guard:
         if not self.state.starved or server is None:
             return ""
         report, resident = server.report(), self._ledger.mapped()
-        mapped, usual = report.get("mapped_bytes", 0), report.get("working_set_bytes", 0)
+        mapped = report.get("mapped_bytes") or 0
+        usual = report.get("working_set_bytes") or 0
         most = max(0, mapped - resident)
         if usual > resident:
             return f"about {in_mib(usual - resident)} more memory, at most {in_mib(most)}"

@@ -19,9 +19,12 @@ _TRIM_EVERY_S = 10.0
 _RECYCLE_EVERY_S = 0.5
 _KILL_EVERY_S = 0.5
 
-STARVED_FAULTS = 100.0
+STARVED_FAULTS = 1_000.0
 """Major faults and refaults per second of work at which a model is starved: at a tenth of a
-millisecond each they cost a hundredth of the time, and they rise steeply from there."""
+millisecond each they cost a tenth of the time."""
+THRASHING_FAULTS = 10_000.0
+"""Nearly all of the time: from here on fewer workers get as much done, each request sooner. Below,
+one waits while another works (measured in benchmarks/README.md)."""
 _STARVED_ENTER_S, _STARVED_LEAVE_S = 2.0, 10.0
 _CONCURRENCY_STEP_S = 10.0
 
@@ -82,7 +85,8 @@ class Situation:
 class GuardState:
     """What the policy remembers, and what holds until it decides anew.
 
-    `concurrency` is how many workers may work at once, of the `workers` there are.
+    `concurrency` is how many workers may work at once, of the `workers` there are;
+    `starved_concurrency` is 0 where all may.
     """
 
     workers: int
@@ -262,31 +266,40 @@ def _relieve(
 
 
 def _starvation(state: GuardState, now: Situation) -> GuardState:
-    """Pages of the model that are taken back and read again: fewer workers at once, step by
-    step, and step by step back."""
-    starving = min(now.faults, now.refaults) >= STARVED_FAULTS
-    if starving:
-        since = now.time if state.starving_since is None else state.starving_since
-        state = replace(state, starving_since=since, fed_since=None)
-        if now.time - since >= _STARVED_ENTER_S and not state.starved:
-            return replace(
-                state,
-                starved=True,
-                starved_concurrency=max(1, state.workers // 2),
-                stepped_at=now.time,
-            )
-        if state.starved and now.time - state.stepped_at >= _CONCURRENCY_STEP_S:
-            fewer = max(1, state.starved_concurrency - 1)
-            return replace(state, starved_concurrency=fewer, stepped_at=now.time)
+    """Pages of the model that are taken back and read again. Where nearly all of the time goes
+    into that, fewer workers at once, step by step, and step by step back."""
+    rate = min(now.faults, now.refaults)
+    if rate < STARVED_FAULTS:
+        return _fed(replace(state, starving_since=None), now)
+    since = now.time if state.starving_since is None else state.starving_since
+    starved = state.starved or now.time - since >= _STARVED_ENTER_S
+    state = replace(state, starving_since=since, fed_since=None, starved=starved)
+    if not starved or now.time - state.stepped_at < _CONCURRENCY_STEP_S:
         return state
-    state = replace(state, starving_since=None)
+    if rate >= THRASHING_FAULTS and state.concurrency > 1:
+        fewer = state.workers // 2 if not state.starved_concurrency else state.concurrency - 1
+        return replace(state, starved_concurrency=max(1, fewer), stepped_at=now.time)
+    if rate < THRASHING_FAULTS / 2:
+        return _one_more(state, now)
+    return state
+
+
+def _fed(state: GuardState, now: Situation) -> GuardState:
+    """The pages stay: over after a while, with all workers at work again."""
     if not state.starved:
         return replace(state, fed_since=None)
     since = now.time if state.fed_since is None else state.fed_since
     state = replace(state, fed_since=since)
     if now.time - max(since, state.stepped_at) < _STARVED_LEAVE_S:
         return state
+    if state.starved_concurrency:
+        return _one_more(state, now)
+    return replace(state, starved=False, fed_since=None)
+
+
+def _one_more(state: GuardState, now: Situation) -> GuardState:
+    if not state.starved_concurrency:
+        return state
     more = state.starved_concurrency + 1
-    if more > state.workers or state.workers == 1:
-        return replace(state, starved=False, starved_concurrency=0, fed_since=None)
-    return replace(state, starved_concurrency=more, stepped_at=now.time)
+    allowed = 0 if more >= state.workers else more
+    return replace(state, starved_concurrency=allowed, stepped_at=now.time)

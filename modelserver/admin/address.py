@@ -1,0 +1,95 @@
+"""Where the admin side listens: a Unix socket, or an address of this machine with a token."""
+
+import errno
+import os
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelserver.settings import AdminSettings, xdg_directory
+
+AUTO, OFF = "auto", "off"
+_UNIX = "unix:"
+_SOCKET_NAME = "admin.sock"
+
+
+class BadAddress(Exception):
+    """The setting is not an address; the text says what is."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminAddress:
+    """A Unix socket's path, or host and port."""
+
+    path: Path | None = None
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"{_UNIX}{self.path}" if self.path else f"http://{self.host}:{self.port}"
+
+
+def admin_address(settings: AdminSettings) -> AdminAddress | None:
+    """Where to listen, or where a server of these settings is to be found; None for nowhere.
+
+    Raises `BadAddress`.
+    """
+    text = settings.listen
+    if text == OFF:
+        return None
+    if text == AUTO:
+        return AdminAddress(path=runtime_directory() / _SOCKET_NAME)
+    if text.startswith(_UNIX):
+        return AdminAddress(path=Path(text.removeprefix(_UNIX)))
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise BadAddress(
+            f'admin.listen is {text!r}; it may be "auto", "off", "unix:/path" or "host:port"'
+        )
+    return AdminAddress(host=host.strip("[]"), port=int(port))
+
+
+def runtime_directory() -> Path:
+    """Where the sockets of running servers are: what systemd made for us, the user's own, or
+    /run for root."""
+    if directory := os.environ.get("RUNTIME_DIRECTORY"):
+        return Path(directory.split(":")[0])
+    if "XDG_RUNTIME_DIR" in os.environ:
+        return xdg_directory("XDG_RUNTIME_DIR", "")
+    if os.getuid() == 0:
+        return Path("/run/modelserver")
+    return Path(tempfile.gettempdir()) / f"modelserver-{os.getuid()}"
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A socket that only this user may connect to. Raises `OSError`; a socket that a dead server
+    left is replaced, one that answers is not."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.parent.stat().st_uid != os.getuid() and os.getuid() != 0:
+        raise PermissionError(errno.EPERM, f"{path.parent} belongs to somebody else")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        if path.is_socket():
+            if _answers(path):
+                raise OSError(errno.EADDRINUSE, "another server listens there")
+            path.unlink()
+        old = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(old)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True

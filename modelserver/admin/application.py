@@ -1,0 +1,87 @@
+"""The admin application: health, metrics, and the few things an operator may do."""
+
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from modelserver.admin.health import health
+from modelserver.admin.metrics import CONTENT_TYPE, Metrics
+from modelserver.http.errors import ApiError, as_api_error, error_response, json_response
+from modelserver.http.middleware import request_id_of
+from modelserver.service import SpeechService
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
+
+_BEARER = "Bearer "
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build_admin(service: SpeechService, token: str | None) -> web.Application:
+    """The routes. `token`: what every request must bring; None on a Unix socket, where the file's
+    owner is the one who may come in."""
+    admin = _Admin(service, token)
+    app = web.Application(middlewares=[admin.each_request])
+    app.router.add_get("/admin/health", admin.health)
+    app.router.add_get("/metrics", admin.metrics)
+    app.router.add_post("/admin/workers/{id}/recycle", admin.recycle)
+    app.router.add_post("/admin/drain", admin.drain)
+    return app
+
+
+class _Admin:
+    def __init__(self, service: SpeechService, token: str | None) -> None:
+        self._service = service
+        self._token = token
+        self._started = time.monotonic()
+        self._metrics = Metrics(lambda: health(service, self._started), service.traffic)
+
+    @web.middleware
+    async def each_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = request_id_of(request)
+        try:
+            self._must_be_allowed(request)
+            return await handler(request)
+        except Exception as exception:
+            error = as_api_error(exception)
+            if error is None:
+                log.exception("admin.failed", request_id=request_id, path=request.path)
+                error = ApiError("internal", "the server failed; its log says how")
+            return error_response(error, request_id)
+
+    def _must_be_allowed(self, request: web.Request) -> None:
+        if self._token is None:
+            return
+        # By the token alone: where a proxy stands in between, every address is its own.
+        given = request.headers.get("Authorization", "")
+        sent = given.removeprefix(_BEARER).strip() if given.startswith(_BEARER) else ""
+        if not hmac.compare_digest(sent.encode(), self._token.encode()):
+            raise ApiError(
+                "unauthorized",
+                "send the admin token: Authorization: Bearer TOKEN",
+                headers={"WWW-Authenticate": 'Bearer realm="modelserver admin"'},
+            )
+
+    async def health(self, _: web.Request) -> web.Response:
+        return json_response(health(self._service, self._started))
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def recycle(self, request: web.Request) -> web.Response:
+        seat = request.match_info["id"]
+        pids = self._service.pool.recycle(int(seat)) if seat.isdigit() else []
+        if not pids:
+            last = self._service.pool.settings.workers - 1
+            raise ApiError("not_found", f"there is no worker {seat}; there are 0 to {last}")
+        log.info("admin.recycle", worker=int(seat), pids=pids)
+        return json_response({"status": "recycling", "worker": int(seat), "pids": pids}, status=202)
+
+    async def drain(self, _: web.Request) -> web.Response:
+        log.info("admin.drain")
+        self._service.pool.stop_admitting()
+        admitted = self._service.pool.status().admitted
+        return json_response({"status": "draining", "admitted": admitted}, status=202)

@@ -1,0 +1,72 @@
+"""Asks a running server's admin side: for `modelserver status` and `modelserver doctor`."""
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modelserver.admin.address import AdminAddress, BadAddress, admin_address
+from modelserver.admin.health import Health
+from modelserver.admin.listener import read_token
+from modelserver.settings import Settings
+
+_TIMEOUT_S = 5.0
+
+
+class NoServer(Exception):
+    """No server answered; the text says where it was looked for and why not."""
+
+
+def fetch_health(settings: Settings) -> Health:
+    """The health of the server with these settings. Raises `NoServer`."""
+    try:
+        address = admin_address(settings.admin)
+        if address is None:
+            raise NoServer("the admin side is off (admin.listen)")
+        token = read_token(settings.admin) if address.path is None else None
+        status, body = _get(address, "/admin/health", token)
+    except (OSError, BadAddress, http.client.HTTPException) as error:
+        raise NoServer(f"no server answers on {settings.admin.listen}: {error}") from error
+    if status != 200:
+        raise NoServer(f"the server on {address} answered {status}: {_message(body)}")
+    try:
+        return msgspec.json.decode(body, type=Health)
+    except msgspec.DecodeError as error:
+        raise NoServer(f"what answers on {address} is no such server: {error}") from error
+
+
+def _get(address: AdminAddress, path: str, token: str | None) -> tuple[int, bytes]:
+    connection: http.client.HTTPConnection
+    if address.path is not None:
+        connection = _UnixConnection(address.path)
+    else:
+        connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
+    try:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def _message(body: bytes) -> str:
+    try:
+        document: Any = json.loads(body)
+        return str(document["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.connect(str(self._path))

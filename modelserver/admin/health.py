@@ -1,0 +1,271 @@
+"""The health document: what a person asks first, in one piece of JSON."""
+
+import os
+import time
+
+import msgspec
+
+from modelserver import __version__
+from modelserver.service import SpeechService
+from supervisor import GuardStatus, Obituary, PoolState, PoolStatus, WorkerStatus
+
+
+class WorkerHealth(msgspec.Struct):
+    """One worker. Sizes in bytes, times in seconds."""
+
+    id: int
+    pid: int
+    state: str
+    jobs_done: int
+    busy_s: float
+    silent_s: float
+    rss_bytes: int
+    growth_bytes: int
+    budget_bytes: int
+
+
+class QueueHealth(msgspec.Struct):
+    """Requests inside. `s_per_audio_s`: seconds of work a second of audio takes, of late."""
+
+    admitted: int
+    waiting: int
+    places: int
+    s_per_audio_s: float | None
+
+
+class BoundHealth(msgspec.Struct):
+    """Something that memory has to fit into."""
+
+    name: str
+    limit_bytes: int
+    used_bytes: int
+
+
+class MemoryHealth(msgspec.Struct):
+    """Memory, in the words of the guard: see the README."""
+
+    level: str
+    starved: bool
+    starved_needs: str
+    concurrency: int
+    limit_bytes: int
+    limit_is: str
+    reserve_bytes: int
+    reserve_is: str
+    used_bytes: int
+    left_bytes: int
+    reserved_bytes: int
+    headroom_bytes: int
+    mapped_bytes: int
+    budget_bytes: int
+    budget_is: str
+    hard_budget_bytes: int
+    tightest: str
+    bounds: list[BoundHealth]
+    pressure_some_avg10: float | None
+    major_faults_per_work_s: float
+    refaults_per_work_s: float
+    available_bytes: int
+    swap_total_bytes: int
+    swap_free_bytes: int
+
+
+class ResourceHealth(msgspec.Struct):
+    """Something else that can run out."""
+
+    name: str
+    used: int
+    limit: int
+
+
+class SpoolHealth(msgspec.Struct):
+    """Uploads held."""
+
+    open: int
+    memory_bytes: int
+    disk_bytes: int
+    directory: str
+
+
+class DeathHealth(msgspec.Struct):
+    """A process that ended without being asked, newest first."""
+
+    time: float
+    role: str
+    worker: int | None
+    pid: int
+    cause: str
+    sentence: str
+    job: int | None
+    rss_bytes: int | None
+    growth_bytes: int | None
+    memory: list["MomentHealth"]
+
+
+class MomentHealth(msgspec.Struct):
+    """Memory at one moment before a death."""
+
+    time: float
+    level: str
+    left_bytes: int
+    used_bytes: int
+    process_rss_bytes: int | None
+    process_growth_bytes: int | None
+
+
+class Health(msgspec.Struct):
+    """The document. `status`: "ok", "degraded", "unavailable" or "draining"; `reasons` say why."""
+
+    status: str
+    reasons: list[str]
+    version: str
+    pid: int
+    uptime_s: float
+    model: dict[str, object]
+    fork_server_pid: int | None
+    preparing: str | None
+    workers: list[WorkerHealth]
+    queue: QueueHealth
+    memory: MemoryHealth | None
+    spools: SpoolHealth
+    resources: list[ResourceHealth]
+    exits_by_cause: dict[str, int]
+    last_deaths: list[DeathHealth]
+
+
+_RECENT_S = 60.0
+
+
+def health(service: SpeechService, started: float) -> Health:
+    """As it is now; `started` by CLOCK_MONOTONIC."""
+    status = service.status()
+    guard = status.guard
+    state, reasons = _verdict(status)
+    usage = service.spools.usage()
+    settings = service.pool.settings
+    return Health(
+        status=state,
+        reasons=reasons,
+        version=__version__,
+        pid=os.getpid(),
+        uptime_s=round(time.monotonic() - started, 1),
+        model=status.model,
+        fork_server_pid=status.fork_server_pid,
+        preparing=service.preparing(),
+        workers=[_worker(worker, guard) for worker in status.workers],
+        queue=QueueHealth(
+            status.admitted,
+            status.waiting,
+            settings.workers + settings.queue,
+            guard.s_per_unit if guard else None,
+        ),
+        memory=_memory(status, guard) if guard else None,
+        spools=SpoolHealth(
+            usage.open, usage.memory_bytes, usage.disk_bytes, str(service.spools.limits.directory)
+        ),
+        resources=[ResourceHealth(r.name, r.used, r.limit) for r in guard.resources]
+        if guard
+        else [],
+        exits_by_cause={cause.value: count for cause, count in status.deaths.items()},
+        last_deaths=[_death(obituary) for obituary in reversed(status.last_deaths)],
+    )
+
+
+def _verdict(status: PoolStatus) -> tuple[str, list[str]]:
+    """One word, and why it is not "ok"."""
+    reasons = []
+    if status.reason is not None:
+        reasons.append(status.reason)
+    if (guard := status.guard) is not None:
+        if guard.state.level:
+            reasons.append(
+                f"memory is short ({guard.state.level.word}): {guard.left / 1e6:.0f} MB are left "
+                f"until {guard.tightest.name} is full"
+            )
+        if guard.state.starved:
+            reasons.append(
+                "the model is starved: the kernel takes its pages back and reads them again; "
+                f"{status.starved_needs} would end it"
+            )
+    now = time.time()
+    recent = [o for o in status.last_deaths if now - o.time < _RECENT_S]
+    reasons += [o.death.sentence for o in recent[-3:]]
+    if status.state is PoolState.DRAINING:
+        return "draining", ["the server takes no new requests", *reasons]
+    if status.reason is not None or (guard is not None and not guard.state.takes_work):
+        return "unavailable", reasons
+    return ("degraded" if reasons else "ok"), reasons
+
+
+def _worker(worker: WorkerStatus, guard: GuardStatus | None) -> WorkerHealth:
+    record = worker.record
+    return WorkerHealth(
+        id=worker.seat,
+        pid=worker.pid,
+        state=worker.state.value,
+        jobs_done=worker.jobs_done,
+        busy_s=round(record.busy_ns / 1e9, 3),
+        silent_s=round(record.silent_s(time.monotonic_ns()), 3) if record.heartbeat_ns else 0.0,
+        rss_bytes=worker.rss_bytes,
+        growth_bytes=worker.growth_bytes,
+        budget_bytes=guard.budget.growth.bytes if guard else 0,
+    )
+
+
+def _memory(status: PoolStatus, guard: GuardStatus) -> MemoryHealth:
+    machine, pressure = guard.memory.machine, guard.memory.worst_pressure
+    return MemoryHealth(
+        level=guard.state.level.word,
+        starved=guard.state.starved,
+        starved_needs=status.starved_needs,
+        concurrency=guard.state.concurrency,
+        limit_bytes=guard.limits.limit.bytes,
+        limit_is=guard.limits.limit.reason,
+        reserve_bytes=guard.limits.reserve.bytes,
+        reserve_is=guard.limits.reserve.reason,
+        used_bytes=guard.used,
+        left_bytes=guard.left,
+        reserved_bytes=guard.reserved,
+        headroom_bytes=guard.headroom,
+        mapped_bytes=guard.mapped,
+        budget_bytes=guard.budget.growth.bytes,
+        budget_is=guard.budget.growth.reason,
+        hard_budget_bytes=guard.budget.hard.bytes,
+        tightest=guard.tightest.name,
+        bounds=[BoundHealth(b.name, b.limit, b.used) for b in guard.bounds],
+        pressure_some_avg10=pressure.some_avg10 if pressure else None,
+        major_faults_per_work_s=round(guard.faults, 1),
+        refaults_per_work_s=round(guard.refaults, 1),
+        available_bytes=machine.available,
+        swap_total_bytes=machine.swap_total,
+        swap_free_bytes=machine.swap_free,
+    )
+
+
+def _death(obituary: Obituary) -> DeathHealth:
+    pid, last = obituary.death.pid, obituary.last
+    moments = []
+    for moment in obituary.moments:
+        own = next((process for process in moment.processes if process.pid == pid), None)
+        moments.append(
+            MomentHealth(
+                moment.time,
+                moment.level.word,
+                moment.left,
+                moment.used,
+                own.rss if own else None,
+                own.growth if own else None,
+            )
+        )
+    return DeathHealth(
+        obituary.time,
+        obituary.role,
+        obituary.seat,
+        pid,
+        obituary.death.cause.value,
+        obituary.death.sentence,
+        obituary.job,
+        last.rss if last else None,
+        last.growth if last else None,
+        moments,
+    )

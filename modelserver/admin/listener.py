@@ -1,0 +1,75 @@
+"""The admin listener's life, beside the public one."""
+
+import contextlib
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from modelserver.admin.address import AUTO, AdminAddress, BadAddress, admin_address, bind_unix
+from modelserver.admin.application import build_admin
+from modelserver.service import SpeechService
+from modelserver.settings import AdminSettings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
+
+
+class AdminRefused(Exception):
+    """The admin side cannot listen as it was told; the text says why."""
+
+
+class AdminListener:
+    """Use as `async with`. Raises `AdminRefused` on entry, but not for an automatic address."""
+
+    def __init__(self, service: SpeechService) -> None:
+        self._service = service
+        self._settings = service.settings.admin
+        self._runner: web.AppRunner | None = None
+        self._path: tuple[Path, int] | None = None
+
+    async def __aenter__(self) -> "AdminListener":
+        try:
+            address = admin_address(self._settings)
+            if address is not None:
+                await self._listen(address)
+        except (OSError, BadAddress) as error:
+            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            message = f"the admin side cannot listen on {self._settings.listen}: {reason}"
+            if self._settings.listen != AUTO:
+                raise AdminRefused(message) from error
+            log.warning("admin.not_listening", reason=message)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._path is not None:
+            path, inode = self._path
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == inode:
+                    path.unlink()
+
+    async def _listen(self, address: AdminAddress) -> None:
+        token = read_token(self._settings) if address.path is None else None
+        if address.path is None and not token:
+            raise BadAddress("it needs a token: set admin.token or admin.token_file")
+        app = build_admin(self._service, token)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        if address.path is not None:
+            sock = bind_unix(address.path)
+            self._path = address.path, address.path.stat().st_ino
+            await web.SockSite(self._runner, sock).start()
+            log.info("admin.listening", address=str(address))
+            return
+        site = web.TCPSite(self._runner, address.host, address.port)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        log.info("admin.listening", address=f"http://{host}:{port}")
+
+
+def read_token(settings: AdminSettings) -> str | None:
+    """The token, of the setting or of its file; None where there is none. Raises `OSError`."""
+    if settings.token_file:
+        return Path(settings.token_file).expanduser().read_text(encoding="utf-8").strip() or None
+    return settings.token or None

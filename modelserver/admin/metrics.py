@@ -1,0 +1,147 @@
+"""`GET /metrics`: the health document's numbers and the counters, for Prometheus.
+
+Names and units follow Prometheus's conventions: base units, `_total` for counters.
+"""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from modelserver.admin.health import Health, MemoryHealth
+from modelserver.traffic import Traffic
+
+_WORKER_STATES = ("starting", "idle", "busy", "leaving")
+_LEVELS = ("normal", "pressure", "critical")
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """Makes the text, anew for each scrape."""
+
+    def __init__(self, health: Callable[[], Health], traffic: Traffic) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_HealthCollector(health, traffic))
+
+    def text(self) -> bytes:
+        """In Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+class _HealthCollector(Collector):
+    def __init__(self, health: Callable[[], Health], traffic: Traffic) -> None:
+        self._health = health
+        self._traffic = traffic
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # registering must not ask for the health
+
+    def collect(self) -> Iterable[Metric]:
+        health = self._health()
+        yield _gauge(
+            "build_info", "Always 1; the version is in the label.", 1, version=health.version
+        )
+        yield _gauge("ready", "1 if requests are taken.", health.status in ("ok", "degraded"))
+        yield _gauge("uptime_seconds", "Since the supervisor started.", health.uptime_s)
+        yield from _workers(health)
+        yield _counters(
+            "process_exits", "Processes that have ended, by cause.", "cause", health.exits_by_cause
+        )
+        queue = health.queue
+        yield _gauge("jobs_admitted", "Requests inside.", queue.admitted)
+        yield _gauge("jobs_waiting", "Requests that wait for a worker.", queue.waiting)
+        yield _gauge("jobs_places", "Requests that may be inside at once.", queue.places)
+        spools = health.spools
+        held = GaugeMetricFamily("modelserver_spool_bytes", "Uploads held.", labels=["where"])
+        held.add_metric(["memory"], spools.memory_bytes)
+        held.add_metric(["disk"], spools.disk_bytes)
+        yield held
+        used = GaugeMetricFamily(
+            "modelserver_resource_used", "In bytes or pieces.", labels=["resource"]
+        )
+        limit = GaugeMetricFamily(
+            "modelserver_resource_limit", "In bytes or pieces.", labels=["resource"]
+        )
+        for resource in health.resources:
+            used.add_metric([resource.name], resource.used)
+            limit.add_metric([resource.name], resource.limit)
+        yield used
+        yield limit
+        if health.memory is not None:
+            yield from _memory(health.memory)
+        yield from _traffic(self._traffic)
+
+
+def _workers(health: Health) -> Iterable[Metric]:
+    states = GaugeMetricFamily("modelserver_workers", "Workers by state.", labels=["state"])
+    for state in _WORKER_STATES:
+        states.add_metric([state], sum(worker.state == state for worker in health.workers))
+    yield states
+    rss = GaugeMetricFamily(
+        "modelserver_worker_resident_memory_bytes", "RSS, with what is shared.", labels=["worker"]
+    )
+    growth = GaugeMetricFamily(
+        "modelserver_worker_growth_bytes", "Memory of its own.", labels=["worker"]
+    )
+    seen = set()
+    for worker in reversed(health.workers):  # the newer of two on one seat
+        if worker.id not in seen:
+            seen.add(worker.id)
+            rss.add_metric([str(worker.id)], worker.rss_bytes)
+            growth.add_metric([str(worker.id)], worker.growth_bytes)
+    yield rss
+    yield growth
+
+
+def _memory(memory: MemoryHealth) -> Iterable[Metric]:
+    level = GaugeMetricFamily(
+        "modelserver_memory_level", "1 for the one in force.", labels=["level"]
+    )
+    for name in _LEVELS:
+        level.add_metric([name], memory.level == name)
+    yield level
+    yield _gauge("memory_starved", "1 while the model's pages are taken back.", memory.starved)
+    yield _gauge("memory_limit_bytes", "The smallest limit.", memory.limit_bytes)
+    yield _gauge("memory_reserve_bytes", "Left unused below the limit.", memory.reserve_bytes)
+    yield _gauge("memory_used_bytes", "Of all processes, shared counted once.", memory.used_bytes)
+    yield _gauge("memory_left_bytes", "Until the tightest limit.", memory.left_bytes)
+    yield _gauge("memory_reserved_bytes", "Promised to running requests.", memory.reserved_bytes)
+    yield _gauge("memory_mapped_bytes", "File cache of the model in RAM.", memory.mapped_bytes)
+    yield _gauge("worker_budget_bytes", "What a worker may grow by.", memory.budget_bytes)
+
+
+def _traffic(traffic: Traffic) -> Iterable[Metric]:
+    requests = CounterMetricFamily(
+        "modelserver_http_requests", "Answered.", labels=["route", "status", "code"]
+    )
+    for (route, status, code), count in traffic.requests.items():
+        requests.add_metric([route, str(status), code], count)
+    yield requests
+    yield CounterMetricFamily(
+        "modelserver_http_requests_abandoned", "Left by their clients.", traffic.abandoned
+    )
+    yield CounterMetricFamily("modelserver_audio_seconds", "Recognised.", traffic.audio_s)
+    duration = HistogramMetricFamily(
+        "modelserver_http_request_duration_seconds",
+        "From the first byte in to the answer, by route.",
+        labels=["route"],
+    )
+    for route, histogram in traffic.durations.items():
+        duration.add_metric([route], list(histogram.buckets()), histogram.sum)
+    yield duration
+
+
+def _gauge(name: str, about: str, value: float, **labels: str) -> Metric:
+    family = GaugeMetricFamily(f"modelserver_{name}", about, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family
+
+
+def _counters(name: str, about: str, label: str, counts: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(f"modelserver_{name}", about, labels=[label])
+    for value, count in counts.items():
+        family.add_metric([value], count)
+    return family

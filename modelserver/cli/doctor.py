@@ -1,0 +1,124 @@
+"""`modelserver doctor`: what limits a server on this machine, and what happened lately."""
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+import models
+from models.prepared import find_prepared
+from modelserver.admin.client import NoServer, fetch_health
+from modelserver.admin.health import Health
+from modelserver.cli.options import SERVER_SETTINGS, with_settings
+from modelserver.cli.status import in_words
+from modelserver.cli.words import size
+from modelserver.configuration import Configuration
+from modelserver.service import pool_settings
+from modelserver.settings import Settings
+from modelserver.targets import find_model
+from supervisor import KernelLog, MemoryReader, OomCounter, explain_limits, usable_cpus
+
+_SHOWN_KILLS = 5
+
+
+@click.command()
+@with_settings(*SERVER_SETTINGS)
+def doctor(configuration: Configuration) -> None:
+    """Look at this machine and at the running server, and say in plain words what limits them and
+    what happened lately. Exit status: 1 if something should be seen to."""
+    settings = configuration.settings
+    problems: list[str] = []
+    _section("This machine", _machine(settings, problems))
+    _section("The model", _model(settings, problems))
+    health = _running(settings, problems)
+    _section("The kernel's out-of-memory killer", _kernel(health, problems))
+    click.echo()
+    for problem in problems:
+        click.echo(f"! {problem}")
+    if problems:
+        raise SystemExit(1)
+    click.echo("Nothing to see to.")
+
+
+def _section(title: str, lines: list[str]) -> None:
+    click.echo(f"{title}:")
+    for line in lines:
+        click.echo(f"  {line}")
+
+
+def _machine(settings: Settings, problems: list[str]) -> list[str]:
+    reading = MemoryReader().read()
+    machine = reading.machine
+    memory = f"{size(machine.total)} of memory, {size(machine.available)} available"
+    lines = [
+        f"{usable_cpus()} processors may be used; {memory}",
+        f"swap: {size(machine.swap_total)}" if machine.swap_total else "no swap",
+    ]
+    lines += [
+        f"{bound.name}: {size(bound.limit)}, {size(bound.used)} of it used for good"
+        for bound in reading.bounds[1:]
+    ]
+    if len(reading.bounds) == 1:
+        lines.append("no memory cgroup limits this process")
+    for name, found in explain_limits(pool_settings(settings)).items():
+        lines.append(f"{name} = {size(found.bytes)}: {found.reason}")
+    if not _directory_usable(settings.spool.directory):
+        problems.append(f"uploads cannot be written to {settings.spool.directory}")
+    return lines
+
+
+def _model(settings: Settings, problems: list[str]) -> list[str]:
+    try:
+        location = find_model(settings)
+    except models.ModelError as error:
+        problems.append(error.message)
+        return ["none"]
+    on_disk = sum(file.stat().st_size for file in location.directory.rglob("*") if file.is_file())
+    lines = [f"{location.name} ({location.language}), {size(on_disk)} in {location.directory}"]
+    lookup = find_prepared(location, settings.prepared_dir)
+    problems += lookup.problems
+    if lookup.prepared is not None:
+        graph = lookup.prepared.graph.stat().st_size
+        lines.append(f"prepared: a graph of {size(graph)} is mapped, and can be larger than memory")
+    else:
+        lines.append("not prepared: several times slower, and several times the memory")
+    return lines
+
+
+def _running(settings: Settings, problems: list[str]) -> Health | None:
+    try:
+        health = fetch_health(settings)
+    except NoServer as error:
+        _section("The server", [str(error)])
+        return None
+    _section("The server", in_words(health))
+    if health.status != "ok":
+        problems += health.reasons
+    return health
+
+
+def _kernel(health: Health | None, problems: list[str]) -> list[str]:
+    count = OomCounter().read()
+    lines = [f"{count} processes killed so far, by the kernel's count for this cgroup or machine"]
+    log = KernelLog(from_start=True)
+    if not log.readable:
+        return [*lines, "its log cannot be read here (try as root)"]
+    reports = log.new_reports()
+    log.close()
+    booted = time.time() - time.monotonic()
+    for report in reports[-_SHOWN_KILLS:]:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(booted + report.seconds))
+        lines.append(f"{when}: {report.sentence}")
+    if not reports:
+        lines.append("its log tells of none")
+    if health is not None and health.exits_by_cause.get("kernel_oom"):
+        problems.append(
+            "the kernel has killed processes of this server: it needs a smaller limit "
+            "of its own (memory.limit), or more memory"
+        )
+    return lines
+
+
+def _directory_usable(directory: Path) -> bool:
+    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)

@@ -1,0 +1,62 @@
+"""`modelserver status`: a running server's health, for a person."""
+
+import click
+import msgspec
+
+from modelserver.admin.client import NoServer, fetch_health
+from modelserver.admin.health import Health
+from modelserver.cli.options import with_settings
+from modelserver.cli.words import ago, size
+from modelserver.configuration import Configuration
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="the whole document instead")
+@with_settings("admin.listen")
+def status(configuration: Configuration, as_json: bool) -> None:
+    """Show how the running server is. Exit status: 0 if it takes requests, else 1."""
+    try:
+        health = fetch_health(configuration.settings)
+    except NoServer as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(health)).decode())
+    else:
+        for line in in_words(health):
+            click.echo(line)
+    if health.status not in ("ok", "degraded"):
+        raise SystemExit(1)
+
+
+def in_words(health: Health) -> list[str]:
+    """The document in a few lines."""
+    lines = [f"{health.status}: {health.model.get('model', 'no model')}, pid {health.pid}"]
+    lines += [f"  {reason}" for reason in health.reasons]
+    if health.preparing:
+        lines.append(f"preparing: {health.preparing}")
+    if (memory := health.memory) is not None:
+        level = memory.level + (", starved" if memory.starved else "")
+        lines.append(
+            f"memory: {level}; {size(memory.used_bytes)} used, {size(memory.left_bytes)} left "
+            f"until {memory.tightest} is full, less {size(memory.reserve_bytes)} in reserve; "
+            f"{size(memory.mapped_bytes)} of the model mapped"
+        )
+    queue = health.queue
+    lines.append(f"requests: {queue.admitted} of {queue.places} inside, {queue.waiting} waiting")
+    for worker in health.workers:
+        lines.append(
+            f"worker {worker.id}: {worker.state}, pid {worker.pid}, {worker.jobs_done} done, "
+            f"grown by {size(worker.growth_bytes)} of {size(worker.budget_bytes)}"
+        )
+    lines += [
+        f"{resource.name}: {_share(resource.used, resource.limit)}" for resource in health.resources
+    ]
+    if health.exits_by_cause:
+        causes = ", ".join(f"{cause} {n}" for cause, n in sorted(health.exits_by_cause.items()))
+        lines.append(f"ended so far: {causes}")
+    lines += [f"{ago(death.time)}: {death.sentence}" for death in health.last_deaths[:5]]
+    return lines
+
+
+def _share(used: int, limit: int) -> str:
+    return f"{100 * used / limit:.0f} % used" if limit else "unknown"

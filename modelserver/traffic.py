@@ -1,0 +1,42 @@
+"""Counts what passes through the public side, for the metrics."""
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+_BOUNDS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Histogram:
+    """Durations in seconds."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_BOUNDS_S) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """One more."""
+        self._counts[bisect_left(_BOUNDS_S, seconds)] += 1
+        self.sum += seconds
+
+    def buckets(self) -> Iterator[tuple[str, float]]:
+        """Upper bound as text, and how many were not above it; the last bound is "+Inf"."""
+        total = 0
+        for bound, count in zip((*map(str, _BOUNDS_S), "+Inf"), self._counts, strict=True):
+            total += count
+            yield bound, total
+
+
+class Traffic:
+    """The counts since the start. A request's code is its error's, or "ok"."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, int, str]] = Counter()
+        self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.abandoned = 0
+        self.audio_s = 0.0
+
+    def answered(self, route: str, status: int, code: str | None, seconds: float) -> None:
+        """A request has its answer."""
+        self.requests[route, status, code or "ok"] += 1
+        self.durations[route].observe(seconds)
