@@ -79,8 +79,8 @@ class SpoolStore:
         self.limits = limits or SpoolLimits()
         self.memory_allowed = True
         """What is written from now on may be held in memory."""
-        self.disk_free: int | None = None
-        """Bytes free where spools go, when somebody last looked."""
+        self._disk_room: int | None = None
+        self._on_disk_then = 0
         self._open: set[Spool] = set()
 
     def open(self) -> "Spool":
@@ -88,6 +88,16 @@ class SpoolStore:
         spool = Spool(self)
         self._open.add(spool)
         return spool
+
+    def note_disk(self, room: int) -> None:
+        """Somebody has looked: so many bytes may still be written where spools go."""
+        self._disk_room, self._on_disk_then = room, self.usage().disk_bytes
+
+    def disk_room(self) -> int | None:
+        """The same less what was written since; None if nobody has looked."""
+        if self._disk_room is None:
+            return None
+        return self._disk_room - (self.usage().disk_bytes - self._on_disk_then)
 
     def usage(self) -> SpoolUsage:
         """What is open now."""
@@ -130,6 +140,8 @@ class Spool:
         if self.in_memory:
             _write_all(self._fd, data)  # a copy to memory: shorter than a hop to a thread
             return
+        if (room := self._store.disk_room()) is not None and room < 0:
+            raise SpoolFull("no space left to hold the upload")
         self._unwritten += data
         if len(self._unwritten) >= _DISK_WRITE_BYTES:
             await self.flush()

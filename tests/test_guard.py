@@ -144,6 +144,31 @@ def test_a_model_that_does_not_fit_is_ended_while_it_loads() -> None:
         assert group.oom_kills() == 0
 
 
+# --- starved --------------------------------------------------------------------------------------
+
+
+def test_a_mapped_file_larger_than_the_memory_is_starved_and_no_worker_is_fat(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "graph"
+    with file.open("wb") as out:
+        for _ in range(220):
+            out.write(bytes(MB))
+        os.fsync(out.fileno())
+        os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with memory_cgroup(130 * MB) as group, remote_pool(group.enter) as pool:
+        wanderers = [pool.ask(run={"do": "wander", "file": str(file), "s": 5}) for _ in range(2)]
+        starved = pool.event("guard.starved", 5)
+        assert starved["faults_per_s"] >= 1000
+        assert starved["refaults_per_s"] >= 1000
+        assert pool.status()["level"] == "normal"
+        assert max(pool.status()["growth"].values()) < 20 * MB
+        for number in wanderers:
+            assert "result" in pool.answer(number)
+        assert group.oom_kills() == 0
+        assert not [e for e in pool.events if e["event"] in ("worker.exited", "guard.kill")]
+
+
 # --- the kernel -----------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.errors import MemoryPressure, QueueFull, ResourceExhausted, TooLarge
+from supervisor.errors import MemoryPressure, QueueFull, ResourceExhausted, SpoolFull, TooLarge
 from supervisor.guard.admission import Ask, Supply, may_begin, refusal
 from supervisor.guard.estimate import PRIOR_BYTES_PER_UNIT, GrowthEstimate, Pace
 from supervisor.guard.limits import (
@@ -538,6 +538,7 @@ def supply(**changes: object) -> Supply:
         s_per_unit=0.1,
         queued_units=0.0,
         disk_total=GIB,
+        disk_left=GIB,
         spool_memory_each=2 * MIB,
         descriptors_free=900,
         descriptors_total=1024,
@@ -584,6 +585,14 @@ def test_what_would_not_be_done_in_time_is_refused_at_once() -> None:
 
 def test_a_job_alone_is_tried_however_long_it_may_take() -> None:
     assert refusal(Ask(1000.0, None, 30.0), supply(), None) is None
+
+
+def test_a_disk_that_others_are_promised_refuses_for_now() -> None:
+    refused = refusal(Ask(input_bytes=200 * MIB), supply(disk_left=100 * MIB), None)
+    assert isinstance(refused, SpoolFull)
+    assert refused.retry_after_s is not None
+    assert "100 MiB are left" in refused.message
+    assert refusal(Ask(input_bytes=MIB), supply(disk_left=0), None) is None  # in memory
 
 
 def test_full_descriptors_refuse() -> None:

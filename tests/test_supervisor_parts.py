@@ -174,7 +174,7 @@ async def test_messages_and_descriptors_arrive_whole_and_in_order() -> None:
     channel = AsyncChannel(ours, lambda *m: got.append(m), closed.set)
     other = Channel(theirs)
     read_end, write_end = os.pipe()
-    other.send(Ready())
+    other.send(Ready(0))
     other.send(Done(1, "y" * 200_000, 0.5, 7), [write_end])
     os.close(write_end)
     other.close()
@@ -220,10 +220,10 @@ async def test_the_last_words_of_the_dead_are_heard() -> None:
     other = Channel(theirs)
     channel = AsyncChannel(ours, lambda message, _: got.append(message), closed.set)
     channel.send(Run(1, {}, None))
-    other.send(Ready())
+    other.send(Ready(0))
     other.close()
     await closed.wait()
-    assert got == [Ready()]
+    assert got == [Ready(0)]
 
 
 async def test_garbage_closes_a_channel() -> None:

@@ -1,6 +1,7 @@
 """A toy model for tests of the supervisor: it does what each request tells it to."""
 
 import contextlib
+import mmap
 import os
 import signal
 import time
@@ -70,6 +71,18 @@ class Toy:
             case "rewrite":
                 for block in self.hoard:
                     block[::4096] = b"y" * len(block[::4096])
+                return {"pid": os.getpid()}
+            case "wander":
+                # Reads pages of a file here and there, as a decoder does in a mapped graph.
+                with open(request["file"], "rb") as file:
+                    view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                view.madvise(mmap.MADV_RANDOM)
+                pages, at, until = len(view) // mmap.PAGESIZE, 1, time.monotonic() + request["s"]
+                while time.monotonic() < until:
+                    for _ in range(200):
+                        at = (at * 48271) % 2147483647
+                        view[at % pages * mmap.PAGESIZE]
+                    yield
                 return {"pid": os.getpid()}
             case "leak":
                 # In steps of a megabyte, at `rate` bytes a second or as fast as it goes.

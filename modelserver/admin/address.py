@@ -77,6 +77,7 @@ def bind_unix(path: Path) -> socket.socket:
         old = os.umask(0o177)
         try:
             sock.bind(str(path))
+            sock.listen()
         finally:
             os.umask(old)
         sock.setblocking(False)

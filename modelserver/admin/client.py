@@ -27,7 +27,7 @@ def fetch_health(settings: Settings) -> Health:
         if address is None:
             raise NoServer("the admin side is off (admin.listen)")
         token = read_token(settings.admin) if address.path is None else None
-        status, body = _get(address, "/admin/health", token)
+        status, body = ask(address, "GET", "/admin/health", token)
     except (OSError, BadAddress, http.client.HTTPException) as error:
         raise NoServer(f"no server answers on {settings.admin.listen}: {error}") from error
     if status != 200:
@@ -38,7 +38,8 @@ def fetch_health(settings: Settings) -> Health:
         raise NoServer(f"what answers on {address} is no such server: {error}") from error
 
 
-def _get(address: AdminAddress, path: str, token: str | None) -> tuple[int, bytes]:
+def ask(address: AdminAddress, method: str, path: str, token: str | None) -> tuple[int, bytes]:
+    """One answer: its status and body. Raises `OSError` or `http.client.HTTPException`."""
     connection: http.client.HTTPConnection
     if address.path is not None:
         connection = _UnixConnection(address.path)
@@ -46,7 +47,7 @@ def _get(address: AdminAddress, path: str, token: str | None) -> tuple[int, byte
         connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
     try:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        connection.request("GET", path, headers=headers)
+        connection.request(method, path, headers=headers)
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -7,10 +7,11 @@ import uuid
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from modelserver.http.connections import Connections
 from modelserver.http.convert import convert
 from modelserver.http.errors import ApiError, error_response
 from modelserver.http.health import healthz, readyz, test
-from modelserver.http.keys import SERVICE
+from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.http.middleware import each_request
 from modelserver.http.upload import hold_continue
 from modelserver.service import SpeechService
@@ -20,6 +21,10 @@ _RECEIVE_BUFFER_BYTES = 128 * 1024
 this, and not the uploads' size, is what the supervisor's memory depends on."""
 
 _KEEPALIVE_S = 75.0
+_NO_DESCRIPTORS = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
 _CLEANUP_S = 2.0
 
 
@@ -27,6 +32,7 @@ def build_application(service: SpeechService) -> web.Application:
     """The routes. Body sizes are bounded by the handlers that take bodies."""
     app = web.Application(middlewares=[each_request])
     app[SERVICE] = service
+    app[CONNECTIONS] = Connections(service.pool.settings.workers + service.pool.settings.queue)
     app.router.add_post("/api/audio/convert", convert, expect_handler=hold_continue)
     app.router.add_get("/test", test)
     app.router.add_get("/healthz", healthz)
@@ -58,6 +64,7 @@ class HttpServer:
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=_CLEANUP_S
         )
+        self._connections = app[CONNECTIONS]
         self._socket = sock
         self._listener: asyncio.Server | None = None
 
@@ -68,7 +75,9 @@ class HttpServer:
         assert server is not None
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            lambda: _Connection(server, loop=loop), sock=self._socket, backlog=1024
+            lambda: _Connection(server, self._connections, loop=loop),
+            sock=self._socket,
+            backlog=1024,
         )
 
     def stop_accepting(self) -> None:
@@ -86,11 +95,31 @@ class HttpServer:
 class _Connection(RequestHandler):
     """aiohttp's connection, with our error document for what is not even HTTP."""
 
-    __slots__ = ()
+    __slots__ = ("_connections", "_counted")
 
-    def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, server: web.Server, connections: Connections, *, loop: asyncio.AbstractEventLoop
+    ) -> None:
         super().__init__(server, loop=loop, keepalive_timeout=_KEEPALIVE_S)
         self.access_logger = None  # the middleware logs requests
+        self._connections = connections
+        self._counted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._connections.open += 1
+        self._counted = True
+        if self._connections.beyond_hope:
+            # Too many even to be told why one by one; what is said here may not be read.
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(_NO_DESCRIPTORS)
+            transport.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._counted:
+            self._counted = False
+            self._connections.open -= 1
+        super().connection_lost(exc)
 
     def handle_error(
         self,

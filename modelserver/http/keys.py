@@ -2,6 +2,8 @@
 
 from aiohttp import web
 
+from modelserver.http.connections import Connections
 from modelserver.service import SpeechService
 
+CONNECTIONS = web.AppKey("connections", Connections)
 SERVICE = web.AppKey("service", SpeechService)

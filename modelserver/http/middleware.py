@@ -10,7 +10,7 @@ from aiohttp import web
 
 from modelserver import __version__
 from modelserver.http.errors import ApiError, as_api_error, error_response
-from modelserver.http.keys import SERVICE
+from modelserver.http.keys import CONNECTIONS, SERVICE
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
@@ -30,7 +30,14 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     request[REQUEST_ID] = request_id
     error: ApiError | None = None
     response: web.StreamResponse
+    connections = request.app[CONNECTIONS]
     try:
+        if connections.too_many and request.method == "POST":
+            raise ApiError(
+                "resource_exhausted",
+                f"{connections.open} connections are open, {connections.most} are allowed",
+                retry_after_s=5,
+            )
         response = await handler(request)
     except Exception as exception:
         error = as_api_error(exception)
@@ -44,6 +51,8 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         raise
     response.headers["X-Request-ID"] = request_id
     response.headers["Server"] = f"modelserver/{__version__}"
+    if connections.too_many:
+        response.force_close()
     code = error.code if error else None
     seconds = time.monotonic() - started
     request.app[SERVICE].traffic.answered(_route(request), response.status, code, seconds)

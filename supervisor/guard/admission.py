@@ -3,7 +3,14 @@ and of what there is."""
 
 from dataclasses import dataclass
 
-from supervisor.errors import MemoryPressure, PoolError, QueueFull, ResourceExhausted, TooLarge
+from supervisor.errors import (
+    MemoryPressure,
+    PoolError,
+    QueueFull,
+    ResourceExhausted,
+    SpoolFull,
+    TooLarge,
+)
 from supervisor.guard.limits import in_mib
 from supervisor.guard.policy import GuardState
 
@@ -41,6 +48,7 @@ class Supply:
     s_per_unit: float | None
     queued_units: float
     disk_total: int | None
+    disk_left: int | None
     spool_memory_each: int
     descriptors_free: int | None
     descriptors_total: int | None
@@ -112,6 +120,12 @@ def _not_by_memory(ask: Ask, supply: Supply) -> PoolError | None:
 
 
 def _not_by_resources(ask: Ask, supply: Supply) -> PoolError | None:
+    size, left = ask.input_bytes or 0, supply.disk_left
+    if left is not None and size > supply.spool_memory_each and size > left:
+        return SpoolFull(
+            f"an upload of {in_mib(size)} has no room on the disk now; {in_mib(max(0, left))} are "
+            "left beside those that are here"
+        )
     total = supply.descriptors_total
     if supply.descriptors_free is not None and total is not None:
         least = min(_LEAST_DESCRIPTORS_FREE, int(total * _DESCRIPTORS_SHARE))

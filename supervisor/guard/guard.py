@@ -22,7 +22,7 @@ import structlog
 from supervisor.death import Intent
 from supervisor.errors import PoolError, SpoolFull
 from supervisor.forkserver import ForkServer
-from supervisor.guard.admission import Ask, Supply, may_begin, refusal
+from supervisor.guard.admission import Ask, Supply, disk_reserve, may_begin, refusal
 from supervisor.guard.estimate import GrowthEstimate, Pace
 from supervisor.guard.history import Moment, ProcessMoment
 from supervisor.guard.ledger import Ledger
@@ -196,8 +196,7 @@ class Guard:
         """It came in: its input is expected. Returns a ticket for `released`."""
         ticket = next(self._tickets)
         if self._spools is not None:
-            each = self._spools.limits.memory_each
-            self._admitted_input[ticket] = min(each, ask.input_bytes or each)
+            self._admitted_input[ticket] = ask.input_bytes or self._spools.limits.memory_each
         return ticket
 
     def released(self, ticket: int) -> None:
@@ -324,10 +323,9 @@ class Guard:
             self._exact_at, self._exact_cost_s = now, reading.exact_cost_s
         if reading.resources is not None:
             self._resources = reading.resources
-            if self._spools is not None:
-                self._spools.disk_free = next(
-                    (r.free for r in reading.resources if r.name == "disk"), None
-                )
+            disk = self._resource("disk")
+            if self._spools is not None and disk is not None:
+                self._spools.note_disk(disk.free - disk_reserve(disk.limit))
         keeper.evidence.look()
         self._take(reading)
         self._set_limits()
@@ -525,7 +523,9 @@ class Guard:
         )
         if self._spools is None or not self.state.spools_in_memory:
             return jobs
-        coming = min(sum(self._admitted_input.values()), self._spools.limits.memory_total)
+        limits = self._spools.limits
+        coming = sum(min(size, limits.memory_each) for size in self._admitted_input.values())
+        coming = min(coming, limits.memory_total)
         return jobs + max(0, coming - self._spools.usage().memory_bytes)
 
     def _supply(self, queued_units: float) -> Supply:
@@ -542,10 +542,20 @@ class Guard:
             s_per_unit=self._pace.s_per_unit,
             queued_units=queued_units,
             disk_total=disk.free + held if disk else None,
+            disk_left=self._disk_left(held),
             spool_memory_each=self._spools.limits.memory_each if self._spools else 0,
             descriptors_free=descriptors.free if descriptors else None,
             descriptors_total=descriptors.limit if descriptors else None,
         )
+
+    def _disk_left(self, held: int) -> int | None:
+        """Room on the disk for uploads that nobody has been promised."""
+        room = self._spools.disk_room() if self._spools else None
+        if self._spools is None or room is None:
+            return None
+        each = self._spools.limits.memory_each
+        coming = sum(size for size in self._admitted_input.values() if size > each)
+        return room - max(0, coming - held)
 
     def _resource(self, name: str) -> ResourceReading | None:
         return next((r for r in self._resources if r.name == name), None)

@@ -1,0 +1,340 @@
+"""The admin side: health, metrics, what an operator may do, and who may."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from running import RunningServer, start_server, until
+
+import models
+from modelserver.admin.address import AdminAddress, BadAddress, admin_address
+from modelserver.admin.client import ask as ask_admin
+from modelserver.settings import AdminSettings
+
+REPLACED_S = 2.0
+
+
+class Admin:
+    """A running server's admin side, over its Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def health(self) -> dict[str, Any]:
+        status, body = ask_admin(AdminAddress(path=self.path), "GET", "/admin/health", None)
+        assert status == 200, body
+        health: dict[str, Any] = json.loads(body)
+        return health
+
+    def metrics(self) -> dict[str, float]:
+        """Samples by name and labels, as Prometheus would write them."""
+        status, body = ask_admin(AdminAddress(path=self.path), "GET", "/metrics", None)
+        assert status == 200
+        found = {}
+        for family in text_string_to_metric_families(body.decode()):
+            assert family.name.startswith("modelserver_")
+            assert family.documentation
+            for sample in family.samples:
+                labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return found
+
+    def post(self, path: str) -> tuple[int, dict[str, Any]]:
+        status, body = ask_admin(AdminAddress(path=self.path), "POST", path, None)
+        return status, json.loads(body)
+
+
+@pytest.fixture(scope="module")
+def own_server(
+    tmp_path_factory: pytest.TempPathFactory, small: models.ModelLocation
+) -> Iterator[tuple[RunningServer, Admin]]:
+    """A server that this module may hurt."""
+    directory = tmp_path_factory.mktemp("admin")
+    with start_server(
+        directory,
+        "--model",
+        str(small.directory),
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_WORKERS_COUNT="2",
+        MODELSERVER_WORKERS_HANG_S="1",
+    ) as server:
+        server.wait_whole()
+        yield server, Admin(directory / "admin.sock")
+
+
+@pytest.fixture
+def served(own_server: tuple[RunningServer, Admin]) -> tuple[RunningServer, Admin]:
+    own_server[0].wait_whole()
+    return own_server
+
+
+def test_the_health_document_has_what_a_person_asks_first(
+    served: tuple[RunningServer, Admin], wav_clips: list[bytes]
+) -> None:
+    server, admin = served
+    for _ in range(2):
+        server.convert(wav_clips[2])
+    health = until(lambda: h if (h := admin.health())["memory"] else None)
+    assert health["status"] in ("ok", "degraded")
+    assert health["pid"] == server.pid
+    assert health["model"]["language"]
+    pids = {worker["pid"] for worker in health["workers"]}
+    assert pids == {process.pid for process in server.workers()}
+    for worker in health["workers"]:
+        assert worker["state"] in ("idle", "busy")
+        assert worker["rss_bytes"] > 10_000_000
+        assert 0 <= worker["growth_bytes"] <= worker["budget_bytes"]
+    assert sum(worker["jobs_done"] for worker in health["workers"]) >= 2
+    assert health["queue"]["places"] == 66
+    memory = health["memory"]
+    assert memory["level"] == "normal"
+    assert memory["limit_bytes"] - memory["reserve_bytes"] > memory["left_bytes"] > 0
+    assert memory["headroom_bytes"] <= memory["left_bytes"]
+    assert memory["limit_is"]
+    assert memory["budget_is"]
+    assert {resource["name"] for resource in health["resources"]} >= {"disk", "descriptors"}
+    assert health["spools"]["open"] == 0
+
+
+def test_metrics_are_what_prometheus_reads(
+    served: tuple[RunningServer, Admin], wav_clips: list[bytes]
+) -> None:
+    server, admin = served
+    route = "/api/audio/convert"
+    ok = f'modelserver_http_requests_total{{code="ok",route="{route}",status="200"}}'
+    before = admin.metrics().get(ok, 0)
+    assert server.convert(wav_clips[2]).status == 200
+    assert server.convert(b"no audio").status == 400
+    after = admin.metrics()
+    assert after[ok] == before + 1
+    refused = f'modelserver_http_requests_total{{code="not_audio",route="{route}",status="400"}}'
+    assert after[refused] >= 1
+    assert after["modelserver_audio_seconds_total"] > 1
+    name = "modelserver_http_request_duration_seconds"
+    assert after[f'{name}_bucket{{le="+Inf",route="{route}"}}'] >= 2
+    assert after[f'{name}_count{{route="{route}"}}'] >= 2
+    assert after["modelserver_ready"] == 1
+    assert after['modelserver_memory_level{level="normal"}'] == 1
+    assert after['modelserver_worker_resident_memory_bytes{worker="1"}'] > 0
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [(signal.SIGKILL, "killed"), (signal.SIGSEGV, "crash"), (signal.SIGSTOP, "hang")],
+)
+def test_a_worker_that_dies_shows_with_its_cause_everywhere(
+    served: tuple[RunningServer, Admin], number: signal.Signals, cause: str
+) -> None:
+    server, admin = served
+    counter = f'modelserver_process_exits_total{{cause="{cause}"}}'
+    before = admin.metrics().get(counter, 0)
+    victim = server.workers()[0].pid
+    os.kill(victim, number)
+    # A stopped process is known to hang only when workers.hang_s is over.
+    allowed = REPLACED_S + (1.5 if cause == "hang" else 0)
+    until(lambda: admin.metrics().get(counter, 0) == before + 1, allowed)
+    health = admin.health()
+    death = next(death for death in health["last_deaths"] if death["pid"] == victim)
+    assert death["cause"] == cause
+    assert death["sentence"].startswith(f"worker process {victim} ")
+    assert death["memory"]
+    assert death["rss_bytes"] > 0
+    assert health["exits_by_cause"][cause] == before + 1
+    assert any(death["sentence"] == reason for reason in health["reasons"])
+    server.wait_event("worker.exited", timeout_s=1, pid=victim, cause=cause)
+
+
+def test_the_death_of_the_fork_server_shows_and_mends(served: tuple[RunningServer, Admin]) -> None:
+    server, admin = served
+    victim = server.fork_server().pid
+    os.kill(victim, signal.SIGKILL)
+
+    def shown() -> bool:
+        return any(death["pid"] == victim for death in admin.health()["last_deaths"])
+
+    until(shown, REPLACED_S)
+    server.wait_event("fork_server.exited", timeout_s=1, pid=victim, cause="killed")
+    server.wait_whole()
+    assert admin.health()["fork_server_pid"] != victim
+
+
+def test_a_worker_is_recycled_on_request(
+    served: tuple[RunningServer, Admin], wav_clips: list[bytes]
+) -> None:
+    server, admin = served
+    pids = {process.pid for process in server.workers()}
+    until(lambda: {worker["pid"] for worker in admin.health()["workers"]} == pids)
+    before = {worker["id"]: worker["pid"] for worker in admin.health()["workers"]}
+    status, answer = admin.post("/admin/workers/1/recycle")
+    assert (status, answer["pids"]) == (202, [before[1]])
+    server.wait_event("worker.exited", pid=before[1], cause="recycled")
+    until(lambda: len(server.workers()) == 2)
+    server.wait_whole()
+    after = {worker["id"]: worker["pid"] for worker in admin.health()["workers"]}
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert server.convert(wav_clips[2]).status == 200
+    assert all(death["pid"] != before[1] for death in admin.health()["last_deaths"])
+
+
+@pytest.mark.parametrize("seat", ["7", "x", "-1"])
+def test_a_worker_that_is_not_there_cannot_be_recycled(
+    served: tuple[RunningServer, Admin], seat: str
+) -> None:
+    status, answer = served[1].post(f"/admin/workers/{seat}/recycle")
+    assert status == 404
+    assert "there are 0 to 1" in answer["error"]["message"]
+
+
+def test_the_socket_is_its_owners_alone(served: tuple[RunningServer, Admin]) -> None:
+    assert stat.S_IMODE(served[1].path.stat().st_mode) == 0o600
+
+
+def test_the_public_side_has_nothing_of_it(served: tuple[RunningServer, Admin]) -> None:
+    for path in ("/admin/health", "/metrics"):
+        assert served[0].ask(path).status == 404
+
+
+def test_status_and_doctor_say_it_in_words(served: tuple[RunningServer, Admin]) -> None:
+    server, admin = served
+    where = f"--admin-listen=unix:{admin.path}"
+    os.kill(victim := server.workers()[0].pid, signal.SIGKILL)
+    until(lambda: any(d["pid"] == victim for d in admin.health()["last_deaths"]))
+    run = [sys.executable, "-m", "modelserver"]
+    status = subprocess.run([*run, "status", where], capture_output=True, text=True, check=True)
+    assert f"pid {server.pid}" in status.stdout
+    assert f"worker process {victim} was killed by SIGKILL" in status.stdout
+    assert "memory: normal" in status.stdout
+    as_json = subprocess.run(
+        [*run, "status", where, "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(as_json.stdout)["pid"] == server.pid
+    doctor = subprocess.run([*run, "doctor", where], capture_output=True, text=True, check=False)
+    for part in ("This machine:", "The model:", "The server:", "out-of-memory killer:"):
+        assert part in doctor.stdout
+    assert f"! worker process {victim} was killed by SIGKILL" in doctor.stdout
+    assert doctor.returncode == 1
+
+
+def test_without_a_server_they_say_so(tmp_path: Path) -> None:
+    where = f"--admin-listen=unix:{tmp_path}/none.sock"
+    run = [sys.executable, "-m", "modelserver"]
+    status = subprocess.run([*run, "status", where], capture_output=True, text=True, check=False)
+    assert status.returncode == 1
+    assert "no server answers" in status.stderr
+    doctor = subprocess.run([*run, "doctor", where], capture_output=True, text=True, check=False)
+    assert "no server answers" in doctor.stdout
+
+
+def test_draining_takes_no_new_work_and_goes_on_living(
+    tmp_path: Path, small: models.ModelLocation, wav_clips: list[bytes]
+) -> None:
+    with start_server(
+        tmp_path, "--model", str(small.directory), MODELSERVER_WARMUP="none"
+    ) as server:
+        server.wait_ready()
+        admin = Admin(tmp_path / "admin.sock")
+        assert admin.post("/admin/drain")[0] == 202
+        refused = server.convert(wav_clips[2])
+        assert refused.status == 503
+        assert refused.json["error"]["code"] == "shutting_down"
+        assert server.ask("/readyz").status == 503
+        assert admin.health()["status"] == "draining"
+        assert server.process.poll() is None
+
+
+# --- over TCP -------------------------------------------------------------------------------------
+
+
+def ask(url: str, **headers: str) -> int:
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_over_tcp_everybody_needs_the_token(tmp_path: Path, small: models.ModelLocation) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    with start_server(
+        tmp_path,
+        "--model",
+        str(small.directory),
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_ADMIN_LISTEN="127.0.0.1:0",
+        MODELSERVER_ADMIN_TOKEN_FILE=str(token),
+    ) as server:
+        url = server.wait_event("admin.listening")["address"]
+        for path in ("/admin/health", "/metrics"):
+            assert ask(url + path) == 401
+            assert ask(url + path, Authorization="Bearer wrong") == 401
+            assert ask(url + path, **{"X-Forwarded-For": "127.0.0.1"}) == 401
+            assert ask(url + path, Authorization="Bearer s3cret") == 200
+        assert "s3cret" not in (tmp_path / "server.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("listen", "said"),
+    [("127.0.0.1:0", "it needs a token"), ("nonsense", "it may be"), ("unix:/proc/x", "cannot")],
+)
+def test_an_admin_side_that_cannot_be_is_refused_at_the_start(
+    tmp_path: Path, listen: str, said: str
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "modelserver", "serve", "--port=0", f"--admin-listen={listen}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "MODELSERVER_PREPARE": "never"},
+        check=False,
+    )
+    assert run.returncode == 1
+    assert said in run.stderr
+
+
+def test_a_second_server_leaves_the_first_ones_socket_alone(
+    tmp_path: Path, small: models.ModelLocation
+) -> None:
+    runtime = {"XDG_RUNTIME_DIR": str(tmp_path), "MODELSERVER_ADMIN_LISTEN": "auto"}
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.mkdir()
+    second.mkdir()
+    model = ("--model", str(small.directory))
+    with start_server(first, *model, MODELSERVER_WARMUP="none", **runtime) as one:
+        one.wait_event("admin.listening")
+        admin = Admin(tmp_path / "modelserver" / "admin.sock")
+        with start_server(second, *model, MODELSERVER_WARMUP="none", **runtime) as two:
+            warned = two.wait_event("admin.not_listening")
+            assert "another server listens there" in warned["reason"]
+            two.wait_ready()
+        assert admin.health()["pid"] == one.pid
+        one.process.kill()
+        one.process.wait()
+        assert admin.path.is_socket()  # left behind
+    with start_server(first, *model, MODELSERVER_WARMUP="none", **runtime) as three:
+        three.wait_event("admin.listening")
+        assert admin.health()["pid"] == three.pid
+        assert three.stop() == 0
+        assert not admin.path.exists()
+
+
+def test_addresses_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert admin_address(AdminSettings(listen="off")) is None
+    assert admin_address(AdminSettings(listen="[::1]:8092")) == AdminAddress(host="::1", port=8092)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    assert admin_address(AdminSettings()) == AdminAddress(path=tmp_path / "admin.sock")
+    with pytest.raises(BadAddress):
+        admin_address(AdminSettings(listen="host:99999"))
