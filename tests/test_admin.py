@@ -157,6 +157,7 @@ def test_a_worker_that_dies_shows_with_its_cause_everywhere(
 def test_the_death_of_the_fork_server_shows_and_mends(served: tuple[RunningServer, Admin]) -> None:
     server, admin = served
     victim = server.fork_server().pid
+    loaded = len(server.events("model.loaded"))
     os.kill(victim, signal.SIGKILL)
 
     def shown() -> bool:
@@ -164,8 +165,11 @@ def test_the_death_of_the_fork_server_shows_and_mends(served: tuple[RunningServe
 
     until(shown, REPLACED_S)
     server.wait_event("fork_server.exited", timeout_s=1, pid=victim, cause="killed")
-    server.wait_whole()
-    assert admin.health()["fork_server_pid"] != victim
+    until(lambda: len(server.events("model.loaded")) > loaded, 20)
+    until(
+        lambda: {w["pid"] for w in admin.health()["workers"]} == {p.pid for p in server.workers()}
+    )
+    assert admin.health()["fork_server_pid"] == server.fork_server().pid != victim
 
 
 def test_a_worker_is_recycled_on_request(
@@ -309,9 +313,9 @@ def test_a_second_server_leaves_the_first_ones_socket_alone(
     tmp_path: Path, small: models.ModelLocation
 ) -> None:
     runtime = {"XDG_RUNTIME_DIR": str(tmp_path), "MODELSERVER_ADMIN_LISTEN": "auto"}
-    first, second = tmp_path / "1", tmp_path / "2"
-    first.mkdir()
-    second.mkdir()
+    first, second, third = (tmp_path / name for name in "123")
+    for directory in (first, second, third):
+        directory.mkdir()
     model = ("--model", str(small.directory))
     with start_server(first, *model, MODELSERVER_WARMUP="none", **runtime) as one:
         one.wait_event("admin.listening")
@@ -324,7 +328,7 @@ def test_a_second_server_leaves_the_first_ones_socket_alone(
         one.process.kill()
         one.process.wait()
         assert admin.path.is_socket()  # left behind
-    with start_server(first, *model, MODELSERVER_WARMUP="none", **runtime) as three:
+    with start_server(third, *model, MODELSERVER_WARMUP="none", **runtime) as three:
         three.wait_event("admin.listening")
         assert admin.health()["pid"] == three.pid
         assert three.stop() == 0
