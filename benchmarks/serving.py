@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ import psutil
 import utterances
 from bare import Bare
 from tables import spread, table
+
+from modelserver.admin.address import AdminAddress
+from modelserver.admin.client import ask
 
 MB = 1e6
 WORKERS = 2
@@ -35,6 +38,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[bytes], log: Path, workers: int) -> None:
         self.process = process
         self._log = log
+        self.admin = log.with_name("admin.sock")
         self.port = int(self._wait("server.listening")["url"].rpartition(":")[2])
         while self.ask("GET", "/readyz")[0] != 200:
             time.sleep(0.02)
@@ -64,12 +68,23 @@ class Server:
         status, answer = self.ask("GET", "/readyz")
         return answer["workers"] if status == 200 else 0
 
+    def health(self) -> dict[str, Any]:
+        status, body = ask(AdminAddress(path=self.admin), "GET", "/admin/health", None)
+        assert status == 200
+        health: dict[str, Any] = json.loads(body)
+        return health
+
     def fork_server(self) -> psutil.Process:
         return psutil.Process(self._wait("model.loaded")["pid"])
 
 
 @contextlib.contextmanager
-def server(form: str, workers: int = WORKERS, **settings: str) -> Iterator[Server]:
+def server(
+    form: str,
+    workers: int = WORKERS,
+    before_exec: Callable[[], None] | None = None,
+    **settings: str,
+) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
         environment = {
@@ -77,6 +92,7 @@ def server(form: str, workers: int = WORKERS, **settings: str) -> Iterator[Serve
             "MODELSERVER_PORT": "0",
             "MODELSERVER_LOG_FORMAT": "json",
             "MODELSERVER_PREPARE": "never",
+            "MODELSERVER_ADMIN_LISTEN": f"unix:{directory}/admin.sock",
             "MODELSERVER_WORKERS_COUNT": str(workers),
             **settings,
         }
@@ -84,7 +100,10 @@ def server(form: str, workers: int = WORKERS, **settings: str) -> Iterator[Serve
             environment["MODELSERVER_PREPARED_DIR"] = directory
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "modelserver", "serve"], stderr=output, env=environment
+                [sys.executable, "-m", "modelserver", "serve"],
+                stderr=output,
+                env=environment,
+                preexec_fn=before_exec,
             )
         try:
             yield Server(process, log, workers)

@@ -1,0 +1,209 @@
+"""A soak: mixed requests, clients that hang up, workers that are killed, for minutes. It counts that
+every request has its answer and that nothing is left over.
+
+    python benchmarks/soak.py [--minutes 2] [--memory 700MB] [--form prepared|plain]
+
+`--memory` puts the server into a memory cgroup (version 1, as root) of that size.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import utterances
+from serving import Server, server, wav
+from tables import table
+
+from modelserver.configuration import bytes_of
+from supervisor import OomCounter
+
+CLIENTS = 6
+MB = 1e6
+
+
+class Tally:
+    """What was sent, and how it ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.sent: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+
+    def count(self, kind: str, end: str) -> None:
+        with self._lock:
+            self.sent[kind] += 1
+            self.ended[end] += 1
+
+
+def convert(port: int, body: bytes) -> str:
+    """Send it whole; how it was answered."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    try:
+        connection.request("POST", "/api/audio/convert", body, {"Content-Type": "audio/wav"})
+        response = connection.getresponse()
+        document = json.loads(response.read())
+        if response.status == 200:
+            assert isinstance(document["text"], str)
+            return "transcript"
+        return str(document["error"]["code"])
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer: {type(error).__name__}"
+    finally:
+        connection.close()
+
+
+def hang_up(port: int, body: bytes, after: int) -> str:
+    """Send a part of it, or all of it, and go."""
+    head = (
+        f"POST /api/audio/convert HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+            sock.sendall(head + body[:after])
+            time.sleep(random.random() * 0.3)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    except OSError:
+        pass  # the server was faster in refusing it
+    return "hung up"
+
+
+def client(port: int, clips: list[bytes], long: bytes, until: float, tally: Tally) -> None:
+    while time.monotonic() < until:
+        dice = random.random()
+        clip = random.choice(clips)
+        if dice < 0.70:
+            tally.count("short", convert(port, clip))
+        elif dice < 0.75:
+            tally.count("long", convert(port, long))
+        elif dice < 0.80:
+            tally.count("cut short", convert(port, clip[: random.randrange(44, len(clip))]))
+        elif dice < 0.85:
+            tally.count("no audio", convert(port, random.randbytes(random.randrange(1, 5000))))
+        else:
+            body = random.choice((clip, long))
+            tally.count("hung up", hang_up(port, body, random.randrange(len(body))))
+
+
+def killer(running: Server, until: float, killed: Counter[str]) -> None:
+    while time.monotonic() < until:
+        time.sleep(random.uniform(1.0, 5.0))
+        try:
+            victim = random.choice(running.fork_server().children())
+            number = random.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM))
+            victim.send_signal(number)
+            killed[number.name] += 1
+        except (psutil.NoSuchProcess, IndexError):
+            pass
+
+
+def cgroup(limit: int) -> tuple[Path, Callable[[], None]]:
+    """A version 1 memory cgroup below our own, and what enters it."""
+    own = next(
+        line.split(":", 2)[2]
+        for line in Path("/proc/self/cgroup").read_text().splitlines()
+        if ":memory:" in line
+    )
+    directory = Path(f"/sys/fs/cgroup/memory{own}") / f"soak-{os.getpid()}"
+    directory.mkdir()
+    (directory / "memory.limit_in_bytes").write_text(str(limit))
+
+    def enter() -> None:
+        (directory / "cgroup.procs").write_text(str(os.getpid()))
+
+    return directory, enter
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--memory", type=bytes_of)
+    parser.add_argument("--form", choices=("prepared", "plain"), default="prepared")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    random.seed(options.seed)
+    directory, enter = cgroup(options.memory) if options.memory else (None, None)
+    clips = [wav(pcm) for pcm in utterances.utterances(None, 24)]
+    long = wav(b"".join(utterances.utterances(None, 24)))
+    try:
+        with server(options.form, before_exec=enter) as running:
+            soak(running, clips, long, options.minutes, directory)
+    finally:
+        if directory is not None:
+            time.sleep(0.5)
+            directory.rmdir()
+
+
+def soak(
+    running: Server, clips: list[bytes], long: bytes, minutes: float, directory: Path | None
+) -> None:
+    supervisor = psutil.Process(running.process.pid)
+    for clip in clips[:4]:
+        convert(running.port, clip)
+    before = left_over(running)
+    until = time.monotonic() + minutes * 60
+    tally, killed, rss = Tally(), Counter[str](), list[float]()
+    arguments = (running.port, clips, long, until, tally)
+    threads = [threading.Thread(target=client, args=arguments) for _ in range(CLIENTS)]
+    threads.append(threading.Thread(target=killer, args=(running, until, killed)))
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        rss.append(supervisor.memory_info().rss / MB)
+        time.sleep(1)
+    deadline = time.monotonic() + 60
+    while running.health()["queue"]["admitted"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    after, health = left_over(running), running.health()
+    quarter = max(1, len(rss) // 4)
+    kills = (
+        OomCounter(
+            Path("/sys/fs/cgroup"), {"memory": str(directory).removeprefix("/sys/fs/cgroup/memory")}
+        ).read()
+        if directory
+        else 0
+    )
+    answered = sum(n for end, n in tally.ended.items() if not end.startswith("no answer"))
+    print(table(["requests", "count"], [[kind, str(n)] for kind, n in tally.sent.most_common()]))
+    print(table(["ended", "count"], [[end, str(n)] for end, n in tally.ended.most_common()]))
+    rows = [
+        ["sent / with their answer, or hung up", f"{sum(tally.sent.values())} / {answered}"],
+        ["workers killed", ", ".join(f"{name} {n}" for name, n in sorted(killed.items()))],
+        ["deaths by cause", json.dumps(health["exits_by_cause"])],
+        ["OOM kills by the kernel's count", str(kills)],
+        [
+            "supervisor RSS, first / last quarter, MB",
+            f"{statistics.median(rss[:quarter]):.0f} / {statistics.median(rss[-quarter:]):.0f}",
+        ],
+        ["descriptors before / after", f"{before['fds']} / {after['fds']}"],
+        ["processes before / after", f"{before['processes']} / {after['processes']}"],
+        ["spools left", str(health["spools"]["open"])],
+    ]
+    print(table(["soak", f"{minutes:g} min"], rows))
+    assert answered == sum(tally.sent.values()), tally.ended
+    assert kills == 0
+    assert health["pid"] == supervisor.pid
+    assert health["spools"]["open"] == 0
+    assert after["fds"] <= before["fds"] + 4, (before, after)
+    assert after["processes"] == before["processes"]
+
+
+def left_over(running: Server) -> dict[str, int]:
+    supervisor = psutil.Process(running.process.pid)
+    return {"fds": supervisor.num_fds(), "processes": len(supervisor.children(recursive=True))}
+
+
+if __name__ == "__main__":
+    main()
