@@ -1,5 +1,5 @@
-"""A soak: mixed requests, clients that hang up, workers that are killed, for minutes. It counts that
-every request has its answer and that nothing is left over.
+"""A soak: mixed requests, clients that hang up, workers that are killed, for minutes. It counts
+that every request has its answer and that nothing is left over.
 
     python benchmarks/soak.py [--minutes 2] [--memory 700MB] [--form prepared|plain]
 

@@ -106,7 +106,7 @@ def remote_pool(
     try:
         if wait:
             pool.event("worker.ready")
-            pool.event("guard.limits")
+            pool.event("guard.budget")
         yield pool
         assert process.poll() is None, "the supervisor has ended"
     finally:

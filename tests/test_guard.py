@@ -157,8 +157,8 @@ def test_a_mapped_file_larger_than_the_memory_is_starved_and_no_worker_is_fat(
         os.fsync(out.fileno())
         os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     with memory_cgroup(130 * MB) as group, remote_pool(group.enter) as pool:
-        wanderers = [pool.ask(run={"do": "wander", "file": str(file), "s": 5}) for _ in range(2)]
-        starved = pool.event("guard.starved", 5)
+        wanderers = [pool.ask(run={"do": "wander", "file": str(file), "s": 8}) for _ in range(2)]
+        starved = pool.event("guard.starved", 8)
         assert starved["faults_per_s"] >= 1000
         assert starved["refaults_per_s"] >= 1000
         assert pool.status()["level"] == "normal"

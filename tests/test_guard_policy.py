@@ -212,6 +212,15 @@ def test_what_grows_fast_is_ended_before_what_is_merely_large() -> None:
     assert kill.pid == 2
 
 
+def test_a_second_fast_leak_does_not_wait_for_the_first_ones_memory() -> None:
+    now = situation(40 * MIB, worker(1, growth=150 * MIB, busy=True, rate=2e9))
+    state = one(GuardState(2), now)[0]
+    later = situation(20 * MIB, worker(2, growth=90 * MIB, busy=True, rate=2e9), time=100.1)
+    assert [a.pid for a in one(state, later)[1] if isinstance(a, Kill)] == [2]
+    slow = situation(5 * MIB, worker(2, growth=90 * MIB, busy=True), time=100.1)
+    assert not [a for a in one(state, slow)[1] if isinstance(a, Kill)]
+
+
 def test_a_load_that_does_not_fit_is_ended_and_no_slim_worker() -> None:
     loading = (LoadView(9, 800 * MIB, 3e8),)
     state, actions = one(

@@ -8,6 +8,8 @@ import click
 
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.configuration import Configuration
+from modelserver.service import pool_settings
+from supervisor import explain_limits
 
 
 @click.command()
@@ -16,6 +18,7 @@ from modelserver.configuration import Configuration
 def config(configuration: Configuration, explain: bool) -> None:
     """Print every setting as TOML, with where its value came from."""
     rows = list(configuration.rows())
+    found = explain_limits(pool_settings(configuration.settings))
     width = max(len(f"{field.name.rpartition('.')[2]} = {_toml(v)}") for field, v, _ in rows)
     section = ""
     for field, value, origin in rows:
@@ -25,7 +28,10 @@ def config(configuration: Configuration, explain: bool) -> None:
             click.echo(f"\n[{section}]")
         if explain:
             click.echo(f"# {field.about}\n# allowed: {field.allowed}; variable: {field.variable}")
-        click.echo(f"{f'{leaf} = {_toml(value)}':<{width}}  # {origin}")
+        here = ""
+        if value == "auto" and (explained := found.get(field.name)) is not None:
+            here = f"; here {explained.bytes} bytes: {explained.reason}"
+        click.echo(f"{f'{leaf} = {_toml(value)}':<{width}}  # {origin}{here}")
 
 
 def _toml(value: Any) -> str:

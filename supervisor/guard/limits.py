@@ -80,7 +80,10 @@ def find_budget(settings: MemorySettings, left: int | None, workers: int) -> Bud
     if settings.budget is not None:
         growth = Explained(settings.budget, "the setting workers.budget")
     elif left is None:
-        growth = Explained(_BUDGET_MOST, "auto: until the model is loaded")
+        growth = Explained(
+            _BUDGET_MOST,
+            "auto: a share of what is left beside the model, known when it is loaded; at most",
+        )
     else:
         growth = Explained(
             max(_BUDGET_LEAST, min(_BUDGET_MOST, int(left * _BUDGET_SHARE / workers))),

@@ -239,17 +239,20 @@ def _relieve(
     """The one step that brings most and costs least."""
     left = f"{in_mib(max(0, now.left))} were left of {in_mib(now.limits.limit.bytes)}"
     fat = sorted((w for w in workers if w.growth > WORTH_IT), key=lambda w: w.growth)
-    if emergency and now.time - state.killed_at >= _KILL_EVERY_S:
+    if emergency:
         # What grows is what has to stop; otherwise what is large.
         running = [w for w in fat if w.busy or not w.leaving]
-        if running:
-            victim = max(running, key=lambda w: w.rate * _SOON_S + w.growth)
+        victim = max(running, key=lambda w: w.rate * _SOON_S + w.growth, default=None)
+        # What a death gives back has to show first, unless this one will not wait.
+        rested = now.time - state.killed_at >= _KILL_EVERY_S
+        room = now.left + now.limits.reserve.bytes
+        if victim is not None and (rested or victim.rate * _SOON_S > room):
             return Kill(
                 victim.pid,
                 f"{left}, and it had grown most, by {in_mib(victim.growth)}",
                 own_fault=False,
             )
-        if now.loading:
+        if victim is None and rested and now.loading:
             largest = max(now.loading, key=lambda load: load.kept)
             return EndLoad(
                 largest.pid, f"{left} when it had loaded {in_mib(largest.kept)} of the model"

@@ -1,0 +1,110 @@
+"""The guard's desk: who may come in and begin, what is promised to those inside, and what is
+learned from those who have finished."""
+
+import itertools
+
+from supervisor.errors import PoolError
+from supervisor.guard.admission import Ask, Supply, may_begin, refusal
+from supervisor.guard.estimate import GrowthEstimate, Pace
+from supervisor.guard.observer import Observer
+from supervisor.guard.policy import GuardState
+from supervisor.job import Job
+from supervisor.spool import SpoolStore
+from supervisor.worker import Worker
+
+
+class Desk:
+    """Keeps the promises: growth for running jobs, room for inputs that are on their way."""
+
+    def __init__(self, observer: Observer, spools: SpoolStore | None) -> None:
+        self._observer = observer
+        self._spools = spools
+        self._growth = GrowthEstimate()
+        self.pace = Pace()
+        self._running: dict[int, tuple[int, int]] = {}  # pid -> expected growth, growth before
+        self._coming: dict[int, int] = {}  # ticket -> bytes of input
+        self._tickets = itertools.count(1)
+
+    def refusal(self, ask: Ask, state: GuardState, queued_units: float) -> PoolError | None:
+        """Why a job may not come in; None if it may."""
+        supply = self._supply(state, queued_units)
+        return refusal(ask, supply, self._growth.certain(ask.units or 0.0))
+
+    def admitted(self, ask: Ask) -> int:
+        """It came in: its input is expected. Returns a ticket for `released`."""
+        ticket = next(self._tickets)
+        if self._spools is not None:
+            self._coming[ticket] = ask.input_bytes or self._spools.limits.memory_each
+        return ticket
+
+    def released(self, ticket: int) -> None:
+        """Its answer has been given."""
+        self._coming.pop(ticket, None)
+
+    def may_begin(self, job: Job, state: GuardState) -> bool:
+        """The job may be given to an idle worker now."""
+        running = len(self._running)
+        if running >= state.concurrency:
+            return False
+        return may_begin(self._expected(job), self._supply(state, 0.0), alone=running == 0)
+
+    def began(self, worker: Worker, job: Job) -> None:
+        """The worker has it: what it is expected to need is reserved."""
+        grown = self._observer.ledger.growth(worker.pid)
+        self._running[worker.pid] = self._expected(job), grown
+
+    def ended(self, worker: Worker) -> None:
+        """The worker has no job any more."""
+        self._running.pop(worker.pid, None)
+
+    def learn(self, units: float, growth: int, run_s: float) -> None:
+        """A job of that size has made its worker grow by so much, in that time."""
+        self._growth.learn(units, growth)
+        self.pace.learn(units, run_s)
+
+    def reserved(self, state: GuardState) -> int:
+        """For running jobs what they have not grown by yet; for inputs that are on their way,
+        what may be held in memory of them."""
+        ledger = self._observer.ledger
+        jobs = sum(
+            max(0, expected - max(0, ledger.growth(pid) - before))
+            for pid, (expected, before) in self._running.items()
+        )
+        if self._spools is None or not state.spools_in_memory:
+            return jobs
+        limits = self._spools.limits
+        coming = sum(min(size, limits.memory_each) for size in self._coming.values())
+        coming = min(coming, limits.memory_total)
+        return jobs + max(0, coming - self._spools.usage().memory_bytes)
+
+    def _expected(self, job: Job) -> int:
+        return min(self._growth.expected(job.units or 0.0), self._observer.budget.hard.bytes)
+
+    def _supply(self, state: GuardState, queued_units: float) -> Supply:
+        observer = self._observer
+        disk, descriptors = observer.resource("disk"), observer.resource("descriptors")
+        spools = self._spools.usage() if self._spools else None
+        in_memory, on_disk = (spools.memory_bytes, spools.disk_bytes) if spools else (0, 0)
+        return Supply(
+            state=state,
+            left=observer.left,
+            reserved=self.reserved(state),
+            capacity=observer.left + observer.growths() + in_memory,
+            most_growth=observer.budget.hard.bytes,
+            s_per_unit=self.pace.s_per_unit,
+            queued_units=queued_units,
+            disk_total=disk.free + on_disk if disk else None,
+            disk_left=self._disk_left(on_disk),
+            spool_memory_each=self._spools.limits.memory_each if self._spools else 0,
+            descriptors_free=descriptors.free if descriptors else None,
+            descriptors_total=descriptors.limit if descriptors else None,
+        )
+
+    def _disk_left(self, on_disk: int) -> int | None:
+        """Room on the disk for uploads that nobody has been promised."""
+        room = self._spools.disk_room() if self._spools else None
+        if self._spools is None or room is None:
+            return None
+        each = self._spools.limits.memory_each
+        coming = sum(size for size in self._coming.values() if size > each)
+        return room - max(0, coming - on_disk)

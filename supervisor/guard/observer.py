@@ -1,0 +1,364 @@
+"""What the guard sees: readings, and quick looks between them, of our processes and of what
+bounds them.
+
+Readings that take more than microseconds are made in a thread of their own, once a second. Between
+them, at least four times a second and more often the closer the limit is, a quick look: one counter
+a process, and what the kernel calls available.
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from supervisor.forkserver import ForkServer
+from supervisor.guard.admission import disk_reserve
+from supervisor.guard.history import Moment, ProcessMoment
+from supervisor.guard.ledger import Ledger
+from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
+from supervisor.guard.policy import Level, LoadView, Situation, WorkerView
+from supervisor.keeper import Keeper
+from supervisor.readings.memory import (
+    AvailableMemory,
+    Bound,
+    MemoryReader,
+    MemoryReading,
+    usage_files,
+)
+from supervisor.readings.processes import (
+    PreciseMemory,
+    ProcessMemory,
+    descendants,
+    read_precise,
+    read_process,
+)
+from supervisor.readings.resources import (
+    ResourceReading,
+    read_descriptors,
+    read_disk,
+    read_processes,
+)
+from supervisor.settings import PoolSettings
+from supervisor.spool import SpoolStore
+from supervisor.worker import Worker, WorkerState
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
+
+READ_EVERY_S = 1.0
+LOOK_EVERY_S = 0.25
+_EXACT_EVERY_S = 10.0
+_EXACT_SHARE = 0.001
+"""The share of a core that exact readings may take, where processes are large."""
+_EXACT_SPACING_S = 1.0
+_RESOURCES_EVERY_S = 1.0
+_LEAST_INTERVAL_S = 0.01
+_FASTEST_GROWTH = 5e9
+"""Bytes a second: about as fast as the kernel hands out huge pages."""
+_WINDOW_S = 3.0
+_LEAST_WORK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class FullReading:
+    """All that is read in the thread."""
+
+    memory: MemoryReading
+    processes: tuple[ProcessMemory, ...]
+    exact: tuple[PreciseMemory, ...] | None
+    exact_cost_s: float
+    resources: tuple[ResourceReading, ...] | None
+
+
+class Observer:
+    """Call `read` once before anything else, and `close` at the end."""
+
+    def __init__(self, settings: PoolSettings, keeper: Keeper, spools: SpoolStore | None) -> None:
+        self._settings = settings
+        self._keeper = keeper
+        self._spools = spools
+        self.ledger = Ledger()
+        self.reading: MemoryReading | None = None
+        self.resources: tuple[ResourceReading, ...] = ()
+        self.budget = find_budget(settings.memory, None, settings.workers)
+        self.left = 0
+        """Bytes until the tightest bound, less the reserve, at the last whole reading."""
+        self._limits: Limits | None = None
+        self._budget_for: tuple[int, int, bool] | None = None
+        self._kept_at_reading = 0
+        self._charged_at_reading: list[tuple[Path, int]] = []
+        self._window: deque[tuple[float, float, int, int]] = deque()
+        self._work_s, self._faults = 0.0, 0
+        self._exact_at = -1e9
+        self._exact_cost_s = 0.0
+        self._available = AvailableMemory()
+        self._reader = _Reader(spools.limits.directory if spools else None)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
+
+    def close(self) -> None:
+        """Let the thread and the files go."""
+        self._thread.shutdown(wait=True)
+        self._available.close()
+        self.ledger.close()
+
+    # --- looking --------------------------------------------------------------------------------
+
+    async def read(self) -> None:
+        """A whole reading, in the thread."""
+        now = time.monotonic()
+        settled = now - self._exact_at > _EXACT_SPACING_S
+        every = max(_EXACT_EVERY_S, self._exact_cost_s / _EXACT_SHARE)
+        exact = (self.ledger.outdated and settled) or now - self._exact_at > every
+        known = [process.pid for process in self._processes()]
+        loop = asyncio.get_running_loop()
+        read = functools.partial(self._reader.read, known, exact=exact)
+        reading = await loop.run_in_executor(self._thread, read)
+        if exact:
+            self._exact_at, self._exact_cost_s = now, reading.exact_cost_s
+        if reading.resources is not None:
+            self._take_resources(reading.resources)
+        self._keeper.evidence.look()
+        self._take(reading)
+        self._set_limits()
+        self.left = self._left_now()
+
+    def interval(self) -> float:
+        """Seconds until the next look: less than the fastest growth would take to use up what is
+        left."""
+        if any(not server.loaded.done() for server in self._keeper.servers):
+            return _LEAST_INTERVAL_S
+        if not self._busy():
+            return LOOK_EVERY_S
+        left = max(0, self.left + self.limits.reserve.bytes)
+        return max(_LEAST_INTERVAL_S, min(LOOK_EVERY_S, left / _FASTEST_GROWTH))
+
+    def look(self) -> tuple[int, int]:
+        """A quick look: by how much our processes have grown since the last reading, and the
+        bytes that are left now."""
+        self.ledger.look(time.monotonic())
+        grown = self.ledger.total_kept() - self._kept_at_reading
+        available = self._available.read() - self.limits.reserve.bytes
+        return grown, min(self.left - max(0, grown), available)
+
+    def outdated(self, grown: int) -> bool:
+        """A whole reading is due at once: there is a process without an account, or somebody
+        else in our cgroups has taken or cached much."""
+        if any(process.pid not in self.ledger.known() for process in self._processes()):
+            return True
+        charged = sum(_counter(file) - then for file, then in self._charged_at_reading)
+        return charged - grown > max(0, self.left) / 2
+
+    def run(self, function: Callable[[], None]) -> None:
+        """Run something in the thread, when it is free."""
+        asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    # --- what is known --------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limits:
+        """What memory has to fit into, as of the last reading."""
+        assert self._limits is not None
+        return self._limits
+
+    def bounds(self) -> tuple[Bound, ...]:
+        """Everything that bounds our memory."""
+        assert self.reading is not None
+        return bounds_of(self.reading, self._settings.memory, self.used())
+
+    def tightest(self) -> Bound:
+        """The one with the least left."""
+        return min(self.bounds(), key=_left)
+
+    def used(self) -> int:
+        """What our processes and spools hold and cannot drop, counted once."""
+        return self.ledger.used() + (self._spools.usage().memory_bytes if self._spools else 0)
+
+    def growths(self) -> int:
+        """What all workers hold of their own."""
+        return sum(self.ledger.growth(worker.pid) for worker in self._keeper.workers)
+
+    def resource(self, name: str) -> ResourceReading | None:
+        """One of the other resources, if it has been read."""
+        return next((reading for reading in self.resources if reading.name == name), None)
+
+    def rates(self) -> tuple[float, float]:
+        """Major faults of the workers, and refaults, per second of work, of the last seconds."""
+        if not self._window:
+            return 0.0, 0.0
+        (_, work, faults, refaults), (_, work_now, faults_now, refaults_now) = (
+            self._window[0],
+            self._window[-1],
+        )
+        worked = work_now - work
+        if worked < _LEAST_WORK_S:
+            return 0.0, 0.0
+        return (faults_now - faults) / worked, (refaults_now - refaults) / worked
+
+    def situation(self, left: int) -> Situation:
+        """For the policy."""
+        faults, refaults = self.rates()
+        ledger = self.ledger
+        return Situation(
+            time.monotonic(),
+            left,
+            self.limits,
+            self.budget,
+            tuple(
+                WorkerView(
+                    w.pid,
+                    w.job is not None,
+                    w.state is WorkerState.LEAVING,
+                    ledger.growth(w.pid),
+                    ledger.kept(w.pid),
+                    ledger.rate(w.pid),
+                )
+                for w in self._keeper.workers
+                if w.running
+            ),
+            tuple(
+                LoadView(server.pid, ledger.kept(server.pid), ledger.rate(server.pid))
+                for server in self._keeper.servers
+                if not server.loaded.done()
+            ),
+            faults,
+            refaults,
+        )
+
+    def moment(self, level: Level) -> Moment:
+        """For the history."""
+        roles = {worker.pid: "worker" for worker in self._keeper.workers}
+        roles |= {server.pid: "fork server" for server in self._keeper.servers}
+        roles[os.getpid()] = "supervisor"
+        ledger = self.ledger
+        return Moment(
+            time.time(),
+            level,
+            self.left,
+            self.used(),
+            self.tightest().name,
+            tuple(
+                ProcessMoment(
+                    pid,
+                    roles.get(pid, "helper"),
+                    ledger.rss(pid),
+                    ledger.kept(pid),
+                    ledger.growth(pid),
+                )
+                for pid in ledger.known()
+            ),
+        )
+
+    # --- taking readings in ---------------------------------------------------------------------
+
+    def _processes(self) -> list[ForkServer | Worker]:
+        """Those that run."""
+        processes: list[ForkServer | Worker] = [*self._keeper.servers, *self._keeper.workers]
+        return [process for process in processes if process.running]
+
+    def _busy(self) -> int:
+        return sum(worker.job is not None for worker in self._keeper.workers)
+
+    def _take_resources(self, resources: tuple[ResourceReading, ...]) -> None:
+        self.resources = resources
+        disk = self.resource("disk")
+        if self._spools is not None and disk is not None:
+            self._spools.note_disk(disk.free - disk_reserve(disk.limit))
+
+    def _take(self, reading: FullReading) -> None:
+        now = reading.memory.time
+        born = {worker.pid: worker.born_bytes for worker in self._keeper.workers}
+        self.ledger.keep_only({process.pid for process in reading.processes})
+        for process in reading.processes:
+            faults = self.ledger.take(now, process, born.get(process.pid, 0))
+            if process.pid in born:
+                self._faults += faults
+        if reading.exact is not None:
+            self.ledger.take_exact(reading.exact)
+        before = self.reading.time if self.reading else now
+        self._work_s += self._busy() * (now - before)
+        self._window.append((now, self._work_s, self._faults, reading.memory.refaults))
+        while now - self._window[0][0] > _WINDOW_S:
+            self._window.popleft()
+        self.reading = reading.memory
+        self._kept_at_reading = self.ledger.total_kept()
+        self._charged_at_reading = [(file, _counter(file)) for file in usage_files(reading.memory)]
+
+    def _set_limits(self) -> None:
+        limits = find_limits(self.bounds(), self._settings.memory)
+        if self._limits is None or limits.limit != self._limits.limit:
+            log.info(
+                "guard.limits",
+                limit_bytes=limits.limit.bytes,
+                limit_is=limits.limit.reason,
+                reserve_bytes=limits.reserve.bytes,
+                reserve_is=limits.reserve.reason,
+            )
+        self._limits = limits
+        server = self._keeper.live_server()
+        if server is None:
+            return
+        # At once, and again when it is known exactly what the model takes.
+        exact = not self.ledger.outdated
+        basis = (server.pid, limits.limit.bytes, exact)
+        if self._budget_for != basis:
+            left = self._left_now() + self.growths()
+            self._budget_for = basis
+            self.budget = find_budget(self._settings.memory, left, self._settings.workers)
+            if exact:
+                self._log_budget()
+
+    def _log_budget(self) -> None:
+        budget = self.budget
+        log.info(
+            "guard.budget",
+            budget_bytes=budget.growth.bytes,
+            budget_is=budget.growth.reason,
+            hard_budget_bytes=budget.hard.bytes,
+            max_rss_bytes=budget.max_rss.bytes if budget.max_rss else None,
+        )
+
+    def _left_now(self) -> int:
+        return _left(self.tightest()) - self.limits.reserve.bytes
+
+
+class _Reader:
+    """Lives in the guard's thread."""
+
+    def __init__(self, spool_directory: Path | None) -> None:
+        self._memory = MemoryReader()
+        self._spool_directory = spool_directory
+        self._helpers: list[int] = []
+        self._slow_at = -1e9
+
+    def read(self, known: Iterable[int], *, exact: bool) -> FullReading:
+        """`known` processes, and whoever else was found below us in the last second."""
+        now, me = time.monotonic(), os.getpid()
+        resources = None
+        if now - self._slow_at > _RESOURCES_EVERY_S:
+            self._slow_at = now
+            self._helpers = descendants(me)
+            disk = read_disk(self._spool_directory) if self._spool_directory else None
+            resources = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
+        pids = list(dict.fromkeys([me, *known, *self._helpers]))
+        memory = self._memory.read()
+        processes = tuple(p for pid in pids if (p := read_process(pid)))
+        began = time.thread_time()
+        precise = tuple(e for pid in pids if (e := read_precise(pid))) if exact else None
+        return FullReading(memory, processes, precise, time.thread_time() - began, resources)
+
+
+def _left(bound: Bound) -> int:
+    return bound.limit - bound.used
+
+
+def _counter(file: Path) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return int(file.read_bytes())
+    return 0
