@@ -446,7 +446,7 @@ def test_the_smallest_limit_counts_and_is_named() -> None:
     limits = find_limits(bounds_of(now, own, 0), own)
     assert limits.limit == Explained(512 * MIB, SETTING)
     assert limits.reserve.bytes == 16 * MIB
-    assert "32th" in limits.reserve.reason
+    assert "1/32" in limits.reserve.reason
 
 
 def test_without_any_limit_the_machine_is_the_limit() -> None:

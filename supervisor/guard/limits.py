@@ -63,7 +63,7 @@ def find_limits(bounds: tuple[Bound, ...], settings: MemorySettings) -> Limits:
     else:
         reserve = Explained(
             _share(limit, _RESERVE_SHARE, _RESERVE_LEAST, _RESERVE_MOST),
-            f"auto: a {1 / _RESERVE_SHARE:.0f}th of the limit, from {_RESERVE_LEAST // MIB} to "
+            f"auto: 1/{1 / _RESERVE_SHARE:.0f} of the limit, from {_RESERVE_LEAST // MIB} to "
             f"{_RESERVE_MOST // MIB} MiB",
         )
     return Limits(
