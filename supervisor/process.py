@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from supervisor.death import ExitStatus
+from supervisor.readings.processes import descendants
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -26,6 +27,19 @@ def end_with_parent(parent_pid: int) -> bool:
     in which case nobody would tell."""
     set_parent_death_signal(signal.SIGKILL)
     return os.getppid() == parent_pid
+
+
+def kill_descendant(pid: int) -> None:
+    """SIGKILL for a process below this one that nobody holds a pidfd of; one that is not below us
+    (any more) is left alone."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            # Held first, then looked up: from here on the number cannot be somebody else's.
+            if pid in descendants(os.getpid()):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
 
 
 def set_parent_death_signal(number: int) -> None:

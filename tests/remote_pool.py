@@ -18,6 +18,14 @@ import psutil
 from running import until
 
 HERE = Path(__file__).parent
+HOLD = """
+import sys, time
+held = []
+for _ in range(int(sys.argv[1]) >> 20):
+    held.append(bytearray(b"x") * (1 << 20))
+    time.sleep(0.002)
+time.sleep(30)
+"""
 
 
 class RemotePool:
@@ -152,6 +160,10 @@ async def _serve(options: dict[str, Any]) -> None:
                 "spools": [spools.usage().memory_bytes, spools.usage().disk_bytes],
                 "cpu_s": sum(os.times()[:2]),
             }
+        if "helper" in command:
+            size = str(command["helper"])
+            helper = await asyncio.create_subprocess_exec(sys.executable, "-c", HOLD, size)
+            return await helper.wait()
         if "moments" in command:
             return [
                 {

@@ -22,8 +22,10 @@ from supervisor.guard.limits import (
 )
 from supervisor.guard.policy import (
     Action,
+    EndHelper,
     EndLoad,
     GuardState,
+    HelperView,
     Kill,
     Level,
     LoadView,
@@ -66,7 +68,8 @@ def situation(
     refaults: float = 0.0,
     allowed: Budget | None = None,
 ) -> Situation:
-    return Situation(time, left, LIMITS, allowed or budget(), workers, loading, faults, refaults)
+    allowed = allowed or budget()
+    return Situation(time, left, LIMITS, allowed, workers, loading, (), faults, refaults)
 
 
 def one(state: GuardState, now: Situation) -> tuple[GuardState, list[Action]]:
@@ -231,6 +234,16 @@ def test_a_load_that_does_not_fit_is_ended_and_no_slim_worker() -> None:
     assert end.pid == 9
     assert "loaded 800 MiB" in end.reason
     assert one(state, situation(20 * MIB, loading=loading, time=100.1))[1] == []
+
+
+def test_a_helper_goes_before_anybody_who_serves() -> None:
+    now = situation(10 * MIB, worker(1, growth=90 * MIB, busy=True))
+    now = replace(now, helpers=(HelperView(7, 20 * MIB), HelperView(8, 500 * MIB)))
+    state, actions = one(GuardState(2), now)
+    (_, end) = actions
+    assert isinstance(end, EndHelper)
+    assert end.pid == 8
+    assert one(state, replace(now, time=100.1, left=70 * MIB))[1] == []
 
 
 # --- starved --------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ def test_children_of_children_are_found() -> None:
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as child:
         below = until(lambda: found if len(found := descendants(child.pid)) == 1 else None)
         assert {child.pid, *below} <= set(descendants(os.getpid()))
+        assert not {child.pid, *below} & set(descendants(os.getpid(), [child.pid]))
         os.kill(below[0], 9)
 
 

@@ -21,9 +21,10 @@ from supervisor.guard.limits import (
     in_mib,
 )
 from supervisor.guard.observer import LOOK_EVERY_S, READ_EVERY_S, Observer
-from supervisor.guard.policy import Action, EndLoad, GuardState, Recycle, Trim, decide
+from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Recycle, Trim, decide
 from supervisor.job import Job
 from supervisor.keeper import Keeper
+from supervisor.process import kill_descendant
 from supervisor.readings.memory import Bound, MemoryReader, MemoryReading
 from supervisor.readings.resources import ResourceReading
 from supervisor.settings import PoolSettings
@@ -265,6 +266,10 @@ class Guard:
                     self._remember()
                     log.error("guard.load_ended", pid=action.pid, reason=action.reason)
                     server.kill(Intent.SHORTAGE, action.reason)
+            return
+        if isinstance(action, EndHelper):
+            log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
+            kill_descendant(action.pid)
             return
         worker = next((w for w in self._keeper.workers if w.pid == action.pid), None)
         if worker is None:

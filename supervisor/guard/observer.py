@@ -12,7 +12,7 @@ import functools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from supervisor.guard.admission import disk_reserve
 from supervisor.guard.history import Moment, ProcessMoment
 from supervisor.guard.ledger import Ledger
 from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
-from supervisor.guard.policy import Level, LoadView, Situation, WorkerView
+from supervisor.guard.policy import HelperView, Level, LoadView, Situation, WorkerView
 from supervisor.keeper import Keeper
 from supervisor.readings.memory import (
     AvailableMemory,
@@ -205,6 +205,7 @@ class Observer:
         """For the policy."""
         faults, refaults = self.rates()
         ledger = self.ledger
+        own = {os.getpid(), *(process.pid for process in self._processes())}
         return Situation(
             time.monotonic(),
             left,
@@ -227,6 +228,7 @@ class Observer:
                 for server in self._keeper.servers
                 if not server.loaded.done()
             ),
+            tuple(HelperView(pid, ledger.kept(pid)) for pid in ledger.known() if pid not in own),
             faults,
             refaults,
         )
@@ -337,13 +339,14 @@ class _Reader:
         self._helpers: list[int] = []
         self._slow_at = -1e9
 
-    def read(self, known: Iterable[int], *, exact: bool) -> FullReading:
-        """`known` processes, and whoever else was found below us in the last second."""
+    def read(self, known: Collection[int], *, exact: bool) -> FullReading:
+        """The `known` fork servers and workers, and helpers found in the last second."""
         now, me = time.monotonic(), os.getpid()
         resources = None
         if now - self._slow_at > _RESOURCES_EVERY_S:
             self._slow_at = now
-            self._helpers = descendants(me)
+            # A worker that is just being born is its fork server's, and nobody's helper.
+            self._helpers = descendants(me, known)
             disk = read_disk(self._spool_directory) if self._spool_directory else None
             resources = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
         pids = list(dict.fromkeys([me, *known, *self._helpers]))

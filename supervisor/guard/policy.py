@@ -67,6 +67,14 @@ class LoadView:
 
 
 @dataclass(frozen=True, slots=True)
+class HelperView:
+    """Another process below the supervisor, such as one that prepares a model: not needed now."""
+
+    pid: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
     """One moment. `left`: bytes until the tightest limit less the reserve; negative when the
     reserve is being used. `faults` and `refaults`: per second of work, of the last seconds."""
@@ -77,6 +85,7 @@ class Situation:
     budget: Budget
     workers: tuple[WorkerView, ...]
     loading: tuple[LoadView, ...] = ()
+    helpers: tuple[HelperView, ...] = ()
     faults: float = 0.0
     refaults: float = 0.0
 
@@ -151,11 +160,19 @@ class EndLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class EndHelper:
+    """The helper is ended: what it does can be done later."""
+
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trim:
     """Every process gives back what it has freed."""
 
 
-Action = Recycle | Kill | EndLoad | Trim
+Action = Recycle | Kill | EndLoad | EndHelper | Trim
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,13 +255,16 @@ def _relieve(
 ) -> Action | None:
     """The one step that brings most and costs least."""
     left = f"{in_mib(max(0, now.left))} were left of {in_mib(now.limits.limit.bytes)}"
+    rested = now.time - state.killed_at >= _KILL_EVERY_S
+    helper = max(now.helpers, key=lambda helper: helper.kept, default=None)
+    if helper is not None and helper.kept > WORTH_IT and rested:
+        return EndHelper(helper.pid, f"{left}, and it held {in_mib(helper.kept)}")
     fat = sorted((w for w in workers if w.growth > WORTH_IT), key=lambda w: w.growth)
     if emergency:
         # What grows is what has to stop; otherwise what is large.
         running = [w for w in fat if w.busy or not w.leaving]
         victim = max(running, key=lambda w: w.rate * _SOON_S + w.growth, default=None)
         # What a death gives back has to show first, unless this one will not wait.
-        rested = now.time - state.killed_at >= _KILL_EVERY_S
         room = now.left + now.limits.reserve.bytes
         if victim is not None and (rested or victim.rate * _SOON_S > room):
             return Kill(
@@ -257,7 +277,7 @@ def _relieve(
             return EndLoad(
                 largest.pid, f"{left} when it had loaded {in_mib(largest.kept)} of the model"
             )
-    if now.time - state.recycled_at < _RECYCLE_EVERY_S:
+    if not rested or now.time - state.recycled_at < _RECYCLE_EVERY_S:
         return None
     idle = [w for w in fat if not w.busy and not w.leaving]
     if idle:

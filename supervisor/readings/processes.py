@@ -1,7 +1,7 @@
 """What single processes hold: a glance, a reading, and an exact one."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,12 +97,13 @@ def quick_look(statm_fd: int) -> tuple[int, int] | None:
     return int(resident) * _PAGE_BYTES, (int(resident) - int(shared)) * _PAGE_BYTES
 
 
-def descendants(pid: int) -> list[int]:
-    """The pids below `pid`, without a walk over all of /proc."""
+def descendants(pid: int, but: Collection[int] = ()) -> list[int]:
+    """The pids below `pid`, without a walk over all of /proc; `but`: these and all below them are
+    left out."""
     found: list[int] = []
     unseen = [pid]
     while unseen:
-        children = list(_children(unseen.pop()))
+        children = [child for child in _children(unseen.pop()) if child not in but]
         found += children
         unseen += children
     return found
