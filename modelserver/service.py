@@ -31,8 +31,10 @@ from supervisor import (
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 
-_USUAL_BYTES_PER_S = 2 * 16_000
-"""Of a WAV file, until its header is seen. A job's size, for the pool, is seconds of audio."""
+_MOST_BYTES_PER_S = 2 * 2 * 48_000
+"""Of a WAV file, as good as always: until its header is seen it is taken for no longer than that
+makes it, so that it is not refused for a length that it does not have. A job's size, for the pool,
+is seconds of audio."""
 
 
 def pool_settings(settings: Settings) -> PoolSettings:
@@ -115,7 +117,7 @@ class SpeechService:
         """A place for one request, before its body of `input_bytes` is read; a `patient` one has
         no deadline. Raises `supervisor.PoolError`."""
         return self.pool.admit(
-            units=None if input_bytes is None else input_bytes / _USUAL_BYTES_PER_S,
+            units=None if input_bytes is None else input_bytes / _MOST_BYTES_PER_S,
             input_bytes=input_bytes,
             deadline_s=None if patient else self.settings.limits.request_s,
         )

@@ -15,7 +15,7 @@ _LEAVE_S = 2.0
 """...for as long as this."""
 _SOON_S = 0.2
 """What would be used up sooner than this at the present rate is an emergency."""
-_TRIM_EVERY_S = 10.0
+_TRIM_EVERY_S = 30.0
 _RECYCLE_EVERY_S = 0.5
 _KILL_EVERY_S = 0.5
 

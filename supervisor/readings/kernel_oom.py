@@ -19,7 +19,9 @@ _KILLED = re.compile(
 )
 _KILLS = b"oom_kill "
 _RECORD_BYTES = 8192
-_LONGEST_LOG = 100_000
+_WHOLE_LOG = 100_000
+_A_GLANCE = 1_000
+"""Records: a few milliseconds, where something floods the log."""
 _FRESH_S = 10.0
 """A death is learned of within milliseconds; evidence older than this is of something else."""
 
@@ -65,6 +67,7 @@ class KernelLog:
 
     def __init__(self, *, from_start: bool = False) -> None:
         self._fd = -1
+        self._most = _WHOLE_LOG if from_start else _A_GLANCE
         if not _in_first_pid_namespace():
             return
         with contextlib.suppress(OSError):
@@ -79,9 +82,9 @@ class KernelLog:
         return self._fd >= 0
 
     def new_reports(self) -> list[OomReport]:
-        """The kills logged since the last call."""
+        """The kills logged since the last call; the rest, if there is very much, at the next."""
         reports = []
-        for _ in range(_LONGEST_LOG if self.readable else 0):
+        for _ in range(self._most if self.readable else 0):
             try:
                 record = os.read(self._fd, _RECORD_BYTES)
             except BlockingIOError:
