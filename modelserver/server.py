@@ -9,6 +9,7 @@ import uvloop
 from modelserver import __version__
 from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.http.application import HttpServer, bind, build_application
+from modelserver.notify import Notifier, keep_systemd_informed
 from modelserver.service import SpeechService
 from modelserver.settings import Settings
 from supervisor import AllocatorMissing, raise_descriptor_limit
@@ -40,6 +41,7 @@ async def _serve(settings: Settings) -> None:
         sock.close()
         raise CannotStart(str(error)) from error
     stop = StopSignals()
+    notifier = Notifier.from_environment()
     http = HttpServer(build_application(service), sock)
     await http.start()
     host, port = sock.getsockname()[:2]
@@ -51,7 +53,10 @@ async def _serve(settings: Settings) -> None:
     )
     try:
         async with service, AdminListener(service):
+            informing = asyncio.create_task(keep_systemd_informed(service, notifier))
             await stop.first.wait()
+            informing.cancel()
+            notifier.tell(STOPPING=1, STATUS="draining: no new requests are taken")
             http.stop_accepting()
             log.info("server.draining", drain_s=settings.drain_s)
             in_time = await _drain(service, settings.drain_s, stop)
@@ -60,6 +65,7 @@ async def _serve(settings: Settings) -> None:
         raise CannotStart(str(error)) from error
     finally:
         await http.close()
+        notifier.close()
     log.info("server.stopped")
 
 

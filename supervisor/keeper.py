@@ -106,6 +106,10 @@ class Keeper:
             return self._unready_because
         return next(iter(self._failing.values()), "the workers are being started")
 
+    def alive(self) -> bool:
+        """Its tasks run."""
+        return self._main is not None and not self._main.done()
+
     def hopeless(self) -> bool:
         """No worker is able, and it will take longer than the milliseconds of a replacement."""
         if self.unready_reason() is None:

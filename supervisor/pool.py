@@ -145,6 +145,10 @@ class Pool:
         """Loading has failed at least once, and no worker is able."""
         return self._keeper.load_failures > 0 and self.unready_reason() is not None
 
+    def watched(self) -> bool:
+        """The pool's own tasks live, and the guard has looked lately."""
+        return self._keeper.alive() and self._guard.alive()
+
     def recycle(self, seat: int, reason: str = "an operator asked for it") -> list[int]:
         """Replace the workers of this seat, after their jobs; returns their pids."""
         workers = [w for w in self._keeper.workers if w.seat == seat and w.running]

@@ -171,6 +171,16 @@ def health(service: SpeechService, started: float) -> Health:
     )
 
 
+def in_a_line(service: SpeechService) -> str:
+    """The verdict in words, for a line of status."""
+    status = service.status()
+    word, reasons = _verdict(status)
+    if reasons:
+        return f"{word}: {'; '.join(reasons)}"
+    able = sum(worker.state.value in ("idle", "busy") for worker in status.workers)
+    return f"{word}: {status.model.get('model')}, {able} workers, {status.admitted} requests"
+
+
 def _verdict(status: PoolStatus) -> tuple[str, list[str]]:
     """One word, and why it is not "ok"."""
     reasons = []

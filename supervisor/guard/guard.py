@@ -34,6 +34,7 @@ from supervisor.worker import Worker, WorkerState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 
+_LATELY_S = 10.0
 _NOTABLE = 256 * 1024
 """Bytes: growth that is worth a decision of its own."""
 
@@ -133,6 +134,10 @@ class Guard:
         allowed = self._observer.budget.growth.bytes
         if growth > allowed:
             self._recycle(worker, f"it had grown by {in_mib(growth)} of {in_mib(allowed)}")
+
+    def alive(self) -> bool:
+        """It has looked and decided lately."""
+        return time.monotonic() - self._decided_at < _LATELY_S
 
     def growth(self, worker: Worker) -> int:
         """What the worker holds of its own."""

@@ -1,0 +1,85 @@
+"""Tells systemd how the service is: sd_notify(3), by its datagram protocol.
+
+Outside of systemd there is nobody to tell, and nothing is sent.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+
+import structlog
+
+from modelserver.admin.health import in_a_line
+from modelserver.service import SpeechService
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
+
+_EVERY_S = 1.0
+_EXTEND_BY_S = 30
+"""While a model loads, systemd is asked for this much more time, again and again."""
+_WATCHDOG_SHARE = 0.25
+
+
+class Notifier:
+    """One datagram a message. `socket_path`: what systemd gave us, None for nobody."""
+
+    def __init__(self, socket_path: str | None, watchdog_s: float | None) -> None:
+        self.watchdog_s = watchdog_s
+        self._socket: socket.socket | None = None
+        if socket_path:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            # "@" stands for the zero byte of an abstract address.
+            self._socket.connect("\0" + socket_path[1:] if socket_path[0] == "@" else socket_path)
+            self._socket.setblocking(False)
+
+    @classmethod
+    def from_environment(cls) -> "Notifier":
+        """What systemd has set for this process. The variables are taken away: they are not for
+        our children."""
+        path = os.environ.pop("NOTIFY_SOCKET", None)
+        microseconds = os.environ.pop("WATCHDOG_USEC", "")
+        pid = os.environ.pop("WATCHDOG_PID", str(os.getpid()))
+        ours = microseconds.isdigit() and pid == str(os.getpid())
+        return cls(path, int(microseconds) / 1e6 if ours else None)
+
+    @property
+    def listened_to(self) -> bool:
+        """There is somebody to tell."""
+        return self._socket is not None
+
+    def tell(self, **fields: str | int) -> None:
+        """Send NAME=VALUE lines, such as READY=1."""
+        if self._socket is None:
+            return
+        lines = "\n".join(f"{name}={value}" for name, value in fields.items())
+        with contextlib.suppress(BlockingIOError, ConnectionError):  # systemd is busy, or gone
+            self._socket.send(lines.encode())
+
+    def close(self) -> None:
+        """Say no more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+async def keep_systemd_informed(service: SpeechService, notifier: Notifier) -> None:
+    """READY when a worker is able for the first time, STATUS in words, WATCHDOG while all is
+    watched over, EXTEND_TIMEOUT while a model loads. For ever."""
+    watchdog_s = notifier.watchdog_s
+    every_s = min(_EVERY_S, watchdog_s * _WATCHDOG_SHARE) if watchdog_s else _EVERY_S
+    ready, said = False, ""
+    while notifier.listened_to:
+        fields: dict[str, str | int] = {}
+        if not ready and service.unready_reason() is None:
+            ready, fields["READY"] = True, 1
+        if not ready:
+            fields["EXTEND_TIMEOUT_USEC"] = _EXTEND_BY_S * 1_000_000
+        # This loop's turn is itself the proof that the event loop is not stuck.
+        if watchdog_s and service.pool.watched():
+            fields["WATCHDOG"] = 1
+        if (words := in_a_line(service)) != said:
+            fields["STATUS"] = said = words
+        if fields:
+            notifier.tell(**fields)
+        await asyncio.sleep(every_s)
