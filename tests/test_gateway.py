@@ -1,0 +1,218 @@
+"""nginx in front, as `deploy/nginx/modelserver.conf` has it: a real nginx, real speech."""
+
+import contextlib
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import RunningServer, start_server, until
+
+import models
+
+CONF = Path(__file__).parents[1] / "deploy" / "nginx" / "modelserver.conf"
+
+
+class Gateway:
+    """A running nginx; `port` is where it listens."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, given)
+            response = connection.getresponse()
+            document = json.loads(response.read())
+            return response.status, dict(response.headers), document
+        finally:
+            connection.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+@contextlib.contextmanager
+def nginx(directory: Path, server_port: int) -> Iterator[Gateway]:
+    """The shipped file as it is, but for the two ports and the largest body."""
+    assert shutil.which("nginx"), "nginx is not installed (scripts/system-packages test)"
+    port = free_port()
+    site = CONF.read_text().replace("127.0.0.1:8091", f"127.0.0.1:{server_port}")
+    site = site.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("257m", "3m")
+    (directory / "site.conf").write_text(site)
+    (directory / "nginx.conf").write_text(
+        f"daemon off;\nworker_processes 1;\npid {directory}/nginx.pid;\n"
+        f"error_log {directory}/error.log;\nevents {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {directory}/body;\n"
+        f"proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/f;\n"
+        f"uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;\n"
+        f"include {directory}/site.conf; }}\n"
+    )
+    command = ["nginx", "-p", str(directory), "-e", f"{directory}/error.log"]
+    command += ["-c", f"{directory}/nginx.conf"]
+    subprocess.run([*command, "-t", "-q"], check=True)
+    process = subprocess.Popen(command)
+    try:
+
+        def listening() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return True
+            return False
+
+        until(listening)
+        yield Gateway(port)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def behind(
+    tmp_path_factory: pytest.TempPathFactory, small: models.ModelLocation
+) -> Iterator[tuple[RunningServer, Gateway]]:
+    directory = tmp_path_factory.mktemp("gateway")
+    directory.chmod(0o755)
+    with start_server(
+        directory,
+        "--model",
+        str(small.directory),
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_WORKERS_COUNT="2",
+        MODELSERVER_LIMITS_BODY="2MiB",
+        MODELSERVER_LIMITS_UPLOAD_IDLE_S="1",
+        MODELSERVER_LIMITS_QUEUE="0",
+    ) as server:
+        server.wait_whole()
+        with nginx(directory, int(server.url.rpartition(":")[2])) as gateway:
+            yield server, gateway
+
+
+def test_speech_goes_through_with_its_request_id(
+    behind: tuple[RunningServer, Gateway], wav_clips: list[bytes]
+) -> None:
+    server, gateway = behind
+    direct = server.convert(wav_clips[2]).json["text"]
+    status, headers, document = gateway.ask(
+        "POST", "/api/audio/convert", wav_clips[2], X_Request_ID="from-outside-1"
+    )
+    assert status == 200
+    assert document["text"] == direct
+    assert headers["X-Request-ID"] == document["request_id"] == "from-outside-1"
+    status, headers, document = gateway.ask(
+        "POST", "/api/audio/convert", wav_clips[2], X_Request_ID="not {sane}"
+    )
+    assert document["request_id"] == headers["X-Request-ID"] != "not {sane}"
+    assert len(document["request_id"]) == 32
+
+
+def test_too_large_a_body_is_refused_by_the_server_and_far_too_large_by_the_gateway(
+    behind: tuple[RunningServer, Gateway],
+) -> None:
+    for size in (2_500_000, 4_000_000):
+        status, _, document = behind[1].ask("POST", "/api/audio/convert", bytes(size))
+        assert status == 413
+        assert document["error"]["code"] == "body_too_large"
+        assert document["error"]["request_id"]
+
+
+def test_an_upload_arrives_while_it_is_sent_and_one_that_stalls_is_refused(
+    behind: tuple[RunningServer, Gateway], wav_clips: list[bytes]
+) -> None:
+    server, gateway = behind
+    wav = wav_clips[2]
+
+    def send(sock: socket.socket, part: bytes) -> None:
+        sock.sendall(part)
+
+    head = (
+        f"POST /api/audio/convert HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n"
+        f"Content-Length: {len(wav)}\r\nConnection: close\r\n\r\n"
+    ).encode()
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+        send(sock, head)
+        step = len(wav) // 8 + 1
+        for at in range(0, len(wav), step):  # slower than the server's patience, never idle so long
+            send(sock, wav[at : at + step])
+            time.sleep(0.3)
+        assert b" 200 " in sock.recv(65536).splitlines()[0]
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
+        send(sock, head + wav[:1000])
+        answer = sock.recv(65536)
+        assert b" 408 " in answer.splitlines()[0]
+        assert b"upload_timeout" in answer
+    assert server.convert(wav).status == 200
+
+
+def test_a_503_and_its_retry_after_come_through_untouched(
+    behind: tuple[RunningServer, Gateway], wav_clips: list[bytes]
+) -> None:
+    _, gateway = behind
+    sockets = []
+    head = b"POST /api/audio/convert HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+    try:
+        for _ in range(2):  # all the places that there are
+            sock = socket.create_connection(("127.0.0.1", gateway.port))
+            sock.sendall(head + wav_clips[0][:5000])
+            sockets.append(sock)
+
+        def refused() -> Any:
+            answer = gateway.ask("POST", "/api/audio/convert", wav_clips[0])
+            return answer if answer[0] == 503 else None
+
+        _, headers, document = until(refused, 5)
+        assert document["error"]["code"] == "queue_full"
+        assert int(headers["Retry-After"]) >= 1
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/admin/health", "/admin/workers/0/recycle", "/admin", "//admin/health"]
+)
+def test_the_admin_side_does_not_exist_from_outside(
+    behind: tuple[RunningServer, Gateway], path: str
+) -> None:
+    for method in ("GET", "POST"):
+        status, _, document = behind[1].ask(method, path)
+        assert status == 404
+        assert document["error"]["code"] == "not_found"
+
+
+def test_while_the_server_is_down_callers_hear_it_at_once(
+    tmp_path: Path, wav_clips: list[bytes]
+) -> None:
+    tmp_path.chmod(0o755)
+    with nginx(tmp_path, free_port()) as gateway:
+        for method, path, body in (
+            ("GET", "/readyz", None),
+            ("POST", "/api/audio/convert", wav_clips[0]),
+        ):
+            started = time.monotonic()
+            status, headers, document = gateway.ask(method, path, body)
+            assert time.monotonic() - started < 1.0
+            assert status == 502
+            assert document["error"]["code"] == "not_ready"
+            assert headers["Retry-After"] == "2"
+
+
+def test_sizes_and_times_agree_with_the_servers_own() -> None:
+    from modelserver.settings import Settings
+
+    conf, limits = CONF.read_text(), Settings().limits
+    assert f"client_max_body_size {limits.body // 2**20 + 1}m;" in conf
+    assert f"client_body_timeout {limits.upload_idle_s + 5:.0f}s;" in conf
+    assert f"proxy_read_timeout {limits.request_s + 10:.0f}s;" in conf
+    assert f"127.0.0.1:{Settings().port}" in conf
