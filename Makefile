@@ -1,12 +1,14 @@
 # make serve    run the server on 127.0.0.1:8091 with the embedded model
 # make test     pass every check
 # Both make their own virtual environment first, and are fast the second time.
+# make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
+# make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test check format benchmark clean help
+.PHONY: serve test format install uninstall locust clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +36,22 @@ $(VENV)/.test: pyproject.toml scripts/system-packages
 	scripts/system-packages serve test
 	scripts/virtual-environment "$(PYTHON)" $(VENV) ko,test
 	touch $@ $(VENV)/.serve
+
+# The embedded model comes along; EXTRAS= leaves it out.
+EXTRAS ?= ko
+install:
+	scripts/install install "$(PYTHON)" "$(EXTRAS)"
+
+uninstall:
+	scripts/install uninstall
+
+$(VENV)/.locust: $(VENV)/.serve
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,locust]"
+	scripts/system-packages benchmark
+	touch $@
+
+locust: $(VENV)/.locust
+	$(BIN)/python benchmarks/run_locust.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,67 @@
+"""`make install` and `make uninstall`, into a directory that stands for the system's root."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def make(target: str, root: Path) -> None:
+    variables = [f"DESTDIR={root}", f"PYTHON={sys.executable}", "EXTRAS=", "PREFIX=/opt/speech"]
+    run = subprocess.run(
+        ["make", target, *variables],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+        | dict(v.split("=", 1) for v in variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.timeout(240)
+def test_it_is_installed_and_uninstalled_and_leaves_what_is_the_users(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    make("install", root)
+    program = root / "opt/speech/bin/modelserver"
+    assert program.read_text().startswith("#!/opt/speech/bin/python")
+    assert str(root) not in (root / "opt/speech/pyvenv.cfg").read_text()
+    version = subprocess.run(
+        [root / "opt/speech/bin/python", "-m", "modelserver", "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.fullmatch(r"modelserver, version \d+\.\d+\.\d+", version.stdout.strip())
+    unit = (root / "etc/systemd/system/modelserver.service").read_text()
+    assert "ExecStart=/opt/speech/bin/modelserver serve --config /etc/modelserver.toml" in unit
+    assert (root / "usr/lib/sysusers.d/modelserver.conf").is_file()
+    assert (root / "var/lib/modelserver/models").is_dir()
+    settings = root / "etc/modelserver.toml"
+    config = subprocess.run(
+        [sys.executable, "-m", "modelserver", "config", "--config", settings],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "port = 8091" in config.stdout
+    installed = list((root / "opt/speech/lib").rglob("compile_graph.cc"))
+    assert len(installed) == 1
+
+    settings.write_text("port = 9000\n")
+    (root / "var/lib/modelserver/models/mine").mkdir()
+    make("install", root)  # again, as for an update
+    assert settings.read_text() == "port = 9000\n"
+
+    make("uninstall", root)
+    left = sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir())
+    assert left == ["etc/modelserver.toml"]
+    assert (root / "var/lib/modelserver/models/mine").is_dir()
+    assert not (root / "opt/speech").exists()
