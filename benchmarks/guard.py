@@ -18,8 +18,9 @@ from typing import Any
 
 import psutil
 import utterances
-from serving import Server, server, wav
+from serving import Server, server
 from tables import spread, table
+from waves import wav
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 

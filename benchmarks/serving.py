@@ -24,6 +24,7 @@ import psutil
 import utterances
 from bare import Bare
 from tables import spread, table
+from waves import wav
 
 from modelserver.admin.address import AdminAddress
 from modelserver.admin.client import ask
@@ -110,29 +111,6 @@ def server(
         finally:
             process.terminate()
             process.wait()
-
-
-def wav(pcm: bytes) -> bytes:
-    """A WAV file around the samples."""
-    import struct
-
-    head = struct.pack(
-        "<4sI4s4sIHHIIHH4sI",
-        b"RIFF",
-        36 + len(pcm),
-        b"WAVE",
-        b"fmt ",
-        16,
-        1,
-        1,
-        utterances.RATE,
-        2 * utterances.RATE,
-        2,
-        16,
-        b"data",
-        len(pcm),
-    )
-    return head + pcm
 
 
 def load(port: int, files: list[bytes], concurrency: int) -> float:

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import psutil
 import utterances
-from serving import Server, server, wav
+from serving import Server, server
 from tables import table
+from waves import wav
 
 from modelserver.configuration import bytes_of
 from supervisor import OomCounter
