@@ -1,13 +1,15 @@
-"""What is served: finding a model, and the engine that turns PCM into text.
+"""What is served: the catalogue, finding a model, predicting its memory, and the engine that turns
+PCM into text.
 
-The names below, and those of `models.prepared` and `models.blas`, are all that other packages may
-use. The engine itself is loaded by `load_model`, so that nothing heavy is imported where no model
-is loaded.
+The names below, and those of `models.fetching`, `models.prepared` and `models.blas`, are all that
+other packages may use. The engine itself is loaded by `load_model`, so that nothing heavy is
+imported where no model is loaded.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from models.catalog import CatalogEntry, catalog, catalog_entry
 from models.contract import (
     Alternative,
     Model,
@@ -18,37 +20,54 @@ from models.contract import (
     Utterance,
     Word,
 )
+from models.language import language_of
 from models.location import ModelLocation, find_model, installed_models
+from models.prediction import Part, Prediction, if_prepared, measured, predict, rescoring_folders
 
 __all__ = [
     "Alternative",
+    "CatalogEntry",
     "Model",
     "ModelError",
     "ModelLocation",
+    "Part",
     "Partial",
+    "Prediction",
     "RecognitionOptions",
     "Recognizer",
     "Utterance",
     "Word",
+    "catalog",
+    "catalog_entry",
     "find_model",
+    "if_prepared",
     "installed_models",
+    "language_of",
     "load_model",
+    "measured",
     "noise",
+    "predict",
+    "rescoring_folders",
     "warm_up_clips",
 ]
 
 
 def load_model(
-    directory: Path, made: Mapping[str, Path] | None = None, *, prefetch: bool = False
+    directory: Path,
+    made: Mapping[str, Path] | None = None,
+    *,
+    prefetch: bool = False,
+    left_out: tuple[str, ...] = (),
 ) -> Model:
     """Load the Vosk model in `directory`, with the files in `made` in place of its own.
 
     `made`: what a prepared model has made new (`PreparedModel.made`). `prefetch`: read its graph
-    through once, so that the first requests need not wait for the disk. Raises `ModelError`.
+    through once, so that the first requests need not wait for the disk. `left_out`: folders of
+    the model that are not loaded (`rescoring_folders`). Raises `ModelError`.
     """
     from models.vosk_model import VoskModel
 
-    return VoskModel(directory, made, prefetch=prefetch)
+    return VoskModel(directory, made, prefetch=prefetch, left_out=left_out)
 
 
 def warm_up_clips(language: str, sample_rate: int) -> list[bytes]:

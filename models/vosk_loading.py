@@ -15,6 +15,7 @@ from models.contract import ModelError
 from models.graph_file import graph_problem
 from models.location import graph_directory
 from models.mapping import CannotMap, advise_random, find_mappings, mapped_reading
+from models.prediction import TOUCHED_SHARE
 from models.view import make_view, without_dither
 
 with kernel_report() as _kernel:
@@ -24,11 +25,6 @@ __all__ = ["Loaded", "load_vosk", "vosk"]
 
 _LIBRARY = Path(vosk.__file__).parent / "libvosk.so"
 _LAZY_PARTS = frozenset({"graph/HCLr.fst", "graph/Gr.fst", "HCLr.fst", "Gr.fst"})
-
-
-_TOUCHED_SHARE = 0.47
-"""Of a mapped graph, what ordinary speech touches: 160 short utterances touched 473 MB of the
-embedded model's 998 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,7 @@ class Loaded:
         """For logs and status pages."""
         graph = "lazy" if self.lazy else ("static" if self.mapped_bytes is None else "mapped")
         mapped = self.mapped_bytes
-        working_set = None if mapped is None else int(_TOUCHED_SHARE * mapped)
+        working_set = None if mapped is None else int(TOUCHED_SHARE * mapped)
         facts = {
             "graph": graph,
             "mapped_bytes": self.mapped_bytes,
@@ -56,8 +52,11 @@ class Loaded:
         return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def load_vosk(directory: Path, made: Mapping[str, Path]) -> tuple[vosk.Model, Loaded]:
-    """Load the model in `directory` with `made` in place of its own files.
+def load_vosk(
+    directory: Path, made: Mapping[str, Path], left_out: tuple[str, ...] = ()
+) -> tuple[vosk.Model, Loaded]:
+    """Load the model in `directory` with `made` in place of its own files, without the folders
+    `left_out`.
 
     A graph that could be mapped and is not is not loaded at all, since it would be copied: the
     model's own graph is used then. Raises `ModelError` where Vosk refuses the files.
@@ -65,22 +64,22 @@ def load_vosk(directory: Path, made: Mapping[str, Path]) -> tuple[vosk.Model, Lo
     graph = _static_graph(directory, made)
     if graph is not None and graph_problem(graph) is None:
         try:
-            return _load_mapped(directory, made, graph)
+            return _load_mapped(directory, made, graph, left_out)
         except CannotMap as error:
             lazy = _is_lazy(directory)
             loaded = Loaded(lazy=lazy, not_mapped=str(error))
-            return _load(directory, {} if lazy else made), loaded
-    return _load(directory, made), Loaded(lazy=graph is None)
+            return _load(directory, {} if lazy else made, left_out), loaded
+    return _load(directory, made, left_out), Loaded(lazy=graph is None)
 
 
 def _load_mapped(
-    directory: Path, made: Mapping[str, Path], graph: Path
+    directory: Path, made: Mapping[str, Path], graph: Path, left_out: tuple[str, ...]
 ) -> tuple[vosk.Model, Loaded]:
     with (
         tempfile.TemporaryDirectory(prefix="modelserver-map-") as temporary,
         mapped_reading(_LIBRARY, graph, Path(temporary)),
     ):
-        model = _load(directory, made)
+        model = _load(directory, made, left_out)
     mappings = find_mappings(graph)
     mapped_bytes = sum(mapping.length for mapping in mappings)
     if mapped_bytes < 0.9 * graph.stat().st_size:
@@ -89,16 +88,23 @@ def _load_mapped(
     return model, Loaded(lazy=False, mapped_bytes=mapped_bytes, graph=graph)
 
 
-def _load(directory: Path, made: Mapping[str, Path]) -> vosk.Model:
+def _load(directory: Path, made: Mapping[str, Path], folders: tuple[str, ...]) -> vosk.Model:
     with tempfile.TemporaryDirectory(prefix="modelserver-view-") as temporary:
         view = Path(temporary)
         replaced: dict[str, bytes | Path] = {**without_dither(directory), **made}
         left_out = frozenset[str]() if _made_graph(made) is None else _LAZY_PARTS
+        left_out |= {
+            f"{folder}/{name}" for folder in folders for name in _names(directory / folder)
+        }
         make_view(directory, view, replaced, left_out)
         try:
             return vosk.Model(str(view))
         except Exception as error:
             raise ModelError("model_unreadable", f"Vosk cannot read {directory}") from error
+
+
+def _names(folder: Path) -> list[str]:
+    return [str(f.relative_to(folder)) for f in folder.rglob("*")] if folder.is_dir() else []
 
 
 def _static_graph(directory: Path, made: Mapping[str, Path]) -> Path | None:

@@ -36,17 +36,23 @@ class VoskModel:
     chunk_bytes = CHUNK_BYTES
 
     def __init__(
-        self, directory: Path, made: Mapping[str, Path] | None = None, *, prefetch: bool = False
+        self,
+        directory: Path,
+        made: Mapping[str, Path] | None = None,
+        *,
+        prefetch: bool = False,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         """Load the model in `directory`, with the files in `made` (name inside the model, to
         file: what a prepared model has made new) in place of its own.
 
-        `prefetch`: read a mapped graph through once. Raises `ModelError` where Vosk refuses the
-        files.
+        `prefetch`: read a mapped graph through once. `left_out`: folders that are not loaded.
+        Raises `ModelError` where Vosk refuses the files.
         """
         vosk.SetLogLevel(-1)
         self._kept: list[VoskRecognizer] = []
-        self._model, self.loaded = load_vosk(directory, made or {})
+        self._left_out = left_out
+        self._model, self.loaded = load_vosk(directory, made or {}, left_out)
         self._prefetched = prefetch and self.loaded.graph is not None
         if prefetch and self.loaded.graph is not None:
             read_through(self.loaded.graph)
@@ -74,7 +80,8 @@ class VoskModel:
 
     def report(self) -> dict[str, Any]:
         """How it was loaded."""
-        return {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
+        facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
+        return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
 
     def raw_results(
         self, pcm: bytes, chunk_bytes: int, *, alternatives: int, partials: bool

@@ -9,6 +9,10 @@ import math
 import struct
 from pathlib import Path
 
+import models
+from models.graph_file import read_graph_header
+from models.prepared import PreparedModel
+
 FST_MAGIC, SYMBOLS_MAGIC = 2125659606, 2125658996
 HAS_ISYMBOLS, HAS_OSYMBOLS = 1, 2
 
@@ -35,6 +39,36 @@ def make_small_model(embedded: Path, directory: Path, words: list[str], *, skew:
     assert len(known) > 20
     (directory / "graph" / "Gr.fst").write_bytes(_unigram(known, labels, skew))
     return directory
+
+
+def make_static_model(
+    small: models.ModelLocation, prepared_small: PreparedModel, directory: Path, *, aligned: bool
+) -> models.ModelLocation:
+    """The small model as the publisher's big ones are: with its graph composed already."""
+    for source in small.directory.rglob("*"):
+        if source.is_file() and source.name not in ("HCLr.fst", "Gr.fst", "disambig_tid.int"):
+            target = directory / source.relative_to(small.directory)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source.resolve())
+    data = prepared_small.graph.read_bytes()
+    if not aligned:
+        header = read_graph_header(prepared_small.graph)
+        assert header is not None
+        states_at, arcs_bytes = -(-header.header_bytes // 16) * 16, header.arcs * 16
+        fixed = struct.pack("<ii", 2, 0)  # an older version of the file, and no flags
+        head = data[: header.header_bytes]
+        at = header.header_bytes - struct.calcsize("<iiQqqq")
+        data = (
+            head[:at]
+            + fixed
+            + head[at + 8 :]
+            + data[states_at : states_at + header.states * 20]
+            + data[len(data) - arcs_bytes :]
+        )
+    (directory / "graph" / "HCLG.fst").write_bytes(data)
+    words = prepared_small.directory / "graph" / "words.txt"
+    (directory / "graph" / "words.txt").symlink_to(words)
+    return models.ModelLocation("static", directory, "ko")
 
 
 def read_symbols(file: Path) -> dict[str, int]:
@@ -86,3 +120,53 @@ def _unigram(labels: list[int], symbols: dict[str, int], skew: float) -> bytes:
         weight = cost * (1 + (skew - 1) * (number % 2)) + label * 0.618 % 1
         state += struct.pack("<iifi", label, label, weight, 0)
     return header + b"".join(table) + state
+
+
+def add_rescoring(directory: Path, *, states: int, arcs_each: int, lm_ints: int) -> None:
+    """A `rescore/` for the model in `directory`: a language model to subtract (`G.fst`), and one to
+    add (`G.carpa`) that knows all words equally (Kaldi: `const-arpa-lm.cc`)."""
+    labels = read_symbols(directory / "graph" / "Gr.fst")
+    highest = max(labels.values())
+    rescore = directory / "rescore"
+    rescore.mkdir()
+    (rescore / "G.fst").write_bytes(_acceptor(states, arcs_each, highest))
+    (rescore / "G.carpa").write_bytes(_const_arpa(labels, highest + 1, lm_ints))
+
+
+def _acceptor(states: int, arcs_each: int, highest: int) -> bytes:
+    """The first state takes every word; the others are there for their size only."""
+    header = struct.pack("<i", FST_MAGIC) + _string(b"vector") + _string(b"standard")
+    arcs = highest + (states - 1) * arcs_each
+    header += struct.pack("<iiQqqq", 2, 0, 3, 0, states, arcs)
+    body = [struct.pack("<fq", 1.0, highest)]
+    body += [struct.pack("<iifi", label, label, 5.0, 0) for label in range(1, highest + 1)]
+    other = struct.pack("<fq", 1.0, arcs_each)
+    other += b"".join(struct.pack("<iifi", 1 + n, 1 + n, 1.0, 0) for n in range(arcs_each))
+    return header + b"".join(body) + other * (states - 1)
+
+
+def _const_arpa(labels: dict[str, int], words: int, ints: int) -> bytes:
+    """A unigram of every word (its log probability, its back-off, no children), and room that
+    nothing points to."""
+    state = struct.pack("<ffi", -5.0, 0.0, 0)
+    count = max(ints, 3 * words)
+
+    def token(name: str) -> bytes:
+        return f"<{name}> ".encode()
+
+    def integer(value: int, size: int) -> bytes:
+        return bytes([size]) + value.to_bytes(size, "little", signed=True)
+
+    unknown = labels.get("[unk]", labels.get("<unk>", 1))
+    info = [integer(v, 4) for v in (labels.get("<s>", 1), labels.get("</s>", 2), unknown, 1)]
+    states = state * words + bytes(4 * (count - 3 * words))
+    unigrams = struct.pack(f"<{words}q", *(1 + 3 * word for word in range(words)))
+    return b"".join(
+        [
+            b"\0B",
+            token("ConstArpaLm") + token("LmInfo") + b"".join(info) + token("/LmInfo"),
+            token("LmStates") + integer(count, 8) + states + token("/LmStates"),
+            token("LmUnigram") + integer(words, 4) + unigrams + token("/LmUnigram"),
+            token("LmOverflow") + integer(0, 4) + token("/LmOverflow") + token("/ConstArpaLm"),
+        ]
+    )

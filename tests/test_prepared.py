@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import struct
 import subprocess
 import sys
 import tarfile
@@ -16,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from running import until
-from small_model import SMALL_WORDS, make_small_model
+from small_model import SMALL_WORDS, make_small_model, make_static_model
 
 import models
 from models.blas import KernelRefused, blas_environment, processor_flags
@@ -555,36 +554,6 @@ def test_looking_at_an_unknown_library_never_crashes(tmp_path: Path, content: in
         mapped_reading(Path("libc.so.6"), source, tmp_path),
     ):
         pass
-
-
-def make_static_model(
-    small: models.ModelLocation, prepared_small: PreparedModel, directory: Path, *, aligned: bool
-) -> models.ModelLocation:
-    """The small model as the publisher's big ones are: with its graph composed already."""
-    for source in small.directory.rglob("*"):
-        if source.is_file() and source.name not in ("HCLr.fst", "Gr.fst", "disambig_tid.int"):
-            target = directory / source.relative_to(small.directory)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(source.resolve())
-    data = prepared_small.graph.read_bytes()
-    if not aligned:
-        header = read_graph_header(prepared_small.graph)
-        assert header is not None
-        states_at, arcs_bytes = -(-header.header_bytes // 16) * 16, header.arcs * 16
-        fixed = struct.pack("<ii", 2, 0)  # an older version of the file, and no flags
-        head = data[: header.header_bytes]
-        at = header.header_bytes - struct.calcsize("<iiQqqq")
-        data = (
-            head[:at]
-            + fixed
-            + head[at + 8 :]
-            + data[states_at : states_at + header.states * 20]
-            + data[len(data) - arcs_bytes :]
-        )
-    (directory / "graph" / "HCLG.fst").write_bytes(data)
-    words = prepared_small.directory / "graph" / "words.txt"
-    (directory / "graph" / "words.txt").symlink_to(words)
-    return models.ModelLocation("static", directory, "ko")
 
 
 def test_a_static_graph_that_cannot_be_mapped_is_written_anew(

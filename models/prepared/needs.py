@@ -32,6 +32,8 @@ class Needs:
     memory: int
     disk: int
     states: int
+    graph: int
+    """Of the graph that is made."""
 
     def in_words(self) -> str:
         """For a person."""
@@ -54,11 +56,12 @@ def estimate_needs(model: Path) -> Needs:
                 memory=max(_SELF_CHECK_BYTES, round(scale * _REFERENCE_PEAK_BYTES)),
                 disk=round(graph * (1 + _ARCS_SHARE)),
                 states=round(scale * _REFERENCE_STATES),
+                graph=round(graph),
             )
         graph = (directory / "HCLG.fst").stat().st_size
     except OSError as error:
         raise ModelError("model_unreadable", f"{error.filename}: {error.strerror}") from error
-    return Needs(20 + graph / 1e8, max(_SELF_CHECK_BYTES, 2 * graph), 2 * graph, graph // 71)
+    return Needs(20 + graph / 1e8, max(_SELF_CHECK_BYTES, 2 * graph), 2 * graph, graph // 71, graph)
 
 
 def must_be_affordable(needs: Needs, available_memory: int, directory: Path) -> None:

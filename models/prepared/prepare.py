@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from models.contract import ModelError
+from models.durable import sync_files
 from models.graph_file import graph_problem
 from models.location import ModelLocation, graph_directory
 from models.prepared.compiler import Compiled, GraphCounts, align, compose, get_compiler
@@ -141,10 +142,7 @@ def _stamp_sources(model: Path) -> dict[str, FileStamp]:
 def place(partial: Path, target: Path) -> None:
     """Make sure it is on disk, then move it to its place in one step. What stands there (and is
     not whole, or it would have been used) goes. Raises `OSError`."""
-    for file in partial.rglob("*"):
-        if not file.is_symlink() and file.is_file():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+    sync_files(partial)
     if target.exists():
         old = target.with_name(f"{PARTIAL_PREFIX}replaced-{target.name}")
         shutil.rmtree(old, ignore_errors=True)

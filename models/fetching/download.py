@@ -1,0 +1,217 @@
+"""Downloads one file over HTTP, and goes on where an earlier attempt broke off.
+
+A part of a file is kept only where the server can be asked for the rest of that very file: it has
+said how it is told apart (ETag or Last-Modified, RFC 9110, 8.8) and takes ranges. Proxies are those
+of the environment (HTTPS_PROXY, NO_PROXY).
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from models.contract import ModelError
+
+Progress = Callable[[int, int], None]
+"""Told of the bytes that are here, and of how many there will be (0: not known)."""
+
+_ATTEMPTS = 5
+"""In a row that bring nothing."""
+_FIRST_PAUSE_S = 0.5
+_CONNECT_S, _STALL_S = 20.0, 30.0
+_BLOCK_BYTES = 1 << 18
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """`size`: what it must have, None where that is not known; `most`: what it may have. Bytes."""
+
+    size: int | None
+    most: int
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What a part of a file belongs to."""
+
+    url: str
+    validator: str
+
+
+class _Broken(Exception):
+    """The connection brought less than it should; the text says how."""
+
+
+def partial_of(file: Path) -> Path:
+    """Where a part of the file is kept."""
+    return file.with_name(f"{file.name}.partial")
+
+
+async def download(
+    url: str,
+    file: Path,
+    bounds: Bounds,
+    on_progress: Progress,
+    *,
+    stall_s: float = _STALL_S,
+    pause_s: float = _FIRST_PAUSE_S,
+) -> None:
+    """Bring the file at `url` to `file`. Raises `ModelError`, `OSError`.
+
+    Without a word for `stall_s` seconds a connection is taken for dead. Whatever a server sends
+    that cannot be the file is deleted.
+    """
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=stall_s)
+    attempts = _Attempts(url, file, bounds, on_progress)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
+            fruitless = 0
+            while True:
+                before = attempts.here
+                try:
+                    await attempts.one(session)
+                except (_Broken, aiohttp.ClientError, TimeoutError) as error:
+                    fruitless = 0 if attempts.here > before else fruitless + 1
+                    if fruitless >= _ATTEMPTS:
+                        raise attempts.given_up(error) from error
+                    await asyncio.sleep(pause_s * 2**fruitless)
+                else:
+                    break
+        partial_of(file).rename(file)
+        _forget(file)
+    except ModelError as error:
+        if error.code != "download_broken":
+            discard(file)
+        raise
+    except aiohttp.InvalidURL as error:
+        raise ModelError("bad_url", f"{url} is not a URL") from error
+
+
+def discard(file: Path) -> None:
+    """The file, its part and what is known of it."""
+    for path in (file, partial_of(file)):
+        path.unlink(missing_ok=True)
+    _forget(file)
+
+
+class _Attempts:
+    def __init__(self, url: str, file: Path, bounds: Bounds, on_progress: Progress) -> None:
+        self._url = url
+        self._file = file
+        self._partial = partial_of(file)
+        self._bounds = bounds
+        self._on_progress = on_progress
+        self._state = _read_state(file)
+        if self._state is None or self._state.url != url:
+            self._partial.unlink(missing_ok=True)
+            self._state = None
+
+    @property
+    def here(self) -> int:
+        """Bytes of it."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._partial.stat().st_size
+        return 0
+
+    def given_up(self, error: Exception) -> ModelError:
+        """What is told; and what cannot be gone on with is deleted."""
+        why = str(error) or type(error).__name__
+        if self._state is None or self.here == 0:
+            discard(self._file)
+            return ModelError("download_failed", f"{self._url} cannot be downloaded: {why}")
+        return ModelError(
+            "download_broken",
+            f"{self._url} broke off again and again ({why}); {self.here} bytes of it are kept: the "
+            "same command goes on from there",
+        )
+
+    async def one(self, session: aiohttp.ClientSession) -> None:
+        """Ask for what is missing, and take it."""
+        start = self.here if self._state is not None else 0
+        headers = {"Accept-Encoding": "identity"}
+        if start and self._state is not None:
+            headers |= {"Range": f"bytes={start}-", "If-Range": self._state.validator}
+        async with session.get(self._url, headers=headers) as response:
+            if response.status == 416:
+                discard(self._file)
+                self._state = None
+                raise _Broken("the server has no such part of it")
+            if response.status in (408, 429) or response.status >= 500:
+                raise _Broken(f"the server answered {response.status} {response.reason}")
+            if response.status not in (200, 206):
+                raise ModelError(
+                    "download_failed",
+                    f"{self._url} cannot be downloaded: the server answered {response.status} "
+                    f"{response.reason}",
+                )
+            if response.status == 200:
+                start = 0
+            total = self._total(response, start)
+            self._remember(response)
+            await self._take(response, start, total)
+
+    def _total(self, response: aiohttp.ClientResponse, start: int) -> int | None:
+        """How long the whole file is. Raises `ModelError` if that cannot be it."""
+        total = None if response.content_length is None else start + response.content_length
+        if response.status == 206:
+            match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != start:
+                raise ModelError("lying_server", f"{self._url}: the server sent another part of it")
+            total = None if match[3] == "*" else int(match[3])
+        size = self._bounds.size
+        if size is not None and total is not None and total != size:
+            raise ModelError(
+                "wrong_size", f"{self._url} has {total} bytes; {size} are known to be right"
+            )
+        self._must_be_small(total or 0)
+        return total if total is not None else size
+
+    def _must_be_small(self, count: int) -> None:
+        most = self._bounds.size or self._bounds.most
+        if count > most:
+            raise ModelError("too_large", f"{self._url} is larger than {most} bytes, the most here")
+
+    def _remember(self, response: aiohttp.ClientResponse) -> None:
+        """How the file is told apart, if it can be gone on with."""
+        etag = response.headers.get("ETag", "")
+        strong = etag if not etag.startswith("W/") else ""
+        validator = strong or response.headers.get("Last-Modified", "")
+        ranges = response.status == 206 or response.headers.get("Accept-Ranges") == "bytes"
+        self._state = _State(self._url, validator) if validator and ranges else None
+        if self._state is None:
+            _forget(self._file)
+        else:
+            _state_of(self._file).write_bytes(msgspec.json.encode(self._state))
+
+    async def _take(self, response: aiohttp.ClientResponse, start: int, total: int | None) -> None:
+        here = start
+        with self._partial.open("r+b" if start else "wb") as writer:
+            writer.seek(start)
+            async for block in response.content.iter_chunked(_BLOCK_BYTES):
+                here += len(block)
+                self._must_be_small(here)
+                # The page cache takes a block of this size at once; nothing else runs here.
+                writer.write(block)
+                self._on_progress(here, total or 0)
+            writer.truncate()
+        if total is not None and here < total:
+            raise _Broken(f"{here} of {total} bytes came")
+
+
+def _state_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.json")
+
+
+def _read_state(file: Path) -> _State | None:
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(_state_of(file).read_bytes(), type=_State)
+    return None
+
+
+def _forget(file: Path) -> None:
+    _state_of(file).unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""Checksums of models that the catalogue does not know: recorded when one is first fetched, and
+checked from then on."""
+
+import contextlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from models.catalog import Checksum
+
+PINS = ".pins.json"
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """What was fetched first under a name."""
+
+    sha256: str
+    size: int
+    source: str
+    pinned: str
+
+
+def read_pin(models_directory: Path, name: str) -> Checksum | None:
+    """The recorded checksum of that model. Raises `ValueError` where the record is unreadable."""
+    pin = _read(models_directory).get(name)
+    return Checksum("sha256", pin.sha256) if pin else None
+
+
+def record_pin(models_directory: Path, name: str, *, sha256: str, size: int, source: str) -> None:
+    """Remember it. Raises `OSError`."""
+    pins = _read(models_directory)
+    pins[name] = Pin(sha256, size, source, datetime.now(UTC).isoformat(timespec="seconds"))
+    file = models_directory / PINS
+    partial = file.with_suffix(".partial")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(pins)))
+    partial.rename(file)
+
+
+def _read(models_directory: Path) -> dict[str, Pin]:
+    with contextlib.suppress(FileNotFoundError):
+        data = (models_directory / PINS).read_bytes()
+        return msgspec.json.decode(data, type=dict[str, Pin])
+    return {}

@@ -1,0 +1,149 @@
+"""Unpacks a model's zip archive, trusting nothing in it.
+
+Refused before a byte is written: more entries, bytes or compression than a model has, names that
+lead out of the target, links, devices, encrypted or doubled entries. While it is written no entry
+may become longer than it said.
+"""
+
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from models.contract import ModelError
+
+_BLOCK_BYTES = 1 << 20
+_CREATED_ON_UNIX = 3
+_ENCRYPTED = 0x1
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """What a model's archive may be. `ratio`: unpacked over packed, of a file of some size."""
+
+    entries: int = 4096
+    unpacked: int = 32 * 10**9
+    ratio: float = 200.0
+    ratio_from: int = 1 << 20
+    depth: int = 8
+
+
+def top_directory(archive: Path, limits: ArchiveLimits | None = None) -> str:
+    """The one directory that all is in: what the archive calls its model. Raises `ModelError`."""
+    with _opened(archive) as opened:
+        return _checked(archive, opened, limits or ArchiveLimits())[0]
+
+
+def unpack(
+    archive: Path,
+    target: Path,
+    on_progress: Callable[[int, int], None],
+    limits: ArchiveLimits | None = None,
+) -> None:
+    """Fill the directory `target` with what is inside the archive's one directory.
+
+    `on_progress`: bytes written, and to be written. Raises `ModelError`, `OSError`.
+    """
+    with _opened(archive) as opened:
+        top, files = _checked(archive, opened, limits or ArchiveLimits())
+        total = sum(info.file_size for info in files)
+        free = shutil.disk_usage(target).free
+        if total > free:
+            raise ModelError(
+                "no_space", f"{archive.name} needs {total} bytes unpacked, {free} are free"
+            )
+        done = 0
+        for info in files:
+            inside = PurePosixPath(info.filename).relative_to(top)
+            file = target.joinpath(*inside.parts)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            done = _extract(archive, opened, info, file, done, total, on_progress)
+
+
+def _opened(archive: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        with archive.open("rb") as reader:
+            begins = reader.read(16)
+        raise _bad(archive, f"it is no whole zip archive (it begins with {begins!r})") from error
+
+
+def _checked(
+    archive: Path, opened: zipfile.ZipFile, limits: ArchiveLimits
+) -> tuple[str, list[zipfile.ZipInfo]]:
+    """The top directory's name and the files to be written."""
+    infos = opened.infolist()
+    if len(infos) > limits.entries:
+        raise _bad(archive, f"it has {len(infos)} entries, {limits.entries} are the most")
+    total = sum(info.file_size for info in infos)
+    if total > limits.unpacked:
+        raise _bad(archive, f"it would unpack to {total} bytes, {limits.unpacked} are the most")
+    names: set[str] = set()
+    for info in infos:
+        _must_be_harmless(archive, info, limits)
+        name = info.filename.rstrip("/").casefold()
+        if name in names:
+            raise _bad(archive, f"it has {info.filename!r} twice")
+        names.add(name)
+    tops = {PurePosixPath(info.filename).parts[0] for info in infos}
+    if len(tops) != 1:
+        raise _bad(archive, f"it holds {len(tops)} things at its top, and a model is one directory")
+    files = [info for info in infos if not info.is_dir()]
+    if any(len(PurePosixPath(info.filename).parts) < 2 for info in files):
+        raise _bad(archive, "it holds a file where a model's directory should be")
+    return tops.pop(), files
+
+
+def _must_be_harmless(archive: Path, info: zipfile.ZipInfo, limits: ArchiveLimits) -> None:
+    name, path = info.filename, PurePosixPath(info.filename)
+    out = not path.parts or path.is_absolute() or ".." in path.parts
+    if out or "\\" in name or "\0" in info.orig_filename or ":" in path.parts[0]:
+        raise _bad(archive, f"{name!r} would lead out of the model's directory")
+    if len(path.parts) > limits.depth or max(map(len, path.parts)) > 200:
+        raise _bad(archive, f"{name!r} is nested or named beyond what a model has")
+    if path.parts[0].startswith("."):
+        raise _bad(archive, f"{name!r} is a hidden file")
+    mode = info.external_attr >> 16
+    kind = stat.S_IFMT(mode)
+    if info.create_system == _CREATED_ON_UNIX and kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise _bad(archive, f"{name!r} is a link or a device")
+    if info.flag_bits & _ENCRYPTED:
+        raise _bad(archive, f"{name!r} is encrypted")
+    packed = max(1, info.compress_size)
+    if info.file_size > limits.ratio_from and info.file_size / packed > limits.ratio:
+        raise _bad(
+            archive, f"{name!r} would unpack to {info.file_size / packed:.0f} times its size"
+        )
+
+
+def _extract(
+    archive: Path,
+    opened: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    file: Path,
+    done: int,
+    total: int,
+    on_progress: Callable[[int, int], None],
+) -> int:
+    written = 0
+    try:
+        with opened.open(info) as reader, file.open("xb") as writer:
+            while block := reader.read(_BLOCK_BYTES):
+                written += len(block)
+                if written > info.file_size:
+                    raise _bad(archive, f"{info.filename!r} is longer than it says")
+                writer.write(block)
+                on_progress(done + written, total)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise _bad(archive, f"{info.filename!r} cannot be unpacked: {error}") from error
+    if written != info.file_size:
+        raise _bad(archive, f"{info.filename!r} is shorter than it says")
+    return done + written
+
+
+def _bad(archive: Path, why: str) -> ModelError:
+    return ModelError("bad_archive", f"{archive.name} is not unpacked: {why}")

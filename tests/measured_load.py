@@ -1,0 +1,42 @@
+"""Loads a model as a fork server does, and prints what it holds then: a process for one test."""
+
+import json
+import os
+import sys
+
+from models.blas import blas_environment, processor_flags
+from modelserver import speech_model
+from supervisor import read_process
+from supervisor.environment import Allocator, choose_allocator, find_jemalloc
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    if "READY" not in os.environ:  # the allocator is chosen before a process begins
+        lazy = not asked["made"]
+        allocator = choose_allocator(Allocator.AUTO, find_jemalloc(), huge_pages=lazy)
+        blas = blas_environment("auto", processor_flags())
+        environment = {**os.environ, **allocator.variables, **blas, "READY": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    model = speech_model.load(
+        asked["directory"],
+        asked["made"],
+        asked["left_out"],
+        name="variant",
+        language="ko",
+        warmup="clips",
+        prefetch=bool(asked["made"]),  # or the disk would have to be waited for, page by page
+    )
+    model.warm()
+    held = read_process(os.getpid())
+    assert held is not None
+    report = model.report()
+    print(
+        json.dumps(
+            {"kept": held.kept, "graph": report["graph"], "mapped": report.get("mapped_bytes")}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
