@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from supervisor.contract import Reporting, Servable, Warmable
     from supervisor.death import Cause, Death, ExitStatus
-    from supervisor.environment import Allocator, AllocatorMissing, allocator_in_use, usable_cpus
+    from supervisor.environment import (
+        Allocator,
+        AllocatorMissing,
+        allocator_in_use,
+        choose_allocator,
+        find_jemalloc,
+        usable_cpus,
+    )
     from supervisor.errors import (
         DeadlineExceeded,
         Draining,
@@ -26,17 +33,20 @@ if TYPE_CHECKING:
         TooLarge,
         WorkerLost,
     )
-    from supervisor.guard.guard import GuardStatus, explain_limits
+    from supervisor.guard.beforehand import explain_limits, find_room
+    from supervisor.guard.guard import Guard, GuardStatus
     from supervisor.guard.history import Obituary
     from supervisor.job import JobResult
     from supervisor.pool import Admission, Pool
     from supervisor.process import end_with_parent
     from supervisor.readings.kernel_oom import KernelLog, OomCounter, OomReport
     from supervisor.readings.memory import MemoryReader, available_memory
+    from supervisor.readings.processes import read_process
     from supervisor.readings.resources import raise_descriptor_limit
     from supervisor.settings import (
         MemorySettings,
         PoolSettings,
+        Room,
         Target,
         TargetSource,
         TargetUnavailable,
@@ -55,7 +65,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "contract": ("Reporting", "Servable", "Warmable"),
     "death": ("Cause", "Death", "ExitStatus"),
-    "environment": ("Allocator", "AllocatorMissing", "allocator_in_use", "usable_cpus"),
+    "environment": (
+        "Allocator",
+        "AllocatorMissing",
+        "allocator_in_use",
+        "choose_allocator",
+        "find_jemalloc",
+        "usable_cpus",
+    ),
     "errors": (
         "DeadlineExceeded",
         "Draining",
@@ -70,15 +87,24 @@ _HOMES = {
         "TooLarge",
         "WorkerLost",
     ),
-    "guard.guard": ("GuardStatus", "explain_limits"),
+    "guard.beforehand": ("explain_limits", "find_room"),
+    "guard.guard": ("Guard", "GuardStatus"),
     "guard.history": ("Obituary",),
     "job": ("JobResult",),
     "readings.kernel_oom": ("KernelLog", "OomCounter", "OomReport"),
     "readings.memory": ("MemoryReader", "available_memory"),
+    "readings.processes": ("read_process",),
     "readings.resources": ("raise_descriptor_limit",),
     "pool": ("Admission", "Pool"),
     "process": ("end_with_parent",),
-    "settings": ("MemorySettings", "PoolSettings", "Target", "TargetSource", "TargetUnavailable"),
+    "settings": (
+        "MemorySettings",
+        "PoolSettings",
+        "Room",
+        "Target",
+        "TargetSource",
+        "TargetUnavailable",
+    ),
     "spool": (
         "FileInput",
         "JobInput",
@@ -103,6 +129,7 @@ __all__ = [
     "Draining",
     "ExitStatus",
     "FileInput",
+    "Guard",
     "GuardStatus",
     "JobCrashed",
     "JobError",
@@ -124,6 +151,7 @@ __all__ = [
     "QueueFull",
     "Reporting",
     "ResourceExhausted",
+    "Room",
     "Servable",
     "Spool",
     "SpoolFull",
@@ -140,9 +168,13 @@ __all__ = [
     "WorkerStatus",
     "allocator_in_use",
     "available_memory",
+    "choose_allocator",
     "end_with_parent",
     "explain_limits",
+    "find_jemalloc",
+    "find_room",
     "raise_descriptor_limit",
+    "read_process",
     "usable_cpus",
 ]
 

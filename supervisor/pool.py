@@ -35,7 +35,7 @@ from typing import Any
 
 import structlog
 
-from supervisor.death import Death, Intent
+from supervisor.death import Cause, Death, Intent
 from supervisor.errors import (
     DeadlineExceeded,
     Draining,
@@ -48,10 +48,11 @@ from supervisor.errors import (
 from supervisor.guard.admission import Ask
 from supervisor.guard.guard import Guard
 from supervisor.guard.history import Moment
+from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
 from supervisor.keeper import Keeper
 from supervisor.messages import AnyMessage, Cancelled, Done, Failed, Progress
-from supervisor.settings import PoolSettings, TargetSource
+from supervisor.settings import PoolSettings, Room, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
 from supervisor.worker import Worker, WorkerState
@@ -94,12 +95,18 @@ class Pool:
         target: TargetSource,
         settings: PoolSettings | None = None,
         spools: SpoolStore | None = None,
+        guard: Guard | None = None,
     ) -> None:
-        """`spools`: where the inputs come from, if the guard shall keep them small too."""
+        """`spools`: where the inputs come from, if they shall be kept small too. `guard`: one that
+        several pools share, and that is entered already; without it the pool has its own."""
         self.settings = settings or PoolSettings()
-        self._keeper = Keeper(target, self.settings, self)
-        self._guard = Guard(
-            self.settings, self._keeper, spools, lambda: list(self._waiting), self._dispatch
+        self._guard = guard or Guard(self.settings.memory, spools)
+        self._guard_is_mine = guard is None
+        self._keeper = Keeper(
+            target, self.settings, self, self._guard.history, self._guard.evidence
+        )
+        self._member = Member(
+            self._keeper, self.settings.workers, lambda: list(self._waiting), self._dispatch
         )
         self._idle: list[Worker] = []
         self._waiting: deque[Job] = deque()
@@ -109,12 +116,10 @@ class Pool:
         self._draining = False
 
     async def __aenter__(self) -> "Pool":
-        await self._keeper.__aenter__()
-        try:
+        if self._guard_is_mine:
             await self._guard.__aenter__()
-        except BaseException:
-            await self._keeper.__aexit__()
-            raise
+        self._guard.join(self._member)
+        await self._keeper.__aenter__()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -125,8 +130,10 @@ class Pool:
         for worker in self._keeper.workers:
             if worker.job is not None:
                 worker.job.fail(over)
-        await self._guard.__aexit__(*exception)
         await self._keeper.__aexit__(*exception)
+        self._guard.leave(self._member)
+        if self._guard_is_mine:
+            await self._guard.__aexit__(*exception)
 
     async def wait_ready(self) -> None:
         """Until a worker is able to take a job."""
@@ -136,14 +143,47 @@ class Pool:
         """Why no worker is able now; None if one is."""
         return self._keeper.unready_reason()
 
+    async def room(self) -> Room:
+        """What there is for a model and its workers: for a target source to choose by."""
+        return await self._guard.room(self._member)
+
+    async def renewed(self) -> None:
+        """`renew`, and wait until it is over, well or not."""
+        before = self._keeper.loads
+        self._keeper.renew()
+        await self._keeper.until(lambda: self._keeper.loads > before)
+
     def renew(self) -> None:
         """Ask for the target again, load it beside the model that serves, and move over to it
-        worker by worker, without losing a job. If it cannot be loaded all stays as it is."""
+        worker by worker, without losing a job. If it cannot be loaded all stays as it is.
+
+        Where there is no room for both (`Target.needs`), the one that serves goes first."""
         self._keeper.renew()
 
     def failed(self) -> bool:
         """Loading has failed at least once, and no worker is able."""
         return self._keeper.load_failures > 0 and self.unready_reason() is not None
+
+    async def settled(self) -> str | None:
+        """Wait until a worker is able (None), or loading has failed (why)."""
+        await self._keeper.until(lambda: self.unready_reason() is None or self.failed())
+        return self.unready_reason()
+
+    def report(self) -> dict[str, Any]:
+        """What the loaded model tells about itself; empty while there is none."""
+        server = self._keeper.live_server()
+        return server.report() if server else {}
+
+    @property
+    def deaths(self) -> dict[Cause, int]:
+        """How many of its processes have ended, by cause."""
+        return dict(self._keeper.deaths)
+
+    def load_times(self) -> tuple[float, float] | None:
+        """Seconds that loading and warming took; None while no model is loaded."""
+        server = self._keeper.live_server()
+        loaded = server.loaded.result() if server else None
+        return (loaded.load_s, loaded.warm_s) if loaded else None
 
     def watched(self) -> bool:
         """The pool's own tasks live, and the guard has looked lately."""
@@ -197,7 +237,7 @@ class Pool:
         if self._admitted >= places:
             raise QueueFull(f"{self._admitted} requests are in progress, no more are allowed")
         ask = Ask(units, input_bytes, deadline_s, stream)
-        if (refused := self._guard.refusal(ask, self._queued_units())) is not None:
+        if (refused := self._guard.refusal(self._member, ask, self._queued_units())) is not None:
             raise refused
         self._admitted += 1
         ticket = self._guard.admitted(ask)
@@ -239,7 +279,7 @@ class Pool:
             reason=reason,
             allocator=keeper.allocator.name,
             fork_server_pid=server.pid if server else None,
-            model=server.report() if server else {},
+            model=self.report(),
             workers=tuple(
                 WorkerStatus(
                     w.seat,
@@ -254,15 +294,16 @@ class Pool:
             ),
             admitted=self._admitted,
             waiting=len(self._waiting),
-            deaths=dict(keeper.deaths),
-            last_deaths=keeper.history.deaths,
+            deaths=self.deaths,
+            last_deaths=self._guard.history.deaths,
             guard=self._guard.status(),
             starved_needs=self._guard.starved_needs(),
+            s_per_unit=self._member.pace.s_per_unit,
         )
 
     def recent_moments(self) -> tuple[Moment, ...]:
         """Memory in the last half minute, oldest first."""
-        return self._keeper.history.moments
+        return self._guard.history.moments
 
     # --- the way of a job -----------------------------------------------------------------------
 
@@ -312,11 +353,14 @@ class Pool:
         job.state = JobState.OVER
         job.spool = None
 
+    def _may_begin(self, job: Job) -> bool:
+        return self._guard.may_begin(self._member, job)
+
     def _dispatch(self) -> None:
         # The worker that was busy last has the warmest caches.
-        while self._waiting and self._idle and self._guard.may_begin(self._waiting[0]):
+        while self._waiting and self._idle and self._may_begin(self._waiting[0]):
             worker, job = self._idle.pop(), self._waiting.popleft()
-            self._guard.began(worker, job)
+            self._guard.began(self._member, worker, job)
             worker.run(job)
 
     def worker_able(self, worker: Worker) -> None:
@@ -369,7 +413,7 @@ class Pool:
         worker.job_over()
         self._guard.ended(worker)
         if isinstance(message, Done):
-            self._guard.finished(worker, job.units, message.run_s, growth_bytes)
+            self._guard.finished(self._member, worker, job.units, message.run_s, growth_bytes)
         if worker.state is WorkerState.IDLE:
             self.worker_able(worker)
         else:

@@ -42,6 +42,13 @@ def kill_descendant(pid: int) -> None:
             os.close(pidfd)
 
 
+def reap_orphan(pid: int) -> bool:
+    """Let go of a child that has ended and that nobody else waits for; False if it is none."""
+    with contextlib.suppress(ChildProcessError):
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    return False
+
+
 def set_parent_death_signal(number: int) -> None:
     """Send this process signal `number` when its parent dies; 0 for none."""
     _prctl(_PR_SET_PDEATHSIG, number)

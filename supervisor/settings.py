@@ -21,6 +21,9 @@ class Target:
     import_path: tuple[str, ...] = ()
     huge_pages: bool = True
     """Its heap on huge pages: faster where much of it is walked, a waste where little is."""
+    needs: int | None = None
+    """Bytes that it and its workers are expected to hold, where that is known: decides whether it
+    is loaded beside the one that serves, or after that has gone."""
 
 
 class TargetUnavailable(Exception):
@@ -30,6 +33,16 @@ class TargetUnavailable(Exception):
 TargetSource = Target | Callable[[], Awaitable[Target]]
 """A target, or what finds one anew before each load; it may raise `TargetUnavailable`, and is
 asked again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What there is for a model and its workers, in bytes: `now`, beside what is loaded already,
+    and `most`, if that were gone. `limit` says what bounds it."""
+
+    now: int
+    most: int
+    limit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,8 @@ class PoolSettings:
     """How a pool behaves. Times in seconds, sizes in bytes."""
 
     workers: int = 2
+    first_seat: int = 0
+    """What the first worker is numbered, where several pools number theirs one after the other."""
     queue: int = 64
     """Jobs admitted beyond those that the workers can run at once."""
     attempts: int = 2

@@ -50,3 +50,5 @@ class PoolStatus:
     """Memory and what is done about it; None until it has been read."""
     starved_needs: str
     """How much memory would end the model's being starved; empty if it is not."""
+    s_per_unit: float | None
+    """Seconds of work that a unit of a job's size takes, of late; None until some were seen."""

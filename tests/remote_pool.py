@@ -95,12 +95,14 @@ def remote_pool(
     *,
     workers: int = 2,
     load_bytes: int = 0,
+    born_s: float = 0.0,
     wait: bool = True,
     python: str = sys.executable,
     **memory: int,
 ) -> Iterator[RemotePool]:
     """A pool of toys; gone at the end."""
-    options = {"workers": workers, "load_bytes": load_bytes, "memory": memory}
+    loading = {"load_bytes": load_bytes, "born_s": born_s}
+    options = {"workers": workers, "loading": loading, "memory": memory}
     process = subprocess.Popen(
         [python, __file__, json.dumps(options)],
         stdin=subprocess.PIPE,
@@ -130,7 +132,7 @@ def remote_pool(
 async def _serve(options: dict[str, Any]) -> None:
     from supervisor import MemorySettings, Pool, PoolError, PoolSettings, SpoolStore, Target
 
-    target = Target("toy", "load", {"load_bytes": options["load_bytes"]}, import_path=(str(HERE),))
+    target = Target("toy", "load", options["loading"], import_path=(str(HERE),))
     settings = PoolSettings(
         workers=options["workers"], memory=MemorySettings(**options["memory"]), queue=1000
     )

@@ -88,6 +88,16 @@ def test_the_set_limit_counts_what_is_shared_once() -> None:
         assert 1500 * MB < pool.status()["left"] < 1800 * MB
 
 
+def test_a_worker_that_is_being_born_holds_nothing_of_its_own() -> None:
+    # Long enough that it is looked at before it has said that it is there.
+    with remote_pool(workers=1, load_bytes=300 * MB, born_s=1.5, limit=600 * MB) as pool:
+        assert pool.run(do="echo")["result"]
+        until(lambda: pool.status()["left"] > 100 * MB)
+        assert pool.status()["deaths"] == {}
+        told = {event["event"] for event in pool.events}
+        assert not told & {"guard.level", "worker.outgrown", "guard.kill"}
+
+
 def test_the_set_limit_is_kept_without_any_cgroup() -> None:
     with remote_pool(limit=400 * MB, budget=1000 * MB) as pool:
         refused = pool.run(do="leak", bytes=2000 * MB, rate=1000 * MB)

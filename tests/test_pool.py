@@ -483,3 +483,18 @@ def test_the_example_in_the_docstring_runs(tmp_path: Path) -> None:
 
 def _named(events: list[Any], name: str) -> list[Any]:
     return [e for e in events if e["event"] == name]
+
+
+async def test_what_is_left_to_the_supervisor_is_reaped_and_its_own_children_are_not(
+    pool: Pool,
+) -> None:
+    script = "sleep 0.1 >/dev/null & echo $!"
+    shell = await asyncio.create_subprocess_exec(
+        *("sh", "-c", script), stdout=asyncio.subprocess.PIPE
+    )
+    assert shell.stdout is not None
+    orphan = psutil.Process(int(await shell.stdout.readline()))
+    assert await shell.wait() == 0
+    child = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
+    await eventually(lambda: not orphan.is_running(), 10)
+    assert await child.wait() == 3

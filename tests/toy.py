@@ -114,7 +114,15 @@ def _end(how: str) -> None:
             time.sleep(0.2)
 
 
-def load(greeting: str = "hello", load_s: float = 0.0, fail: str = "", load_bytes: int = 0) -> Toy:
+def load(
+    greeting: str = "hello",
+    load_s: float = 0.0,
+    fail: str = "",
+    load_bytes: int = 0,
+    born_s: float = 0.0,
+) -> Toy:
+    if born_s:  # a worker takes its time before it says that it is there
+        os.register_at_fork(after_in_child=lambda: time.sleep(born_s))
     time.sleep(load_s)
     memory = []
     for _ in range(load_bytes >> 20):

@@ -37,7 +37,7 @@ class Supply:
     """What there is. Bytes, except where named otherwise; None: not known.
 
     `left`: until the tightest limit; `reserved`: promised to jobs that have not used it yet;
-    `capacity`: what would be left if nothing ran.
+    `capacity`: what would be left if nothing ran; `seats`: workers of the asker's pool.
     """
 
     state: GuardState
@@ -46,6 +46,7 @@ class Supply:
     capacity: int
     most_growth: int
     s_per_unit: float | None
+    seats: int
     queued_units: float
     disk_total: int | None
     disk_left: int | None
@@ -62,7 +63,11 @@ class Supply:
         """How long it would take to finish what is here and `units` more, at today's pace."""
         if self.s_per_unit is None:
             return None
-        return (self.queued_units + units) * self.s_per_unit / self.state.concurrency
+        return (
+            (self.queued_units + units)
+            * self.s_per_unit
+            / max(1, min(self.seats, self.state.concurrency))
+        )
 
 
 def refusal(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:

@@ -1,11 +1,10 @@
-"""The guard's desk: who may come in and begin, what is promised to those inside, and what is
-learned from those who have finished."""
+"""The guard's desk: who may come in and begin, and what is promised to those inside."""
 
 import itertools
 
 from supervisor.errors import PoolError
 from supervisor.guard.admission import Ask, Supply, may_begin, refusal
-from supervisor.guard.estimate import GrowthEstimate, Pace
+from supervisor.guard.members import Member
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState
 from supervisor.job import Job
@@ -19,16 +18,16 @@ class Desk:
     def __init__(self, observer: Observer, spools: SpoolStore | None) -> None:
         self._observer = observer
         self._spools = spools
-        self._growth = GrowthEstimate()
-        self.pace = Pace()
         self._running: dict[int, tuple[int, int]] = {}  # pid -> expected growth, growth before
         self._coming: dict[int, int] = {}  # ticket -> bytes of input
         self._tickets = itertools.count(1)
 
-    def refusal(self, ask: Ask, state: GuardState, queued_units: float) -> PoolError | None:
+    def refusal(
+        self, member: Member, ask: Ask, state: GuardState, queued_units: float
+    ) -> PoolError | None:
         """Why a job may not come in; None if it may."""
-        supply = self._supply(state, queued_units)
-        return refusal(ask, supply, self._growth.certain(ask.units or 0.0))
+        supply = self._supply(member, state, queued_units)
+        return refusal(ask, supply, member.growth.certain(ask.units or 0.0))
 
     def admitted(self, ask: Ask) -> int:
         """It came in: its input is expected. Returns a ticket for `released`."""
@@ -41,26 +40,22 @@ class Desk:
         """Its answer has been given."""
         self._coming.pop(ticket, None)
 
-    def may_begin(self, job: Job, state: GuardState) -> bool:
+    def may_begin(self, member: Member, job: Job, state: GuardState) -> bool:
         """The job may be given to an idle worker now."""
         running = len(self._running)
         if running >= state.concurrency:
             return False
-        return may_begin(self._expected(job), self._supply(state, 0.0), alone=running == 0)
+        supply = self._supply(member, state, 0.0)
+        return may_begin(self._expected(member, job), supply, alone=running == 0)
 
-    def began(self, worker: Worker, job: Job) -> None:
+    def began(self, member: Member, worker: Worker, job: Job) -> None:
         """The worker has it: what it is expected to need is reserved."""
         grown = self._observer.ledger.growth(worker.pid)
-        self._running[worker.pid] = self._expected(job), grown
+        self._running[worker.pid] = self._expected(member, job), grown
 
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
         self._running.pop(worker.pid, None)
-
-    def learn(self, units: float, growth: int, run_s: float) -> None:
-        """A job of that size has made its worker grow by so much, in that time."""
-        self._growth.learn(units, growth)
-        self.pace.learn(units, run_s)
 
     def reserved(self, state: GuardState) -> int:
         """For running jobs what they have not grown by yet; for inputs that are on their way,
@@ -77,10 +72,10 @@ class Desk:
         coming = min(coming, limits.memory_total)
         return jobs + max(0, coming - self._spools.usage().memory_bytes)
 
-    def _expected(self, job: Job) -> int:
-        return min(self._growth.expected(job.units or 0.0), self._observer.budget.hard.bytes)
+    def _expected(self, member: Member, job: Job) -> int:
+        return min(member.growth.expected(job.units or 0.0), self._observer.budget.hard.bytes)
 
-    def _supply(self, state: GuardState, queued_units: float) -> Supply:
+    def _supply(self, member: Member, state: GuardState, queued_units: float) -> Supply:
         observer = self._observer
         disk, descriptors = observer.resource("disk"), observer.resource("descriptors")
         spools = self._spools.usage() if self._spools else None
@@ -91,7 +86,8 @@ class Desk:
             reserved=self.reserved(state),
             capacity=observer.left + observer.growths() + in_memory,
             most_growth=observer.budget.hard.bytes,
-            s_per_unit=self.pace.s_per_unit,
+            s_per_unit=member.pace.s_per_unit,
+            seats=member.seats,
             queued_units=queued_units,
             disk_total=disk.free + on_disk if disk else None,
             disk_left=self._disk_left(on_disk),

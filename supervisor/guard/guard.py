@@ -2,32 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import structlog
 
 from supervisor.death import Intent
 from supervisor.errors import PoolError, SpoolFull
 from supervisor.guard.admission import Ask
+from supervisor.guard.beforehand import limit_in_words
 from supervisor.guard.desk import Desk
-from supervisor.guard.limits import (
-    Budget,
-    Explained,
-    Limits,
-    bounds_of,
-    find_budget,
-    find_limits,
-    in_mib,
-)
+from supervisor.guard.history import History
+from supervisor.guard.limits import Budget, Limits, in_mib
+from supervisor.guard.members import Member, Members
 from supervisor.guard.observer import LOOK_EVERY_S, READ_EVERY_S, Observer
 from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Recycle, Trim, decide
 from supervisor.job import Job
-from supervisor.keeper import Keeper
-from supervisor.process import kill_descendant
-from supervisor.readings.memory import Bound, MemoryReader, MemoryReading
+from supervisor.process import kill_descendant, reap_orphan
+from supervisor.readings.kernel_oom import OomEvidence
+from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.readings.resources import ResourceReading
-from supervisor.settings import PoolSettings
+from supervisor.settings import MemorySettings, Room
 from supervisor.spool import Spool, SpoolStore
 from supervisor.trim import give_back
 from supervisor.worker import Worker, WorkerState
@@ -57,7 +52,6 @@ class GuardStatus:
     refaults: float
     memory: MemoryReading
     resources: tuple[ResourceReading, ...]
-    s_per_unit: float | None
 
     @property
     def headroom(self) -> int:
@@ -66,25 +60,26 @@ class GuardStatus:
 
 
 class Guard:
-    """Use as `async with`, inside the keeper's. `waiting`: the jobs that have no worker yet;
-    `on_change`: called when more may begin."""
+    """Looks after the pools that join it. Use as `async with`, around theirs.
+
+    `evidence` tells who was killed by the kernel; `history` keeps what happened.
+    """
 
     def __init__(
-        self,
-        settings: PoolSettings,
-        keeper: Keeper,
-        spools: SpoolStore | None,
-        waiting: Callable[[], Iterable[Job]],
-        on_change: Callable[[], None],
+        self, settings: MemorySettings | None = None, spools: SpoolStore | None = None
     ) -> None:
-        self._keeper = keeper
+        """`spools`: where the inputs come from, if they shall be kept small too."""
+        self.evidence = OomEvidence()
+        self.history = History()
         self._spools = spools
-        self._waiting = waiting
-        self._on_change = on_change
-        self.state = GuardState(settings.workers)
-        self._observer = Observer(settings, keeper, spools)
+        self._members = Members()
+        self.state = GuardState(1)
+        self._observer = Observer(
+            settings or MemorySettings(), self._members, self.evidence, spools
+        )
         self._desk = Desk(self._observer, spools)
         self._decided_at, self._decided_at_growth = -1e9, 0
+        self._known = asyncio.Event()
         self._moving: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -99,12 +94,27 @@ class Guard:
             task.cancel()
         await asyncio.gather(self._task, *self._moving, return_exceptions=True)
         self._observer.close()
+        self.evidence.close()
+
+    def join(self, member: Member) -> None:
+        """From now on the pool is looked after."""
+        self._members.add(member)
+        self._count_seats()
+
+    def leave(self, member: Member) -> None:
+        """It has ended."""
+        self._members.remove(member)
+        self._count_seats()
+
+    def _count_seats(self) -> None:
+        seats = max(1, sum(member.seats for member in self._members))
+        self.state = replace(self.state, workers=seats, starved_concurrency=0)
 
     # --- what the pool asks and tells -----------------------------------------------------------
 
-    def refusal(self, ask: Ask, queued_units: float) -> PoolError | None:
+    def refusal(self, member: Member, ask: Ask, queued_units: float) -> PoolError | None:
         """Why a job may not come in; None if it may."""
-        return self._desk.refusal(ask, self.state, queued_units)
+        return self._desk.refusal(member, ask, self.state, queued_units)
 
     def admitted(self, ask: Ask) -> int:
         """It came in. Returns a ticket for `released`."""
@@ -114,22 +124,25 @@ class Guard:
         """Its answer has been given."""
         self._desk.released(ticket)
 
-    def may_begin(self, job: Job) -> bool:
+    def may_begin(self, member: Member, job: Job) -> bool:
         """The job may be given to an idle worker now."""
-        return self._desk.may_begin(job, self.state)
+        return self._desk.may_begin(member, job, self.state)
 
-    def began(self, worker: Worker, job: Job) -> None:
+    def began(self, member: Member, worker: Worker, job: Job) -> None:
         """The worker has the job."""
-        self._desk.began(worker, job)
+        self._desk.began(member, worker, job)
 
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
         self._desk.ended(worker)
 
-    def finished(self, worker: Worker, units: float | None, run_s: float, growth: int) -> None:
+    def finished(
+        self, member: Member, worker: Worker, units: float | None, run_s: float, growth: int
+    ) -> None:
         """It finished a job: learn from it, and recycle it if it has grown too much."""
         if units:
-            self._desk.learn(units, growth - worker.growth_bytes, run_s)
+            member.growth.learn(units, growth - worker.growth_bytes)
+            member.pace.learn(units, run_s)
         worker.growth_bytes = growth
         allowed = self._observer.budget.growth.bytes
         if growth > allowed:
@@ -138,6 +151,19 @@ class Guard:
     def alive(self) -> bool:
         """It has looked and decided lately."""
         return time.monotonic() - self._decided_at < _LATELY_S
+
+    async def look_again(self) -> None:
+        """Read everything now: something has just gone."""
+        await self._read()
+
+    async def room(self, member: Member) -> Room:
+        """What there is for a model of this pool, as soon as it is known."""
+        await self._known.wait()
+        observer, ledger = self._observer, self._observer.ledger
+        _, left = observer.look()
+        loaded = sum(ledger.kept(server.pid) for server in member.keeper.servers)
+        grown = sum(ledger.growth(worker.pid) for worker in member.keeper.workers)
+        return Room(max(0, left), max(0, left + loaded + grown), limit_in_words(observer.limits))
 
     def growth(self, worker: Worker) -> int:
         """What the worker holds of its own."""
@@ -167,17 +193,16 @@ class Guard:
             refaults,
             observer.reading,
             observer.resources,
-            self._desk.pace.s_per_unit,
         )
 
     def starved_needs(self) -> str:
         """How much more memory would end it, in words; empty while the model is not starved."""
-        server = self._keeper.live_server()
-        if not self.state.starved or server is None:
+        reports = [server.report() for server in self._members.live_servers]
+        if not self.state.starved or not reports:
             return ""
-        report, resident = server.report(), self._observer.ledger.mapped()
-        mapped = report.get("mapped_bytes") or 0
-        usual = report.get("working_set_bytes") or 0
+        resident = self._observer.ledger.mapped()
+        mapped = sum(report.get("mapped_bytes") or 0 for report in reports)
+        usual = sum(report.get("working_set_bytes") or 0 for report in reports)
         most = max(0, mapped - resident)
         if usual > resident:
             return f"about {in_mib(usual - resident)} more memory, at most {in_mib(most)}"
@@ -209,10 +234,13 @@ class Guard:
 
     async def _read(self) -> None:
         await self._observer.read()
+        self._known.set()
+        self._reap_orphans()
         self._decided_at_growth = 0
         self._decide(self._observer.left)
         self._remember()
-        self._on_change()
+        for member in self._members:
+            member.on_change()
 
     def _decide(self, left: int) -> None:
         self._decided_at = time.monotonic()
@@ -229,8 +257,14 @@ class Guard:
         for action in decision.actions:
             self._do(action)
 
+    def _reap_orphans(self) -> None:
+        """What the first process of a container owes to everything that is left to it."""
+        for pid in self._observer.orphans:
+            if reap_orphan(pid):
+                log.info("orphan.reaped", pid=pid)
+
     def _remember(self) -> None:
-        self._keeper.history.passed(self._observer.moment(self.state.level))
+        self.history.passed(self._observer.moment(self.state.level))
 
     # --- acting ---------------------------------------------------------------------------------
 
@@ -266,7 +300,7 @@ class Guard:
             self._trim()
             return
         if isinstance(action, EndLoad):
-            for server in self._keeper.servers:
+            for server in self._members.servers:
                 if server.pid == action.pid:
                     self._remember()
                     log.error("guard.load_ended", pid=action.pid, reason=action.reason)
@@ -276,7 +310,7 @@ class Guard:
             log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
             kill_descendant(action.pid)
             return
-        worker = next((w for w in self._keeper.workers if w.pid == action.pid), None)
+        worker = next((w for w in self._members.workers if w.pid == action.pid), None)
         if worker is None:
             return
         if isinstance(action, Recycle):
@@ -289,32 +323,25 @@ class Guard:
     def _recycle(self, worker: Worker, reason: str) -> None:
         if worker.state in (WorkerState.IDLE, WorkerState.BUSY):
             log.info("worker.outgrown", worker=worker.seat, pid=worker.pid, reason=reason)
-            self._keeper.retire(worker, reason)
+            self._members.retire(worker, reason)
 
     def _trim(self) -> None:
-        for worker in self._keeper.workers:
+        for worker in self._members.workers:
             if worker.state is WorkerState.IDLE:
                 worker.trim()
-        if (server := self._keeper.live_server()) is not None:
+        for server in self._members.live_servers:
             server.trim()
         self._observer.run(give_back)
 
+    def _jobs_waiting(self) -> Iterable[Job]:
+        return (job for member in self._members for job in member.waiting())
+
     def _move_spools(self) -> None:
         """Those whose job has not begun; the others are mapped by a worker already."""
-        spools = [job.spool for job in self._waiting() if isinstance(job.spool, Spool)]
+        spools = [job.spool for job in self._jobs_waiting() if isinstance(job.spool, Spool)]
         task = asyncio.create_task(_to_disk(spools))
         self._moving.add(task)
         task.add_done_callback(self._moving.discard)
-
-
-def explain_limits(settings: PoolSettings) -> dict[str, Explained]:
-    """What the guard would keep to here and now, before a model is loaded: by the names of the
-    settings."""
-    limits = find_limits(bounds_of(MemoryReader().read(), settings.memory, 0), settings.memory)
-    budget = find_budget(settings.memory, None, settings.workers)
-    return {"memory.limit": limits.limit, "memory.reserve": limits.reserve} | {
-        "workers.budget": budget.growth
-    }
 
 
 async def _to_disk(spools: Iterable[Spool]) -> None:

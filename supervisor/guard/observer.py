@@ -24,8 +24,9 @@ from supervisor.guard.admission import disk_reserve
 from supervisor.guard.history import Moment, ProcessMoment
 from supervisor.guard.ledger import Ledger
 from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
+from supervisor.guard.members import Members
 from supervisor.guard.policy import HelperView, Level, LoadView, Situation, WorkerView
-from supervisor.keeper import Keeper
+from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import (
     AvailableMemory,
     Bound,
@@ -37,6 +38,7 @@ from supervisor.readings.processes import (
     PreciseMemory,
     ProcessMemory,
     descendants,
+    is_zombie,
     read_precise,
     read_process,
 )
@@ -46,7 +48,7 @@ from supervisor.readings.resources import (
     read_disk,
     read_processes,
 )
-from supervisor.settings import PoolSettings
+from supervisor.settings import MemorySettings
 from supervisor.spool import SpoolStore
 from supervisor.worker import Worker, WorkerState
 
@@ -75,27 +77,38 @@ class FullReading:
     exact: tuple[PreciseMemory, ...] | None
     exact_cost_s: float
     resources: tuple[ResourceReading, ...] | None
+    zombies: frozenset[int]
 
 
 class Observer:
     """Call `read` once before anything else, and `close` at the end."""
 
-    def __init__(self, settings: PoolSettings, keeper: Keeper, spools: SpoolStore | None) -> None:
+    def __init__(
+        self,
+        settings: MemorySettings,
+        members: Members,
+        evidence: OomEvidence,
+        spools: SpoolStore | None,
+    ) -> None:
         self._settings = settings
-        self._keeper = keeper
+        self._members = members
+        self._evidence = evidence
         self._spools = spools
         self.ledger = Ledger()
         self.reading: MemoryReading | None = None
         self.resources: tuple[ResourceReading, ...] = ()
-        self.budget = find_budget(settings.memory, None, settings.workers)
+        self.budget = find_budget(settings, None, 1)
         self.left = 0
         """Bytes until the tightest bound, less the reserve, at the last whole reading."""
         self._limits: Limits | None = None
-        self._budget_for: tuple[int, int, bool] | None = None
+        self._budget_for: tuple[tuple[int, ...], int, bool] | None = None
         self._kept_at_reading = 0
         self._charged_at_reading: list[tuple[Path, int]] = []
         self._window: deque[tuple[float, float, int, int]] = deque()
         self._work_s, self._faults = 0.0, 0
+        self._zombies: frozenset[int] = frozenset()
+        self.orphans: frozenset[int] = frozenset()
+        """Processes below us that ended a while ago, and that nobody has asked how."""
         self._exact_at = -1e9
         self._exact_cost_s = 0.0
         self._available = AvailableMemory()
@@ -124,7 +137,10 @@ class Observer:
             self._exact_at, self._exact_cost_s = now, reading.exact_cost_s
         if reading.resources is not None:
             self._take_resources(reading.resources)
-        self._keeper.evidence.look()
+            # Whoever waits for a process asks in the same turn of the loop in which it ends.
+            self.orphans = self._zombies & reading.zombies
+            self._zombies = reading.zombies
+        self._evidence.look()
         self._take(reading)
         self._set_limits()
         self.left = self._left_now()
@@ -132,7 +148,7 @@ class Observer:
     def interval(self) -> float:
         """Seconds until the next look: less than the fastest growth would take to use up what is
         left."""
-        if any(not server.loaded.done() for server in self._keeper.servers):
+        if any(not server.loaded.done() for server in self._members.servers):
             return _LEAST_INTERVAL_S
         if not self._busy():
             return LOOK_EVERY_S
@@ -170,7 +186,7 @@ class Observer:
     def bounds(self) -> tuple[Bound, ...]:
         """Everything that bounds our memory."""
         assert self.reading is not None
-        return bounds_of(self.reading, self._settings.memory, self.used())
+        return bounds_of(self.reading, self._settings, self.used())
 
     def tightest(self) -> Bound:
         """The one with the least left."""
@@ -182,7 +198,7 @@ class Observer:
 
     def growths(self) -> int:
         """What all workers hold of their own."""
-        return sum(self.ledger.growth(worker.pid) for worker in self._keeper.workers)
+        return sum(self.ledger.growth(worker.pid) for worker in self._members.workers)
 
     def resource(self, name: str) -> ResourceReading | None:
         """One of the other resources, if it has been read."""
@@ -220,12 +236,12 @@ class Observer:
                     ledger.kept(w.pid),
                     ledger.rate(w.pid),
                 )
-                for w in self._keeper.workers
+                for w in self._members.workers
                 if w.running
             ),
             tuple(
                 LoadView(server.pid, ledger.kept(server.pid), ledger.rate(server.pid))
-                for server in self._keeper.servers
+                for server in self._members.servers
                 if not server.loaded.done()
             ),
             tuple(HelperView(pid, ledger.kept(pid)) for pid in ledger.known() if pid not in own),
@@ -235,8 +251,8 @@ class Observer:
 
     def moment(self, level: Level) -> Moment:
         """For the history."""
-        roles = {worker.pid: "worker" for worker in self._keeper.workers}
-        roles |= {server.pid: "fork server" for server in self._keeper.servers}
+        roles = {worker.pid: "worker" for worker in self._members.workers}
+        roles |= {server.pid: "fork server" for server in self._members.servers}
         roles[os.getpid()] = "supervisor"
         ledger = self.ledger
         return Moment(
@@ -261,11 +277,11 @@ class Observer:
 
     def _processes(self) -> list[ForkServer | Worker]:
         """Those that run."""
-        processes: list[ForkServer | Worker] = [*self._keeper.servers, *self._keeper.workers]
+        processes: list[ForkServer | Worker] = [*self._members.servers, *self._members.workers]
         return [process for process in processes if process.running]
 
     def _busy(self) -> int:
-        return sum(worker.job is not None for worker in self._keeper.workers)
+        return sum(worker.job is not None for worker in self._members.workers)
 
     def _take_resources(self, resources: tuple[ResourceReading, ...]) -> None:
         self.resources = resources
@@ -275,10 +291,13 @@ class Observer:
 
     def _take(self, reading: FullReading) -> None:
         now = reading.memory.time
-        born = {worker.pid: worker.born_bytes for worker in self._keeper.workers}
+        born = {worker.pid: worker.born_bytes for worker in self._members.workers}
         self.ledger.keep_only({process.pid for process in reading.processes})
         for process in reading.processes:
-            faults = self.ledger.take(now, process, born.get(process.pid, 0))
+            born_kept = born.get(process.pid, 0)
+            if process.pid in born and not born_kept:
+                born_kept = process.kept  # just forked, and not heard of yet: all of it is shared
+            faults = self.ledger.take(now, process, born_kept)
             if process.pid in born:
                 self._faults += faults
         if reading.exact is not None:
@@ -293,7 +312,7 @@ class Observer:
         self._charged_at_reading = [(file, _counter(file)) for file in usage_files(reading.memory)]
 
     def _set_limits(self) -> None:
-        limits = find_limits(self.bounds(), self._settings.memory)
+        limits = find_limits(self.bounds(), self._settings)
         if self._limits is None or limits.limit != self._limits.limit:
             log.info(
                 "guard.limits",
@@ -303,16 +322,16 @@ class Observer:
                 reserve_is=limits.reserve.reason,
             )
         self._limits = limits
-        server = self._keeper.live_server()
-        if server is None:
+        serving = tuple(server.pid for server in self._members.live_servers)
+        if not serving:
             return
         # At once, and again when it is known exactly what the model takes.
         exact = not self.ledger.outdated
-        basis = (server.pid, limits.limit.bytes, exact)
+        basis = (serving, limits.limit.bytes, exact)
         if self._budget_for != basis:
             left = self._left_now() + self.growths()
             self._budget_for = basis
-            self.budget = find_budget(self._settings.memory, left, self._settings.workers)
+            self.budget = find_budget(self._settings, left, self._members.seats)
             if exact:
                 self._log_budget()
 
@@ -342,11 +361,13 @@ class _Reader:
     def read(self, known: Collection[int], *, exact: bool) -> FullReading:
         """The `known` fork servers and workers, and helpers found in the last second."""
         now, me = time.monotonic(), os.getpid()
-        resources = None
+        resources, zombies = None, frozenset[int]()
         if now - self._slow_at > _RESOURCES_EVERY_S:
             self._slow_at = now
             # A worker that is just being born is its fork server's, and nobody's helper.
-            self._helpers = descendants(me, known)
+            below = descendants(me, known)
+            zombies = frozenset(pid for pid in below if is_zombie(pid))
+            self._helpers = [pid for pid in below if pid not in zombies]
             disk = read_disk(self._spool_directory) if self._spool_directory else None
             resources = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
         pids = list(dict.fromkeys([me, *known, *self._helpers]))
@@ -354,7 +375,8 @@ class _Reader:
         processes = tuple(p for pid in pids if (p := read_process(pid)))
         began = time.thread_time()
         precise = tuple(e for pid in pids if (e := read_precise(pid))) if exact else None
-        return FullReading(memory, processes, precise, time.thread_time() - began, resources)
+        cost_s = time.thread_time() - began
+        return FullReading(memory, processes, precise, cost_s, resources, zombies)
 
 
 def _left(bound: Bound) -> int:

@@ -97,6 +97,12 @@ def quick_look(statm_fd: int) -> tuple[int, int] | None:
     return int(resident) * _PAGE_BYTES, (int(resident) - int(shared)) * _PAGE_BYTES
 
 
+def is_zombie(pid: int) -> bool:
+    """It has ended, and whoever should ask how has not."""
+    stat = read_file(f"/proc/{pid}/stat")
+    return stat[stat.rindex(b")") + 2 :].startswith(b"Z") if stat else False
+
+
 def descendants(pid: int, but: Collection[int] = ()) -> list[int]:
     """The pids below `pid`, without a walk over all of /proc; `but`: these and all below them are
     left out."""

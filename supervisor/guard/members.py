@@ -1,0 +1,88 @@
+"""The pools that a guard looks after, and all their processes as one set."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from supervisor.forkserver import ForkServer
+from supervisor.guard.estimate import GrowthEstimate, Pace
+from supervisor.job import Job
+from supervisor.worker import Worker
+
+
+class Processes(Protocol):
+    """What keeps a pool's processes."""
+
+    @property
+    def workers(self) -> set[Worker]:
+        """All that run."""
+
+    @property
+    def servers(self) -> set[ForkServer]:
+        """All that run, loaded or not."""
+
+    def live_server(self) -> ForkServer | None:
+        """The loaded fork server, if it lives."""
+
+    def retire(self, worker: Worker, reason: str = "") -> None:
+        """Recycle the worker, after its job."""
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """One pool. `waiting`: its jobs that have no worker yet; `on_change`: called when more may
+    begin. `growth` and `pace` are what its jobs have taught."""
+
+    keeper: Processes
+    seats: int
+    waiting: Callable[[], Iterable[Job]]
+    on_change: Callable[[], None]
+    growth: GrowthEstimate = field(default_factory=GrowthEstimate)
+    pace: Pace = field(default_factory=Pace)
+
+
+class Members:
+    """All of them. Iterating gives each member."""
+
+    def __init__(self) -> None:
+        self._members: list[Member] = []
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(tuple(self._members))
+
+    def add(self, member: Member) -> None:
+        """It has come."""
+        self._members.append(member)
+
+    def remove(self, member: Member) -> None:
+        """It has gone."""
+        self._members.remove(member)
+
+    @property
+    def seats(self) -> int:
+        """Workers that there should be, of the pools whose model is loaded, or of all."""
+        loaded = sum(m.seats for m in self._members if m.keeper.live_server() is not None)
+        return loaded or sum(m.seats for m in self._members)
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Everyone's."""
+        return [worker for member in self._members for worker in member.keeper.workers]
+
+    @property
+    def servers(self) -> list[ForkServer]:
+        """All that run, loaded or not."""
+        return [server for member in self._members for server in member.keeper.servers]
+
+    @property
+    def live_servers(self) -> list[ForkServer]:
+        """Those that serve."""
+        found = (member.keeper.live_server() for member in self._members)
+        return [server for server in found if server is not None]
+
+    def retire(self, worker: Worker, reason: str) -> None:
+        """Recycle it, whosever it is."""
+        for member in self._members:
+            if worker in member.keeper.workers:
+                member.keeper.retire(worker, reason)
+                return
