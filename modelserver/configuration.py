@@ -2,22 +2,27 @@
 and remembers where each value came from."""
 
 import difflib
+import functools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import msgspec.structs
 from msgspec import inspect
 
-from modelserver.settings import Section, Settings
+from modelserver.settings import ModelSettings, Section, Settings
 
 ENVIRONMENT_PREFIX = "MODELSERVER_"
 CONFIG_VARIABLE = "MODELSERVER_CONFIG"
 SYSTEM_FILE = Path("/etc/modelserver.toml")
+
+NAMED = "models"
+"""The section whose sections are models, each with a name of its own."""
+_LABEL = re.compile(r"^[\w-]{1,64}$", re.ASCII)
 
 _SIZE_IN_WORDS = 'a size in bytes, or text such as "64MiB"'
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*$", re.IGNORECASE)
@@ -51,12 +56,14 @@ class Field:
         return any((meta.extra or {}).get("unit") == "bytes" for meta in self._metas())
 
     @property
+    def is_list(self) -> bool:
+        """It is one text or several; in a variable or flag with commas between them."""
+        return isinstance(self._kind(), inspect.VarTupleType)
+
+    @property
     def allowed(self) -> str:
         """What it may be, in words."""
-        kind = inspect.type_info(self.annotation)
-        while isinstance(kind, inspect.Metadata):
-            kind = kind.type
-        match kind:
+        match kind := self._kind():
             case inspect.LiteralType(values=values):
                 return " or ".join(str(value) for value in values)
             case inspect.IntType() if self.in_bytes:
@@ -67,6 +74,8 @@ class Field:
                 return "a whole number" + _bounds(kind)
             case inspect.FloatType():
                 return "a number" + _bounds(kind)
+            case inspect.VarTupleType():
+                return "text that is not empty, or a list of such"
             case inspect.StrType(min_length=1):
                 return "text that is not empty"
             case inspect.StrType():
@@ -79,10 +88,26 @@ class Field:
 
         Raises `ValueError`.
         """
-        value = bytes_of(raw) if self.in_bytes and isinstance(raw, str) and raw != "auto" else raw
+        value = raw
+        if self.is_list and isinstance(raw, str):
+            value = [part.strip() for part in raw.split(",")]
+        elif self.in_bytes and isinstance(raw, str) and raw != "auto":
+            value = bytes_of(raw)
         return msgspec.convert(
             value, self.annotation, strict=not isinstance(raw, str), dec_hook=_to_path
         )
+
+    def _kind(self) -> inspect.Type:
+        """Its type, without what is said about it and without None."""
+        kind = inspect.type_info(self.annotation)
+        while True:
+            if isinstance(kind, inspect.Metadata):
+                kind = kind.type
+                continue
+            some = [t for t in getattr(kind, "types", ()) if not isinstance(t, inspect.NoneType)]
+            if len(some) != 1:
+                return kind
+            (kind,) = some
 
     def _metas(self) -> list[msgspec.Meta]:
         return [meta for meta in get_args(self.annotation)[1:] if isinstance(meta, msgspec.Meta)]
@@ -94,6 +119,8 @@ class Configuration:
 
     settings: Settings
     origins: Mapping[str, str]
+    again: Callable[[], "Configuration"]
+    """Read all of it anew, from the same places. Raises `ConfigurationError`."""
 
     def rows(self) -> Iterator[tuple[Field, Any, str]]:
         """Every setting with its value and origin, in the order they are declared."""
@@ -102,6 +129,11 @@ class Configuration:
             for part in field.name.split("."):
                 value = getattr(value, part)
             yield field, value, self.origins.get(field.name, "default")
+        for label, section in self.settings.models.items():
+            for field in named_fields(label):
+                if field.name in self.origins:
+                    value = getattr(section, field.name.rpartition(".")[2])
+                    yield field, value, self.origins[field.name]
 
 
 def read_configuration(
@@ -118,7 +150,22 @@ def read_configuration(
     for name, raw, origin in _sources(file, environment, flags, known):
         values[name] = _convert(known[name], raw, origin)
         origins[name] = origin
-    return Configuration(_build(values), origins)
+    labels = [name.split(".")[1] for name in known if name.startswith(f"{NAMED}.")]
+    if labels and "model" in values:
+        _must_be_stronger(origins)
+        values = {n: v for n, v in values.items() if not n.startswith(f"{NAMED}.")}
+        labels = []
+    again = functools.partial(read_configuration, file, environment, flags)
+    return Configuration(_build(values, dict.fromkeys(labels)), origins, again)
+
+
+def _must_be_stronger(origins: Mapping[str, str]) -> None:
+    """One model may be named by a variable or flag in place of a file's several."""
+    origin = origins["model"]
+    if origin != "flag" and not origin.startswith(ENVIRONMENT_PREFIX):
+        raise ConfigurationError(
+            f"{origin} sets both model and [{NAMED}.NAME]: one model or several, not both"
+        )
 
 
 def fields() -> list[Field]:
@@ -130,23 +177,33 @@ def _fields_of(section: type[Section], prefix: str) -> Iterator[Field]:
     for name, annotation in get_type_hints(section, include_extras=True).items():
         if isinstance(annotation, type) and issubclass(annotation, Section):
             yield from _fields_of(annotation, f"{prefix}{name}.")
+        elif get_origin(annotation) is dict:
+            continue  # sections with names of their own: `named_fields`
         elif not name.startswith("__"):
             yield Field(prefix + name, annotation)
+
+
+def named_fields(label: str) -> Iterator[Field]:
+    """Those of one of several models, `[models.LABEL]`."""
+    return _fields_of(ModelSettings, f"{NAMED}.{label}.")
 
 
 def _sources(
     file: Path | None,
     environment: Mapping[str, str],
     flags: Mapping[str, Any],
-    known: Mapping[str, Field],
+    known: dict[str, Field],
 ) -> Iterator[tuple[str, Any, str]]:
-    """Name, raw value and origin of all that is given, lowest precedence first."""
+    """Name, raw value and origin of all that is given, lowest precedence first; `known` gets the
+    fields of the models that are named."""
     if file is None and environment.get(CONFIG_VARIABLE):
         file = Path(environment[CONFIG_VARIABLE])
     if file is None and SYSTEM_FILE.is_file():
         file = SYSTEM_FILE
     if file is not None:
-        for name, value in _flatten(_read_toml(file), "", known):
+        table = _read_toml(file)
+        known |= {field.name: field for label in _labels(table) for field in named_fields(label)}
+        for name, value in _flatten(table, "", known):
             _must_be_known(name, value, str(file), known)
             yield name, value, str(file)
     by_variable = {field.variable: field for field in known.values()}
@@ -159,6 +216,19 @@ def _sources(
     for name, value in flags.items():
         if value is not None:
             yield name, value, "flag"
+
+
+def _labels(table: Mapping[str, Any]) -> list[str]:
+    named = table.get(NAMED)
+    if not isinstance(named, dict):
+        return []
+    for label, section in named.items():
+        if not _LABEL.match(label) or not isinstance(section, dict):
+            raise ConfigurationError(
+                f"{NAMED}.{label} is not a model's section; [models.NAME] is, with a name of "
+                "letters, digits, underscores and hyphens"
+            )
+    return list(named)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -174,6 +244,7 @@ def _flatten(
     table: Mapping[str, Any], prefix: str, known: Mapping[str, Field]
 ) -> Iterator[tuple[str, Any]]:
     sections = {name.rpartition(".")[0] for name in known} - {""}
+    sections |= {section.rpartition(".")[0] for section in sections} - {""}
     for key, value in table.items():
         name = prefix + key
         if isinstance(value, dict) and name in sections:
@@ -228,14 +299,18 @@ def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
     return f" of at least {low:g}" if low is not None else ""
 
 
-def _build(values: Mapping[str, Any]) -> Settings:
-    """The settings with `values` in place of defaults."""
+def _build(values: Mapping[str, Any], labels: Iterable[str]) -> Settings:
+    """The settings with `values` in place of defaults, and with models of these names."""
     sections: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         section, _, leaf = name.rpartition(".")
         sections.setdefault(section, {})[leaf] = value
     top = sections.pop("", {})
     defaults = Settings()
+    named = {label: ModelSettings() for label in labels}
     for section, leaves in sections.items():
+        if section.startswith(f"{NAMED}."):
+            named[section.removeprefix(f"{NAMED}.")] = ModelSettings(**leaves)
+            continue
         top[section] = msgspec.structs.replace(getattr(defaults, section), **leaves)
-    return msgspec.structs.replace(defaults, **top)
+    return msgspec.structs.replace(defaults, models=named, **top)

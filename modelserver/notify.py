@@ -76,7 +76,7 @@ async def keep_systemd_informed(service: SpeechService, notifier: Notifier) -> N
         if not ready:
             fields["EXTEND_TIMEOUT_USEC"] = _EXTEND_BY_S * 1_000_000
         # This loop's turn is itself the proof that the event loop is not stuck.
-        if watchdog_s and service.pool.watched():
+        if watchdog_s and service.watched():
             fields["WATCHDOG"] = 1
         if (words := in_a_line(service)) != said:
             fields["STATUS"] = said = words

@@ -50,14 +50,14 @@ class Preparation:
     nothing is being prepared."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self.progress: ProgressLine | None = None
 
     def unaffordable_reason(self) -> str | None:
         """Why it should not be prepared now; None if it can be, or need not be. Reads disks."""
         try:
-            location = find_model(self._settings)
-            store = self._settings.prepared_dir
+            location = find_model(self.settings)
+            store = self.settings.prepared_dir
             if find_compiler(store) is None and not can_build():
                 return f"there is no compiler for it ({HOW_TO_GET_IT})"
             spare = available_memory() - _SERVING_RESERVE_BYTES
@@ -69,21 +69,21 @@ class Preparation:
     def needed(self) -> bool:
         """There is a model and it is not prepared. Reads disks."""
         try:
-            return not is_prepared(self._settings)
+            return not is_prepared(self.settings, find_model(self.settings))
         except models.ModelError:
             return False
 
     async def run(self) -> bool:
         """Prepare; True if the model is prepared then. Cancelling ends the process."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "modelserver", "models", "prepare", self._settings.model),
+            *(sys.executable, "-m", "modelserver", "models", "prepare"),
             f"--background={os.getpid()}",
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=_environment(self._settings),
+            env=_environment(self.settings),
         )
-        log.info("prepare.started", pid=process.pid, model=self._settings.model)
+        log.info("prepare.started", pid=process.pid, model=self._name())
         assert process.stdout is not None
         assert process.stderr is not None
         errors = asyncio.create_task(process.stderr.read())
@@ -101,11 +101,14 @@ class Preparation:
         finally:
             self.progress = None
         if status == 0:
-            log.info("prepare.done", model=self._settings.model)
+            log.info("prepare.done", model=self._name())
             return True
         reason = said.splitlines()[-1] if said else f"exit status {status}"
-        log.error("prepare.failed", model=self._settings.model, reason=reason)
+        log.error("prepare.failed", model=self._name(), reason=reason)
         return False
+
+    def _name(self) -> str:
+        return ", ".join(self.settings.model)
 
     def _advanced(self, line: bytes) -> None:
         with contextlib.suppress(msgspec.DecodeError):
@@ -115,6 +118,7 @@ class Preparation:
 def _environment(settings: Settings) -> dict[str, str]:
     """The process reads the same settings as we do, wherever ours came from."""
     ours = {
+        "MODELSERVER_MODEL": ",".join(settings.model),
         "MODELSERVER_MODELS_DIR": settings.models_dir,
         "MODELSERVER_PREPARED_DIR": settings.prepared_dir,
         "MODELSERVER_LANGUAGE": settings.language,

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 
 import structlog
 import uvloop
@@ -10,6 +11,7 @@ from modelserver import __version__
 from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.http.application import HttpServer, bind, build_application
 from modelserver.notify import Notifier, keep_systemd_informed
+from modelserver.reloading import Reloader
 from modelserver.service import SpeechService
 from modelserver.settings import Settings
 from supervisor import AllocatorMissing, raise_descriptor_limit
@@ -21,13 +23,14 @@ class CannotStart(Exception):
     """The server cannot begin; the text says why."""
 
 
-def run_server(settings: Settings) -> None:
-    """Serve until told to stop. Raises `CannotStart`."""
+def run_server(settings: Settings, read_again: Callable[[], Settings]) -> None:
+    """Serve until told to stop. `read_again`: the settings, when they are to be reloaded; it may
+    raise `ConfigurationError`. Raises `CannotStart`."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings))
+        runner.run(_serve(settings, read_again))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None:
     try:
         sock = bind(settings.host, settings.port)
     except OSError as error:
@@ -49,13 +52,17 @@ async def _serve(settings: Settings) -> None:
         "server.listening",
         version=__version__,
         url=f"http://{host}:{port}",
-        workers=service.pool.settings.workers,
+        workers=service.default.seats,
+        models=list(service.models),
     )
     try:
-        async with service, AdminListener(service):
+        reloader = Reloader(service, read_again)
+        async with service, AdminListener(service, reloader):
             informing = asyncio.create_task(keep_systemd_informed(service, notifier))
+            reloading = asyncio.create_task(reloader.on_hangup())
             await stop.first.wait()
             informing.cancel()
+            reloading.cancel()
             notifier.tell(STOPPING=1, STATUS="draining: no new requests are taken")
             http.stop_accepting()
             log.info("server.draining", drain_s=settings.drain_s)
@@ -71,7 +78,7 @@ async def _serve(settings: Settings) -> None:
 
 async def _drain(service: SpeechService, drain_s: float, stop: "StopSignals") -> bool:
     """Let requests in flight finish; a second signal ends the patience."""
-    draining = asyncio.create_task(service.pool.drain(drain_s))
+    draining = asyncio.create_task(service.drain(drain_s))
     impatient = asyncio.create_task(stop.second.wait())
     await asyncio.wait({draining, impatient}, return_when=asyncio.FIRST_COMPLETED)
     impatient.cancel()

@@ -1,126 +1,140 @@
-"""Speech recognition as a service, without HTTP: a pool with a speech model, and its spools."""
+"""Speech recognition as a service, without HTTP: the models that are served, and what they
+share."""
 
 import asyncio
 import contextlib
-import dataclasses
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import msgspec
 import structlog
 
-from modelserver.preparation import Preparation
-from modelserver.settings import Settings
+from modelserver.labels import own_settings, settings_for
+from modelserver.served import ServedModel, memory_settings
+from modelserver.settings import ModelSettings, Settings
 from modelserver.speech import Speech, SpeechRequest
-from modelserver.targets import find_target
 from modelserver.traffic import Traffic
 from supervisor import (
     Admission,
     Allocator,
+    Cause,
+    Draining,
+    Guard,
     JobInput,
-    MemorySettings,
-    Pool,
-    PoolSettings,
+    PoolState,
     PoolStatus,
     Spool,
     SpoolLimits,
     SpoolStore,
-    Target,
-    usable_cpus,
+    choose_allocator,
+    find_jemalloc,
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
-
 
 _MOST_BYTES_PER_S = 2 * 2 * 48_000
 """Of a WAV file, as good as always: until its header is seen it is taken for no longer than that
 makes it, so that it is not refused for a length that it does not have. A job's size, for the pool,
 is seconds of audio."""
 
+_IDLE_LOOK_S = 0.5
 
-def pool_settings(settings: Settings) -> PoolSettings:
-    """What the pool is told of them."""
-    workers = settings.workers
-    return PoolSettings(
-        workers=workers.count or usable_cpus(),
-        queue=settings.limits.queue,
-        hang_s=workers.hang_s,
-        memory=MemorySettings(
-            limit=_unless_auto(settings.memory.limit),
-            reserve=_unless_auto(settings.memory.reserve),
-            budget=_unless_auto(workers.budget),
-            max_rss=_unless_auto(workers.max_rss),
-        ),
-        allocator=Allocator(settings.allocator),
-    )
+# What only a new start brings into force, by the names of the settings.
+_FIXED = ("host", "port", "workers", "memory", "spool", "admin", "allocator", "log")
 
 
-def _unless_auto(size: int | str) -> int | None:
-    return size if isinstance(size, int) else None
+class UnknownModel(Exception):
+    """No model is served under that name, or for that language; the text lists what there is."""
+
+
+class SettingsRefused(Exception):
+    """These settings cannot be taken over while the server runs; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A request's place with a model. `admission.units` is to be set when the audio's length is
+    known."""
+
+    served: ServedModel
+    admission: Admission
 
 
 class SpeechService:
-    """Use as `async with`; entering returns at once, while the model loads."""
+    """Use as `async with`; entering returns at once, while models load."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises `supervisor.AllocatorMissing`."""
+        choose_allocator(Allocator(settings.allocator), find_jemalloc())
         self.settings = settings
         self.spools = SpoolStore(
             SpoolLimits(
                 settings.spool.memory_each, settings.spool.memory_total, settings.spool.directory
             )
         )
-        self.pool = Pool(self._target, pool_settings(settings), self.spools)
         self.traffic = Traffic()
-        self._preparation = Preparation(settings)
-        self._background: asyncio.Task[None] | None = None
+        self.guard = Guard(memory_settings(settings), self.spools)
+        self._draining = False
+        self._idling: asyncio.Task[None] | None = None
+        self._seats = 0
+        self._past_deaths: Counter[Cause] = Counter()
+        self.models = {
+            label: self._served(label, own) for label, own in own_settings(settings).items()
+        }
 
     async def __aenter__(self) -> "SpeechService":
-        await self.pool.__aenter__()
-        if self.settings.prepare == "auto":
-            self._background = asyncio.create_task(self._prepare_in_background())
+        await self.guard.__aenter__()
+        for served in self.models.values():
+            if not served.on_demand:
+                await served.start()
+        self._idling = asyncio.create_task(self._unload_idle_ones())
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        if self._background is not None:
-            self._background.cancel()
-            # What it raised besides, nobody else would hear of.
-            (outcome,) = await asyncio.gather(self._background, return_exceptions=True)
-            if isinstance(outcome, Exception):
-                log.error("prepare.crashed", exc_info=outcome)
-        await self.pool.__aexit__(*exception)
+        self._draining = True
+        if self._idling is not None:
+            self._idling.cancel()
+            await asyncio.gather(self._idling, return_exceptions=True)
+        await asyncio.gather(*(served.stop() for served in self.models.values()))
+        await self.guard.__aexit__(*exception)
 
-    def status(self) -> PoolStatus:
-        """A reading of the pool."""
-        status = self.pool.status()
-        progress = self.preparing()
-        if status.reason is not None and progress is not None:
-            reason = f"the model is being prepared: {progress}"
-            return dataclasses.replace(status, reason=reason)
-        return status
+    # --- requests -------------------------------------------------------------------------------
 
-    def preparing(self) -> str | None:
-        """How far the preparation is, in words; None while nothing is prepared."""
-        progress = self._preparation.progress
-        return None if progress is None else progress.in_words()
+    def find(self, name: str | None = None, language: str | None = None) -> ServedModel:
+        """The model that is called so, or that speaks the language; without either, the first.
 
-    def unready_reason(self) -> str | None:
-        """Why no transcript can be made now; None if one can."""
-        return self.status().reason
+        Raises `UnknownModel`.
+        """
+        for served in self.models.values():
+            if name is not None and name not in served.names:
+                continue
+            if language is not None and not served.speaks(language):
+                continue
+            return served
+        wanted = [f"called {name!r}"] if name is not None else []
+        wanted += [f"for the language {language!r}"] if language is not None else []
+        there = ", ".join(served.in_words() for served in self.models.values())
+        raise UnknownModel(f"there is no model {' and '.join(wanted)}; there are: {there}")
 
-    def failed(self) -> bool:
-        """Loading the model has failed at least once, and no worker is able."""
-        return self.pool.failed()
-
-    def admit(
-        self, input_bytes: int | None = None, *, patient: bool = False
-    ) -> contextlib.AbstractContextManager[Admission]:
+    @contextlib.asynccontextmanager
+    async def admit(
+        self, served: ServedModel, input_bytes: int | None = None, *, patient: bool = False
+    ) -> AsyncIterator[Place]:
         """A place for one request, before its body of `input_bytes` is read; a `patient` one has
-        no deadline. Raises `supervisor.PoolError`."""
-        return self.pool.admit(
-            units=None if input_bytes is None else input_bytes / _MOST_BYTES_PER_S,
-            input_bytes=input_bytes,
-            deadline_s=None if patient else self.settings.limits.request_s,
-        )
+        no deadline. A model that is loaded on demand is loaded first. Raises
+        `supervisor.PoolError`."""
+        if self._draining:
+            raise Draining("the server is shutting down")
+        with served.used():
+            pool = await served.ready(self.settings.limits.request_s)
+            with pool.admit(
+                units=None if input_bytes is None else input_bytes / _MOST_BYTES_PER_S,
+                input_bytes=input_bytes,
+                deadline_s=None if patient else self.settings.limits.request_s,
+            ) as admission:
+                yield Place(served, admission)
 
     def open_spool(self) -> Spool:
         """Where the request's audio goes."""
@@ -128,7 +142,7 @@ class SpeechService:
 
     async def transcribe(
         self,
-        admission: Admission,
+        place: Place,
         audio: JobInput,
         *,
         words: bool = False,
@@ -142,7 +156,7 @@ class SpeechService:
         """
         limits = self.settings.limits
         request = SpeechRequest(words=words, longest_audio_s=None if patient else limits.audio_s)
-        result = await admission.run(
+        result = await place.admission.run(
             msgspec.to_builtins(request),
             audio,
             timeout_s=None if patient else limits.request_s,
@@ -152,31 +166,154 @@ class SpeechService:
         self.traffic.audio_s += speech.duration_s
         return speech
 
-    async def _target(self) -> Target:
-        """Asked before each load, so that a model that was put there meanwhile is found."""
-        if self.settings.prepare == "first":
-            await self._prepare("the model is prepared before it is served")
-        return await asyncio.to_thread(find_target, self.settings)
+    # --- the life of the models -----------------------------------------------------------------
 
-    async def _prepare_in_background(self) -> None:
-        """Prepare the model while it is served as it is, then move over to what was made."""
-        await self.pool.wait_ready()
-        if await self._prepare("the model is served as it was published meanwhile"):
-            self.pool.renew()
+    def stop_admitting(self) -> None:
+        """Take no new requests; those inside go on, and those who wait for a model get it."""
+        self._draining = True
 
-    async def _prepare(self, note: str) -> bool:
-        """Prepare the model if it is not, and if that can be afforded; True if it was made."""
-        preparation = self._preparation
-        if not await asyncio.to_thread(preparation.needed):
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no new requests, and wait for those inside; True if all were done in time."""
+        self.stop_admitting()
+        try:
+            async with asyncio.timeout(timeout_s):
+                for served in self.models.values():
+                    await served.out_of_use()
+        except TimeoutError:
             return False
-        reason = await asyncio.to_thread(preparation.unaffordable_reason)
-        if reason is not None:
-            log.warning(
-                "prepare.not_now",
-                reason=reason,
-                consequence="served as it was published, a model is several times slower and "
-                "takes several times the memory",
-            )
+        return True
+
+    def recycle(self, seat: int) -> list[int]:
+        """Replace the worker on this seat, after its job; returns the pids."""
+        return [
+            pid
+            for served in self.models.values()
+            if served.pool is not None
+            for pid in served.pool.recycle(seat)
+        ]
+
+    async def reload(self, settings: Settings) -> None:
+        """Take over other settings, and load every model anew beside the one that serves.
+
+        Raises `SettingsRefused` where a model would change that needs a new start.
+        """
+        wanted = own_settings(settings)
+        fixed = [name for name in _FIXED if getattr(settings, name) != getattr(self.settings, name)]
+        if settings.limits.queue != self.settings.limits.queue:
+            fixed.append("limits.queue")
+        if fixed:
+            log.warning("settings.need_a_restart", names=fixed)
+        kept = {name: getattr(self.settings, name) for name in _FIXED}
+        limits = msgspec.structs.replace(settings.limits, queue=self.settings.limits.queue)
+        settings = msgspec.structs.replace(settings, limits=limits, **kept)
+        for label, own in wanted.items():
+            served = self.models.get(label)
+            if served is not None and served.own.workers != own.workers:
+                raise SettingsRefused(
+                    f"models.{label}.workers cannot change while the server runs: start it anew"
+                )
+        before, self.settings = self.models, settings
+        self.models = {
+            label: before.get(label) or self._served(label, own) for label, own in wanted.items()
+        }
+        for label, served in self.models.items():
+            if label in before:
+                served.change(settings_for(settings, label, wanted[label]), wanted[label])
+            if not served.on_demand:
+                await served.start()
+        for label in before.keys() - wanted.keys():
+            served = before[label]
+            if served.pool is not None:
+                await served.pool.drain(self.settings.drain_s)
+            await self._let_go(served, "it is not in the settings any more")
+            self._past_deaths += served.deaths()
+
+    async def _let_go(self, served: ServedModel, reason: str) -> None:
+        """Whoever asks for it from now on has it loaded anew."""
+        await served.stop()
+        log.info("model.unloaded", model=served.label, reason=reason)
+
+    async def _make_room(self, wanted: ServedModel) -> bool:
+        """Unload the model that was used longest ago, of those that are loaded on demand."""
+        candidates = [
+            served
+            for served in self.models.values()
+            if served is not wanted and served.on_demand and served.idle
+        ]
+        if not candidates:
             return False
-        log.info("prepare.begins", note=note)
-        return await preparation.run()
+        oldest = min(candidates, key=lambda served: served.used_at)
+        await self._let_go(oldest, f"{wanted.label} needs its memory")
+        await self.guard.look_again()
+        return True
+
+    async def _unload_idle_ones(self) -> None:
+        while True:
+            await asyncio.sleep(_IDLE_LOOK_S)
+            for served in list(self.models.values()):
+                patience = served.own.idle_s
+                since = time.monotonic() - served.used_at
+                if served.on_demand and patience and served.idle and since > patience:
+                    await self._let_go(served, f"nobody asked for it for {patience:g} s")
+
+    def _served(self, label: str, own: ModelSettings) -> ServedModel:
+        settings = settings_for(self.settings, label, own)
+        served = ServedModel(
+            label,
+            settings,
+            own,
+            first_seat=self._seats,
+            guard=self.guard,
+            spools=self.spools,
+            make_room=self._make_room,
+        )
+        self._seats += served.seats
+        return served
+
+    # --- readings -------------------------------------------------------------------------------
+
+    @property
+    def default(self) -> ServedModel:
+        """The model for requests that name none."""
+        return next(iter(self.models.values()))
+
+    @property
+    def places(self) -> int:
+        """Requests that may be inside at once."""
+        return sum(served.places for served in self.models.values())
+
+    def watched(self) -> bool:
+        """All that keeps the processes alive is itself alive."""
+        pools = [served.pool for served in self.models.values() if served.pool is not None]
+        return self.guard.alive() and all(pool.watched() for pool in pools)
+
+    def status(self) -> PoolStatus:
+        """A reading of all pools as one; reason, report and pace are the default model's."""
+        first = self.default.status()
+        found = [status for served in self.models.values() if (status := served.status())]
+        reason = self.unready_reason()
+        state = PoolState.READY if reason is None else PoolState.NOT_READY
+        return PoolStatus(
+            state=PoolState.DRAINING if self._draining else state,
+            reason=reason,
+            allocator=first.allocator if first else "",
+            fork_server_pid=first.fork_server_pid if first else None,
+            model=first.model if first else {},
+            workers=tuple(worker for status in found for worker in status.workers),
+            admitted=sum(status.admitted for status in found),
+            waiting=sum(status.waiting for status in found),
+            deaths=dict(sum((m.deaths() for m in self.models.values()), self._past_deaths)),
+            last_deaths=self.guard.history.deaths,
+            guard=self.guard.status(),
+            starved_needs=self.guard.starved_needs(),
+            s_per_unit=first.s_per_unit if first else None,
+        )
+
+    def preparing(self) -> str | None:
+        """How far a preparation is, in words; None while nothing is prepared."""
+        said = (served.preparing() for served in self.models.values())
+        return next((words for words in said if words is not None), None)
+
+    def unready_reason(self) -> str | None:
+        """Why the default model can make no transcript now; None if it can."""
+        return self.default.unready_reason()

@@ -15,6 +15,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Bytes = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
 BytesOrAuto = Annotated[Annotated[int, Meta(ge=0)] | Literal["auto"], Meta(extra={"unit": "bytes"})]
 Seconds = Annotated[float, Meta(gt=0)]
+Names = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -106,6 +107,38 @@ class SpoolSettings(Section, frozen=True):
     )
 
 
+class ModelSettings(Section, frozen=True):
+    """`[models.NAME]`: one of several models. What is not set is as it is for all."""
+
+    model: Annotated[
+        Names | None, _about("as the setting `model`; by default the section's name")
+    ] = None
+    language: Annotated[str | None, _about("as the setting `language`")] = None
+    workers: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | None, _about("as the setting `workers.count`")
+    ] = None
+    rescoring: Annotated[
+        Literal["auto", "on", "off"] | None, _about("as the setting `rescoring`")
+    ] = None
+    prepare: Annotated[
+        Literal["auto", "never", "first"] | None, _about("as the setting `prepare`")
+    ] = None
+    warmup: Annotated[
+        Literal["clips", "noise", "none"] | None, _about("as the setting `warmup`")
+    ] = None
+    load: Annotated[
+        Literal["start", "first_use"],
+        _about("load it when the server starts, or when somebody asks for it"),
+    ] = "start"
+    idle_s: Annotated[
+        float,
+        Meta(ge=0),
+        _about(
+            "unload it when nobody has asked for it for so long; 0: keep it. Only with first_use"
+        ),
+    ] = 0.0
+
+
 class AdminSettings(Section, frozen=True):
     """`[admin]`"""
 
@@ -138,10 +171,12 @@ class Settings(Section, frozen=True):
     host: Annotated[str, _about("address to listen on")] = "127.0.0.1"
     port: Annotated[Port, _about("port to listen on; 0: any free one")] = 8091
     model: Annotated[
-        str,
-        Meta(min_length=1),
-        _about('a name in models_dir, a path, or "auto": the installed default'),
-    ] = "auto"
+        Names,
+        _about(
+            'a name in models_dir, a path, or "auto" (the installed default); of several, the '
+            "first that fits into memory is served"
+        ),
+    ] = ("auto",)
     language: Annotated[
         str, _about("what the model speaks, as a BCP 47 tag; empty: as its name says")
     ] = ""
@@ -150,6 +185,16 @@ class Settings(Section, frozen=True):
     )
     prepared_dir: Annotated[Path, _about("where prepared models are kept")] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_CACHE_HOME", ".cache") / "prepared"
+    )
+    rescoring: Annotated[
+        Literal["auto", "on", "off"],
+        _about(
+            "load the parts of a big model that only correct what the first pass has found; auto: "
+            "if they fit into memory"
+        ),
+    ] = "auto"
+    models_url: Annotated[str, _about("where models are fetched from, each as NAME.zip")] = (
+        "https://alphacephei.com/vosk/models"
     )
     prepare: Annotated[
         Literal["auto", "never", "first"],
@@ -188,3 +233,5 @@ class Settings(Section, frozen=True):
     spool: SpoolSettings = SpoolSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
+    models: dict[str, ModelSettings] = {}
+    """`[models.NAME]`: several models at once, the first for requests that name none."""

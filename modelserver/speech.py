@@ -41,14 +41,18 @@ def speech_target(
     location: models.ModelLocation,
     made: Mapping[str, Path],
     *,
+    left_out: tuple[str, ...],
     warmup: str,
     prefetch: bool,
     environment: Mapping[str, str],
+    needs: int,
 ) -> Target:
-    """Tells a pool to load `modelserver.speech_model` with the model at `location`, and with what
-    a prepared model has `made` new in place of its own files."""
+    """Tells a pool to load `modelserver.speech_model` with the model at `location`, with what a
+    prepared model has `made` new in place of its own files and without the folders `left_out`;
+    `needs` is what that takes, in bytes."""
     options = {
         "directory": str(location.directory),
+        "left_out": list(left_out),
         "made": {name: str(file) for name, file in made.items()},
         "name": location.name,
         "language": location.language,
@@ -58,4 +62,6 @@ def speech_target(
     # What a lazily composed graph becomes is large and walked all the time; beside a mapped graph
     # the heap is small.
     lazy = not made
-    return Target("modelserver.speech_model", "load", options, environment, huge_pages=lazy)
+    return Target(
+        "modelserver.speech_model", "load", options, environment, huge_pages=lazy, needs=needs
+    )

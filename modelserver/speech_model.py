@@ -22,11 +22,17 @@ _NOISE_S = 10
 
 
 def load(
-    directory: str, made: dict[str, str], name: str, language: str, warmup: str, prefetch: bool
+    directory: str,
+    made: dict[str, str],
+    left_out: list[str],
+    name: str,
+    language: str,
+    warmup: str,
+    prefetch: bool,
 ) -> "SpeechModel":
     """Called in the fork server. Raises `models.ModelError`."""
     files = {inside: Path(file) for inside, file in made.items()}
-    model = models.load_model(Path(directory), files, prefetch=prefetch)
+    model = models.load_model(Path(directory), files, prefetch=prefetch, left_out=tuple(left_out))
     return SpeechModel(model, name, language, warmup)
 
 

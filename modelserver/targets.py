@@ -1,4 +1,4 @@
-"""From settings to what a pool loads: the model, its prepared form, and how to load it."""
+"""From settings to what a pool loads: the model that was chosen, and how to load it."""
 
 import functools
 
@@ -7,9 +7,12 @@ import structlog
 import models
 from models.blas import KernelRefused, blas_environment, processor_flags
 from models.prepared import PreparedModel, find_prepared
+from modelserver.choice import RESCORING_COST, Choice, choose_model, find_wanted, worker_count
+from modelserver.labels import first_model
 from modelserver.settings import Settings
 from modelserver.speech import speech_target
-from supervisor import Target, TargetUnavailable, available_memory
+from modelserver.words import size
+from supervisor import Room, Target, TargetUnavailable, available_memory
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
@@ -18,33 +21,71 @@ _PREFETCH_RESERVE_BYTES = 512 * 1024 * 1024
 
 
 def find_model(settings: Settings) -> models.ModelLocation:
-    """The model that the settings name. Raises `models.ModelError`."""
-    return models.find_model(settings.model, settings.models_dir, settings.language or None)
+    """The first model that the settings name and that is there, whether or not it fits; of
+    several models, of the first.
+
+    Raises `models.ModelError`.
+    """
+    settings = first_model(settings)
+    *others, last = settings.model
+    for wanted in others:
+        try:
+            return find_wanted(settings, wanted)
+        except models.ModelError:
+            continue
+    return find_wanted(settings, last)
 
 
-def find_target(settings: Settings) -> Target:
-    """What to load now, prepared if it is. May read disks. Raises `TargetUnavailable`."""
+def find_target(settings: Settings, room: Room) -> Target:
+    """What to load now: what fits into `room`, prepared if it is. May read disks. Raises
+    `TargetUnavailable`."""
     try:
-        location = find_model(settings)
         environment = blas_environment(settings.blas, _flags())
-    except (models.ModelError, KernelRefused) as error:
+    except KernelRefused as error:
         raise TargetUnavailable(str(error)) from error
-    lookup = find_prepared(location, settings.prepared_dir)
-    for problem in lookup.problems:
-        log.warning("prepared_model.not_used", problem=problem)
-    prepared = lookup.prepared
+    choice = choose_model(settings, room)
+    _tell(choice, settings, room)
+    prepared = choice.prepared
     return speech_target(
-        location,
+        choice.location,
         prepared.made if prepared else {},
+        left_out=choice.left_out,
         warmup=settings.warmup,
         prefetch=prepared is not None and _prefetch(settings, prepared),
         environment=environment,
+        needs=choice.needs(worker_count(settings)),
     )
 
 
-def is_prepared(settings: Settings) -> bool:
-    """The model that would be served has a prepared form. Raises `models.ModelError`."""
-    return find_prepared(find_model(settings), settings.prepared_dir).prepared is not None
+def is_prepared(settings: Settings, location: models.ModelLocation) -> bool:
+    """The model has a prepared form."""
+    return find_prepared(location, settings.prepared_dir).prepared is not None
+
+
+def _tell(choice: Choice, settings: Settings, room: Room) -> None:
+    """What somebody who reads the log should know of the choice."""
+    for problem in choice.problems:
+        log.warning("prepared_model.not_used", problem=problem)
+    for reason in choice.passed_over:
+        log.warning("model.passed_over", reason=reason, served=choice.location.name)
+    if choice.left_out and settings.rescoring == "auto":
+        log.warning(
+            "model.trimmed",
+            model=choice.location.name,
+            left_out=list(choice.left_out),
+            reason=f"there is room for {size(room.most)} ({room.limit})",
+            consequence=RESCORING_COST,
+        )
+    workers = worker_count(settings)
+    log.info(
+        "model.chosen",
+        model=choice.location.name,
+        graph=choice.prediction.graph,
+        predicted_bytes=choice.prediction.model,
+        growth_bytes=choice.prediction.growth,
+        workers=workers,
+        room_bytes=room.now,
+    )
 
 
 def _prefetch(settings: Settings, prepared: PreparedModel) -> bool:

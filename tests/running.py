@@ -52,6 +52,19 @@ class Answer:
         return json.loads(self.body)
 
 
+def ask(url: str, body: bytes | None = None, timeout_s: float = 60.0, **headers: str) -> Answer:
+    """One request; a body makes it a POST. Header names use _ for -. Raises `OSError`."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    if body is not None:
+        given.setdefault("Content-Type", "audio/wav")
+    request = urllib.request.Request(url, data=body, headers=given)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            return Answer(response.status, dict(response.headers), response.read())
+    except urllib.error.HTTPError as error:
+        return Answer(error.code, dict(error.headers), error.read())
+
+
 class RunningServer:
     """A `modelserver serve` process."""
 
@@ -85,15 +98,7 @@ class RunningServer:
         self, path: str, body: bytes | None = None, timeout_s: float = 60.0, **headers: str
     ) -> Answer:
         """One request; a body makes it a POST. Header names use _ for -."""
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
-        if body is not None:
-            given.setdefault("Content-Type", "audio/wav")
-        request = urllib.request.Request(self.url + path, data=body, headers=given)
-        try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as response:
-                return Answer(response.status, dict(response.headers), response.read())
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, dict(error.headers), error.read())
+        return ask(self.url + path, body, timeout_s, **headers)
 
     def convert(self, wav: bytes, query: str = "", **headers: str) -> Answer:
         """Transcribe."""

@@ -197,7 +197,7 @@ def test_a_worker_that_is_not_there_cannot_be_recycled(
 ) -> None:
     status, answer = served[1].post(f"/admin/workers/{seat}/recycle")
     assert status == 404
-    assert "there are 0 to 1" in answer["error"]["message"]
+    assert "there are: 0, 1" in answer["error"]["message"]
 
 
 def test_the_socket_is_its_owners_alone(served: tuple[RunningServer, Admin]) -> None:

@@ -1,5 +1,6 @@
 """Settings from file, environment and flags, and what is said of bad ones."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_flags_beat_variables_beat_the_file(tmp_path: Path) -> None:
         {"port": "3", "model": None},
     )
     settings = configuration.settings
-    assert (settings.port, settings.host, settings.model) == (3, "variable", "file")
+    assert (settings.port, settings.host, settings.model) == (3, "variable", ("file",))
     assert settings.limits.queue == 3
     assert configuration.origins == {
         "port": "flag",
@@ -124,3 +125,38 @@ def test_a_bad_flag_ends_the_command_with_the_reason() -> None:
     result = CliRunner().invoke(main, ["serve", "--port", "x"])
     assert result.exit_code == 2
     assert "port = 'x' (from flag) is not allowed" in result.output
+
+
+def test_models_of_several_sections_are_read_and_one_model_may_stand_for_them(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[models.ko]\nmodel = "a"\nworkers = 1\n[models.cn]\n')
+    read = read_configuration(file, {}, {})
+    assert list(read.settings.models) == ["ko", "cn"]
+    assert (read.settings.models["ko"].model, read.settings.models["ko"].workers) == (("a",), 1)
+    names = {field.name: (value, origin) for field, value, origin in read.rows()}
+    assert names["models.ko.workers"] == (1, str(file))
+    alone = read_configuration(file, {"MODELSERVER_MODEL": "b, c"}, {})
+    assert (alone.settings.models, alone.settings.model) == ({}, ("b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('model = "x"\n[models.ko]\nworkers = 1\n', "sets both model and"),
+        ('model = "x"\n[models.ko]\n', "sets both model and"),
+        ("[models.ko]\nworkers = 0\n", "models.ko.workers = 0"),
+        ("[models.ko]\nmodle = 'x'\n", "unknown setting models.ko.modle"),
+        ("[models.'a b']\n", "models.a b is not a model's section"),
+        ("models.ko = 'x'\n", "models.ko is not a model's section"),
+        ("model = []\n", "model = []"),
+        ("model = ['']\n", "model = ['']"),
+        ("model = 7\n", "model = 7"),
+    ],
+)
+def test_models_that_are_none_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        read_configuration(file, {}, {})

@@ -163,6 +163,7 @@ def test_health_readiness_and_test_answer(server: RunningServer) -> None:
         "model": "vosk-model-small-ko-0.22",
         "language": "ko",
         "workers": 2,
+        "models": ["default (vosk-model-small-ko-0.22, ko)"],
     }
     assert server.ask("/test").json["server"] == "modelserver"
 

@@ -11,6 +11,7 @@ from modelserver.admin.health import health
 from modelserver.admin.metrics import CONTENT_TYPE, Metrics
 from modelserver.http.errors import ApiError, as_api_error, error_response, json_response
 from modelserver.http.middleware import request_id_of
+from modelserver.reloading import Reloader, ReloadRefused
 from modelserver.service import SpeechService
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
@@ -20,21 +21,23 @@ _BEARER = "Bearer "
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def build_admin(service: SpeechService, token: str | None) -> web.Application:
+def build_admin(service: SpeechService, reloader: Reloader, token: str | None) -> web.Application:
     """The routes. `token`: what every request must bring; None on a Unix socket, where the file's
     owner is the one who may come in."""
-    admin = _Admin(service, token)
+    admin = _Admin(service, reloader, token)
     app = web.Application(middlewares=[admin.each_request])
     app.router.add_get("/admin/health", admin.health)
     app.router.add_get("/metrics", admin.metrics)
     app.router.add_post("/admin/workers/{id}/recycle", admin.recycle)
     app.router.add_post("/admin/drain", admin.drain)
+    app.router.add_post("/admin/reload", admin.reload)
     return app
 
 
 class _Admin:
-    def __init__(self, service: SpeechService, token: str | None) -> None:
+    def __init__(self, service: SpeechService, reloader: Reloader, token: str | None) -> None:
         self._service = service
+        self._reloader = reloader
         self._token = token
         self._started = time.monotonic()
         self._metrics = Metrics(lambda: health(service, self._started), service.traffic)
@@ -73,15 +76,25 @@ class _Admin:
 
     async def recycle(self, request: web.Request) -> web.Response:
         seat = request.match_info["id"]
-        pids = self._service.pool.recycle(int(seat)) if seat.isdigit() else []
+        pids = self._service.recycle(int(seat)) if seat.isdigit() else []
         if not pids:
-            last = self._service.pool.settings.workers - 1
-            raise ApiError("not_found", f"there is no worker {seat}; there are 0 to {last}")
+            there = ", ".join(str(w.seat) for w in self._service.status().workers) or "none"
+            raise ApiError("not_found", f"there is no worker {seat}; there are: {there}")
         log.info("admin.recycle", worker=int(seat), pids=pids)
         return json_response({"status": "recycling", "worker": int(seat), "pids": pids}, status=202)
 
+    async def reload(self, _: web.Request) -> web.Response:
+        log.info("admin.reload")
+        try:
+            await self._reloader.reload()
+        except ReloadRefused as error:
+            raise ApiError("bad_settings", str(error)) from error
+        return json_response(
+            {"status": "reloading", "models": list(self._service.models)}, status=202
+        )
+
     async def drain(self, _: web.Request) -> web.Response:
         log.info("admin.drain")
-        self._service.pool.stop_admitting()
-        admitted = self._service.pool.status().admitted
+        self._service.stop_admitting()
+        admitted = self._service.status().admitted
         return json_response({"status": "draining", "admitted": admitted}, status=202)

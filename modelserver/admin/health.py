@@ -6,6 +6,7 @@ import time
 import msgspec
 
 from modelserver import __version__
+from modelserver.served import ServedModel
 from modelserver.service import SpeechService
 from supervisor import GuardStatus, Obituary, PoolState, PoolStatus, WorkerStatus
 
@@ -22,6 +23,21 @@ class WorkerHealth(msgspec.Struct):
     rss_bytes: int
     growth_bytes: int
     budget_bytes: int
+
+
+class ModelHealth(msgspec.Struct):
+    """One of the models. `state`: "ready", "not_ready" (`reason` says why) or "unloaded"."""
+
+    label: str
+    state: str
+    reason: str | None
+    model: str
+    language: str
+    load: str
+    fork_server_pid: int | None
+    workers: int
+    admitted: int
+    preparing: str | None
 
 
 class QueueHealth(msgspec.Struct):
@@ -124,6 +140,7 @@ class Health(msgspec.Struct):
     model: dict[str, object]
     fork_server_pid: int | None
     preparing: str | None
+    models: list[ModelHealth]
     workers: list[WorkerHealth]
     queue: QueueHealth
     memory: MemoryHealth | None
@@ -142,7 +159,6 @@ def health(service: SpeechService, started: float) -> Health:
     guard = status.guard
     state, reasons = _verdict(status)
     usage = service.spools.usage()
-    settings = service.pool.settings
     return Health(
         status=state,
         reasons=reasons,
@@ -152,13 +168,9 @@ def health(service: SpeechService, started: float) -> Health:
         model=status.model,
         fork_server_pid=status.fork_server_pid,
         preparing=service.preparing(),
+        models=[_model(served) for served in service.models.values()],
         workers=[_worker(worker, guard) for worker in status.workers],
-        queue=QueueHealth(
-            status.admitted,
-            status.waiting,
-            settings.workers + settings.queue,
-            guard.s_per_unit if guard else None,
-        ),
+        queue=QueueHealth(status.admitted, status.waiting, service.places, status.s_per_unit),
         memory=_memory(status, guard) if guard else None,
         spools=SpoolHealth(
             usage.open, usage.memory_bytes, usage.disk_bytes, str(service.spools.limits.directory)
@@ -205,6 +217,23 @@ def _verdict(status: PoolStatus) -> tuple[str, list[str]]:
     if status.reason is not None or (guard is not None and not guard.state.takes_work):
         return "unavailable", reasons
     return ("degraded" if reasons else "ok"), reasons
+
+
+def _model(served: ServedModel) -> ModelHealth:
+    status, reason = served.status(), served.unready_reason()
+    state = "ready" if reason is None else "not_ready"
+    return ModelHealth(
+        label=served.label,
+        state="unloaded" if status is None else state,
+        reason=reason,
+        model=str(status.model.get("model", "")) if status else "",
+        language=served.language,
+        load=served.own.load,
+        fork_server_pid=status.fork_server_pid if status else None,
+        workers=served.seats,
+        admitted=status.admitted if status else 0,
+        preparing=served.preparing(),
+    )
 
 
 def _worker(worker: WorkerStatus, guard: GuardStatus | None) -> WorkerHealth:

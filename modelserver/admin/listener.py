@@ -8,6 +8,7 @@ from aiohttp import web
 
 from modelserver.admin.address import AUTO, AdminAddress, BadAddress, admin_address, bind_unix
 from modelserver.admin.application import build_admin
+from modelserver.reloading import Reloader
 from modelserver.service import SpeechService
 from modelserver.settings import AdminSettings
 
@@ -21,8 +22,9 @@ class AdminRefused(Exception):
 class AdminListener:
     """Use as `async with`. Raises `AdminRefused` on entry, but not for an automatic address."""
 
-    def __init__(self, service: SpeechService) -> None:
+    def __init__(self, service: SpeechService, reloader: Reloader) -> None:
         self._service = service
+        self._reloader = reloader
         self._settings = service.settings.admin
         self._runner: web.AppRunner | None = None
         self._path: tuple[Path, int] | None = None
@@ -53,7 +55,7 @@ class AdminListener:
         token = read_token(self._settings) if address.path is None else None
         if address.path is None and not token:
             raise BadAddress("it needs a token: set admin.token or admin.token_file")
-        app = build_admin(self._service, token)
+        app = build_admin(self._service, self._reloader, token)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         if address.path is not None:

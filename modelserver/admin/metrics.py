@@ -50,6 +50,12 @@ class _HealthCollector(Collector):
         yield _counters(
             "process_exits", "Processes that have ended, by cause.", "cause", health.exits_by_cause
         )
+        ready = GaugeMetricFamily(
+            "modelserver_model_ready", "1 if a worker of it is able.", labels=["model"]
+        )
+        for model in health.models:
+            ready.add_metric([model.label], model.state == "ready")
+        yield ready
         queue = health.queue
         yield _gauge("jobs_admitted", "Requests inside.", queue.admitted)
         yield _gauge("jobs_waiting", "Requests that wait for a worker.", queue.waiting)

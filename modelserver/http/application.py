@@ -32,7 +32,7 @@ def build_application(service: SpeechService) -> web.Application:
     """The routes. Body sizes are bounded by the handlers that take bodies."""
     app = web.Application(middlewares=[each_request])
     app[SERVICE] = service
-    app[CONNECTIONS] = Connections(service.pool.settings.workers + service.pool.settings.queue)
+    app[CONNECTIONS] = Connections(service.places)
     app.router.add_post("/api/audio/convert", convert, expect_handler=hold_continue)
     app.router.add_get("/test", test)
     app.router.add_get("/healthz", healthz)

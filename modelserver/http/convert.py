@@ -28,10 +28,13 @@ async def convert(request: web.Request) -> web.Response:
     words = flag(request, "words")
     plain = wants_plain_text(request)
     service = request.app[SERVICE]
-    with service.admit(request.content_length) as admission:
-        async with service.open_spool() as spool:
-            admission.units = await receive_audio(request, spool, service.settings.limits)
-            speech = await service.transcribe(admission, spool, words=words)
+    served = service.find(request.query.get("model"), request.query.get("language"))
+    async with (
+        service.admit(served, request.content_length) as place,
+        service.open_spool() as spool,
+    ):
+        place.admission.units = await receive_audio(request, spool, service.settings.limits)
+        speech = await service.transcribe(place, spool, words=words)
     if plain:
         return web.Response(text=speech.text, content_type="text/plain", charset="utf-8")
     return json_response(

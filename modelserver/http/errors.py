@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from modelserver.audio.errors import AudioError
+from modelserver.service import UnknownModel
 from supervisor import PoolError
 
 STATUS = {
@@ -21,6 +22,7 @@ STATUS = {
     "not_audio": 400,
     "unauthorized": 401,
     "not_found": 404,
+    "model_not_found": 404,
     "method_not_allowed": 405,
     "upload_timeout": 408,
     "body_too_large": 413,
@@ -28,6 +30,7 @@ STATUS = {
     "too_large_for_server": 413,
     "unsupported_media_type": 415,
     "unsupported_audio": 415,
+    "bad_settings": 422,
     "headers_too_large": 431,
     "internal": 500,
     "worker_lost": 500,
@@ -98,6 +101,8 @@ def as_api_error(error: Exception) -> ApiError | None:
     match error:
         case ApiError():
             return error
+        case UnknownModel():
+            return ApiError("model_not_found", str(error))
         case AudioError():
             return ApiError(error.code, error.message)
         case PoolError() if error.code in STATUS and error.code != "internal":

@@ -27,6 +27,7 @@ async def readyz(request: web.Request) -> web.Response:
             "model": status.model.get("model"),
             "language": status.model.get("language"),
             "workers": sum(worker.state.value in ("idle", "busy") for worker in status.workers),
+            "models": [served.in_words() for served in service.models.values()],
         }
     )
 

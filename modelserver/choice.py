@@ -1,0 +1,148 @@
+"""Which model is loaded, and how much of it: the first of those asked for that fits into the room
+there is. Decided from files' names and sizes, before anything is loaded."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import models
+from models.prepared import PreparedModel, estimate_needs, find_prepared
+from modelserver.settings import Settings
+from modelserver.words import size
+from supervisor import Room, TargetUnavailable, usable_cpus
+
+_LEAST_GROWTH = 32 << 20
+"""What a worker can work with at the least, if its model would let it grow by more."""
+
+RESCORING_COST = "its errors may be about a twentieth more"
+"""Published for a big model without its recurrent network (vosk-api #779: 5 % relative)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A model and how it is loaded. `left_out`: folders that are not; `passed_over`: why those
+    before it in the list are not served; `problems`: why a prepared one is not used."""
+
+    location: models.ModelLocation
+    prepared: PreparedModel | None
+    prediction: models.Prediction
+    left_out: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def needs(self, workers: int) -> int:
+        """Bytes that it and so many workers take at the least."""
+        return self.prediction.model + workers * min(self.prediction.growth, _LEAST_GROWTH)
+
+    def workers_within(self, room: int) -> int:
+        """How many workers have what they would like to grow by."""
+        return max(0, room - self.prediction.model) // self.prediction.growth
+
+
+def worker_count(settings: Settings) -> int:
+    """As many as are set, or as there are processors."""
+    return settings.workers.count or usable_cpus()
+
+
+def candidate(location: models.ModelLocation, store: Path, rescoring: str) -> Choice:
+    """The installed model, prepared if it is, with its rescoring unless that is "off".
+
+    Reads directories and first bytes. Raises `models.ModelError`.
+    """
+    lookup = find_prepared(location, store)
+    made = lookup.prepared.made if lookup.prepared else {}
+    left_out = tuple(models.rescoring_folders(location.directory)) if rescoring == "off" else ()
+    try:
+        prediction = models.predict(location.directory, made, rescoring=not left_out)
+    except OSError as error:
+        raise models.ModelError(
+            "model_unreadable", f"{error.filename or location.directory}: {error.strerror}"
+        ) from error
+    return Choice(location, lookup.prepared, prediction, left_out, problems=lookup.problems)
+
+
+def find_wanted(settings: Settings, wanted: str) -> models.ModelLocation:
+    """The installed model that one of `settings.model` names. Raises `models.ModelError`."""
+    return models.find_model(wanted, settings.models_dir, settings.language or None)
+
+
+def choose_model(settings: Settings, room: Room) -> Choice:
+    """The first model of `settings.model` that fits. Raises `TargetUnavailable`, with numbers and
+    with what would fit instead."""
+    workers = worker_count(settings)
+    passed_over: list[str] = []
+    there = False
+    for wanted in settings.model:
+        try:
+            location = find_wanted(settings, wanted)
+            there = True
+            ways = list(_ways(location, settings))
+        except models.ModelError as error:
+            passed_over.append(error.message)
+            continue
+        if (choice := _first_that_fits(ways, workers, room)) is not None:
+            return dataclasses.replace(choice, passed_over=tuple(passed_over))
+        passed_over.append(
+            does_not_fit(ways[-1], workers, room) + _prepared(ways[-1], workers, room)
+        )
+    # Where none is there, what is installed has been said already.
+    instead = what_would_fit(settings, room) if there else ""
+    raise TargetUnavailable("; ".join(passed_over) + instead)
+
+
+def does_not_fit(choice: Choice, workers: int, room: Room) -> str:
+    """The sentence."""
+    prediction = choice.prediction
+    return (
+        f"{choice.location.name} does not fit: it needs {size(choice.needs(workers))} "
+        f"({size(prediction.model)} for the model, the rest for {workers} "
+        f"{'worker' if workers == 1 else 'workers'}), and there is room for {size(room.most)} "
+        f"({room.limit})"
+    )
+
+
+def _prepared(choice: Choice, workers: int, room: Room) -> str:
+    """What preparing it would change."""
+    if choice.prediction.graph == "mapped":
+        return ""
+    graph = estimate_needs(choice.location.directory).graph
+    better = dataclasses.replace(choice, prediction=models.if_prepared(choice.prediction, graph))
+    if better.needs(workers) > room.most:
+        return ""
+    return (
+        f"; prepared, it would need {size(better.needs(workers))} (`modelserver models prepare`, "
+        "or `models export` on a machine that has the memory to prepare it)"
+    )
+
+
+def what_would_fit(settings: Settings, room: Room) -> str:
+    """What is installed and fits, or else what could be fetched; the start of it is "; "."""
+    workers = worker_count(settings)
+    fitting = []
+    for location in models.installed_models(settings.models_dir):
+        try:
+            ways = list(_ways(location, settings))
+        except models.ModelError:
+            continue
+        if (found := _first_that_fits(ways, workers, room)) is not None:
+            fitting.append(f"{location.name} ({size(found.needs(workers))})")
+    if fitting:
+        return f"; what would fit: {', '.join(fitting)}"
+    entries = [entry for entry in models.catalog() if entry.memory_bytes < room.most]
+    if entries:
+        some = ", ".join(f"{e.name} (about {size(e.memory_bytes)})" for e in entries[:2])
+        return f"; what would fit, and can be fetched with `modelserver models pull`: {some}"
+    return "; nothing that is installed or known would fit"
+
+
+def _ways(location: models.ModelLocation, settings: Settings) -> Iterator[Choice]:
+    """As it is, and then without what only corrects, where that is left to us."""
+    first = candidate(location, settings.prepared_dir, settings.rescoring)
+    yield first
+    if settings.rescoring == "auto" and first.prediction.rescoring:
+        yield candidate(location, settings.prepared_dir, "off")
+
+
+def _first_that_fits(ways: list[Choice], workers: int, room: Room) -> Choice | None:
+    return next((way for way in ways if way.needs(workers) <= room.most), None)

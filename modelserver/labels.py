@@ -1,0 +1,31 @@
+"""The models that settings name, each under its label, and the settings that hold for each."""
+
+import msgspec
+
+from modelserver.settings import ModelSettings, Settings
+
+DEFAULT_LABEL = "default"
+"""What the model is called that the settings name outside of `[models.LABEL]`."""
+
+
+def own_settings(settings: Settings) -> dict[str, ModelSettings]:
+    """What is each model's own, by label; the first is for requests that name none."""
+    return settings.models or {DEFAULT_LABEL: ModelSettings(model=settings.model)}
+
+
+def settings_for(settings: Settings, label: str, own: ModelSettings) -> Settings:
+    """All settings, with those that are this model's own in place."""
+    names = ("language", "rescoring", "prepare", "warmup")
+    given = {name: value for name in names if (value := getattr(own, name)) is not None}
+    workers = settings.workers
+    if own.workers is not None:
+        workers = msgspec.structs.replace(workers, count=own.workers)
+    return msgspec.structs.replace(
+        settings, model=own.model or (label,), workers=workers, models={}, **given
+    )
+
+
+def first_model(settings: Settings) -> Settings:
+    """The settings of the model for requests that name none."""
+    label, own = next(iter(own_settings(settings).items()))
+    return settings_for(settings, label, own)

@@ -1,0 +1,64 @@
+"""Measures what a model really takes: it is loaded once, as a server would, in processes that are
+thrown away."""
+
+import io
+import wave
+from dataclasses import dataclass
+
+import msgspec
+
+import models
+from modelserver.service import SpeechService
+from modelserver.settings import Settings
+from supervisor import NotReady, read_process
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`model`: what the fork server holds and cannot drop, `growth`: what a worker came to hold of
+    its own, in bytes, after `audio_s` seconds of speech; `mapped`: file cache in use."""
+
+    model: int
+    growth: int
+    mapped: int
+    load_s: float
+    warm_s: float
+    audio_s: float
+
+
+async def measure(settings: Settings) -> Measured:
+    """With the model that the settings name. Raises `supervisor.NotReady`."""
+    workers = msgspec.structs.replace(settings.workers, count=1)
+    alone = msgspec.structs.replace(settings, prepare="never", workers=workers, models={})
+    async with SpeechService(alone) as service:
+        pool = await service.default.loaded()
+        loaded = pool.load_times()
+        pid = pool.status().fork_server_pid
+        held = read_process(pid) if pid is not None else None
+        if held is None or loaded is None:
+            raise NotReady("the model was gone before it could be measured")
+        rate = 16_000
+        clips = models.warm_up_clips(service.default.language, rate)
+        for clip in clips:
+            async with (
+                service.admit(service.default, patient=True) as place,
+                service.open_spool() as spool,
+            ):
+                await spool.write(_as_wav(clip, rate))
+                await service.transcribe(place, spool, patient=True)
+        await service.guard.look_again()
+        (worker,) = pool.status().workers
+        reading = read_process(worker.pid)
+        mapped = reading.mapped if reading else 0
+        seconds = sum(map(len, clips)) / 2 / rate
+        return Measured(held.kept, worker.growth_bytes, mapped, *loaded, seconds)
+
+
+def _as_wav(pcm: bytes, rate: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(rate)
+        writer.writeframes(pcm)
+    return file.getvalue()

@@ -1,0 +1,306 @@
+"""One model that is served: its pool while it is loaded, and its preparation."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import PurePath
+
+import msgspec
+import structlog
+
+import models
+from modelserver.choice import worker_count
+from modelserver.preparation import Preparation
+from modelserver.settings import ModelSettings, Settings
+from modelserver.targets import find_model, find_target
+from supervisor import (
+    Allocator,
+    Cause,
+    Guard,
+    MemorySettings,
+    NotReady,
+    Pool,
+    PoolSettings,
+    PoolStatus,
+    SpoolStore,
+    Target,
+    TargetUnavailable,
+)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
+
+MakeRoom = Callable[["ServedModel"], Awaitable[bool]]
+"""Unload something else for this model; False if there is nothing."""
+
+
+def memory_settings(settings: Settings) -> MemorySettings:
+    """What the guard is told of them."""
+    return MemorySettings(
+        limit=_unless_auto(settings.memory.limit),
+        reserve=_unless_auto(settings.memory.reserve),
+        budget=_unless_auto(settings.workers.budget),
+        max_rss=_unless_auto(settings.workers.max_rss),
+    )
+
+
+def pool_settings(settings: Settings, first_seat: int = 0) -> PoolSettings:
+    """What a pool is told of them."""
+    return PoolSettings(
+        workers=worker_count(settings),
+        first_seat=first_seat,
+        queue=settings.limits.queue,
+        hang_s=settings.workers.hang_s,
+        memory=memory_settings(settings),
+        allocator=Allocator(settings.allocator),
+    )
+
+
+def _unless_auto(size: int | str) -> int | None:
+    return size if isinstance(size, int) else None
+
+
+class ServedModel:
+    """A label, the settings that hold for it, and a pool while it is loaded."""
+
+    def __init__(
+        self,
+        label: str,
+        settings: Settings,
+        own: ModelSettings,
+        *,
+        first_seat: int,
+        guard: Guard,
+        spools: SpoolStore,
+        make_room: MakeRoom,
+    ) -> None:
+        """`settings` with what is its `own` in place already."""
+        self.label = label
+        self.settings = settings
+        self.own = own
+        self.used_at = time.monotonic()
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._past_deaths: Counter[Cause] = Counter()
+        self._first_seat = first_seat
+        self._guard = guard
+        self._spools = spools
+        self._make_room = make_room
+        self._preparation = Preparation(settings)
+        self._background: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self.pool: Pool | None = None
+
+    @property
+    def seats(self) -> int:
+        """Its workers."""
+        return worker_count(self.settings)
+
+    @property
+    def places(self) -> int:
+        """Requests that may be inside at once."""
+        return self.seats + self.settings.limits.queue
+
+    # --- what it is called ----------------------------------------------------------------------
+
+    @property
+    def names(self) -> set[str]:
+        """What a request may call it."""
+        asked = {PurePath(name).name for name in self.settings.model} - {"auto"}
+        loaded = str(self._report().get("model", ""))
+        return ({self.label} | asked | {loaded}) - {""}
+
+    @property
+    def language(self) -> str:
+        """What it speaks, as a BCP 47 tag; "und" while that is not known."""
+        if self.settings.language:
+            return self.settings.language
+        loaded = str(self._report().get("language", ""))
+        return loaded or models.language_of(PurePath(self.settings.model[0]).name)
+
+    def speaks(self, language: str) -> bool:
+        """The language, or one that differs in its region only."""
+        primary = language.lower().split("-")[0]
+        return self.language.lower().split("-")[0] == primary
+
+    def in_words(self) -> str:
+        """For a list of what there is."""
+        name = self._report().get("model") or self.settings.model[0]
+        return f"{self.label} ({name}, {self.language})"
+
+    def _report(self) -> dict[str, object]:
+        return self.pool.report() if self.pool is not None else {}
+
+    # --- its life -------------------------------------------------------------------------------
+
+    @property
+    def on_demand(self) -> bool:
+        """Loaded when somebody asks for it."""
+        return self.own.load == "first_use"
+
+    @property
+    def idle(self) -> bool:
+        """Loaded, and nobody uses it or waits for it."""
+        return self.pool is not None and not self._users
+
+    async def out_of_use(self) -> None:
+        """Until nobody uses it or waits for it."""
+        await self._unused.wait()
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """By a request, from before it is loaded until it is answered."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+            self.used_at = time.monotonic()
+
+    async def start(self) -> None:
+        """Begin to load it; returns at once. Does nothing if it is there."""
+        async with self._changing:
+            if self.pool is not None:
+                return
+            pool = self._new_pool()
+            await pool.__aenter__()
+            self.pool = pool
+            self.used_at = time.monotonic()
+            if self.settings.prepare == "auto":
+                self._background = asyncio.create_task(self._prepare_in_background(pool))
+
+    async def stop(self) -> None:
+        """Unload it; jobs that are inside are given up."""
+        async with self._changing:
+            pool, self.pool = self.pool, None
+            if self._background is not None:
+                self._background.cancel()
+                # What it raised besides, nobody else would hear of.
+                (outcome,) = await asyncio.gather(self._background, return_exceptions=True)
+                if isinstance(outcome, Exception):
+                    log.error("prepare.crashed", exc_info=outcome)
+                self._background = None
+            if pool is not None:
+                await pool.__aexit__()
+                self._past_deaths.update(pool.deaths)
+
+    async def ready(self, timeout_s: float) -> Pool:
+        """Its pool; loaded, if it is loaded on demand. Raises `supervisor.NotReady`."""
+        if not self.on_demand:
+            return await self._started()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.loaded()
+        except TimeoutError:
+            raise NotReady(self.unready_reason() or "the model is being loaded") from None
+
+    async def loaded(self) -> Pool:
+        """Its pool, once a worker is able. Raises `supervisor.NotReady` where loading fails."""
+        pool = await self._started()
+        if (reason := await pool.settled()) is not None:
+            raise NotReady(reason)
+        return pool
+
+    async def _started(self) -> Pool:
+        if self.pool is None:
+            await self.start()
+        assert self.pool is not None
+        return self.pool
+
+    def change(self, settings: Settings, own: ModelSettings) -> None:
+        """Other settings hold from now on; a loaded model is loaded anew beside the old one."""
+        self.settings, self.own = settings, own
+        self._preparation.settings = settings
+        if self.pool is not None:
+            if self._background is not None:
+                self._background.cancel()
+            self._background = asyncio.create_task(self._renew(self.pool))
+
+    def _new_pool(self) -> Pool:
+        async def target() -> Target:
+            return await self._target(pool)
+
+        settings = pool_settings(self.settings, self._first_seat)
+        pool = Pool(target, settings, self._spools, self._guard)
+        return pool
+
+    async def _target(self, pool: Pool) -> Target:
+        """Asked before each load, so that a model that was put there meanwhile is found."""
+        if self.settings.prepare == "first":
+            await self._prepare("the model is prepared before it is served")
+        while True:
+            room = await pool.room()
+            try:
+                return await asyncio.to_thread(find_target, self.settings, room)
+            except TargetUnavailable:
+                if not await self._make_room(self):
+                    raise
+
+    # --- readings -------------------------------------------------------------------------------
+
+    def status(self) -> PoolStatus | None:
+        """A reading of its pool, with how far a preparation is; None while it is not loaded."""
+        return None if self.pool is None else self.pool.status()
+
+    def deaths(self) -> Counter[Cause]:
+        """How many of its processes have ended, by cause, however often it was unloaded."""
+        return self._past_deaths + Counter(self.pool.deaths if self.pool is not None else {})
+
+    def unready_reason(self) -> str | None:
+        """Why it can make no transcript, or None if it can, if need be after loading."""
+        if self.pool is None:
+            return None if self.on_demand else "the model is not loaded yet"
+        reason, progress = self.pool.unready_reason(), self.preparing()
+        if reason is not None and progress is not None:
+            return f"the model is being prepared: {progress}"
+        return reason
+
+    def preparing(self) -> str | None:
+        """How far the preparation is, in words; None while nothing is prepared."""
+        progress = self._preparation.progress
+        return None if progress is None else progress.in_words()
+
+    # --- preparing ------------------------------------------------------------------------------
+
+    async def _renew(self, pool: Pool) -> None:
+        await pool.renewed()
+        if self.settings.prepare == "auto":
+            await self._prepare_in_background(pool)
+
+    async def _prepare_in_background(self, pool: Pool) -> None:
+        """Prepare the model while it is served as it is, then move over to what was made."""
+        await pool.wait_ready()
+        self._preparation.settings = await asyncio.to_thread(self._settings_of_loaded, pool)
+        if await self._prepare("the model is served as it was published meanwhile"):
+            pool.renew()
+
+    def _settings_of_loaded(self, pool: Pool) -> Settings:
+        """With only that model in them that was chosen of several."""
+        for wanted in self.settings.model:
+            alone = msgspec.structs.replace(self.settings, model=(wanted,))
+            with contextlib.suppress(models.ModelError):
+                if find_model(alone).name == pool.report().get("model"):
+                    return alone
+        return self.settings
+
+    async def _prepare(self, note: str) -> bool:
+        """Prepare the model if it is not, and if that can be afforded; True if it was made."""
+        preparation = self._preparation
+        if not await asyncio.to_thread(preparation.needed):
+            return False
+        reason = await asyncio.to_thread(preparation.unaffordable_reason)
+        if reason is not None:
+            log.warning(
+                "prepare.not_now",
+                reason=reason,
+                consequence="served as it was published, a model is several times slower and "
+                "takes several times the memory",
+            )
+            return False
+        log.info("prepare.begins", note=note)
+        return await preparation.run()
