@@ -10,6 +10,7 @@ import pytest
 
 import models
 from models.prepared import PreparedModel
+from supervisor import usable_cpus
 
 
 def modelserver(
@@ -93,14 +94,21 @@ def test_without_a_model_transcribe_says_so_and_ends(tmp_path: Path, files: list
     assert "Traceback" not in done.stderr.decode()
 
 
+LISTED = f"Korean 184 MB {usable_cpus()} workers prepared Apache-2.0"
+
+
 def test_the_installed_models_are_listed_with_the_one_that_is_served(
     prepared_embedded: PreparedModel,
 ) -> None:
     done = modelserver("models", "list")
-    (line,) = done.stdout.decode().splitlines()
-    assert line.startswith("* vosk-model-small-ko-0.22")
-    assert "prepared: 1.01 GB" in line
-    assert prepared_embedded.manifest.name in line
+    head, line, *known = done.stdout.decode().splitlines()
+    assert head.split()[:4] == ["MODEL", "LANGUAGE", "ERRORS", "MEMORY"]
+    assert line.split() == ["*", prepared_embedded.manifest.name, *LISTED.split()]
+    assert known[0].split()[:2] == ["vosk-model-small-cn-0.22", "Chinese"]
+    assert known[-1].startswith("* would be served: 184 MB and 15 MB for each of ")
+    alone = modelserver("models", "list", "--installed").stdout.decode().splitlines()
+    assert alone[1].split() == line.split()
+    assert len(alone) == 5
 
 
 def test_a_prepared_model_is_made_verified_carried_and_removed(

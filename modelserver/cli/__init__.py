@@ -6,6 +6,7 @@ from modelserver import __version__
 from modelserver.cli.config import config
 from modelserver.cli.doctor import doctor
 from modelserver.cli.models import models
+from modelserver.cli.ready import ready
 from modelserver.cli.serve import serve
 from modelserver.cli.status import status
 from modelserver.cli.transcribe import transcribe
@@ -22,4 +23,5 @@ main.add_command(transcribe)
 main.add_command(config)
 main.add_command(models)
 main.add_command(status)
+main.add_command(ready)
 main.add_command(doctor)

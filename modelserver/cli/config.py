@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
-from modelserver.configuration import Configuration
-from modelserver.service import pool_settings
+from modelserver.configuration import Configuration, named_fields
+from modelserver.served import pool_settings
 from supervisor import explain_limits
 
 
@@ -32,10 +32,16 @@ def config(configuration: Configuration, explain: bool) -> None:
         if value == "auto" and (explained := found.get(field.name)) is not None:
             here = f"; here {explained.bytes} bytes: {explained.reason}"
         click.echo(f"{f'{leaf} = {_toml(value)}':<{width}}  # {origin}{here}")
+    if explain and not configuration.settings.models:
+        click.echo("\n# Several models at once, each in a section [models.NAME]:")
+        for field in named_fields("NAME"):
+            click.echo(f"# {field.name}: {field.about}; allowed: {field.allowed}")
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, Path):
         value = str(value)
+    if isinstance(value, tuple):
+        value = value[0] if len(value) == 1 else list(value)
     # A TOML basic string is a JSON string; numbers look the same.
     return json.dumps(value, ensure_ascii=False)

@@ -7,17 +7,18 @@ from pathlib import Path
 import click
 
 import models
-from models.prepared import find_prepared
 from modelserver.admin.client import NoServer, fetch_health
 from modelserver.admin.health import Health
+from modelserver.choice import candidate, does_not_fit, worker_count
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.cli.status import in_words
-from modelserver.cli.words import size
 from modelserver.configuration import Configuration
-from modelserver.service import pool_settings
+from modelserver.labels import own_settings, settings_for
+from modelserver.served import memory_settings, pool_settings
 from modelserver.settings import Settings
 from modelserver.targets import find_model
-from supervisor import KernelLog, MemoryReader, OomCounter, explain_limits, usable_cpus
+from modelserver.words import size
+from supervisor import KernelLog, MemoryReader, OomCounter, explain_limits, find_room, usable_cpus
 
 _SHOWN_KILLS = 5
 
@@ -30,8 +31,11 @@ def doctor(configuration: Configuration) -> None:
     settings = configuration.settings
     problems: list[str] = []
     _section("This machine", _machine(settings, problems))
-    _section("The model", _model(settings, problems))
-    health = _running(settings, problems)
+    of_server: list[str] = []
+    health, server = _running(settings, of_server)
+    _section("The model", _model(settings, problems, alone=health is None))
+    _section("The server", server)
+    problems += of_server
     _section("The kernel's out-of-memory killer", _kernel(health, problems))
     click.echo()
     for problem in problems:
@@ -68,34 +72,46 @@ def _machine(settings: Settings, problems: list[str]) -> list[str]:
     return lines
 
 
-def _model(settings: Settings, problems: list[str]) -> list[str]:
+def _model(settings: Settings, problems: list[str], *, alone: bool) -> list[str]:
+    """`alone`: no server runs, so what there is left is left for the model."""
+    lines = []
+    for label, own in own_settings(settings).items():
+        lines += _one_model(settings_for(settings, label, own), problems, alone=alone)
+    return lines
+
+
+def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[str]:
     try:
         location = find_model(settings)
+        choice = candidate(location, settings.prepared_dir, settings.rescoring)
     except models.ModelError as error:
         problems.append(error.message)
         return ["none"]
     on_disk = sum(file.stat().st_size for file in location.directory.rglob("*") if file.is_file())
     lines = [f"{location.name} ({location.language}), {size(on_disk)} in {location.directory}"]
-    lookup = find_prepared(location, settings.prepared_dir)
-    problems += lookup.problems
-    if lookup.prepared is not None:
-        graph = lookup.prepared.graph.stat().st_size
+    problems += choice.problems
+    if choice.prepared is not None:
+        graph = choice.prepared.graph.stat().st_size
         lines.append(f"prepared: a graph of {size(graph)} is mapped, and can be larger than memory")
     else:
         lines.append("not prepared: several times slower, and several times the memory")
+    workers, room = worker_count(settings), find_room(memory_settings(settings))
+    least, whole = choice.needs(workers), choice.prediction.total(workers)
+    better = f", better {size(whole)}" if whole > least else ""
+    lines.append(f"needs about {size(least)} with {workers} workers{better}")
+    if alone and choice.needs(workers) > room.now:
+        problems.append(does_not_fit(choice, workers, room))
     return lines
 
 
-def _running(settings: Settings, problems: list[str]) -> Health | None:
+def _running(settings: Settings, problems: list[str]) -> tuple[Health | None, list[str]]:
     try:
         health = fetch_health(settings)
     except NoServer as error:
-        _section("The server", [str(error)])
-        return None
-    _section("The server", in_words(health))
+        return None, [str(error)]
     if health.status != "ok":
         problems += health.reasons
-    return health
+    return health, in_words(health)
 
 
 def _kernel(health: Health | None, problems: list[str]) -> list[str]:

@@ -8,50 +8,30 @@ from pathlib import Path
 import click
 import msgspec
 
-import models as model_package
+from models import ModelLocation
 from models import prepared as prepared_models
 from models.prepared import GraphCounts, Needs, PreparedModel
+from modelserver.cli.errors import told
+from modelserver.cli.models_inspect import inspect_model
+from modelserver.cli.models_list import list_models
+from modelserver.cli.models_pull import pull_model
 from modelserver.cli.options import with_settings
 from modelserver.configuration import Configuration, bytes_of
 from modelserver.preparation import ProgressLine, lowest_priority
 from modelserver.settings import Settings
 from modelserver.targets import find_model
+from modelserver.words import size
 from supervisor import available_memory
 
 
 @click.group()
 def models() -> None:
-    """Look at the installed models, and prepare them."""
+    """Look at models, fetch them, and prepare them."""
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """A model's error ends the command with its sentence."""
-    try:
-        yield
-    except model_package.ModelError as error:
-        raise click.ClickException(error.message) from error
-
-
-@models.command("list")
-@with_settings("model", "models_dir", "prepared_dir", "language")
-def list_models(configuration: Configuration) -> None:
-    """Show the installed models; a star marks the one that would be served."""
-    settings = configuration.settings
-    try:
-        served = find_model(settings).directory
-    except model_package.ModelError as error:
-        served = None
-        click.echo(f"none would be served: {error.message}", err=True)
-    for model in model_package.installed_models(settings.models_dir):
-        lookup = prepared_models.find_prepared(model, settings.prepared_dir)
-        state = _size(lookup.prepared.bytes_on_disk) if lookup.prepared else "-"
-        mark = "*" if model.directory == served else " "
-        click.echo(
-            f"{mark} {model.name:<32} {model.language:<6} prepared: {state:<8} {model.directory}"
-        )
-        for problem in lookup.problems:
-            click.echo(f"    {problem}", err=True)
+models.add_command(list_models)
+models.add_command(inspect_model)
+models.add_command(pull_model)
 
 
 @models.command()
@@ -75,8 +55,8 @@ def prepare(
     if background is not None:
         lowest_priority(background)
     settings = configuration.settings
-    with _told():
-        location = find_model(msgspec.structs.replace(settings, model=model or settings.model))
+    with told():
+        location = _find(settings, model)
         found = prepared_models.find_prepared(location, settings.prepared_dir).prepared
         if found is not None and output is None:
             click.echo(f"{location.name} is prepared already: {found.directory}", err=True)
@@ -94,8 +74,8 @@ def prepare(
             )
     manifest = made.manifest
     click.echo(
-        f"Prepared in {manifest.seconds:.0f} s, {_size(manifest.peak_bytes)} of memory at the "
-        f"peak: {manifest.states} states, {manifest.arcs} arcs, {_size(made.bytes_on_disk)} in "
+        f"Prepared in {manifest.seconds:.0f} s, {size(manifest.peak_bytes)} of memory at the "
+        f"peak: {manifest.states} states, {manifest.arcs} arcs, {size(made.bytes_on_disk)} in "
         f"{made.directory}",
         err=True,
     )
@@ -135,9 +115,9 @@ def export_model(configuration: Configuration, name: str, file: Path) -> None:
     if len(made) > 1:
         names = ", ".join(m.directory.name for m in made)
         raise click.ClickException(f"{name} is prepared more than once: say which of {names}")
-    with _told():
+    with told():
         prepared_models.export_prepared(made[0], file)
-    click.echo(f"{file}: {_size(file.stat().st_size)}")
+    click.echo(f"{file}: {size(file.stat().st_size)}")
 
 
 @models.command("import")
@@ -150,10 +130,17 @@ def import_model(configuration: Configuration, file: Path, model: str | None) ->
     Without MODEL: the one that would be served. Every byte is checked.
     """
     settings = configuration.settings
-    with _told():
-        location = find_model(msgspec.structs.replace(settings, model=model or settings.model))
+    with told():
+        location = _find(settings, model)
         made = prepared_models.import_prepared(file, location, settings.prepared_dir)
     click.echo(f"imported {made.directory}")
+
+
+def _find(settings: Settings, model: str | None) -> ModelLocation:
+    """The model of that name, or the one that would be served. Raises `ModelError`."""
+    if model is not None:
+        settings = msgspec.structs.replace(settings, model=(model,), models={})
+    return find_model(settings)
 
 
 def _prepared(settings: Settings, name: str | None) -> list[PreparedModel]:
@@ -206,7 +193,3 @@ def _max_bytes(text: str | None) -> int:
         return bytes_of(text)
     except ValueError:
         raise click.UsageError(f'--max-size = {text!r} is not a size such as "2GiB"') from None
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -18,6 +18,8 @@ _FLAGS = {
     "model": ("--model", 'a name in the models directory, a path, or "auto"'),
     "models_dir": ("--models-dir", "where installed models are"),
     "prepared_dir": ("--prepared-dir", "where prepared models are kept"),
+    "rescoring": ("--rescoring", "auto, on or off"),
+    "models_url": ("--models-url", "where models are fetched from"),
     "prepare": ("--prepare", "auto, never or first"),
     "language": ("--language", "what the model speaks, as a BCP 47 tag"),
     "allocator": ("--allocator", "auto, jemalloc or glibc"),

@@ -15,6 +15,6 @@ def serve(configuration: Configuration) -> None:
 
     configure_logs(configuration.settings.log)
     try:
-        run_server(configuration.settings)
+        run_server(configuration.settings, lambda: configuration.again().settings)
     except CannotStart as error:
         raise click.ClickException(str(error)) from error

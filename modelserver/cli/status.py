@@ -6,8 +6,8 @@ import msgspec
 from modelserver.admin.client import NoServer, fetch_health
 from modelserver.admin.health import Health
 from modelserver.cli.options import with_settings
-from modelserver.cli.words import ago, size
 from modelserver.configuration import Configuration
+from modelserver.words import ago, size
 
 
 @click.command()
@@ -34,6 +34,12 @@ def in_words(health: Health) -> list[str]:
     lines += [f"  {reason}" for reason in health.reasons]
     if health.preparing:
         lines.append(f"preparing: {health.preparing}")
+    if len(health.models) > 1:
+        lines += [
+            f"model {m.label}: {m.state}{f', {m.model}' if m.model else ''}, {m.language}"
+            f"{f' ({m.reason})' if m.reason else ''}"
+            for m in health.models
+        ]
     if (memory := health.memory) is not None:
         level = memory.level + (", starved" if memory.starved else "")
         lines.append(

@@ -19,7 +19,7 @@ from modelserver.service import SpeechService
 from modelserver.settings import Settings
 from modelserver.speech import Speech
 from modelserver.subtitles import srt, vtt
-from supervisor import FileInput, JobInput, PoolError
+from supervisor import FileInput, JobInput, NotReady, PoolError
 
 STDIN = "-"
 
@@ -103,7 +103,7 @@ class _Transcription:
         failed = 0
         async with SpeechService(self._settings) as service:
             await self._wait_ready(service)
-            places = asyncio.Semaphore(service.pool.settings.workers)
+            places = asyncio.Semaphore(service.default.seats)
             total_s = sum(_duration_s(file) for file in self._files)
             with click.progressbar(
                 length=max(1, round(total_s)),
@@ -124,12 +124,10 @@ class _Transcription:
 
     async def _wait_ready(self, service: SpeechService) -> None:
         """A server waits for its model to come; a command says why there is none."""
-        ready = asyncio.create_task(service.pool.wait_ready())
-        while not ready.done():
-            await asyncio.wait({ready}, timeout=0.1)
-            if not ready.done() and service.failed():
-                ready.cancel()
-                raise click.ClickException(str(service.unready_reason()))
+        try:
+            await service.default.loaded()
+        except NotReady as error:
+            raise click.ClickException(error.message) from error
 
     def _advance(self, at: int) -> int:
         return max(0, round(sum(self._done_s.values())) - at)
@@ -159,9 +157,9 @@ class _Transcription:
         self, service: SpeechService, file: str, progress: Callable[[float], None]
     ) -> Speech:
         async def recognise(audio: JobInput) -> Speech:
-            with service.admit(patient=True) as admission:
+            async with service.admit(service.default, patient=True) as place:
                 return await service.transcribe(
-                    admission, audio, words=True, patient=True, on_progress=progress
+                    place, audio, words=True, patient=True, on_progress=progress
                 )
 
         if file != STDIN:

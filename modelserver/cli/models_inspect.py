@@ -1,0 +1,161 @@
+"""`modelserver models inspect`: what a model is made of, and what it will take here."""
+
+import asyncio
+from typing import Any
+
+import click
+import msgspec
+import psutil
+import uvloop
+
+import models as model_package
+from modelserver.choice import Choice, candidate, does_not_fit, worker_count
+from modelserver.cli.errors import told
+from modelserver.cli.options import with_settings
+from modelserver.configuration import Configuration
+from modelserver.labels import first_model
+from modelserver.logs import configure_logs
+from modelserver.measure import Measured, measure
+from modelserver.served import memory_settings
+from modelserver.settings import Settings
+from modelserver.targets import find_model
+from modelserver.words import size
+from supervisor import NotReady, Room, find_room
+
+
+@click.command("inspect")
+@click.argument("model", metavar="[NAME|PATH]", required=False)
+@click.option(
+    "--measure", "measured", is_flag=True, help="load it once, and correct the prediction"
+)
+@click.option("--json", "as_json", is_flag=True, help="the same as JSON, sizes in bytes")
+@with_settings("models_dir", "prepared_dir", "language", "workers.count", "prepare")
+def inspect_model(
+    configuration: Configuration, model: str | None, measured: bool, as_json: bool
+) -> None:
+    """Show a model's parts, and predict the memory they will take, from the sizes of its files.
+
+    PRIVATE is memory that cannot be taken back, MAPPED is file cache that the kernel may take when
+    it needs it; TOUCHED is how much of that speech really uses.
+    """
+    settings = first_model(configuration.settings)
+    if model is not None:
+        settings = msgspec.structs.replace(settings, model=(model,))
+    with told():
+        location = find_model(settings)
+        choice = candidate(location, settings.prepared_dir, settings.rescoring)
+    result = _measure(settings) if measured else None
+    prediction = choice.prediction
+    if result is not None:
+        prediction = model_package.measured(
+            prediction, model=result.model, growth=result.growth, load_s=result.load_s
+        )
+    room = find_room(memory_settings(settings))
+    workers = worker_count(settings)
+    if as_json:
+        document = _document(choice, prediction, result, room, workers)
+        click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+        return
+    for line in _in_words(choice, prediction, result, room, workers):
+        click.echo(line)
+
+
+def _measure(settings: Settings) -> Measured:
+    configure_logs(msgspec.structs.replace(settings.log, level="error"))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(measure(settings))
+    except NotReady as error:
+        raise click.ClickException(error.message) from error
+
+
+def _in_words(
+    choice: Choice,
+    prediction: model_package.Prediction,
+    result: Measured | None,
+    room: Room,
+    workers: int,
+) -> list[str]:
+    location = choice.location
+    lines = [
+        f"{location.name} ({location.language}): {location.directory}",
+        f"graph: {_GRAPHS[prediction.graph]}",
+        "",
+        f"{'PART':<28}{'ON DISK':>10}{'PRIVATE':>10}{'MAPPED':>10}{'TOUCHED':>10}",
+    ]
+    lines += [
+        f"{part.name:<28}{_or_dash(part.disk):>10}{_or_dash(part.private):>10}"
+        f"{_or_dash(part.mapped):>10}{_or_dash(part.touched):>10}"
+        for part in prediction.parts
+    ]
+    lines.append(
+        f"{'together':<28}{size(prediction.disk):>10}{size(prediction.model):>10}"
+        f"{_or_dash(prediction.mapped):>10}{_or_dash(prediction.touched):>10}"
+    )
+    lines += [
+        "",
+        f"each worker grows by about {size(prediction.growth)}",
+        f"{workers} workers and the model: {size(prediction.total(workers))}, "
+        f"and {size(prediction.touched)} of file cache for full speed"
+        if prediction.touched
+        else f"{workers} workers and the model: {size(prediction.total(workers))}",
+        f"loads in about {prediction.load_s:g} s, from a warm disk cache, and warms up after that",
+        f"this rests on {prediction.rests_on}",
+    ]
+    if result is not None:
+        off = (choice.prediction.model - result.model) / result.model
+        lines.append(
+            f"measured: {size(result.model)} for the model (the prediction was {off:+.0%} off), "
+            f"{size(result.growth)} for a worker after {result.audio_s:.0f} s of speech"
+        )
+    lines.append("")
+    if choice.needs(workers) <= room.now:
+        lines.append(
+            f"It fits here now: there is room for {size(room.now)} ({room.limit}), enough for "
+            f"{max(1, choice.workers_within(room.now))} workers."
+        )
+    else:
+        lines.append(f"{does_not_fit(choice, workers, room)}.")
+    return lines
+
+
+def _document(
+    choice: Choice,
+    prediction: model_package.Prediction,
+    result: Measured | None,
+    room: Room,
+    workers: int,
+) -> dict[str, Any]:
+    return {
+        "model": choice.location.name,
+        "language": choice.location.language,
+        "directory": str(choice.location.directory),
+        "graph": prediction.graph,
+        "prepared": choice.prepared is not None,
+        "parts": [msgspec.to_builtins(part) for part in prediction.parts],
+        "model_bytes": prediction.model,
+        "mapped_bytes": prediction.mapped,
+        "touched_bytes": prediction.touched,
+        "growth_bytes": prediction.growth,
+        "workers": workers,
+        "total_bytes": prediction.total(workers),
+        "load_s": prediction.load_s,
+        "rests_on": prediction.rests_on,
+        "predicted_model_bytes": choice.prediction.model,
+        "measured": msgspec.to_builtins(result) if result is not None else None,
+        "room_bytes": room.now,
+        "room_is": room.limit,
+        "fits": choice.needs(workers) <= room.now,
+        "machine_bytes": psutil.virtual_memory().total,
+    }
+
+
+_GRAPHS = {
+    "lazy": "composed while decoding (preparing the model would make it several times faster)",
+    "static": "copied into memory (preparing the model would have it mapped)",
+    "mapped": "mapped",
+}
+
+
+def _or_dash(count: int) -> str:
+    return size(count) if count else "-"

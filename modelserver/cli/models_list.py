@@ -1,0 +1,140 @@
+"""`modelserver models list`: what is installed, what could be, and what fits on this machine."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import click
+
+import models as model_package
+from modelserver.choice import Choice, candidate, choose_model, worker_count
+from modelserver.cli.options import with_settings
+from modelserver.configuration import Configuration
+from modelserver.labels import first_model
+from modelserver.served import memory_settings
+from modelserver.settings import Settings
+from modelserver.words import size
+from supervisor import Room, TargetUnavailable, find_room
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    mark: str
+    name: str
+    language: str
+    errors: str
+    memory: str
+    fits: str
+    state: str
+    licence: str
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            f"{self.mark} {self.name}",
+            self.language,
+            self.errors,
+            self.memory,
+            self.fits,
+            self.state,
+            self.licence,
+        )
+
+
+_HEAD = ("  MODEL", "LANGUAGE", "ERRORS", "MEMORY", "FITS HERE", "STATE", "LICENCE")
+
+
+@click.command("list")
+@click.option("--installed", is_flag=True, help="leave out what would have to be fetched")
+@with_settings("model", "models_dir", "prepared_dir", "language", "workers.count")
+def list_models(configuration: Configuration, installed: bool) -> None:
+    """Show what is installed and what could be fetched, and what of it fits on this machine now.
+
+    A star marks the one that would be served. ERRORS: words (Chinese: characters) wrong in 100, as
+    published. MEMORY: of the model, without its workers; "~" is an estimate from its size.
+    """
+    settings = first_model(configuration.settings)
+    room = find_room(memory_settings(settings))
+    served, why = _served(settings, room)
+    here = list(_installed(settings, room, served))
+    rows = [row for row, _ in here]
+    if not installed:
+        names = {row.name for row in rows}
+        rows += [
+            _known(entry, room) for entry in model_package.catalog() if entry.name not in names
+        ]
+    table = [_HEAD, *(row.cells() for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(_HEAD))]
+    for row in table:
+        click.echo("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip())
+    for _, problems in here:
+        for problem in problems:
+            click.echo(problem, err=True)
+    click.echo(f"\nRoom for {size(room.now)} now; {room.limit}.")
+    if served is not None:
+        workers = worker_count(settings)
+        click.echo(
+            f"* would be served: {size(served.prediction.model)} and "
+            f"{size(served.prediction.growth)} for each of {workers} "
+            f"{'worker' if workers == 1 else 'workers'}."
+        )
+    else:
+        click.echo(f"None would be served: {why}", err=True)
+
+
+def _served(settings: Settings, room: Room) -> tuple[Choice | None, str]:
+    try:
+        return choose_model(settings, room), ""
+    except TargetUnavailable as error:
+        return None, str(error)
+
+
+def _installed(
+    settings: Settings, room: Room, served: Choice | None
+) -> Iterator[tuple[_Row, tuple[str, ...]]]:
+    for location in model_package.installed_models(settings.models_dir):
+        entry = model_package.catalog_entry(location.name)
+        try:
+            choice = candidate(location, settings.prepared_dir, settings.rescoring)
+        except model_package.ModelError as error:
+            yield _Row(" ", location.name, location.language, "", "", "", error.message, ""), ()
+            continue
+        chosen = served is not None and served.location.directory == location.directory
+        state = "prepared" if choice.prepared else "installed"
+        yield (
+            _Row(
+                "*" if chosen else " ",
+                location.name,
+                entry.language if entry else location.language,
+                _errors(entry),
+                size(choice.prediction.model),
+                _fits(choice, room, worker_count(settings)),
+                state,
+                entry.licence if entry else "",
+            ),
+            choice.problems,
+        )
+
+
+def _known(entry: model_package.CatalogEntry, room: Room) -> _Row:
+    fits = "yes" if entry.memory_bytes < room.now else f"no, needs ~{size(entry.memory_bytes)}"
+    about = "" if entry.size else "~"
+    return _Row(
+        " ",
+        entry.name,
+        entry.language,
+        _errors(entry),
+        f"{'' if entry.memory else '~'}{size(entry.memory_bytes)}",
+        fits,
+        f"{about}{size(entry.download_bytes)} to fetch",
+        entry.licence,
+    )
+
+
+def _errors(entry: model_package.CatalogEntry | None) -> str:
+    return "" if entry is None or entry.error_rate is None else f"{entry.error_rate:g} %"
+
+
+def _fits(choice: Choice, room: Room, wanted: int) -> str:
+    if choice.needs(1) > room.now:
+        return f"no, needs {size(choice.needs(1))}"
+    workers = max(1, min(wanted, choice.workers_within(room.now)))
+    return f"{workers} workers" if workers > 1 else "1 worker"
