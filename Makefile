@@ -1,6 +1,7 @@
 # make serve    run the server on 127.0.0.1:8091 with the embedded model
 # make test     pass every check
 # Both make their own virtual environment first, and are fast the second time.
+# make test-systemd, make test-container    the service on a booted systemd, the image in a container
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test format install uninstall locust clean help
+.PHONY: serve test test-systemd test-container format install uninstall locust clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +23,14 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+test-systemd: $(VENV)/.test
+	scripts/system-packages boot
+	$(BIN)/pytest -m systemd
+
+test-container: $(VENV)/.test
+	scripts/system-packages container
+	$(BIN)/pytest -m container
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
