@@ -29,7 +29,6 @@ A twenty-line example, complete but for the model, which any module may hold::
 import asyncio
 import contextlib
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,6 +51,7 @@ from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
 from supervisor.keeper import Keeper
 from supervisor.messages import AnyMessage, Cancelled, Done, Failed, Progress
+from supervisor.queue import JobQueue
 from supervisor.settings import PoolSettings, Room, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
@@ -105,11 +105,8 @@ class Pool:
         self._keeper = Keeper(
             target, self.settings, self, self._guard.history, self._guard.evidence
         )
-        self._member = Member(
-            self._keeper, self.settings.workers, lambda: list(self._waiting), self._dispatch
-        )
-        self._idle: list[Worker] = []
-        self._waiting: deque[Job] = deque()
+        self._queue = JobQueue()
+        self._member = Member(self._keeper, self.settings.workers, self._queue)
         self._job_ids = itertools.count(1)
         self._admitted = 0
         self._inside: set[Admission] = set()
@@ -125,8 +122,8 @@ class Pool:
     async def __aexit__(self, *exception: object) -> None:
         self._draining = True
         over = Draining("the server is shutting down")
-        while self._waiting:
-            self._waiting.popleft().fail(over)
+        for job in self._queue.clear():
+            job.fail(over)
         for worker in self._keeper.workers:
             if worker.job is not None:
                 worker.job.fail(over)
@@ -293,7 +290,7 @@ class Pool:
                 for w in sorted(keeper.workers, key=lambda w: (w.seat, w.pid))
             ),
             admitted=self._admitted,
-            waiting=len(self._waiting),
+            waiting=len(self._queue),
             deaths=self.deaths,
             last_deaths=self._guard.history.deaths,
             guard=self._guard.status(),
@@ -327,8 +324,8 @@ class Pool:
             submitted=loop.time(),
             units=units,
         )
-        self._waiting.append(job)
-        self._dispatch()
+        self._queue.add(job)
+        self._guard.begin_what_may()
         try:
             async with asyncio.timeout(timeout_s):
                 return await job.future
@@ -346,27 +343,17 @@ class Pool:
 
     def _forget(self, job: Job) -> None:
         """Whoever waited for it has an answer, or has gone."""
-        if job.state is JobState.WAITING and job in self._waiting:
-            self._waiting.remove(job)
+        if job.state is JobState.WAITING:
+            self._queue.forget(job)
         elif job.state is JobState.RUNNING:
             next(w for w in self._keeper.workers if w.job is job).cancel()
         job.state = JobState.OVER
         job.spool = None
 
-    def _may_begin(self, job: Job) -> bool:
-        return self._guard.may_begin(self._member, job)
-
-    def _dispatch(self) -> None:
-        # The worker that was busy last has the warmest caches.
-        while self._waiting and self._idle and self._may_begin(self._waiting[0]):
-            worker, job = self._idle.pop(), self._waiting.popleft()
-            self._guard.began(self._member, worker, job)
-            worker.run(job)
-
     def worker_able(self, worker: Worker) -> None:
         """The keeper's call: it is idle."""
-        self._idle.append(worker)
-        self._dispatch()
+        self._queue.able(worker)
+        self._guard.begin_what_may()
 
     def worker_message(self, worker: Worker, message: AnyMessage) -> None:
         """The keeper's call: it tells of its job."""
@@ -415,28 +402,23 @@ class Pool:
         if isinstance(message, Done):
             self._guard.finished(self._member, worker, job.units, message.run_s, growth_bytes)
         if worker.state is WorkerState.IDLE:
-            self.worker_able(worker)
-        else:
-            self._dispatch()  # another may begin, now that fewer run
+            self._queue.able(worker)
+        self._guard.begin_what_may()  # this pool's next job, or another's, now that fewer run
 
     def worker_gone(self, worker: Worker, death: Death) -> None:
         """The keeper's call: it has ended. Its job runs again elsewhere, or is given up."""
         self.worker_leaving(worker)
         self._guard.ended(worker)
         job = worker.job
-        if job is None or job.state is not JobState.RUNNING:
-            return
-        job.deaths.append(death)
-        if len(job.deaths) < self.settings.attempts:
-            log.warning("job.retried", job=job.id, attempt=len(job.deaths) + 1)
-            job.state = JobState.WAITING
-            self._waiting.appendleft(job)
-            self._dispatch()
-        else:
-            job.fail(given_up(job.deaths))
-            self._dispatch()
+        if job is not None and job.state is JobState.RUNNING:
+            job.deaths.append(death)
+            if len(job.deaths) < self.settings.attempts:
+                log.warning("job.retried", job=job.id, attempt=len(job.deaths) + 1)
+                self._queue.put_back(job)
+            else:
+                job.fail(given_up(job.deaths))
+        self._guard.begin_what_may()
 
     def worker_leaving(self, worker: Worker) -> None:
         """The keeper's call: no more jobs for it."""
-        if worker in self._idle:
-            self._idle.remove(worker)
+        self._queue.unable(worker)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from supervisor import (
     Cause,
     DeadlineExceeded,
     Draining,
+    Guard,
     JobCrashed,
     JobError,
     MemorySettings,
@@ -209,6 +211,24 @@ async def test_the_queue_is_bounded(pool: Pool) -> None:
         await pool.run({"do": "echo"})
     await asyncio.gather(*tasks)
     await pool.run({"do": "echo"})
+
+
+async def test_pools_under_one_guard_take_turns_where_not_all_may_work_at_once() -> None:
+    """Every job has an idle worker, and only one may work: first come, first served."""
+    order: list[str] = []
+
+    async def ask(pool: Pool, name: str) -> None:
+        await pool.run({"do": "steps", "count": 2})
+        order.append(name)
+
+    async with Guard() as guard, Pool(toy(), guard=guard) as one, Pool(toy(), guard=guard) as two:
+        await whole(one)
+        await whole(two)
+        guard.state = dataclasses.replace(guard.state, starved_concurrency=1)
+        pools = {"one": one, "two": two}
+        expected = ["one", "one", "two", "one", "two", "two"]
+        await asyncio.gather(*(ask(pools[name], name) for name in expected))
+    assert order == expected
 
 
 async def test_a_draining_pool_finishes_what_is_inside_and_takes_no_more(pool: Pool) -> None:

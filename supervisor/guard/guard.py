@@ -124,13 +124,15 @@ class Guard:
         """Its answer has been given."""
         self._desk.released(ticket)
 
-    def may_begin(self, member: Member, job: Job) -> bool:
-        """The job may be given to an idle worker now."""
-        return self._desk.may_begin(member, job, self.state)
-
-    def began(self, member: Member, worker: Worker, job: Job) -> None:
-        """The worker has the job."""
-        self._desk.began(member, worker, job)
+    def begin_what_may(self) -> None:
+        """Give jobs to idle workers as long as memory allows, whoever has waited longest first:
+        one that has to wait is not overtaken, neither in its own pool nor by another's."""
+        while (head := self._members.next_in_line()) is not None:
+            member, job = head
+            if not self._desk.may_begin(member, job, self.state):
+                return
+            worker, job = member.queue.begin()
+            self._desk.began(member, worker, job)
 
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
@@ -239,8 +241,7 @@ class Guard:
         self._decided_at_growth = 0
         self._decide(self._observer.left)
         self._remember()
-        for member in self._members:
-            member.on_change()
+        self.begin_what_may()
 
     def _decide(self, left: int) -> None:
         self._decided_at = time.monotonic()
@@ -334,7 +335,7 @@ class Guard:
         self._observer.run(give_back)
 
     def _jobs_waiting(self) -> Iterable[Job]:
-        return (job for member in self._members for job in member.waiting())
+        return (job for member in self._members for job in member.queue)
 
     def _move_spools(self) -> None:
         """Those whose job has not begun; the others are mapped by a worker already."""

@@ -1,12 +1,13 @@
 """The pools that a guard looks after, and all their processes as one set."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from supervisor.forkserver import ForkServer
 from supervisor.guard.estimate import GrowthEstimate, Pace
 from supervisor.job import Job
+from supervisor.queue import JobQueue
 from supervisor.worker import Worker
 
 
@@ -30,13 +31,11 @@ class Processes(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Member:
-    """One pool. `waiting`: its jobs that have no worker yet; `on_change`: called when more may
-    begin. `growth` and `pace` are what its jobs have taught."""
+    """One pool. `growth` and `pace` are what its jobs have taught."""
 
     keeper: Processes
     seats: int
-    waiting: Callable[[], Iterable[Job]]
-    on_change: Callable[[], None]
+    queue: JobQueue
     growth: GrowthEstimate = field(default_factory=GrowthEstimate)
     pace: Pace = field(default_factory=Pace)
 
@@ -79,6 +78,11 @@ class Members:
         """Those that serve."""
         found = (member.keeper.live_server() for member in self._members)
         return [server for server in found if server is not None]
+
+    def next_in_line(self) -> tuple[Member, Job] | None:
+        """Of the jobs that a worker is idle for, the one that has waited longest; and whose."""
+        heads = [(m, job) for m in self._members if (job := m.queue.next()) is not None]
+        return min(heads, key=lambda head: head[1].submitted, default=None)
 
     def retire(self, worker: Worker, reason: str) -> None:
         """Recycle it, whosever it is."""
