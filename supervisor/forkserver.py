@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,15 +67,22 @@ class ForkServer:
         self._tickets = itertools.count(1)
         self._hang_s = settings.hang_s
 
+        # Ours, since one that is killed while it loads removes nothing.
+        self._scratch = tempfile.TemporaryDirectory(prefix="modelserver-load-")
         ours, theirs = channel_pair()
         with theirs:
             arguments = [theirs.fileno(), scoreboard_fd, os.getpid()]
-            popen = subprocess.Popen(
-                [sys.executable, "-m", "supervisor.child", *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), scoreboard_fd),
-                env={**os.environ, **allocator.variables, **target.environment},
-            )
+            try:
+                popen = subprocess.Popen(
+                    [sys.executable, "-m", "supervisor.child", *map(str, arguments)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), scoreboard_fd),
+                    env={**os.environ, **allocator.variables, **target.environment},
+                )
+            except OSError:
+                ours.close()
+                self._scratch.cleanup()
+                raise
         self.pid = popen.pid
         self.fate = Fate("fork server", popen.pid, watch)
         self._channel = AsyncChannel(ours, self._on_message, self._on_channel_closed)
@@ -86,6 +94,7 @@ class ForkServer:
                 target.function,
                 dict(target.options),
                 list(target.import_path),
+                self._scratch.name,
                 records,
                 settings.heartbeat_s,
             )
@@ -149,6 +158,7 @@ class ForkServer:
     def _on_message(self, message: AnyMessage, fds: list[int]) -> None:
         match message:
             case Loaded():
+                self._scratch.cleanup()
                 self.loaded.set_result(message)
             case LoadFailed():
                 log.error("model.load_failed", error=message.error, traceback=message.traceback)
@@ -179,6 +189,7 @@ class ForkServer:
 
     def _on_exit(self, status: ExitStatus) -> None:
         self._channel.drain()
+        self._scratch.cleanup()
         death = self.fate.name(status)
         if not self.loaded.done():
             self.loaded.set_exception(ForkServerLost(f"{death.sentence} while loading the model"))

@@ -13,12 +13,14 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class Load(Message, frozen=True):
-    """Supervisor to fork server, first of all: load `function` of `module` with `options`."""
+    """Supervisor to fork server, first of all: load `function` of `module` with `options`, with
+    temporary files in the directory `scratch`."""
 
     module: str
     function: str
     options: dict[str, Any]
     import_path: list[str]
+    scratch: str
     records: int
     heartbeat_s: float
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import AsyncIterator
@@ -409,6 +410,23 @@ async def test_a_load_that_takes_too_long_is_ended() -> None:
     async with Pool(toy(load_s=60), settings) as pool:
         await eventually(pool.failed)
         assert "longer than 0.3 s" in (pool.unready_reason() or "")
+
+
+@pytest.mark.parametrize("ends", ["well", "raise", "exit", "SIGKILL", "too late"])
+async def test_what_a_load_leaves_in_temporary_files_is_removed(
+    ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    late = ends == "too late"
+    fail = "" if late or ends == "well" else ends
+    target = toy(litter=True, fail=fail, load_s=60.0 if late else 0.3)
+    async with Pool(target, PoolSettings(workers=1, load_timeout_s=1.0 if late else 20.0)) as pool:
+        await eventually(lambda: list(tmp_path.glob("*/*")))
+        await pool.settled()
+        await eventually(lambda: not list(tmp_path.iterdir()))
+        if ends == "well":
+            await pool.run({"do": "echo"})
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_closing_leaves_no_process_and_no_descriptor() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import mmap
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Generator
 from typing import Any
@@ -120,7 +121,10 @@ def load(
     fail: str = "",
     load_bytes: int = 0,
     born_s: float = 0.0,
+    litter: bool = False,
 ) -> Toy:
+    if litter:
+        tempfile.mkstemp()
     if born_s:  # a worker takes its time before it says that it is there
         os.register_at_fork(after_in_child=lambda: time.sleep(born_s))
     time.sleep(load_s)

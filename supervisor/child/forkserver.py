@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from typing import Any
@@ -65,6 +66,7 @@ def main(channel_fd: int, scoreboard_fd: int, supervisor_pid: int) -> int:
 
 def _load(channel: Channel, request: Load) -> Servable:
     sys.path[:0] = request.import_path
+    tempfile.tempdir = request.scratch
     gc.disable()
     started = time.monotonic()
     function = getattr(importlib.import_module(request.module), request.function)
@@ -74,6 +76,7 @@ def _load(channel: Channel, request: Load) -> Servable:
         servable.warm()
     warmed = time.monotonic()
     report: dict[str, Any] = servable.report() if isinstance(servable, Reporting) else {}
+    tempfile.tempdir = None  # the supervisor removes it now
     # What is garbage now must not be found, and its pages copied, in every worker.
     gc.collect()
     gc.freeze()
