@@ -78,6 +78,7 @@ class SpeechService:
         self.guard = Guard(memory_settings(settings), self.spools)
         self._draining = False
         self._idling: asyncio.Task[None] | None = None
+        self._leaving: dict[ServedModel, asyncio.Task[None]] = {}
         self._seats = 0
         self._past_deaths: Counter[Cause] = Counter()
         self.models = {
@@ -97,7 +98,9 @@ class SpeechService:
         if self._idling is not None:
             self._idling.cancel()
             await asyncio.gather(self._idling, return_exceptions=True)
-        await asyncio.gather(*(served.stop() for served in self.models.values()))
+        leaving = tuple(self._leaving.values())
+        await asyncio.gather(*(served.stop() for served in self._all()))
+        await asyncio.gather(*leaving)
         await self.guard.__aexit__(*exception)
 
     # --- requests -------------------------------------------------------------------------------
@@ -177,7 +180,7 @@ class SpeechService:
         self.stop_admitting()
         try:
             async with asyncio.timeout(timeout_s):
-                for served in self.models.values():
+                for served in self._all():
                     await served.out_of_use()
         except TimeoutError:
             return False
@@ -223,10 +226,18 @@ class SpeechService:
                 await served.start()
         for label in before.keys() - wanted.keys():
             served = before[label]
-            if served.pool is not None:
-                await served.pool.drain(self.settings.drain_s)
+            self._leaving[served] = asyncio.create_task(self._retire(served, settings.drain_s))
+
+    async def _retire(self, served: ServedModel, drain_s: float) -> None:
+        """No new request finds it; those inside go on."""
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    await served.out_of_use()
             await self._let_go(served, "it is not in the settings any more")
+        finally:
             self._past_deaths += served.deaths()
+            del self._leaving[served]
 
     async def _let_go(self, served: ServedModel, reason: str) -> None:
         """Whoever asks for it from now on has it loaded anew."""
@@ -256,6 +267,10 @@ class SpeechService:
                 if served.on_demand and patience and served.idle and since > patience:
                     await self._let_go(served, f"nobody asked for it for {patience:g} s")
 
+    def _all(self) -> tuple[ServedModel, ...]:
+        """Those that leave included."""
+        return (*self.models.values(), *self._leaving)
+
     def _served(self, label: str, own: ModelSettings) -> ServedModel:
         settings = settings_for(self.settings, label, own)
         served = ServedModel(
@@ -284,13 +299,13 @@ class SpeechService:
 
     def watched(self) -> bool:
         """All that keeps the processes alive is itself alive."""
-        pools = [served.pool for served in self.models.values() if served.pool is not None]
+        pools = [served.pool for served in self._all() if served.pool is not None]
         return self.guard.alive() and all(pool.watched() for pool in pools)
 
     def status(self) -> PoolStatus:
         """A reading of all pools as one; reason, report and pace are the default model's."""
         first = self.default.status()
-        found = [status for served in self.models.values() if (status := served.status())]
+        found = [status for served in self._all() if (status := served.status())]
         reason = self.unready_reason()
         state = PoolState.READY if reason is None else PoolState.NOT_READY
         return PoolStatus(
@@ -302,7 +317,7 @@ class SpeechService:
             workers=tuple(worker for status in found for worker in status.workers),
             admitted=sum(status.admitted for status in found),
             waiting=sum(status.waiting for status in found),
-            deaths=dict(sum((m.deaths() for m in self.models.values()), self._past_deaths)),
+            deaths=dict(sum((m.deaths() for m in self._all()), self._past_deaths)),
             last_deaths=self.guard.history.deaths,
             guard=self.guard.status(),
             starved_needs=self.guard.starved_needs(),

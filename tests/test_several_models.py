@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import share_compiler
+from conftest import as_wav, share_compiler
 from running import RunningServer, start_server, until
 from small_model import SMALL_WORDS, make_small_model
 
@@ -348,7 +348,9 @@ def test_a_model_that_was_changed_to_is_prepared_meanwhile(
         assert server.model(wav_clips[0]) == ZH
 
 
-def test_models_come_and_go(tmp_path: Path, home: Path, wav_clips: list[bytes]) -> None:
+def test_models_come_and_go(
+    tmp_path: Path, home: Path, clips: list[bytes], wav_clips: list[bytes]
+) -> None:
     ko, zh = f'[models.ko]\nmodel = "{KO}"\n', f'[models.zh]\nmodel = "{ZH}"\n'
     with changing(tmp_path, home, ko) as server:
         server.server.wait_ready()
@@ -358,10 +360,17 @@ def test_models_come_and_go(tmp_path: Path, home: Path, wav_clips: list[bytes]) 
         until(lambda: server.states().get("zh") == "ready", 20)
         assert server.model(wav_clips[0], "?model=zh") == ZH
         assert [worker["id"] for worker in server.health()["workers"]] == [0, 1]
-        server.settings(zh)
-        server.hang_up()
-        until(lambda: server.states() == {"zh": "ready"}, 20)
-        assert server.model(wav_clips[0]) == ZH
+        # A request is inside the one that goes: it is answered, and nobody waits for it.
+        long = as_wav(b"".join(clips) * 5)
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            inside = threads.submit(server.model, long, "?model=ko")
+            until(lambda: "busy" in [worker["state"] for worker in server.health()["workers"]])
+            server.settings(zh)
+            server.hang_up()
+            until(lambda: server.states() == {"zh": "ready"}, 20)
+            assert server.model(wav_clips[0]) == ZH
+            assert not inside.done()
+            assert inside.result() == KO
         until(lambda: len(server.server.tree()) == 3, 10, "the other model's processes gone")
 
 
