@@ -30,8 +30,8 @@ from neighbour import neighbour
 from remote_pool import RemotePool, remote_pool
 from running import until
 
+from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
-from modelserver.targets import find_model
 
 LIMIT = 1150 * MB
 COST_S = 20.0

@@ -27,7 +27,7 @@ from serving import Server, server
 from tables import table
 from waves import wav
 
-from modelserver.configuration import bytes_of
+from modelserver.settings.fields import bytes_of
 from supervisor import OomCounter
 
 CLIENTS = 6

@@ -11,7 +11,7 @@ import socket
 import structlog
 
 from modelserver.admin.health import in_a_line
-from modelserver.service import SpeechService
+from modelserver.serving.service import SpeechService
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 

@@ -11,8 +11,8 @@ from modelserver import __version__
 from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.http.application import HttpServer, bind, build_application
 from modelserver.notify import Notifier, keep_systemd_informed
-from modelserver.reloading import Reloader
-from modelserver.service import SpeechService
+from modelserver.serving.reloading import Reloader
+from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from supervisor import AllocatorMissing, raise_descriptor_limit
 

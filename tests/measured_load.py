@@ -5,7 +5,7 @@ import os
 import sys
 
 from models.blas import blas_environment, processor_flags
-from modelserver import speech_model
+from modelserver.speech.model import load
 from supervisor import read_process
 from supervisor.environment import Allocator, choose_allocator, find_jemalloc
 
@@ -18,7 +18,7 @@ def main() -> None:
         blas = blas_environment("auto", processor_flags())
         environment = {**os.environ, **allocator.variables, **blas, "READY": "1"}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
-    model = speech_model.load(
+    model = load(
         asked["directory"],
         asked["made"],
         asked["left_out"],

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from modelserver.cli import main
-from modelserver.configuration import ConfigurationError, fields, read_configuration
+from modelserver.settings.configuration import ConfigurationError, read_configuration
+from modelserver.settings.fields import fields
 
 
 def test_defaults_need_nothing() -> None:

@@ -20,8 +20,8 @@ from small_model import (
 import models
 from models.prepared import PreparedModel, prepare
 from models.symbols import symbols_in_graph, symbols_in_text
-from modelserver.choice import candidate
 from modelserver.cli.models_inspect import inspect_model
+from modelserver.serving.choice import candidate
 from supervisor import available_memory
 
 CLOSE = 0.2

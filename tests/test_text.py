@@ -2,9 +2,9 @@
 
 import pytest
 
-from modelserver.speech import SpeechWord
-from modelserver.subtitles import cues, srt, vtt
-from modelserver.transcript import ENGINE_TOKENS, reader_text
+from modelserver.speech.messages import SpeechWord
+from modelserver.speech.subtitles import cues, srt, vtt
+from modelserver.speech.transcript import ENGINE_TOKENS, reader_text
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from modelserver.admin.health import health
 from modelserver.admin.metrics import CONTENT_TYPE, Metrics
 from modelserver.http.errors import ApiError, as_api_error, error_response, json_response
 from modelserver.http.middleware import request_id_of
-from modelserver.reloading import Reloader, ReloadRefused
-from modelserver.service import SpeechService
+from modelserver.serving.reloading import Reloader, ReloadRefused
+from modelserver.serving.service import SpeechService
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
 

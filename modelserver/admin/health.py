@@ -6,8 +6,8 @@ import time
 import msgspec
 
 from modelserver import __version__
-from modelserver.served import ServedModel
-from modelserver.service import SpeechService
+from modelserver.serving.served import ServedModel
+from modelserver.serving.service import SpeechService
 from supervisor import GuardStatus, Obituary, PoolState, PoolStatus, WorkerStatus
 
 

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from modelserver.admin.address import AUTO, AdminAddress, BadAddress, admin_address, bind_unix
 from modelserver.admin.application import build_admin
-from modelserver.reloading import Reloader
-from modelserver.service import SpeechService
+from modelserver.serving.reloading import Reloader
+from modelserver.serving.service import SpeechService
 from modelserver.settings import AdminSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")

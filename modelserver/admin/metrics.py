@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from modelserver.admin.health import Health, MemoryHealth
-from modelserver.traffic import Traffic
+from modelserver.serving.traffic import Traffic
 
 _WORKER_STATES = ("starting", "idle", "busy", "leaving")
 _LEVELS = ("normal", "pressure", "critical")

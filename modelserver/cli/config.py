@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
-from modelserver.configuration import Configuration, named_fields
-from modelserver.served import pool_settings
+from modelserver.serving.served import pool_settings
+from modelserver.settings.configuration import Configuration
+from modelserver.settings.fields import named_fields
 from supervisor import explain_limits
 
 

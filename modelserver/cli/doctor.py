@@ -9,14 +9,14 @@ import click
 import models
 from modelserver.admin.client import NoServer, fetch_health
 from modelserver.admin.health import Health
-from modelserver.choice import candidate, does_not_fit, worker_count
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.cli.status import in_words
-from modelserver.configuration import Configuration
-from modelserver.labels import own_settings, settings_for
-from modelserver.served import memory_settings, pool_settings
+from modelserver.serving.choice import candidate, does_not_fit, worker_count
+from modelserver.serving.served import memory_settings, pool_settings
+from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
-from modelserver.targets import find_model
+from modelserver.settings.configuration import Configuration
+from modelserver.settings.labels import own_settings, settings_for
 from modelserver.words import size
 from supervisor import KernelLog, MemoryReader, OomCounter, explain_limits, find_room, usable_cpus
 

@@ -16,10 +16,11 @@ from modelserver.cli.models_inspect import inspect_model
 from modelserver.cli.models_list import list_models
 from modelserver.cli.models_pull import pull_model
 from modelserver.cli.options import with_settings
-from modelserver.configuration import Configuration, bytes_of
-from modelserver.preparation import ProgressLine, lowest_priority
+from modelserver.serving.preparation import ProgressLine, lowest_priority
+from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
-from modelserver.targets import find_model
+from modelserver.settings.configuration import Configuration
+from modelserver.settings.fields import bytes_of
 from modelserver.words import size
 from supervisor import available_memory
 

@@ -9,16 +9,16 @@ import psutil
 import uvloop
 
 import models as model_package
-from modelserver.choice import Choice, candidate, does_not_fit, worker_count
 from modelserver.cli.errors import told
 from modelserver.cli.options import with_settings
-from modelserver.configuration import Configuration
-from modelserver.labels import first_model
 from modelserver.logs import configure_logs
-from modelserver.measure import Measured, measure
-from modelserver.served import memory_settings
+from modelserver.serving.choice import Choice, candidate, does_not_fit, worker_count
+from modelserver.serving.measure import Measured, measure
+from modelserver.serving.served import memory_settings
+from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
-from modelserver.targets import find_model
+from modelserver.settings.configuration import Configuration
+from modelserver.settings.labels import first_model
 from modelserver.words import size
 from supervisor import NotReady, Room, find_room
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import click
 
 import models as model_package
-from modelserver.choice import Choice, candidate, choose_model, worker_count
 from modelserver.cli.options import with_settings
-from modelserver.configuration import Configuration
-from modelserver.labels import first_model
-from modelserver.served import memory_settings
+from modelserver.serving.choice import Choice, candidate, choose_model, worker_count
+from modelserver.serving.served import memory_settings
 from modelserver.settings import Settings
+from modelserver.settings.configuration import Configuration
+from modelserver.settings.labels import first_model
 from modelserver.words import size
 from supervisor import Room, TargetUnavailable, find_room
 

@@ -11,7 +11,7 @@ import click
 from models.fetching import pull, pull_file
 from modelserver.cli.errors import told
 from modelserver.cli.options import with_settings
-from modelserver.configuration import Configuration
+from modelserver.settings.configuration import Configuration
 from modelserver.words import size
 
 _LABELS = {"download": "Downloading", "check": "Checking", "unpack": "Unpacking"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from modelserver.configuration import Configuration, ConfigurationError, read_configuration
+from modelserver.settings.configuration import Configuration, ConfigurationError, read_configuration
 
 # Flag, setting, what it says in the help.
 _FLAGS = {

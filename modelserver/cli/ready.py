@@ -7,7 +7,7 @@ import urllib.request
 import click
 
 from modelserver.cli.options import with_settings
-from modelserver.configuration import Configuration
+from modelserver.settings.configuration import Configuration
 
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}  # noqa: S104 - asked, not bound
 

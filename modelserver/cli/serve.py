@@ -3,8 +3,8 @@
 import click
 
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
-from modelserver.configuration import Configuration
 from modelserver.logs import configure_logs
+from modelserver.settings.configuration import Configuration
 
 
 @click.command()

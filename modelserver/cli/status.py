@@ -6,7 +6,7 @@ import msgspec
 from modelserver.admin.client import NoServer, fetch_health
 from modelserver.admin.health import Health
 from modelserver.cli.options import with_settings
-from modelserver.configuration import Configuration
+from modelserver.settings.configuration import Configuration
 from modelserver.words import ago, size
 
 

@@ -13,12 +13,12 @@ import uvloop
 from modelserver.audio.errors import AudioError
 from modelserver.audio.wav import HEADER_LIMIT_BYTES, parse_wav_header
 from modelserver.cli.options import with_settings
-from modelserver.configuration import Configuration
 from modelserver.logs import configure_logs
-from modelserver.service import SpeechService
+from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
-from modelserver.speech import Speech
-from modelserver.subtitles import srt, vtt
+from modelserver.settings.configuration import Configuration
+from modelserver.speech.messages import Speech
+from modelserver.speech.subtitles import srt, vtt
 from supervisor import FileInput, JobInput, NotReady, PoolError
 
 STDIN = "-"

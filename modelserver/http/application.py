@@ -14,7 +14,7 @@ from modelserver.http.health import healthz, readyz, test
 from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.http.middleware import each_request
 from modelserver.http.upload import hold_continue
-from modelserver.service import SpeechService
+from modelserver.serving.service import SpeechService
 
 _RECEIVE_BUFFER_BYTES = 128 * 1024
 """What the kernel holds for each connection before the server reads it: with many uploads at once

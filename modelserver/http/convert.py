@@ -8,7 +8,7 @@ from modelserver.http.keys import SERVICE
 from modelserver.http.middleware import REQUEST_ID
 from modelserver.http.negotiation import flag, wants_plain_text
 from modelserver.http.upload import receive_audio
-from modelserver.speech import SpeechWord
+from modelserver.speech.messages import SpeechWord
 
 
 class Transcript(msgspec.Struct, omit_defaults=True):

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from modelserver.audio.errors import AudioError
-from modelserver.service import UnknownModel
+from modelserver.serving.service import UnknownModel
 from supervisor import PoolError
 
 STATUS = {

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from modelserver.http.connections import Connections
-from modelserver.service import SpeechService
+from modelserver.serving.service import SpeechService
 
 CONNECTIONS = web.AppKey("connections", Connections)
 SERVICE = web.AppKey("service", SpeechService)

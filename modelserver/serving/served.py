@@ -11,10 +11,10 @@ import msgspec
 import structlog
 
 import models
-from modelserver.choice import worker_count
-from modelserver.preparation import Preparation
+from modelserver.serving.choice import worker_count
+from modelserver.serving.preparation import Preparation
+from modelserver.serving.targets import find_model, find_target
 from modelserver.settings import ModelSettings, Settings
-from modelserver.targets import find_model, find_target
 from supervisor import (
     Allocator,
     Cause,

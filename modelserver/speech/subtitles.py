@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from modelserver.speech import SpeechWord
-from modelserver.transcript import join_words
+from modelserver.speech.messages import SpeechWord
+from modelserver.speech.transcript import join_words
 
 _LONGEST_TEXT = 42
 """Characters a cue: what subtitlers take for one line."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from modelserver.labels import own_settings, settings_for
-from modelserver.served import ServedModel, memory_settings
+from modelserver.serving.served import ServedModel, memory_settings
+from modelserver.serving.traffic import Traffic
 from modelserver.settings import ModelSettings, Settings
-from modelserver.speech import Speech, SpeechRequest
-from modelserver.traffic import Traffic
+from modelserver.settings.labels import own_settings, settings_for
+from modelserver.speech.messages import Speech, SpeechRequest
 from supervisor import (
     Admission,
     Allocator,

@@ -14,8 +14,8 @@ import msgspec
 import models
 from modelserver.audio.decode import WavReader
 from modelserver.audio.errors import AudioError, too_long
-from modelserver.speech import Speech, SpeechRequest, SpeechWord
-from modelserver.transcript import is_engine_token, reader_text
+from modelserver.speech.messages import Speech, SpeechRequest, SpeechWord
+from modelserver.speech.transcript import is_engine_token, reader_text
 from supervisor import JobError, SpoolView, allocator_in_use
 
 _NOISE_S = 10

@@ -8,109 +8,22 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import msgspec
 import msgspec.structs
-from msgspec import inspect
 
-from modelserver.settings import ModelSettings, Section, Settings
+from modelserver.settings.fields import ENVIRONMENT_PREFIX, NAMED, Field, fields, named_fields
+from modelserver.settings.schema import ModelSettings, Settings
 
-ENVIRONMENT_PREFIX = "MODELSERVER_"
 CONFIG_VARIABLE = "MODELSERVER_CONFIG"
 SYSTEM_FILE = Path("/etc/modelserver.toml")
 
-NAMED = "models"
-"""The section whose sections are models, each with a name of its own."""
 _LABEL = re.compile(r"^[\w-]{1,64}$", re.ASCII)
-
-_SIZE_IN_WORDS = 'a size in bytes, or text such as "64MiB"'
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*$", re.IGNORECASE)
 
 
 class ConfigurationError(Exception):
     """A setting is unknown or not allowed; the text says which, what it is, and what may be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One setting: its dotted name and its annotated type."""
-
-    name: str
-    annotation: Any
-
-    @property
-    def variable(self) -> str:
-        """Its environment variable."""
-        return ENVIRONMENT_PREFIX + self.name.replace(".", "_").upper()
-
-    @property
-    def about(self) -> str:
-        """What it is for."""
-        metas = [meta.description for meta in self._metas() if meta.description]
-        return metas[-1] if metas else ""
-
-    @property
-    def in_bytes(self) -> bool:
-        """It is a size, which may also be written as text with a unit."""
-        return any((meta.extra or {}).get("unit") == "bytes" for meta in self._metas())
-
-    @property
-    def is_list(self) -> bool:
-        """It is one text or several; in a variable or flag with commas between them."""
-        return isinstance(self._kind(), inspect.VarTupleType)
-
-    @property
-    def allowed(self) -> str:
-        """What it may be, in words."""
-        match kind := self._kind():
-            case inspect.LiteralType(values=values):
-                return " or ".join(str(value) for value in values)
-            case inspect.IntType() if self.in_bytes:
-                return _SIZE_IN_WORDS
-            case inspect.UnionType() if self.in_bytes:
-                return f"auto, or {_SIZE_IN_WORDS}"
-            case inspect.IntType():
-                return "a whole number" + _bounds(kind)
-            case inspect.FloatType():
-                return "a number" + _bounds(kind)
-            case inspect.VarTupleType():
-                return "text that is not empty, or a list of such"
-            case inspect.StrType(min_length=1):
-                return "text that is not empty"
-            case inspect.StrType():
-                return "text"
-            case _:
-                return "a path"
-
-    def convert(self, raw: Any) -> Any:
-        """`raw` as this setting's type; from text, numbers and sizes are read.
-
-        Raises `ValueError`.
-        """
-        value = raw
-        if self.is_list and isinstance(raw, str):
-            value = [part.strip() for part in raw.split(",")]
-        elif self.in_bytes and isinstance(raw, str) and raw != "auto":
-            value = bytes_of(raw)
-        return msgspec.convert(
-            value, self.annotation, strict=not isinstance(raw, str), dec_hook=_to_path
-        )
-
-    def _kind(self) -> inspect.Type:
-        """Its type, without what is said about it and without None."""
-        kind = inspect.type_info(self.annotation)
-        while True:
-            if isinstance(kind, inspect.Metadata):
-                kind = kind.type
-                continue
-            some = [t for t in getattr(kind, "types", ()) if not isinstance(t, inspect.NoneType)]
-            if len(some) != 1:
-                return kind
-            (kind,) = some
-
-    def _metas(self) -> list[msgspec.Meta]:
-        return [meta for meta in get_args(self.annotation)[1:] if isinstance(meta, msgspec.Meta)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,26 +79,6 @@ def _must_be_stronger(origins: Mapping[str, str]) -> None:
         raise ConfigurationError(
             f"{origin} sets both model and [{NAMED}.NAME]: one model or several, not both"
         )
-
-
-def fields() -> list[Field]:
-    """Every setting, in the order of declaration."""
-    return list(_fields_of(Settings, ""))
-
-
-def _fields_of(section: type[Section], prefix: str) -> Iterator[Field]:
-    for name, annotation in get_type_hints(section, include_extras=True).items():
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            yield from _fields_of(annotation, f"{prefix}{name}.")
-        elif get_origin(annotation) is dict:
-            continue  # sections with names of their own: `named_fields`
-        elif not name.startswith("__"):
-            yield Field(prefix + name, annotation)
-
-
-def named_fields(label: str) -> Iterator[Field]:
-    """Those of one of several models, `[models.LABEL]`."""
-    return _fields_of(ModelSettings, f"{NAMED}.{label}.")
 
 
 def _sources(
@@ -272,31 +165,6 @@ def _convert(field: Field, raw: Any, origin: str) -> Any:
         raise ConfigurationError(
             f"{field.name} = {raw!r} (from {origin}) is not allowed; allowed: {field.allowed}"
         ) from None
-
-
-def _to_path(kind: type, value: Any) -> Path:
-    if kind is Path and isinstance(value, str) and value:
-        return Path(value).expanduser()
-    raise ValueError(value)
-
-
-def bytes_of(text: str) -> int:
-    """A size in bytes, from text such as "64MiB". Raises `ValueError`."""
-    match = _SIZE.match(text)
-    if match is None:
-        raise ValueError(text)
-    number, prefix, binary = match.groups()
-    base = 1024 if binary else 1000
-    return int(float(number) * base ** " KMGT".index(prefix.upper() or " "))
-
-
-def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
-    low, high = kind.ge, kind.le
-    if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
-    if kind.gt is not None:
-        return f" above {kind.gt:g}"
-    return f" of at least {low:g}" if low is not None else ""
 
 
 def _build(values: Mapping[str, Any], labels: Iterable[str]) -> Settings:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import structlog
 
-from modelserver.configuration import ConfigurationError
-from modelserver.service import SettingsRefused, SpeechService
+from modelserver.serving.service import SettingsRefused, SpeechService
 from modelserver.settings import Settings
+from modelserver.settings.configuration import ConfigurationError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 import models
-from modelserver.service import SpeechService
+from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from supervisor import NotReady, read_process
 

@@ -19,8 +19,8 @@ from models.prepared import (
     find_compiler,
     must_be_affordable,
 )
+from modelserver.serving.targets import find_model, is_prepared
 from modelserver.settings import Settings
-from modelserver.targets import find_model, is_prepared
 from supervisor import available_memory, end_with_parent
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")

@@ -47,7 +47,7 @@ def speech_target(
     environment: Mapping[str, str],
     needs: int,
 ) -> Target:
-    """Tells a pool to load `modelserver.speech_model` with the model at `location`, with what a
+    """Tells a pool to load `modelserver.speech.model` with the model at `location`, with what a
     prepared model has `made` new in place of its own files and without the folders `left_out`;
     `needs` is what that takes, in bytes."""
     options = {
@@ -63,5 +63,5 @@ def speech_target(
     # the heap is small.
     lazy = not made
     return Target(
-        "modelserver.speech_model", "load", options, environment, huge_pages=lazy, needs=needs
+        "modelserver.speech.model", "load", options, environment, huge_pages=lazy, needs=needs
     )

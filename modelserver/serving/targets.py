@@ -7,10 +7,16 @@ import structlog
 import models
 from models.blas import KernelRefused, blas_environment, processor_flags
 from models.prepared import PreparedModel, find_prepared
-from modelserver.choice import RESCORING_COST, Choice, choose_model, find_wanted, worker_count
-from modelserver.labels import first_model
+from modelserver.serving.choice import (
+    RESCORING_COST,
+    Choice,
+    choose_model,
+    find_wanted,
+    worker_count,
+)
 from modelserver.settings import Settings
-from modelserver.speech import speech_target
+from modelserver.settings.labels import first_model
+from modelserver.speech.messages import speech_target
 from modelserver.words import size
 from supervisor import Room, Target, TargetUnavailable, available_memory
 

@@ -1,7 +1,7 @@
 """Every setting, with its default, its bounds and what it is for.
 
-`modelserver.configuration` fills this from a file, the environment and flags. A setting in a
-section is written `section.name`; sizes are bytes, or text such as "64MiB".
+`configuration` fills this from a file, the environment and flags. A setting in a section is written
+`section.name`; sizes are bytes, or text such as "64MiB".
 """
 
 import os
