@@ -21,7 +21,7 @@ import models
 from models.blas import blas_environment, processor_flags
 from models.prepared import find_prepared
 from modelserver.settings import Settings
-from supervisor.environment import Allocator, choose_allocator, find_jemalloc
+from supervisor.processes.environment import Allocator, choose_allocator, find_jemalloc
 
 MODES = ("new", "kept", "prepared")
 """A new recogniser for every request, one kept, and the prepared model."""

@@ -23,7 +23,7 @@ from tables import spread, table
 import models
 from models.prepared import find_prepared
 from modelserver.settings import Settings
-from supervisor.environment import GLIBC_HUGE_PAGES, JEMALLOC_CONF, JEMALLOC_HUGE_PAGES
+from supervisor.processes.environment import GLIBC_HUGE_PAGES, JEMALLOC_CONF, JEMALLOC_HUGE_PAGES
 
 MB = 1e6
 HUGE_JEMALLOC = {"MALLOC_CONF": JEMALLOC_CONF + JEMALLOC_HUGE_PAGES}

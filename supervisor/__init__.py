@@ -10,15 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from supervisor.contract import Reporting, Servable, Warmable
-    from supervisor.death import Cause, Death, ExitStatus
-    from supervisor.environment import (
-        Allocator,
-        AllocatorMissing,
-        allocator_in_use,
-        choose_allocator,
-        find_jemalloc,
-        usable_cpus,
-    )
     from supervisor.errors import (
         DeadlineExceeded,
         Draining,
@@ -38,7 +29,16 @@ if TYPE_CHECKING:
     from supervisor.guard.history import Obituary
     from supervisor.job import JobResult
     from supervisor.pool import Admission, Pool
-    from supervisor.process import end_with_parent
+    from supervisor.processes.death import Cause, Death, ExitStatus
+    from supervisor.processes.environment import (
+        Allocator,
+        AllocatorMissing,
+        allocator_in_use,
+        choose_allocator,
+        find_jemalloc,
+        usable_cpus,
+    )
+    from supervisor.processes.process import end_with_parent
     from supervisor.readings.kernel_oom import KernelLog, OomCounter, OomReport
     from supervisor.readings.memory import MemoryReader, available_memory
     from supervisor.readings.processes import read_process
@@ -64,8 +64,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "contract": ("Reporting", "Servable", "Warmable"),
-    "death": ("Cause", "Death", "ExitStatus"),
-    "environment": (
+    "processes.death": ("Cause", "Death", "ExitStatus"),
+    "processes.environment": (
         "Allocator",
         "AllocatorMissing",
         "allocator_in_use",
@@ -96,7 +96,7 @@ _HOMES = {
     "readings.processes": ("read_process",),
     "readings.resources": ("raise_descriptor_limit",),
     "pool": ("Admission", "Pool"),
-    "process": ("end_with_parent",),
+    "processes.process": ("end_with_parent",),
     "settings": (
         "MemorySettings",
         "PoolSettings",

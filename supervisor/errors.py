@@ -2,7 +2,7 @@
 
 import errno
 
-from supervisor.death import Death, Intent
+from supervisor.processes.death import Death, Intent
 
 
 class PoolError(Exception):

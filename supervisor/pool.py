@@ -34,7 +34,6 @@ from typing import Any
 
 import structlog
 
-from supervisor.death import Cause, Death, Intent
 from supervisor.errors import (
     DeadlineExceeded,
     Draining,
@@ -49,13 +48,14 @@ from supervisor.guard.guard import Guard
 from supervisor.guard.history import Moment
 from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
-from supervisor.keeper import Keeper
-from supervisor.messages import AnyMessage, Cancelled, Done, Failed, Progress
+from supervisor.processes.death import Cause, Death, Intent
+from supervisor.processes.keeper import Keeper
+from supervisor.processes.worker import Worker, WorkerState
 from supervisor.queue import JobQueue
 from supervisor.settings import PoolSettings, Room, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
-from supervisor.worker import Worker, WorkerState
+from supervisor.wire.messages import AnyMessage, Cancelled, Done, Failed, Progress
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 

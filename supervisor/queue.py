@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from supervisor.job import Job, JobState
-from supervisor.worker import Worker
+from supervisor.processes.worker import Worker
 
 
 class JobQueue:

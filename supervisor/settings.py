@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor.environment import Allocator
+from supervisor.processes.environment import Allocator
 
 
 @dataclass(frozen=True, slots=True)

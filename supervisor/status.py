@@ -4,11 +4,11 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor.death import Cause
 from supervisor.guard.guard import GuardStatus
 from supervisor.guard.history import Obituary
-from supervisor.scoreboard import WorkerRecord
-from supervisor.worker import WorkerState
+from supervisor.processes.death import Cause
+from supervisor.processes.worker import WorkerState
+from supervisor.wire.scoreboard import WorkerRecord
 
 
 class PoolState(enum.Enum):

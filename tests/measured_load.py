@@ -7,7 +7,7 @@ import sys
 from models.blas import blas_environment, processor_flags
 from modelserver.speech.model import load
 from supervisor import read_process
-from supervisor.environment import Allocator, choose_allocator, find_jemalloc
+from supervisor.processes.environment import Allocator, choose_allocator, find_jemalloc
 
 
 def main() -> None:

@@ -36,8 +36,8 @@ from supervisor import (
     Target,
     WorkerLost,
 )
-from supervisor.channel import channel_pair
-from supervisor.scoreboard import Scoreboard
+from supervisor.wire.channel import channel_pair
+from supervisor.wire.scoreboard import Scoreboard
 
 TESTS = str(Path(__file__).parent)
 

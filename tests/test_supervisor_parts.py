@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from supervisor import Allocator, AllocatorMissing, SpoolFull, SpoolLimits, SpoolStore
-from supervisor.backoff import Backoff
-from supervisor.channel import AsyncChannel, Channel, ChannelClosed, channel_pair
-from supervisor.death import Cause, ExitStatus, Intent, name_death
-from supervisor.environment import choose_allocator, cpu_quota, find_jemalloc, usable_cpus
-from supervisor.messages import Cancel, Done, Ready, Run
-from supervisor.scoreboard import Activity, Scoreboard
+from supervisor.processes.backoff import Backoff
+from supervisor.processes.death import Cause, ExitStatus, Intent, name_death
+from supervisor.processes.environment import choose_allocator, cpu_quota, find_jemalloc, usable_cpus
 from supervisor.spool import open_view
+from supervisor.wire.channel import AsyncChannel, Channel, ChannelClosed, channel_pair
+from supervisor.wire.messages import Cancel, Done, Ready, Run
+from supervisor.wire.scoreboard import Activity, Scoreboard
 
 # --- deaths ---------------------------------------------------------------------------------------
 

@@ -16,18 +16,27 @@ import time
 import traceback
 from typing import Any
 
-from supervisor.channel import Channel, ChannelClosed
 from supervisor.child.worker import work
 from supervisor.contract import Reporting, Servable, Warmable
-from supervisor.messages import Fork, Forked, ForkFailed, Load, Loaded, LoadFailed, Reaped, Trim
-from supervisor.process import (
+from supervisor.processes.process import (
     end_with_parent,
     raise_oom_score,
     set_parent_death_signal,
     wait_status,
 )
-from supervisor.scoreboard import Scoreboard
 from supervisor.trim import give_back
+from supervisor.wire.channel import Channel, ChannelClosed
+from supervisor.wire.messages import (
+    Fork,
+    Forked,
+    ForkFailed,
+    Load,
+    Loaded,
+    LoadFailed,
+    Reaped,
+    Trim,
+)
+from supervisor.wire.scoreboard import Scoreboard
 
 EXIT_LOAD_FAILED = 3
 

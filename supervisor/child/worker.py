@@ -7,10 +7,12 @@ import time
 import traceback
 from pathlib import Path
 
-from supervisor.channel import Channel, ChannelClosed
 from supervisor.contract import Servable
 from supervisor.errors import JobError
-from supervisor.messages import (
+from supervisor.spool import SpoolView, open_view
+from supervisor.trim import give_back
+from supervisor.wire.channel import Channel, ChannelClosed
+from supervisor.wire.messages import (
     AnyMessage,
     Cancel,
     Cancelled,
@@ -23,9 +25,7 @@ from supervisor.messages import (
     Run,
     Trim,
 )
-from supervisor.scoreboard import RecordWriter
-from supervisor.spool import SpoolView, open_view
-from supervisor.trim import give_back
+from supervisor.wire.scoreboard import RecordWriter
 
 
 def work(channel: Channel, servable: Servable, record: RecordWriter, heartbeat_s: float) -> int:

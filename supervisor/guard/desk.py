@@ -8,8 +8,8 @@ from supervisor.guard.members import Member
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState
 from supervisor.job import Job
+from supervisor.processes.worker import Worker
 from supervisor.spool import SpoolStore
-from supervisor.worker import Worker
 
 
 class Desk:

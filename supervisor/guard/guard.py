@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from supervisor.death import Intent
 from supervisor.errors import PoolError, SpoolFull
 from supervisor.guard.admission import Ask
 from supervisor.guard.beforehand import limit_in_words
@@ -18,14 +17,15 @@ from supervisor.guard.members import Member, Members
 from supervisor.guard.observer import LOOK_EVERY_S, READ_EVERY_S, Observer
 from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Recycle, Trim, decide
 from supervisor.job import Job
-from supervisor.process import kill_descendant, reap_orphan
+from supervisor.processes.death import Intent
+from supervisor.processes.process import kill_descendant, reap_orphan
+from supervisor.processes.worker import Worker, WorkerState
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.readings.resources import ResourceReading
 from supervisor.settings import MemorySettings, Room
 from supervisor.spool import Spool, SpoolStore
 from supervisor.trim import give_back
-from supervisor.worker import Worker, WorkerState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 

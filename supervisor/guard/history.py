@@ -4,8 +4,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from supervisor.death import Cause, Death
 from supervisor.guard.policy import Level
+from supervisor.processes.death import Cause, Death
 
 _MOMENTS = 128
 """At four a second: half a minute."""

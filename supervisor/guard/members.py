@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from supervisor.forkserver import ForkServer
 from supervisor.guard.estimate import GrowthEstimate, Pace
 from supervisor.job import Job
+from supervisor.processes.forkserver import ForkServer
+from supervisor.processes.worker import Worker
 from supervisor.queue import JobQueue
-from supervisor.worker import Worker
 
 
 class Processes(Protocol):

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import structlog
 
-from supervisor.forkserver import ForkServer
 from supervisor.guard.admission import disk_reserve
 from supervisor.guard.history import Moment, ProcessMoment
 from supervisor.guard.ledger import Ledger
 from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
 from supervisor.guard.members import Members
 from supervisor.guard.policy import HelperView, Level, LoadView, Situation, WorkerView
+from supervisor.processes.forkserver import ForkServer
+from supervisor.processes.worker import Worker, WorkerState
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import (
     AvailableMemory,
@@ -50,7 +51,6 @@ from supervisor.readings.resources import (
 )
 from supervisor.settings import MemorySettings
 from supervisor.spool import SpoolStore
-from supervisor.worker import Worker, WorkerState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 

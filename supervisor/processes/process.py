@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from supervisor.death import ExitStatus
+from supervisor.processes.death import ExitStatus
 from supervisor.readings.processes import descendants
 
 _PR_SET_PDEATHSIG = 1

@@ -10,20 +10,20 @@ from typing import Any, Protocol
 
 import structlog
 
-from supervisor.backoff import Backoff
 from supervisor.changes import Changes
-from supervisor.death import Cause, Intent
-from supervisor.deaths import Deaths, last_memory
-from supervisor.environment import choose_allocator, find_jemalloc
-from supervisor.forkserver import ForkServer, ForkServerLost
 from supervisor.guard.history import History
 from supervisor.guard.limits import in_mib
-from supervisor.process import become_subreaper
+from supervisor.processes.backoff import Backoff
+from supervisor.processes.death import Cause, Intent
+from supervisor.processes.deaths import Deaths, last_memory
+from supervisor.processes.environment import choose_allocator, find_jemalloc
+from supervisor.processes.forkserver import ForkServer, ForkServerLost
+from supervisor.processes.process import become_subreaper
+from supervisor.processes.seats import Seats, WorkersOwner
+from supervisor.processes.worker import Worker
 from supervisor.readings.kernel_oom import OomEvidence
-from supervisor.scoreboard import Scoreboard
-from supervisor.seats import Seats, WorkersOwner
 from supervisor.settings import PoolSettings, Room, Target, TargetSource, TargetUnavailable
-from supervisor.worker import Worker
+from supervisor.wire.scoreboard import Scoreboard
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 

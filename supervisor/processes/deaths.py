@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from supervisor.death import Cause, Death
 from supervisor.guard.history import History, Obituary
+from supervisor.processes.death import Cause, Death
 from supervisor.readings.kernel_oom import OomEvidence
 
 

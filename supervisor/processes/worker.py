@@ -5,12 +5,12 @@ import enum
 import signal
 from typing import Protocol
 
-from supervisor.channel import AsyncChannel
-from supervisor.death import Death, ExitStatus, Fate, Intent, KillerWatch
-from supervisor.forkserver import Fledgling, ForkServer
 from supervisor.job import Job, JobState
-from supervisor.messages import AnyMessage, Cancel, Leave, Ready, Run, Trim
-from supervisor.process import Process
+from supervisor.processes.death import Death, ExitStatus, Fate, Intent, KillerWatch
+from supervisor.processes.forkserver import Fledgling, ForkServer
+from supervisor.processes.process import Process
+from supervisor.wire.channel import AsyncChannel
+from supervisor.wire.messages import AnyMessage, Cancel, Leave, Ready, Run, Trim
 
 
 class WorkerState(enum.Enum):

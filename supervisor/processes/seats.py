@@ -13,15 +13,15 @@ from typing import Protocol
 
 import structlog
 
-from supervisor.backoff import Backoff
 from supervisor.changes import Changes
-from supervisor.death import Cause, Death, Intent
-from supervisor.deaths import Deaths, last_memory
-from supervisor.forkserver import ForkServer, ForkServerLost
-from supervisor.messages import AnyMessage
-from supervisor.scoreboard import Scoreboard
+from supervisor.processes.backoff import Backoff
+from supervisor.processes.death import Cause, Death, Intent
+from supervisor.processes.deaths import Deaths, last_memory
+from supervisor.processes.forkserver import ForkServer, ForkServerLost
+from supervisor.processes.worker import Worker, WorkerState, WorkerStillborn
 from supervisor.settings import PoolSettings
-from supervisor.worker import Worker, WorkerState, WorkerStillborn
+from supervisor.wire.messages import AnyMessage
+from supervisor.wire.scoreboard import Scoreboard
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from supervisor.messages import AnyMessage, Message, decode, encode
+from supervisor.wire.messages import AnyMessage, Message, decode, encode
 
 INLINE_BYTES = 64 * 1024
 """A longer message travels in a memfd: the kernel bounds a packet by the socket's buffer."""

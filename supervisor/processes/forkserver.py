@@ -13,10 +13,12 @@ from typing import Any
 
 import structlog
 
-from supervisor.channel import AsyncChannel, channel_pair
-from supervisor.death import Death, ExitStatus, Fate, Intent, KillerWatch
-from supervisor.environment import AllocatorChoice
-from supervisor.messages import (
+from supervisor.processes.death import Death, ExitStatus, Fate, Intent, KillerWatch
+from supervisor.processes.environment import AllocatorChoice
+from supervisor.processes.process import Process
+from supervisor.settings import PoolSettings, Target
+from supervisor.wire.channel import AsyncChannel, channel_pair
+from supervisor.wire.messages import (
     AnyMessage,
     Fork,
     Forked,
@@ -27,8 +29,6 @@ from supervisor.messages import (
     Reaped,
     Trim,
 )
-from supervisor.process import Process
-from supervisor.settings import PoolSettings, Target
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 
