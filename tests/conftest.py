@@ -3,6 +3,7 @@
 import io
 import os
 import subprocess
+import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,17 @@ from modelserver.settings import Settings
 from supervisor import available_memory
 
 SAMPLE_RATE = 16_000
+
+ONE_AFTER_THE_OTHER = {"test_guard", "test_readings", "test_serving_prepared", "test_story"}
+"""What turns swap on, or counts what the kernel kills, is best alone among its kind."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, a file's run in one, and share what they start."""
+    for item in items:
+        module = item.path.stem
+        group = "kernel" if module in ONE_AFTER_THE_OTHER else module
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +72,13 @@ def cache() -> Path:
 @pytest.fixture(scope="session")
 def prepared_embedded(embedded: models.ModelLocation, cache: Path) -> PreparedModel:
     """The embedded model, prepared: four minutes the first time ever, and then found."""
-    return prepare(embedded, cache, available_memory=available_memory())
+    while True:
+        try:
+            return prepare(embedded, cache, available_memory=available_memory())
+        except models.ModelError as error:
+            if error.code != "being_prepared":
+                raise
+        time.sleep(1.0)  # another process of these tests is at it
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,19 @@ def test_the_installed_models_are_listed_with_the_one_that_is_served(
     assert len(alone) == 5
 
 
+def test_the_list_says_what_could_be_fetched_and_would_fit() -> None:
+    def fits(limit: str, name: str) -> str:
+        limits = {"MODELSERVER_MEMORY_LIMIT": limit, "MODELSERVER_MEMORY_RESERVE": "1MB"}
+        done = modelserver("models", "list", "--workers", "2", **limits)
+        line = next(row for row in done.stdout.decode().splitlines() if name in row)
+        return " ".join(line.split()[4:7])
+
+    # About 263 MB, and 34 MB for each worker.
+    assert fits("1GB", "vosk-model-small-cn-0.22") == "~263 MB ~2"
+    assert fits("320MB", "vosk-model-small-cn-0.22") == "~263 MB ~1"
+    assert fits("280MB", "vosk-model-small-cn-0.22") == "~263 MB no,"
+
+
 def test_a_prepared_model_is_made_verified_carried_and_removed(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:

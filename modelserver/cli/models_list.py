@@ -7,7 +7,7 @@ import click
 
 import models as model_package
 from modelserver.cli.options import with_settings
-from modelserver.serving.choice import Choice, candidate, choose_model, worker_count
+from modelserver.serving.choice import LEAST_GROWTH, Choice, candidate, choose_model, worker_count
 from modelserver.serving.served import memory_settings
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
@@ -59,7 +59,9 @@ def list_models(configuration: Configuration, installed: bool) -> None:
     if not installed:
         names = {row.name for row in rows}
         rows += [
-            _known(entry, room) for entry in model_package.catalog() if entry.name not in names
+            _known(entry, room, worker_count(settings))
+            for entry in model_package.catalog()
+            if entry.name not in names
         ]
     table = [_HEAD, *(row.cells() for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(_HEAD))]
@@ -70,11 +72,9 @@ def list_models(configuration: Configuration, installed: bool) -> None:
             click.echo(problem, err=True)
     click.echo(f"\nRoom for {size(room.now)} now; {room.limit}.")
     if served is not None:
-        workers = worker_count(settings)
         click.echo(
             f"* would be served: {size(served.prediction.model)} and "
-            f"{size(served.prediction.growth)} for each of {workers} "
-            f"{'worker' if workers == 1 else 'workers'}."
+            f"{size(served.prediction.growth)} for each of {_workers(worker_count(settings))}."
         )
     else:
         click.echo(f"None would be served: {why}", err=True)
@@ -114,8 +114,12 @@ def _installed(
         )
 
 
-def _known(entry: model_package.CatalogEntry, room: Room) -> _Row:
-    fits = "yes" if entry.memory_bytes < room.now else f"no, needs ~{size(entry.memory_bytes)}"
+def _known(entry: model_package.CatalogEntry, room: Room, wanted: int) -> _Row:
+    left = room.now - entry.memory_bytes
+    if left < LEAST_GROWTH:
+        fits = f"no, needs ~{size(entry.memory_bytes + LEAST_GROWTH)}"
+    else:
+        fits = f"~{_workers(min(wanted, left // LEAST_GROWTH))}"
     about = "" if entry.size else "~"
     return _Row(
         " ",
@@ -136,5 +140,8 @@ def _errors(entry: model_package.CatalogEntry | None) -> str:
 def _fits(choice: Choice, room: Room, wanted: int) -> str:
     if choice.needs(1) > room.now:
         return f"no, needs {size(choice.needs(1))}"
-    workers = max(1, min(wanted, choice.workers_within(room.now)))
-    return f"{workers} workers" if workers > 1 else "1 worker"
+    return _workers(max(1, min(wanted, choice.workers_within(room.now))))
+
+
+def _workers(count: int) -> str:
+    return f"{count} workers" if count > 1 else "1 worker"

@@ -12,8 +12,8 @@ from modelserver.settings import Settings
 from modelserver.words import size
 from supervisor import Room, TargetUnavailable, usable_cpus
 
-_LEAST_GROWTH = 32 << 20
-"""What a worker can work with at the least, if its model would let it grow by more."""
+LEAST_GROWTH = 32 << 20
+"""Bytes: what a worker can work with at the least, if its model would let it grow by more."""
 
 RESCORING_COST = "its errors may be about a twentieth more"
 """Published for a big model without its recurrent network (vosk-api #779: 5 % relative)."""
@@ -33,7 +33,7 @@ class Choice:
 
     def needs(self, workers: int) -> int:
         """Bytes that it and so many workers take at the least."""
-        return self.prediction.model + workers * min(self.prediction.growth, _LEAST_GROWTH)
+        return self.prediction.model + workers * min(self.prediction.growth, LEAST_GROWTH)
 
     def workers_within(self, room: int) -> int:
         """How many workers have what they would like to grow by."""
