@@ -7,11 +7,13 @@ import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 from running import RunningServer, start_server
 from small_model import SMALL_WORDS, make_small_model
+from xdist.scheduler import LoadScopeScheduling
 
 import models
 from models.clips import clips_for, decode_clip
@@ -26,12 +28,17 @@ ONE_AFTER_THE_OTHER = {"test_guard", "test_readings", "test_serving_prepared", "
 """What turns swap on, or counts what the kernel kills, is best alone among its kind."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ByFile(LoadScopeScheduling):
     """Where tests run in several processes, a file's run in one, and share what they start."""
-    for item in items:
-        module = item.path.stem
-        group = "kernel" if module in ONE_AFTER_THE_OTHER else module
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = Path(nodeid.split("::")[0]).stem
+        return "kernel" if module in ONE_AFTER_THE_OTHER else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """pytest-xdist's hook."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

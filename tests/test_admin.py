@@ -115,6 +115,8 @@ def test_metrics_are_what_prometheus_reads(
     before = admin.metrics().get(ok, 0)
     assert server.convert(wav_clips[2]).status == 200
     assert server.convert(b"no audio").status == 400
+    resident = 'modelserver_worker_resident_memory_bytes{worker="1"}'
+    until(lambda: admin.metrics()[resident] > 0, what="the workers have been looked at")
     after = admin.metrics()
     assert after[ok] == before + 1
     refused = f'modelserver_http_requests_total{{code="not_audio",route="{route}",status="400"}}'
@@ -125,7 +127,7 @@ def test_metrics_are_what_prometheus_reads(
     assert after[f'{name}_count{{route="{route}"}}'] >= 2
     assert after["modelserver_ready"] == 1
     assert after['modelserver_memory_level{level="normal"}'] == 1
-    assert after['modelserver_worker_resident_memory_bytes{worker="1"}'] > 0
+    assert after[resident] > 0
 
 
 @pytest.mark.parametrize(

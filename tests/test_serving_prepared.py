@@ -82,12 +82,13 @@ def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
 
         def client(_: int) -> list[str]:
             texts = []
-            while not over.is_set():
+            while not over.wait(0.2):
                 answer = server.convert(wav_clips[2])
                 texts.append(answer.json.get("text", str(answer.body)))
             return texts
 
-        # One client: with every processor busy, what has the lowest priority would not move.
+        # One client, with pauses: where every processor is busy, what has the lowest priority
+        # hardly moves.
         with ThreadPoolExecutor(1) as threads:
             clients = threads.map(client, range(1))
             try:
