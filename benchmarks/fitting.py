@@ -19,25 +19,23 @@ from pathlib import Path
 
 import psutil
 import utterances
-from serving import Server, server
-from tables import spread, table
-from waves import wav
-
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path.append(str(TESTS))
-
-from small_model import (  # noqa: E402 - the tests' own variants
+from parts import (
     SMALL_WORDS,
+    TESTS,
+    RunningServer,
     add_rescoring,
     make_small_model,
     make_static_model,
     read_symbols,
 )
+from server import server
+from tables import spread, table
+from waves import wav
 
-import models  # noqa: E402
-from models.prepared import find_prepared, prepare  # noqa: E402
-from modelserver.settings import Settings  # noqa: E402
-from supervisor import available_memory  # noqa: E402
+import models
+from models.prepared import find_prepared, prepare
+from modelserver.settings import Settings
+from supervisor import available_memory
 
 MB = 1e6
 HEAD = ["variant", "predicted", "measured", "predicted over measured"]
@@ -122,7 +120,7 @@ def change_table(changes: int) -> None:
 
 
 def _change(
-    running: Server, file: Path, home: Path, names: list[str]
+    running: RunningServer, file: Path, home: Path, names: list[str]
 ) -> tuple[Counter[int], list[float]]:
     clips = [wav(pcm) for pcm in utterances.utterances(None, 8)]
     counts: Counter[int] = Counter()
@@ -134,11 +132,12 @@ def _change(
             if over.is_set():
                 return
             try:
-                status, answer = running.ask("POST", "/api/audio/convert", clip)
+                answer = running.convert(clip)
             except OSError:
-                status, answer = 0, {}
-            counts[status] += 1
-            heard.append((time.monotonic(), answer.get("model", "")))
+                counts[0] += 1
+                continue
+            counts[answer.status] += 1
+            heard.append((time.monotonic(), answer.json.get("model", "")))
 
     times = []
     with concurrent.futures.ThreadPoolExecutor(CLIENTS) as threads:

@@ -7,7 +7,10 @@ Needs root and version 1 memory cgroups; uses the parts of the tests.
 
 import argparse
 import contextlib
+import json
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -18,17 +21,24 @@ from typing import Any
 
 import psutil
 import utterances
-from serving import Server, server
+from parts import (
+    MB,
+    NOBODY,
+    TESTS,
+    MemoryCgroup,
+    RemotePool,
+    RunningServer,
+    entrance,
+    memory_cgroup,
+    naive_server,
+    neighbour,
+    remote_pool,
+    swap_file,
+    until,
+)
+from server import server
 from tables import spread, table
 from waves import wav
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-
-from cgroup import MB, memory_cgroup
-from naive_client import naive_server
-from neighbour import neighbour
-from remote_pool import RemotePool, remote_pool
-from running import until
 
 from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
@@ -54,7 +64,7 @@ def naive(clips: list[bytes]) -> list[str]:
         while any(client.is_alive() for client in clients) and time.monotonic() < deadline:
             time.sleep(0.1)
         ends["still waiting after 30 s"] += sum(client.is_alive() for client in clients)
-        return ["old shape, 2 processes", in_words(ends), str(group.oom_kills())]
+        return ["old shape, 2 processes", in_words(ends), kills(group)]
 
 
 def ours(form: str, clips: list[bytes]) -> list[str]:
@@ -65,12 +75,13 @@ def ours(form: str, clips: list[bytes]) -> list[str]:
         ThreadPoolExecutor(4) as clients,
     ):
         ends = Counter(clients.map(lambda clip: convert(running, clip), clips))
-        return [f"this server, {form}, 2 workers", in_words(ends), str(group.oom_kills())]
+        return [f"this server, {form}, 2 workers", in_words(ends), kills(group)]
 
 
-def convert(running: Server, clip: bytes) -> str:
-    status, document = running.ask("POST", "/api/audio/convert", clip)
-    return "transcript" if status == 200 else f"{status} {document['error']['code']}"
+def convert(running: RunningServer, clip: bytes) -> str:
+    answer = running.convert(clip)
+    code = answer.json.get("error", {}).get("code")
+    return "transcript" if answer.status == 200 else f"{answer.status} {code}"
 
 
 def leak(rate: int | None) -> list[str]:
@@ -82,7 +93,7 @@ def leak(rate: int | None) -> list[str]:
         deaths = pool.status()["deaths"]
         speed = "as fast as it goes" if rate is None else f"{rate / MB:.0f} MB/s"
         result = f"{deaths}; {refused['error']}; the other job {'done' if undisturbed else 'lost'}"
-        return [f"leak, {speed}, in 500 MB", result, str(group.oom_kills())]
+        return [f"leak, {speed}, in 500 MB", result, kills(group)]
 
 
 def visit() -> list[str]:
@@ -100,7 +111,81 @@ def visit() -> list[str]:
         other.give_back()
         until(lambda: pool.status()["level"] == "normal", 20)
         result = f"{' -> '.join(levels)} -> normal; {pool.status()['deaths'] or 'no deaths'}"
-        return ["neighbour takes all but 24, then 5 MB, and leaves", result, str(group.oom_kills())]
+        return ["neighbour takes all but 24, then 5 MB, and leaves", result, kills(group)]
+
+
+def squeezed(user: int | None) -> list[str]:
+    """The limit is lowered under a worker's feet, to less than its job needs."""
+    with tempfile.TemporaryDirectory() as temporary, memory_cgroup(500 * MB) as group:
+        marker = Path(temporary) / "marker"
+        marker.parent.chmod(0o777)
+        enter, python = entrance(group, user)
+        with remote_pool(enter, python=python) as pool:
+            group.limit(group.usage() + 3 * MB)
+            once = {"do": "once", "marker": str(marker), "how": "grow", "bytes": 90 * MB}
+            job = pool.ask(run=once)
+            pool.event("worker.exited")
+            group.limit(500 * MB)
+            answered = "result" in pool.answer(job)
+            result = f"{pool.status()['deaths']}; the job {'answered' if answered else 'lost'}"
+            who = "root" if user is None else "an ordinary user"
+            return [f"limit lowered under a worker's feet, as {who}", result, kills(group)]
+
+
+def burst() -> list[str]:
+    """500 uploads of two minutes of silence at once, where there are places for 6."""
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp") as directory,
+        memory_cgroup(700 * MB) as group,
+        server(
+            "prepared",
+            before_exec=group.enter,
+            MODELSERVER_WARMUP="none",
+            MODELSERVER_LIMITS_QUEUE="4",
+            MODELSERVER_SPOOL_DIRECTORY=directory,
+        ) as running,
+    ):
+        supervisor = psutil.Process(running.pid)
+        before = supervisor.memory_info().rss
+        sent = subprocess.run(
+            [sys.executable, str(TESTS / "burst.py"), running.url, "500"],
+            input=json.dumps({"bytes": 4 * MB, "admin": str(running.admin)}),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        outcome = json.loads(sent.stdout)
+        grown = (supervisor.memory_info().rss - before) / MB
+        result = (
+            f"{in_words(Counter(outcome['codes']))}; at most {outcome['most_on_disk'] / MB:.0f} MB "
+            f"on disk; supervisor grown by {grown:.0f} MB"
+        )
+        return ["500 uploads of 4 MB at once, 6 places, in 700 MB", result, kills(group)]
+
+
+def swapped() -> list[str]:
+    """A small cgroup with swap: the kernel swaps a leak out instead of killing."""
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp") as directory,
+        swap_file(Path(directory) / "swap", 256 * MB),
+        memory_cgroup(200 * MB) as group,
+        remote_pool(group.enter, budget=120 * MB) as pool,
+    ):
+        refused = pool.run(do="leak", bytes=1000 * MB, rate=200 * MB, timeout_s=60)
+        result = f"{pool.status()['deaths']}; {refused['error']}"
+        return ["leak, 200 MB/s, in 200 MB, budget 120 MB, with swap", result, kills(group)]
+
+
+def set_limit() -> list[str]:
+    """No cgroup at all: the limit is the setting's."""
+    with remote_pool(limit=400 * MB, budget=1000 * MB) as pool:
+        refused = pool.run(do="leak", bytes=2000 * MB, rate=1000 * MB)
+        result = f"{pool.status()['deaths']}; {refused['error']}"
+        return ["leak, 1000 MB/s, no cgroup, memory.limit = 400 MB", result, "-"]
+
+
+def kills(group: MemoryCgroup) -> str:
+    return str(group.oom_kills())
 
 
 def level_after(pool: RemotePool) -> str:
@@ -115,7 +200,7 @@ def cost() -> list[list[str]]:
         with limited(limit) as enter, server("prepared", before_exec=enter) as running:
             clip = wav(utterances.utterances(None, 24)[0])
             time.sleep(12)  # the exact readings that follow a start
-            supervisor = psutil.Process(running.process.pid)
+            supervisor = psutil.Process(running.pid)
             idle = [share(supervisor, COST_S / 4) for _ in range(4)]
             over = threading.Event()
             busy_threads = [
@@ -143,7 +228,7 @@ def limited(limit: int | None) -> Iterator[Any]:
             yield group.enter
 
 
-def keep_busy(running: Server, clip: bytes, over: threading.Event) -> None:
+def keep_busy(running: RunningServer, clip: bytes, over: threading.Event) -> None:
     while not over.is_set():
         convert(running, clip)
 
@@ -165,6 +250,7 @@ def main() -> None:
     clips = [wav(pcm) for pcm in utterances.utterances(None, 24)]
     rows = [naive(clips), ours("plain", clips), ours("prepared", clips)]
     rows += [leak(50 * MB), leak(1000 * MB), leak(None), visit()]
+    rows += [squeezed(None), squeezed(NOBODY), burst(), swapped(), set_limit()]
     print(table(["what", "result", "OOM kills by the kernel's count"], rows))
     if not options.skip_cost:
         head = ["supervisor's processor time, % of one core", "idle", "with requests"]

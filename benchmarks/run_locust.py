@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serving import server
+from server import server
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
         command = [
             *(sys.executable, "-m", "locust", "--headless", "--only-summary"),
             *("-f", str(Path(__file__).with_name("locustfile.py"))),
-            *("--host", f"http://127.0.0.1:{running.port}"),
+            *("--host", running.url),
             *("--users", users, "--spawn-rate", users, "--run-time", f"{seconds}s"),
             *("--stop-timeout", "30"),
         ]

@@ -5,112 +5,21 @@ what it costs: latency, memory, recovery.
 """
 
 import argparse
-import contextlib
 import http.client
-import json
-import os
 import re
 import statistics
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import utterances
 from bare import Bare
+from server import WORKERS, server
 from tables import spread, table
 from waves import wav
 
-from modelserver.admin.address import AdminAddress
-from modelserver.admin.client import ask
-
 MB = 1e6
-WORKERS = 2
-
-
-class Server:
-    """A `modelserver serve` process and its log."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, workers: int) -> None:
-        self.process = process
-        self._log = log
-        self.admin = log.with_name("admin.sock")
-        self.port = int(self._wait("server.listening")["url"].rpartition(":")[2])
-        while self.ask("GET", "/readyz")[0] != 200:
-            time.sleep(0.02)
-        while self.ready_workers() < workers:
-            time.sleep(0.02)
-
-    def _wait(self, name: str) -> dict[str, Any]:
-        while not (found := self.events(name)):
-            assert self.process.poll() is None, self._log.read_text()
-            time.sleep(0.01)
-        return found[-1]
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        lines = self._log.read_text().splitlines()
-        events = [json.loads(line) for line in lines if line.startswith("{") and line[-1] == "}"]
-        return [event for event in events if event["event"] == name]
-
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port)
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        answer = response.status, json.loads(response.read())
-        connection.close()
-        return answer
-
-    def ready_workers(self) -> int:
-        status, answer = self.ask("GET", "/readyz")
-        return answer["workers"] if status == 200 else 0
-
-    def health(self) -> dict[str, Any]:
-        status, body = ask(AdminAddress(path=self.admin), "GET", "/admin/health", None)
-        assert status == 200
-        health: dict[str, Any] = json.loads(body)
-        return health
-
-    def fork_server(self) -> psutil.Process:
-        return psutil.Process(self._wait("model.loaded")["pid"])
-
-
-@contextlib.contextmanager
-def server(
-    form: str,
-    workers: int = WORKERS,
-    before_exec: Callable[[], None] | None = None,
-    **settings: str,
-) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory() as directory:
-        log = Path(directory) / "log"
-        environment = {
-            **os.environ,
-            "MODELSERVER_PORT": "0",
-            "MODELSERVER_LOG_FORMAT": "json",
-            "MODELSERVER_PREPARE": "never",
-            "MODELSERVER_ADMIN_LISTEN": f"unix:{directory}/admin.sock",
-            "MODELSERVER_WORKERS_COUNT": str(workers),
-            **settings,
-        }
-        if form == "plain":
-            environment["MODELSERVER_PREPARED_DIR"] = directory
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "modelserver", "serve"],
-                stderr=output,
-                env=environment,
-                preexec_fn=before_exec,
-            )
-        try:
-            yield Server(process, log, workers)
-        finally:
-            process.terminate()
-            process.wait()
 
 
 def load(port: int, files: list[bytes], concurrency: int) -> float:

@@ -7,9 +7,9 @@ that every request has its answer and that nothing is left over.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
-import os
 import random
 import signal
 import socket
@@ -18,17 +18,15 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import utterances
-from serving import Server, server
+from parts import MemoryCgroup, RunningServer, memory_cgroup
+from server import server
 from tables import table
 from waves import wav
 
 from modelserver.settings.fields import bytes_of
-from supervisor import OomCounter
 
 CLIENTS = 6
 MB = 1e6
@@ -97,7 +95,7 @@ def client(port: int, clips: list[bytes], long: bytes, until: float, tally: Tall
             tally.count("hung up", hang_up(port, body, random.randrange(len(body))))
 
 
-def killer(running: Server, until: float, killed: Counter[str]) -> None:
+def killer(running: RunningServer, until: float, killed: Counter[str]) -> None:
     while time.monotonic() < until:
         time.sleep(random.uniform(1.0, 5.0))
         try:
@@ -109,23 +107,6 @@ def killer(running: Server, until: float, killed: Counter[str]) -> None:
             pass
 
 
-def cgroup(limit: int) -> tuple[Path, Callable[[], None]]:
-    """A version 1 memory cgroup below our own, and what enters it."""
-    own = next(
-        line.split(":", 2)[2]
-        for line in Path("/proc/self/cgroup").read_text().splitlines()
-        if ":memory:" in line
-    )
-    directory = Path(f"/sys/fs/cgroup/memory{own}") / f"soak-{os.getpid()}"
-    directory.mkdir()
-    (directory / "memory.limit_in_bytes").write_text(str(limit))
-
-    def enter() -> None:
-        (directory / "cgroup.procs").write_text(str(os.getpid()))
-
-    return directory, enter
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
@@ -134,22 +115,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     random.seed(options.seed)
-    directory, enter = cgroup(options.memory) if options.memory else (None, None)
     clips = [wav(pcm) for pcm in utterances.utterances(None, 24)]
     long = wav(b"".join(utterances.utterances(None, 24)))
-    try:
-        with server(options.form, before_exec=enter) as running:
-            soak(running, clips, long, options.minutes, directory)
-    finally:
-        if directory is not None:
-            time.sleep(0.5)
-            directory.rmdir()
+    with contextlib.ExitStack() as stack:
+        group = stack.enter_context(memory_cgroup(options.memory)) if options.memory else None
+        enter = group.enter if group else None
+        running = stack.enter_context(server(options.form, before_exec=enter))
+        soak(running, clips, long, options.minutes, group)
 
 
 def soak(
-    running: Server, clips: list[bytes], long: bytes, minutes: float, directory: Path | None
+    running: RunningServer,
+    clips: list[bytes],
+    long: bytes,
+    minutes: float,
+    group: MemoryCgroup | None,
 ) -> None:
-    supervisor = psutil.Process(running.process.pid)
+    supervisor = psutil.Process(running.pid)
     for clip in clips[:4]:
         convert(running.port, clip)
     before = left_over(running)
@@ -169,13 +151,7 @@ def soak(
     time.sleep(2)
     after, health = left_over(running), running.health()
     quarter = max(1, len(rss) // 4)
-    kills = (
-        OomCounter(
-            Path("/sys/fs/cgroup"), {"memory": str(directory).removeprefix("/sys/fs/cgroup/memory")}
-        ).read()
-        if directory
-        else 0
-    )
+    kills = group.oom_kills() if group else 0
     answered = sum(n for end, n in tally.ended.items() if not end.startswith("no answer"))
     print(table(["requests", "count"], [[kind, str(n)] for kind, n in tally.sent.most_common()]))
     print(table(["ended", "count"], [[end, str(n)] for end, n in tally.ended.most_common()]))
@@ -201,8 +177,8 @@ def soak(
     assert after["processes"] == before["processes"]
 
 
-def left_over(running: Server) -> dict[str, int]:
-    supervisor = psutil.Process(running.process.pid)
+def left_over(running: RunningServer) -> dict[str, int]:
+    supervisor = psutil.Process(running.pid)
     return {"fds": supervisor.num_fds(), "processes": len(supervisor.children(recursive=True))}
 
 

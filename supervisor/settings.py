@@ -72,6 +72,9 @@ class PoolSettings:
     """How many workers a job may use up before it is given up."""
     hang_s: float = 20.0
     """A worker whose heartbeat is older than this is ended."""
+    nice: int = 5
+    """By how much the priority of fork server and workers is below the supervisor's (0 to 19), so
+    that it looks in time where they keep every processor busy."""
     load_timeout_s: float = 600.0
     """A fork server that has not loaded its model by then is ended."""
     memory: MemorySettings = MemorySettings()

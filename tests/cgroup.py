@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -52,10 +54,7 @@ def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
     try:
         directory.mkdir()
     except OSError as error:
-        reason = f"no memory cgroup can be made: {error}"
-        if "CI" in os.environ:
-            pytest.fail(reason)
-        pytest.skip(reason)
+        cannot(f"no memory cgroup can be made: {error}")
     group = MemoryCgroup(directory)
     try:
         group.limit(limit)
@@ -69,3 +68,26 @@ def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
                 time.sleep(0.1)
         else:
             raise AssertionError(f"{directory} cannot be removed")
+
+
+@contextlib.contextmanager
+def swap_file(file: Path, size: int) -> Iterator[None]:
+    """So much swap, in bytes, for the whole machine. Skips where there can be none, but fails in
+    CI."""
+    with file.open("wb") as out:
+        out.write(bytes(size))
+    file.chmod(0o600)
+    made = subprocess.run(["mkswap", file], capture_output=True, check=False).returncode == 0
+    if not made or subprocess.run(["swapon", file], check=False).returncode != 0:
+        cannot("swap cannot be turned on")
+    try:
+        yield
+    finally:
+        subprocess.run(["swapoff", file], check=True)
+
+
+def cannot(reason: str) -> NoReturn:
+    """What a test needs is not to be had here: skipped, but in CI it fails."""
+    if "CI" in os.environ:
+        pytest.fail(reason)
+    pytest.skip(reason)

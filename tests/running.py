@@ -16,6 +16,9 @@ from typing import Any
 
 import psutil
 
+from modelserver.admin.address import AdminAddress
+from modelserver.admin.client import ask as ask_admin
+
 READY_S = 60.0
 
 
@@ -68,8 +71,10 @@ def ask(url: str, body: bytes | None = None, timeout_s: float = 60.0, **headers:
 class RunningServer:
     """A `modelserver serve` process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, admin: Path) -> None:
+        """`admin`: the socket of its admin side, if the test leaves that where it is."""
         self.process = process
+        self.admin = admin
         self._log = log
         self.url = until(self._listening, what="server.listening")
 
@@ -116,9 +121,24 @@ class RunningServer:
 
         until(whole, READY_S, "whole")
 
+    def ask_admin(self, method: str, path: str) -> tuple[int, bytes]:
+        """Status and body of the admin side's answer."""
+        return ask_admin(AdminAddress(path=self.admin), method, path, None)
+
+    def health(self) -> dict[str, Any]:
+        """The health document."""
+        status, body = self.ask_admin("GET", "/admin/health")
+        assert status == 200, body
+        health: dict[str, Any] = json.loads(body)
+        return health
+
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     def fork_server(self) -> psutil.Process:
         """The newest fork server."""
@@ -165,7 +185,7 @@ def start_server(
         )
     tree: list[psutil.Process] = []
     try:
-        server = RunningServer(process, log)
+        server = RunningServer(process, log, directory / "admin.sock")
         yield server
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):

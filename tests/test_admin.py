@@ -30,15 +30,18 @@ class Admin:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def ask(self, method: str, path: str) -> tuple[int, bytes]:
+        return ask_admin(AdminAddress(path=self.path), method, path, None)
+
     def health(self) -> dict[str, Any]:
-        status, body = ask_admin(AdminAddress(path=self.path), "GET", "/admin/health", None)
+        status, body = self.ask("GET", "/admin/health")
         assert status == 200, body
         health: dict[str, Any] = json.loads(body)
         return health
 
     def metrics(self) -> dict[str, float]:
         """Samples by name and labels, as Prometheus would write them."""
-        status, body = ask_admin(AdminAddress(path=self.path), "GET", "/metrics", None)
+        status, body = self.ask("GET", "/metrics")
         assert status == 200
         found = {}
         for family in text_string_to_metric_families(body.decode()):
@@ -50,7 +53,7 @@ class Admin:
         return found
 
     def post(self, path: str) -> tuple[int, dict[str, Any]]:
-        status, body = ask_admin(AdminAddress(path=self.path), "POST", path, None)
+        status, body = self.ask("POST", path)
         return status, json.loads(body)
 
 

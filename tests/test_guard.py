@@ -1,18 +1,16 @@
 """The guard against the real kernel: pools of toys in real memory cgroups."""
 
-import contextlib
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from cgroup import MB, MemoryCgroup, memory_cgroup
+from cgroup import MB, MemoryCgroup, memory_cgroup, swap_file
 from neighbour import neighbour
+from ordinary_user import NOBODY, entrance
 from remote_pool import remote_pool
 from running import until
 
@@ -100,7 +98,7 @@ def test_a_worker_that_is_being_born_holds_nothing_of_its_own() -> None:
 
 def test_the_set_limit_is_kept_without_any_cgroup() -> None:
     with remote_pool(limit=400 * MB, budget=1000 * MB) as pool:
-        refused = pool.run(do="leak", bytes=2000 * MB, rate=1000 * MB)
+        refused = pool.run(do="leak", bytes=2000 * MB, rate=300 * MB)
         assert refused["error"] == "memory_pressure"
         assert "were left of 381 MiB" in refused["message"]
         exited = pool.event("worker.exited", cause="guard")
@@ -195,45 +193,14 @@ def test_a_mapped_file_larger_than_the_memory_is_starved_and_no_worker_is_fat(
 # --- the kernel -----------------------------------------------------------------------------------
 
 
-NOBODY = 65534
-
-
-def python_for(user: int) -> str:
-    """An interpreter that this user may run, with our packages: the usual one may be in root's
-    home."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (sys.executable, f"/usr/bin/{version}"):
-        check = [python, "-c", "import msgspec, structlog, psutil, supervisor"]
-        with contextlib.suppress(OSError):
-            run = subprocess.run(
-                check,
-                user=user,
-                group=user,
-                extra_groups=[],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-                check=False,
-            )
-            if run.returncode == 0:
-                return python
-    raise AssertionError("there is no interpreter for an ordinary user")
-
-
 @pytest.fixture
 def squeezed(tmp_path: Path) -> Iterator[MemoryCgroup]:
     with memory_cgroup(500 * MB) as group:
         yield group
 
 
-def kill_by_kernel(
-    group: MemoryCgroup, tmp_path: Path, user: int | None = None, python: str = sys.executable
-) -> None:
-    def enter() -> None:
-        group.enter()
-        if user is not None:
-            os.setgroups([])
-            os.setgid(user)
-            os.setuid(user)
-
+def kill_by_kernel(group: MemoryCgroup, tmp_path: Path, user: int | None = None) -> None:
+    enter, python = entrance(group, user)
     tmp_path.chmod(0o777)
     with remote_pool(enter, python=python) as pool:
         first = pool.status()["pids"]
@@ -265,7 +232,7 @@ def test_an_ordinary_user_is_told_the_same(squeezed: MemoryCgroup, tmp_path: Pat
     for parent in tmp_path.parents:
         if any(part.startswith("pytest-") for part in parent.parts):
             parent.chmod(0o755)
-    kill_by_kernel(squeezed, tmp_path, NOBODY, python_for(NOBODY))
+    kill_by_kernel(squeezed, tmp_path, NOBODY)
 
 
 def test_an_operators_kill_is_not_called_the_kernels() -> None:
@@ -293,17 +260,8 @@ def test_the_kernel_would_take_a_worker_first_and_the_supervisor_last() -> None:
 
 @pytest.fixture
 def swap(tmp_path: Path) -> Iterator[None]:
-    file = tmp_path / "swap"
-    with file.open("wb") as out:
-        out.write(b"\0" * (256 * MB))
-    file.chmod(0o600)
-    made = subprocess.run(["mkswap", file], capture_output=True, check=False).returncode == 0
-    if not made or subprocess.run(["swapon", file], check=False).returncode != 0:
-        if "CI" in os.environ:
-            pytest.fail("swap cannot be turned on")
-        pytest.skip("needs the right to turn swap on")
-    yield
-    subprocess.run(["swapoff", file], check=True)
+    with swap_file(tmp_path / "swap", 256 * MB):
+        yield
 
 
 def test_what_is_swapped_out_still_counts(swap: None) -> None:

@@ -81,6 +81,12 @@ async def test_the_model_is_loaded_and_warmed_once_in_the_fork_server(pool: Pool
     assert pool.status().fork_server_pid not in {a.value["pid"] for a in answers}
 
 
+async def test_the_supervisor_comes_first_where_processors_are_busy(pool: Pool) -> None:
+    status = pool.status()
+    pids = [status.fork_server_pid, *(worker.pid for worker in status.workers)]
+    assert {psutil.Process(pid).nice() for pid in pids} == {psutil.Process().nice() + 5}
+
+
 async def test_results_longer_than_a_packet_arrive(pool: Pool) -> None:
     result = await pool.run({"do": "long", "length": 3_000_000})
     assert len(result.value["text"]) == 3_000_000

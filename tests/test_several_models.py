@@ -18,8 +18,6 @@ from running import RunningServer, start_server, until
 from small_model import SMALL_WORDS, make_small_model
 
 import models
-from modelserver.admin.address import AdminAddress
-from modelserver.admin.client import ask as ask_admin
 
 KO, ZH = "vosk-model-small-ko-0.1", "vosk-model-small-cn-0.22"
 
@@ -52,12 +50,11 @@ class Changing:
         return seen
 
     def admin(self, method: str, path: str) -> tuple[int, Any]:
-        address = AdminAddress(path=self._file.parent / "admin.sock")
-        status, body = ask_admin(address, method, path, None)
+        status, body = self.server.ask_admin(method, path)
         return status, json.loads(body)
 
     def health(self) -> Any:
-        return self.admin("GET", "/admin/health")[1]
+        return self.server.health()
 
     def states(self) -> dict[str, str]:
         return {model["label"]: model["state"] for model in self.health()["models"]}
@@ -193,8 +190,8 @@ def test_a_worker_of_any_model_can_be_recycled(several: Changing) -> None:
     def after() -> dict[int, int]:
         return {worker["id"]: worker["pid"] for worker in several.health()["workers"]}
 
-    until(lambda: after().keys() == before.keys() and after()[2] != before[2])
-    assert after()[0] == before[0]
+    now = until(lambda: (a := after()).keys() == before.keys() and a[2] != before[2] and a)
+    assert now[0] == before[0]
 
 
 def test_the_model_used_longest_ago_goes_when_memory_is_needed(

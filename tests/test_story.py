@@ -24,16 +24,6 @@ LIMIT = 1150 * MB
 CLIENTS = 4
 
 
-def admin(directory: Path, path: str = "/admin/health") -> dict[str, object]:
-    from modelserver.admin.address import AdminAddress
-    from modelserver.admin.client import ask
-
-    status, body = ask(AdminAddress(path=directory / "admin.sock"), "GET", path, None)
-    assert status == 200, body
-    document: dict[str, object] = json.loads(body)
-    return document
-
-
 def load(server: RunningServer, wavs: list[bytes]) -> list[Answer]:
     with ThreadPoolExecutor(CLIENTS) as clients:
         return list(clients.map(server.convert, wavs))
@@ -81,7 +71,7 @@ def test_this_server_answers_every_request_under_the_same_limit_and_load(
                 assert answer.json["text"]
         assert sum(answer.status == 200 for answer in answers) > len(answers) / 2
         assert group.oom_kills() == 0
-        health = admin(tmp_path)
+        health = server.health()
         assert health["pid"] == server.pid
         assert "kernel_oom" not in health["exits_by_cause"]
         assert server.convert(wav_clips[0]).status == 200
@@ -122,8 +112,8 @@ def test_a_burst_of_500_long_uploads_is_bounded_and_all_answered(
         assert 0 < outcome["most_on_disk"] <= places * body_bytes
         assert supervisor.memory_info().rss - rss_before < 60 * MB
         assert group.oom_kills() == 0
-        until(lambda: admin(tmp_path)["queue"]["admitted"] == 0, 30)  # type: ignore[index]
-        assert admin(tmp_path)["spools"]["open"] == 0  # type: ignore[index]
+        until(lambda: server.health()["queue"]["admitted"] == 0, 30)
+        assert server.health()["spools"]["open"] == 0
         assert server.convert(wav_clips[0]).status == 200
 
 

@@ -52,6 +52,7 @@ def pool_settings(settings: Settings, first_seat: int = 0) -> PoolSettings:
         first_seat=first_seat,
         queue=settings.limits.queue,
         hang_s=settings.workers.hang_s,
+        nice=settings.workers.nice,
         memory=memory_settings(settings),
         allocator=Allocator(settings.allocator),
     )

@@ -43,6 +43,14 @@ class WorkerSettings(Section, frozen=True):
     hang_s: Annotated[
         Seconds, _about("a worker that shows no sign of life for this long is ended and replaced")
     ] = 20.0
+    nice: Annotated[
+        int,
+        Meta(ge=0, le=19),
+        _about(
+            "by how much the workers' priority is below the server's own, which has to answer and "
+            "to watch while they keep every processor busy"
+        ),
+    ] = 5
     budget: Annotated[
         BytesOrAuto,
         _about(

@@ -59,6 +59,7 @@ def main(channel_fd: int, scoreboard_fd: int, supervisor_pid: int) -> int:
         assert received is not None
         request = received[0]
         assert isinstance(request, Load)
+        os.nice(request.nice)
         scoreboard = Scoreboard(scoreboard_fd, request.records)
         os.close(scoreboard_fd)
         try:

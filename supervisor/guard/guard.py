@@ -226,16 +226,30 @@ class Guard:
         next_reading = loop.time() + READ_EVERY_S
         while (remaining := next_reading - loop.time()) > 0:
             await asyncio.sleep(min(self._observer.interval(), remaining))
-            grown, left = self._observer.look()
-            overdue = time.monotonic() - self._decided_at > LOOK_EVERY_S
-            if overdue or abs(grown - self._decided_at_growth) > _NOTABLE:
-                self._decided_at_growth = grown
-                self._decide(left)
-            if self._observer.outdated(grown):
+            if self._observer.outdated(self._look()):
                 return
 
+    def _look(self) -> int:
+        """A quick look, and a decision where there is something to decide; returns by how many
+        bytes our processes have grown since the last whole reading."""
+        grown, left = self._observer.look()
+        overdue = time.monotonic() - self._decided_at > LOOK_EVERY_S
+        if overdue or abs(grown - self._decided_at_growth) > _NOTABLE:
+            self._decided_at_growth = grown
+            self._decide(left)
+        return grown
+
     async def _read(self) -> None:
-        await self._observer.read()
+        reading = asyncio.create_task(self._observer.read())
+        try:
+            # It takes milliseconds, but many of them where processors are fought for; and a leak
+            # does not wait.
+            while self._observer.known and not reading.done():
+                await asyncio.wait({reading}, timeout=self._observer.interval())
+                self._look()
+            await reading
+        finally:
+            reading.cancel()
         self._known.set()
         self._reap_orphans()
         self._decided_at_growth = 0

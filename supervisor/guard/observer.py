@@ -178,6 +178,11 @@ class Observer:
     # --- what is known --------------------------------------------------------------------------
 
     @property
+    def known(self) -> bool:
+        """There has been a whole reading."""
+        return self.reading is not None
+
+    @property
     def limits(self) -> Limits:
         """What memory has to fit into, as of the last reading."""
         assert self._limits is not None

@@ -97,6 +97,7 @@ class ForkServer:
                 self._scratch.name,
                 records,
                 settings.heartbeat_s,
+                settings.nice,
             )
         )
 

@@ -14,7 +14,7 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 class Load(Message, frozen=True):
     """Supervisor to fork server, first of all: load `function` of `module` with `options`, with
-    temporary files in the directory `scratch`."""
+    temporary files in the directory `scratch`, at a priority that is lower by `nice`."""
 
     module: str
     function: str
@@ -23,6 +23,7 @@ class Load(Message, frozen=True):
     scratch: str
     records: int
     heartbeat_s: float
+    nice: int
 
 
 class Loaded(Message, frozen=True):

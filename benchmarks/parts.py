@@ -1,0 +1,44 @@
+"""What the benchmarks share with the tests: servers, cgroups, toys and models that are made up."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from cgroup import MB, MemoryCgroup, memory_cgroup, swap_file
+from naive_client import naive_server
+from neighbour import neighbour
+from ordinary_user import NOBODY, entrance
+from remote_pool import RemotePool, remote_pool
+from running import RunningServer, start_server, until
+from small_model import (
+    SMALL_WORDS,
+    add_rescoring,
+    make_small_model,
+    make_static_model,
+    read_symbols,
+)
+
+TESTS = Path(__file__).parents[1] / "tests"
+
+__all__ = [
+    "MB",
+    "NOBODY",
+    "SMALL_WORDS",
+    "TESTS",
+    "MemoryCgroup",
+    "RemotePool",
+    "RunningServer",
+    "add_rescoring",
+    "entrance",
+    "make_small_model",
+    "make_static_model",
+    "memory_cgroup",
+    "naive_server",
+    "neighbour",
+    "read_symbols",
+    "remote_pool",
+    "start_server",
+    "swap_file",
+    "until",
+]
