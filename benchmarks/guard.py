@@ -1,6 +1,6 @@
 """The guard against the real kernel, in counts: the story, leaks, neighbours; and what it costs.
 
-    python benchmarks/guard.py [--skip-cost]
+    python benchmarks/guard.py [--skip-cost | --only-cost]
 
 Needs root and version 1 memory cgroups; uses the parts of the tests.
 """
@@ -193,6 +193,30 @@ def level_after(pool: RemotePool) -> str:
     return str(pool.status()["level"])
 
 
+def watching() -> list[list[str]]:
+    """The supervisor's processor time in a pool of two workers of 300 MB, in percent of one core:
+    with the guard's eyes shut, open, and open near the limit while both workers have a job."""
+    rows = []
+    for name, options in (
+        ("idle, not watched", {"watch": False, "wait": False}),
+        ("idle", {}),
+        ("both at work, near the limit", {"limit": 480 * MB}),
+    ):
+        with remote_pool(load_bytes=300 * MB, **options) as pool:
+            pool.event("worker.ready")
+            supervisor = psutil.Process(pool.process.pid)
+            time.sleep(12 if "watch" not in options else 1)  # the exact readings after a start
+            jobs = 2 if "limit" in options else 0
+            steps = {"do": "steps", "count": int(COST_S * 4), "step_s": 0.25}
+            asked = [pool.ask(run=steps) for _ in range(jobs)]
+            shares = [share(supervisor, COST_S / 4) for _ in range(4)]
+            left = pool.status()["left"] / MB if "watch" not in options else 0
+            for number in asked:
+                assert "result" in pool.answer(number, COST_S)
+            rows.append([name, spread(shares), f"{left:.0f} MB" if jobs else ""])
+    return rows
+
+
 def cost() -> list[list[str]]:
     """The supervisor's processor time, all that it does included, in percent of one core."""
     rows = []
@@ -246,14 +270,18 @@ def in_words(ends: Counter[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--skip-cost", action="store_true")
+    parser.add_argument("--only-cost", action="store_true")
     options = parser.parse_args()
-    clips = [wav(pcm) for pcm in utterances.utterances(None, 24)]
-    rows = [naive(clips), ours("plain", clips), ours("prepared", clips)]
-    rows += [leak(50 * MB), leak(1000 * MB), leak(None), visit()]
-    rows += [squeezed(None), squeezed(NOBODY), burst(), swapped(), set_limit()]
-    print(table(["what", "result", "OOM kills by the kernel's count"], rows))
+    if not options.only_cost:
+        clips = [wav(pcm) for pcm in utterances.utterances(None, 24)]
+        rows = [naive(clips), ours("plain", clips), ours("prepared", clips)]
+        rows += [leak(50 * MB), leak(1000 * MB), leak(None), visit()]
+        rows += [squeezed(None), squeezed(NOBODY), burst(), swapped(), set_limit()]
+        print(table(["what", "result", "OOM kills by the kernel's count"], rows))
     if not options.skip_cost:
-        head = ["supervisor's processor time, % of one core", "idle", "with requests"]
+        head = ["a pool's supervisor, % of one core", "processor time", "left"]
+        print(table(head, watching()))
+        head = ["the server's supervisor, % of one core", "idle", "with requests"]
         print(table(head, cost()))
 
 

@@ -97,12 +97,13 @@ def remote_pool(
     load_bytes: int = 0,
     born_s: float = 0.0,
     wait: bool = True,
+    watch: bool = True,
     python: str = sys.executable,
     **memory: int,
 ) -> Iterator[RemotePool]:
-    """A pool of toys; gone at the end."""
+    """A pool of toys; gone at the end. Without `watch` the guard looks once and never again."""
     loading = {"load_bytes": load_bytes, "born_s": born_s}
-    options = {"workers": workers, "loading": loading, "memory": memory}
+    options = {"workers": workers, "loading": loading, "memory": memory, "watch": watch}
     process = subprocess.Popen(
         [python, __file__, json.dumps(options)],
         stdin=subprocess.PIPE,
@@ -131,7 +132,11 @@ def remote_pool(
 
 async def _serve(options: dict[str, Any]) -> None:
     from supervisor import MemorySettings, Pool, PoolError, PoolSettings, SpoolStore, Target
+    from supervisor.guard import guard as guarding
+    from supervisor.guard import observer
 
+    if not options["watch"]:
+        guarding.READ_EVERY_S = observer.LOOK_EVERY_S = 1e6
     target = Target("toy", "load", options["loading"], import_path=(str(HERE),))
     settings = PoolSettings(
         workers=options["workers"], memory=MemorySettings(**options["memory"]), queue=1000

@@ -252,8 +252,8 @@ class Guard:
             reading.cancel()
         self._known.set()
         self._reap_orphans()
-        self._decided_at_growth = 0
-        self._decide(self._observer.left)
+        self._decided_at_growth, left = self._observer.look()
+        self._decide(left)
         self._remember()
         self.begin_what_may()
 

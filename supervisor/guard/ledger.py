@@ -3,7 +3,7 @@ tree's memory counted once."""
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from supervisor.readings.processes import PreciseMemory, ProcessMemory, quick_look
@@ -77,18 +77,19 @@ class Ledger:
             self._refreshed = False
             return 0
         faults = reading.major_faults - account.major_faults
-        account.move_to(time, reading.kept)
         account.swap, account.mapped = reading.swap, reading.mapped
-        account.rss = reading.rss
+        if time > account.time:  # else somebody has looked since
+            account.move_to(time, reading.kept)
+            account.rss = reading.rss
         account.major_faults = reading.major_faults
         return faults
 
-    def take_exact(self, readings: Iterable[PreciseMemory]) -> None:
-        """Exact readings of everyone there is."""
+    def take_exact(self, readings: Iterable[PreciseMemory], kept: Mapping[int, int]) -> None:
+        """Exact readings of everyone there is, and what each kept when they were made."""
         for reading in readings:
             if account := self._accounts.get(reading.pid):
                 proportional = reading.pss_anonymous + reading.swap_pss
-                account.exact = (reading.private_anonymous, proportional, account.kept)
+                account.exact = (reading.private_anonymous, proportional, kept[reading.pid])
         self._refreshed = True
 
     def look(self, time: float) -> None:

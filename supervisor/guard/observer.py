@@ -75,6 +75,7 @@ class FullReading:
     memory: MemoryReading
     processes: tuple[ProcessMemory, ...]
     exact: tuple[PreciseMemory, ...] | None
+    """Of some of `processes`, made just after them."""
     exact_cost_s: float
     resources: tuple[ResourceReading, ...] | None
     zombies: frozenset[int]
@@ -297,7 +298,8 @@ class Observer:
     def _take(self, reading: FullReading) -> None:
         now = reading.memory.time
         born = {worker.pid: worker.born_bytes for worker in self._members.workers}
-        self.ledger.keep_only({process.pid for process in reading.processes})
+        kept = {process.pid: process.kept for process in reading.processes}
+        self.ledger.keep_only(kept)
         for process in reading.processes:
             born_kept = born.get(process.pid, 0)
             if process.pid in born and not born_kept:
@@ -306,14 +308,15 @@ class Observer:
             if process.pid in born:
                 self._faults += faults
         if reading.exact is not None:
-            self.ledger.take_exact(reading.exact)
+            self.ledger.take_exact(reading.exact, kept)
         before = self.reading.time if self.reading else now
         self._work_s += self._busy() * (now - before)
         self._window.append((now, self._work_s, self._faults, reading.memory.refaults))
         while now - self._window[0][0] > _WINDOW_S:
             self._window.popleft()
         self.reading = reading.memory
-        self._kept_at_reading = self.ledger.total_kept()
+        # What was looked at since the reading counts as growth since then.
+        self._kept_at_reading = sum(kept[pid] for pid in self.ledger.known())
         self._charged_at_reading = [(file, _counter(file)) for file in usage_files(reading.memory)]
 
     def _set_limits(self) -> None:
@@ -379,7 +382,7 @@ class _Reader:
         memory = self._memory.read()
         processes = tuple(p for pid in pids if (p := read_process(pid)))
         began = time.thread_time()
-        precise = tuple(e for pid in pids if (e := read_precise(pid))) if exact else None
+        precise = tuple(e for p in processes if (e := read_precise(p.pid))) if exact else None
         cost_s = time.thread_time() - began
         return FullReading(memory, processes, precise, cost_s, resources, zombies)
 
