@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         SpoolView,
     )
     from supervisor.status import PoolState, PoolStatus, WorkerStatus
+    from supervisor.words import in_units
 
 _HOMES = {
     "contract": ("Reporting", "Servable", "Warmable"),
@@ -115,6 +116,7 @@ _HOMES = {
         "SpoolView",
     ),
     "status": ("PoolState", "PoolStatus", "WorkerStatus"),
+    "words": ("in_units",),
 }
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -173,6 +175,7 @@ __all__ = [
     "explain_limits",
     "find_jemalloc",
     "find_room",
+    "in_units",
     "raise_descriptor_limit",
     "read_process",
     "usable_cpus",

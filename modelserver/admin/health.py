@@ -8,7 +8,7 @@ import msgspec
 from modelserver import __version__
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
-from supervisor import GuardStatus, Obituary, PoolState, PoolStatus, WorkerStatus
+from supervisor import GuardStatus, Obituary, PoolState, PoolStatus, WorkerStatus, in_units
 
 
 class WorkerHealth(msgspec.Struct):
@@ -201,7 +201,7 @@ def _verdict(status: PoolStatus) -> tuple[str, list[str]]:
     if (guard := status.guard) is not None:
         if guard.state.level:
             reasons.append(
-                f"memory is short ({guard.state.level.word}): {guard.left / 1e6:.0f} MB are left "
+                f"memory is short ({guard.state.level.word}): {in_units(guard.left)} are left "
                 f"until {guard.tightest.name} is full"
             )
         if guard.state.starved:

@@ -17,8 +17,15 @@ from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import own_settings, settings_for
-from modelserver.words import size
-from supervisor import KernelLog, MemoryReader, OomCounter, explain_limits, find_room, usable_cpus
+from supervisor import (
+    KernelLog,
+    MemoryReader,
+    OomCounter,
+    explain_limits,
+    find_room,
+    in_units,
+    usable_cpus,
+)
 
 _SHOWN_KILLS = 5
 
@@ -54,19 +61,19 @@ def _section(title: str, lines: list[str]) -> None:
 def _machine(settings: Settings, problems: list[str]) -> list[str]:
     reading = MemoryReader().read()
     machine = reading.machine
-    memory = f"{size(machine.total)} of memory, {size(machine.available)} available"
+    memory = f"{in_units(machine.total)} of memory, {in_units(machine.available)} available"
     lines = [
         f"{usable_cpus()} processors may be used; {memory}",
-        f"swap: {size(machine.swap_total)}" if machine.swap_total else "no swap",
+        f"swap: {in_units(machine.swap_total)}" if machine.swap_total else "no swap",
     ]
     lines += [
-        f"{bound.name}: {size(bound.limit)}, {size(bound.used)} of it used for good"
+        f"{bound.name}: {in_units(bound.limit)}, {in_units(bound.used)} of it used for good"
         for bound in reading.bounds[1:]
     ]
     if len(reading.bounds) == 1:
         lines.append("no memory cgroup limits this process")
     for name, found in explain_limits(pool_settings(settings)).items():
-        lines.append(f"{name} = {size(found.bytes)}: {found.reason}")
+        lines.append(f"{name} = {in_units(found.bytes)}: {found.reason}")
     if not _directory_usable(settings.spool.directory):
         problems.append(f"uploads cannot be written to {settings.spool.directory}")
     return lines
@@ -88,17 +95,19 @@ def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[
         problems.append(error.message)
         return ["none"]
     on_disk = sum(file.stat().st_size for file in location.directory.rglob("*") if file.is_file())
-    lines = [f"{location.name} ({location.language}), {size(on_disk)} in {location.directory}"]
+    lines = [f"{location.name} ({location.language}), {in_units(on_disk)} in {location.directory}"]
     problems += choice.problems
     if choice.prepared is not None:
         graph = choice.prepared.graph.stat().st_size
-        lines.append(f"prepared: a graph of {size(graph)} is mapped, and can be larger than memory")
+        lines.append(
+            f"prepared: a graph of {in_units(graph)} is mapped, and can be larger than memory"
+        )
     else:
         lines.append("not prepared: several times slower, and several times the memory")
     workers, room = worker_count(settings), find_room(memory_settings(settings))
     least, whole = choice.needs(workers), choice.prediction.total(workers)
-    better = f", better {size(whole)}" if whole > least else ""
-    lines.append(f"needs about {size(least)} with {workers} workers{better}")
+    better = f", better {in_units(whole)}" if whole > least else ""
+    lines.append(f"needs about {in_units(least)} with {workers} workers{better}")
     if alone and choice.needs(workers) > room.now:
         problems.append(does_not_fit(choice, workers, room))
     return lines

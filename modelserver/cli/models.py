@@ -21,8 +21,7 @@ from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.fields import bytes_of
-from modelserver.words import size
-from supervisor import available_memory
+from supervisor import available_memory, in_units
 
 
 @click.group()
@@ -75,8 +74,8 @@ def prepare(
             )
     manifest = made.manifest
     click.echo(
-        f"Prepared in {manifest.seconds:.0f} s, {size(manifest.peak_bytes)} of memory at the "
-        f"peak: {manifest.states} states, {manifest.arcs} arcs, {size(made.bytes_on_disk)} in "
+        f"Prepared in {manifest.seconds:.0f} s, {in_units(manifest.peak_bytes)} of memory at the "
+        f"peak: {manifest.states} states, {manifest.arcs} arcs, {in_units(made.bytes_on_disk)} in "
         f"{made.directory}",
         err=True,
     )
@@ -118,7 +117,7 @@ def export_model(configuration: Configuration, name: str, file: Path) -> None:
         raise click.ClickException(f"{name} is prepared more than once: say which of {names}")
     with told():
         prepared_models.export_prepared(made[0], file)
-    click.echo(f"{file}: {size(file.stat().st_size)}")
+    click.echo(f"{file}: {in_units(file.stat().st_size)}")
 
 
 @models.command("import")

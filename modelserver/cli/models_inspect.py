@@ -19,8 +19,7 @@ from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
-from modelserver.words import size
-from supervisor import NotReady, Room, find_room
+from supervisor import NotReady, Room, find_room, in_units
 
 
 @click.command("inspect")
@@ -89,29 +88,29 @@ def _in_words(
         for part in prediction.parts
     ]
     lines.append(
-        f"{'together':<28}{size(prediction.disk):>10}{size(prediction.model):>10}"
+        f"{'together':<28}{in_units(prediction.disk):>10}{in_units(prediction.model):>10}"
         f"{_or_dash(prediction.mapped):>10}{_or_dash(prediction.touched):>10}"
     )
     lines += [
         "",
-        f"each worker grows by about {size(prediction.growth)}",
-        f"{workers} workers and the model: {size(prediction.total(workers))}, "
-        f"and {size(prediction.touched)} of file cache for full speed"
+        f"each worker grows by about {in_units(prediction.growth)}",
+        f"{workers} workers and the model: {in_units(prediction.total(workers))}, "
+        f"and {in_units(prediction.touched)} of file cache for full speed"
         if prediction.touched
-        else f"{workers} workers and the model: {size(prediction.total(workers))}",
+        else f"{workers} workers and the model: {in_units(prediction.total(workers))}",
         f"loads in about {prediction.load_s:g} s, from a warm disk cache, and warms up after that",
         f"this rests on {prediction.rests_on}",
     ]
     if result is not None:
         off = (choice.prediction.model - result.model) / result.model
         lines.append(
-            f"measured: {size(result.model)} for the model (the prediction was {off:+.0%} off), "
-            f"{size(result.growth)} for a worker after {result.audio_s:.0f} s of speech"
+            f"measured: {in_units(result.model)} for the model (the prediction was {off:+.0%} "
+            f"off), {in_units(result.growth)} for a worker after {result.audio_s:.0f} s of speech"
         )
     lines.append("")
     if choice.needs(workers) <= room.now:
         lines.append(
-            f"It fits here now: there is room for {size(room.now)} ({room.limit}), enough for "
+            f"It fits here now: there is room for {in_units(room.now)} ({room.limit}), enough for "
             f"{max(1, choice.workers_within(room.now))} workers."
         )
     else:
@@ -158,4 +157,4 @@ _GRAPHS = {
 
 
 def _or_dash(count: int) -> str:
-    return size(count) if count else "-"
+    return in_units(count) if count else "-"

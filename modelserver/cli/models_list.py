@@ -12,8 +12,7 @@ from modelserver.serving.served import memory_settings
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
-from modelserver.words import size
-from supervisor import Room, TargetUnavailable, find_room
+from supervisor import Room, TargetUnavailable, find_room, in_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +69,11 @@ def list_models(configuration: Configuration, installed: bool) -> None:
     for _, problems in here:
         for problem in problems:
             click.echo(problem, err=True)
-    click.echo(f"\nRoom for {size(room.now)} now; {room.limit}.")
+    click.echo(f"\nRoom for {in_units(room.now)} now; {room.limit}.")
     if served is not None:
         click.echo(
-            f"* would be served: {size(served.prediction.model)} and "
-            f"{size(served.prediction.growth)} for each of {_workers(worker_count(settings))}."
+            f"* would be served: {in_units(served.prediction.model)} and "
+            f"{in_units(served.prediction.growth)} for each of {_workers(worker_count(settings))}."
         )
     else:
         click.echo(f"None would be served: {why}", err=True)
@@ -105,7 +104,7 @@ def _installed(
                 location.name,
                 entry.language if entry else location.language,
                 _errors(entry),
-                size(choice.prediction.model),
+                in_units(choice.prediction.model),
                 _fits(choice, room, worker_count(settings)),
                 state,
                 entry.licence if entry else "",
@@ -117,7 +116,7 @@ def _installed(
 def _known(entry: model_package.CatalogEntry, room: Room, wanted: int) -> _Row:
     left = room.now - entry.memory_bytes
     if left < LEAST_GROWTH:
-        fits = f"no, needs ~{size(entry.memory_bytes + LEAST_GROWTH)}"
+        fits = f"no, needs ~{in_units(entry.memory_bytes + LEAST_GROWTH)}"
     else:
         fits = f"~{_workers(min(wanted, left // LEAST_GROWTH))}"
     about = "" if entry.size else "~"
@@ -126,9 +125,9 @@ def _known(entry: model_package.CatalogEntry, room: Room, wanted: int) -> _Row:
         entry.name,
         entry.language,
         _errors(entry),
-        f"{'' if entry.memory else '~'}{size(entry.memory_bytes)}",
+        f"{'' if entry.memory else '~'}{in_units(entry.memory_bytes)}",
         fits,
-        f"{about}{size(entry.download_bytes)} to fetch",
+        f"{about}{in_units(entry.download_bytes)} to fetch",
         entry.licence,
     )
 
@@ -139,7 +138,7 @@ def _errors(entry: model_package.CatalogEntry | None) -> str:
 
 def _fits(choice: Choice, room: Room, wanted: int) -> str:
     if choice.needs(1) > room.now:
-        return f"no, needs {size(choice.needs(1))}"
+        return f"no, needs {in_units(choice.needs(1))}"
     return _workers(max(1, min(wanted, choice.workers_within(room.now))))
 
 

@@ -12,7 +12,7 @@ from models.fetching import pull, pull_file
 from modelserver.cli.errors import told
 from modelserver.cli.options import with_settings
 from modelserver.settings.configuration import Configuration
-from modelserver.words import size
+from supervisor import in_units
 
 _LABELS = {"download": "Downloading", "check": "Checking", "unpack": "Unpacking"}
 
@@ -49,7 +49,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             nonlocal phase, shown
             if now != phase:
                 phase, shown, bar.pos = now, 0, 0
-                bar.label = f"{_LABELS[now]}{f' {size(total)}' if total else ''}"
+                bar.label = f"{_LABELS[now]}{f' {in_units(total)}' if total else ''}"
             bar.length = total or None
             bar.update(done - shown)
             shown = done

@@ -1,5 +1,7 @@
 """`modelserver status`: a running server's health, for a person."""
 
+import time
+
 import click
 import msgspec
 
@@ -7,7 +9,7 @@ from modelserver.admin.client import NoServer, fetch_health
 from modelserver.admin.health import Health
 from modelserver.cli.options import with_settings
 from modelserver.settings.configuration import Configuration
-from modelserver.words import ago, size
+from supervisor import in_units
 
 
 @click.command()
@@ -43,16 +45,16 @@ def in_words(health: Health) -> list[str]:
     if (memory := health.memory) is not None:
         level = memory.level + (", starved" if memory.starved else "")
         lines.append(
-            f"memory: {level}; {size(memory.used_bytes)} used, {size(memory.left_bytes)} left "
-            f"until {memory.tightest} is full, less {size(memory.reserve_bytes)} in reserve; "
-            f"{size(memory.mapped_bytes)} of the model mapped"
+            f"memory: {level}; {in_units(memory.used_bytes)} used, {in_units(memory.left_bytes)} "
+            f"left until {memory.tightest} is full, less {in_units(memory.reserve_bytes)} in "
+            f"reserve; {in_units(memory.mapped_bytes)} of the model mapped"
         )
     queue = health.queue
     lines.append(f"requests: {queue.admitted} of {queue.places} inside, {queue.waiting} waiting")
     for worker in health.workers:
         lines.append(
             f"worker {worker.id}: {worker.state}, pid {worker.pid}, {worker.jobs_done} done, "
-            f"grown by {size(worker.growth_bytes)} of {size(worker.budget_bytes)}"
+            f"grown by {in_units(worker.growth_bytes)} of {in_units(worker.budget_bytes)}"
         )
     lines += [
         f"{resource.name}: {_share(resource.used, resource.limit)}" for resource in health.resources
@@ -60,9 +62,17 @@ def in_words(health: Health) -> list[str]:
     if health.exits_by_cause:
         causes = ", ".join(f"{cause} {n}" for cause, n in sorted(health.exits_by_cause.items()))
         lines.append(f"ended so far: {causes}")
-    lines += [f"{ago(death.time)}: {death.sentence}" for death in health.last_deaths[:5]]
+    lines += [f"{_ago(death.time)}: {death.sentence}" for death in health.last_deaths[:5]]
     return lines
 
 
 def _share(used: int, limit: int) -> str:
     return f"{100 * used / limit:.0f} % used" if limit else "unknown"
+
+
+def _ago(seconds_since_epoch: float) -> str:
+    seconds = max(0.0, time.time() - seconds_since_epoch)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

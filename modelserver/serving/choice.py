@@ -9,8 +9,7 @@ from pathlib import Path
 import models
 from models.prepared import PreparedModel, estimate_needs, find_prepared
 from modelserver.settings import Settings
-from modelserver.words import size
-from supervisor import Room, TargetUnavailable, usable_cpus
+from supervisor import Room, TargetUnavailable, in_units, usable_cpus
 
 LEAST_GROWTH = 32 << 20
 """Bytes: what a worker can work with at the least, if its model would let it grow by more."""
@@ -95,9 +94,9 @@ def does_not_fit(choice: Choice, workers: int, room: Room) -> str:
     """The sentence."""
     prediction = choice.prediction
     return (
-        f"{choice.location.name} does not fit: it needs {size(choice.needs(workers))} "
-        f"({size(prediction.model)} for the model, the rest for {workers} "
-        f"{'worker' if workers == 1 else 'workers'}), and there is room for {size(room.most)} "
+        f"{choice.location.name} does not fit: it needs {in_units(choice.needs(workers))} "
+        f"({in_units(prediction.model)} for the model, the rest for {workers} "
+        f"{'worker' if workers == 1 else 'workers'}), and there is room for {in_units(room.most)} "
         f"({room.limit})"
     )
 
@@ -111,8 +110,8 @@ def _prepared(choice: Choice, workers: int, room: Room) -> str:
     if better.needs(workers) > room.most:
         return ""
     return (
-        f"; prepared, it would need {size(better.needs(workers))} (`modelserver models prepare`, "
-        "or `models export` on a machine that has the memory to prepare it)"
+        f"; prepared, it would need {in_units(better.needs(workers))} (`modelserver models "
+        "prepare`, or `models export` on a machine that has the memory to prepare it)"
     )
 
 
@@ -126,12 +125,12 @@ def what_would_fit(settings: Settings, room: Room) -> str:
         except models.ModelError:
             continue
         if (found := _first_that_fits(ways, workers, room)) is not None:
-            fitting.append(f"{location.name} ({size(found.needs(workers))})")
+            fitting.append(f"{location.name} ({in_units(found.needs(workers))})")
     if fitting:
         return f"; what would fit: {', '.join(fitting)}"
     entries = [entry for entry in models.catalog() if entry.memory_bytes < room.most]
     if entries:
-        some = ", ".join(f"{e.name} (about {size(e.memory_bytes)})" for e in entries[:2])
+        some = ", ".join(f"{e.name} (about {in_units(e.memory_bytes)})" for e in entries[:2])
         return f"; what would fit, and can be fetched with `modelserver models pull`: {some}"
     return "; nothing that is installed or known would fit"
 

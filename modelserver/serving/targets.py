@@ -17,8 +17,7 @@ from modelserver.serving.choice import (
 from modelserver.settings import Settings
 from modelserver.settings.labels import first_model
 from modelserver.speech.messages import speech_target
-from modelserver.words import size
-from supervisor import Room, Target, TargetUnavailable, available_memory
+from supervisor import Room, Target, TargetUnavailable, available_memory, in_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
@@ -79,7 +78,7 @@ def _tell(choice: Choice, settings: Settings, room: Room) -> None:
             "model.trimmed",
             model=choice.location.name,
             left_out=list(choice.left_out),
-            reason=f"there is room for {size(room.most)} ({room.limit})",
+            reason=f"there is room for {in_units(room.most)} ({room.limit})",
             consequence=RESCORING_COST,
         )
     workers = worker_count(settings)

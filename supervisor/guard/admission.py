@@ -11,8 +11,8 @@ from supervisor.errors import (
     SpoolFull,
     TooLarge,
 )
-from supervisor.guard.limits import in_mib
 from supervisor.guard.policy import GuardState
+from supervisor.words import in_units
 
 _LONGEST_RETRY_S = 60.0
 _LEAST_DESCRIPTORS_FREE = 32
@@ -96,7 +96,7 @@ def _never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     most = min(supply.capacity, supply.most_growth)
     if certain is not None and certain > most:
         return TooLarge(
-            f"a job of this size makes a worker grow by {in_mib(certain)}; {in_mib(most)} is "
+            f"a job of this size makes a worker grow by {in_units(certain)}; {in_units(most)} is "
             "the most that there can be here"
         )
     total = supply.disk_total
@@ -104,8 +104,8 @@ def _never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
         return None
     if ask.input_bytes > total - disk_reserve(total):
         return TooLarge(
-            f"an upload of {in_mib(ask.input_bytes)} has no room on the disk for uploads, "
-            f"which has {in_mib(total)}"
+            f"an upload of {in_units(ask.input_bytes)} has no room on the disk for uploads, "
+            f"which has {in_units(total)}"
         )
     return None
 
@@ -114,11 +114,11 @@ def _not_by_memory(ask: Ask, supply: Supply) -> PoolError | None:
     state = supply.state
     if not state.takes_work:
         return MemoryPressure(
-            f"memory is short: {in_mib(max(0, supply.left))} are left", _retry_after(supply)
+            f"memory is short: {in_units(max(0, supply.left))} are left", _retry_after(supply)
         )
     if ask.stream and not state.takes_streams:
         return MemoryPressure(
-            f"no new streams while memory is short: {in_mib(max(0, supply.left))} are left",
+            f"no new streams while memory is short: {in_units(max(0, supply.left))} are left",
             _retry_after(supply),
         )
     return None
@@ -128,8 +128,8 @@ def _not_by_resources(ask: Ask, supply: Supply) -> PoolError | None:
     size, left = ask.input_bytes or 0, supply.disk_left
     if left is not None and size > supply.spool_memory_each and size > left:
         return SpoolFull(
-            f"an upload of {in_mib(size)} has no room on the disk now; {in_mib(max(0, left))} are "
-            "left beside those that are here"
+            f"an upload of {in_units(size)} has no room on the disk now; {in_units(max(0, left))} "
+            "are left beside those that are here"
         )
     total = supply.descriptors_total
     if supply.descriptors_free is not None and total is not None:

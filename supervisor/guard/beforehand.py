@@ -3,6 +3,7 @@
 from supervisor.guard.limits import Explained, Limits, bounds_of, find_budget, find_limits
 from supervisor.readings.memory import MemoryReader
 from supervisor.settings import MemorySettings, PoolSettings, Room
+from supervisor.words import in_units
 
 
 def explain_limits(settings: PoolSettings) -> dict[str, Explained]:
@@ -24,4 +25,4 @@ def find_room(settings: MemorySettings) -> Room:
 
 def limit_in_words(limits: Limits) -> str:
     """For a sentence about what does not fit."""
-    return f"{limits.limit.bytes / 1e6:.0f} MB is the limit ({limits.limit.reason})"
+    return f"{in_units(limits.limit.bytes)} is the limit ({limits.limit.reason})"

@@ -12,7 +12,7 @@ from supervisor.guard.admission import Ask
 from supervisor.guard.beforehand import limit_in_words
 from supervisor.guard.desk import Desk
 from supervisor.guard.history import History
-from supervisor.guard.limits import Budget, Limits, in_mib
+from supervisor.guard.limits import Budget, Limits
 from supervisor.guard.members import Member, Members
 from supervisor.guard.observer import LOOK_EVERY_S, READ_EVERY_S, Observer
 from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Recycle, Trim, decide
@@ -26,6 +26,7 @@ from supervisor.readings.resources import ResourceReading
 from supervisor.settings import MemorySettings, Room
 from supervisor.spool import Spool, SpoolStore
 from supervisor.trim import give_back
+from supervisor.words import in_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 
@@ -148,7 +149,7 @@ class Guard:
         worker.growth_bytes = growth
         allowed = self._observer.budget.growth.bytes
         if growth > allowed:
-            self._recycle(worker, f"it had grown by {in_mib(growth)} of {in_mib(allowed)}")
+            self._recycle(worker, f"it had grown by {in_units(growth)} of {in_units(allowed)}")
 
     def alive(self) -> bool:
         """It has looked and decided lately."""
@@ -207,8 +208,8 @@ class Guard:
         usual = sum(report.get("working_set_bytes") or 0 for report in reports)
         most = max(0, mapped - resident)
         if usual > resident:
-            return f"about {in_mib(usual - resident)} more memory, at most {in_mib(most)}"
-        return f"at most {in_mib(most)} more memory"
+            return f"about {in_units(usual - resident)} more memory, at most {in_units(most)}"
+        return f"at most {in_units(most)} more memory"
 
     # --- watching -------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.settings import MemorySettings
+from supervisor.words import in_units
 
 MIB = 1024 * 1024
 
@@ -63,8 +64,8 @@ def find_limits(bounds: tuple[Bound, ...], settings: MemorySettings) -> Limits:
     else:
         reserve = Explained(
             _share(limit, _RESERVE_SHARE, _RESERVE_LEAST, _RESERVE_MOST),
-            f"auto: 1/{1 / _RESERVE_SHARE:.0f} of the limit, from {_RESERVE_LEAST // MIB} to "
-            f"{_RESERVE_MOST // MIB} MiB",
+            f"auto: 1/{1 / _RESERVE_SHARE:.0f} of the limit, from {in_units(_RESERVE_LEAST)} to "
+            f"{in_units(_RESERVE_MOST)}",
         )
     return Limits(
         Explained(limit, smallest.name),
@@ -87,19 +88,14 @@ def find_budget(settings: MemorySettings, left: int | None, workers: int) -> Bud
     else:
         growth = Explained(
             max(_BUDGET_LEAST, min(_BUDGET_MOST, int(left * _BUDGET_SHARE / workers))),
-            f"auto: {_BUDGET_SHARE:.0%} of the {in_mib(left)} left beside the model, shared by "
-            f"{workers}, from {_BUDGET_LEAST // MIB} to {_BUDGET_MOST // MIB} MiB",
+            f"auto: {_BUDGET_SHARE:.0%} of the {in_units(left)} left beside the model, shared by "
+            f"{workers}, from {in_units(_BUDGET_LEAST)} to {in_units(_BUDGET_MOST)}",
         )
     hard = Explained(
         int(growth.bytes * _HARD_OVER_BUDGET), f"{_HARD_OVER_BUDGET:g} times workers.budget"
     )
     rss = settings.max_rss
     return Budget(growth, hard, None if rss is None else Explained(rss, "workers.max_rss"))
-
-
-def in_mib(count: float) -> str:
-    """Bytes for a person."""
-    return f"{count / MIB:.0f} MiB"
 
 
 def _share(limit: int, share: float, least: int, most: int) -> int:

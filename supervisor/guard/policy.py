@@ -4,7 +4,8 @@ state from now on and the actions to take. Nothing here reads or kills."""
 import enum
 from dataclasses import dataclass, replace
 
-from supervisor.guard.limits import MIB, Budget, Limits, in_mib
+from supervisor.guard.limits import MIB, Budget, Limits
+from supervisor.words import in_units
 
 WORTH_IT = 8 * MIB
 """Ending a process that has grown by less brings nothing."""
@@ -209,19 +210,19 @@ def _keep(worker: WorkerView, now: Situation) -> Action | None:
     if worker.growth > budget.hard.bytes:
         return Kill(
             worker.pid,
-            f"it had grown by {in_mib(worker.growth)}, and {in_mib(budget.hard.bytes)} are allowed "
-            f"({budget.hard.reason})",
+            f"it had grown by {in_units(worker.growth)}, and {in_units(budget.hard.bytes)} are "
+            f"allowed ({budget.hard.reason})",
             own_fault=True,
         )
     if budget.max_rss is not None and worker.kept > budget.max_rss.bytes:
         return Kill(
             worker.pid,
-            f"it held {in_mib(worker.kept)}, and {in_mib(budget.max_rss.bytes)} are allowed "
+            f"it held {in_units(worker.kept)}, and {in_units(budget.max_rss.bytes)} are allowed "
             f"({budget.max_rss.reason})",
             own_fault=True,
         )
     if worker.growth > budget.growth.bytes and not worker.leaving:
-        reason = f"it had grown by {in_mib(worker.growth)} of {in_mib(budget.growth.bytes)}"
+        reason = f"it had grown by {in_units(worker.growth)} of {in_units(budget.growth.bytes)}"
         return Recycle(worker.pid, reason)
     return None
 
@@ -254,11 +255,11 @@ def _relieve(
     state: GuardState, now: Situation, workers: tuple[WorkerView, ...], *, emergency: bool
 ) -> Action | None:
     """The one step that brings most and costs least."""
-    left = f"{in_mib(max(0, now.left))} were left of {in_mib(now.limits.limit.bytes)}"
+    left = f"{in_units(max(0, now.left))} were left of {in_units(now.limits.limit.bytes)}"
     rested = now.time - state.killed_at >= _KILL_EVERY_S
     helper = max(now.helpers, key=lambda helper: helper.kept, default=None)
     if helper is not None and helper.kept > WORTH_IT and rested:
-        return EndHelper(helper.pid, f"{left}, and it held {in_mib(helper.kept)}")
+        return EndHelper(helper.pid, f"{left}, and it held {in_units(helper.kept)}")
     fat = sorted((w for w in workers if w.growth > WORTH_IT), key=lambda w: w.growth)
     if emergency:
         # What grows is what has to stop; otherwise what is large.
@@ -269,22 +270,22 @@ def _relieve(
         if victim is not None and (rested or victim.rate * _SOON_S > room):
             return Kill(
                 victim.pid,
-                f"{left}, and it had grown most, by {in_mib(victim.growth)}",
+                f"{left}, and it had grown most, by {in_units(victim.growth)}",
                 own_fault=False,
             )
         if victim is None and rested and now.loading:
             largest = max(now.loading, key=lambda load: load.kept)
             return EndLoad(
-                largest.pid, f"{left} when it had loaded {in_mib(largest.kept)} of the model"
+                largest.pid, f"{left} when it had loaded {in_units(largest.kept)} of the model"
             )
     if not rested or now.time - state.recycled_at < _RECYCLE_EVERY_S:
         return None
     idle = [w for w in fat if not w.busy and not w.leaving]
     if idle:
-        return Recycle(idle[-1].pid, f"{left}, and it had grown by {in_mib(idle[-1].growth)}")
+        return Recycle(idle[-1].pid, f"{left}, and it had grown by {in_units(idle[-1].growth)}")
     busy = [w for w in fat if w.busy and not w.leaving]
     if busy and state.level == Level.CRITICAL:
-        return Recycle(busy[-1].pid, f"{left}, and it had grown by {in_mib(busy[-1].growth)}")
+        return Recycle(busy[-1].pid, f"{left}, and it had grown by {in_units(busy[-1].growth)}")
     return None
 
 

@@ -12,7 +12,6 @@ import structlog
 
 from supervisor.changes import Changes
 from supervisor.guard.history import History
-from supervisor.guard.limits import in_mib
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.death import Cause, Intent
 from supervisor.processes.deaths import Deaths, last_memory
@@ -24,6 +23,7 @@ from supervisor.processes.worker import Worker
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.settings import PoolSettings, Room, Target, TargetSource, TargetUnavailable
 from supervisor.wire.scoreboard import Scoreboard
+from supervisor.words import in_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 
@@ -189,8 +189,8 @@ class Keeper:
         if target.needs is None or target.needs <= room.now:
             return
         self._unready_because = (
-            f"the model is being changed: {in_mib(target.needs)} are needed for the new one and "
-            f"{in_mib(room.now)} are left beside the old one"
+            f"the model is being changed: {in_units(target.needs)} are needed for the new one and "
+            f"{in_units(room.now)} are left beside the old one"
         )
         log.warning(
             "model.changed_in_turn",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
 from supervisor.readings.files import field, read_file
+from supervisor.words import in_units
 
 _KILLED = re.compile(
     r"(?:Out of memory|Memory cgroup out of memory): Killed process (\d+) \((.*?)\)"
@@ -40,7 +41,7 @@ class OomReport:
     def sentence(self) -> str:
         """For a person."""
         where = "a memory cgroup's limit" if self.in_cgroup else "the machine's memory"
-        size = f" holding {self.anonymous / 1e6:.0f} MB" if self.anonymous is not None else ""
+        size = f" holding {in_units(self.anonymous)}" if self.anonymous is not None else ""
         return f"process {self.pid} ({self.command}){size}, at {where}"
 
 
