@@ -43,6 +43,11 @@ class Toy:
                     time.sleep(request.get("step_s", 0.01))
                     yield {"step": step, "pid": os.getpid()}
                 return {"pid": os.getpid()}
+            case "until":
+                while not os.path.exists(request["file"]):
+                    time.sleep(0.01)
+                    yield
+                return {"pid": os.getpid()}
             case "once":
                 # Fails in its own way the first time, works the second: `marker` remembers.
                 with contextlib.suppress(FileExistsError):
