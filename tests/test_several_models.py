@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import as_wav, share_compiler
 from running import RunningServer, start_server, until
-from small_model import SMALL_WORDS, make_small_model
+from small_model import SMALL_WORDS, add_rescoring, make_small_model
 
 import models
 
@@ -402,3 +402,25 @@ def test_where_both_do_not_fit_and_the_new_one_fails_the_old_one_comes_back(
         server.server.wait_event("model.going_back", seen, timeout_s=20)
         server.server.wait_ready()
         assert server.model(wav_clips[0]) == KO
+
+
+def test_where_a_prediction_was_wrong_the_next_model_is_served(
+    tmp_path: Path, home: Path, wav_clips: list[bytes]
+) -> None:
+    """A language model of states without arcs takes several times the memory of ordinary ones."""
+    wrong = tmp_path / "vosk-model-wrong"
+    make_small_model(home / KO, wrong, SMALL_WORDS.split())
+    add_rescoring(wrong, states=6_000_000, arcs_each=0, lm_ints=1_000_000)
+    common = 'memory.limit = "750MB"\nrescoring = "on"\n'
+    with changing(tmp_path, home, f'model = ["{wrong}", "{ZH}"]', common) as server:
+        server.server.wait_ready()
+        assert server.model(wav_clips[0]) == ZH
+        chosen = [event["model"] for event in server.server.events("model.chosen")]
+        assert chosen == ["vosk-model-wrong", ZH]
+        (ended,) = server.server.events("guard.load_ended")
+        assert "of the model" in ended["reason"]
+        (learned,) = server.server.events("model.mispredicted")
+        assert learned["predicted_bytes"] < learned["held_bytes"] < learned["expected_bytes"]
+        passed_over = server.server.events("model.passed_over")[-1]["reason"]
+        assert passed_over.startswith("vosk-model-wrong does not fit: it needs ")
+        assert "as loading it has shown" in passed_over

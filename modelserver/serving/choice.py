@@ -2,7 +2,7 @@
 there is. Decided from files' names and sizes, before anything is loaded."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,13 @@ RESCORING_COST = "its errors may be about a twentieth more"
 """Published for a big model without its recurrent network (vosk-api #779: 5 % relative)."""
 
 
+Form = tuple[Path, Path | None, tuple[str, ...]]
+"""A model's directory, that of its prepared form, and the folders that are left out."""
+
+Shown = Mapping[Form, int]
+"""Bytes that loading models has shown them to need at the least, where a prediction was wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A model and how it is loaded. `left_out`: folders that are not; `passed_over`: why those
@@ -27,16 +34,29 @@ class Choice:
     prepared: PreparedModel | None
     prediction: models.Prediction
     left_out: tuple[str, ...] = ()
+    shown: int = 0
+    """Bytes that a load of it has shown it to need at the least, if one was ended for that."""
     passed_over: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
+    @property
+    def form(self) -> Form:
+        """Which files of the model are loaded."""
+        made = self.prepared.directory if self.prepared else None
+        return self.location.directory, made, self.left_out
+
+    @property
+    def model_bytes(self) -> int:
+        """What is held once for all workers: as predicted, or as loading it has shown."""
+        return max(self.prediction.model, self.shown)
+
     def needs(self, workers: int) -> int:
         """Bytes that it and so many workers take at the least."""
-        return self.prediction.model + workers * min(self.prediction.growth, LEAST_GROWTH)
+        return self.model_bytes + workers * min(self.prediction.growth, LEAST_GROWTH)
 
     def workers_within(self, room: int) -> int:
         """How many workers have what they would like to grow by."""
-        return max(0, room - self.prediction.model) // self.prediction.growth
+        return max(0, room - self.model_bytes) // self.prediction.growth
 
 
 def worker_count(settings: Settings) -> int:
@@ -66,9 +86,10 @@ def find_wanted(settings: Settings, wanted: str) -> models.ModelLocation:
     return models.find_model(wanted, settings.models_dir, settings.language or None)
 
 
-def choose_model(settings: Settings, room: Room) -> Choice:
+def choose_model(settings: Settings, room: Room, shown: Shown | None = None) -> Choice:
     """The first model of `settings.model` that fits. Raises `TargetUnavailable`, with numbers and
     with what would fit instead."""
+    shown = shown or {}
     workers = worker_count(settings)
     passed_over: list[str] = []
     there = False
@@ -76,7 +97,7 @@ def choose_model(settings: Settings, room: Room) -> Choice:
         try:
             location = find_wanted(settings, wanted)
             there = True
-            ways = list(_ways(location, settings))
+            ways = list(_ways(location, settings, shown))
         except models.ModelError as error:
             passed_over.append(error.message)
             continue
@@ -86,16 +107,18 @@ def choose_model(settings: Settings, room: Room) -> Choice:
             does_not_fit(ways[-1], workers, room) + _prepared(ways[-1], workers, room)
         )
     # Where none is there, what is installed has been said already.
-    instead = what_would_fit(settings, room) if there else ""
+    instead = what_would_fit(settings, room, shown) if there else ""
     raise TargetUnavailable("; ".join(passed_over) + instead)
 
 
 def does_not_fit(choice: Choice, workers: int, room: Room) -> str:
     """The sentence."""
-    prediction = choice.prediction
+    model = in_units(choice.model_bytes)
+    if choice.shown > choice.prediction.model:
+        model = f"at least {model}, as loading it has shown,"
     return (
         f"{choice.location.name} does not fit: it needs {in_units(choice.needs(workers))} "
-        f"({in_units(prediction.model)} for the model, the rest for {workers} "
+        f"({model} for the model, the rest for {workers} "
         f"{'worker' if workers == 1 else 'workers'}), and there is room for {in_units(room.most)} "
         f"({room.limit})"
     )
@@ -115,13 +138,13 @@ def _prepared(choice: Choice, workers: int, room: Room) -> str:
     )
 
 
-def what_would_fit(settings: Settings, room: Room) -> str:
+def what_would_fit(settings: Settings, room: Room, shown: Shown) -> str:
     """What is installed and fits, or else what could be fetched; the start of it is "; "."""
     workers = worker_count(settings)
     fitting = []
     for location in models.installed_models(settings.models_dir):
         try:
-            ways = list(_ways(location, settings))
+            ways = list(_ways(location, settings, shown))
         except models.ModelError:
             continue
         if (found := _first_that_fits(ways, workers, room)) is not None:
@@ -135,12 +158,13 @@ def what_would_fit(settings: Settings, room: Room) -> str:
     return "; nothing that is installed or known would fit"
 
 
-def _ways(location: models.ModelLocation, settings: Settings) -> Iterator[Choice]:
+def _ways(location: models.ModelLocation, settings: Settings, shown: Shown) -> Iterator[Choice]:
     """As it is, and then without what only corrects, where that is left to us."""
     first = candidate(location, settings.prepared_dir, settings.rescoring)
-    yield first
+    yield dataclasses.replace(first, shown=shown.get(first.form, 0))
     if settings.rescoring == "auto" and first.prediction.rescoring:
-        yield candidate(location, settings.prepared_dir, "off")
+        trimmed = candidate(location, settings.prepared_dir, "off")
+        yield dataclasses.replace(trimmed, shown=shown.get(trimmed.form, 0))
 
 
 def _first_that_fits(ways: list[Choice], workers: int, room: Room) -> Choice | None:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 import models
-from modelserver.serving.choice import worker_count
+from modelserver.serving.choice import Choice, Form, worker_count
 from modelserver.serving.preparation import Preparation
 from modelserver.serving.targets import find_model, find_target
 from modelserver.settings import ModelSettings, Settings
@@ -21,6 +21,7 @@ from supervisor import (
     Guard,
     MemorySettings,
     NotReady,
+    Obituary,
     Pool,
     PoolSettings,
     PoolStatus,
@@ -30,6 +31,11 @@ from supervisor import (
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
+
+_FOR_MEMORY = (Cause.GUARD, Cause.KERNEL_OOM)
+_UNSEEN = 1.25
+"""By how much more a model is expected to need than it held when its load was ended. It was not
+done, so it is more; and a room that is larger by that is worth another try."""
 
 MakeRoom = Callable[["ServedModel"], Awaitable[bool]]
 """Unload something else for this model; False if there is nothing."""
@@ -92,6 +98,8 @@ class ServedModel:
         self._preparation = Preparation(settings)
         self._background: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
+        self._chosen: Choice | None = None
+        self._shown: dict[Form, int] = {}
         self.pool: Pool | None = None
 
     @property
@@ -232,15 +240,36 @@ class ServedModel:
 
     async def _target(self, pool: Pool) -> Target:
         """Asked before each load, so that a model that was put there meanwhile is found."""
+        if (obituary := pool.load_death()) is not None:
+            self._learn_from(obituary)
         if self.settings.prepare == "first":
             await self._prepare("the model is prepared before it is served")
         while True:
             room = await pool.room()
             try:
-                return await asyncio.to_thread(find_target, self.settings, room)
+                self._chosen, target = await asyncio.to_thread(
+                    find_target, self.settings, room, self._shown
+                )
             except TargetUnavailable:
                 if not await self._make_room(self):
                     raise
+            else:
+                return target
+
+    def _learn_from(self, obituary: Obituary) -> None:
+        """A load was ended for its memory, though what was predicted did fit: from now on it is
+        expected to need more than it held then, and the next in the list may be served."""
+        chosen, last = self._chosen, obituary.last
+        if chosen is None or last is None or obituary.death.cause not in _FOR_MEMORY:
+            return
+        self._shown[chosen.form] = max(self._shown.get(chosen.form, 0), int(last.kept * _UNSEEN))
+        log.warning(
+            "model.mispredicted",
+            model=chosen.location.name,
+            predicted_bytes=chosen.prediction.model,
+            held_bytes=last.kept,
+            expected_bytes=self._shown[chosen.form],
+        )
 
     # --- readings -------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from models.prepared import PreparedModel, find_prepared
 from modelserver.serving.choice import (
     RESCORING_COST,
     Choice,
+    Shown,
     choose_model,
     find_wanted,
     worker_count,
@@ -41,17 +42,17 @@ def find_model(settings: Settings) -> models.ModelLocation:
     return find_wanted(settings, last)
 
 
-def find_target(settings: Settings, room: Room) -> Target:
+def find_target(settings: Settings, room: Room, shown: Shown) -> tuple[Choice, Target]:
     """What to load now: what fits into `room`, prepared if it is. May read disks. Raises
     `TargetUnavailable`."""
     try:
         environment = blas_environment(settings.blas, _flags())
     except KernelRefused as error:
         raise TargetUnavailable(str(error)) from error
-    choice = choose_model(settings, room)
+    choice = choose_model(settings, room, shown)
     _tell(choice, settings, room)
     prepared = choice.prepared
-    return speech_target(
+    target = speech_target(
         choice.location,
         prepared.made if prepared else {},
         left_out=choice.left_out,
@@ -60,6 +61,7 @@ def find_target(settings: Settings, room: Room) -> Target:
         environment=environment,
         needs=choice.needs(worker_count(settings)),
     )
+    return choice, target
 
 
 def is_prepared(settings: Settings, location: models.ModelLocation) -> bool:

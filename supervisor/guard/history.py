@@ -81,6 +81,10 @@ class History:
             self._deaths.append(obituary)
         return obituary
 
+    def obituary(self, death: Death) -> Obituary | None:
+        """Of that death, if it is remembered."""
+        return next((o for o in reversed(self._deaths) if o.death is death), None)
+
     @property
     def moments(self) -> tuple[Moment, ...]:
         """Oldest first."""

@@ -34,7 +34,12 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 
 
 class ForkServerLost(Exception):
-    """The fork server died, or failed, before it did what was asked."""
+    """The fork server died, or failed, before it did what was asked; `death` says how, if it has
+    ended."""
+
+    def __init__(self, message: str, death: Death | None = None) -> None:
+        super().__init__(message)
+        self.death = death
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +198,8 @@ class ForkServer:
         self._scratch.cleanup()
         death = self.fate.name(status)
         if not self.loaded.done():
-            self.loaded.set_exception(ForkServerLost(f"{death.sentence} while loading the model"))
+            message = f"{death.sentence} while loading the model"
+            self.loaded.set_exception(ForkServerLost(message, death))
         self.loaded.exception()  # whoever cares has asked
         for ticket in list(self._forks):
             self._settle_fork(ticket, ForkServerLost(death.sentence))

@@ -13,7 +13,7 @@ import structlog
 from supervisor.changes import Changes
 from supervisor.guard.history import History
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.death import Cause, Intent
+from supervisor.processes.death import Cause, Death, Intent
 from supervisor.processes.deaths import Deaths, last_memory
 from supervisor.processes.environment import choose_allocator, find_jemalloc
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
@@ -61,6 +61,9 @@ class Keeper:
         self.load_failures = 0
         self.loads = 0
         """How often loading has come to an end, well or not."""
+        self.load_death: Death | None = None
+        """How the last fork server ended that did not get its model loaded; None after one that
+        did."""
         self._target = target
         self._owner = owner
         self._changes = Changes()
@@ -163,7 +166,9 @@ class Keeper:
                 if before is not None:
                     await self._make_room(before, target)
                 self._install(await self._load(target))
+                self.load_death = None
             except (ForkServerLost, TargetUnavailable, OSError) as error:
+                self.load_death = error.death if isinstance(error, ForkServerLost) else None
                 if before is not None:
                     log.error("model.not_renewed", reason=str(error))
                 if self.live_server() is None and not await self._go_back(before):
