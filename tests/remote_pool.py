@@ -18,14 +18,6 @@ import psutil
 from running import until
 
 HERE = Path(__file__).parent
-HOLD = """
-import sys, time
-held = []
-for _ in range(int(sys.argv[1]) >> 20):
-    held.append(bytearray(b"x") * (1 << 20))
-    time.sleep(0.002)
-time.sleep(30)
-"""
 
 
 class RemotePool:
@@ -147,30 +139,34 @@ async def _serve(options: dict[str, Any]) -> None:
     async def do(pool: Pool, command: dict[str, Any]) -> Any:
         if "status" in command:
             status = pool.status()
-            guard = status.guard
-            assert guard is not None
+            seen = status.guard
+            assert seen is not None
             return {
-                "level": guard.state.level.word,
-                "left": guard.left,
-                "used": guard.used,
+                "level": seen.state.level.word,
+                "left": seen.left,
+                "used": seen.used,
                 "pids": [worker.pid for worker in status.workers],
                 "states": [worker.state.value for worker in status.workers],
                 "growth": {worker.pid: worker.growth_bytes for worker in status.workers},
                 "deaths": {cause.value: count for cause, count in status.deaths.items()},
+                "helpers": {cause.value: count for cause, count in guard.deaths.items()},
                 "last_deaths": [
                     {"sentence": o.death.sentence, "moments": len(o.moments)}
                     for o in status.last_deaths
                 ],
-                "limits": [guard.limits.limit.bytes, guard.limits.reserve.bytes],
-                "thresholds": [guard.limits.pressure_below, guard.limits.critical_below],
-                "budget": guard.budget.growth.bytes,
+                "limits": [seen.limits.limit.bytes, seen.limits.reserve.bytes],
+                "thresholds": [seen.limits.pressure_below, seen.limits.critical_below],
+                "budget": seen.budget.growth.bytes,
                 "spools": [spools.usage().memory_bytes, spools.usage().disk_bytes],
                 "cpu_s": sum(os.times()[:2]),
             }
         if "helper" in command:
-            size = str(command["helper"])
-            helper = await asyncio.create_subprocess_exec(sys.executable, "-c", HOLD, size)
-            return await helper.wait()
+            program = [sys.executable, "-c", command["helper"], *command["arguments"]]
+            async with guard.helper("errand", program, os.environ) as helper:
+                async for line in helper.lines():
+                    print(json.dumps({"event": "said", "line": line.decode().strip()}), flush=True)
+                death = await helper.ended()
+            return death and death.cause.value
         if "moments" in command:
             return [
                 {
@@ -179,6 +175,7 @@ async def _serve(options: dict[str, Any]) -> None:
                     "workers": [
                         (p.pid, p.growth, p.kept) for p in moment.processes if p.role == "worker"
                     ],
+                    "helpers": [p.pid for p in moment.processes if p.role == "helper"],
                 }
                 for moment in pool.recent_moments()
             ]
@@ -199,7 +196,8 @@ async def _serve(options: dict[str, Any]) -> None:
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
     )
-    async with Pool(target, settings, spools) as pool:
+    guard = guarding.Guard(settings.memory, spools)
+    async with guard, Pool(target, settings, spools, guard) as pool:
         while line := await lines.readline():
             task = asyncio.create_task(answer(pool, json.loads(line)))
             tasks.add(task)

@@ -143,16 +143,69 @@ def test_a_neighbour_that_takes_memory_away_and_gives_it_back(tmp_path: Path) ->
         assert "worker.exited" not in {event["event"] for event in pool.events}
 
 
-def test_a_helper_that_takes_the_memory_is_ended_and_no_worker() -> None:
+HOLD = """
+import sys, time
+held = []
+for _ in range(int(sys.argv[1]) >> 20):
+    held.append(bytearray(b"x") * (1 << 20))
+    time.sleep(0.002)
+time.sleep(30)
+"""
+
+HAVE_ANOTHER = """
+import subprocess, sys
+other = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
+sys.exit(128 - min(0, other.wait()))
+"""
+"""As `modelserver models prepare` does: what takes the memory is a process below it."""
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["itself", "by one below it"])
+def test_a_helper_that_takes_the_memory_is_ended_and_no_worker(below: bool) -> None:
     """As the preparation of a model in the background: it can be done later."""
     with memory_cgroup(400 * MB) as group, remote_pool(group.enter) as pool:
         work = pool.ask(run={"do": "steps", "count": 100, "step_s": 0.02})
-        assert pool.answer(pool.ask(helper=310 * MB))["result"] == -9
+        size = str(310 * MB)
+        asked = [HAVE_ANOTHER, HOLD, size] if below else [HOLD, size]
+        assert pool.answer(pool.ask(helper=asked[0], arguments=asked[1:]))["result"] == "guard"
         assert "result" in pool.answer(work)
         ended = pool.event("guard.helper_ended")
         assert "and it held" in ended["reason"]
-        assert pool.status()["deaths"] == {}
+        exited = pool.event("helper.exited", role="errand", cause="guard")
+        assert exited["reason"] == ended["reason"]
+        assert (exited["pid"] == ended["pid"]) is not below
+        status = pool.status()
+        assert (status["deaths"], status["helpers"]) == ({}, {"guard": 1})
+        assert "errand process" in status["last_deaths"][0]["sentence"]
         assert group.oom_kills() == 0
+
+
+GROW_WHEN_TOLD = """
+import os, sys, time
+open("/proc/self/oom_score_adj", "w").write("1000")
+print("ready", flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.005)
+held = bytearray(b"x") * int(sys.argv[2])
+time.sleep(30)
+"""
+
+
+def test_a_helper_that_the_kernel_takes_is_named_so_and_no_worker_is(tmp_path: Path) -> None:
+    with memory_cgroup(500 * MB) as group, remote_pool(group.enter) as pool:
+        go = str(tmp_path / "go")
+        errand = pool.ask(helper=HAVE_ANOTHER, arguments=[GROW_WHEN_TOLD, go, str(90 * MB)])
+        pool.event("said", line="ready")
+        until(lambda: len(pool.answer(pool.ask(moments=True))["result"][-1]["helpers"]) == 2)
+        group.limit(group.usage() + 3 * MB)
+        Path(go).touch()
+        assert pool.answer(errand)["result"] == "kernel_oom"
+        group.limit(500 * MB)
+        assert group.oom_kills() == 1
+        # The kernel's count is used up: another's SIGKILL is not taken for it.
+        pid = pool.status()["pids"][0]
+        os.kill(pid, 9)
+        assert pool.event("worker.exited", pid=pid)["cause"] == "killed"
 
 
 def test_a_model_that_does_not_fit_is_ended_while_it_loads() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cgroup import MB, memory_cgroup
@@ -13,6 +14,9 @@ from running import RunningServer, gone, start_server, until
 
 import models
 from models.prepared import PreparedModel, prepared_models
+
+SHOWN_S = 2.0
+"""A death shows on the admin side within that."""
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -146,6 +150,41 @@ def test_a_stopped_server_takes_the_preparing_process_along(
         until(lambda: all(gone(process) for process in tree), 2)
 
 
+def test_a_preparation_that_is_killed_is_told_and_begun_again(
+    tmp_path: Path, embedded: models.ModelLocation, store: Path
+) -> None:
+    with start_server(
+        tmp_path,
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_PREPARED_DIR=str(store),
+        MODELSERVER_PREPARE="auto",
+    ) as server:
+        server.wait_ready()
+        until(lambda: list(store.glob(".partial-*/graph/HCLG.fst.arcs")), 30)
+        (preparing,) = server.events("prepare.started")
+        # What takes the memory, and what the kernel would choose, is the compiler below it.
+        (compiler,) = [p for p in server.tree() if "compile-graph" in p.name()]
+        compiler.kill()
+
+        def shown() -> Any:
+            return next(
+                (d for d in server.health()["last_deaths"] if d["role"] == "preparation"), None
+            )
+
+        death = until(shown, SHOWN_S)
+        assert (death["pid"], death["cause"]) == (preparing["pid"], "killed")
+        server.wait_event("helper.exited", timeout_s=1, role="preparation", cause="killed")
+        counted = b'modelserver_process_exits_total{cause="killed"} 1.0'
+        assert counted in server.ask_admin("GET", "/metrics")[1]
+        health = server.health()
+        assert health["status"] == "degraded"
+        assert "lost a process below it to SIGKILL" in health["models"][0]["not_prepared"]
+        seen = len(server.events())
+        server.wait_event("prepare.started", seen, timeout_s=20)
+        until(lambda: server.health()["preparing"])
+        assert server.health()["models"][0]["not_prepared"] is None
+
+
 def test_without_a_compiler_the_plain_model_is_served_and_it_is_said_how_to_get_one(
     tmp_path: Path, small: models.ModelLocation, wav_clips: list[bytes]
 ) -> None:
@@ -163,6 +202,7 @@ def test_without_a_compiler_the_plain_model_is_served_and_it_is_said_how_to_get_
         server.wait_ready()
         told = server.wait_event("prepare.not_now")
         assert "apt-get install g++ libfst-dev" in told["reason"]
+        assert server.health()["models"][0]["not_prepared"] == told["reason"]
         assert server.convert(wav_clips[2]).status == 200
 
 

@@ -155,8 +155,14 @@ def _failure(status: int, said: str) -> ModelError:
     if status == _TOO_LARGE:
         return ModelError("graph_too_large", said)
     if status < 0:
-        said = f"the graph compiler was ended by {signal.Signals(-status).name}"
+        return ended_by_signal("the graph compiler", -status)
     return ModelError("compile_failed", said or f"the graph compiler exited with {status}")
+
+
+def ended_by_signal(what: str, number: int) -> ModelError:
+    """A process that preparing needs was ended: `killed` by SIGKILL, or else `compile_failed`."""
+    code = "killed" if number == signal.SIGKILL else "compile_failed"
+    return ModelError(code, f"{what} was ended by {signal.Signals(number).name}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from models.contract import ModelError
+from models.prepared.compiler import ended_by_signal
 
 _ODD_CHUNK_BYTES = 3334
 _EVEN_CHUNK_BYTES = 8000
@@ -36,6 +37,8 @@ def _answers(directory: Path, language: str, made: Mapping[str, Path]) -> str:
         text=True,
         check=False,
     )
+    if done.returncode < 0:
+        raise ended_by_signal("the self-check", -done.returncode)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise ModelError("selfcheck_failed", f"the self-check could not run: {last}")

@@ -26,7 +26,8 @@ class WorkerHealth(msgspec.Struct):
 
 
 class ModelHealth(msgspec.Struct):
-    """One of the models. `state`: "ready", "not_ready" (`reason` says why) or "unloaded"."""
+    """One of the models. `state`: "ready", "not_ready" (`reason` says why) or "unloaded".
+    `not_prepared`: why preparing it has come to nothing."""
 
     label: str
     state: str
@@ -38,6 +39,7 @@ class ModelHealth(msgspec.Struct):
     workers: int
     admitted: int
     preparing: str | None
+    not_prepared: str | None
 
 
 class QueueHealth(msgspec.Struct):
@@ -233,6 +235,7 @@ def _model(served: ServedModel) -> ModelHealth:
         workers=served.seats,
         admitted=status.admitted if status else 0,
         preparing=served.preparing(),
+        not_prepared=served.not_prepared_because(),
     )
 
 

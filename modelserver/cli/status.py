@@ -36,6 +36,7 @@ def in_words(health: Health) -> list[str]:
     lines += [f"  {reason}" for reason in health.reasons]
     if health.preparing:
         lines.append(f"preparing: {health.preparing}")
+    lines += [f"not prepared: {m.not_prepared}" for m in health.models if m.not_prepared]
     if len(health.models) > 1:
         lines += [
             f"model {m.label}: {m.state}{f', {m.model}' if m.model else ''}, {m.language}"

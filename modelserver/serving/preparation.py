@@ -1,8 +1,9 @@
 """Preparing the served model while the server runs: a process of its own, with the lowest
-priority, that ends with the server."""
+priority, that ends with the server; tried again later where it could not be done."""
 
 import asyncio
 import contextlib
+import enum
 import os
 import sys
 from pathlib import Path
@@ -21,12 +22,29 @@ from models.prepared import (
 )
 from modelserver.serving.targets import find_model, is_prepared
 from modelserver.settings import Settings
-from supervisor import available_memory, end_with_parent
+from supervisor import Cause, Guard, available_memory, end_with_parent
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 _SERVING_RESERVE_BYTES = 512 * 1024 * 1024
 """What must stay available beside preparing, for the requests that come meanwhile."""
+
+
+_FIRST_PAUSE_S, _PAUSE_FACTOR, _LONGEST_PAUSE_S = 5.0, 4.0, 3600.0
+"""Between two attempts, where it was not the model's fault that one came to nothing."""
+
+_NOT_ITS_FAULT = (Cause.GUARD, Cause.KERNEL_OOM, Cause.KILLED, Cause.TERMINATED)
+
+
+class Outcome(enum.Enum):
+    """What an attempt came to."""
+
+    MADE = "made"
+    NOT_NEEDED = "not_needed"
+    LATER = "later"
+    """Memory or disk were short, or somebody ended it."""
+    FAILED = "failed"
+    """It would fail again."""
 
 
 class ProgressLine(msgspec.Struct, frozen=True):
@@ -46,69 +64,80 @@ class ProgressLine(msgspec.Struct, frozen=True):
 
 
 class Preparation:
-    """Prepares the model that `settings` name, once. `progress` tells how far it is, None when
-    nothing is being prepared."""
+    """Prepares the model that `settings` name. `progress` tells how far it is, None when nothing is
+    being prepared; `why_not` why the last attempt came to nothing, None if it did not."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, guard: Guard) -> None:
         self.settings = settings
         self.progress: ProgressLine | None = None
+        self.why_not: str | None = None
+        self._guard = guard
 
-    def unaffordable_reason(self) -> str | None:
-        """Why it should not be prepared now; None if it can be, or need not be. Reads disks."""
+    async def until_made(self, note: str) -> bool:
+        """Attempt it, and again later, as long as that may help; True once it is made."""
+        pause_s = _FIRST_PAUSE_S
+        while (outcome := await self.attempt(note)) is Outcome.LATER:
+            log.info("prepare.later", in_s=pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(_PAUSE_FACTOR * pause_s, _LONGEST_PAUSE_S)
+        return outcome is Outcome.MADE
+
+    async def attempt(self, note: str) -> Outcome:
+        """Prepare the model if it is not, and if that can be afforded. `note`: what happens
+        meanwhile, for the log. Cancelling ends the process."""
+        self.why_not = None
+        if not await asyncio.to_thread(self._needed):
+            return Outcome.NOT_NEEDED
         try:
-            location = find_model(self.settings)
-            store = self.settings.prepared_dir
-            if find_compiler(store) is None and not can_build():
-                return f"there is no compiler for it ({HOW_TO_GET_IT})"
-            spare = available_memory() - _SERVING_RESERVE_BYTES
-            must_be_affordable(estimate_needs(location.directory), spare, store)
+            await asyncio.to_thread(self._must_be_possible)
         except models.ModelError as error:
-            return error.message
-        return None
+            self.why_not = error.message
+            log.warning(
+                "prepare.not_now",
+                reason=error.message,
+                consequence="served as it was published, a model is several times slower and "
+                "takes several times the memory",
+            )
+            return Outcome.LATER if error.code == "cannot_afford" else Outcome.FAILED
+        log.info("prepare.begins", note=note)
+        return await self._run()
 
-    def needed(self) -> bool:
+    def _needed(self) -> bool:
         """There is a model and it is not prepared. Reads disks."""
         try:
             return not is_prepared(self.settings, find_model(self.settings))
         except models.ModelError:
             return False
 
-    async def run(self) -> bool:
-        """Prepare; True if the model is prepared then. Cancelling ends the process."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "modelserver", "models", "prepare"),
-            f"--background={os.getpid()}",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=_environment(self.settings),
-        )
-        log.info("prepare.started", pid=process.pid, model=self._name())
-        assert process.stdout is not None
-        assert process.stderr is not None
-        errors = asyncio.create_task(process.stderr.read())
-        try:
-            while line := await process.stdout.readline():
-                self._advanced(line)
-            status = await process.wait()
-            said = (await errors).decode(errors="replace").strip()
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            errors.cancel()
-            raise
-        finally:
-            self.progress = None
-        if status == 0:
-            log.info("prepare.done", model=self._name())
-            return True
-        reason = said.splitlines()[-1] if said else f"exit status {status}"
-        log.error("prepare.failed", model=self._name(), reason=reason)
-        return False
+    def _must_be_possible(self) -> None:
+        """Raises `ModelError` where it cannot be done, or not now. Reads disks."""
+        location = find_model(self.settings)
+        store = self.settings.prepared_dir
+        if find_compiler(store) is None and not can_build():
+            raise models.ModelError("no_compiler", f"there is no compiler for it ({HOW_TO_GET_IT})")
+        spare = available_memory() - _SERVING_RESERVE_BYTES
+        must_be_affordable(estimate_needs(location.directory), spare, store)
 
-    def _name(self) -> str:
-        return ", ".join(self.settings.model)
+    async def _run(self) -> Outcome:
+        command = [sys.executable, "-m", "modelserver", "models", "prepare"]
+        command.append(f"--background={os.getpid()}")
+        name = ", ".join(self.settings.model)
+        environment = _environment(self.settings)
+        async with self._guard.helper("preparation", command, environment) as helper:
+            log.info("prepare.started", pid=helper.pid, model=name)
+            try:
+                async for line in helper.lines():
+                    self._advanced(line)
+                death = await helper.ended()
+            finally:
+                self.progress = None
+        if death is None:
+            log.info("prepare.done", model=name)
+            return Outcome.MADE
+        its_own = death.cause not in _NOT_ITS_FAULT
+        self.why_not = helper.said.splitlines()[-1] if its_own and helper.said else death.sentence
+        log.error("prepare.failed", model=name, reason=self.why_not)
+        return Outcome.FAILED if its_own else Outcome.LATER
 
     def _advanced(self, line: bytes) -> None:
         with contextlib.suppress(msgspec.DecodeError):

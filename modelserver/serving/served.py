@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import PurePath
+from typing import Any
 
 import msgspec
 import structlog
@@ -68,6 +69,12 @@ def _unless_auto(size: int | str) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def _tell_if_crashed(task: asyncio.Task[None]) -> None:
+    """Nobody else would hear of it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("prepare.crashed", exc_info=error)
+
+
 class ServedModel:
     """A label, the settings that hold for it, and a pool while it is loaded."""
 
@@ -95,7 +102,7 @@ class ServedModel:
         self._guard = guard
         self._spools = spools
         self._make_room = make_room
-        self._preparation = Preparation(settings)
+        self._preparation = Preparation(settings, guard)
         self._background: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
         self._chosen: Choice | None = None
@@ -181,7 +188,14 @@ class ServedModel:
             self.pool = pool
             self.used_at = time.monotonic()
             if self.settings.prepare == "auto":
-                self._background = asyncio.create_task(self._prepare_in_background(pool))
+                self._in_background(self._prepare_in_background(pool))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """In place of what was done there before."""
+        if self._background is not None:
+            self._background.cancel()
+        self._background = asyncio.create_task(work)
+        self._background.add_done_callback(_tell_if_crashed)
 
     async def stop(self) -> None:
         """Unload it; jobs that are inside are given up."""
@@ -189,10 +203,7 @@ class ServedModel:
             pool, self.pool = self.pool, None
             if self._background is not None:
                 self._background.cancel()
-                # What it raised besides, nobody else would hear of.
-                (outcome,) = await asyncio.gather(self._background, return_exceptions=True)
-                if isinstance(outcome, Exception):
-                    log.error("prepare.crashed", exc_info=outcome)
+                await asyncio.gather(self._background, return_exceptions=True)
                 self._background = None
             if pool is not None:
                 await pool.__aexit__()
@@ -226,9 +237,7 @@ class ServedModel:
         self.settings, self.own = settings, own
         self._preparation.settings = settings
         if self.pool is not None:
-            if self._background is not None:
-                self._background.cancel()
-            self._background = asyncio.create_task(self._renew(self.pool))
+            self._in_background(self._renew(self.pool))
 
     def _new_pool(self) -> Pool:
         async def target() -> Target:
@@ -243,7 +252,7 @@ class ServedModel:
         if (obituary := pool.load_death()) is not None:
             self._learn_from(obituary)
         if self.settings.prepare == "first":
-            await self._prepare("the model is prepared before it is served")
+            await self._preparation.attempt("the model is prepared before it is served")
         while True:
             room = await pool.room()
             try:
@@ -295,6 +304,10 @@ class ServedModel:
         progress = self._preparation.progress
         return None if progress is None else progress.in_words()
 
+    def not_prepared_because(self) -> str | None:
+        """Why preparing it has come to nothing so far; None if it has not, or was not tried."""
+        return self._preparation.why_not
+
     # --- preparing ------------------------------------------------------------------------------
 
     async def _renew(self, pool: Pool) -> None:
@@ -306,7 +319,7 @@ class ServedModel:
         """Prepare the model while it is served as it is, then move over to what was made."""
         await pool.wait_ready()
         self._preparation.settings = await asyncio.to_thread(self._settings_of_loaded, pool)
-        if await self._prepare("the model is served as it was published meanwhile"):
+        if await self._preparation.until_made("the model is served as it was published meanwhile"):
             pool.renew()
 
     def _settings_of_loaded(self, pool: Pool) -> Settings:
@@ -317,20 +330,3 @@ class ServedModel:
                 if find_model(alone).name == pool.report().get("model"):
                     return alone
         return self.settings
-
-    async def _prepare(self, note: str) -> bool:
-        """Prepare the model if it is not, and if that can be afforded; True if it was made."""
-        preparation = self._preparation
-        if not await asyncio.to_thread(preparation.needed):
-            return False
-        reason = await asyncio.to_thread(preparation.unaffordable_reason)
-        if reason is not None:
-            log.warning(
-                "prepare.not_now",
-                reason=reason,
-                consequence="served as it was published, a model is several times slower and "
-                "takes several times the memory",
-            )
-            return False
-        log.info("prepare.begins", note=note)
-        return await preparation.run()

@@ -317,7 +317,12 @@ class SpeechService:
             workers=tuple(worker for status in found for worker in status.workers),
             admitted=sum(status.admitted for status in found),
             waiting=sum(status.waiting for status in found),
-            deaths=dict(sum((m.deaths() for m in self._all()), self._past_deaths)),
+            deaths=dict(
+                sum(
+                    (m.deaths() for m in self._all()),
+                    self._past_deaths + Counter(self.guard.deaths),
+                )
+            ),
             last_deaths=self.guard.history.deaths,
             guard=self.guard.status(),
             starved_needs=self.guard.starved_needs(),

@@ -1,8 +1,9 @@
 """The guard: looks at memory all the time, lets the policy decide, and does what it says."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -17,7 +18,9 @@ from supervisor.guard.members import Member, Members
 from supervisor.guard.observer import LOOK_EVERY_S, READ_EVERY_S, Observer
 from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Recycle, Trim, decide
 from supervisor.job import Job
-from supervisor.processes.death import Intent
+from supervisor.processes.death import Cause, Intent
+from supervisor.processes.deaths import Deaths
+from supervisor.processes.helper import Helper
 from supervisor.processes.process import kill_descendant, reap_orphan
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.readings.kernel_oom import OomEvidence
@@ -72,6 +75,7 @@ class Guard:
         """`spools`: where the inputs come from, if they shall be kept small too."""
         self.evidence = OomEvidence()
         self.history = History()
+        self._deaths = Deaths(self.history, self.evidence)
         self._spools = spools
         self._members = Members()
         self.state = GuardState(1)
@@ -154,6 +158,27 @@ class Guard:
     def alive(self) -> bool:
         """It has looked and decided lately."""
         return time.monotonic() - self._decided_at < _LATELY_S
+
+    @contextlib.asynccontextmanager
+    async def helper(
+        self, role: str, command: Sequence[str], environment: Mapping[str, str]
+    ) -> AsyncIterator[Helper]:
+        """Run a process whose work can wait; it goes with the block. It is ended before any worker
+        where memory is short. Raises `OSError`."""
+        helper = await Helper.start(role, command, environment, self.evidence)
+        self._members.helpers.add(helper)
+        try:
+            yield helper
+        finally:
+            death = await helper.close()
+            self._members.helpers.discard(helper)
+            if death is not None:
+                self._deaths.died(role, death, helper.fate.reason)
+
+    @property
+    def deaths(self) -> dict[Cause, int]:
+        """How many helpers have ended without having done what they were for, by cause."""
+        return dict(self._deaths.by_cause)
 
     async def look_again(self) -> None:
         """Read everything now: something has just gone."""
@@ -323,7 +348,10 @@ class Guard:
                     server.kill(Intent.SHORTAGE, action.reason)
             return
         if isinstance(action, EndHelper):
+            self._remember()
             log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
+            if (helper := self._members.helper_around(action.pid)) is not None:
+                helper.fate.meant(Intent.SHORTAGE, action.reason)
             kill_descendant(action.pid)
             return
         worker = next((w for w in self._members.workers if w.pid == action.pid), None)

@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from supervisor.guard.policy import Level
-from supervisor.processes.death import Cause, Death
+from supervisor.processes.death import EXPECTED, Death
 
 _MOMENTS = 128
 """At four a second: half a minute."""
@@ -57,9 +57,6 @@ class Obituary:
         return None
 
 
-_EXPECTED = (Cause.RECYCLED, Cause.SHUTDOWN)
-
-
 class History:
     """The rings."""
 
@@ -77,7 +74,7 @@ class History:
         """Remember a death, with what came before it, unless it was asked for."""
         before = tuple(self._moments)[-_BEFORE_DEATH:]
         obituary = Obituary(time.time(), role, seat, death, job, before)
-        if death.cause not in _EXPECTED:
+        if death.cause not in EXPECTED:
             self._deaths.append(obituary)
         return obituary
 

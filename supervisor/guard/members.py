@@ -7,6 +7,7 @@ from typing import Protocol
 from supervisor.guard.estimate import GrowthEstimate, Pace
 from supervisor.job import Job
 from supervisor.processes.forkserver import ForkServer
+from supervisor.processes.helper import Helper
 from supervisor.processes.worker import Worker
 from supervisor.queue import JobQueue
 
@@ -41,10 +42,11 @@ class Member:
 
 
 class Members:
-    """All of them. Iterating gives each member."""
+    """All of them, and the helpers beside them. Iterating gives each member."""
 
     def __init__(self) -> None:
         self._members: list[Member] = []
+        self.helpers: set[Helper] = set()
 
     def __iter__(self) -> Iterator[Member]:
         return iter(tuple(self._members))
@@ -72,6 +74,10 @@ class Members:
     def servers(self) -> list[ForkServer]:
         """All that run, loaded or not."""
         return [server for member in self._members for server in member.keeper.servers]
+
+    def helper_around(self, pid: int) -> Helper | None:
+        """The one that is `pid`, or is above it."""
+        return next((h for h in self.helpers if pid == h.pid or pid in h.below), None)
 
     @property
     def live_servers(self) -> list[ForkServer]:

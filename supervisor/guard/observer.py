@@ -12,7 +12,7 @@ import functools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,7 @@ class FullReading:
     exact_cost_s: float
     resources: tuple[ResourceReading, ...] | None
     zombies: frozenset[int]
+    below_helpers: Mapping[int, frozenset[int]]
 
 
 class Observer:
@@ -131,9 +132,12 @@ class Observer:
         every = max(_EXACT_EVERY_S, self._exact_cost_s / _EXACT_SHARE)
         exact = (self.ledger.outdated and settled) or now - self._exact_at > every
         known = [process.pid for process in self._processes()]
+        helpers = [helper.pid for helper in self._members.helpers]
         loop = asyncio.get_running_loop()
-        read = functools.partial(self._reader.read, known, exact=exact)
+        read = functools.partial(self._reader.read, known, helpers, exact=exact)
         reading = await loop.run_in_executor(self._thread, read)
+        for helper in self._members.helpers:
+            helper.below |= reading.below_helpers.get(helper.pid, frozenset())
         if exact:
             self._exact_at, self._exact_cost_s = now, reading.exact_cost_s
         if reading.resources is not None:
@@ -366,8 +370,9 @@ class _Reader:
         self._helpers: list[int] = []
         self._slow_at = -1e9
 
-    def read(self, known: Collection[int], *, exact: bool) -> FullReading:
-        """The `known` fork servers and workers, and helpers found in the last second."""
+    def read(self, known: Collection[int], helpers: Collection[int], *, exact: bool) -> FullReading:
+        """The `known` fork servers and workers, and all else found in the last second below us,
+        `helpers` or not."""
         now, me = time.monotonic(), os.getpid()
         resources, zombies = None, frozenset[int]()
         if now - self._slow_at > _RESOURCES_EVERY_S:
@@ -384,7 +389,8 @@ class _Reader:
         began = time.thread_time()
         precise = tuple(e for p in processes if (e := read_precise(p.pid))) if exact else None
         cost_s = time.thread_time() - began
-        return FullReading(memory, processes, precise, cost_s, resources, zombies)
+        below_helpers = {pid: frozenset(descendants(pid)) for pid in helpers}
+        return FullReading(memory, processes, precise, cost_s, resources, zombies, below_helpers)
 
 
 def _left(bound: Bound) -> int:

@@ -2,6 +2,7 @@
 
 import enum
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,10 @@ class Cause(enum.Enum):
     """It called exit by itself."""
     UNKNOWN = "unknown"
     """It is gone, and nobody could tell its status."""
+
+
+EXPECTED = (Cause.RECYCLED, Cause.SHUTDOWN)
+"""It was asked to go."""
 
 
 class Intent(enum.Enum):
@@ -61,6 +66,9 @@ class Death:
     """For a person: "worker process 4711 was killed by SIGSEGV"."""
     intent: Intent = Intent.NONE
 
+
+KILLED_BELOW = 128 + signal.SIGKILL
+"""The exit status of a process that ended since one below it was ended by SIGKILL."""
 
 _POLITE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _OWN_DOING = {
@@ -125,19 +133,27 @@ class Fate:
         """We end it, or ask it to end."""
         self.intent, self.reason = intent, reason
 
-    def name(self, status: ExitStatus) -> Death:
-        """It has ended."""
-        # What we killed is ours, unless the kernel says by name that it was first.
-        kernel_oom = status.signal == signal.SIGKILL and self.watch.killed(
-            self.pid, by_log_only=self.intent is not Intent.NONE
-        )
+    def name(self, status: ExitStatus, below: Collection[int] = ()) -> Death:
+        """It has ended; `below`: the processes below it, one of which may have been the first."""
+        kernel_oom = _killed(status) and self._taken_by_kernel(below)
         return name_death(
             self.role, self.pid, status, self.intent, reason=self.reason, kernel_oom=kernel_oom
         )
 
+    def _taken_by_kernel(self, below: Collection[int]) -> bool:
+        if any(self.watch.killed(pid, by_log_only=True) for pid in below):
+            return True
+        # What we killed is ours, unless the kernel says by name that it was first.
+        return self.watch.killed(self.pid, by_log_only=self.intent is not Intent.NONE)
+
+
+def _killed(status: ExitStatus) -> bool:
+    """By SIGKILL, or, as shells say it, because a process below it was."""
+    return status.signal == signal.SIGKILL or status.code == KILLED_BELOW
+
 
 def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause, str]:
-    if status.signal == signal.SIGKILL and kernel_oom:
+    if kernel_oom and _killed(status):
         return Cause.KERNEL_OOM, "was killed by the kernel, out of memory"
     # A crash on the way out is a crash, whatever we had asked for.
     if status.signal not in _OWN_DOING and intent is not Intent.NONE:
@@ -149,6 +165,8 @@ def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause,
         if status.signal in _OWN_DOING:
             return Cause.CRASH, f"crashed with {name}"
         return Cause.KILLED, f"was killed by {name}"
+    if status.code == KILLED_BELOW:
+        return Cause.KILLED, "lost a process below it to SIGKILL"
     if status.code is not None:
         return Cause.EXITED, f"exited with status {status.code}"
     return Cause.UNKNOWN, "ended; its status is not known"

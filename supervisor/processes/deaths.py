@@ -1,10 +1,18 @@
-"""The deaths of one pool's processes: counted, and kept with what was known of memory then."""
+"""The deaths of processes that belong together: counted, logged, and kept with what was known of
+memory then."""
 
 from collections import Counter
 
-from supervisor.guard.history import History, Obituary
-from supervisor.processes.death import Cause, Death
+import structlog
+
+from supervisor.guard.history import History
+from supervisor.processes.death import EXPECTED, Cause, Death
 from supervisor.readings.kernel_oom import OomEvidence
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+
+_EVENTS = {"worker": "worker.exited", "fork server": "fork_server.exited"}
+"""What the log calls it, by role; everybody else is a helper."""
 
 
 class Deaths:
@@ -16,14 +24,27 @@ class Deaths:
         self._history = history
 
     def died(
-        self, role: str, death: Death, *, seat: int | None = None, job: int | None = None
-    ) -> Obituary:
-        """One more."""
+        self,
+        role: str,
+        death: Death,
+        reason: str,
+        *,
+        seat: int | None = None,
+        job: int | None = None,
+    ) -> None:
+        """One more; `reason` is why we meant it, if we did."""
         self.by_cause[death.cause] += 1
-        return self._history.died(role, death, seat=seat, job=job)
-
-
-def last_memory(obituary: Obituary) -> dict[str, int]:
-    """What the dead process held when it was last looked at, for the log."""
-    last = obituary.last
-    return {"kept_bytes": last.kept, "growth_bytes": last.growth} if last else {}
+        last = self._history.died(role, death, seat=seat, job=job).last
+        (log.info if death.cause in EXPECTED else log.warning)(
+            _EVENTS.get(role, "helper.exited"),
+            role=role if role not in _EVENTS else None,
+            worker=seat,
+            pid=death.pid,
+            cause=death.cause.value,
+            exit_code=death.status.code,
+            signal=death.status.signal,
+            job=job,
+            reason=reason or None,
+            kept_bytes=last.kept if last else None,
+            growth_bytes=last.growth if last else None,
+        )

@@ -14,7 +14,7 @@ from supervisor.changes import Changes
 from supervisor.guard.history import History
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.death import Cause, Death, Intent
-from supervisor.processes.deaths import Deaths, last_memory
+from supervisor.processes.deaths import Deaths
 from supervisor.processes.environment import choose_allocator, find_jemalloc
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
 from supervisor.processes.process import become_subreaper
@@ -285,17 +285,7 @@ class Keeper:
 
     def _fork_server_ended(self, server: ForkServer) -> None:
         self.servers.discard(server)
-        death = server.ended.result()
-        obituary = self._deaths.died("fork server", death)
-        (log.info if death.cause is Cause.SHUTDOWN else log.warning)(
-            "fork_server.exited",
-            pid=server.pid,
-            cause=death.cause.value,
-            exit_code=death.status.code,
-            signal=death.status.signal,
-            reason=server.fate.reason or None,
-            **last_memory(obituary),
-        )
+        self._deaths.died("fork server", server.ended.result(), server.fate.reason)
         self.notify()
 
     async def _end_processes(self) -> None:

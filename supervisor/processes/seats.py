@@ -15,8 +15,8 @@ import structlog
 
 from supervisor.changes import Changes
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.death import Cause, Death, Intent
-from supervisor.processes.deaths import Deaths, last_memory
+from supervisor.processes.death import Death, Intent
+from supervisor.processes.deaths import Deaths
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
 from supervisor.processes.worker import Worker, WorkerState, WorkerStillborn
 from supervisor.settings import PoolSettings
@@ -109,19 +109,7 @@ class Seats:
         self.scoreboard.clear(worker.record)
         self._free_records.append(worker.record)
         job = worker.job.id if worker.job else None
-        obituary = self._deaths.died("worker", death, seat=worker.seat, job=job)
-        expected = death.cause in (Cause.RECYCLED, Cause.SHUTDOWN)
-        (log.info if expected else log.warning)(
-            "worker.exited",
-            worker=worker.seat,
-            pid=worker.pid,
-            cause=death.cause.value,
-            exit_code=death.status.code,
-            signal=death.status.signal,
-            job=job,
-            reason=worker.fate.reason or None,
-            **last_memory(obituary),
-        )
+        self._deaths.died("worker", death, worker.fate.reason, seat=worker.seat, job=job)
         self._owner.worker_gone(worker, death)
         self._changes.notify()
 
