@@ -60,14 +60,55 @@ def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
         group.limit(limit)
         yield group
     finally:
-        for _ in range(100):
-            try:
-                directory.rmdir()
-                break
-            except OSError:  # its last process is still on its way out
-                time.sleep(0.1)
+        remove(directory)
+
+
+def remove(directory: Path) -> None:
+    """A cgroup whose processes have ended."""
+    for _ in range(100):
+        try:
+            directory.rmdir()
+        except OSError:  # its last process is still on its way out
+            time.sleep(0.1)
         else:
-            raise AssertionError(f"{directory} cannot be removed")
+            return
+    raise AssertionError(f"{directory} cannot be removed")
+
+
+class SlowDisk:
+    """A version 1 block I/O cgroup that this test made, and a disk."""
+
+    def __init__(self, directory: Path, disk: str) -> None:
+        self._directory = directory
+        self._disk = disk
+
+    def enter(self) -> None:
+        """Move this process in; to be called in a child before exec."""
+        (self._directory / "cgroup.procs").write_text(str(os.getpid()))
+
+    def reads_per_s(self, count: int) -> None:
+        """No more from now on."""
+        (self._directory / "blkio.throttle.read_iops_device").write_text(f"{self._disk} {count}")
+
+
+@contextlib.contextmanager
+def slow_disk(file: Path) -> Iterator[SlowDisk]:
+    """For the disk that holds `file`. Skips where none can be made slow, but fails in CI."""
+    parent = Path("/sys/fs/cgroup/blkio") / own_cgroups().get("blkio", "/").lstrip("/")
+    directory = parent / f"modelserver-test-{uuid.uuid4().hex[:8]}"
+    device = os.stat(file).st_dev
+    disk = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    if (disk / "partition").exists():
+        disk = disk.parent
+    try:
+        number = (disk / "dev").read_text().strip()
+        directory.mkdir()
+    except OSError as error:
+        cannot(f"no disk can be made slow: {error}")
+    try:
+        yield SlowDisk(directory, number)
+    finally:
+        remove(directory)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from supervisor.guard.limits import MIB, Budget, Explained, Limits
 from supervisor.guard.policy import LoadView, Situation, WorkerView
+from supervisor.guard.starvation import NO_WAITING, Waiting
 
 GIB = 1024 * MIB
 LIMITS = Limits(Explained(1024 * MIB, "a test"), Explained(32 * MIB, "a test"), 80 * MIB, 30 * MIB)
@@ -29,9 +30,8 @@ def situation(
     *workers: WorkerView,
     time: float = 100.0,
     loading: tuple[LoadView, ...] = (),
-    faults: float = 0.0,
-    refaults: float = 0.0,
+    waiting: Waiting = NO_WAITING,
     allowed: Budget | None = None,
 ) -> Situation:
     allowed = allowed or budget()
-    return Situation(time, left, LIMITS, allowed, workers, loading, (), faults, refaults)
+    return Situation(time, left, LIMITS, allowed, workers, loading, (), waiting)

@@ -45,7 +45,8 @@ class Admin:
         assert status == 200
         found = {}
         for family in text_string_to_metric_families(body.decode()):
-            assert family.name.startswith("modelserver_")
+            # The supervisor's own process has the names that every exporter uses for it.
+            assert family.name.startswith(("modelserver_", "process_"))
             assert family.documentation
             for sample in family.samples:
                 labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
@@ -131,6 +132,11 @@ def test_metrics_are_what_prometheus_reads(
     assert after["modelserver_ready"] == 1
     assert after['modelserver_memory_level{level="normal"}'] == 1
     assert after[resident] > 0
+    assert after["process_resident_memory_bytes"] > 10_000_000
+    assert after["modelserver_memory_lost_ratio"] < 0.1
+    assert after["modelserver_worker_waited_seconds_total"] >= 0
+    assert after["modelserver_memory_refaults_total"] >= 0
+    assert after["modelserver_worker_major_faults_total"] >= 0
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from cgroup import MB, MemoryCgroup, memory_cgroup, swap_file
+from cgroup import MB, MemoryCgroup, memory_cgroup, slow_disk, swap_file
 from neighbour import neighbour
 from ordinary_user import NOBODY, entrance
 from remote_pool import remote_pool
@@ -233,6 +234,7 @@ def test_a_mapped_file_larger_than_the_memory_is_starved_and_no_worker_is_fat(
     with memory_cgroup(130 * MB) as group, remote_pool(group.enter) as pool:
         wanderers = [pool.ask(run={"do": "wander", "file": str(file), "s": 8}) for _ in range(2)]
         starved = pool.event("guard.starved", 8)
+        assert starved["lost_share"] >= 0.1
         assert starved["faults_per_s"] >= 1000
         assert starved["refaults_per_s"] >= 1000
         assert pool.status()["level"] == "normal"
@@ -241,6 +243,33 @@ def test_a_mapped_file_larger_than_the_memory_is_starved_and_no_worker_is_fat(
             assert "result" in pool.answer(number)
         assert group.oom_kills() == 0
         assert not [e for e in pool.events if e["event"] in ("worker.exited", "guard.kill")]
+
+
+def test_a_slow_disk_starves_a_model_by_few_faults(tmp_path: Path) -> None:
+    """As many reads a second as the disks of small cloud machines allow, or fewer."""
+    file = tmp_path / "graph"
+    with file.open("wb") as out:
+        for _ in range(220):
+            out.write(bytes(MB))
+        os.fsync(out.fileno())
+        os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def enter() -> None:
+        group.enter()
+        disk.enter()
+
+    with slow_disk(tmp_path) as disk, memory_cgroup(130 * MB) as group, remote_pool(enter) as pool:
+        # Read through once, so that what is read from now on was there before.
+        subprocess.run(["cat", file], stdout=subprocess.DEVNULL, check=True, preexec_fn=group.enter)
+        disk.reads_per_s(300)
+        wanderers = [pool.ask(run={"do": "wander", "file": str(file), "s": 6}) for _ in range(2)]
+        starved = pool.event("guard.starved", 10)
+        assert starved["lost_share"] > 0.3
+        assert 20 < starved["faults_per_s"] < 400
+        disk.reads_per_s(100_000)
+        for number in wanderers:
+            assert "result" in pool.answer(number)
+        assert group.oom_kills() == 0
 
 
 # --- the kernel -----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from supervisor.guard.policy import (
     Trim,
     decide,
 )
+from supervisor.guard.starvation import Waiting
 
 
 def one(state: GuardState, now: Situation) -> tuple[GuardState, list[Action]]:
@@ -199,51 +200,75 @@ def test_a_helper_goes_before_anybody_who_serves() -> None:
 # --- starved --------------------------------------------------------------------------------------
 
 
-def starve(state: GuardState, seconds: range, faults: float, refaults: float) -> GuardState:
+def starve(state: GuardState, seconds: range, waiting: Waiting) -> GuardState:
     for second in seconds:
-        now = situation(time=float(second), faults=faults, refaults=refaults)
-        state = one(state, now)[0]
+        state = one(state, situation(time=float(second), waiting=waiting))[0]
     return state
 
 
-def test_refaults_that_last_mean_starved_and_their_end_means_fed() -> None:
-    state = starve(GuardState(4), range(2), 1500, 1800)
+def lost(share: float) -> Waiting:
+    """So much of the workers' time goes into reading pages again."""
+    return Waiting(faults=500.0, refaults=600.0, share=share)
+
+
+FED = Waiting()
+
+
+def test_time_lost_for_a_while_means_starved_and_its_end_means_fed() -> None:
+    state = starve(GuardState(4), range(2), lost(0.15))
     assert not state.starved
-    state = starve(state, range(2, 5), 1500, 1800)
+    state = starve(state, range(2, 5), lost(0.15))
     assert state.starved
     assert state.level is Level.NORMAL
     assert state.concurrency == 4  # one waits for its pages while another works
-    state = starve(state, range(5, 14), 0, 0)
+    state = starve(state, range(5, 14), FED)
     assert state.starved
-    assert not starve(state, range(14, 20), 0, 0).starved
+    assert not starve(state, range(14, 20), FED).starved
+
+
+def test_less_than_a_tenth_of_the_time_is_no_starvation() -> None:
+    assert not starve(GuardState(4), range(30), lost(0.09)).starved
 
 
 def test_thrashing_means_fewer_workers_at_once_and_its_end_means_more() -> None:
-    state = starve(GuardState(4), range(5), 11_000, 12_000)
+    state = starve(GuardState(4), range(5), lost(0.8))
     assert state.concurrency == 2
-    state = starve(state, range(5, 60), 11_000, 12_000)
+    state = starve(state, range(5, 60), lost(0.8))
     assert state.concurrency == 1
-    state = starve(state, range(60, 75), 7_000, 7_000)
+    state = starve(state, range(60, 75), lost(0.6))
     assert state.concurrency == 1  # between the two, all stays as it is
-    state = starve(state, range(75, 90), 2_000, 2_000)
+    state = starve(state, range(75, 90), lost(0.2))
     assert state.starved
     assert state.concurrency in (2, 3)
-    state = starve(state, range(90, 150), 0, 0)
+    state = starve(state, range(90, 150), FED)
     assert not state.starved
     assert state.concurrency == 4
 
 
-def test_a_cold_start_is_no_starvation() -> None:
+@pytest.mark.parametrize(
+    "waiting",
+    [Waiting(5000, 0, 0.9), Waiting(5000, 400, 0.9)],
+    ids=["nothing was there before", "little was"],
+)
+def test_a_cold_start_is_no_starvation(waiting: Waiting) -> None:
     """Pages read for the first time are major faults, but were never taken back."""
-    assert not starve(GuardState(2), range(30), 5000, 0).starved
+    assert not starve(GuardState(2), range(30), waiting).starved
 
 
-def test_somebody_elses_refaults_are_no_starvation() -> None:
-    assert not starve(GuardState(2), range(30), 0, 5000).starved
+@pytest.mark.parametrize(
+    "waiting", [Waiting(0, 5000, 0.9), Waiting(5, 5000, 0.9)], ids=["no faults", "hardly any"]
+)
+def test_somebody_elses_refaults_are_no_starvation(waiting: Waiting) -> None:
+    assert not starve(GuardState(2), range(30), waiting).starved
+
+
+def test_few_faults_on_a_slow_disk_cost_as_much_as_many_on_a_fast_one() -> None:
+    assert starve(GuardState(2), range(5), Waiting(60, 60, 0.6)).starved
+    assert starve(GuardState(2), range(5), Waiting(6000, 6000, 0.6)).starved
 
 
 def test_one_worker_can_be_starved_and_fed_again() -> None:
-    state = starve(GuardState(1), range(5), 20_000, 20_000)
+    state = starve(GuardState(1), range(5), lost(0.9))
     assert state.starved
     assert state.concurrency == 1
-    assert not starve(state, range(5, 20), 0, 0).starved
+    assert not starve(state, range(5, 20), FED).starved

@@ -15,7 +15,13 @@ from running import until
 from supervisor.readings.kernel_oom import KernelLog, OomCounter, OomEvidence, parse_record
 from supervisor.readings.memory import MemoryReader, available_memory
 from supervisor.readings.pressure import read_pressure
-from supervisor.readings.processes import descendants, quick_look, read_precise, read_process
+from supervisor.readings.processes import (
+    descendants,
+    quick_look,
+    read_precise,
+    read_process,
+    read_ran,
+)
 from supervisor.readings.resources import read_descriptors, read_disk, read_processes
 
 # --- processes ------------------------------------------------------------------------------------
@@ -47,6 +53,25 @@ def test_the_quick_look_agrees_with_the_whole_reading() -> None:
         assert abs(quick[1] - whole.anonymous) < MB
     finally:
         os.close(fd)
+
+
+def test_a_process_that_sleeps_has_not_run_and_one_that_computes_has() -> None:
+    programs = ["import time; time.sleep(60)", "while True: pass"]
+    children = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
+    try:
+        until(lambda: (read_ran(children[1].pid) or 0) > 0.5)
+        sleeping, computing = (read_ran(child.pid) for child in children)
+        assert sleeping is not None
+        assert computing is not None
+        time.sleep(0.5)
+        assert (read_ran(children[0].pid) or 0) - sleeping < 0.1
+        # Run or waited to be: all of the time, whoever else wants the processor.
+        assert (read_ran(children[1].pid) or 0) - computing > 0.4
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    assert read_ran(children[0].pid) is None
 
 
 def test_what_is_not_there_is_not_read() -> None:
@@ -171,6 +196,19 @@ def test_version_1_limits_are_hierarchical(tmp_path: Path) -> None:
     top, own = MemoryReader(root, {"memory": "/docker/x"}).read().cgroups
     assert top.limit is None
     assert (own.limit, own.used, own.refaults) == (300_000_000, 50_000_000, 1234)
+
+
+def test_an_older_kernel_counts_refaults_under_another_name(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path,
+        {
+            "memory/memory.usage_in_bytes": "100000000",
+            "memory/memory.limit_in_bytes": "300000000",
+            "memory/memory.stat": "total_cache 1\ntotal_workingset_refault 55\n",
+        },
+    )
+    (own,) = MemoryReader(root, {"memory": "/"}).read().cgroups
+    assert own.refaults == 55
 
 
 def test_inside_a_container_the_root_is_ones_own(tmp_path: Path) -> None:

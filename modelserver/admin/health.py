@@ -60,7 +60,13 @@ class BoundHealth(msgspec.Struct):
 
 
 class MemoryHealth(msgspec.Struct):
-    """Memory, in the words of the guard: see the README."""
+    """Memory, in the words of the guard: see the README.
+
+    `lost_share`: of the workers' time of the last seconds, what went into reading the model's pages
+    again; `waiting_share`: what they waited for anything but a processor; `pressure_*`: what the
+    kernel says of all tasks, of the last ten seconds in percent, and since boot. The counts without
+    a time are since the start (`refaults`: since boot).
+    """
 
     level: str
     starved: bool
@@ -81,8 +87,14 @@ class MemoryHealth(msgspec.Struct):
     tightest: str
     bounds: list[BoundHealth]
     pressure_some_avg10: float | None
+    pressure_stalled_s: float | None
+    lost_share: float
+    waiting_share: float
     major_faults_per_work_s: float
     refaults_per_work_s: float
+    major_faults: int
+    refaults: int
+    waited_s: float
     available_bytes: int
     swap_total_bytes: int
     swap_free_bytes: int
@@ -256,6 +268,7 @@ def _worker(worker: WorkerStatus, guard: GuardStatus | None) -> WorkerHealth:
 
 def _memory(status: PoolStatus, guard: GuardStatus) -> MemoryHealth:
     machine, pressure = guard.memory.machine, guard.memory.worst_pressure
+    waiting = guard.waiting
     return MemoryHealth(
         level=guard.state.level.word,
         starved=guard.state.starved,
@@ -276,8 +289,14 @@ def _memory(status: PoolStatus, guard: GuardStatus) -> MemoryHealth:
         tightest=guard.tightest.name,
         bounds=[BoundHealth(b.name, b.limit, b.used) for b in guard.bounds],
         pressure_some_avg10=pressure.some_avg10 if pressure else None,
-        major_faults_per_work_s=round(guard.faults, 1),
-        refaults_per_work_s=round(guard.refaults, 1),
+        pressure_stalled_s=pressure.some_total_us / 1e6 if pressure else None,
+        lost_share=round(waiting.lost, 3),
+        waiting_share=round(waiting.share, 3),
+        major_faults_per_work_s=round(waiting.faults, 1),
+        refaults_per_work_s=round(waiting.refaults, 1),
+        major_faults=guard.faults,
+        refaults=guard.memory.refaults,
+        waited_s=round(guard.waited_s, 3),
         available_bytes=machine.available,
         swap_total_bytes=machine.swap_total,
         swap_free_bytes=machine.swap_free,

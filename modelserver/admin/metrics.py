@@ -5,7 +5,7 @@ Names and units follow Prometheus's conventions: base units, `_total` for counte
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
@@ -24,6 +24,7 @@ class Metrics:
 
     def __init__(self, health: Callable[[], Health], traffic: Traffic) -> None:
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)  # the supervisor's own, under their usual names
         self._registry.register(_HealthCollector(health, traffic))
 
     def text(self) -> bytes:
@@ -116,6 +117,33 @@ def _memory(memory: MemoryHealth) -> Iterable[Metric]:
     yield _gauge("memory_left_bytes", "Until the tightest limit.", memory.left_bytes)
     yield _gauge("memory_reserved_bytes", "Promised to running requests.", memory.reserved_bytes)
     yield _gauge("memory_mapped_bytes", "File cache of the model in RAM.", memory.mapped_bytes)
+    yield _gauge(
+        "memory_lost_ratio",
+        "Of the workers' time, what goes into reading the model's pages again.",
+        memory.lost_share,
+    )
+    if memory.pressure_some_avg10 is not None and memory.pressure_stalled_s is not None:
+        yield _gauge(
+            "memory_pressure_ratio",
+            "Time in which some task waited for memory (PSI, ten seconds).",
+            memory.pressure_some_avg10 / 100,
+        )
+        yield CounterMetricFamily(
+            "modelserver_memory_pressure_seconds",
+            "Time in which some task waited for memory (PSI).",
+            memory.pressure_stalled_s,
+        )
+    yield CounterMetricFamily(
+        "modelserver_worker_major_faults", "Pages that workers waited for.", memory.major_faults
+    )
+    yield CounterMetricFamily(
+        "modelserver_memory_refaults", "Pages of file cache read again.", memory.refaults
+    )
+    yield CounterMetricFamily(
+        "modelserver_worker_waited_seconds",
+        "Work in which a worker neither ran nor waited for a processor.",
+        memory.waited_s,
+    )
     yield _gauge("worker_budget_bytes", "What a worker may grow by.", memory.budget_bytes)
 
 

@@ -17,6 +17,7 @@ from supervisor.guard.limits import Budget, Limits
 from supervisor.guard.members import Member, Members
 from supervisor.guard.observer import LOOK_EVERY_S, READ_EVERY_S, Observer
 from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Recycle, Trim, decide
+from supervisor.guard.starvation import Waiting
 from supervisor.job import Job
 from supervisor.processes.death import Cause, Intent
 from supervisor.processes.deaths import Deaths
@@ -52,8 +53,11 @@ class GuardStatus:
     reserved: int
     used: int
     mapped: int
-    faults: float
-    refaults: float
+    waiting: Waiting
+    faults: int
+    """Major faults of all workers so far."""
+    waited_s: float
+    """Seconds of their work in which they neither ran nor waited for a processor, so far."""
     memory: MemoryReading
     resources: tuple[ResourceReading, ...]
 
@@ -206,7 +210,6 @@ class Guard:
         observer = self._observer
         if observer.reading is None:
             return None
-        faults, refaults = observer.rates()
         return GuardStatus(
             self.state,
             observer.limits,
@@ -217,8 +220,9 @@ class Guard:
             self._desk.reserved(self.state),
             observer.used(),
             observer.ledger.mapped(),
-            faults,
-            refaults,
+            observer.meter.waiting(),
+            observer.meter.faults,
+            observer.meter.waited_s,
             observer.reading,
             observer.resources,
         )
@@ -326,12 +330,13 @@ class Guard:
             self._move_spools()
 
     def _starvation_changed(self) -> None:
-        faults, refaults = self._observer.rates()
+        waiting = self._observer.meter.waiting()
         (log.warning if self.state.starved else log.info)(
             "guard.starved" if self.state.starved else "guard.fed",
             concurrency=self.state.concurrency,
-            faults_per_s=round(faults),
-            refaults_per_s=round(refaults),
+            lost_share=round(waiting.lost, 2),
+            faults_per_s=round(waiting.faults),
+            refaults_per_s=round(waiting.refaults),
             would_end_it=self.starved_needs() or None,
         )
 

@@ -19,7 +19,6 @@ class _Account:
     rss: int
     swap: int
     mapped: int
-    major_faults: int
     rate: float = 0.0
     exact: tuple[int, int, int] | None = None
     """At the last exact reading: private, proportional, and kept."""
@@ -53,36 +52,25 @@ class Ledger:
             os.close(self._accounts.pop(pid).statm_fd)
             self._refreshed = False
 
-    def take(self, time: float, reading: ProcessMemory, born_kept: int = 0) -> int:
-        """A reading of one process; `born_kept` counts for the first. Returns the major faults
-        since the one before."""
+    def take(self, time: float, reading: ProcessMemory, born_kept: int = 0) -> None:
+        """A reading of one process; `born_kept` counts for the first."""
         account = self._accounts.get(reading.pid)
         if account is None:
             fd = -1
             with contextlib.suppress(OSError):
                 fd = os.open(f"/proc/{reading.pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
             if fd < 0:
-                return 0  # it has ended since it was read
+                return  # it has ended since it was read
             account = _Account(
-                fd,
-                born_kept,
-                time,
-                reading.kept,
-                reading.rss,
-                reading.swap,
-                reading.mapped,
-                reading.major_faults,
+                fd, born_kept, time, reading.kept, reading.rss, reading.swap, reading.mapped
             )
             self._accounts[reading.pid] = account
             self._refreshed = False
-            return 0
-        faults = reading.major_faults - account.major_faults
+            return
         account.swap, account.mapped = reading.swap, reading.mapped
         if time > account.time:  # else somebody has looked since
             account.move_to(time, reading.kept)
             account.rss = reading.rss
-        account.major_faults = reading.major_faults
-        return faults
 
     def take_exact(self, readings: Iterable[PreciseMemory], kept: Mapping[int, int]) -> None:
         """Exact readings of everyone there is, and what each kept when they were made."""

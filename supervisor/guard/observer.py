@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from supervisor.guard.ledger import Ledger
 from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
 from supervisor.guard.members import Members
 from supervisor.guard.policy import HelperView, Level, LoadView, Situation, WorkerView
+from supervisor.guard.starvation import WaitingMeter, WorkReading
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.readings.kernel_oom import OomEvidence
@@ -42,6 +42,7 @@ from supervisor.readings.processes import (
     is_zombie,
     read_precise,
     read_process,
+    read_ran,
 )
 from supervisor.readings.resources import (
     ResourceReading,
@@ -64,8 +65,6 @@ _RESOURCES_EVERY_S = 1.0
 _LEAST_INTERVAL_S = 0.01
 _FASTEST_GROWTH = 5e9
 """Bytes a second: about as fast as the kernel hands out huge pages."""
-_WINDOW_S = 3.0
-_LEAST_WORK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,8 @@ class FullReading:
     resources: tuple[ResourceReading, ...] | None
     zombies: frozenset[int]
     below_helpers: Mapping[int, frozenset[int]]
+    ran: Mapping[int, float]
+    """Seconds that each fork server and worker has run, or waited for a processor, where known."""
 
 
 class Observer:
@@ -106,8 +107,7 @@ class Observer:
         self._budget_for: tuple[tuple[int, ...], int, bool] | None = None
         self._kept_at_reading = 0
         self._charged_at_reading: list[tuple[Path, int]] = []
-        self._window: deque[tuple[float, float, int, int]] = deque()
-        self._work_s, self._faults = 0.0, 0
+        self.meter = WaitingMeter()
         self._zombies: frozenset[int] = frozenset()
         self.orphans: frozenset[int] = frozenset()
         """Processes below us that ended a while ago, and that nobody has asked how."""
@@ -214,22 +214,8 @@ class Observer:
         """One of the other resources, if it has been read."""
         return next((reading for reading in self.resources if reading.name == name), None)
 
-    def rates(self) -> tuple[float, float]:
-        """Major faults of the workers, and refaults, per second of work, of the last seconds."""
-        if not self._window:
-            return 0.0, 0.0
-        (_, work, faults, refaults), (_, work_now, faults_now, refaults_now) = (
-            self._window[0],
-            self._window[-1],
-        )
-        worked = work_now - work
-        if worked < _LEAST_WORK_S:
-            return 0.0, 0.0
-        return (faults_now - faults) / worked, (refaults_now - refaults) / worked
-
     def situation(self, left: int) -> Situation:
         """For the policy."""
-        faults, refaults = self.rates()
         ledger = self.ledger
         own = {os.getpid(), *(process.pid for process in self._processes())}
         return Situation(
@@ -255,8 +241,7 @@ class Observer:
                 if not server.loaded.done()
             ),
             tuple(HelperView(pid, ledger.kept(pid)) for pid in ledger.known() if pid not in own),
-            faults,
-            refaults,
+            self.meter.waiting(),
         )
 
     def moment(self, level: Level) -> Moment:
@@ -308,16 +293,18 @@ class Observer:
             born_kept = born.get(process.pid, 0)
             if process.pid in born and not born_kept:
                 born_kept = process.kept  # just forked, and not heard of yet: all of it is shared
-            faults = self.ledger.take(now, process, born_kept)
-            if process.pid in born:
-                self._faults += faults
+            self.ledger.take(now, process, born_kept)
         if reading.exact is not None:
             self.ledger.take_exact(reading.exact, kept)
-        before = self.reading.time if self.reading else now
-        self._work_s += self._busy() * (now - before)
-        self._window.append((now, self._work_s, self._faults, reading.memory.refaults))
-        while now - self._window[0][0] > _WINDOW_S:
-            self._window.popleft()
+        faults = {process.pid: process.major_faults for process in reading.processes}
+        work = [
+            WorkReading(
+                worker.pid, worker.worked_s, reading.ran.get(worker.pid), faults[worker.pid]
+            )
+            for worker in self._members.workers
+            if worker.pid in faults
+        ]
+        self.meter.take(now, work, reading.memory.refaults)
         self.reading = reading.memory
         # What was looked at since the reading counts as growth since then.
         self._kept_at_reading = sum(kept[pid] for pid in self.ledger.known())
@@ -390,7 +377,10 @@ class _Reader:
         precise = tuple(e for p in processes if (e := read_precise(p.pid))) if exact else None
         cost_s = time.thread_time() - began
         below_helpers = {pid: frozenset(descendants(pid)) for pid in helpers}
-        return FullReading(memory, processes, precise, cost_s, resources, zombies, below_helpers)
+        ran = {pid: seconds for pid in known if (seconds := read_ran(pid)) is not None}
+        return FullReading(
+            memory, processes, precise, cost_s, resources, zombies, below_helpers, ran
+        )
 
 
 def _left(bound: Bound) -> int:

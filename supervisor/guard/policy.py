@@ -5,6 +5,7 @@ import enum
 from dataclasses import dataclass, replace
 
 from supervisor.guard.limits import MIB, Budget, Limits
+from supervisor.guard.starvation import NO_WAITING, Waiting
 from supervisor.words import in_units
 
 WORTH_IT = 8 * MIB
@@ -20,12 +21,11 @@ _TRIM_EVERY_S = 30.0
 _RECYCLE_EVERY_S = 0.5
 _KILL_EVERY_S = 0.5
 
-STARVED_FAULTS = 1_000.0
-"""Major faults and refaults per second of work at which a model is starved: at a tenth of a
-millisecond each they cost a tenth of the time."""
-THRASHING_FAULTS = 10_000.0
-"""Nearly all of the time: from here on fewer workers get as much done, each request sooner. Below,
-one waits while another works (measured in benchmarks/README.md)."""
+STARVED_SHARE = 0.1
+"""A model is starved when so much of its workers' time goes into reading its pages again."""
+THRASHING_SHARE, _CALMER_SHARE = 0.75, 0.5
+"""When so much of it does, the disk is what there is too little of, and fewer workers get more
+done. Below, one waits while another computes (measured in benchmarks/README.md)."""
 _STARVED_ENTER_S, _STARVED_LEAVE_S = 2.0, 10.0
 _CONCURRENCY_STEP_S = 10.0
 
@@ -78,7 +78,7 @@ class HelperView:
 @dataclass(frozen=True, slots=True)
 class Situation:
     """One moment. `left`: bytes until the tightest limit less the reserve; negative when the
-    reserve is being used. `faults` and `refaults`: per second of work, of the last seconds."""
+    reserve is being used. `waiting`: what the workers' time of the last seconds went into."""
 
     time: float
     left: int
@@ -87,8 +87,7 @@ class Situation:
     workers: tuple[WorkerView, ...]
     loading: tuple[LoadView, ...] = ()
     helpers: tuple[HelperView, ...] = ()
-    faults: float = 0.0
-    refaults: float = 0.0
+    waiting: Waiting = NO_WAITING
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,20 +289,20 @@ def _relieve(
 
 
 def _starvation(state: GuardState, now: Situation) -> GuardState:
-    """Pages of the model that are taken back and read again. Where nearly all of the time goes
-    into that, fewer workers at once, step by step, and step by step back."""
-    rate = min(now.faults, now.refaults)
-    if rate < STARVED_FAULTS:
+    """Pages of the model that are taken back and read again. Where most of the time goes into
+    that, fewer workers at once, step by step, and step by step back."""
+    lost = now.waiting.lost
+    if lost < STARVED_SHARE:
         return _fed(replace(state, starving_since=None), now)
     since = now.time if state.starving_since is None else state.starving_since
     starved = state.starved or now.time - since >= _STARVED_ENTER_S
     state = replace(state, starving_since=since, fed_since=None, starved=starved)
     if not starved or now.time - state.stepped_at < _CONCURRENCY_STEP_S:
         return state
-    if rate >= THRASHING_FAULTS and state.concurrency > 1:
+    if lost >= THRASHING_SHARE and state.concurrency > 1:
         fewer = state.workers // 2 if not state.starved_concurrency else state.concurrency - 1
         return replace(state, starved_concurrency=max(1, fewer), stepped_at=now.time)
-    if rate < THRASHING_FAULTS / 2:
+    if lost < _CALMER_SHARE:
         return _one_more(state, now)
     return state
 

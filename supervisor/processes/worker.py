@@ -3,6 +3,7 @@
 import asyncio
 import enum
 import signal
+import time
 from typing import Protocol
 
 from supervisor.job import Job, JobState
@@ -57,6 +58,8 @@ class Worker:
         self.state = WorkerState.STARTING
         self.job: Job | None = None
         self.jobs_done = 0
+        self._worked_s = 0.0
+        self._began = 0.0
         self.born_bytes = 0
         self.growth_bytes = 0
         self.fate = Fate("worker", born.pid, watch)
@@ -77,6 +80,11 @@ class Worker:
         """Its process has not ended."""
         return self._process.running
 
+    @property
+    def worked_s(self) -> float:
+        """Seconds that it has had a job."""
+        return self._worked_s + (time.monotonic() - self._began if self.job is not None else 0.0)
+
     def run(self, job: Job) -> None:
         """Give the idle worker a job."""
         assert self.state is WorkerState.IDLE
@@ -84,6 +92,7 @@ class Worker:
         self.job = job
         job.state = JobState.RUNNING
         job.started = asyncio.get_running_loop().time()
+        self._began = time.monotonic()
         if job.spool is None:
             self._channel.send(Run(job.id, job.request, None))
         else:
@@ -96,6 +105,7 @@ class Worker:
 
     def job_over(self) -> None:
         """It answered, and is idle, unless it was told to leave."""
+        self._worked_s = self.worked_s
         self.job = None
         self.jobs_done += 1
         if self.state is WorkerState.BUSY:

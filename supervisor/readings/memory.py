@@ -163,7 +163,7 @@ class _Source:
             set_by,
             max(0, int(usage) - cache),
             cache,
-            field(stat, self.prefix + b"workingset_refault_file "),
+            _refaults(stat, self.prefix),
             read_pressure(self.pressure) if self.pressure else None,
         )
 
@@ -209,4 +209,10 @@ def usage_files(reading: MemoryReading) -> list[Path]:
 
 
 def _machine_refaults() -> int:
-    return field(read_file("/proc/vmstat"), b"workingset_refault_file ") or 0
+    return _refaults(read_file("/proc/vmstat"), b"") or 0
+
+
+def _refaults(text: bytes, prefix: bytes) -> int | None:
+    """Of file cache; before Linux 5.9 there was one count of everything."""
+    found = field(text, prefix + b"workingset_refault_file ")
+    return field(text, prefix + b"workingset_refault ") if found is None else found

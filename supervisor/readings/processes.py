@@ -87,6 +87,13 @@ def read_precise(pid: int) -> PreciseMemory | None:
     )
 
 
+def read_ran(pid: int) -> float | None:
+    """Seconds that the process's first thread has run or waited for a processor; None where the
+    kernel does not tell (`/proc/PID/schedstat`, Documentation/scheduler/sched-stats.rst)."""
+    fields = read_file(f"/proc/{pid}/schedstat").split()
+    return (int(fields[0]) + int(fields[1])) / 1e9 if len(fields) == 3 else None
+
+
 def quick_look(statm_fd: int) -> tuple[int, int] | None:
     """RSS and the anonymous part of it, by an open `/proc/PID/statm`: a microsecond; None if the
     process has ended."""
