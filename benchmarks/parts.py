@@ -5,12 +5,12 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from cgroup import MB, MemoryCgroup, memory_cgroup, swap_file
+from cgroup import MB, MemoryCgroup, memory_cgroup, slow_disk, swap_file
 from naive_client import naive_server
 from neighbour import neighbour
 from ordinary_user import NOBODY, entrance
 from remote_pool import RemotePool, remote_pool
-from running import RunningServer, start_server, until
+from running import PROGRAM, RunningServer, start_server, until
 from small_model import (
     SMALL_WORDS,
     add_rescoring,
@@ -24,6 +24,7 @@ TESTS = Path(__file__).parents[1] / "tests"
 __all__ = [
     "MB",
     "NOBODY",
+    "PROGRAM",
     "SMALL_WORDS",
     "TESTS",
     "MemoryCgroup",
@@ -38,6 +39,7 @@ __all__ = [
     "neighbour",
     "read_symbols",
     "remote_pool",
+    "slow_disk",
     "start_server",
     "swap_file",
     "until",

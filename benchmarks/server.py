@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from parts import RunningServer, start_server
+from parts import PROGRAM, RunningServer, start_server
 
 WORKERS = 2
 
@@ -15,6 +15,7 @@ def server(
     form: str,
     workers: int = WORKERS,
     before_exec: Callable[[], None] | None = None,
+    program: tuple[str, ...] = PROGRAM,
     **settings: str,
 ) -> Iterator[RunningServer]:
     """With the embedded model, "prepared" or "plain", and all workers able."""
@@ -23,6 +24,8 @@ def server(
         if form == "plain":
             given["MODELSERVER_PREPARED_DIR"] = directory
         given |= settings
-        with start_server(Path(directory), before_exec=before_exec, **given) as running:
+        with start_server(
+            Path(directory), before_exec=before_exec, program=program, **given
+        ) as running:
             running.wait_whole(workers)
             yield running

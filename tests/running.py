@@ -21,6 +21,9 @@ from modelserver.admin.client import ask as ask_admin
 
 READY_S = 60.0
 
+PROGRAM = ("-m", "modelserver")
+"""What Python runs."""
+
 
 def until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
     """Wait until `condition` gives something true, and return that."""
@@ -162,7 +165,11 @@ class RunningServer:
 
 @contextlib.contextmanager
 def start_server(
-    directory: Path, *flags: str, before_exec: Callable[[], None] | None = None, **environment: str
+    directory: Path,
+    *flags: str,
+    before_exec: Callable[[], None] | None = None,
+    program: tuple[str, ...] = PROGRAM,
+    **environment: str,
 ) -> Iterator[RunningServer]:
     """Start `modelserver serve` on any port; it is gone at the end, whatever happened.
 
@@ -175,7 +182,7 @@ def start_server(
     variables |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{directory}/admin.sock"} | environment
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "modelserver", "serve", *flags],
+            [sys.executable, *program, "serve", *flags],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
