@@ -106,11 +106,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    clips = utterances.utterances(None, 40)
+    clips = utterances.utterances(None, 24)
     cases = [
         ("280 MB", 280 * MB, None, clips),
         ("320 MB", 320 * MB, None, clips),
-        ("300 MB, 1500 reads a second", 300 * MB, 1500, clips[:12]),
+        ("300 MB, 1500 reads a second", 300 * MB, 1500, clips[:8]),
     ]
     rows = []
     for name, limit, reads, some in cases:

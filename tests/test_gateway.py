@@ -121,10 +121,10 @@ def test_too_large_a_body_is_refused_by_the_server_and_far_too_large_by_the_gate
     behind: tuple[RunningServer, Gateway],
 ) -> None:
     for size in (2_500_000, 4_000_000):
-        status, _, document = behind[1].ask("POST", "/api/audio/convert", bytes(size))
+        status, headers, document = behind[1].ask("POST", "/api/audio/convert", bytes(size))
         assert status == 413
         assert document["error"]["code"] == "body_too_large"
-        assert document["error"]["request_id"]
+        assert headers["X-Request-ID"] == document["error"]["request_id"]
 
 
 def test_an_upload_arrives_while_it_is_sent_and_one_that_stalls_is_refused(
@@ -206,6 +206,7 @@ def test_while_the_server_is_down_callers_hear_it_at_once(
             assert status == 502
             assert document["error"]["code"] == "not_ready"
             assert headers["Retry-After"] == "2"
+            assert headers["X-Request-ID"] == document["error"]["request_id"]
 
 
 def test_sizes_and_times_agree_with_the_servers_own() -> None:

@@ -223,7 +223,12 @@ async def test_an_unknown_model_is_pinned_to_what_was_fetched_first(home: Path) 
 
 
 async def test_an_installed_model_is_not_replaced(home: Path, known: None) -> None:
-    (home / NAME).mkdir(parents=True)
+    (home / NAME / "am").mkdir(parents=True)
+    with pytest.raises(models.ModelError, match=r"is no Vosk model .*: remove it first"):
+        await fetch("http://127.0.0.1:1", home)
+    (home / NAME / "graph").mkdir(parents=True)
+    (home / NAME / "am" / "final.mdl").touch()
+    (home / NAME / "graph" / "HCLG.fst").touch()
     with pytest.raises(models.ModelError, match="is installed already"):
         await fetch("http://127.0.0.1:1", home)
 
@@ -348,3 +353,6 @@ def test_the_setting_names_the_mirror(home: Path) -> None:
         run = command("pull", NAME, "--models-url", url, home=home)
     assert run.returncode == 0, run.stderr
     assert whole(home)
+    # Again, as a script does each time: nothing to do, and no server is asked.
+    again = command("pull", NAME, "--models-url", url, home=home)
+    assert (again.returncode, "installed already" in again.stderr) == (0, True)

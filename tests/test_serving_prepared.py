@@ -1,9 +1,11 @@
 """The server and prepared models: used when there, made meanwhile when not, in little memory."""
 
+import contextlib
 import os
 import re
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -133,17 +135,24 @@ def test_first_prepares_before_it_serves(
         assert loaded["graph"] == "mapped"
 
 
-def test_a_stopped_server_takes_the_preparing_process_along(
-    tmp_path: Path, embedded: models.ModelLocation, store: Path
-) -> None:
+@contextlib.contextmanager
+def composing(directory: Path, store: Path) -> Iterator[RunningServer]:
+    """A server that serves the embedded model while it is being prepared, which takes minutes."""
     with start_server(
-        tmp_path,
+        directory,
         MODELSERVER_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_PREPARE="auto",
     ) as server:
         server.wait_ready()
         until(lambda: list(store.glob(".partial-*/graph/HCLG.fst.arcs")), 30)
+        yield server
+
+
+def test_a_stopped_server_takes_the_preparing_process_along(
+    tmp_path: Path, embedded: models.ModelLocation, store: Path
+) -> None:
+    with composing(tmp_path, store) as server:
         tree = server.tree()
         assert any("compile-graph" in process.name() for process in tree)
         assert server.stop() == 0
@@ -153,14 +162,7 @@ def test_a_stopped_server_takes_the_preparing_process_along(
 def test_a_preparation_that_is_killed_is_told_and_begun_again(
     tmp_path: Path, embedded: models.ModelLocation, store: Path
 ) -> None:
-    with start_server(
-        tmp_path,
-        MODELSERVER_WARMUP="none",
-        MODELSERVER_PREPARED_DIR=str(store),
-        MODELSERVER_PREPARE="auto",
-    ) as server:
-        server.wait_ready()
-        until(lambda: list(store.glob(".partial-*/graph/HCLG.fst.arcs")), 30)
+    with composing(tmp_path, store) as server:
         (preparing,) = server.events("prepare.started")
         # What takes the memory, and what the kernel would choose, is the compiler below it.
         (compiler,) = [p for p in server.tree() if "compile-graph" in p.name()]

@@ -73,7 +73,12 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
     """Where downloads wait; ours alone for this model."""
     target = models_directory / name
     if target.exists():
-        raise ModelError("already_there", f"{name} is installed already: {target}")
+        problem = layout_problem(target)
+        if problem is None:
+            raise ModelError("already_there", f"{name} is installed already: {target}")
+        raise ModelError(
+            "model_invalid", f"{target} is there and is no Vosk model ({problem}): remove it first"
+        )
     waiting = models_directory / _LOADING
     try:
         waiting.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+import models
 from models.fetching import pull, pull_file
 from modelserver.cli.errors import told
 from modelserver.cli.options import with_settings
@@ -25,7 +26,8 @@ def pull_model(configuration: Configuration, name: str) -> None:
 
     What is known of its size and checksum is verified before anything is unpacked; a model that
     the catalogue does not know is pinned to what is fetched first. A download that broke off goes
-    on where it was. Proxies are those of the environment (HTTPS_PROXY, NO_PROXY).
+    on where it was, and a model that is installed is left as it is. Proxies are those of the
+    environment (HTTPS_PROXY, NO_PROXY).
     """
     settings = configuration.settings
     with told(), _progress() as on_progress:
@@ -33,7 +35,13 @@ def pull_model(configuration: Configuration, name: str) -> None:
             directory = pull_file(Path(name), settings.models_dir, on_progress)
         else:
             fetching = pull(name, settings.models_dir, settings.models_url, on_progress)
-            directory = asyncio.run(fetching)
+            try:
+                directory = asyncio.run(fetching)
+            except models.ModelError as error:
+                if error.code != "already_there":
+                    raise
+                click.echo(error.message, err=True)
+                return
     click.echo(f"installed {directory.name}: {directory}")
 
 
