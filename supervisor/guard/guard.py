@@ -1,35 +1,33 @@
-"""The guard: looks at memory all the time, lets the policy decide, and does what it says."""
+"""The guard: looks at memory all the time, lets the policy decide, and has done what it says."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
-from supervisor.errors import PoolError, SpoolFull
+from supervisor.errors import PoolError
 from supervisor.guard.admission import Ask
 from supervisor.guard.beforehand import limit_in_words
 from supervisor.guard.desk import Desk
+from supervisor.guard.effects import Effects
 from supervisor.guard.history import History
 from supervisor.guard.limits import Budget, Limits
 from supervisor.guard.members import Member, Members
 from supervisor.guard.observer import LOOK_EVERY_S, READ_EVERY_S, Observer
-from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Recycle, Trim, decide
+from supervisor.guard.policy import GuardState, decide
 from supervisor.guard.starvation import Waiting
-from supervisor.job import Job
-from supervisor.processes.death import Cause, Intent
+from supervisor.processes.death import Cause
 from supervisor.processes.deaths import Deaths
 from supervisor.processes.helper import Helper
-from supervisor.processes.process import kill_descendant, reap_orphan
-from supervisor.processes.worker import Worker, WorkerState
+from supervisor.processes.worker import Worker
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.readings.resources import ResourceReading
 from supervisor.settings import MemorySettings, Room
-from supervisor.spool import Spool, SpoolStore
-from supervisor.trim import give_back
+from supervisor.spool import SpoolStore
 from supervisor.words import in_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
@@ -80,16 +78,15 @@ class Guard:
         self.evidence = OomEvidence()
         self.history = History()
         self._deaths = Deaths(self.history, self.evidence)
-        self._spools = spools
         self._members = Members()
         self.state = GuardState(1)
         self._observer = Observer(
             settings or MemorySettings(), self._members, self.evidence, spools
         )
         self._desk = Desk(self._observer, spools)
+        self._effects = Effects(self._observer, self._members, self.history, spools)
         self._decided_at, self._decided_at_growth = -1e9, 0
         self._known = asyncio.Event()
-        self._moving: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Guard":
@@ -99,9 +96,9 @@ class Guard:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._task is not None
-        for task in (self._task, *self._moving):
-            task.cancel()
-        await asyncio.gather(self._task, *self._moving, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._effects.close()
         self._observer.close()
         self.evidence.close()
 
@@ -157,7 +154,9 @@ class Guard:
         worker.growth_bytes = growth
         allowed = self._observer.budget.growth.bytes
         if growth > allowed:
-            self._recycle(worker, f"it had grown by {in_units(growth)} of {in_units(allowed)}")
+            self._effects.recycle(
+                worker, f"it had grown by {in_units(growth)} of {in_units(allowed)}"
+            )
 
     def alive(self) -> bool:
         """It has looked and decided lately."""
@@ -229,16 +228,7 @@ class Guard:
 
     def starved_needs(self) -> str:
         """How much more memory would end it, in words; empty while the model is not starved."""
-        reports = [server.report() for server in self._members.live_servers]
-        if not self.state.starved or not reports:
-            return ""
-        resident = self._observer.ledger.mapped()
-        mapped = sum(report.get("mapped_bytes") or 0 for report in reports)
-        usual = sum(report.get("working_set_bytes") or 0 for report in reports)
-        most = max(0, mapped - resident)
-        if usual > resident:
-            return f"about {in_units(usual - resident)} more memory, at most {in_units(most)}"
-        return f"at most {in_units(most)} more memory"
+        return self._observer.missing() if self.state.starved else ""
 
     # --- watching -------------------------------------------------------------------------------
 
@@ -281,10 +271,10 @@ class Guard:
         finally:
             reading.cancel()
         self._known.set()
-        self._reap_orphans()
+        self._effects.reap_orphans()
         self._decided_at_growth, left = self._observer.look()
         self._decide(left)
-        self._remember()
+        self._effects.remember(self.state.level)
         self.begin_what_may()
 
     def _decide(self, left: int) -> None:
@@ -293,110 +283,11 @@ class Guard:
         decision = decide(before, self._observer.situation(left))
         self.state = decision.state
         if self.state.level != before.level:
-            self._level_changed(before, left)
+            self._effects.level_changed(before, self.state, left)
         if (self.state.starved, self.state.starved_concurrency) != (
             before.starved,
             before.starved_concurrency,
         ):
-            self._starvation_changed()
+            self._effects.starvation_changed(self.state)
         for action in decision.actions:
-            self._do(action)
-
-    def _reap_orphans(self) -> None:
-        """What the first process of a container owes to everything that is left to it."""
-        for pid in self._observer.orphans:
-            if reap_orphan(pid):
-                log.info("orphan.reaped", pid=pid)
-
-    def _remember(self) -> None:
-        self.history.passed(self._observer.moment(self.state.level))
-
-    # --- acting ---------------------------------------------------------------------------------
-
-    def _level_changed(self, before: GuardState, left: int) -> None:
-        state, bound = self.state, self._observer.tightest()
-        (log.warning if state.level > before.level else log.info)(
-            "guard.level",
-            now=state.level.word,
-            was=before.level.word,
-            left_bytes=left,
-            tightest=bound.name,
-            limit_bytes=bound.limit,
-            used_bytes=bound.used,
-        )
-        if self._spools is not None:
-            self._spools.memory_allowed = state.spools_in_memory
-        if not state.spools_in_memory and before.spools_in_memory:
-            self._move_spools()
-
-    def _starvation_changed(self) -> None:
-        waiting = self._observer.meter.waiting()
-        (log.warning if self.state.starved else log.info)(
-            "guard.starved" if self.state.starved else "guard.fed",
-            concurrency=self.state.concurrency,
-            lost_share=round(waiting.lost, 2),
-            faults_per_s=round(waiting.faults),
-            refaults_per_s=round(waiting.refaults),
-            would_end_it=self.starved_needs() or None,
-        )
-
-    def _do(self, action: Action) -> None:
-        if isinstance(action, Trim):
-            log.info("guard.trim")
-            self._trim()
-            return
-        if isinstance(action, EndLoad):
-            for server in self._members.servers:
-                if server.pid == action.pid:
-                    self._remember()
-                    log.error("guard.load_ended", pid=action.pid, reason=action.reason)
-                    server.kill(Intent.SHORTAGE, action.reason)
-            return
-        if isinstance(action, EndHelper):
-            self._remember()
-            log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
-            if (helper := self._members.helper_around(action.pid)) is not None:
-                helper.fate.meant(Intent.SHORTAGE, action.reason)
-            kill_descendant(action.pid)
-            return
-        worker = next((w for w in self._members.workers if w.pid == action.pid), None)
-        if worker is None:
-            return
-        if isinstance(action, Recycle):
-            self._recycle(worker, action.reason)
-        elif worker.running:
-            self._remember()
-            log.warning("guard.kill", worker=worker.seat, pid=worker.pid, reason=action.reason)
-            worker.kill(Intent.BUDGET if action.own_fault else Intent.SHORTAGE, action.reason)
-
-    def _recycle(self, worker: Worker, reason: str) -> None:
-        if worker.state in (WorkerState.IDLE, WorkerState.BUSY):
-            log.info("worker.outgrown", worker=worker.seat, pid=worker.pid, reason=reason)
-            self._members.retire(worker, reason)
-
-    def _trim(self) -> None:
-        for worker in self._members.workers:
-            if worker.state is WorkerState.IDLE:
-                worker.trim()
-        for server in self._members.live_servers:
-            server.trim()
-        self._observer.run(give_back)
-
-    def _jobs_waiting(self) -> Iterable[Job]:
-        return (job for member in self._members for job in member.queue)
-
-    def _move_spools(self) -> None:
-        """Those whose job has not begun; the others are mapped by a worker already."""
-        spools = [job.spool for job in self._jobs_waiting() if isinstance(job.spool, Spool)]
-        task = asyncio.create_task(_to_disk(spools))
-        self._moving.add(task)
-        task.add_done_callback(self._moving.discard)
-
-
-async def _to_disk(spools: Iterable[Spool]) -> None:
-    for spool in spools:
-        try:
-            await spool.to_disk()
-        except SpoolFull as error:
-            log.warning("guard.spool_stays_in_memory", reason=error.message)
-            return
+            self._effects.do(action, self.state)

@@ -11,9 +11,8 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -24,34 +23,16 @@ from supervisor.guard.ledger import Ledger
 from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
 from supervisor.guard.members import Members
 from supervisor.guard.policy import HelperView, Level, LoadView, Situation, WorkerView
+from supervisor.guard.reader import FullReading, Reader
 from supervisor.guard.starvation import WaitingMeter, WorkReading
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.readings.kernel_oom import OomEvidence
-from supervisor.readings.memory import (
-    AvailableMemory,
-    Bound,
-    MemoryReader,
-    MemoryReading,
-    usage_files,
-)
-from supervisor.readings.processes import (
-    PreciseMemory,
-    ProcessMemory,
-    descendants,
-    is_zombie,
-    read_precise,
-    read_process,
-    read_ran,
-)
-from supervisor.readings.resources import (
-    ResourceReading,
-    read_descriptors,
-    read_disk,
-    read_processes,
-)
+from supervisor.readings.memory import AvailableMemory, Bound, MemoryReading, usage_files
+from supervisor.readings.resources import ResourceReading
 from supervisor.settings import MemorySettings
 from supervisor.spool import SpoolStore
+from supervisor.words import in_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 
@@ -61,26 +42,9 @@ _EXACT_EVERY_S = 10.0
 _EXACT_SHARE = 0.001
 """The share of a core that exact readings may take, where processes are large."""
 _EXACT_SPACING_S = 1.0
-_RESOURCES_EVERY_S = 1.0
 _LEAST_INTERVAL_S = 0.01
 _FASTEST_GROWTH = 5e9
 """Bytes a second: about as fast as the kernel hands out huge pages."""
-
-
-@dataclass(frozen=True, slots=True)
-class FullReading:
-    """All that is read in the thread."""
-
-    memory: MemoryReading
-    processes: tuple[ProcessMemory, ...]
-    exact: tuple[PreciseMemory, ...] | None
-    """Of some of `processes`, made just after them."""
-    exact_cost_s: float
-    resources: tuple[ResourceReading, ...] | None
-    zombies: frozenset[int]
-    below_helpers: Mapping[int, frozenset[int]]
-    ran: Mapping[int, float]
-    """Seconds that each fork server and worker has run, or waited for a processor, where known."""
 
 
 class Observer:
@@ -114,7 +78,7 @@ class Observer:
         self._exact_at = -1e9
         self._exact_cost_s = 0.0
         self._available = AvailableMemory()
-        self._reader = _Reader(spools.limits.directory if spools else None)
+        self._reader = Reader(spools.limits.directory if spools else None)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="guard")
 
     def close(self) -> None:
@@ -213,6 +177,20 @@ class Observer:
     def resource(self, name: str) -> ResourceReading | None:
         """One of the other resources, if it has been read."""
         return next((reading for reading in self.resources if reading.name == name), None)
+
+    def missing(self) -> str:
+        """How much more memory the models' mapped pages would need, in words; empty where no model
+        is loaded."""
+        reports = [server.report() for server in self._members.live_servers]
+        if not reports:
+            return ""
+        resident = self.ledger.mapped()
+        mapped = sum(report.get("mapped_bytes") or 0 for report in reports)
+        usual = sum(report.get("working_set_bytes") or 0 for report in reports)
+        most = max(0, mapped - resident)
+        if usual > resident:
+            return f"about {in_units(usual - resident)} more memory, at most {in_units(most)}"
+        return f"at most {in_units(most)} more memory"
 
     def situation(self, left: int) -> Situation:
         """For the policy."""
@@ -346,41 +324,6 @@ class Observer:
 
     def _left_now(self) -> int:
         return _left(self.tightest()) - self.limits.reserve.bytes
-
-
-class _Reader:
-    """Lives in the guard's thread."""
-
-    def __init__(self, spool_directory: Path | None) -> None:
-        self._memory = MemoryReader()
-        self._spool_directory = spool_directory
-        self._helpers: list[int] = []
-        self._slow_at = -1e9
-
-    def read(self, known: Collection[int], helpers: Collection[int], *, exact: bool) -> FullReading:
-        """The `known` fork servers and workers, and all else found in the last second below us,
-        `helpers` or not."""
-        now, me = time.monotonic(), os.getpid()
-        resources, zombies = None, frozenset[int]()
-        if now - self._slow_at > _RESOURCES_EVERY_S:
-            self._slow_at = now
-            # A worker that is just being born is its fork server's, and nobody's helper.
-            below = descendants(me, known)
-            zombies = frozenset(pid for pid in below if is_zombie(pid))
-            self._helpers = [pid for pid in below if pid not in zombies]
-            disk = read_disk(self._spool_directory) if self._spool_directory else None
-            resources = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
-        pids = list(dict.fromkeys([me, *known, *self._helpers]))
-        memory = self._memory.read()
-        processes = tuple(p for pid in pids if (p := read_process(pid)))
-        began = time.thread_time()
-        precise = tuple(e for p in processes if (e := read_precise(p.pid))) if exact else None
-        cost_s = time.thread_time() - began
-        below_helpers = {pid: frozenset(descendants(pid)) for pid in helpers}
-        ran = {pid: seconds for pid in known if (seconds := read_ran(pid)) is not None}
-        return FullReading(
-            memory, processes, precise, cost_s, resources, zombies, below_helpers, ran
-        )
 
 
 def _left(bound: Bound) -> int:

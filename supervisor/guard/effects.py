@@ -1,0 +1,153 @@
+"""What the guard does: ends, recycles, trims and moves what the policy says, and tells of it."""
+
+import asyncio
+from collections.abc import Iterable
+
+import structlog
+
+from supervisor.errors import SpoolFull
+from supervisor.guard.history import History
+from supervisor.guard.members import Members
+from supervisor.guard.observer import Observer
+from supervisor.guard.policy import (
+    Action,
+    EndHelper,
+    EndLoad,
+    GuardState,
+    Kill,
+    Level,
+    Recycle,
+    Trim,
+)
+from supervisor.job import Job
+from supervisor.processes.death import Intent
+from supervisor.processes.process import kill_descendant, reap_orphan
+from supervisor.processes.worker import Worker, WorkerState
+from supervisor.spool import Spool, SpoolStore
+from supervisor.trim import give_back
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
+
+
+class Effects:
+    """The guard's hands; `close` at the end."""
+
+    def __init__(
+        self, observer: Observer, members: Members, history: History, spools: SpoolStore | None
+    ) -> None:
+        self._observer = observer
+        self._members = members
+        self._history = history
+        self._spools = spools
+        self._moving: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Nothing more is moved."""
+        for task in self._moving:
+            task.cancel()
+        await asyncio.gather(*self._moving, return_exceptions=True)
+
+    def remember(self, level: Level) -> None:
+        """Keep what is known now, for whoever asks what came before a death."""
+        self._history.passed(self._observer.moment(level))
+
+    def reap_orphans(self) -> None:
+        """What the first process of a container owes to everything that is left to it."""
+        for pid in self._observer.orphans:
+            if reap_orphan(pid):
+                log.info("orphan.reaped", pid=pid)
+
+    def level_changed(self, before: GuardState, state: GuardState, left: int) -> None:
+        """Say so; uploads are held on disk while memory is short."""
+        bound = self._observer.tightest()
+        (log.warning if state.level > before.level else log.info)(
+            "guard.level",
+            now=state.level.word,
+            was=before.level.word,
+            left_bytes=left,
+            tightest=bound.name,
+            limit_bytes=bound.limit,
+            used_bytes=bound.used,
+        )
+        if self._spools is not None:
+            self._spools.memory_allowed = state.spools_in_memory
+        if not state.spools_in_memory and before.spools_in_memory:
+            self._move_spools()
+
+    def starvation_changed(self, state: GuardState) -> None:
+        """Say so."""
+        waiting = self._observer.meter.waiting()
+        (log.warning if state.starved else log.info)(
+            "guard.starved" if state.starved else "guard.fed",
+            concurrency=state.concurrency,
+            lost_share=round(waiting.lost, 2),
+            faults_per_s=round(waiting.faults),
+            refaults_per_s=round(waiting.refaults),
+            would_end_it=self._observer.missing() if state.starved else None,
+        )
+
+    def do(self, action: Action, state: GuardState) -> None:
+        """One step of the policy's."""
+        if not isinstance(action, Trim | Recycle):
+            self.remember(state.level)
+        match action:
+            case Trim():
+                self._trim()
+            case EndHelper():
+                self._end_helper(action)
+            case EndLoad():
+                for server in self._members.servers:
+                    if server.pid == action.pid:
+                        log.error("guard.load_ended", pid=action.pid, reason=action.reason)
+                        server.kill(Intent.SHORTAGE, action.reason)
+            case Recycle() | Kill():
+                for worker in self._members.workers:
+                    if worker.pid == action.pid:
+                        self._end_worker(worker, action)
+
+    def _end_helper(self, action: EndHelper) -> None:
+        log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
+        if (helper := self._members.helper_around(action.pid)) is not None:
+            helper.fate.meant(Intent.SHORTAGE, action.reason)
+        kill_descendant(action.pid)
+
+    def _end_worker(self, worker: Worker, action: Recycle | Kill) -> None:
+        if isinstance(action, Recycle):
+            self.recycle(worker, action.reason)
+        elif worker.running:
+            log.warning("guard.kill", worker=worker.seat, pid=worker.pid, reason=action.reason)
+            worker.kill(Intent.BUDGET if action.own_fault else Intent.SHORTAGE, action.reason)
+
+    def recycle(self, worker: Worker, reason: str) -> None:
+        """It leaves, after its job if it has one."""
+        if worker.state in (WorkerState.IDLE, WorkerState.BUSY):
+            log.info("worker.outgrown", worker=worker.seat, pid=worker.pid, reason=reason)
+            self._members.retire(worker, reason)
+
+    def _trim(self) -> None:
+        log.info("guard.trim")
+        for worker in self._members.workers:
+            if worker.state is WorkerState.IDLE:
+                worker.trim()
+        for server in self._members.live_servers:
+            server.trim()
+        self._observer.run(give_back)
+
+    def _jobs_waiting(self) -> Iterable[Job]:
+        return (job for member in self._members for job in member.queue)
+
+    def _move_spools(self) -> None:
+        """Those whose job has not begun; the others are mapped by a worker already."""
+        spools = [job.spool for job in self._jobs_waiting() if isinstance(job.spool, Spool)]
+        task = asyncio.create_task(_to_disk(spools))
+        self._moving.add(task)
+        task.add_done_callback(self._moving.discard)
+
+
+async def _to_disk(spools: Iterable[Spool]) -> None:
+    for spool in spools:
+        try:
+            await spool.to_disk()
+        except SpoolFull as error:
+            log.warning("guard.spool_stays_in_memory", reason=error.message)
+            return

@@ -1,0 +1,78 @@
+"""All that is read at once, in a thread of the guard's own: memory, processes, and what else can
+run out."""
+
+import os
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.readings.memory import MemoryReader, MemoryReading
+from supervisor.readings.processes import (
+    PreciseMemory,
+    ProcessMemory,
+    descendants,
+    is_zombie,
+    read_precise,
+    read_process,
+    read_ran,
+)
+from supervisor.readings.resources import (
+    ResourceReading,
+    read_descriptors,
+    read_disk,
+    read_processes,
+)
+
+_RESOURCES_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FullReading:
+    """All that is read in the thread."""
+
+    memory: MemoryReading
+    processes: tuple[ProcessMemory, ...]
+    exact: tuple[PreciseMemory, ...] | None
+    """Of some of `processes`, made just after them."""
+    exact_cost_s: float
+    resources: tuple[ResourceReading, ...] | None
+    zombies: frozenset[int]
+    below_helpers: Mapping[int, frozenset[int]]
+    ran: Mapping[int, float]
+    """Seconds that each fork server and worker has run, or waited for a processor, where known."""
+
+
+class Reader:
+    """Lives in the guard's thread. `spool_directory`: whose disk is looked at too."""
+
+    def __init__(self, spool_directory: Path | None) -> None:
+        self._memory = MemoryReader()
+        self._spool_directory = spool_directory
+        self._helpers: list[int] = []
+        self._slow_at = -1e9
+
+    def read(self, known: Collection[int], helpers: Collection[int], *, exact: bool) -> FullReading:
+        """The `known` fork servers and workers, and all else found in the last second below us,
+        `helpers` or not."""
+        now, me = time.monotonic(), os.getpid()
+        resources, zombies = None, frozenset[int]()
+        if now - self._slow_at > _RESOURCES_EVERY_S:
+            self._slow_at = now
+            # A worker that is just being born is its fork server's, and nobody's helper.
+            below = descendants(me, known)
+            zombies = frozenset(pid for pid in below if is_zombie(pid))
+            self._helpers = [pid for pid in below if pid not in zombies]
+            disk = read_disk(self._spool_directory) if self._spool_directory else None
+            resources = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
+        pids = list(dict.fromkeys([me, *known, *self._helpers]))
+        memory = self._memory.read()
+        processes = tuple(p for pid in pids if (p := read_process(pid)))
+        began = time.thread_time()
+        precise = tuple(e for p in processes if (e := read_precise(p.pid))) if exact else None
+        cost_s = time.thread_time() - began
+        below_helpers = {pid: frozenset(descendants(pid)) for pid in helpers}
+        ran = {pid: seconds for pid in known if (seconds := read_ran(pid)) is not None}
+        return FullReading(
+            memory, processes, precise, cost_s, resources, zombies, below_helpers, ran
+        )
