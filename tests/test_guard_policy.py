@@ -245,6 +245,11 @@ def test_thrashing_means_fewer_workers_at_once_and_its_end_means_more() -> None:
     assert state.concurrency == 4
 
 
+def test_on_a_slow_disk_pages_read_for_the_first_time_count_for_how_many_work_at_once() -> None:
+    state = starve(GuardState(2), range(15), Waiting(750, 540, 0.93))
+    assert (state.starved, state.concurrency) == (True, 1)
+
+
 @pytest.mark.parametrize(
     "waiting",
     [Waiting(5000, 0, 0.9), Waiting(5000, 400, 0.9)],

@@ -24,8 +24,9 @@ _KILL_EVERY_S = 0.5
 STARVED_SHARE = 0.1
 """A model is starved when so much of its workers' time goes into reading its pages again."""
 THRASHING_SHARE, _CALMER_SHARE = 0.75, 0.5
-"""When so much of it does, the disk is what there is too little of, and fewer workers get more
-done. Below, one waits while another computes (measured in benchmarks/README.md)."""
+"""When a starved model's workers wait for so much of their time, again or for the first time, the
+disk is what there is too little of, and fewer of them get more done. Below, one waits while another
+computes (measured in benchmarks/README.md)."""
 _STARVED_ENTER_S, _STARVED_LEAVE_S = 2.0, 10.0
 _CONCURRENCY_STEP_S = 10.0
 
@@ -291,18 +292,17 @@ def _relieve(
 def _starvation(state: GuardState, now: Situation) -> GuardState:
     """Pages of the model that are taken back and read again. Where most of the time goes into
     that, fewer workers at once, step by step, and step by step back."""
-    lost = now.waiting.lost
-    if lost < STARVED_SHARE:
+    if now.waiting.lost < STARVED_SHARE:
         return _fed(replace(state, starving_since=None), now)
     since = now.time if state.starving_since is None else state.starving_since
     starved = state.starved or now.time - since >= _STARVED_ENTER_S
     state = replace(state, starving_since=since, fed_since=None, starved=starved)
     if not starved or now.time - state.stepped_at < _CONCURRENCY_STEP_S:
         return state
-    if lost >= THRASHING_SHARE and state.concurrency > 1:
+    if now.waiting.share >= THRASHING_SHARE and state.concurrency > 1:
         fewer = state.workers // 2 if not state.starved_concurrency else state.concurrency - 1
         return replace(state, starved_concurrency=max(1, fewer), stepped_at=now.time)
-    if lost < _CALMER_SHARE:
+    if now.waiting.share < _CALMER_SHARE:
         return _one_more(state, now)
     return state
 
