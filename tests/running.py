@@ -21,6 +21,9 @@ from modelserver.admin.client import ask as ask_admin
 
 READY_S = 60.0
 
+UNHANDLED = ("Exception in", "Task exception", "Future exception", "Task was destroyed")
+"""What the event loop logs of errors that nobody took: always a bug of ours."""
+
 PROGRAM = ("-m", "modelserver")
 """What Python runs."""
 
@@ -194,6 +197,8 @@ def start_server(
     try:
         server = RunningServer(process, log, directory / "admin.sock")
         yield server
+        unhandled = [e for e in server.events() if e["event"].startswith(UNHANDLED)]
+        assert not unhandled, unhandled
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             tree = psutil.Process(process.pid).children(recursive=True)

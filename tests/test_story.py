@@ -1,14 +1,15 @@
 """The story that this project comes from, against the real kernel: the same limit and the same
 load, for a server of the old shape and for this one."""
 
+import contextlib
 import json
 import resource
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -117,19 +118,24 @@ def test_a_burst_of_500_long_uploads_is_bounded_and_all_answered(
         assert server.convert(wav_clips[0]).status == 200
 
 
-@contextmanager
-def idle_connections(url: str, count: int) -> Iterator[None]:
-    import socket
-
+@contextlib.contextmanager
+def idle_connections(url: str, count: int) -> Iterator[list[socket.socket]]:
     host, port = url.removeprefix("http://").split(":")
     sockets = []
     try:
         for _ in range(count):
             sockets.append(socket.create_connection((host, int(port))))  # noqa: PERF401 - to be closed
-        yield
+        yield sockets
     finally:
         for sock in sockets:
             sock.close()
+
+
+def heard(sock: socket.socket) -> bytes:
+    """What has come, without waiting; nothing if nothing has, or if it was cut off."""
+    with contextlib.suppress(OSError):
+        return sock.recv(4096, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+    return b""
 
 
 def test_a_full_descriptor_table_refuses_clearly_and_recovers(
@@ -156,7 +162,11 @@ def test_a_full_descriptor_table_refuses_clearly_and_recovers(
             assert refused.json["error"]["code"] == "resource_exhausted"
             assert "connections are open" in refused.json["error"]["message"]
             assert server.ask("/healthz").status == 200
-        with idle_connections(server.url, 800):
+        with idle_connections(server.url, 800) as idle:
+            # There are not even descriptors to hear all of them; some are told before they ask.
+            told = until(lambda: next((h for sock in idle if (h := heard(sock))), None))
+            assert told.startswith(b"HTTP/1.1 503 ")
+            assert b"Retry-After: 5\r\n" in told
             assert psutil.pid_exists(server.pid)
         until(lambda: server.convert(wav_clips[2]).status == 200)
         assert not server.events("worker.exited")

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import uuid
+from typing import cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -110,10 +111,11 @@ class _Connection(RequestHandler):
         self._connections.open += 1
         self._counted = True
         if self._connections.beyond_hope:
-            # Too many even to be told why one by one; what is said here may not be read.
-            assert isinstance(transport, asyncio.Transport)
-            transport.write(_NO_DESCRIPTORS)
-            transport.close()
+            # Too many even to be told why one by one; what is said here may not be read. The loop's
+            # own transports are of no class that could be asked for.
+            stream = cast("asyncio.Transport", transport)
+            stream.write(_NO_DESCRIPTORS)
+            stream.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._counted:
