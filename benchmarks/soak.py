@@ -171,6 +171,8 @@ def soak(
     print(table(["soak", f"{minutes:g} min"], rows))
     assert answered == sum(tally.sent.values()), tally.ended
     assert kills == 0
+    first, last = statistics.median(rss[:quarter]), statistics.median(rss[-quarter:])
+    assert last <= 1.1 * first + 2, (first, last)
     assert health["pid"] == supervisor.pid
     assert health["spools"]["open"] == 0
     assert after["fds"] <= before["fds"] + 4, (before, after)

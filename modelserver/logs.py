@@ -1,12 +1,25 @@
-"""Logs: events with fields, on standard error, one line each."""
+"""Logs: events with fields, on standard error, one line each.
 
+Whoever reads them may be slow, stand still, or be gone. That is no reason for the server to wait,
+or to stumble: a thread of its own writes, and lines that nobody takes are dropped and counted.
+"""
+
+import atexit
+import contextlib
 import logging
+import queue
 import sys
-from typing import Any
+import threading
+from typing import Any, TextIO, cast
 
 import structlog
 
 from modelserver.settings import LogSettings
+
+_MOST_LINES = 10_000
+"""That wait to be written."""
+_LAST_LINES_S = 1.0
+"""How long the end of the process waits for them."""
 
 
 def configure_logs(settings: LogSettings) -> None:
@@ -18,19 +31,58 @@ def configure_logs(settings: LogSettings) -> None:
         _without_absent,
     ]
     renderer = _renderer(settings.format)
+    stream = cast("TextIO", PatientStream(sys.stderr))
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processor=renderer, foreign_pre_chain=[*shared, structlog.processors.format_exc_info]
         )
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+class PatientStream:
+    """Writes to `stream` in a thread, so that nobody who logs ever waits for who reads."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(_MOST_LINES)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write_all, name="logs", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def write(self, text: str) -> int:
+        """Have it written, or drop it where too much waits already."""
+        try:
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self._dropped += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """The thread does."""
+
+    def close(self) -> None:
+        """Write what waits, if somebody takes it; for no longer than a second."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=_LAST_LINES_S)
+            self._thread.join(_LAST_LINES_S)
+
+    def _write_all(self) -> None:
+        while (text := self._lines.get()) is not None:
+            with contextlib.suppress(OSError, ValueError):  # the reader is gone: so is the line
+                self._stream.write(text)
+                self._stream.flush()
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                structlog.get_logger("logs").warning("log.lines_dropped", lines=dropped)
 
 
 def _without_absent(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:

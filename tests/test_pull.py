@@ -187,7 +187,7 @@ async def test_a_server_that_says_nothing_more_is_given_up(
 async def test_nobody_there_is_said(home: Path, known: None) -> None:
     with web_server(Manners({})) as url:
         pass
-    with pytest.raises(models.ModelError, match="cannot be downloaded: Cannot connect"):
+    with pytest.raises(models.ModelError, match=r"no connection to .*: Connection refused"):
         await fetch(url, home)
     assert left(home) == []
 
@@ -344,6 +344,8 @@ def test_a_zip_file_that_is_here_is_installed_and_listed(home: Path, tmp_path: P
     small = next(line for line in listed.stdout.splitlines() if "small-cn-0.22" in line)
     assert "23.5 %" in small
     assert "to fetch" in small
+    missing = command("pull", str(tmp_path / "missing.zip"), home=home)
+    assert (missing.returncode, "missing.zip: No such file" in missing.stderr) == (1, True)
     again = command("pull", str(file), home=home)
     assert (again.returncode, "installed already" in again.stderr) == (1, True)
 

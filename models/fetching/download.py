@@ -7,6 +7,7 @@ of the environment (HTTPS_PROXY, NO_PROXY).
 
 import asyncio
 import contextlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class _Attempts:
 
     def given_up(self, error: Exception) -> ModelError:
         """What is told; and what cannot be gone on with is deleted."""
-        why = str(error) or type(error).__name__
+        why = _in_words(error)
         if self._state is None or self.here == 0:
             discard(self._file)
             return ModelError("download_failed", f"{self._url} cannot be downloaded: {why}")
@@ -201,6 +202,14 @@ class _Attempts:
             writer.truncate()
         if total is not None and here < total:
             raise _Broken(f"{here} of {total} bytes came")
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno or 0  # negative where it is the name that is not known
+        why = os.strerror(number) if number > 0 else error.strerror
+        return f"no connection to {error.host}:{error.port}: {why}"
+    return str(error) or type(error).__name__
 
 
 def _state_of(file: Path) -> Path:

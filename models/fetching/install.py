@@ -61,7 +61,10 @@ def pull_file(archive: Path, models_directory: Path, on_progress: Progress) -> P
 
     Raises `ModelError`.
     """
-    name = top_directory(archive)
+    try:
+        name = top_directory(archive)
+    except OSError as error:
+        raise ModelError("cannot_read", f"{archive}: {error.strerror}") from error
     if not _NAME.fullmatch(name):
         raise ModelError("bad_name", f"{archive.name} calls its model {name!r}, which is no name")
     with _place_for(name, models_directory):

@@ -24,12 +24,16 @@ def fetch_health(settings: Settings) -> Health:
     """The health of the server with these settings. Raises `NoServer`."""
     try:
         address = admin_address(settings.admin)
-        if address is None:
-            raise NoServer("the admin side is off (admin.listen)")
+    except BadAddress as error:
+        raise NoServer(str(error)) from error
+    if address is None:
+        raise NoServer("the admin side is off (admin.listen)")
+    try:
         token = read_token(settings.admin) if address.path is None else None
         status, body = ask(address, "GET", "/admin/health", token)
-    except (OSError, BadAddress, http.client.HTTPException) as error:
-        raise NoServer(f"no server answers on {settings.admin.listen}: {error}") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        raise NoServer(f"no server answers on {address}: {reason}") from error
     if status != 200:
         raise NoServer(f"the server on {address} answered {status}: {_message(body)}")
     try:

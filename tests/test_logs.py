@@ -1,0 +1,100 @@
+"""What logs are written to may stand still, or be gone: the server goes on, and ends when told."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO, cast
+
+import pytest
+import structlog
+from running import Answer, ask, until
+
+from modelserver.logs import PatientStream
+
+
+class Reader:
+    """A stream whose reader takes nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.may = threading.Event()
+        self.lines: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.may.wait()
+        self.lines.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def test_who_logs_does_not_wait_for_who_reads_and_lines_that_are_too_many_are_counted(
+    monkeypatch: pytest.MonkeyPatch, events: list[structlog.typing.EventDict]
+) -> None:
+    monkeypatch.setattr("modelserver.logs._MOST_LINES", 5)
+    reader = Reader()
+    stream = PatientStream(cast("TextIO", reader))
+    for number in range(20):
+        stream.write(f"{number}\n")  # at once, or this test would never end
+    reader.may.set()
+    stream.close()
+    written = len(reader.lines)
+    assert written in (5, 6)  # one may have been in the thread's hand
+    assert reader.lines == [f"{number}\n" for number in range(written)]
+    assert events == [{"event": "log.lines_dropped", "lines": 20 - written, "log_level": "warning"}]
+
+
+@contextlib.contextmanager
+def server_logging_to(directory: Path, descriptor: int) -> Iterator[int]:
+    """Its port; it has no model, which it says again and again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = [f"--port={port}", f"--model={directory}/none", "--log-level=debug"]
+    flags += [f"--admin-listen=unix:{directory}/admin.sock"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modelserver", "serve", *flags], stderr=descriptor
+    )
+    os.close(descriptor)
+    try:
+        yield port
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def healthy(port: int) -> Answer | None:
+    with contextlib.suppress(OSError):
+        return ask(f"http://127.0.0.1:{port}/healthz")
+    return None
+
+
+def test_a_server_whose_log_nobody_reads_goes_on_and_ends_when_told_to(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    try:
+        with server_logging_to(tmp_path, writing) as port:
+            until(lambda: healthy(port))
+            # More than a pipe holds.
+            for _ in range(600):
+                assert ask(f"http://127.0.0.1:{port}/nothing/" + "x" * 100).status == 404
+            assert len(os.read(reading, 1 << 20)) >= 1 << 15
+    finally:
+        os.close(reading)
+
+
+def test_a_server_whose_logs_reader_is_gone_goes_on_and_ends_when_told_to(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with server_logging_to(tmp_path, writing) as port:
+        until(lambda: healthy(port))
+        os.close(reading)
+        for _ in range(20):
+            assert ask(f"http://127.0.0.1:{port}/nothing").status == 404
+        assert ask(f"http://127.0.0.1:{port}/healthz").status == 200
