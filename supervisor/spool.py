@@ -155,14 +155,9 @@ class Spool:
     def close(self) -> None:
         """Give the space back (a worker that still maps it keeps it until it is done)."""
         self._store._closed(self)
-        if self._fd < 0:
-            return
-        fd, self._fd = self._fd, -1
-        if self._writing is not None and not self._writing.done():
-            # A cancelled writer leaves its thread behind: the number must not be reused yet.
-            self._writing.add_done_callback(lambda _: os.close(fd))
-        else:
-            os.close(fd)
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._close_when_written(fd)
 
     async def __aenter__(self) -> "Spool":
         return self
@@ -188,19 +183,34 @@ class Spool:
             await self._in_thread(_copy, memfd, file, self.size)
             copied = self._fd >= 0
         finally:
-            os.close(memfd)
+            self._close_when_written(memfd)
             if copied:
                 os.close(self._fd)
                 self._fd, self.in_memory = file, False
             else:
-                os.close(file)
+                self._close_when_written(file)
 
     async def _in_thread(self, write: Callable[..., None], *arguments: object) -> None:
-        """Run a write that may wait for the disk. A cancelled caller does not end the thread,
-        so `close` waits for it before the descriptor's number can be used again."""
+        """Run a write that may wait for the disk. A cancelled caller does not end the thread: see
+        `_close_when_written`."""
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(None, write, *arguments)
+        self._writing.add_done_callback(_heard)
         await asyncio.shield(self._writing)
+
+    def _close_when_written(self, fd: int) -> None:
+        """A thread whose caller was cancelled goes on: until it has ended, the descriptor's number
+        must not become somebody else's, to whom it would then write."""
+        if self._writing is not None and not self._writing.done():
+            self._writing.add_done_callback(lambda _: os.close(fd))
+        else:
+            os.close(fd)
+
+
+def _heard(writing: "asyncio.Future[None]") -> None:
+    """What it failed of is its caller's concern, if that has not gone."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 def _write_all(fd: int, data: bytes | bytearray | memoryview) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from supervisor import Allocator, AllocatorMissing, SpoolFull, SpoolLimits, SpoolStore
+from supervisor import spool as spooling
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.death import Cause, ExitStatus, Intent, name_death
 from supervisor.processes.environment import choose_allocator, cpu_quota, find_jemalloc, usable_cpus
@@ -322,3 +325,71 @@ async def test_closing_while_a_write_is_under_way_frees_the_descriptor(tmp_path:
     async with asyncio.timeout(5):
         while len(os.listdir("/proc/self/fd")) > before:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("what", ["moved", "written"])
+async def test_a_writer_that_is_cancelled_keeps_its_descriptors_until_its_thread_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Else their numbers become somebody else's, to whom the thread would then write."""
+    name, fds = {"moved": ("_copy", 2), "written": ("_write_all", 1)}[what]
+    write = getattr(spooling, name)
+    begun, go, seen = threading.Event(), threading.Event(), list[bool]()
+
+    def slowly(*arguments: Any) -> None:
+        files = [os.fstat(fd).st_ino for fd in arguments[:fds]]
+        begun.set()
+        go.wait(10)
+        seen.append(files == [os.fstat(fd).st_ino for fd in arguments[:fds]])
+        write(*arguments)
+
+    spools = store(tmp_path, each=1000 if what == "moved" else 0)
+    spool = spools.open()
+    await spool.write(b"a" * 900)
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(spooling, name, slowly)
+    task = asyncio.create_task(spool.to_disk() if what == "moved" else spool.flush())
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    spool.close()
+    others = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+    go.set()
+    while not seen:
+        await asyncio.sleep(0.01)
+    for fd in others:
+        os.close(fd)
+    assert seen == [True]
+    async with asyncio.timeout(10):
+        while len(os.listdir("/proc/self/fd")) >= before:  # the spool's own is gone too
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_cancelled_writer_fails_of_is_nobodys_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def fails(*_: Any) -> None:
+        begun.set()
+        go.wait(10)
+        raise SpoolFull("a test")
+
+    spool = store(tmp_path).open()
+    await spool.write(b"a" * 900)
+    monkeypatch.setattr(spooling, "_copy", fails)
+    task = asyncio.create_task(spool.to_disk())
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    writing = spool._writing
+    assert writing is not None
+    spool.close()
+    go.set()
+    while not writing.done():
+        await asyncio.sleep(0.01)
+    del writing, spool, task
+    gc.collect()
+    assert not caplog.records
