@@ -200,7 +200,7 @@ def watching() -> list[list[str]]:
     for name, options in (
         ("idle, not watched", {"watch": False, "wait": False}),
         ("idle", {}),
-        ("both at work, near the limit", {"limit": 480 * MB}),
+        ("both at work, near the limit", {"limit": 500 * MB}),
     ):
         with remote_pool(load_bytes=300 * MB, **options) as pool:
             pool.event("worker.ready")

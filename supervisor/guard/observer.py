@@ -72,6 +72,8 @@ class Observer:
         self._kept_at_reading = 0
         self._charged_at_reading: list[tuple[Path, int]] = []
         self.meter = WaitingMeter()
+        self._helpers: set[int] = set()
+        """What was below us at the last whole reading and was no fork server or worker then."""
         self._zombies: frozenset[int] = frozenset()
         self.orphans: frozenset[int] = frozenset()
         """Processes below us that ended a while ago, and that nobody has asked how."""
@@ -110,6 +112,7 @@ class Observer:
             self.orphans = self._zombies & reading.zombies
             self._zombies = reading.zombies
         self._evidence.look()
+        self._helpers = {p.pid for p in reading.processes} - {os.getpid(), *known}
         self._take(reading)
         self._set_limits()
         self.left = self._left_now()
@@ -195,7 +198,7 @@ class Observer:
     def situation(self, left: int) -> Situation:
         """For the policy."""
         ledger = self.ledger
-        own = {os.getpid(), *(process.pid for process in self._processes())}
+        own = {process.pid for process in self._processes()}
         return Situation(
             time.monotonic(),
             left,
@@ -218,7 +221,7 @@ class Observer:
                 for server in self._members.servers
                 if not server.loaded.done()
             ),
-            tuple(HelperView(pid, ledger.kept(pid)) for pid in ledger.known() if pid not in own),
+            tuple(HelperView(pid, ledger.kept(pid)) for pid in self._helpers - own),
             self.meter.waiting(),
         )
 

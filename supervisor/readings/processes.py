@@ -101,6 +101,8 @@ def quick_look(statm_fd: int) -> tuple[int, int] | None:
         _, resident, shared, *_ = os.pread(statm_fd, 128, 0).split()
     except (OSError, ValueError):
         return None
+    if not int(resident):
+        return None  # on its way out it has no memory any more
     return int(resident) * _PAGE_BYTES, (int(resident) - int(shared)) * _PAGE_BYTES
 
 
