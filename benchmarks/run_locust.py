@@ -14,6 +14,11 @@ from pathlib import Path
 from server import server
 
 
+LATENCY_S = "10"
+"""The users keep every worker busy, half of the time with files of 100 s: a short one waits until
+such a file is done, or two."""
+
+
 def main() -> int:
     seconds, users = os.environ.get("LOCUST_SECONDS", "60"), os.environ.get("LOCUST_USERS", "8")
     with server(os.environ.get("LOCUST_FORM", "prepared")) as running:
@@ -24,7 +29,11 @@ def main() -> int:
             *("--users", users, "--spawn-rate", users, "--run-time", f"{seconds}s"),
             *("--stop-timeout", "30"),
         ]
-        environment = {"LOCUST_LATENCY_S": "3", **os.environ, "LOCUST_ADMIN": str(running.admin)}
+        environment = {
+            "LOCUST_LATENCY_S": LATENCY_S,
+            **os.environ,
+            "LOCUST_ADMIN": str(running.admin),
+        }
         return subprocess.run(command, env=environment, check=False).returncode
 
 
