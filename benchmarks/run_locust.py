@@ -13,7 +13,6 @@ from pathlib import Path
 
 from server import server
 
-
 LATENCY_S = "10"
 """The users keep every worker busy, half of the time with files of 100 s: a short one waits until
 such a file is done, or two."""
