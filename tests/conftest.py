@@ -142,6 +142,7 @@ def server(shared_server: RunningServer) -> RunningServer:
 @pytest.fixture
 def events() -> Iterator[list[structlog.typing.EventDict]]:
     """What is logged in this process during the test."""
+    structlog.reset_defaults()  # a command that ran in this process may have set a level
     with structlog.testing.capture_logs() as captured:
         yield captured
 
