@@ -228,15 +228,19 @@ def test_a_model_that_does_not_fit_is_ended_while_it_loads() -> None:
 # --- starved --------------------------------------------------------------------------------------
 
 
-def test_a_mapped_file_larger_than_the_memory_is_starved_and_no_worker_is_fat(
-    tmp_path: Path,
-) -> None:
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """220 MB on disk, and nothing of it in the file cache."""
     file = tmp_path / "graph"
     with file.open("wb") as out:
         for _ in range(220):
             out.write(bytes(MB))
         os.fsync(out.fileno())
         os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return file
+
+
+def test_a_mapped_file_larger_than_the_memory_is_starved_and_no_worker_is_fat(file: Path) -> None:
     with memory_cgroup(130 * MB) as group, remote_pool(group.enter) as pool:
         wanderers = [pool.ask(run={"do": "wander", "file": str(file), "s": 8}) for _ in range(2)]
         starved = pool.event("guard.starved", 8)
@@ -251,20 +255,14 @@ def test_a_mapped_file_larger_than_the_memory_is_starved_and_no_worker_is_fat(
         assert not [e for e in pool.events if e["event"] in ("worker.exited", "guard.kill")]
 
 
-def test_a_slow_disk_starves_a_model_by_few_faults(tmp_path: Path) -> None:
+def test_a_slow_disk_starves_a_model_by_few_faults(file: Path) -> None:
     """As many reads a second as the disks of small cloud machines allow, or fewer."""
-    file = tmp_path / "graph"
-    with file.open("wb") as out:
-        for _ in range(220):
-            out.write(bytes(MB))
-        os.fsync(out.fileno())
-        os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def enter() -> None:
         group.enter()
         disk.enter()
 
-    with slow_disk(tmp_path) as disk, memory_cgroup(130 * MB) as group, remote_pool(enter) as pool:
+    with slow_disk(file) as disk, memory_cgroup(130 * MB) as group, remote_pool(enter) as pool:
         # Read through once, so that what is read from now on was there before.
         subprocess.run(["cat", file], stdout=subprocess.DEVNULL, check=True, preexec_fn=group.enter)
         disk.reads_per_s(300)
