@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         TargetSource,
         TargetUnavailable,
     )
+    from supervisor.sizes import in_units
     from supervisor.spool import (
         FileInput,
         JobInput,
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
         SpoolView,
     )
     from supervisor.status import PoolState, PoolStatus, WorkerStatus
-    from supervisor.words import in_units
 
 _HOMES = {
     "contract": ("Reporting", "Servable", "Warmable"),
@@ -116,7 +116,7 @@ _HOMES = {
         "SpoolView",
     ),
     "status": ("PoolState", "PoolStatus", "WorkerStatus"),
-    "words": ("in_units",),
+    "sizes": ("in_units",),
 }
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -8,7 +8,7 @@ from situations import GIB
 from supervisor.guard.limits import MIB, SETTING, Explained, bounds_of, find_budget, find_limits
 from supervisor.readings.memory import Bound, CgroupMemory, MachineMemory, MemoryReading
 from supervisor.settings import MemorySettings
-from supervisor.words import in_units
+from supervisor.sizes import in_units
 
 
 def reading(available: int, *cgroups: tuple[int | None, int]) -> MemoryReading:

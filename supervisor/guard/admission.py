@@ -12,7 +12,7 @@ from supervisor.errors import (
     TooLarge,
 )
 from supervisor.guard.policy import GuardState
-from supervisor.words import in_units
+from supervisor.sizes import in_units
 
 _LONGEST_RETRY_S = 60.0
 _LEAST_DESCRIPTORS_FREE = 32

@@ -3,7 +3,7 @@
 from supervisor.guard.limits import Explained, Limits, bounds_of, find_budget, find_limits
 from supervisor.readings.memory import MemoryReader
 from supervisor.settings import MemorySettings, PoolSettings, Room
-from supervisor.words import in_units
+from supervisor.sizes import in_units
 
 
 def explain_limits(settings: PoolSettings) -> dict[str, Explained]:

@@ -27,8 +27,8 @@ from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.readings.resources import ResourceReading
 from supervisor.settings import MemorySettings, Room
+from supervisor.sizes import in_units
 from supervisor.spool import SpoolStore
-from supervisor.words import in_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 

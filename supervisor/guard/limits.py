@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.settings import MemorySettings
-from supervisor.words import in_units
+from supervisor.sizes import in_units
 
 MIB = 1024 * 1024
 

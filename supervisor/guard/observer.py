@@ -31,8 +31,8 @@ from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import AvailableMemory, Bound, MemoryReading, usage_files
 from supervisor.readings.resources import ResourceReading
 from supervisor.settings import MemorySettings
+from supervisor.sizes import in_units
 from supervisor.spool import SpoolStore
-from supervisor.words import in_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 

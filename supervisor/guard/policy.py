@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from supervisor.guard.limits import MIB, Budget, Limits
 from supervisor.guard.starvation import NO_WAITING, Waiting
-from supervisor.words import in_units
+from supervisor.sizes import in_units
 
 WORTH_IT = 8 * MIB
 """Ending a process that has grown by less brings nothing."""

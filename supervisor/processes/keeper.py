@@ -22,8 +22,8 @@ from supervisor.processes.seats import Seats, WorkersOwner
 from supervisor.processes.worker import Worker
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.settings import PoolSettings, Room, Target, TargetSource, TargetUnavailable
+from supervisor.sizes import in_units
 from supervisor.wire.scoreboard import Scoreboard
-from supervisor.words import in_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
 from supervisor.readings.files import field, read_file
-from supervisor.words import in_units
+from supervisor.sizes import in_units
 
 _KILLED = re.compile(
     r"(?:Out of memory|Memory cgroup out of memory): Killed process (\d+) \((.*?)\)"
