@@ -10,8 +10,8 @@ import structlog
 
 from supervisor.errors import PoolError
 from supervisor.guard.admission import Ask
+from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.beforehand import limit_in_words
-from supervisor.guard.desk import Desk
 from supervisor.guard.effects import Effects
 from supervisor.guard.history import History
 from supervisor.guard.limits import Budget, Limits
@@ -83,7 +83,7 @@ class Guard:
         self._observer = Observer(
             settings or MemorySettings(), self._members, self.evidence, spools
         )
-        self._desk = Desk(self._observer, spools)
+        self._admission = AdmissionControl(self._observer, spools)
         self._effects = Effects(self._observer, self._members, self.history, spools)
         self._decided_at, self._decided_at_growth = -1e9, 0
         self._known = asyncio.Event()
@@ -120,29 +120,29 @@ class Guard:
 
     def refusal(self, member: Member, ask: Ask, queued_units: float) -> PoolError | None:
         """Why a job may not come in; None if it may."""
-        return self._desk.refusal(member, ask, self.state, queued_units)
+        return self._admission.refusal(member, ask, self.state, queued_units)
 
     def admitted(self, ask: Ask) -> int:
         """It came in. Returns a ticket for `released`."""
-        return self._desk.admitted(ask)
+        return self._admission.admitted(ask)
 
     def released(self, ticket: int) -> None:
         """Its answer has been given."""
-        self._desk.released(ticket)
+        self._admission.released(ticket)
 
     def begin_what_may(self) -> None:
         """Give jobs to idle workers as long as memory allows, whoever has waited longest first:
         one that has to wait is not overtaken, neither in its own pool nor by another's."""
         while (head := self._members.next_in_line()) is not None:
             member, job = head
-            if not self._desk.may_begin(member, job, self.state):
+            if not self._admission.may_begin(member, job, self.state):
                 return
             worker, job = member.queue.begin()
-            self._desk.began(member, worker, job)
+            self._admission.began(member, worker, job)
 
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
-        self._desk.ended(worker)
+        self._admission.ended(worker)
 
     def finished(
         self, member: Member, worker: Worker, units: float | None, run_s: float, growth: int
@@ -216,7 +216,7 @@ class Guard:
             observer.bounds(),
             observer.tightest(),
             observer.left,
-            self._desk.reserved(self.state),
+            self._admission.reserved(self.state),
             observer.used(),
             observer.ledger.mapped(),
             observer.meter.waiting(),

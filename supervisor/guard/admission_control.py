@@ -1,4 +1,4 @@
-"""The guard's desk: who may come in and begin, and what is promised to those inside."""
+"""Admission control: who may come in and begin, and what is promised to those inside."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from supervisor.processes.worker import Worker
 from supervisor.spool import SpoolStore
 
 
-class Desk:
+class AdmissionControl:
     """Keeps the promises: growth for running jobs, room for inputs that are on their way."""
 
     def __init__(self, observer: Observer, spools: SpoolStore | None) -> None:
