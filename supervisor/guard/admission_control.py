@@ -50,7 +50,7 @@ class AdmissionControl:
 
     def began(self, member: Member, worker: Worker, job: Job) -> None:
         """The worker has it: what it is expected to need is reserved."""
-        grown = self._observer.ledger.growth(worker.pid)
+        grown = self._observer.accounting.growth(worker.pid)
         self._running[worker.pid] = self._expected(member, job), grown
 
     def ended(self, worker: Worker) -> None:
@@ -60,9 +60,9 @@ class AdmissionControl:
     def reserved(self, state: GuardState) -> int:
         """For running jobs what they have not grown by yet; for inputs that are on their way,
         what may be held in memory of them."""
-        ledger = self._observer.ledger
+        accounting = self._observer.accounting
         jobs = sum(
-            max(0, expected - max(0, ledger.growth(pid) - before))
+            max(0, expected - max(0, accounting.growth(pid) - before))
             for pid, (expected, before) in self._running.items()
         )
         if self._spools is None or not state.spools_in_memory:

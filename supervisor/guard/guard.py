@@ -190,19 +190,19 @@ class Guard:
     async def room(self, member: Member) -> Room:
         """What there is for a model of this pool, as soon as it is known."""
         await self._known.wait()
-        observer, ledger = self._observer, self._observer.ledger
+        observer, accounting = self._observer, self._observer.accounting
         _, left = observer.look()
-        loaded = sum(ledger.kept(server.pid) for server in member.keeper.servers)
-        grown = sum(ledger.growth(worker.pid) for worker in member.keeper.workers)
+        loaded = sum(accounting.kept(server.pid) for server in member.keeper.servers)
+        grown = sum(accounting.growth(worker.pid) for worker in member.keeper.workers)
         return Room(max(0, left), max(0, left + loaded + grown), limit_in_words(observer.limits))
 
     def growth(self, worker: Worker) -> int:
         """What the worker holds of its own."""
-        return self._observer.ledger.growth(worker.pid)
+        return self._observer.accounting.growth(worker.pid)
 
     def rss(self, worker: Worker) -> int:
         """All that the worker has in RAM, shared and mapped memory included."""
-        return self._observer.ledger.rss(worker.pid)
+        return self._observer.accounting.rss(worker.pid)
 
     def status(self) -> GuardStatus | None:
         """What is known now; None before the first reading."""
@@ -218,7 +218,7 @@ class Guard:
             observer.left,
             self._admission.reserved(self.state),
             observer.used(),
-            observer.ledger.mapped(),
+            observer.accounting.mapped(),
             observer.meter.waiting(),
             observer.meter.faults,
             observer.meter.waited_s,

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import structlog
 
+from supervisor.guard.accounting import Accounting
 from supervisor.guard.admission import disk_reserve
 from supervisor.guard.history import Moment, ProcessMoment
-from supervisor.guard.ledger import Ledger
 from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
 from supervisor.guard.members import Members
 from supervisor.guard.policy import HelperView, Level, LoadView, Situation, WorkerView
@@ -61,7 +61,7 @@ class Observer:
         self._members = members
         self._evidence = evidence
         self._spools = spools
-        self.ledger = Ledger()
+        self.accounting = Accounting()
         self.reading: MemoryReading | None = None
         self.resources: tuple[ResourceReading, ...] = ()
         self.budget = find_budget(settings, None, 1)
@@ -87,7 +87,7 @@ class Observer:
         """Let the thread and the files go."""
         self._thread.shutdown(wait=True)
         self._available.close()
-        self.ledger.close()
+        self.accounting.close()
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ class Observer:
         now = time.monotonic()
         settled = now - self._exact_at > _EXACT_SPACING_S
         every = max(_EXACT_EVERY_S, self._exact_cost_s / _EXACT_SHARE)
-        exact = (self.ledger.outdated and settled) or now - self._exact_at > every
+        exact = (self.accounting.outdated and settled) or now - self._exact_at > every
         known = [process.pid for process in self._processes()]
         helpers = [helper.pid for helper in self._members.helpers]
         loop = asyncio.get_running_loop()
@@ -130,15 +130,15 @@ class Observer:
     def look(self) -> tuple[int, int]:
         """A quick look: by how much our processes have grown since the last reading, and the
         bytes that are left now."""
-        self.ledger.look(time.monotonic())
-        grown = self.ledger.total_kept() - self._kept_at_reading
+        self.accounting.look(time.monotonic())
+        grown = self.accounting.total_kept() - self._kept_at_reading
         available = self._available.read() - self.limits.reserve.bytes
         return grown, min(self.left - max(0, grown), available)
 
     def outdated(self, grown: int) -> bool:
         """A whole reading is due at once: there is a process without an account, or somebody
         else in our cgroups has taken or cached much."""
-        if any(process.pid not in self.ledger.known() for process in self._processes()):
+        if any(process.pid not in self.accounting.known() for process in self._processes()):
             return True
         charged = sum(_counter(file) - then for file, then in self._charged_at_reading)
         return charged - grown > max(0, self.left) / 2
@@ -171,11 +171,11 @@ class Observer:
 
     def used(self) -> int:
         """What our processes and spools hold and cannot drop, counted once."""
-        return self.ledger.used() + (self._spools.usage().memory_bytes if self._spools else 0)
+        return self.accounting.used() + (self._spools.usage().memory_bytes if self._spools else 0)
 
     def growths(self) -> int:
         """What all workers hold of their own."""
-        return sum(self.ledger.growth(worker.pid) for worker in self._members.workers)
+        return sum(self.accounting.growth(worker.pid) for worker in self._members.workers)
 
     def resource(self, name: str) -> ResourceReading | None:
         """One of the other resources, if it has been read."""
@@ -187,7 +187,7 @@ class Observer:
         reports = [server.report() for server in self._members.live_servers]
         if not reports:
             return ""
-        resident = self.ledger.mapped()
+        resident = self.accounting.mapped()
         mapped = sum(report.get("mapped_bytes") or 0 for report in reports)
         usual = sum(report.get("working_set_bytes") or 0 for report in reports)
         most = max(0, mapped - resident)
@@ -197,7 +197,7 @@ class Observer:
 
     def situation(self, left: int) -> Situation:
         """For the policy."""
-        ledger = self.ledger
+        accounting = self.accounting
         own = {process.pid for process in self._processes()}
         return Situation(
             time.monotonic(),
@@ -209,19 +209,19 @@ class Observer:
                     w.pid,
                     w.job is not None,
                     w.state is WorkerState.LEAVING,
-                    ledger.growth(w.pid),
-                    ledger.kept(w.pid),
-                    ledger.rate(w.pid),
+                    accounting.growth(w.pid),
+                    accounting.kept(w.pid),
+                    accounting.rate(w.pid),
                 )
                 for w in self._members.workers
                 if w.running
             ),
             tuple(
-                LoadView(server.pid, ledger.kept(server.pid), ledger.rate(server.pid))
+                LoadView(server.pid, accounting.kept(server.pid), accounting.rate(server.pid))
                 for server in self._members.servers
                 if not server.loaded.done()
             ),
-            tuple(HelperView(pid, ledger.kept(pid)) for pid in self._helpers - own),
+            tuple(HelperView(pid, accounting.kept(pid)) for pid in self._helpers - own),
             self.meter.waiting(),
         )
 
@@ -230,7 +230,7 @@ class Observer:
         roles = {worker.pid: "worker" for worker in self._members.workers}
         roles |= {server.pid: "fork server" for server in self._members.servers}
         roles[os.getpid()] = "supervisor"
-        ledger = self.ledger
+        accounting = self.accounting
         return Moment(
             time.time(),
             level,
@@ -241,11 +241,11 @@ class Observer:
                 ProcessMoment(
                     pid,
                     roles.get(pid, "helper"),
-                    ledger.rss(pid),
-                    ledger.kept(pid),
-                    ledger.growth(pid),
+                    accounting.rss(pid),
+                    accounting.kept(pid),
+                    accounting.growth(pid),
                 )
-                for pid in ledger.known()
+                for pid in accounting.known()
             ),
         )
 
@@ -269,14 +269,14 @@ class Observer:
         now = reading.memory.time
         born = {worker.pid: worker.born_bytes for worker in self._members.workers}
         kept = {process.pid: process.kept for process in reading.processes}
-        self.ledger.keep_only(kept)
+        self.accounting.keep_only(kept)
         for process in reading.processes:
             born_kept = born.get(process.pid, 0)
             if process.pid in born and not born_kept:
                 born_kept = process.kept  # just forked, and not heard of yet: all of it is shared
-            self.ledger.take(now, process, born_kept)
+            self.accounting.take(now, process, born_kept)
         if reading.exact is not None:
-            self.ledger.take_exact(reading.exact, kept)
+            self.accounting.take_exact(reading.exact, kept)
         faults = {process.pid: process.major_faults for process in reading.processes}
         work = [
             WorkReading(
@@ -288,7 +288,7 @@ class Observer:
         self.meter.take(now, work, reading.memory.refaults)
         self.reading = reading.memory
         # What was looked at since the reading counts as growth since then.
-        self._kept_at_reading = sum(kept[pid] for pid in self.ledger.known())
+        self._kept_at_reading = sum(kept[pid] for pid in self.accounting.known())
         self._charged_at_reading = [(file, _counter(file)) for file in usage_files(reading.memory)]
 
     def _set_limits(self) -> None:
@@ -306,7 +306,7 @@ class Observer:
         if not serving:
             return
         # At once, and again when it is known exactly what the model takes.
-        exact = not self.ledger.outdated
+        exact = not self.accounting.outdated
         basis = (serving, limits.limit.bytes, exact)
         if self._budget_for != basis:
             left = self._left_now() + self.growths()

@@ -30,7 +30,7 @@ class _Account:
         self.kept = kept
 
 
-class Ledger:
+class Accounting:
     """Accounts by pid. Bytes, and seconds of CLOCK_MONOTONIC."""
 
     def __init__(self) -> None:
