@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from supervisor.guard.beforehand import explain_limits, find_room
     from supervisor.guard.guard import Guard, GuardStatus
-    from supervisor.guard.history import Obituary
+    from supervisor.guard.history import DeathRecord
     from supervisor.job import JobResult
     from supervisor.pool import Admission, Pool
     from supervisor.processes.death import Cause, Death, ExitStatus
@@ -90,7 +90,7 @@ _HOMES = {
     ),
     "guard.beforehand": ("explain_limits", "find_room"),
     "guard.guard": ("Guard", "GuardStatus"),
-    "guard.history": ("Obituary",),
+    "guard.history": ("DeathRecord",),
     "job": ("JobResult",),
     "readings.kernel_oom": ("KernelLog", "OomCounter", "OomReport"),
     "readings.memory": ("MemoryReader", "available_memory"),
@@ -128,6 +128,7 @@ __all__ = [
     "Cause",
     "DeadlineExceeded",
     "Death",
+    "DeathRecord",
     "Draining",
     "ExitStatus",
     "FileInput",
@@ -142,7 +143,6 @@ __all__ = [
     "MemoryReader",
     "MemorySettings",
     "NotReady",
-    "Obituary",
     "OomCounter",
     "OomReport",
     "Pool",

@@ -45,7 +45,7 @@ from supervisor.errors import (
 )
 from supervisor.guard.admission import Ask
 from supervisor.guard.guard import Guard
-from supervisor.guard.history import Moment, Obituary
+from supervisor.guard.history import DeathRecord, Moment
 from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
 from supervisor.processes.death import Cause, Death, Intent
@@ -166,11 +166,11 @@ class Pool:
         await self._keeper.until(lambda: self.unready_reason() is None or self.failed())
         return self.unready_reason()
 
-    def load_death(self) -> Obituary | None:
+    def load_death(self) -> DeathRecord | None:
         """How the fork server ended that was loading last, if it did not get its model loaded: for
         a target source, which may then choose something else."""
         death = self._keeper.load_death
-        return None if death is None else self._guard.history.obituary(death)
+        return None if death is None else self._guard.history.record(death)
 
     def report(self) -> dict[str, Any]:
         """What the loaded model tells about itself; empty while there is none."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor.guard.guard import GuardStatus
-from supervisor.guard.history import Obituary
+from supervisor.guard.history import DeathRecord
 from supervisor.processes.death import Cause
 from supervisor.processes.worker import WorkerState
 from supervisor.wire.scoreboard import WorkerRecord
@@ -45,7 +45,7 @@ class PoolStatus:
     admitted: int
     waiting: int
     deaths: dict[Cause, int]
-    last_deaths: tuple[Obituary, ...]
+    last_deaths: tuple[DeathRecord, ...]
     guard: GuardStatus | None
     """Memory and what is done about it; None until it has been read."""
     starved_needs: str

@@ -8,7 +8,7 @@ import msgspec
 from modelserver import __version__
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
-from supervisor import GuardStatus, Obituary, PoolState, PoolStatus, WorkerStatus, in_units
+from supervisor import DeathRecord, GuardStatus, PoolState, PoolStatus, WorkerStatus, in_units
 
 
 class WorkerHealth(msgspec.Struct):
@@ -193,7 +193,7 @@ def health(service: SpeechService, started: float) -> Health:
         if guard
         else [],
         exits_by_cause={cause.value: count for cause, count in status.deaths.items()},
-        last_deaths=[_death(obituary) for obituary in reversed(status.last_deaths)],
+        last_deaths=[_death(record) for record in reversed(status.last_deaths)],
     )
 
 
@@ -303,10 +303,10 @@ def _memory(status: PoolStatus, guard: GuardStatus) -> MemoryHealth:
     )
 
 
-def _death(obituary: Obituary) -> DeathHealth:
-    pid, last = obituary.death.pid, obituary.last
+def _death(record: DeathRecord) -> DeathHealth:
+    pid, last = record.death.pid, record.last
     moments = []
-    for moment in obituary.moments:
+    for moment in record.moments:
         own = next((process for process in moment.processes if process.pid == pid), None)
         moments.append(
             MomentHealth(
@@ -319,13 +319,13 @@ def _death(obituary: Obituary) -> DeathHealth:
             )
         )
     return DeathHealth(
-        obituary.time,
-        obituary.role,
-        obituary.seat,
+        record.time,
+        record.role,
+        record.seat,
         pid,
-        obituary.death.cause.value,
-        obituary.death.sentence,
-        obituary.job,
+        record.death.cause.value,
+        record.death.sentence,
+        record.job,
         last.rss if last else None,
         last.growth if last else None,
         moments,

@@ -19,10 +19,10 @@ from modelserver.settings import ModelSettings, Settings
 from supervisor import (
     Allocator,
     Cause,
+    DeathRecord,
     Guard,
     MemorySettings,
     NotReady,
-    Obituary,
     Pool,
     PoolSettings,
     PoolStatus,
@@ -249,8 +249,8 @@ class ServedModel:
 
     async def _target(self, pool: Pool) -> Target:
         """Asked before each load, so that a model that was put there meanwhile is found."""
-        if (obituary := pool.load_death()) is not None:
-            self._learn_from(obituary)
+        if (record := pool.load_death()) is not None:
+            self._learn_from(record)
         if self.settings.prepare == "first":
             await self._preparation.attempt("the model is prepared before it is served")
         while True:
@@ -265,11 +265,11 @@ class ServedModel:
             else:
                 return target
 
-    def _learn_from(self, obituary: Obituary) -> None:
+    def _learn_from(self, record: DeathRecord) -> None:
         """A load was ended for its memory, though what was predicted did fit: from now on it is
         expected to need more than it held then, and the next in the list may be served."""
-        chosen, last = self._chosen, obituary.last
-        if chosen is None or last is None or obituary.death.cause not in _FOR_MEMORY:
+        chosen, last = self._chosen, record.last
+        if chosen is None or last is None or record.death.cause not in _FOR_MEMORY:
             return
         self._shown[chosen.form] = max(self._shown.get(chosen.form, 0), int(last.kept * _UNSEEN))
         log.warning(

@@ -37,7 +37,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Obituary:
+class DeathRecord:
     """A process that ended without being asked, and the moments before, oldest first."""
 
     time: float
@@ -62,7 +62,7 @@ class History:
 
     def __init__(self) -> None:
         self._moments: deque[Moment] = deque(maxlen=_MOMENTS)
-        self._deaths: deque[Obituary] = deque(maxlen=_DEATHS)
+        self._deaths: deque[DeathRecord] = deque(maxlen=_DEATHS)
 
     def passed(self, moment: Moment) -> None:
         """Remember a moment."""
@@ -70,15 +70,15 @@ class History:
 
     def died(
         self, role: str, death: Death, *, seat: int | None = None, job: int | None = None
-    ) -> Obituary:
+    ) -> DeathRecord:
         """Remember a death, with what came before it, unless it was asked for."""
         before = tuple(self._moments)[-_BEFORE_DEATH:]
-        obituary = Obituary(time.time(), role, seat, death, job, before)
+        record = DeathRecord(time.time(), role, seat, death, job, before)
         if death.cause not in EXPECTED:
-            self._deaths.append(obituary)
-        return obituary
+            self._deaths.append(record)
+        return record
 
-    def obituary(self, death: Death) -> Obituary | None:
+    def record(self, death: Death) -> DeathRecord | None:
         """Of that death, if it is remembered."""
         return next((o for o in reversed(self._deaths) if o.death is death), None)
 
@@ -88,6 +88,6 @@ class History:
         return tuple(self._moments)
 
     @property
-    def deaths(self) -> tuple[Obituary, ...]:
+    def deaths(self) -> tuple[DeathRecord, ...]:
         """Oldest first."""
         return tuple(self._deaths)
