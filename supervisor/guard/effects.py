@@ -108,7 +108,7 @@ class Effects:
     def _end_helper(self, action: EndHelper) -> None:
         log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
         if (helper := self._members.helper_around(action.pid)) is not None:
-            helper.fate.meant(Intent.SHORTAGE, action.reason)
+            helper.outcome.meant(Intent.SHORTAGE, action.reason)
         kill_descendant(action.pid)
 
     def _end_worker(self, worker: Worker, action: Recycle | Kill) -> None:

@@ -176,7 +176,7 @@ class Guard:
             death = await helper.close()
             self._members.helpers.discard(helper)
             if death is not None:
-                self._deaths.died(role, death, helper.fate.reason)
+                self._deaths.died(role, death, helper.outcome.reason)
 
     @property
     def deaths(self) -> dict[Cause, int]:

@@ -120,7 +120,7 @@ class KillerWatch(Protocol):
 
 
 @dataclass(slots=True)
-class Fate:
+class Outcome:
     """What we meant for one process, from its start until its death is named."""
 
     role: str

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from supervisor.processes.death import Death, ExitStatus, Fate, Intent, KillerWatch
+from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.processes.environment import AllocatorChoice
 from supervisor.processes.process import Process
 from supervisor.settings import PoolSettings, Target
@@ -89,7 +89,7 @@ class ForkServer:
                 self._scratch.cleanup()
                 raise
         self.pid = popen.pid
-        self.fate = Fate("fork server", popen.pid, watch)
+        self.outcome = Outcome("fork server", popen.pid, watch)
         self._channel = AsyncChannel(ours, self._on_message, self._on_channel_closed)
         self._process = Process(popen.pid, os.pidfd_open(popen.pid), self._on_exit)
         popen.returncode = 0  # reaped through its pidfd, by us and not by subprocess
@@ -153,12 +153,12 @@ class ForkServer:
     def kill(self, intent: Intent, reason: str = "") -> None:
         """SIGKILL, remembering why."""
         if self._process.running:
-            self.fate.meant(intent, reason)
+            self.outcome.meant(intent, reason)
             self._process.signal(signal.SIGKILL)
 
     def close(self) -> None:
         """Ask it to end its workers and itself: it reads end-of-file."""
-        self.fate.meant(Intent.SHUTDOWN)
+        self.outcome.meant(Intent.SHUTDOWN)
         self._channel.close()
 
     def _on_message(self, message: AnyMessage, fds: list[int]) -> None:
@@ -196,7 +196,7 @@ class ForkServer:
     def _on_exit(self, status: ExitStatus) -> None:
         self._channel.drain()
         self._scratch.cleanup()
-        death = self.fate.name(status)
+        death = self.outcome.name(status)
         if not self.loaded.done():
             message = f"{death.sentence} while loading the model"
             self.loaded.set_exception(ForkServerLost(message, death))

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from supervisor.processes.death import Death, ExitStatus, Fate, Intent, KillerWatch
+from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 
 _LAST_WORDS_S = 1.0
 
@@ -18,7 +18,7 @@ class Helper:
     def __init__(self, role: str, process: asyncio.subprocess.Process, watch: KillerWatch) -> None:
         self.role = role
         self.pid = process.pid
-        self.fate = Fate(role, process.pid, watch)
+        self.outcome = Outcome(role, process.pid, watch)
         self.below: frozenset[int] = frozenset()
         """The pids that were seen below it."""
         self.said = ""
@@ -51,7 +51,7 @@ class Helper:
 
     def kill(self, intent: Intent, reason: str = "") -> None:
         """SIGKILL, remembering why."""
-        self.fate.meant(intent, reason)
+        self.outcome.meant(intent, reason)
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
@@ -67,7 +67,7 @@ class Helper:
         self.said = "".join(task.result().decode(errors="replace").strip() for task in done)
         if status != 0:
             how = ExitStatus(signal=-status) if status < 0 else ExitStatus(code=status)
-            self._death = self.fate.name(how, self.below)
+            self._death = self.outcome.name(how, self.below)
         return self._death
 
     async def close(self) -> Death | None:

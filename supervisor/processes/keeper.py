@@ -211,7 +211,7 @@ class Keeper:
 
     async def _go_back(self, before: ForkServer | None) -> bool:
         """The one that had to go is loaded again; False if that fails too."""
-        if before is None or before.fate.intent is not Intent.SHUTDOWN:
+        if before is None or before.outcome.intent is not Intent.SHUTDOWN:
             return False
         log.warning("model.going_back")
         try:
@@ -285,7 +285,7 @@ class Keeper:
 
     def _fork_server_ended(self, server: ForkServer) -> None:
         self.servers.discard(server)
-        self._deaths.died("fork server", server.ended.result(), server.fate.reason)
+        self._deaths.died("fork server", server.ended.result(), server.outcome.reason)
         self.notify()
 
     async def _end_processes(self) -> None:

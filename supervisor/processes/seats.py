@@ -109,7 +109,7 @@ class Seats:
         self.scoreboard.clear(worker.record)
         self._free_records.append(worker.record)
         job = worker.job.id if worker.job else None
-        self._deaths.died("worker", death, worker.fate.reason, seat=worker.seat, job=job)
+        self._deaths.died("worker", death, worker.outcome.reason, seat=worker.seat, job=job)
         self._owner.worker_gone(worker, death)
         self._changes.notify()
 

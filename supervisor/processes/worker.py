@@ -7,7 +7,7 @@ import time
 from typing import Protocol
 
 from supervisor.job import Job, JobState
-from supervisor.processes.death import Death, ExitStatus, Fate, Intent, KillerWatch
+from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.processes.forkserver import Fledgling, ForkServer
 from supervisor.processes.process import Process
 from supervisor.wire.channel import AsyncChannel
@@ -62,7 +62,7 @@ class Worker:
         self._began = 0.0
         self.born_bytes = 0
         self.growth_bytes = 0
-        self.fate = Fate("worker", born.pid, watch)
+        self.outcome = Outcome("worker", born.pid, watch)
         self.ready: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[Death] = loop.create_future()
         self._owner = owner
@@ -116,7 +116,7 @@ class Worker:
         if self.state in (WorkerState.LEAVING, WorkerState.GONE):
             return
         self.state = WorkerState.LEAVING
-        self.fate.meant(intent, reason)
+        self.outcome.meant(intent, reason)
         self._channel.send(Leave())
 
     def trim(self) -> None:
@@ -126,7 +126,7 @@ class Worker:
     def kill(self, intent: Intent, reason: str = "") -> None:
         """SIGKILL, remembering why."""
         if self._process.running:
-            self.fate.meant(intent, reason)
+            self.outcome.meant(intent, reason)
             self._process.signal(signal.SIGKILL)
 
     def _on_message(self, message: AnyMessage, fds: list[int]) -> None:
@@ -147,7 +147,7 @@ class Worker:
         self._channel.drain()
         self.server.release(self.pid)
         self.state = WorkerState.GONE
-        death = self.fate.name(status)
+        death = self.outcome.name(status)
         self.gone.set_result(death)
         if not self.ready.done():
             self.ready.set_exception(WorkerStillborn(death.sentence))
