@@ -43,7 +43,7 @@ class ForkServerLost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Fledgling:
+class StartingWorker:
     """A worker just forked: its process and our end of its channel."""
 
     pid: int
@@ -111,7 +111,7 @@ class ForkServer:
         """Its process has not ended."""
         return self._process.running
 
-    async def fork(self, record: int) -> Fledgling:
+    async def fork(self, record: int) -> StartingWorker:
         """A new worker that writes `record` of the scoreboard.
 
         Raises `ForkServerLost`, or `OSError` where the kernel refuses the fork.
@@ -136,7 +136,7 @@ class ForkServer:
             raise
         finally:
             del self._forks[ticket]
-        return Fledgling(pid, pidfd, ours)
+        return StartingWorker(pid, pidfd, ours)
 
     def adopt(self, process: Process) -> None:
         """Tell `process`, one of its workers, what the fork server reports of its end."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from supervisor.job import Job, JobState
 from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
-from supervisor.processes.forkserver import Fledgling, ForkServer
+from supervisor.processes.forkserver import ForkServer, StartingWorker
 from supervisor.processes.process import Process
 from supervisor.wire.channel import AsyncChannel
 from supervisor.wire.messages import AnyMessage, Cancel, Leave, Ready, Run, Trim
@@ -46,7 +46,7 @@ class Worker:
         seat: int,
         record: int,
         server: ForkServer,
-        born: Fledgling,
+        born: StartingWorker,
         owner: WorkerOwner,
         watch: KillerWatch,
     ) -> None:
