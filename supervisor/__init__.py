@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         TooLarge,
         WorkerLost,
     )
-    from supervisor.guard.beforehand import explain_limits, find_room
+    from supervisor.guard.beforehand import explain_limits, find_headroom
     from supervisor.guard.guard import Guard, GuardStatus
     from supervisor.guard.history import DeathRecord
     from supervisor.job import JobResult
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from supervisor.readings.processes import read_process
     from supervisor.readings.resources import raise_descriptor_limit
     from supervisor.settings import (
+        Headroom,
         MemorySettings,
         PoolSettings,
-        Room,
         Target,
         TargetSource,
         TargetUnavailable,
@@ -88,7 +88,7 @@ _HOMES = {
         "TooLarge",
         "WorkerLost",
     ),
-    "guard.beforehand": ("explain_limits", "find_room"),
+    "guard.beforehand": ("explain_limits", "find_headroom"),
     "guard.guard": ("Guard", "GuardStatus"),
     "guard.history": ("DeathRecord",),
     "job": ("JobResult",),
@@ -101,7 +101,7 @@ _HOMES = {
     "settings": (
         "MemorySettings",
         "PoolSettings",
-        "Room",
+        "Headroom",
         "Target",
         "TargetSource",
         "TargetUnavailable",
@@ -134,6 +134,7 @@ __all__ = [
     "FileInput",
     "Guard",
     "GuardStatus",
+    "Headroom",
     "JobCrashed",
     "JobError",
     "JobInput",
@@ -153,7 +154,6 @@ __all__ = [
     "QueueFull",
     "Reporting",
     "ResourceExhausted",
-    "Room",
     "Servable",
     "Spool",
     "SpoolFull",
@@ -173,8 +173,8 @@ __all__ = [
     "choose_allocator",
     "end_with_parent",
     "explain_limits",
+    "find_headroom",
     "find_jemalloc",
-    "find_room",
     "in_units",
     "raise_descriptor_limit",
     "read_process",

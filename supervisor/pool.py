@@ -52,7 +52,7 @@ from supervisor.processes.death import Cause, Death, Intent
 from supervisor.processes.keeper import Keeper
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.queue import JobQueue
-from supervisor.settings import PoolSettings, Room, TargetSource
+from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
 from supervisor.wire.messages import AnyMessage, Cancelled, Done, Failed, Progress
@@ -140,9 +140,9 @@ class Pool:
         """Why no worker is able now; None if one is."""
         return self._keeper.unready_reason()
 
-    async def room(self) -> Room:
+    async def headroom(self) -> Headroom:
         """What there is for a model and its workers: for a target source to choose by."""
-        return await self._guard.room(self._member)
+        return await self._guard.headroom(self._member)
 
     async def renewed(self) -> None:
         """`renew`, and wait until it is over, well or not."""

@@ -36,7 +36,7 @@ asked again later."""
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Headroom:
     """What there is for a model and its workers, in bytes: `now`, beside what is loaded already,
     and `most`, if that were gone. `limit` says what bounds it."""
 

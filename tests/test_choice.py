@@ -10,13 +10,13 @@ from small_model import SMALL_WORDS, add_rescoring, make_small_model
 import models
 from modelserver.serving.choice import candidate, choose_model
 from modelserver.settings import Settings, WorkerSettings
-from supervisor import Room, TargetUnavailable
+from supervisor import Headroom, TargetUnavailable
 
 LIMIT = "300 MB is the limit (a test)"
 
 
-def room(count: float) -> Room:
-    return Room(int(count), int(count), LIMIT)
+def headroom(count: float) -> Headroom:
+    return Headroom(int(count), int(count), LIMIT)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_more_workers_need_more(settings: Settings) -> None:
 def test_a_room_that_is_full_now_may_be_large_enough_when_the_old_model_is_gone(
     settings: Settings,
 ) -> None:
-    choice = choose_model(settings, Room(int(1e7), int(4e9), LIMIT))
+    choice = choose_model(settings, Headroom(int(1e7), int(4e9), LIMIT))
     assert choice.location.name == "vosk-model-cn-0.22"
 
 

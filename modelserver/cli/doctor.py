@@ -22,7 +22,7 @@ from supervisor import (
     MemoryReader,
     OomCounter,
     explain_limits,
-    find_room,
+    find_headroom,
     in_units,
     usable_cpus,
 )
@@ -104,12 +104,12 @@ def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[
         )
     else:
         lines.append("not prepared: several times slower, and several times the memory")
-    workers, room = worker_count(settings), find_room(memory_settings(settings))
+    workers, headroom = worker_count(settings), find_headroom(memory_settings(settings))
     least, whole = choice.needs(workers), choice.prediction.total(workers)
     better = f", better {in_units(whole)}" if whole > least else ""
     lines.append(f"needs about {in_units(least)} with {workers} workers{better}")
-    if alone and choice.needs(workers) > room.now:
-        problems.append(does_not_fit(choice, workers, room))
+    if alone and choice.needs(workers) > headroom.now:
+        problems.append(does_not_fit(choice, workers, headroom))
     return lines
 
 

@@ -19,7 +19,7 @@ from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
-from supervisor import NotReady, Room, find_room, in_units
+from supervisor import Headroom, NotReady, find_headroom, in_units
 
 
 @click.command("inspect")
@@ -49,13 +49,13 @@ def inspect_model(
         prediction = model_package.measured(
             prediction, model=result.model, growth=result.growth, load_s=result.load_s
         )
-    room = find_room(memory_settings(settings))
+    headroom = find_headroom(memory_settings(settings))
     workers = worker_count(settings)
     if as_json:
-        document = _document(choice, prediction, result, room, workers)
+        document = _document(choice, prediction, result, headroom, workers)
         click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
         return
-    for line in _in_words(choice, prediction, result, room, workers):
+    for line in _in_words(choice, prediction, result, headroom, workers):
         click.echo(line)
 
 
@@ -72,7 +72,7 @@ def _in_words(
     choice: Choice,
     prediction: model_package.Prediction,
     result: Measured | None,
-    room: Room,
+    headroom: Headroom,
     workers: int,
 ) -> list[str]:
     location = choice.location
@@ -108,13 +108,13 @@ def _in_words(
             f"off), {in_units(result.growth)} for a worker after {result.audio_s:.0f} s of speech"
         )
     lines.append("")
-    if choice.needs(workers) <= room.now:
+    if choice.needs(workers) <= headroom.now:
         lines.append(
-            f"It fits here now: there is room for {in_units(room.now)} ({room.limit}), enough for "
-            f"{max(1, choice.workers_within(room.now))} workers."
+            f"It fits here now: there is room for {in_units(headroom.now)} ({headroom.limit}), enough for "
+            f"{max(1, choice.workers_within(headroom.now))} workers."
         )
     else:
-        lines.append(f"{does_not_fit(choice, workers, room)}.")
+        lines.append(f"{does_not_fit(choice, workers, headroom)}.")
     return lines
 
 
@@ -122,7 +122,7 @@ def _document(
     choice: Choice,
     prediction: model_package.Prediction,
     result: Measured | None,
-    room: Room,
+    headroom: Headroom,
     workers: int,
 ) -> dict[str, Any]:
     return {
@@ -142,9 +142,9 @@ def _document(
         "rests_on": prediction.rests_on,
         "predicted_model_bytes": choice.prediction.model,
         "measured": msgspec.to_builtins(result) if result is not None else None,
-        "room_bytes": room.now,
-        "room_is": room.limit,
-        "fits": choice.needs(workers) <= room.now,
+        "room_bytes": headroom.now,
+        "room_is": headroom.limit,
+        "fits": choice.needs(workers) <= headroom.now,
         "machine_bytes": psutil.virtual_memory().total,
     }
 

@@ -12,7 +12,7 @@ from modelserver.serving.served import memory_settings
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
-from supervisor import Room, TargetUnavailable, find_room, in_units
+from supervisor import Headroom, TargetUnavailable, find_headroom, in_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,14 @@ def list_models(configuration: Configuration, installed: bool) -> None:
     published. MEMORY: of the model, without its workers; "~" is an estimate from its size.
     """
     settings = first_model(configuration.settings)
-    room = find_room(memory_settings(settings))
-    served, why = _served(settings, room)
-    here = list(_installed(settings, room, served))
+    headroom = find_headroom(memory_settings(settings))
+    served, why = _served(settings, headroom)
+    here = list(_installed(settings, headroom, served))
     rows = [row for row, _ in here]
     if not installed:
         names = {row.name for row in rows}
         rows += [
-            _known(entry, room, worker_count(settings))
+            _known(entry, headroom, worker_count(settings))
             for entry in model_package.catalog()
             if entry.name not in names
         ]
@@ -69,7 +69,7 @@ def list_models(configuration: Configuration, installed: bool) -> None:
     for _, problems in here:
         for problem in problems:
             click.echo(problem, err=True)
-    click.echo(f"\nRoom for {in_units(room.now)} now; {room.limit}.")
+    click.echo(f"\nRoom for {in_units(headroom.now)} now; {headroom.limit}.")
     if served is not None:
         click.echo(
             f"* would be served: {in_units(served.prediction.model)} and "
@@ -79,15 +79,15 @@ def list_models(configuration: Configuration, installed: bool) -> None:
         click.echo(f"None would be served: {why}", err=True)
 
 
-def _served(settings: Settings, room: Room) -> tuple[Choice | None, str]:
+def _served(settings: Settings, headroom: Headroom) -> tuple[Choice | None, str]:
     try:
-        return choose_model(settings, room), ""
+        return choose_model(settings, headroom), ""
     except TargetUnavailable as error:
         return None, str(error)
 
 
 def _installed(
-    settings: Settings, room: Room, served: Choice | None
+    settings: Settings, headroom: Headroom, served: Choice | None
 ) -> Iterator[tuple[_Row, tuple[str, ...]]]:
     for location in model_package.installed_models(settings.models_dir):
         entry = model_package.catalog_entry(location.name)
@@ -105,7 +105,7 @@ def _installed(
                 entry.language if entry else location.language,
                 _errors(entry),
                 in_units(choice.prediction.model),
-                _fits(choice, room, worker_count(settings)),
+                _fits(choice, headroom, worker_count(settings)),
                 state,
                 entry.licence if entry else "",
             ),
@@ -113,8 +113,8 @@ def _installed(
         )
 
 
-def _known(entry: model_package.CatalogEntry, room: Room, wanted: int) -> _Row:
-    left = room.now - entry.memory_bytes
+def _known(entry: model_package.CatalogEntry, headroom: Headroom, wanted: int) -> _Row:
+    left = headroom.now - entry.memory_bytes
     if left < LEAST_GROWTH:
         fits = f"no, needs ~{in_units(entry.memory_bytes + LEAST_GROWTH)}"
     else:
@@ -136,10 +136,10 @@ def _errors(entry: model_package.CatalogEntry | None) -> str:
     return "" if entry is None or entry.error_rate is None else f"{entry.error_rate:g} %"
 
 
-def _fits(choice: Choice, room: Room, wanted: int) -> str:
-    if choice.needs(1) > room.now:
+def _fits(choice: Choice, headroom: Headroom, wanted: int) -> str:
+    if choice.needs(1) > headroom.now:
         return f"no, needs {in_units(choice.needs(1))}"
-    return _workers(max(1, min(wanted, choice.workers_within(room.now))))
+    return _workers(max(1, min(wanted, choice.workers_within(headroom.now))))
 
 
 def _workers(count: int) -> str:

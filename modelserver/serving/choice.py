@@ -9,7 +9,7 @@ from pathlib import Path
 import models
 from models.prepared import PreparedModel, estimate_needs, find_prepared
 from modelserver.settings import Settings
-from supervisor import Room, TargetUnavailable, in_units, usable_cpus
+from supervisor import Headroom, TargetUnavailable, in_units, usable_cpus
 
 LEAST_GROWTH = 32 << 20
 """Bytes: what a worker can work with at the least, if its model would let it grow by more."""
@@ -54,7 +54,7 @@ class Choice:
         """Bytes that it and so many workers take at the least."""
         return self.model_bytes + workers * min(self.prediction.growth, LEAST_GROWTH)
 
-    def workers_within(self, room: int) -> int:
+    def workers_within(self, headroom: int) -> int:
         """How many workers have what they would like to grow by."""
         return max(0, room - self.model_bytes) // self.prediction.growth
 
@@ -86,7 +86,7 @@ def find_wanted(settings: Settings, wanted: str) -> models.ModelLocation:
     return models.find_model(wanted, settings.models_dir, settings.language or None)
 
 
-def choose_model(settings: Settings, room: Room, shown: Shown | None = None) -> Choice:
+def choose_model(settings: Settings, headroom: Headroom, shown: Shown | None = None) -> Choice:
     """The first model of `settings.model` that fits. Raises `TargetUnavailable`, with numbers and
     with what would fit instead."""
     shown = shown or {}
@@ -101,17 +101,17 @@ def choose_model(settings: Settings, room: Room, shown: Shown | None = None) -> 
         except models.ModelError as error:
             passed_over.append(error.message)
             continue
-        if (choice := _first_that_fits(ways, workers, room)) is not None:
+        if (choice := _first_that_fits(ways, workers, headroom)) is not None:
             return dataclasses.replace(choice, passed_over=tuple(passed_over))
         passed_over.append(
-            does_not_fit(ways[-1], workers, room) + _prepared(ways[-1], workers, room)
+            does_not_fit(ways[-1], workers, headroom) + _prepared(ways[-1], workers, headroom)
         )
     # Where none is there, what is installed has been said already.
-    instead = what_would_fit(settings, room, shown) if there else ""
+    instead = what_would_fit(settings, headroom, shown) if there else ""
     raise TargetUnavailable("; ".join(passed_over) + instead)
 
 
-def does_not_fit(choice: Choice, workers: int, room: Room) -> str:
+def does_not_fit(choice: Choice, workers: int, headroom: Headroom) -> str:
     """The sentence."""
     model = in_units(choice.model_bytes)
     if choice.shown > choice.prediction.model:
@@ -119,18 +119,18 @@ def does_not_fit(choice: Choice, workers: int, room: Room) -> str:
     return (
         f"{choice.location.name} does not fit: it needs {in_units(choice.needs(workers))} "
         f"({model} for the model, the rest for {workers} "
-        f"{'worker' if workers == 1 else 'workers'}), and there is room for {in_units(room.most)} "
-        f"({room.limit})"
+        f"{'worker' if workers == 1 else 'workers'}), and there is room for {in_units(headroom.most)} "
+        f"({headroom.limit})"
     )
 
 
-def _prepared(choice: Choice, workers: int, room: Room) -> str:
+def _prepared(choice: Choice, workers: int, headroom: Headroom) -> str:
     """What preparing it would change."""
     if choice.prediction.graph == "mapped":
         return ""
     graph = estimate_needs(choice.location.directory).graph
     better = dataclasses.replace(choice, prediction=models.if_prepared(choice.prediction, graph))
-    if better.needs(workers) > room.most:
+    if better.needs(workers) > headroom.most:
         return ""
     return (
         f"; prepared, it would need {in_units(better.needs(workers))} (`modelserver models "
@@ -138,7 +138,7 @@ def _prepared(choice: Choice, workers: int, room: Room) -> str:
     )
 
 
-def what_would_fit(settings: Settings, room: Room, shown: Shown) -> str:
+def what_would_fit(settings: Settings, headroom: Headroom, shown: Shown) -> str:
     """What is installed and fits, or else what could be fetched; the start of it is "; "."""
     workers = worker_count(settings)
     fitting = []
@@ -147,11 +147,11 @@ def what_would_fit(settings: Settings, room: Room, shown: Shown) -> str:
             ways = list(_ways(location, settings, shown))
         except models.ModelError:
             continue
-        if (found := _first_that_fits(ways, workers, room)) is not None:
+        if (found := _first_that_fits(ways, workers, headroom)) is not None:
             fitting.append(f"{location.name} ({in_units(found.needs(workers))})")
     if fitting:
         return f"; what would fit: {', '.join(fitting)}"
-    entries = [entry for entry in models.catalog() if entry.memory_bytes < room.most]
+    entries = [entry for entry in models.catalog() if entry.memory_bytes < headroom.most]
     if entries:
         some = ", ".join(f"{e.name} (about {in_units(e.memory_bytes)})" for e in entries[:2])
         return f"; what would fit, and can be fetched with `modelserver models pull`: {some}"
@@ -167,5 +167,5 @@ def _ways(location: models.ModelLocation, settings: Settings, shown: Shown) -> I
         yield dataclasses.replace(trimmed, shown=shown.get(trimmed.form, 0))
 
 
-def _first_that_fits(ways: list[Choice], workers: int, room: Room) -> Choice | None:
-    return next((way for way in ways if way.needs(workers) <= room.most), None)
+def _first_that_fits(ways: list[Choice], workers: int, headroom: Headroom) -> Choice | None:
+    return next((way for way in ways if way.needs(workers) <= headroom.most), None)

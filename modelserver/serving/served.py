@@ -254,10 +254,10 @@ class ServedModel:
         if self.settings.prepare == "first":
             await self._preparation.attempt("the model is prepared before it is served")
         while True:
-            room = await pool.room()
+            headroom = await pool.headroom()
             try:
                 self._chosen, target = await asyncio.to_thread(
-                    find_target, self.settings, room, self._shown
+                    find_target, self.settings, headroom, self._shown
                 )
             except TargetUnavailable:
                 if not await self._make_room(self):

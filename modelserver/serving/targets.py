@@ -18,7 +18,7 @@ from modelserver.serving.choice import (
 from modelserver.settings import Settings
 from modelserver.settings.labels import first_model
 from modelserver.speech.messages import speech_target
-from supervisor import Room, Target, TargetUnavailable, available_memory, in_units
+from supervisor import Headroom, Target, TargetUnavailable, available_memory, in_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
@@ -42,15 +42,15 @@ def find_model(settings: Settings) -> models.ModelLocation:
     return find_wanted(settings, last)
 
 
-def find_target(settings: Settings, room: Room, shown: Shown) -> tuple[Choice, Target]:
+def find_target(settings: Settings, headroom: Headroom, shown: Shown) -> tuple[Choice, Target]:
     """What to load now: what fits into `room`, prepared if it is. May read disks. Raises
     `TargetUnavailable`."""
     try:
         environment = blas_environment(settings.blas, _flags())
     except KernelRefused as error:
         raise TargetUnavailable(str(error)) from error
-    choice = choose_model(settings, room, shown)
-    _tell(choice, settings, room)
+    choice = choose_model(settings, headroom, shown)
+    _tell(choice, settings, headroom)
     prepared = choice.prepared
     target = speech_target(
         choice.location,
@@ -69,7 +69,7 @@ def is_prepared(settings: Settings, location: models.ModelLocation) -> bool:
     return find_prepared(location, settings.prepared_dir).prepared is not None
 
 
-def _tell(choice: Choice, settings: Settings, room: Room) -> None:
+def _tell(choice: Choice, settings: Settings, headroom: Headroom) -> None:
     """What somebody who reads the log should know of the choice."""
     for problem in choice.problems:
         log.warning("prepared_model.not_used", problem=problem)
@@ -80,7 +80,7 @@ def _tell(choice: Choice, settings: Settings, room: Room) -> None:
             "model.trimmed",
             model=choice.location.name,
             left_out=list(choice.left_out),
-            reason=f"there is room for {in_units(room.most)} ({room.limit})",
+            reason=f"there is room for {in_units(headroom.most)} ({headroom.limit})",
             consequence=RESCORING_COST,
         )
     workers = worker_count(settings)
@@ -91,7 +91,7 @@ def _tell(choice: Choice, settings: Settings, room: Room) -> None:
         predicted_bytes=choice.prediction.model,
         growth_bytes=choice.prediction.growth,
         workers=workers,
-        room_bytes=room.now,
+        room_bytes=headroom.now,
     )
 
 

@@ -2,7 +2,7 @@
 
 from supervisor.guard.limits import Explained, Limits, bounds_of, find_budget, find_limits
 from supervisor.readings.memory import MemoryReader
-from supervisor.settings import MemorySettings, PoolSettings, Room
+from supervisor.settings import Headroom, MemorySettings, PoolSettings
 from supervisor.sizes import in_units
 
 
@@ -15,12 +15,12 @@ def explain_limits(settings: PoolSettings) -> dict[str, Explained]:
     }
 
 
-def find_room(settings: MemorySettings) -> Room:
+def find_headroom(settings: MemorySettings) -> Headroom:
     """What there is for a model."""
     bounds = bounds_of(MemoryReader().read(), settings, 0)
     limits = find_limits(bounds, settings)
     left = min(bound.headroom for bound in bounds) - limits.reserve.bytes
-    return Room(max(0, left), max(0, left), limit_in_words(limits))
+    return Headroom(max(0, left), max(0, left), limit_in_words(limits))
 
 
 def limit_in_words(limits: Limits) -> str:

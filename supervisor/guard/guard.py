@@ -26,7 +26,7 @@ from supervisor.processes.worker import Worker
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.readings.resources import ResourceReading
-from supervisor.settings import MemorySettings, Room
+from supervisor.settings import Headroom, MemorySettings
 from supervisor.sizes import in_units
 from supervisor.spool import SpoolStore
 
@@ -187,14 +187,16 @@ class Guard:
         """Read everything now: something has just gone."""
         await self._read()
 
-    async def room(self, member: Member) -> Room:
+    async def headroom(self, member: Member) -> Headroom:
         """What there is for a model of this pool, as soon as it is known."""
         await self._known.wait()
         observer, accounting = self._observer, self._observer.accounting
         _, left = observer.look()
         loaded = sum(accounting.kept(server.pid) for server in member.keeper.servers)
         grown = sum(accounting.growth(worker.pid) for worker in member.keeper.workers)
-        return Room(max(0, left), max(0, left + loaded + grown), limit_in_words(observer.limits))
+        return Headroom(
+            max(0, left), max(0, left + loaded + grown), limit_in_words(observer.limits)
+        )
 
     def growth(self, worker: Worker) -> int:
         """What the worker holds of its own."""

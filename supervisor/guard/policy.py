@@ -266,8 +266,8 @@ def _relieve(
         running = [w for w in fat if w.busy or not w.leaving]
         victim = max(running, key=lambda w: w.rate * _SOON_S + w.growth, default=None)
         # What a death gives back has to show first, unless this one will not wait.
-        room = now.left + now.limits.reserve.bytes
-        if victim is not None and (rested or victim.rate * _SOON_S > room):
+        headroom = now.left + now.limits.reserve.bytes
+        if victim is not None and (rested or victim.rate * _SOON_S > headroom):
             return Kill(
                 victim.pid,
                 f"{left}, and it had grown most, by {in_units(victim.growth)}",

@@ -21,7 +21,7 @@ from supervisor.processes.process import become_subreaper
 from supervisor.processes.seats import Seats, WorkersOwner
 from supervisor.processes.worker import Worker
 from supervisor.readings.kernel_oom import OomEvidence
-from supervisor.settings import PoolSettings, Room, Target, TargetSource, TargetUnavailable
+from supervisor.settings import Headroom, PoolSettings, Target, TargetSource, TargetUnavailable
 from supervisor.sizes import in_units
 from supervisor.wire.scoreboard import Scoreboard
 
@@ -34,7 +34,7 @@ _LEAVE_S = 1.0
 class KeeperOwner(WorkersOwner, Protocol):
     """Who works with the workers, and knows what room there is."""
 
-    async def room(self) -> Room:
+    async def headroom(self) -> Headroom:
         """What there is for a model."""
 
 
@@ -190,17 +190,17 @@ class Keeper:
     async def _make_room(self, before: ForkServer, target: Target) -> None:
         """Where both do not fit, the one that serves goes first, with its workers, after their
         jobs."""
-        room = await self._owner.room()
-        if target.needs is None or target.needs <= room.now:
+        headroom = await self._owner.headroom()
+        if target.needs is None or target.needs <= headroom.now:
             return
         self._unready_because = (
             f"the model is being changed: {in_units(target.needs)} are needed for the new one and "
-            f"{in_units(room.now)} are left beside the old one"
+            f"{in_units(headroom.now)} are left beside the old one"
         )
         log.warning(
             "model.changed_in_turn",
             needs_bytes=target.needs,
-            left_bytes=room.now,
+            left_bytes=headroom.now,
             consequence="no request is taken until the new one is loaded",
         )
         self.server = None

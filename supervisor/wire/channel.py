@@ -101,7 +101,7 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send, waiting for room. Raises `ChannelClosed`."""
+        """Send, waiting for headroom. Raises `ChannelClosed`."""
         packet, all_fds, own = _pack(message, fds)
         try:
             socket.send_fds(self._socket, [packet], all_fds)
