@@ -52,7 +52,7 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
         "server.listening",
         version=__version__,
         url=f"http://{host}:{port}",
-        workers=service.default.seats,
+        workers=service.default.slots,
         models=list(service.models),
     )
     try:

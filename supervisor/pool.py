@@ -192,9 +192,9 @@ class Pool:
         """The pool's own tasks live, and the guard has looked lately."""
         return self._keeper.alive() and self._guard.alive()
 
-    def recycle(self, seat: int, reason: str = "an operator asked for it") -> list[int]:
-        """Replace the workers of this seat, after their jobs; returns their pids."""
-        workers = [w for w in self._keeper.workers if w.seat == seat and w.running]
+    def recycle(self, slot: int, reason: str = "an operator asked for it") -> list[int]:
+        """Replace the workers of this slot, after their jobs; returns their pids."""
+        workers = [w for w in self._keeper.workers if w.slot == slot and w.running]
         for worker in workers:
             self._keeper.retire(worker, reason)
         return [worker.pid for worker in workers]
@@ -285,7 +285,7 @@ class Pool:
             model=self.report(),
             workers=tuple(
                 WorkerStatus(
-                    w.seat,
+                    w.slot,
                     w.pid,
                     w.state,
                     w.jobs_done,
@@ -293,7 +293,7 @@ class Pool:
                     self._guard.rss(w),
                     keeper.scoreboard.read(w.record),
                 )
-                for w in sorted(keeper.workers, key=lambda w: (w.seat, w.pid))
+                for w in sorted(keeper.workers, key=lambda w: (w.slot, w.pid))
             ),
             admitted=self._admitted,
             waiting=len(self._queue),
@@ -367,7 +367,7 @@ class Pool:
         if job is None or getattr(message, "job", None) != job.id:
             log.error(
                 "worker.unexpected_message",
-                worker=worker.seat,
+                worker=worker.slot,
                 pid=worker.pid,
                 message=type(message).__name__,
             )
@@ -382,7 +382,7 @@ class Pool:
                 growth_bytes = message.growth_bytes
                 log.debug(
                     "job.done",
-                    worker=worker.seat,
+                    worker=worker.slot,
                     job=job.id,
                     queued_s=round(job.started - job.submitted, 6),
                     run_s=round(message.run_s, 6),
@@ -394,7 +394,7 @@ class Pool:
             case Failed():
                 log.error(
                     "job.crashed",
-                    worker=worker.seat,
+                    worker=worker.slot,
                     pid=worker.pid,
                     job=job.id,
                     error=message.message,
@@ -402,7 +402,7 @@ class Pool:
                 )
                 job.fail(JobCrashed(message.message, message.traceback))
             case Cancelled():
-                log.info("job.cancelled", worker=worker.seat, pid=worker.pid, job=job.id)
+                log.info("job.cancelled", worker=worker.slot, pid=worker.pid, job=job.id)
         worker.job_over()
         self._guard.ended(worker)
         if isinstance(message, Done):

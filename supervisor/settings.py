@@ -64,7 +64,7 @@ class PoolSettings:
     """How a pool behaves. Times in seconds, sizes in bytes."""
 
     workers: int = 2
-    first_seat: int = 0
+    first_slot: int = 0
     """What the first worker is numbered, where several pools number theirs one after the other."""
     queue: int = 64
     """Jobs admitted beyond those that the workers can run at once."""

@@ -23,7 +23,7 @@ class PoolState(enum.Enum):
 class WorkerStatus:
     """One worker. `growth_bytes`: what it holds of its own; `rss_bytes`: all, mapped files too."""
 
-    seat: int
+    slot: int
     pid: int
     state: WorkerState
     jobs_done: int

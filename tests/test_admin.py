@@ -202,11 +202,11 @@ def test_a_worker_is_recycled_on_request(
     assert all(death["pid"] != before[1] for death in admin.health()["last_deaths"])
 
 
-@pytest.mark.parametrize("seat", ["7", "x", "-1"])
+@pytest.mark.parametrize("slot", ["7", "x", "-1"])
 def test_a_worker_that_is_not_there_cannot_be_recycled(
-    served: tuple[RunningServer, Admin], seat: str
+    served: tuple[RunningServer, Admin], slot: str
 ) -> None:
-    status, answer = served[1].post(f"/admin/workers/{seat}/recycle")
+    status, answer = served[1].post(f"/admin/workers/{slot}/recycle")
     assert status == 404
     assert "there are: 0, 1" in answer["error"]["message"]
 

@@ -64,7 +64,7 @@ def supply(**changes: object) -> Supply:
         capacity=600 * MIB,
         most_growth=300 * MIB,
         s_per_unit=0.1,
-        seats=2,
+        slots=2,
         queued_units=0.0,
         disk_total=GIB,
         disk_left=GIB,

@@ -54,7 +54,7 @@ async def pool() -> AsyncIterator[Pool]:
 
 
 async def whole(pool: Pool, workers: int = 2) -> None:
-    """Wait until every seat has an idle worker."""
+    """Wait until every slot has an idle worker."""
     await eventually(lambda: [w.state.value for w in pool.status().workers] == ["idle"] * workers)
 
 

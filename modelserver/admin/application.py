@@ -75,13 +75,13 @@ class _Admin:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def recycle(self, request: web.Request) -> web.Response:
-        seat = request.match_info["id"]
-        pids = self._service.recycle(int(seat)) if seat.isdigit() else []
+        slot = request.match_info["id"]
+        pids = self._service.recycle(int(slot)) if slot.isdigit() else []
         if not pids:
-            there = ", ".join(str(w.seat) for w in self._service.status().workers) or "none"
-            raise ApiError("not_found", f"there is no worker {seat}; there are: {there}")
-        log.info("admin.recycle", worker=int(seat), pids=pids)
-        return json_response({"status": "recycling", "worker": int(seat), "pids": pids}, status=202)
+            there = ", ".join(str(w.slot) for w in self._service.status().workers) or "none"
+            raise ApiError("not_found", f"there is no worker {slot}; there are: {there}")
+        log.info("admin.recycle", worker=int(slot), pids=pids)
+        return json_response({"status": "recycling", "worker": int(slot), "pids": pids}, status=202)
 
     async def reload(self, _: web.Request) -> web.Response:
         log.info("admin.reload")

@@ -244,7 +244,7 @@ def _model(served: ServedModel) -> ModelHealth:
         language=served.language,
         load=served.own.load,
         fork_server_pid=status.fork_server_pid if status else None,
-        workers=served.seats,
+        workers=served.slots,
         admitted=status.admitted if status else 0,
         preparing=served.preparing(),
         not_prepared=served.not_prepared_because(),
@@ -254,7 +254,7 @@ def _model(served: ServedModel) -> ModelHealth:
 def _worker(worker: WorkerStatus, guard: GuardStatus | None) -> WorkerHealth:
     record = worker.record
     return WorkerHealth(
-        id=worker.seat,
+        id=worker.slot,
         pid=worker.pid,
         state=worker.state.value,
         jobs_done=worker.jobs_done,
@@ -321,7 +321,7 @@ def _death(record: DeathRecord) -> DeathHealth:
     return DeathHealth(
         record.time,
         record.role,
-        record.seat,
+        record.slot,
         pid,
         record.death.cause.value,
         record.death.sentence,

@@ -94,7 +94,7 @@ def _workers(health: Health) -> Iterable[Metric]:
         "modelserver_worker_growth_bytes", "Memory of its own.", labels=["worker"]
     )
     seen = set()
-    for worker in reversed(health.workers):  # the newer of two on one seat
+    for worker in reversed(health.workers):  # the newer of two on one slot
         if worker.id not in seen:
             seen.add(worker.id)
             rss.add_metric([str(worker.id)], worker.rss_bytes)

@@ -103,7 +103,7 @@ class _Transcription:
         failed = 0
         async with SpeechService(self._settings) as service:
             await self._wait_ready(service)
-            places = asyncio.Semaphore(service.default.seats)
+            places = asyncio.Semaphore(service.default.slots)
             total_s = sum(_duration_s(file) for file in self._files)
             with click.progressbar(
                 length=max(1, round(total_s)),

@@ -52,11 +52,11 @@ def memory_settings(settings: Settings) -> MemorySettings:
     )
 
 
-def pool_settings(settings: Settings, first_seat: int = 0) -> PoolSettings:
+def pool_settings(settings: Settings, first_slot: int = 0) -> PoolSettings:
     """What a pool is told of them."""
     return PoolSettings(
         workers=worker_count(settings),
-        first_seat=first_seat,
+        first_slot=first_slot,
         queue=settings.limits.queue,
         hang_s=settings.workers.hang_s,
         nice=settings.workers.nice,
@@ -84,7 +84,7 @@ class ServedModel:
         settings: Settings,
         own: ModelSettings,
         *,
-        first_seat: int,
+        first_slot: int,
         guard: Guard,
         spools: SpoolStore,
         make_room: MakeRoom,
@@ -98,7 +98,7 @@ class ServedModel:
         self._unused = asyncio.Event()
         self._unused.set()
         self._past_deaths: Counter[Cause] = Counter()
-        self._first_seat = first_seat
+        self._first_slot = first_slot
         self._guard = guard
         self._spools = spools
         self._make_room = make_room
@@ -110,14 +110,14 @@ class ServedModel:
         self.pool: Pool | None = None
 
     @property
-    def seats(self) -> int:
+    def slots(self) -> int:
         """Its workers."""
         return worker_count(self.settings)
 
     @property
     def places(self) -> int:
         """Requests that may be inside at once."""
-        return self.seats + self.settings.limits.queue
+        return self.slots + self.settings.limits.queue
 
     # --- what it is called ----------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class ServedModel:
         async def target() -> Target:
             return await self._target(pool)
 
-        settings = pool_settings(self.settings, self._first_seat)
+        settings = pool_settings(self.settings, self._first_slot)
         pool = Pool(target, settings, self._spools, self._guard)
         return pool
 

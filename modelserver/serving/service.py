@@ -79,7 +79,7 @@ class SpeechService:
         self._draining = False
         self._idling: asyncio.Task[None] | None = None
         self._leaving: dict[ServedModel, asyncio.Task[None]] = {}
-        self._seats = 0
+        self._slots = 0
         self._past_deaths: Counter[Cause] = Counter()
         self.models = {
             label: self._served(label, own) for label, own in own_settings(settings).items()
@@ -186,13 +186,13 @@ class SpeechService:
             return False
         return True
 
-    def recycle(self, seat: int) -> list[int]:
-        """Replace the worker on this seat, after its job; returns the pids."""
+    def recycle(self, slot: int) -> list[int]:
+        """Replace the worker on this slot, after its job; returns the pids."""
         return [
             pid
             for served in self.models.values()
             if served.pool is not None
-            for pid in served.pool.recycle(seat)
+            for pid in served.pool.recycle(slot)
         ]
 
     async def reload(self, settings: Settings) -> None:
@@ -277,12 +277,12 @@ class SpeechService:
             label,
             settings,
             own,
-            first_seat=self._seats,
+            first_slot=self._slots,
             guard=self.guard,
             spools=self.spools,
             make_room=self._make_room,
         )
-        self._seats += served.seats
+        self._slots += served.slots
         return served
 
     # --- readings -------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Supply:
     """What there is. Bytes, except where named otherwise; None: not known.
 
     `left`: until the tightest limit; `reserved`: promised to jobs that have not used it yet;
-    `capacity`: what would be left if nothing ran; `seats`: workers of the asker's pool.
+    `capacity`: what would be left if nothing ran; `slots`: workers of the asker's pool.
     """
 
     state: GuardState
@@ -46,7 +46,7 @@ class Supply:
     capacity: int
     most_growth: int
     s_per_unit: float | None
-    seats: int
+    slots: int
     queued_units: float
     disk_total: int | None
     disk_left: int | None
@@ -66,7 +66,7 @@ class Supply:
         return (
             (self.queued_units + units)
             * self.s_per_unit
-            / max(1, min(self.seats, self.state.concurrency))
+            / max(1, min(self.slots, self.state.concurrency))
         )
 
 

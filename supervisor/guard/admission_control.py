@@ -87,7 +87,7 @@ class AdmissionControl:
             capacity=observer.left + observer.growths() + in_memory,
             most_growth=observer.budget.hard.bytes,
             s_per_unit=member.pace.s_per_unit,
-            seats=member.seats,
+            slots=member.slots,
             queued_units=queued_units,
             disk_total=disk.free + on_disk if disk else None,
             disk_left=self._disk_left(on_disk),

@@ -115,13 +115,13 @@ class Effects:
         if isinstance(action, Recycle):
             self.recycle(worker, action.reason)
         elif worker.running:
-            log.warning("guard.kill", worker=worker.seat, pid=worker.pid, reason=action.reason)
+            log.warning("guard.kill", worker=worker.slot, pid=worker.pid, reason=action.reason)
             worker.kill(Intent.BUDGET if action.own_fault else Intent.SHORTAGE, action.reason)
 
     def recycle(self, worker: Worker, reason: str) -> None:
         """It leaves, after its job if it has one."""
         if worker.state in (WorkerState.IDLE, WorkerState.BUSY):
-            log.info("worker.outgrown", worker=worker.seat, pid=worker.pid, reason=reason)
+            log.info("worker.outgrown", worker=worker.slot, pid=worker.pid, reason=reason)
             self._members.retire(worker, reason)
 
     def _trim(self) -> None:

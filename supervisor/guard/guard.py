@@ -105,16 +105,16 @@ class Guard:
     def join(self, member: Member) -> None:
         """From now on the pool is looked after."""
         self._members.add(member)
-        self._count_seats()
+        self._count_slots()
 
     def leave(self, member: Member) -> None:
         """It has ended."""
         self._members.remove(member)
-        self._count_seats()
+        self._count_slots()
 
-    def _count_seats(self) -> None:
-        seats = max(1, sum(member.seats for member in self._members))
-        self.state = replace(self.state, workers=seats, starved_concurrency=0)
+    def _count_slots(self) -> None:
+        slots = max(1, sum(member.slots for member in self._members))
+        self.state = replace(self.state, workers=slots, starved_concurrency=0)
 
     # --- what the pool asks and tells -----------------------------------------------------------
 

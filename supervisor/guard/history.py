@@ -42,7 +42,7 @@ class DeathRecord:
 
     time: float
     role: str
-    seat: int | None
+    slot: int | None
     death: Death
     job: int | None
     moments: tuple[Moment, ...]
@@ -69,11 +69,11 @@ class History:
         self._moments.append(moment)
 
     def died(
-        self, role: str, death: Death, *, seat: int | None = None, job: int | None = None
+        self, role: str, death: Death, *, slot: int | None = None, job: int | None = None
     ) -> DeathRecord:
         """Remember a death, with what came before it, unless it was asked for."""
         before = tuple(self._moments)[-_BEFORE_DEATH:]
-        record = DeathRecord(time.time(), role, seat, death, job, before)
+        record = DeathRecord(time.time(), role, slot, death, job, before)
         if death.cause not in EXPECTED:
             self._deaths.append(record)
         return record

@@ -35,7 +35,7 @@ class Member:
     """One pool. `growth` and `pace` are what its jobs have taught."""
 
     keeper: Processes
-    seats: int
+    slots: int
     queue: JobQueue
     growth: GrowthEstimate = field(default_factory=GrowthEstimate)
     pace: Pace = field(default_factory=Pace)
@@ -60,10 +60,10 @@ class Members:
         self._members.remove(member)
 
     @property
-    def seats(self) -> int:
+    def slots(self) -> int:
         """Workers that there should be, of the pools whose model is loaded, or of all."""
-        loaded = sum(m.seats for m in self._members if m.keeper.live_server() is not None)
-        return loaded or sum(m.seats for m in self._members)
+        loaded = sum(m.slots for m in self._members if m.keeper.live_server() is not None)
+        return loaded or sum(m.slots for m in self._members)
 
     @property
     def workers(self) -> list[Worker]:

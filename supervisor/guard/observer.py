@@ -311,7 +311,7 @@ class Observer:
         if self._budget_for != basis:
             left = self._left_now() + self.growths()
             self._budget_for = basis
-            self.budget = find_budget(self._settings, left, self._members.seats)
+            self.budget = find_budget(self._settings, left, self._members.slots)
             if exact:
                 self._log_budget()
 

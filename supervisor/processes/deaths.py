@@ -29,16 +29,16 @@ class Deaths:
         death: Death,
         reason: str,
         *,
-        seat: int | None = None,
+        slot: int | None = None,
         job: int | None = None,
     ) -> None:
         """One more; `reason` is why we meant it, if we did."""
         self.by_cause[death.cause] += 1
-        last = self._history.died(role, death, seat=seat, job=job).last
+        last = self._history.died(role, death, slot=slot, job=job).last
         (log.info if death.cause in EXPECTED else log.warning)(
             _EVENTS.get(role, "helper.exited"),
             role=role if role not in _EVENTS else None,
-            worker=seat,
+            worker=slot,
             pid=death.pid,
             cause=death.cause.value,
             exit_code=death.status.code,

@@ -1,6 +1,6 @@
 """The keeper: a loaded fork server at all times, whatever dies and whatever is to be loaded next.
 
-Its workers are kept by the seats.
+Its workers are kept by the slots.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from supervisor.processes.deaths import Deaths
 from supervisor.processes.environment import choose_allocator, find_jemalloc
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
 from supervisor.processes.process import become_subreaper
-from supervisor.processes.seats import Seats, WorkersOwner
+from supervisor.processes.slots import WorkerSlots, WorkersOwner
 from supervisor.processes.worker import Worker
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.settings import Headroom, PoolSettings, Target, TargetSource, TargetUnavailable
@@ -67,7 +67,7 @@ class Keeper:
         self._target = target
         self._owner = owner
         self._changes = Changes()
-        self._seats = Seats(settings, owner, self._deaths, self._changes, self.live_server)
+        self._slots = WorkerSlots(settings, owner, self._deaths, self._changes, self.live_server)
         self._unready_because = "the model is not loaded yet"
         self._renewal = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -85,15 +85,15 @@ class Keeper:
         with contextlib.suppress(asyncio.CancelledError):
             await self._main
         await self._end_processes()
-        self._seats.close()
+        self._slots.close()
 
     def unready_reason(self) -> str | None:
         """Why no worker is able now; None if one is."""
-        if self._seats.able():
+        if self._slots.able():
             return None
         if self.live_server() is None:
             return self._unready_because
-        return self._seats.failing_reason() or "the workers are being started"
+        return self._slots.failing_reason() or "the workers are being started"
 
     def alive(self) -> bool:
         """Its tasks run."""
@@ -103,7 +103,7 @@ class Keeper:
         """No worker is able, and it will take longer than the milliseconds of a replacement."""
         if self.unready_reason() is None:
             return False
-        return self.live_server() is None or self._seats.all_fail()
+        return self.live_server() is None or self._slots.all_fail()
 
     def live_server(self) -> ForkServer | None:
         """The loaded fork server, if it lives."""
@@ -117,12 +117,12 @@ class Keeper:
     @property
     def workers(self) -> set[Worker]:
         """All that run, and those of whom it is not known yet that they do not."""
-        return self._seats.workers
+        return self._slots.workers
 
     @property
     def scoreboard(self) -> Scoreboard:
         """What the workers write of themselves."""
-        return self._seats.scoreboard
+        return self._slots.scoreboard
 
     @property
     def deaths(self) -> dict[Cause, int]:
@@ -130,8 +130,8 @@ class Keeper:
         return self._deaths.by_cause
 
     def retire(self, worker: Worker, reason: str = "") -> None:
-        """Recycle: it leaves after its job, and another takes its seat."""
-        self._seats.retire(worker, reason)
+        """Recycle: it leaves after its job, and another takes its slot."""
+        self._slots.retire(worker, reason)
 
     async def until(self, predicate: Callable[[], bool]) -> None:
         """Wait until `predicate` holds; it is asked again after every change."""
@@ -147,7 +147,7 @@ class Keeper:
         async with asyncio.TaskGroup() as group:
             self._group = group
             group.create_task(self._keep_fork_server())
-            self._seats.keep(group)
+            self._slots.keep(group)
 
     def _main_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -230,7 +230,7 @@ class Keeper:
         await asyncio.sleep(delay)
 
     def _install(self, server: ForkServer) -> None:
-        """The seats move to it one by one; the one before ends when its last worker has left."""
+        """The slots move to it one by one; the one before ends when its last worker has left."""
         before, self.server = self.live_server(), server
         if before is not None:
             assert self._group is not None
@@ -257,7 +257,7 @@ class Keeper:
             target,
             self.settings,
             allocator,
-            self._seats.scoreboard_fd,
+            self._slots.scoreboard_fd,
             self.scoreboard.records,
             self._deaths.evidence,
         )

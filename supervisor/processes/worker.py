@@ -43,7 +43,7 @@ class Worker:
 
     def __init__(
         self,
-        seat: int,
+        slot: int,
         record: int,
         server: ForkServer,
         born: StartingWorker,
@@ -51,7 +51,7 @@ class Worker:
         watch: KillerWatch,
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.seat = seat
+        self.slot = slot
         self.record = record
         self.server = server
         self.pid = born.pid

@@ -1,4 +1,4 @@
-"""The seats: one worker on each, whatever dies.
+"""The slots: one worker on each, whatever dies.
 
 They know nothing of jobs; their owner is told when a worker can take one and when a worker is gone.
 """
@@ -46,7 +46,7 @@ class WorkersOwner(Protocol):
         """It has ended; `worker.job` is what it had."""
 
 
-class Seats:
+class WorkerSlots:
     """Keeps the workers, of whatever fork server is the newest."""
 
     def __init__(
@@ -63,19 +63,19 @@ class Seats:
         self._deaths = deaths
         self._changes = changes
         self._live_server = live_server
-        # A worker and its successor may live side by side, so there are two records a seat.
+        # A worker and its successor may live side by side, so there are two records a slot.
         self._free_records = list(range(2 * settings.workers))
         self.scoreboard_fd = Scoreboard.create_fd(2 * settings.workers)
         self.scoreboard = Scoreboard(self.scoreboard_fd, 2 * settings.workers)
-        self._failing: dict[int, str] = {}  # seat -> why its worker is started again only later
+        self._failing: dict[int, str] = {}  # slot -> why its worker is started again only later
         self._handover = asyncio.Lock()
 
     def keep(self, group: asyncio.TaskGroup) -> None:
         """Begin, with tasks in `group`."""
         group.create_task(self._watch_heartbeats())
-        first = self.settings.first_seat
-        for seat in range(first, first + self.settings.workers):
-            group.create_task(self._keep_seat(seat))
+        first = self.settings.first_slot
+        for slot in range(first, first + self.settings.workers):
+            group.create_task(self._keep_slot(slot))
 
     def close(self) -> None:
         """All workers have gone."""
@@ -91,11 +91,11 @@ class Seats:
         return next(iter(self._failing.values()), None)
 
     def all_fail(self) -> bool:
-        """No seat has a worker that stays alive."""
+        """No slot has a worker that stays alive."""
         return len(self._failing) == self.settings.workers
 
     def retire(self, worker: Worker, reason: str = "") -> None:
-        """Recycle: it leaves after its job, and another takes its seat."""
+        """Recycle: it leaves after its job, and another takes its slot."""
         self._owner.worker_leaving(worker)
         worker.leave(Intent.RECYCLE, reason)
 
@@ -109,14 +109,14 @@ class Seats:
         self.scoreboard.clear(worker.record)
         self._free_records.append(worker.record)
         job = worker.job.id if worker.job else None
-        self._deaths.died("worker", death, worker.outcome.reason, seat=worker.seat, job=job)
+        self._deaths.died("worker", death, worker.outcome.reason, slot=worker.slot, job=job)
         self._owner.worker_gone(worker, death)
         self._changes.notify()
 
     # Tasks.
 
-    async def _keep_seat(self, seat: int) -> None:
-        """Keep one worker on this seat, of the newest fork server."""
+    async def _keep_slot(self, slot: int) -> None:
+        """Keep one worker on this slot, of the newest fork server."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(first_s=0.1, longest_s=10.0, forgiven_after_s=_STABLE_S)
         worker: Worker | None = None
@@ -127,7 +127,7 @@ class Seats:
                 # One that has worked, or was at work, is replaced at once.
                 useful = worker.jobs_done > 0 or worker.job is not None
                 lasted = float("inf") if useful else loop.time() - started
-                await self._rest(seat, backoff.failed(lasted), worker.gone.result().sentence)
+                await self._rest(slot, backoff.failed(lasted), worker.gone.result().sentence)
                 worker = None
                 continue
             started = loop.time()
@@ -135,37 +135,37 @@ class Seats:
             assert server is not None
             try:
                 async with self._handover if worker is not None else contextlib.nullcontext():
-                    successor = await self._start_worker(seat, server)
+                    successor = await self._start_worker(slot, server)
             except (ForkServerLost, WorkerStillborn, OSError) as error:
                 delay = max(backoff.failed(0.0), 0.05)
-                log.error("worker.not_started", worker=seat, reason=str(error), retry_in_s=delay)
-                await self._rest(seat, delay, str(error))
+                log.error("worker.not_started", worker=slot, reason=str(error), retry_in_s=delay)
+                await self._rest(slot, delay, str(error))
                 continue
             if worker is not None:
                 self.retire(worker)
             worker = successor
 
-    async def _rest(self, seat: int, delay_s: float, reason: str) -> None:
+    async def _rest(self, slot: int, delay_s: float, reason: str) -> None:
         if delay_s > 0:
-            self._failing[seat] = f"workers do not stay alive: {reason}"
+            self._failing[slot] = f"workers do not stay alive: {reason}"
             await asyncio.sleep(delay_s)
-            del self._failing[seat]
+            del self._failing[slot]
 
     def _to_be_filled(self, worker: Worker | None) -> bool:
-        """The seat's worker is gone, or belongs to an older fork server than there is."""
+        """The slot's worker is gone, or belongs to an older fork server than there is."""
         if worker is not None and worker.gone.done():
             return True
         server = self._live_server()
         return server is not None and (worker is None or worker.server is not server)
 
-    async def _start_worker(self, seat: int, server: ForkServer) -> Worker:
+    async def _start_worker(self, slot: int, server: ForkServer) -> Worker:
         record = self._free_records.pop()
         try:
             born = await server.fork(record)
         except BaseException:
             self._free_records.append(record)
             raise
-        worker = Worker(seat, record, server, born, self, self._deaths.evidence)
+        worker = Worker(slot, record, server, born, self, self._deaths.evidence)
         self.workers.add(worker)
         try:
             async with asyncio.timeout(self.settings.hang_s):
@@ -173,7 +173,7 @@ class Seats:
         except TimeoutError:
             worker.kill(Intent.HANG)
             raise WorkerStillborn(f"worker process {worker.pid} did not get ready") from None
-        log.info("worker.ready", worker=seat, pid=worker.pid)
+        log.info("worker.ready", worker=slot, pid=worker.pid)
         self._owner.worker_able(worker)
         self._changes.notify()
         return worker
@@ -189,7 +189,7 @@ class Seats:
                 if silent_s > self.settings.hang_s:
                     log.error(
                         "worker.hung",
-                        worker=worker.seat,
+                        worker=worker.slot,
                         pid=worker.pid,
                         silent_s=round(silent_s, 1),
                     )
