@@ -49,7 +49,7 @@ from supervisor.guard.history import DeathRecord, Moment
 from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
 from supervisor.processes.death import Cause, Death, Intent
-from supervisor.processes.keeper import Keeper
+from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.queue import JobQueue
 from supervisor.settings import Headroom, PoolSettings, TargetSource
@@ -102,11 +102,11 @@ class Pool:
         self.settings = settings or PoolSettings()
         self._guard = guard or Guard(self.settings.memory, spools)
         self._guard_is_mine = guard is None
-        self._keeper = Keeper(
+        self._lifecycle = ProcessLifecycle(
             target, self.settings, self, self._guard.history, self._guard.evidence
         )
         self._queue = JobQueue()
-        self._member = Member(self._keeper, self.settings.workers, self._queue)
+        self._member = Member(self._lifecycle, self.settings.workers, self._queue)
         self._job_ids = itertools.count(1)
         self._admitted = 0
         self._inside: set[Admission] = set()
@@ -116,7 +116,7 @@ class Pool:
         if self._guard_is_mine:
             await self._guard.__aenter__()
         self._guard.join(self._member)
-        await self._keeper.__aenter__()
+        await self._lifecycle.__aenter__()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -124,21 +124,21 @@ class Pool:
         over = Draining("the server is shutting down")
         for job in self._queue.clear():
             job.fail(over)
-        for worker in self._keeper.workers:
+        for worker in self._lifecycle.workers:
             if worker.job is not None:
                 worker.job.fail(over)
-        await self._keeper.__aexit__(*exception)
+        await self._lifecycle.__aexit__(*exception)
         self._guard.leave(self._member)
         if self._guard_is_mine:
             await self._guard.__aexit__(*exception)
 
     async def wait_ready(self) -> None:
         """Until a worker is able to take a job."""
-        await self._keeper.until(lambda: self._keeper.unready_reason() is None)
+        await self._lifecycle.until(lambda: self._lifecycle.unready_reason() is None)
 
     def unready_reason(self) -> str | None:
         """Why no worker is able now; None if one is."""
-        return self._keeper.unready_reason()
+        return self._lifecycle.unready_reason()
 
     async def headroom(self) -> Headroom:
         """What there is for a model and its workers: for a target source to choose by."""
@@ -146,57 +146,57 @@ class Pool:
 
     async def renewed(self) -> None:
         """`renew`, and wait until it is over, well or not."""
-        before = self._keeper.loads
-        self._keeper.renew()
-        await self._keeper.until(lambda: self._keeper.loads > before)
+        before = self._lifecycle.loads
+        self._lifecycle.renew()
+        await self._lifecycle.until(lambda: self._lifecycle.loads > before)
 
     def renew(self) -> None:
         """Ask for the target again, load it beside the model that serves, and move over to it
         worker by worker, without losing a job. If it cannot be loaded all stays as it is.
 
         Where there is no room for both (`Target.needs`), the one that serves goes first."""
-        self._keeper.renew()
+        self._lifecycle.renew()
 
     def failed(self) -> bool:
         """Loading has failed at least once, and no worker is able."""
-        return self._keeper.load_failures > 0 and self.unready_reason() is not None
+        return self._lifecycle.load_failures > 0 and self.unready_reason() is not None
 
     async def settled(self) -> str | None:
         """Wait until a worker is able (None), or loading has failed (why)."""
-        await self._keeper.until(lambda: self.unready_reason() is None or self.failed())
+        await self._lifecycle.until(lambda: self.unready_reason() is None or self.failed())
         return self.unready_reason()
 
     def load_death(self) -> DeathRecord | None:
         """How the fork server ended that was loading last, if it did not get its model loaded: for
         a target source, which may then choose something else."""
-        death = self._keeper.load_death
+        death = self._lifecycle.load_death
         return None if death is None else self._guard.history.record(death)
 
     def report(self) -> dict[str, Any]:
         """What the loaded model tells about itself; empty while there is none."""
-        server = self._keeper.live_server()
+        server = self._lifecycle.live_server()
         return server.report() if server else {}
 
     @property
     def deaths(self) -> dict[Cause, int]:
         """How many of its processes have ended, by cause."""
-        return dict(self._keeper.deaths)
+        return dict(self._lifecycle.deaths)
 
     def load_times(self) -> tuple[float, float] | None:
         """Seconds that loading and warming took; None while no model is loaded."""
-        server = self._keeper.live_server()
+        server = self._lifecycle.live_server()
         loaded = server.loaded.result() if server else None
         return (loaded.load_s, loaded.warm_s) if loaded else None
 
     def watched(self) -> bool:
         """The pool's own tasks live, and the guard has looked lately."""
-        return self._keeper.alive() and self._guard.alive()
+        return self._lifecycle.alive() and self._guard.alive()
 
     def recycle(self, slot: int, reason: str = "an operator asked for it") -> list[int]:
         """Replace the workers of this slot, after their jobs; returns their pids."""
-        workers = [w for w in self._keeper.workers if w.slot == slot and w.running]
+        workers = [w for w in self._lifecycle.workers if w.slot == slot and w.running]
         for worker in workers:
-            self._keeper.retire(worker, reason)
+            self._lifecycle.retire(worker, reason)
         return [worker.pid for worker in workers]
 
     def stop_admitting(self) -> None:
@@ -208,7 +208,7 @@ class Pool:
         self.stop_admitting()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._keeper.until(lambda: self._admitted == 0)
+                await self._lifecycle.until(lambda: self._admitted == 0)
         except TimeoutError:
             return False
         return True
@@ -234,8 +234,8 @@ class Pool:
         """
         if self._draining:
             raise Draining("the server is shutting down")
-        if self._keeper.hopeless():
-            raise NotReady(self._keeper.unready_reason() or "no worker is able")
+        if self._lifecycle.hopeless():
+            raise NotReady(self._lifecycle.unready_reason() or "no worker is able")
         places = self.settings.workers + self.settings.queue
         if self._admitted >= places:
             raise QueueFull(f"{self._admitted} requests are in progress, no more are allowed")
@@ -252,7 +252,7 @@ class Pool:
             self._inside.discard(admission)
             self._guard.released(ticket)
             self._admitted -= 1
-            self._keeper.notify()
+            self._lifecycle.notify()
 
     async def run(
         self,
@@ -270,9 +270,9 @@ class Pool:
 
     def status(self) -> PoolStatus:
         """A reading of the whole pool."""
-        keeper = self._keeper
-        server = keeper.live_server()
-        reason = keeper.unready_reason()
+        lifecycle = self._lifecycle
+        server = lifecycle.live_server()
+        reason = lifecycle.unready_reason()
         if self._draining:
             state = PoolState.DRAINING
         else:
@@ -280,7 +280,7 @@ class Pool:
         return PoolStatus(
             state=state,
             reason=reason,
-            allocator=keeper.allocator.name,
+            allocator=lifecycle.allocator.name,
             fork_server_pid=server.pid if server else None,
             model=self.report(),
             workers=tuple(
@@ -291,9 +291,9 @@ class Pool:
                     w.jobs_done,
                     self._guard.growth(w),
                     self._guard.rss(w),
-                    keeper.scoreboard.read(w.record),
+                    lifecycle.scoreboard.read(w.record),
                 )
-                for w in sorted(keeper.workers, key=lambda w: (w.slot, w.pid))
+                for w in sorted(lifecycle.workers, key=lambda w: (w.slot, w.pid))
             ),
             admitted=self._admitted,
             waiting=len(self._queue),
@@ -352,17 +352,17 @@ class Pool:
         if job.state is JobState.WAITING:
             self._queue.forget(job)
         elif job.state is JobState.RUNNING:
-            next(w for w in self._keeper.workers if w.job is job).cancel()
+            next(w for w in self._lifecycle.workers if w.job is job).cancel()
         job.state = JobState.OVER
         job.spool = None
 
     def worker_able(self, worker: Worker) -> None:
-        """The keeper's call: it is idle."""
+        """The lifecycle's call: it is idle."""
         self._queue.able(worker)
         self._guard.begin_what_may()
 
     def worker_message(self, worker: Worker, message: AnyMessage) -> None:
-        """The keeper's call: it tells of its job."""
+        """The lifecycle's call: it tells of its job."""
         job = worker.job
         if job is None or getattr(message, "job", None) != job.id:
             log.error(
@@ -412,7 +412,7 @@ class Pool:
         self._guard.begin_what_may()  # this pool's next job, or another's, now that fewer run
 
     def worker_gone(self, worker: Worker, death: Death) -> None:
-        """The keeper's call: it has ended. Its job runs again elsewhere, or is given up."""
+        """The lifecycle's call: it has ended. Its job runs again elsewhere, or is given up."""
         self.worker_leaving(worker)
         self._guard.ended(worker)
         job = worker.job
@@ -426,5 +426,5 @@ class Pool:
         self._guard.begin_what_may()
 
     def worker_leaving(self, worker: Worker) -> None:
-        """The keeper's call: no more jobs for it."""
+        """The lifecycle's call: no more jobs for it."""
         self._queue.unable(worker)

@@ -192,8 +192,8 @@ class Guard:
         await self._known.wait()
         observer, accounting = self._observer, self._observer.accounting
         _, left = observer.look()
-        loaded = sum(accounting.kept(server.pid) for server in member.keeper.servers)
-        grown = sum(accounting.growth(worker.pid) for worker in member.keeper.workers)
+        loaded = sum(accounting.kept(server.pid) for server in member.lifecycle.servers)
+        grown = sum(accounting.growth(worker.pid) for worker in member.lifecycle.workers)
         return Headroom(
             max(0, left), max(0, left + loaded + grown), limit_in_words(observer.limits)
         )

@@ -34,7 +34,7 @@ class Processes(Protocol):
 class Member:
     """One pool. `growth` and `pace` are what its jobs have taught."""
 
-    keeper: Processes
+    lifecycle: Processes
     slots: int
     queue: JobQueue
     growth: GrowthEstimate = field(default_factory=GrowthEstimate)
@@ -62,18 +62,18 @@ class Members:
     @property
     def slots(self) -> int:
         """Workers that there should be, of the pools whose model is loaded, or of all."""
-        loaded = sum(m.slots for m in self._members if m.keeper.live_server() is not None)
+        loaded = sum(m.slots for m in self._members if m.lifecycle.live_server() is not None)
         return loaded or sum(m.slots for m in self._members)
 
     @property
     def workers(self) -> list[Worker]:
         """Everyone's."""
-        return [worker for member in self._members for worker in member.keeper.workers]
+        return [worker for member in self._members for worker in member.lifecycle.workers]
 
     @property
     def servers(self) -> list[ForkServer]:
         """All that run, loaded or not."""
-        return [server for member in self._members for server in member.keeper.servers]
+        return [server for member in self._members for server in member.lifecycle.servers]
 
     def helper_around(self, pid: int) -> Helper | None:
         """The one that is `pid`, or is above it."""
@@ -82,7 +82,7 @@ class Members:
     @property
     def live_servers(self) -> list[ForkServer]:
         """Those that serve."""
-        found = (member.keeper.live_server() for member in self._members)
+        found = (member.lifecycle.live_server() for member in self._members)
         return [server for server in found if server is not None]
 
     def next_in_line(self) -> tuple[Member, Job] | None:
@@ -93,6 +93,6 @@ class Members:
     def retire(self, worker: Worker, reason: str) -> None:
         """Recycle it, whosever it is."""
         for member in self._members:
-            if worker in member.keeper.workers:
-                member.keeper.retire(worker, reason)
+            if worker in member.lifecycle.workers:
+                member.lifecycle.retire(worker, reason)
                 return

@@ -1,4 +1,4 @@
-"""The keeper: a loaded fork server at all times, whatever dies and whatever is to be loaded next.
+"""The lifecycle: a loaded fork server at all times, whatever dies and whatever is to be loaded next.
 
 Its workers are kept by the slots.
 """
@@ -28,24 +28,24 @@ from supervisor.wire.scoreboard import Scoreboard
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 
 _LEAVE_S = 1.0
-"""How long a process may take to leave when the keeper closes, before it is killed."""
+"""How long a process may take to leave when the lifecycle closes, before it is killed."""
 
 
-class KeeperOwner(WorkersOwner, Protocol):
+class LifecycleOwner(WorkersOwner, Protocol):
     """Who works with the workers, and knows what room there is."""
 
     async def headroom(self) -> Headroom:
         """What there is for a model."""
 
 
-class Keeper:
+class ProcessLifecycle:
     """Keeps the processes. Use as `async with`; entering returns while the model loads."""
 
     def __init__(
         self,
         target: TargetSource,
         settings: PoolSettings,
-        owner: KeeperOwner,
+        owner: LifecycleOwner,
         history: History,
         evidence: OomEvidence,
     ) -> None:
@@ -73,9 +73,9 @@ class Keeper:
         self._group: asyncio.TaskGroup | None = None
         self._main: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "Keeper":
+    async def __aenter__(self) -> "ProcessLifecycle":
         become_subreaper()
-        self._main = asyncio.create_task(self._keep_all(), name="keeper")
+        self._main = asyncio.create_task(self._keep_all(), name="lifecycle")
         self._main.add_done_callback(self._main_ended)
         return self
 
