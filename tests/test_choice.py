@@ -47,7 +47,7 @@ def settings(home: Path, tmp_path: Path) -> Settings:
 
 
 def test_the_first_that_fits_is_chosen_whole(settings: Settings) -> None:
-    choice = choose_model(settings, room(4e9))
+    choice = choose_model(settings, headroom(4e9))
     assert (choice.location.name, choice.location.language) == ("vosk-model-cn-0.22", "zh")
     assert (choice.left_out, choice.passed_over) == ((), ())
     names = [part.name for part in choice.prediction.parts]
@@ -58,23 +58,23 @@ def test_rescoring_that_does_not_fit_is_left_out(settings: Settings, home: Path)
     whole = candidate(
         models.find_model("vosk-model-cn-0.22", home), settings.prepared_dir, "on"
     ).needs(2)
-    assert choose_model(settings, room(whole)).left_out == ()
-    trimmed = choose_model(settings, room(whole - 1))
+    assert choose_model(settings, headroom(whole)).left_out == ()
+    trimmed = choose_model(settings, headroom(whole - 1))
     assert trimmed.location.name == "vosk-model-cn-0.22"
     assert trimmed.left_out == ("rescore", "rnnlm")
     assert whole - trimmed.needs(2) > 300e6
 
 
 def test_rescoring_may_be_wanted_or_not_at_any_rate(settings: Settings) -> None:
-    assert choose_model(set_to(settings, rescoring="off"), room(9e9)).left_out
+    assert choose_model(set_to(settings, rescoring="off"), headroom(9e9)).left_out
     # With rescoring only, the big one does not fit, and the next is taken.
-    choice = choose_model(set_to(settings, rescoring="on"), room(6e8))
+    choice = choose_model(set_to(settings, rescoring="on"), headroom(6e8))
     assert (choice.location.name, choice.left_out) == ("vosk-model-small-cn-0.22", ())
 
 
 def test_the_next_is_served_and_it_is_said_why(settings: Settings) -> None:
     choice = choose_model(
-        replace_models(settings, "vosk-model-big-gone", "vosk-model-small-cn-0.22"), room(4e9)
+        replace_models(settings, "vosk-model-big-gone", "vosk-model-small-cn-0.22"), headroom(4e9)
     )
     assert choice.location.name == "vosk-model-small-cn-0.22"
     (reason,) = choice.passed_over
@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused_with_numbers_and_with_what_would_fit(
 ) -> None:
     one = replace_models(settings, "vosk-model-cn-0.22")
     with pytest.raises(TargetUnavailable) as caught:
-        choose_model(one, room(3.5e8))
+        choose_model(one, headroom(3.5e8))
     said = str(caught.value)
     assert said.startswith("vosk-model-cn-0.22 does not fit: it needs 4")
     assert f"for 2 workers), and there is room for 350 MB ({LIMIT})" in said
@@ -103,18 +103,18 @@ def test_what_would_fit_is_what_is_installed_or_else_what_is_known(
 ) -> None:
     one = replace_models(settings, "vosk-model-cn-0.22")
     with pytest.raises(TargetUnavailable, match=r"what would fit: vosk-model-small-cn-0\.22 \("):
-        choose_model(set_to(one, rescoring="on"), room(6e8))
+        choose_model(set_to(one, rescoring="on"), headroom(6e8))
     with pytest.raises(
         TargetUnavailable, match=r"can be fetched with `modelserver models pull`: vosk-model-small"
     ):
-        choose_model(one, room(3e8))
+        choose_model(one, headroom(3e8))
     with pytest.raises(TargetUnavailable, match="nothing that is installed or known would fit"):
-        choose_model(one, room(1e7))
+        choose_model(one, headroom(1e7))
     assert home.is_dir()
 
 
 def test_more_workers_need_more(settings: Settings) -> None:
-    choice = choose_model(settings, room(4e9))
+    choice = choose_model(settings, headroom(4e9))
     assert choice.needs(3) - choice.needs(2) == choice.needs(2) - choice.needs(1) > 10e6
     assert choice.workers_within(choice.prediction.model + 3 * choice.prediction.growth) == 3
     assert choice.workers_within(0) == 0

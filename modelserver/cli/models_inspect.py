@@ -110,8 +110,8 @@ def _in_words(
     lines.append("")
     if choice.needs(workers) <= headroom.now:
         lines.append(
-            f"It fits here now: there is room for {in_units(headroom.now)} ({headroom.limit}), enough for "
-            f"{max(1, choice.workers_within(headroom.now))} workers."
+            f"It fits here now: there is room for {in_units(headroom.now)} ({headroom.limit}), "
+            f"enough for {max(1, choice.workers_within(headroom.now))} workers."
         )
     else:
         lines.append(f"{does_not_fit(choice, workers, headroom)}.")

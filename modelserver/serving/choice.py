@@ -56,7 +56,7 @@ class Choice:
 
     def workers_within(self, headroom: int) -> int:
         """How many workers have what they would like to grow by."""
-        return max(0, room - self.model_bytes) // self.prediction.growth
+        return max(0, headroom - self.model_bytes) // self.prediction.growth
 
 
 def worker_count(settings: Settings) -> int:
@@ -119,8 +119,8 @@ def does_not_fit(choice: Choice, workers: int, headroom: Headroom) -> str:
     return (
         f"{choice.location.name} does not fit: it needs {in_units(choice.needs(workers))} "
         f"({model} for the model, the rest for {workers} "
-        f"{'worker' if workers == 1 else 'workers'}), and there is room for {in_units(headroom.most)} "
-        f"({headroom.limit})"
+        f"{'worker' if workers == 1 else 'workers'}), and there is room for "
+        f"{in_units(headroom.most)} ({headroom.limit})"
     )
 
 

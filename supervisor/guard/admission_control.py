@@ -97,8 +97,8 @@ class AdmissionControl:
         )
 
     def _disk_left(self, on_disk: int) -> int | None:
-        """Headroom on the disk for uploads that nobody has been promised."""
-        headroom = self._spools.disk_room() if self._spools else None
+        """Room on the disk for uploads that nobody has been promised."""
+        room = self._spools.disk_room() if self._spools else None
         if self._spools is None or room is None:
             return None
         each = self._spools.limits.memory_each
