@@ -35,7 +35,8 @@ class Job:
     """One job in the pool's hands."""
 
     id: int
-    request: dict[str, Any]
+    message: bytes
+    """What its worker is sent."""
     spool: JobInput | None
     on_progress: Callable[[Any], None] | None
     future: asyncio.Future[JobResult]
@@ -45,6 +46,8 @@ class Job:
     started: float = 0.0
     state: JobState = JobState.WAITING
     deaths: list[Death] = field(default_factory=list)
+    never_begun: int = 0
+    """How many workers it was given to that ended before they had taken it up."""
 
     def succeed(self, value: Any, run_s: float) -> None:
         """Give the result to whoever waits."""

@@ -55,9 +55,13 @@ from supervisor.queue import JobQueue
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
-from supervisor.wire.messages import AnyMessage, Cancelled, Done, Failed, Progress
+from supervisor.wire.channel import encoded
+from supervisor.wire.messages import AnyMessage, Cancelled, Done, Failed, Progress, Run
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+
+_MOST_NEVER_BEGUN = 10
+"""A job that so many workers did not even live to begin is given up."""
 
 
 class Admission:
@@ -79,7 +83,8 @@ class Admission:
         """Run one job; cancelling this coroutine drops it between two steps.
 
         Raises `JobError` (the model refused), `JobCrashed`, `WorkerLost`, `DeadlineExceeded` or
-        `Draining`.
+        `Draining`; for a request that MessagePack cannot carry `TypeError`, `ValueError`,
+        `OverflowError` or `RecursionError`; and what `on_progress` raises.
         """
         return await self._pool._run(request, spool, self.units, timeout_s, on_progress)
 
@@ -103,7 +108,12 @@ class Pool:
         self._guard = guard or Guard(self.settings.memory, spools)
         self._guard_is_mine = guard is None
         self._lifecycle = ProcessLifecycle(
-            target, self.settings, self, self._guard.history, self._guard.evidence
+            target,
+            self.settings,
+            self,
+            self._guard.history,
+            self._guard.evidence,
+            self._guard.clock,
         )
         self._queue = JobQueue()
         self._member = Member(self._lifecycle, self.settings.workers, self._queue)
@@ -111,6 +121,7 @@ class Pool:
         self._admitted = 0
         self._inside: set[Admission] = set()
         self._draining = False
+        self._closed = False
 
     async def __aenter__(self) -> "Pool":
         if self._guard_is_mine:
@@ -120,17 +131,18 @@ class Pool:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self._draining = True
-        over = Draining("the server is shutting down")
+        self._draining = self._closed = True
         for job in self._queue.clear():
-            job.fail(over)
+            job.fail(_closing())
         for worker in self._lifecycle.workers:
             if worker.job is not None:
-                worker.job.fail(over)
-        await self._lifecycle.__aexit__(*exception)
-        self._guard.leave(self._member)
-        if self._guard_is_mine:
-            await self._guard.__aexit__(*exception)
+                worker.job.fail(_closing())
+        try:
+            await self._lifecycle.__aexit__(*exception)
+        finally:
+            self._guard.leave(self._member)
+            if self._guard_is_mine:
+                await self._guard.__aexit__(*exception)
 
     async def wait_ready(self) -> None:
         """Until a worker is able to take a job."""
@@ -144,11 +156,15 @@ class Pool:
         """What there is for a model and its workers: for a target source to choose by."""
         return await self._guard.headroom(self._member)
 
-    async def renewed(self) -> None:
-        """`renew`, and wait until it is over, well or not."""
-        before = self._lifecycle.loads
-        self._lifecycle.renew()
-        await self._lifecycle.until(lambda: self._lifecycle.loads > before)
+    async def renewed(self) -> str | None:
+        """`renew`, and wait until it is over: None, or why it came to nothing."""
+        wanted = self._lifecycle.renew()
+        await self._lifecycle.until(lambda: self._lifecycle.answered >= wanted)
+        return self._lifecycle.not_renewed or self.unready_reason()
+
+    def not_renewed(self) -> str | None:
+        """Why the last `renew` came to nothing; None if it did not, or there was none."""
+        return self._lifecycle.not_renewed
 
     def renew(self) -> None:
         """Ask for the target again, load it beside the model that serves, and move over to it
@@ -320,10 +336,13 @@ class Pool:
     ) -> JobResult:
         if spool is not None:
             await spool.flush()
+        if self._closed:
+            raise _closing()
         loop = asyncio.get_running_loop()
+        number = next(self._job_ids)
         job = Job(
-            next(self._job_ids),
-            request,
+            number,
+            encoded(Run(number, request, None if spool is None else spool.size)),
             spool,
             on_progress,
             loop.create_future(),
@@ -352,14 +371,16 @@ class Pool:
         if job.state is JobState.WAITING:
             self._queue.forget(job)
         elif job.state is JobState.RUNNING:
-            next(w for w in self._lifecycle.workers if w.job is job).cancel()
+            for worker in self._lifecycle.workers:
+                if worker.job is job:
+                    worker.cancel()
         job.state = JobState.OVER
         job.spool = None
 
-    def worker_able(self, worker: Worker) -> None:
-        """The lifecycle's call: it is idle."""
-        self._queue.able(worker)
-        self._guard.begin_what_may()
+    def worker_changed(self, worker: Worker) -> None:
+        """The lifecycle's call: it is idle, or takes no more jobs."""
+        if worker.state is WorkerState.IDLE:
+            self._guard.begin_what_may()
 
     def worker_message(self, worker: Worker, message: AnyMessage) -> None:
         """The lifecycle's call: it tells of its job."""
@@ -375,8 +396,7 @@ class Pool:
             return
         match message:
             case Progress():
-                if job.on_progress is not None and job.state is JobState.RUNNING:
-                    job.on_progress(message.value)
+                self._progress(worker, job, message.value)
                 return
             case Done():
                 growth_bytes = message.growth_bytes
@@ -403,28 +423,49 @@ class Pool:
                 job.fail(JobCrashed(message.message, message.traceback))
             case Cancelled():
                 log.info("job.cancelled", worker=worker.slot, pid=worker.pid, job=job.id)
-        worker.job_over()
         self._guard.ended(worker)
         if isinstance(message, Done):
             self._guard.finished(self._member, worker, job.units, message.run_s, growth_bytes)
-        if worker.state is WorkerState.IDLE:
-            self._queue.able(worker)
+        worker.job_over()  # from here on it may have the next one
         self._guard.begin_what_may()  # this pool's next job, or another's, now that fewer run
 
-    def worker_gone(self, worker: Worker, death: Death) -> None:
-        """The lifecycle's call: it has ended. Its job runs again elsewhere, or is given up."""
-        self.worker_leaving(worker)
+    def _progress(self, worker: Worker, job: Job, value: Any) -> None:
+        if job.on_progress is None or job.state is not JobState.RUNNING:
+            return
+        try:
+            job.on_progress(value)
+        except Exception as error:
+            # Its caller's own mistake: it is told, and nobody else is to suffer from it.
+            log.exception("job.progress_failed", job=job.id)
+            job.fail(error)
+            worker.cancel()
+
+    def worker_lost(self, worker: Worker, death: Death, *, began: bool) -> None:
+        """The lifecycle's call: it has ended, or cannot be. Its job runs again elsewhere, or is
+        given up; what it had not begun yet does not count."""
         self._guard.ended(worker)
         job = worker.job
+        if worker.stuck:
+            worker.job = None
         if job is not None and job.state is JobState.RUNNING:
-            job.deaths.append(death)
-            if len(job.deaths) < self.settings.attempts:
-                log.warning("job.retried", job=job.id, attempt=len(job.deaths) + 1)
-                self._queue.put_back(job)
-            else:
-                job.fail(given_up(job.deaths))
+            self._run_again(job, death, began=began)
         self._guard.begin_what_may()
 
-    def worker_leaving(self, worker: Worker) -> None:
-        """The lifecycle's call: no more jobs for it."""
-        self._queue.unable(worker)
+    def _run_again(self, job: Job, death: Death, *, began: bool) -> None:
+        if began:
+            job.deaths.append(death)
+        else:
+            job.never_begun += 1
+        if self._closed:
+            job.fail(_closing())
+        elif len(job.deaths) >= self.settings.attempts:
+            job.fail(given_up(job.deaths))
+        elif job.never_begun >= _MOST_NEVER_BEGUN:
+            job.fail(given_up([*job.deaths, death]))
+        else:
+            log.warning("job.retried", job=job.id, attempt=len(job.deaths) + 1)
+            self._queue.put_back(job)
+
+
+def _closing() -> Draining:
+    return Draining("the server is shutting down")

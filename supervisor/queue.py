@@ -1,5 +1,4 @@
-"""A pool's queue: the jobs that wait, and the workers that are idle. The guard says when the one
-gets the other."""
+"""A pool's queue: the jobs that wait. The guard says when the next one goes to an idle worker."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ class JobQueue:
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
-        self._idle: list[Worker] = []
 
     def __iter__(self) -> Iterator[Job]:
         return iter(tuple(self._jobs))
@@ -40,21 +38,14 @@ class JobQueue:
         jobs, self._jobs = list(self._jobs), deque()
         return jobs
 
-    def able(self, worker: Worker) -> None:
-        """The worker is idle."""
-        self._idle.append(worker)
-
-    def unable(self, worker: Worker) -> None:
-        """The worker takes no more jobs."""
-        if worker in self._idle:
-            self._idle.remove(worker)
-
     def next(self) -> Job | None:
-        """What would begin now, if it may; None if nothing waits or nobody is idle."""
-        return self._jobs[0] if self._jobs and self._idle else None
+        """What has waited longest; None if nothing waits."""
+        return self._jobs[0] if self._jobs else None
 
-    def begin(self) -> tuple[Worker, Job]:
-        """The next job goes to the worker that was busy last, whose caches are the warmest."""
-        worker, job = self._idle.pop(), self._jobs.popleft()
-        worker.run(job)
-        return worker, job
+    def begin(self, worker: Worker) -> Job | None:
+        """The next job goes to the idle worker; None if it could not be given to it, and waits."""
+        job = self._jobs[0]
+        if not worker.run(job):
+            return None
+        self._jobs.popleft()
+        return job

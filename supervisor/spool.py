@@ -89,9 +89,9 @@ class SpoolStore:
         self._open.add(spool)
         return spool
 
-    def note_disk(self, headroom: int) -> None:
+    def note_disk(self, room: int) -> None:
         """Somebody has looked: so many bytes may still be written where spools go."""
-        self._disk_room, self._on_disk_then = headroom, self.usage().disk_bytes
+        self._disk_room, self._on_disk_then = room, self.usage().disk_bytes
 
     def disk_room(self) -> int | None:
         """The same less what was written since; None if nobody has looked."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from supervisor.contract import Servable
 from supervisor.errors import JobError
+from supervisor.processes.process import set_parent_death_signal
 from supervisor.spool import SpoolView, open_view
 from supervisor.trim import give_back
 from supervisor.wire.channel import Channel, ChannelClosed
@@ -47,12 +48,14 @@ class Worker:
         self._heartbeat_s = heartbeat_s
         self._born_with_bytes = anonymous_bytes()
         self._leaving = False
+        self._parent = os.getppid()
 
     def serve(self) -> int:
         try:
             self._channel.send(Ready(self._born_with_bytes))
             while not self._leaving:
                 received = self._channel.receive(self._heartbeat_s)
+                self._watch_parent()
                 self._record.beat()
                 if received is not None:
                     self._obey(*received)
@@ -86,16 +89,24 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - a model's bug costs the job, not the worker
             message = f"{type(error).__name__}: {error}"
             answer = Failed(run.job, None, message, traceback.format_exc())
+        try:
+            self._channel.send(answer)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            message = f"its result cannot be carried: {error}"
+            self._channel.send(Failed(run.job, None, message, traceback.format_exc()))
         self._record.finished(time.monotonic_ns() - started)
-        self._channel.send(answer)
 
     def _answer(self, run: Run, fds: list[int], started: int) -> Message:
         # The view is not closed but forgotten: the model may still hold slices of it.
         view: SpoolView | None = None
         if run.spool_bytes is not None:
             (fd,) = fds
-            view = open_view(fd, run.spool_bytes)
-            os.close(fd)
+            try:
+                if os.fstat(fd).st_size < run.spool_bytes:
+                    raise JobError("input_cut_short", "the job's input was cut short meanwhile")
+                view = open_view(fd, run.spool_bytes)
+            finally:
+                os.close(fd)
         steps = self._servable.run(run.request, view)
         try:
             while True:
@@ -115,6 +126,7 @@ class Worker:
 
     def _still_wanted(self, job: int) -> bool:
         """Look at the channel between two steps. Raises `ChannelClosed`."""
+        self._watch_parent()
         wanted = True
         while (received := self._channel.receive(0)) is not None:
             match received[0]:
@@ -127,6 +139,15 @@ class Worker:
                 case other:
                     raise AssertionError(f"not for a busy worker: {other}")
         return wanted
+
+    def _watch_parent(self) -> None:
+        """While the fork server lives, it ends us if the supervisor dies. Then nobody would, until
+        a step is over: so the kernel is asked to."""
+        if (parent := os.getppid()) != self._parent:
+            self._parent = parent
+            set_parent_death_signal(signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
 
 
 def anonymous_bytes() -> int:

@@ -1,6 +1,6 @@
 """What the guard does: ends, recycles, trims and moves what the policy says, and tells of it."""
 
-import asyncio
+import functools
 from collections.abc import Iterable
 
 import structlog
@@ -24,6 +24,7 @@ from supervisor.processes.death import Intent
 from supervisor.processes.process import kill_descendant, reap_orphan
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.spool import Spool, SpoolStore
+from supervisor.tasks import Tasks
 from supervisor.trim import give_back
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
@@ -39,13 +40,11 @@ class Effects:
         self._members = members
         self._history = history
         self._spools = spools
-        self._moving: set[asyncio.Task[None]] = set()
+        self._moving = Tasks()
 
     async def close(self) -> None:
         """Nothing more is moved."""
-        for task in self._moving:
-            task.cancel()
-        await asyncio.gather(*self._moving, return_exceptions=True)
+        await self._moving.close()
 
     def remember(self, level: Level) -> None:
         """Keep what is known now, for whoever asks what came before a death."""
@@ -108,8 +107,9 @@ class Effects:
     def _end_helper(self, action: EndHelper) -> None:
         log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
         if (helper := self._members.helper_around(action.pid)) is not None:
-            helper.outcome.meant(Intent.SHORTAGE, action.reason)
+            helper.outcome.force(Intent.SHORTAGE, action.reason)
         kill_descendant(action.pid)
+        self._observer.helper_ended(action.pid)
 
     def _end_worker(self, worker: Worker, action: Recycle | Kill) -> None:
         if isinstance(action, Recycle):
@@ -139,9 +139,7 @@ class Effects:
     def _move_spools(self) -> None:
         """Those whose job has not begun; the others are mapped by a worker already."""
         spools = [job.spool for job in self._jobs_waiting() if isinstance(job.spool, Spool)]
-        task = asyncio.create_task(_to_disk(spools))
-        self._moving.add(task)
-        task.add_done_callback(self._moving.discard)
+        self._moving.once("spools to disk", functools.partial(_to_disk, spools))
 
 
 async def _to_disk(spools: Iterable[Spool]) -> None:

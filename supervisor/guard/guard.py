@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from supervisor.clock import LoopClock
 from supervisor.errors import PoolError
 from supervisor.guard.admission import Ask
 from supervisor.guard.admission_control import AdmissionControl
@@ -72,20 +73,29 @@ class Guard:
     """
 
     def __init__(
-        self, settings: MemorySettings | None = None, spools: SpoolStore | None = None
+        self,
+        settings: MemorySettings | None = None,
+        spools: SpoolStore | None = None,
+        *,
+        reap_strangers: bool = False,
     ) -> None:
-        """`spools`: where the inputs come from, if they shall be kept small too."""
+        """`spools`: where the inputs come from, if they shall be kept small too. `reap_strangers`:
+        let go of every child that has ended, as the first process of a container must; to be said
+        only where nobody else in this process starts any and waits for them."""
+        self.clock = LoopClock()
+        """Looked at several times a second from here, and shared with all pools."""
         self.evidence = OomEvidence()
         self.history = History()
         self._deaths = Deaths(self.history, self.evidence)
         self._members = Members()
         self.state = GuardState(1)
         self._observer = Observer(
-            settings or MemorySettings(), self._members, self.evidence, spools
+            settings or MemorySettings(), self._members, self.evidence, spools, reap_strangers
         )
         self._admission = AdmissionControl(self._observer, spools)
         self._effects = Effects(self._observer, self._members, self.history, spools)
         self._decided_at, self._decided_at_growth = -1e9, 0
+        self._alive_at = -1e9
         self._known = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -134,11 +144,11 @@ class Guard:
         """Give jobs to idle workers as long as memory allows, whoever has waited longest first:
         one that has to wait is not overtaken, neither in its own pool nor by another's."""
         while (head := self._members.next_in_line()) is not None:
-            member, job = head
+            member, worker, job = head
             if not self._admission.may_begin(member, job, self.state):
                 return
-            worker, job = member.queue.begin()
-            self._admission.began(member, worker, job)
+            if member.queue.begin(worker) is not None:
+                self._admission.began(member, worker, job)
 
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
@@ -153,14 +163,14 @@ class Guard:
             member.pace.learn(units, run_s)
         worker.growth_bytes = growth
         allowed = self._observer.budget.growth.bytes
-        if growth > allowed:
+        if growth > allowed and self._observer.replaceable(worker):
             self._effects.recycle(
                 worker, f"it had grown by {in_units(growth)} of {in_units(allowed)}"
             )
 
     def alive(self) -> bool:
         """It has looked and decided lately."""
-        return time.monotonic() - self._decided_at < _LATELY_S
+        return self.clock.now() - self._alive_at < _LATELY_S
 
     @contextlib.asynccontextmanager
     async def helper(
@@ -236,25 +246,29 @@ class Guard:
 
     async def _watch(self) -> None:
         while True:
+            await self._until_next_reading()
             try:
-                await self._until_next_reading()
                 await self._read()
-            except Exception:  # a guard that stumbles is better than none
+            except Exception:  # without a whole reading the looks go on, by what is known
                 log.critical("guard.failed", exc_info=True)
-                await asyncio.sleep(1.0)
 
     async def _until_next_reading(self) -> None:
         loop = asyncio.get_running_loop()
         next_reading = loop.time() + READ_EVERY_S
         while (remaining := next_reading - loop.time()) > 0:
             await asyncio.sleep(min(self._observer.interval(), remaining))
-            if self._observer.outdated(self._look()):
-                return
+            try:
+                if self._observer.outdated(self._look()):
+                    return
+            except Exception:
+                log.critical("guard.failed", exc_info=True)
+                await asyncio.sleep(LOOK_EVERY_S)
 
     def _look(self) -> int:
         """A quick look, and a decision where there is something to decide; returns by how many
         bytes our processes have grown since the last whole reading."""
         grown, left = self._observer.look()
+        self.clock.now()
         overdue = time.monotonic() - self._decided_at > LOOK_EVERY_S
         if overdue or abs(grown - self._decided_at_growth) > _NOTABLE:
             self._decided_at_growth = grown
@@ -280,7 +294,7 @@ class Guard:
         self.begin_what_may()
 
     def _decide(self, left: int) -> None:
-        self._decided_at = time.monotonic()
+        self._decided_at, self._alive_at = time.monotonic(), self.clock.now()
         before = self.state
         decision = decide(before, self._observer.situation(left))
         self.state = decision.state

@@ -75,15 +75,18 @@ def find_limits(bounds: tuple[Bound, ...], settings: MemorySettings) -> Limits:
     )
 
 
-def find_budget(settings: MemorySettings, left: int | None, workers: int) -> Budget:
+def find_budget(
+    settings: MemorySettings, left: int | None, workers: int, shared: int = 0
+) -> Budget:
     """The budget of each of `workers`. `left`: bytes that the model has left to be shared out;
-    None before it is loaded, when only what was set counts."""
+    None before it is loaded, when only what was set counts. `shared`: what a worker holds of the
+    model from birth."""
     if settings.budget is not None:
         growth = Explained(settings.budget, "the setting workers.budget")
     elif left is None:
         growth = Explained(
             _BUDGET_MOST,
-            "auto: a share of what is left beside the model, known when it is loaded; at most",
+            "auto: at most; a share of what is left beside the model, known when that is loaded",
         )
     else:
         growth = Explained(
@@ -94,8 +97,20 @@ def find_budget(settings: MemorySettings, left: int | None, workers: int) -> Bud
     hard = Explained(
         int(growth.bytes * _HARD_OVER_BUDGET), f"{_HARD_OVER_BUDGET:g} times workers.budget"
     )
-    rss = settings.max_rss
-    return Budget(growth, hard, None if rss is None else Explained(rss, "workers.max_rss"))
+    return Budget(growth, hard, _max_rss(settings.max_rss, shared))
+
+
+def _max_rss(wanted: int | None, shared: int) -> Explained | None:
+    """Below what a worker is born with, every one would be ended at birth, for ever."""
+    if wanted is None:
+        return None
+    least = shared + _BUDGET_LEAST
+    if shared and wanted < least:
+        return Explained(
+            least,
+            f"workers.max_rss is {in_units(wanted)}, and a worker is born with {in_units(shared)}",
+        )
+    return Explained(wanted, "workers.max_rss")
 
 
 def _share(limit: int, share: float, least: int, most: int) -> int:

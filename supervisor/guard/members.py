@@ -8,7 +8,7 @@ from supervisor.guard.estimate import GrowthEstimate, Pace
 from supervisor.job import Job
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.helper import Helper
-from supervisor.processes.worker import Worker
+from supervisor.processes.worker import Worker, WorkerState
 from supervisor.queue import JobQueue
 
 
@@ -39,6 +39,11 @@ class Member:
     queue: JobQueue
     growth: GrowthEstimate = field(default_factory=GrowthEstimate)
     pace: Pace = field(default_factory=Pace)
+
+    def idle_worker(self) -> Worker | None:
+        """The one that was busy last, whose caches are the warmest; None if none is idle."""
+        idle = (w for w in self.lifecycle.workers if w.state is WorkerState.IDLE)
+        return max(idle, key=lambda worker: worker.idle_since, default=None)
 
 
 class Members:
@@ -77,7 +82,7 @@ class Members:
 
     def helper_around(self, pid: int) -> Helper | None:
         """The one that is `pid`, or is above it."""
-        return next((h for h in self.helpers if pid == h.pid or pid in h.below), None)
+        return next((h for h in self.helpers if h.is_above(pid)), None)
 
     @property
     def live_servers(self) -> list[ForkServer]:
@@ -85,10 +90,15 @@ class Members:
         found = (member.lifecycle.live_server() for member in self._members)
         return [server for server in found if server is not None]
 
-    def next_in_line(self) -> tuple[Member, Job] | None:
+    def next_in_line(self) -> tuple[Member, Worker, Job] | None:
         """Of the jobs that a worker is idle for, the one that has waited longest; and whose."""
-        heads = [(m, job) for m in self._members if (job := m.queue.next()) is not None]
-        return min(heads, key=lambda head: head[1].submitted, default=None)
+        heads = [
+            (member, worker, job)
+            for member in self._members
+            if (job := member.queue.next()) is not None
+            and (worker := member.idle_worker()) is not None
+        ]
+        return min(heads, key=lambda head: head[2].submitted, default=None)
 
     def retire(self, worker: Worker, reason: str) -> None:
         """Recycle it, whosever it is."""

@@ -32,7 +32,7 @@ from supervisor.readings.memory import AvailableMemory, Bound, MemoryReading, us
 from supervisor.readings.resources import ResourceReading
 from supervisor.settings import MemorySettings
 from supervisor.sizes import in_units
-from supervisor.spool import SpoolStore
+from supervisor.spool import Spool, SpoolStore
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 
@@ -43,6 +43,8 @@ _EXACT_SHARE = 0.001
 """The share of a core that exact readings may take, where processes are large."""
 _EXACT_SPACING_S = 1.0
 _LEAST_INTERVAL_S = 0.01
+_NOTABLE_CHANGE = 1 / 8
+"""Of a budget: by less it is not found anew."""
 _FASTEST_GROWTH = 5e9
 """Bytes a second: about as fast as the kernel hands out huge pages."""
 
@@ -56,10 +58,14 @@ class Observer:
         members: Members,
         evidence: OomEvidence,
         spools: SpoolStore | None,
+        reap_strangers: bool = False,
     ) -> None:
         self._settings = settings
         self._members = members
         self._evidence = evidence
+        self._reap_strangers = reap_strangers
+        self._ending: set[int] = set()
+        """Helpers that were ended, for as long as they are there."""
         self._spools = spools
         self.accounting = Accounting()
         self.reading: MemoryReading | None = None
@@ -69,6 +75,7 @@ class Observer:
         """Bytes until the tightest bound, less the reserve, at the last whole reading."""
         self._limits: Limits | None = None
         self._budget_for: tuple[tuple[int, ...], int, bool] | None = None
+        self._budget_logged = -1
         self._kept_at_reading = 0
         self._charged_at_reading: list[tuple[Path, int]] = []
         self.meter = WaitingMeter()
@@ -99,21 +106,27 @@ class Observer:
         exact = (self.accounting.outdated and settled) or now - self._exact_at > every
         known = [process.pid for process in self._processes()]
         helpers = [helper.pid for helper in self._members.helpers]
+        spools = self._spools_in_memory()
         loop = asyncio.get_running_loop()
         read = functools.partial(self._reader.read, known, helpers, exact=exact)
         reading = await loop.run_in_executor(self._thread, read)
         for helper in self._members.helpers:
-            helper.below |= reading.below_helpers.get(helper.pid, frozenset())
+            helper.seen_below(now, reading.below_helpers.get(helper.pid, frozenset()))
         if exact:
             self._exact_at, self._exact_cost_s = now, reading.exact_cost_s
         if reading.resources is not None:
             self._take_resources(reading.resources)
-            # Whoever waits for a process asks in the same turn of the loop in which it ends.
-            self.orphans = self._zombies & reading.zombies
-            self._zombies = reading.zombies
+            # Whoever waits for a process asks in the same turn of the loop in which it ends. But
+            # a child of others in this process may be waited for at any time.
+            zombies = reading.zombies if self._reap_strangers else reading.zombies_of_ours
+            self.orphans = self._zombies & zombies
+            self._zombies = zombies
         self._evidence.look()
         self._helpers = {p.pid for p in reading.processes} - {os.getpid(), *known}
-        self._take(reading)
+        self._ending &= self._helpers
+        for pid, size in self._spools_in_memory().items():
+            spools[pid] = max(size, spools.get(pid, 0))  # whichever the reading has caught
+        self._take(reading, spools)
         self._set_limits()
         self.left = self._left_now()
 
@@ -139,6 +152,8 @@ class Observer:
         """A whole reading is due at once: there is a process without an account, or somebody
         else in our cgroups has taken or cached much."""
         if any(process.pid not in self.accounting.known() for process in self._processes()):
+            return True
+        if self.accounting.uncertain():
             return True
         charged = sum(_counter(file) - then for file, then in self._charged_at_reading)
         return charged - grown > max(0, self.left) / 2
@@ -212,6 +227,7 @@ class Observer:
                     accounting.growth(w.pid),
                     accounting.kept(w.pid),
                     accounting.rate(w.pid),
+                    self.replaceable(w),
                 )
                 for w in self._members.workers
                 if w.running
@@ -221,7 +237,9 @@ class Observer:
                 for server in self._members.servers
                 if not server.loaded.done()
             ),
-            tuple(HelperView(pid, accounting.kept(pid)) for pid in self._helpers - own),
+            tuple(
+                HelperView(pid, accounting.kept(pid)) for pid in self._helpers - own - self._ending
+            ),
             self.meter.waiting(),
         )
 
@@ -256,6 +274,22 @@ class Observer:
         processes: list[ForkServer | Worker] = [*self._members.servers, *self._members.workers]
         return [process for process in processes if process.running]
 
+    def replaceable(self, worker: Worker) -> bool:
+        """There is a fork server to make another for it."""
+        return any(
+            worker in member.lifecycle.workers and member.lifecycle.live_server() is not None
+            for member in self._members
+        )
+
+    def helper_ended(self, pid: int) -> None:
+        """It was told to: nothing more can be had of it."""
+        self._ending.add(pid)
+
+    def _spools_in_memory(self) -> dict[int, int]:
+        """Bytes of the input of each worker's job, by pid."""
+        found = ((w.pid, w.job.spool) for w in self._members.workers if w.job is not None)
+        return {pid: s.size for pid, s in found if isinstance(s, Spool) and s.in_memory}
+
     def _busy(self) -> int:
         return sum(worker.job is not None for worker in self._members.workers)
 
@@ -265,18 +299,21 @@ class Observer:
         if self._spools is not None and disk is not None:
             self._spools.note_disk(disk.free - disk_reserve(disk.limit))
 
-    def _take(self, reading: FullReading) -> None:
+    def _take(self, reading: FullReading, spools: dict[int, int]) -> None:
         now = reading.memory.time
         born = {worker.pid: worker.born_bytes for worker in self._members.workers}
-        kept = {process.pid: process.kept for process in reading.processes}
+        families = {worker.pid: worker.server.pid for worker in self._members.workers}
+        kept = {p.pid: p.kept_beside(spools.get(p.pid, 0)) for p in reading.processes}
         self.accounting.keep_only(kept)
         for process in reading.processes:
-            born_kept = born.get(process.pid, 0)
-            if process.pid in born and not born_kept:
-                born_kept = process.kept  # just forked, and not heard of yet: all of it is shared
-            self.accounting.take(now, process, born_kept)
+            pid, spool = process.pid, spools.get(process.pid, 0)
+            born_kept = born.get(pid, 0)
+            if pid in born and not born_kept:
+                born_kept = kept[pid]  # just forked, and not heard of yet: all of it is shared
+            self.accounting.take(now, process, born_kept, family=families.get(pid, 0), spool=spool)
         if reading.exact is not None:
-            self.accounting.take_exact(reading.exact, kept)
+            living = {server.pid for server in self._members.servers if server.running}
+            self.accounting.take_exact(reading.exact, kept, spools, living)
         faults = {process.pid: process.major_faults for process in reading.processes}
         work = [
             WorkReading(
@@ -308,11 +345,17 @@ class Observer:
         # At once, and again when it is known exactly what the model takes.
         exact = not self.accounting.outdated
         basis = (serving, limits.limit.bytes, exact)
-        if self._budget_for != basis:
-            left = self._left_now() + self.growths()
+        shared = max(self.accounting.kept(pid) for pid in serving)
+        left = self._left_now() + self.growths()
+        budget = find_budget(self._settings, left, self._members.slots, shared)
+        before = self.budget.growth.bytes
+        moved = abs(budget.growth.bytes - before) > before * _NOTABLE_CHANGE
+        # Others in the machine or the cgroup come and go: what there is for each changes with them.
+        if self._budget_for != basis or moved:
             self._budget_for = basis
-            self.budget = find_budget(self._settings, left, self._members.slots)
-            if exact:
+            self.budget = budget
+            if exact and self._budget_logged != budget.growth.bytes:
+                self._budget_logged = budget.growth.bytes
                 self._log_budget()
 
     def _log_budget(self) -> None:

@@ -49,6 +49,7 @@ class WorkerView:
     """A worker as the policy sees it. Bytes; `rate` in bytes a second.
 
     `growth` is its own, `kept` also what it shares with its parent; mapped files are in neither.
+    `replaceable`: there is a fork server to make another.
     """
 
     pid: int
@@ -57,6 +58,7 @@ class WorkerView:
     growth: int
     kept: int
     rate: float = 0.0
+    replaceable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,7 @@ def _keep(worker: WorkerView, now: Situation) -> Action | None:
             f"({budget.max_rss.reason})",
             own_fault=True,
         )
-    if worker.growth > budget.growth.bytes and not worker.leaving:
+    if worker.growth > budget.growth.bytes and not worker.leaving and worker.replaceable:
         reason = f"it had grown by {in_units(worker.growth)} of {in_units(budget.growth.bytes)}"
         return Recycle(worker.pid, reason)
     return None
@@ -280,6 +282,7 @@ def _relieve(
             )
     if not rested or now.time - state.recycled_at < _RECYCLE_EVERY_S:
         return None
+    fat = [w for w in fat if w.replaceable]
     idle = [w for w in fat if not w.busy and not w.leaving]
     if idle:
         return Recycle(idle[-1].pid, f"{left}, and it had grown by {in_units(idle[-1].growth)}")

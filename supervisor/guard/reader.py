@@ -38,6 +38,8 @@ class FullReading:
     exact_cost_s: float
     resources: tuple[ResourceReading, ...] | None
     zombies: frozenset[int]
+    zombies_of_ours: frozenset[int]
+    """Those of them that were seen below a fork server, a worker or a helper before."""
     below_helpers: Mapping[int, frozenset[int]]
     ran: Mapping[int, float]
     """Seconds that each fork server and worker has run, or waited for a processor, where known."""
@@ -51,6 +53,7 @@ class Reader:
         self._spool_directory = spool_directory
         self._helpers: list[int] = []
         self._slow_at = -1e9
+        self._seen_below: frozenset[int] = frozenset()
 
     def read(self, known: Collection[int], helpers: Collection[int], *, exact: bool) -> FullReading:
         """The `known` fork servers and workers, and all else found in the last second below us,
@@ -63,6 +66,8 @@ class Reader:
             below = descendants(me, known)
             zombies = frozenset(pid for pid in below if is_zombie(pid))
             self._helpers = [pid for pid in below if pid not in zombies]
+            ours = {pid for parent in (*known, *helpers) for pid in descendants(parent)}
+            self._seen_below = frozenset((self._seen_below & {*below, *ours}) | ours)
             disk = read_disk(self._spool_directory) if self._spool_directory else None
             resources = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
         pids = list(dict.fromkeys([me, *known, *self._helpers]))
@@ -74,5 +79,13 @@ class Reader:
         below_helpers = {pid: frozenset(descendants(pid)) for pid in helpers}
         ran = {pid: seconds for pid in known if (seconds := read_ran(pid)) is not None}
         return FullReading(
-            memory, processes, precise, cost_s, resources, zombies, below_helpers, ran
+            memory,
+            processes,
+            precise,
+            cost_s,
+            resources,
+            zombies,
+            zombies & self._seen_below,
+            below_helpers,
+            ran,
         )

@@ -103,8 +103,8 @@ def name_death(
 ) -> Death:
     """Name the end of the process `pid`, a `role` ("worker", "fork server").
 
-    `reason` is why we meant to end it, if we did. `kernel_oom` says that the kernel counted an
-    OOM kill here; without it a SIGKILL is never called one.
+    `intent` and `reason`: what we did that explains this end, if we did. `kernel_oom` says
+    that the kernel counted an OOM kill here; without it a SIGKILL is never called one.
     """
     cause, what = _cause(status, intent, kernel_oom)
     why = f": {reason}" if reason and intent is not Intent.NONE else ""
@@ -118,33 +118,56 @@ class KillerWatch(Protocol):
         """The kernel's OOM killer ended `pid`, which has just gone."""
         ...
 
+    def any_killed(self, pids: Collection[int]) -> bool:
+        """Its log says so of one of them."""
+        ...
+
 
 @dataclass(slots=True)
 class Outcome:
-    """What we meant for one process, from its start until its death is named."""
+    """What we meant for one process, from its start until its death is named.
+
+    To be asked to end explains an exit with status 0; to be ended by force explains SIGKILL. Any
+    other end has another cause, whatever we had meant.
+    """
 
     role: str
     pid: int
     watch: KillerWatch
-    intent: Intent = Intent.NONE
+    asked: Intent = Intent.NONE
+    forced: Intent = Intent.NONE
     reason: str = ""
 
-    def meant(self, intent: Intent, reason: str = "") -> None:
-        """We end it, or ask it to end."""
-        self.intent, self.reason = intent, reason
+    def ask(self, intent: Intent, reason: str = "") -> None:
+        """We ask it to end."""
+        self.asked, self.reason = intent, reason
+
+    def force(self, intent: Intent, reason: str = "") -> None:
+        """We end it."""
+        self.forced, self.reason = intent, reason
 
     def name(self, status: ExitStatus, below: Collection[int] = ()) -> Death:
         """It has ended; `below`: the processes below it, one of which may have been the first."""
         kernel_oom = _killed(status) and self._taken_by_kernel(below)
+        intent = Intent.NONE
+        if _killed(status):
+            intent = self.forced
+        elif status.code == 0:
+            intent = self.asked
         return name_death(
-            self.role, self.pid, status, self.intent, reason=self.reason, kernel_oom=kernel_oom
+            self.role, self.pid, status, intent, reason=self.reason, kernel_oom=kernel_oom
         )
 
+    def stuck(self) -> Death:
+        """It was ended by force and does not end: in a frozen cgroup, or deep in the kernel."""
+        sentence = f"{self.role} process {self.pid} cannot be ended"
+        return Death(self.pid, _BY_INTENT[self.forced][0], ExitStatus(), sentence, self.forced)
+
     def _taken_by_kernel(self, below: Collection[int]) -> bool:
-        if any(self.watch.killed(pid, by_log_only=True) for pid in below):
+        if below and self.watch.any_killed(below):
             return True
         # What we killed is ours, unless the kernel says by name that it was first.
-        return self.watch.killed(self.pid, by_log_only=self.intent is not Intent.NONE)
+        return self.watch.killed(self.pid, by_log_only=self.forced is not Intent.NONE)
 
 
 def _killed(status: ExitStatus) -> bool:

@@ -5,11 +5,14 @@ The guard ends it before any worker, and how it ended is told as of every other 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 
 _LAST_WORDS_S = 1.0
+_MOST_KEPT = 64 * 1024
+"""Bytes of what it says that are remembered."""
+_REMEMBERED_S = 10.0
 
 
 class Helper:
@@ -19,15 +22,15 @@ class Helper:
         self.role = role
         self.pid = process.pid
         self.outcome = Outcome(role, process.pid, watch)
-        self.below: frozenset[int] = frozenset()
-        """The pids that were seen below it."""
+        self._below: dict[int, float] = {}
+        """The pids that were seen below it, and when last."""
         self.said = ""
         """What it wrote to standard error, once it has ended."""
         self._death: Death | None = None
         self._over = False
         self._process = process
         assert process.stderr is not None
-        self._errors = asyncio.create_task(process.stderr.read())
+        self._errors = asyncio.create_task(_last_of(process.stderr))
 
     @classmethod
     async def start(
@@ -43,15 +46,30 @@ class Helper:
         )
         return cls(role, process, watch)
 
+    def seen_below(self, now: float, pids: Collection[int]) -> None:
+        """Somebody has looked. A number that was seen long ago may be another's by now."""
+        self._below |= dict.fromkeys(pids, now)
+        self._below = {p: seen for p, seen in self._below.items() if now - seen < _REMEMBERED_S}
+
+    def is_above(self, pid: int) -> bool:
+        """It is that process, or that one was seen below it."""
+        return pid == self.pid or pid in self._below
+
     async def lines(self) -> AsyncIterator[bytes]:
-        """What it writes to standard output, until it has ended."""
+        """What it writes to standard output, until it has ended; of a long line, the beginning."""
         assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            yield line
+        unread = b""
+        while block := await self._process.stdout.read(_MOST_KEPT):
+            *lines, unread = (unread + block).split(b"\n")
+            unread = unread[:_MOST_KEPT]
+            for line in lines:
+                yield line
+        if unread:
+            yield unread
 
     def kill(self, intent: Intent, reason: str = "") -> None:
         """SIGKILL, remembering why."""
-        self.outcome.meant(intent, reason)
+        self.outcome.force(intent, reason)
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
@@ -67,7 +85,7 @@ class Helper:
         self.said = "".join(task.result().decode(errors="replace").strip() for task in done)
         if status != 0:
             how = ExitStatus(signal=-status) if status < 0 else ExitStatus(code=status)
-            self._death = self.outcome.name(how, self.below)
+            self._death = self.outcome.name(how, self._below)
         return self._death
 
     async def close(self) -> Death | None:
@@ -75,3 +93,11 @@ class Helper:
         if self._process.returncode is None:
             self.kill(Intent.SHUTDOWN)
         return await self.ended()
+
+
+async def _last_of(stream: asyncio.StreamReader) -> bytes:
+    """Its end, however much there was."""
+    last = b""
+    while block := await stream.read(_MOST_KEPT):
+        last = (last + block)[-_MOST_KEPT:]
+    return last

@@ -1,16 +1,19 @@
-"""The lifecycle: a loaded fork server at all times, whatever dies and whatever is to be loaded next.
+"""The process lifecycle: a loaded fork server at all times, whatever dies and whatever is to be
+loaded next.
 
 Its workers are kept by the slots.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import functools
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import structlog
 
 from supervisor.changes import Changes
+from supervisor.clock import LoopClock
 from supervisor.guard.history import History
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.death import Cause, Death, Intent
@@ -19,16 +22,22 @@ from supervisor.processes.environment import choose_allocator, find_jemalloc
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
 from supervisor.processes.process import become_subreaper
 from supervisor.processes.slots import WorkerSlots, WorkersOwner
-from supervisor.processes.worker import Worker
+from supervisor.processes.worker import Worker, WorkerStillborn
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.settings import Headroom, PoolSettings, Target, TargetSource, TargetUnavailable
 from supervisor.sizes import in_units
+from supervisor.tasks import Tasks
 from supervisor.wire.scoreboard import Scoreboard
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 
 _LEAVE_S = 1.0
 """How long a process may take to leave when the lifecycle closes, before it is killed."""
+_END_S = 5.0
+"""How long it is waited for after that."""
+
+_CANNOT_LOAD = (ForkServerLost, TargetUnavailable, OSError, ValueError, TypeError)
+"""What stands in the way of a load: the model, its target, or the machine."""
 
 
 class LifecycleOwner(WorkersOwner, Protocol):
@@ -48,6 +57,7 @@ class ProcessLifecycle:
         owner: LifecycleOwner,
         history: History,
         evidence: OomEvidence,
+        clock: LoopClock,
     ) -> None:
         """`history` is told of deaths, `evidence` asked about them."""
         self.settings = settings
@@ -59,33 +69,37 @@ class ProcessLifecycle:
         self.servers: set[ForkServer] = set()
         """All that run: the one that serves, those that load, those whose last worker leaves."""
         self.load_failures = 0
-        self.loads = 0
-        """How often loading has come to an end, well or not."""
         self.load_death: Death | None = None
         """How the last fork server ended that did not get its model loaded; None after one that
         did."""
+        self.not_renewed: str | None = None
+        """Why the last change of models came to nothing; None if it did not, or there was none."""
+        self._wanted, self.answered = 0, 0
+        """Changes of models that were asked for, and those of them that have ended, well or not."""
         self._target = target
         self._owner = owner
+        self._clock = clock
         self._changes = Changes()
-        self._slots = WorkerSlots(settings, owner, self._deaths, self._changes, self.live_server)
+        self._slots = WorkerSlots(
+            settings, owner, self._deaths, self._changes, clock, self.live_server
+        )
+        self._backoff = Backoff(first_s=0.5, longest_s=30.0, forgiven_after_s=60.0)
+        self._loading_since = 0.0
         self._unready_because = "the model is not loaded yet"
-        self._renewal = asyncio.Event()
-        self._group: asyncio.TaskGroup | None = None
-        self._main: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
 
     async def __aenter__(self) -> "ProcessLifecycle":
         become_subreaper()
-        self._main = asyncio.create_task(self._keep_all(), name="lifecycle")
-        self._main.add_done_callback(self._main_ended)
+        self._tasks.keep("fork server", self._keep_fork_server)
+        self._slots.keep(self._tasks)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._main is not None
-        self._main.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._main
-        await self._end_processes()
-        self._slots.close()
+        try:
+            await self._tasks.close()
+        finally:
+            await self._end_processes()
+            self._slots.close()
 
     def unready_reason(self) -> str | None:
         """Why no worker is able now; None if one is."""
@@ -97,7 +111,7 @@ class ProcessLifecycle:
 
     def alive(self) -> bool:
         """Its tasks run."""
-        return self._main is not None and not self._main.done()
+        return self._tasks.alive()
 
     def hopeless(self) -> bool:
         """No worker is able, and it will take longer than the milliseconds of a replacement."""
@@ -109,10 +123,12 @@ class ProcessLifecycle:
         """The loaded fork server, if it lives."""
         return None if self.server is None or self.server.ended.done() else self.server
 
-    def renew(self) -> None:
+    def renew(self) -> int:
         """Load the target anew, beside the one that serves, and move over to it; if it cannot be
-        loaded, all stays as it is."""
-        self._renewal.set()
+        loaded, all stays as it is. Once `answered` has reached what is returned, it is over."""
+        self._wanted += 1
+        self.notify()
+        return self._wanted
 
     @property
     def workers(self) -> set[Worker]:
@@ -141,50 +157,107 @@ class ProcessLifecycle:
         """Something that an `until` may wait for has changed."""
         self._changes.notify()
 
-    # Tasks.
-
-    async def _keep_all(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            group.create_task(self._keep_fork_server())
-            self._slots.keep(group)
-
-    def _main_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._unready_because = "the supervisor has failed; its log says how"
-            log.critical("supervisor.failed", exc_info=error)
+    # --- the one task that decides which fork server there is -------------------------------------
 
     async def _keep_fork_server(self) -> None:
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(first_s=0.5, longest_s=30.0, forgiven_after_s=60.0)
         while True:
-            started = loop.time()
-            self._renewal.clear()
-            before = self.live_server()
-            try:
-                target = await self._target() if callable(self._target) else self._target
-                if before is not None:
-                    await self._make_room(before, target)
-                self._install(await self._load(target))
-                self.load_death = None
-            except (ForkServerLost, TargetUnavailable, OSError) as error:
-                self.load_death = error.death if isinstance(error, ForkServerLost) else None
-                if before is not None:
-                    log.error("model.not_renewed", reason=str(error))
-                if self.live_server() is None and not await self._go_back(before):
-                    self._load_over()
-                    await self._sleep_after_failure(backoff, str(error))
-                    continue
-            self._load_over()
-            assert self.server is not None
-            await self._renewal_or_end(self.server)
-            if self.server.ended.done():
-                death = self.server.ended.result()
-                self._unready_because = f"{death.sentence}; the model is being loaded again"
-                await asyncio.sleep(backoff.failed(loop.time() - started))
+            server = self.live_server()
+            if server is None:
+                await self._load_first()
+            elif self._wanted > self.answered:
+                await self._change(server)
+            else:
+                await self.until(lambda: self._wanted > self.answered or self.live_server() is None)
 
-    def _load_over(self) -> None:
-        self.loads += 1
+    async def _load_first(self) -> None:
+        """There is none: load the target, or sleep on it."""
+        if self.server is not None:
+            death = self.server.ended.result()
+            self._unready_because = f"{death.sentence}; the model is being loaded again"
+            lasted, self.server = self._clock.now() - self._loading_since, None
+            await asyncio.sleep(self._backoff.failed(lasted))
+        wanted = self._wanted
+        self._loading_since = self._clock.now()
+        try:
+            self._install(await self._load(await self._find_target()))
+        except _CANNOT_LOAD as error:
+            self._failed(error)
+            await self._sleep_after_failure(str(error), wanted)
+            return
+        self.load_death = None
+        self._answer(wanted)
+
+    async def _change(self, before: ForkServer) -> None:
+        """Load the target beside `before`, or after it where both do not fit."""
+        wanted = self._wanted
+        self._loading_since = self._clock.now()
+        try:
+            target = await self._unless_it_dies(self._find_target)
+            if (now := self.live_server()) is not None:
+                before = now
+                await self._make_room(before, target)
+            server = await self._load(target)
+            await self._must_bring_forth(server)
+            self._install(server)
+        except (*_CANNOT_LOAD, WorkerStillborn) as error:
+            self._failed(error)
+            self.not_renewed = str(error)
+            log.error("model.not_renewed", reason=str(error))
+            if self.live_server() is None and not await self._go_back(before):
+                await self._sleep_after_failure(str(error), wanted)
+                return
+        else:
+            self.load_death, self.not_renewed = None, None
+        self._answer(wanted)
+
+    async def _unless_it_dies(self, find: Callable[[], Awaitable[Target]]) -> Target:
+        """A target may take long to be found: that is no reason to be without the one that there
+        was, should its fork server die meanwhile."""
+        finding = asyncio.ensure_future(find())
+        try:
+            while not finding.done():
+                server = self.server
+                assert server is not None
+                events: set[asyncio.Future[Any]] = {finding, server.ended}
+                await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+                if finding.done() or not server.ended.done():
+                    continue
+                self._unready_because = (
+                    f"{server.ended.result().sentence}; the model is being loaded again"
+                )
+                await asyncio.sleep(self._backoff.failed(0.0))
+                with contextlib.suppress(*_CANNOT_LOAD):
+                    self._install(await self._load(server.target))
+            return await finding
+        finally:
+            finding.cancel()
+
+    async def _find_target(self) -> Target:
+        if not callable(self._target):
+            return self._target
+        try:
+            return await self._target()
+        except TargetUnavailable:
+            raise
+        except Exception as error:
+            log.exception("model.not_found")
+            raise TargetUnavailable(f"{type(error).__name__}: {error}") from error
+
+    async def _must_bring_forth(self, server: ForkServer) -> None:
+        """A model whose workers die at birth is no better than one that cannot be loaded."""
+        if self.live_server() is None:
+            return
+        try:
+            await self._slots.try_out(server)
+        except BaseException:
+            server.close()
+            raise
+
+    def _failed(self, error: Exception) -> None:
+        self.load_death = error.death if isinstance(error, ForkServerLost) else None
+
+    def _answer(self, wanted: int) -> None:
+        self.answered = wanted
         self.notify()
 
     async def _make_room(self, before: ForkServer, target: Target) -> None:
@@ -206,48 +279,60 @@ class ProcessLifecycle:
         self.server = None
         for worker in list(self.workers):
             self.retire(worker, "its model is being changed")
-        await self._end_when_childless(before)
+        try:
+            async with asyncio.timeout(self.settings.load_timeout_s):
+                await self._childless(before)
+        except TimeoutError:
+            for worker in list(self.workers):
+                worker.kill(Intent.SHUTDOWN, "its job took longer than a change of models may")
+            await self._childless(before)
+        before.close()
         await asyncio.shield(before.ended)
 
-    async def _go_back(self, before: ForkServer | None) -> bool:
+    async def _go_back(self, before: ForkServer) -> bool:
         """The one that had to go is loaded again; False if that fails too."""
-        if before is None or before.outcome.intent is not Intent.SHUTDOWN:
+        if before.outcome.asked is not Intent.SHUTDOWN:
             return False
         log.warning("model.going_back")
         try:
             self._install(await self._load(before.target))
-        except (ForkServerLost, OSError) as error:
+        except _CANNOT_LOAD as error:
             log.error("model.not_back", reason=str(error))
             return False
         return True
 
-    async def _sleep_after_failure(self, backoff: Backoff, reason: str) -> None:
-        delay = max(backoff.failed(0.0), 0.5)
+    async def _sleep_after_failure(self, reason: str, wanted: int) -> None:
+        """For a while, or until somebody asks again."""
+        delay = max(self._backoff.failed(0.0), 0.5)
         self.load_failures += 1
         self._unready_because = f"the model cannot be loaded: {reason}"
-        self.notify()
-        log.error("model.unavailable", reason=reason, attempt=backoff.failures, retry_in_s=delay)
-        await asyncio.sleep(delay)
+        self._answer(wanted)
+        log.error(
+            "model.unavailable", reason=reason, attempt=self._backoff.failures, retry_in_s=delay
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self.until(lambda: self._wanted > self.answered)
 
     def _install(self, server: ForkServer) -> None:
         """The slots move to it one by one; the one before ends when its last worker has left."""
         before, self.server = self.live_server(), server
         if before is not None:
-            assert self._group is not None
-            self._group.create_task(self._end_when_childless(before))
+            ending = functools.partial(self._end_when_childless, before)
+            self._tasks.once(f"end of fork server {before.pid}", ending)
         self.notify()
 
     async def _end_when_childless(self, server: ForkServer) -> None:
-        await self.until(lambda: all(worker.server is not server for worker in self.workers))
+        await self._childless(server)
         server.close()
 
-    async def _renewal_or_end(self, server: ForkServer) -> None:
-        renewal = asyncio.create_task(self._renewal.wait())
-        events: set[asyncio.Future[Any]] = {renewal, server.ended}
-        try:
-            await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            renewal.cancel()
+    async def _childless(self, server: ForkServer) -> None:
+        await self.until(
+            lambda: (
+                not server.forking
+                and all(w.server is not server or w.vacated for w in self.workers)
+            )
+        )
 
     async def _load(self, target: Target) -> ForkServer:
         allocator = choose_allocator(
@@ -260,20 +345,20 @@ class ProcessLifecycle:
             self._slots.scoreboard_fd,
             self.scoreboard.records,
             self._deaths.evidence,
+            self._clock,
         )
         self.servers.add(server)
         server.ended.add_done_callback(lambda _: self._fork_server_ended(server))
         log.info("fork_server.started", pid=server.pid, allocator=self.allocator.name)
+        limit = self.settings.load_timeout_s
         try:
-            async with asyncio.timeout(self.settings.load_timeout_s):
-                loaded = await asyncio.shield(server.loaded)
-        except TimeoutError:
-            server.kill(Intent.HANG)
-            limit = self.settings.load_timeout_s
-            raise ForkServerLost(f"loading took longer than {limit:g} s and was ended") from None
+            if not await self._clock.wait(server.loaded, limit):
+                server.kill(Intent.HANG)
+                raise ForkServerLost(f"loading took longer than {limit:g} s and was ended")
         except asyncio.CancelledError:
             server.kill(Intent.SHUTDOWN)
             raise
+        loaded = server.loaded.result()
         log.info(
             "model.loaded",
             pid=server.pid,
@@ -288,22 +373,31 @@ class ProcessLifecycle:
         self._deaths.died("fork server", server.ended.result(), server.outcome.reason)
         self.notify()
 
+    # --- the end ----------------------------------------------------------------------------------
+
     async def _end_processes(self) -> None:
-        for worker in self.workers:
+        for worker in list(self.workers):
             if worker.job is None:
                 worker.leave(Intent.SHUTDOWN)
             else:
                 worker.kill(Intent.SHUTDOWN)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LEAVE_S):
-                await self.until(lambda: not self.workers)
-        for worker in self.workers:
+        await self._within(_LEAVE_S, lambda: not self.workers)
+        for worker in list(self.workers):
             worker.kill(Intent.SHUTDOWN)
         for server in self.servers:
             server.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LEAVE_S):
-                await self.until(lambda: not self.servers)
+        await self._within(_LEAVE_S, lambda: not self.servers)
         for server in self.servers:
             server.kill(Intent.SHUTDOWN)
-        await self.until(lambda: not self.servers and not self.workers)
+        await self._within(_END_S, lambda: not self.servers and not self.workers)
+        for worker in list(self.workers):
+            log.error("worker.left_behind", worker=worker.slot, pid=worker.pid)
+            worker.abandon()
+        for server in self.servers:
+            log.error("fork_server.left_behind", pid=server.pid)
+            server.abandon()
+
+    async def _within(self, seconds: float, predicate: Callable[[], bool]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.until(predicate)

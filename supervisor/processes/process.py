@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from supervisor.processes.death import ExitStatus
+from supervisor.readings.files import read_file
 from supervisor.readings.processes import descendants
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_STATUS_WAIT_S = 2.0
+_STATUS_ASKS = 200
 _STATUS_POLL_S = 0.01
+_EXIT_CODE = 49
+"""Of the fields of /proc/PID/stat that follow the command: the fifty-second of all."""
 
 
 def become_subreaper() -> None:
@@ -82,26 +85,48 @@ def wait_status(pidfd: int, *, reap: bool = True) -> ExitStatus | None:
     return ExitStatus(signal=result.si_status)
 
 
+def zombie_status(pid: int) -> ExitStatus | None:
+    """How the process `pid` ended that its parent has not reaped (proc_pid_stat(5), exit_code);
+    None if it is no zombie, or is not ours to read."""
+    stat = read_file(f"/proc/{pid}/stat")
+    fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
+    if len(fields) <= _EXIT_CODE or fields[0] != b"Z":
+        return None
+    code = int(fields[_EXIT_CODE])
+    if number := code & 0x7F:
+        return ExitStatus(signal=number)
+    return ExitStatus(code=code >> 8)
+
+
 class Process:
-    """One process of the tree; owns `pidfd`. `on_exit` is called once, with the true status.
+    """One process of the tree; owns `pidfd`. `on_end` is called when it has ended, before it is
+    known how; `on_exit` once, with the true status.
 
     A worker is the fork server's child while that lives, and then ours: whoever can reap it
     tells. The fork server reports through `reported`.
     """
 
-    def __init__(self, pid: int, pidfd: int, on_exit: Callable[[ExitStatus], None]) -> None:
+    def __init__(
+        self,
+        pid: int,
+        pidfd: int,
+        on_exit: Callable[[ExitStatus], None],
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
         self.pid = pid
+        self._on_end = on_end
         self._pidfd = pidfd
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self._over = False
-        self._give_up_at: float | None = None
+        self._ended_already = False
+        self._asks_left = _STATUS_ASKS
         self._loop.add_reader(pidfd, self._ended)
 
     @property
     def running(self) -> bool:
         """It has not ended; once it has, how may still take a moment to learn."""
-        return not self._over and self._give_up_at is None
+        return not self._over and not self._ended_already
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; to a process that has ended it goes nowhere."""
@@ -115,8 +140,16 @@ class Process:
 
     def _ended(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        self._give_up_at = self._loop.time() + _STATUS_WAIT_S
+        self._ended_already = True
+        self._on_end()
         self._ask()
+
+    def abandon(self) -> None:
+        """Hear no more of it: it cannot be ended, and nobody is there any more who would care."""
+        if not self._over:
+            self._over = True
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
 
     def _ask(self) -> None:
         if self._over:
@@ -124,12 +157,13 @@ class Process:
         try:
             status = wait_status(self._pidfd)
         except ChildProcessError:
-            # Its parent is about to report, or about to die and leave it to us.
-            assert self._give_up_at is not None
-            if self._loop.time() < self._give_up_at:
+            # Its parent is about to report, or about to die and leave it to us. One that does
+            # neither, since it stands still, leaves a zombie that can be read.
+            status = zombie_status(self.pid)
+            if status is None and self._asks_left > 0:
+                self._asks_left -= 1
                 self._loop.call_later(_STATUS_POLL_S, self._ask)
                 return
-            status = ExitStatus()
         self._finish(status or ExitStatus())
 
     def _finish(self, status: ExitStatus) -> None:

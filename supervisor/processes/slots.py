@@ -1,4 +1,4 @@
-"""The slots: one worker on each, whatever dies.
+"""The worker slots: one worker on each, whatever dies.
 
 They know nothing of jobs; their owner is told when a worker can take one and when a worker is gone.
 """
@@ -7,19 +7,20 @@ import asyncio
 import contextlib
 import functools
 import os
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 import structlog
 
 from supervisor.changes import Changes
+from supervisor.clock import LoopClock
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.death import Death, Intent
+from supervisor.processes.death import EXPECTED, Death, Intent
 from supervisor.processes.deaths import Deaths
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
-from supervisor.processes.worker import Worker, WorkerState, WorkerStillborn
+from supervisor.processes.worker import Worker, WorkerStillborn
 from supervisor.settings import PoolSettings
+from supervisor.tasks import Tasks
 from supervisor.wire.messages import AnyMessage
 from supervisor.wire.scoreboard import Scoreboard
 
@@ -29,21 +30,35 @@ _STABLE_S = 1.0
 """A worker that has lived this long, or had a job, is replaced at once; one that dies sooner, again
 and again, is given ever more time."""
 
+_RECORDS_EACH = 8
+"""Of the scoreboard, for each slot: beside its worker those of earlier models that are still at
+work. Where they are used up a successor waits until one of those has gone."""
+
 
 class WorkersOwner(Protocol):
     """Who works with the workers."""
 
-    def worker_able(self, worker: Worker) -> None:
-        """It is idle for the first time."""
+    def worker_changed(self, worker: Worker) -> None:
+        """It can take a job now, or none any more."""
 
     def worker_message(self, worker: Worker, message: AnyMessage) -> None:
         """It tells of its job."""
 
-    def worker_leaving(self, worker: Worker) -> None:
-        """It was asked to leave: no more jobs for it."""
+    def worker_lost(self, worker: Worker, death: Death, *, began: bool) -> None:
+        """It has ended, or cannot be ended. `worker.job` is what it had, and `began` whether it had
+        taken that up."""
 
-    def worker_gone(self, worker: Worker, death: Death) -> None:
-        """It has ended; `worker.job` is what it had."""
+
+class _Slot:
+    """One slot, and who sits on it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.worker: Worker | None = None
+        self.started = 0.0
+        self.backoff = Backoff(first_s=0.1, longest_s=10.0, forgiven_after_s=_STABLE_S)
+        self.failing: str | None = None
+        """Why its worker is started again only later."""
 
 
 class WorkerSlots:
@@ -55,6 +70,7 @@ class WorkerSlots:
         owner: WorkersOwner,
         deaths: Deaths,
         changes: Changes,
+        clock: LoopClock,
         live_server: Callable[[], ForkServer | None],
     ) -> None:
         self.workers: set[Worker] = set()
@@ -62,20 +78,20 @@ class WorkerSlots:
         self._owner = owner
         self._deaths = deaths
         self._changes = changes
+        self._clock = clock
         self._live_server = live_server
-        # A worker and its successor may live side by side, so there are two records a slot.
-        self._free_records = list(range(2 * settings.workers))
-        self.scoreboard_fd = Scoreboard.create_fd(2 * settings.workers)
-        self.scoreboard = Scoreboard(self.scoreboard_fd, 2 * settings.workers)
-        self._failing: dict[int, str] = {}  # slot -> why its worker is started again only later
+        first, records = settings.first_slot, _RECORDS_EACH * settings.workers
+        self._slots = [_Slot(number) for number in range(first, first + settings.workers)]
+        self._free_records = list(range(records))
+        self.scoreboard_fd = Scoreboard.create_fd(records)
+        self.scoreboard = Scoreboard(self.scoreboard_fd, records)
         self._handover = asyncio.Lock()
 
-    def keep(self, group: asyncio.TaskGroup) -> None:
-        """Begin, with tasks in `group`."""
-        group.create_task(self._watch_heartbeats())
-        first = self.settings.first_slot
-        for slot in range(first, first + self.settings.workers):
-            group.create_task(self._keep_slot(slot))
+    def keep(self, tasks: Tasks) -> None:
+        """Begin, with `tasks`."""
+        tasks.keep("heartbeats", self._watch_heartbeats)
+        for slot in self._slots:
+            tasks.keep(f"slot {slot.number}", functools.partial(self._keep_slot, slot))
 
     def close(self) -> None:
         """All workers have gone."""
@@ -88,104 +104,124 @@ class WorkerSlots:
 
     def failing_reason(self) -> str | None:
         """Why workers do not stay alive; None if none fails."""
-        return next(iter(self._failing.values()), None)
+        return next((slot.failing for slot in self._slots if slot.failing is not None), None)
 
     def all_fail(self) -> bool:
         """No slot has a worker that stays alive."""
-        return len(self._failing) == self.settings.workers
+        return all(slot.failing is not None for slot in self._slots)
 
     def retire(self, worker: Worker, reason: str = "") -> None:
         """Recycle: it leaves after its job, and another takes its slot."""
-        self._owner.worker_leaving(worker)
         worker.leave(Intent.RECYCLE, reason)
 
+    async def try_out(self, server: ForkServer) -> None:
+        """Have the new fork server make a worker that gets ready, and send it away again. Raises
+        `ForkServerLost`, `WorkerStillborn` or `OSError`."""
+        worker = await self._start_worker(self._slots[0].number, server)
+        worker.leave(Intent.RECYCLE, "the first of a new model, to see whether one can live")
+
     # A worker's own calls.
+
+    def worker_changed(self, worker: Worker) -> None:
+        self._owner.worker_changed(worker)
+        self._changes.notify()
 
     def worker_message(self, worker: Worker, message: AnyMessage) -> None:
         self._owner.worker_message(worker, message)
 
+    def worker_stuck(self, worker: Worker, death: Death) -> None:
+        self._owner.worker_lost(worker, death, began=True)
+        self._changes.notify()
+
     def worker_gone(self, worker: Worker, death: Death) -> None:
+        job = worker.job.id if worker.job else None
+        began = self.scoreboard.read(worker.record).job == job
         self.workers.discard(worker)
         self.scoreboard.clear(worker.record)
         self._free_records.append(worker.record)
-        job = worker.job.id if worker.job else None
         self._deaths.died("worker", death, worker.outcome.reason, slot=worker.slot, job=job)
-        self._owner.worker_gone(worker, death)
+        self._owner.worker_lost(worker, death, began=began)
         self._changes.notify()
 
     # Tasks.
 
-    async def _keep_slot(self, slot: int) -> None:
+    async def _keep_slot(self, slot: _Slot) -> None:
         """Keep one worker on this slot, of the newest fork server."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(first_s=0.1, longest_s=10.0, forgiven_after_s=_STABLE_S)
-        worker: Worker | None = None
-        started = loop.time()
         while True:
-            await self._changes.until(functools.partial(self._to_be_filled, worker))
-            if worker is not None and worker.gone.done():
-                # One that has worked, or was at work, is replaced at once.
-                useful = worker.jobs_done > 0 or worker.job is not None
-                lasted = float("inf") if useful else loop.time() - started
-                await self._rest(slot, backoff.failed(lasted), worker.gone.result().sentence)
-                worker = None
+            await self._changes.until(lambda: self._to_be_filled(slot))
+            if slot.worker is not None and slot.worker.vacated:
+                worker, slot.worker = slot.worker, None
+                await self._rest_after(slot, worker)
                 continue
-            started = loop.time()
-            server = self._live_server()
-            assert server is not None
-            try:
-                async with self._handover if worker is not None else contextlib.nullcontext():
-                    successor = await self._start_worker(slot, server)
-            except (ForkServerLost, WorkerStillborn, OSError) as error:
-                delay = max(backoff.failed(0.0), 0.05)
-                log.error("worker.not_started", worker=slot, reason=str(error), retry_in_s=delay)
-                await self._rest(slot, delay, str(error))
-                continue
-            if worker is not None:
-                self.retire(worker)
-            worker = successor
+            # One slot at a time moves over to another fork server: two models' workers beside each
+            # other are as few as can be.
+            async with self._handover if slot.worker is not None else contextlib.nullcontext():
+                if self._to_be_filled(slot) and (server := self._live_server()) is not None:
+                    await self._fill(slot, server)
 
-    async def _rest(self, slot: int, delay_s: float, reason: str) -> None:
+    async def _fill(self, slot: _Slot, server: ForkServer) -> None:
+        slot.started = self._clock.now()
+        try:
+            successor = await self._start_worker(slot.number, server)
+        except (ForkServerLost, WorkerStillborn, OSError) as error:
+            if server is not self._live_server():
+                return  # it has been replaced meanwhile, or is gone: another will be asked
+            delay = max(slot.backoff.failed(0.0), 0.05)
+            log.error("worker.not_started", worker=slot.number, reason=str(error), retry_in_s=delay)
+            await self._rest(slot, delay, str(error))
+            return
+        before, slot.worker = slot.worker, successor
+        if before is not None:
+            self.retire(before, "a newer model takes its place")
+
+    async def _rest_after(self, slot: _Slot, worker: Worker) -> None:
+        """Its worker is gone: one that was of use, or was asked to go, is replaced at once."""
+        death = worker.gone.result() if worker.gone.done() else worker.outcome.stuck()
+        useful = worker.jobs_done > 0 or worker.job is not None or death.cause in EXPECTED
+        lasted = float("inf") if useful else self._clock.now() - slot.started
+        await self._rest(slot, slot.backoff.failed(lasted), death.sentence)
+
+    async def _rest(self, slot: _Slot, delay_s: float, reason: str) -> None:
         if delay_s > 0:
-            self._failing[slot] = f"workers do not stay alive: {reason}"
-            await asyncio.sleep(delay_s)
-            del self._failing[slot]
+            slot.failing = f"workers do not stay alive: {reason}"
+            try:
+                await asyncio.sleep(delay_s)
+            finally:
+                slot.failing = None
 
-    def _to_be_filled(self, worker: Worker | None) -> bool:
+    def _to_be_filled(self, slot: _Slot) -> bool:
         """The slot's worker is gone, or belongs to an older fork server than there is."""
-        if worker is not None and worker.gone.done():
+        worker = slot.worker
+        if worker is not None and worker.vacated:
             return True
         server = self._live_server()
         return server is not None and (worker is None or worker.server is not server)
 
     async def _start_worker(self, slot: int, server: ForkServer) -> Worker:
+        await self._changes.until(lambda: bool(self._free_records))
         record = self._free_records.pop()
         try:
             born = await server.fork(record)
         except BaseException:
             self._free_records.append(record)
+            self._changes.notify()
             raise
-        worker = Worker(slot, record, server, born, self, self._deaths.evidence)
-        self.workers.add(worker)
-        try:
-            async with asyncio.timeout(self.settings.hang_s):
-                await asyncio.shield(worker.ready)
-        except TimeoutError:
-            worker.kill(Intent.HANG)
-            raise WorkerStillborn(f"worker process {worker.pid} did not get ready") from None
-        log.info("worker.ready", worker=slot, pid=worker.pid)
-        self._owner.worker_able(worker)
+        worker = Worker(slot, record, server, born, self, self._deaths.evidence, self._clock)
+        if not worker.gone.done():  # it may have ended before it was adopted
+            self.workers.add(worker)
         self._changes.notify()
+        await asyncio.shield(worker.ready)
+        log.info("worker.ready", worker=slot, pid=worker.pid)
         return worker
 
     async def _watch_heartbeats(self) -> None:
         while True:
             await asyncio.sleep(self.settings.heartbeat_s / 2)
-            now = time.monotonic_ns()
+            now = self._clock.now()
             for worker in list(self.workers):
-                if worker.state is WorkerState.STARTING or not worker.running:
+                if worker.ending:
                     continue
-                silent_s = self.scoreboard.read(worker.record).silent_s(now)
+                silent_s = worker.silent_s(self.scoreboard.read(worker.record).heartbeat_ns, now)
                 if silent_s > self.settings.hang_s:
                     log.error(
                         "worker.hung",

@@ -1,27 +1,49 @@
-"""The supervisor's hand on one worker: its state, the job it has, and its end."""
+"""The supervisor's hand on one worker: its state, the job it has, and its end.
+
+Every event of its life comes in here, in whatever order they arrive, and moves the one state there
+is; who may take a job is read from that state and kept nowhere else.
+"""
 
 import asyncio
 import enum
 import signal
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
+import structlog
+
+from supervisor.clock import LoopClock
 from supervisor.job import Job, JobState
 from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.processes.forkserver import ForkServer, StartingWorker
 from supervisor.processes.process import Process
-from supervisor.wire.channel import AsyncChannel
-from supervisor.wire.messages import AnyMessage, Cancel, Leave, Ready, Run, Trim
+from supervisor.wire.async_channel import AsyncChannel
+from supervisor.wire.messages import AnyMessage, Cancel, Leave, Message, Ready, Trim, encode
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+
+_LEAVE_S = 1.0
+"""How long it may take to end after its channel was closed."""
+_STUCK_S = 5.0
+"""A process that has not ended so long after SIGKILL is not waited for any more."""
 
 
 class WorkerState(enum.Enum):
-    """`STARTING` -> `IDLE` <-> `BUSY` -> `LEAVING` -> `GONE`; death may come at any time."""
+    """`STARTING` -> `IDLE` <-> `BUSY` -> `LEAVING` -> `ENDED` -> `GONE`; an end may come any time.
+
+    `LEAVING`: it was asked to leave, or is being ended; it may have a job still. `ENDED`: its
+    process is no more, and it is not known yet how that came. `GONE`: it is."""
 
     STARTING = "starting"
     IDLE = "idle"
     BUSY = "busy"
     LEAVING = "leaving"
+    ENDED = "ended"
     GONE = "gone"
+
+
+_OVER = (WorkerState.ENDED, WorkerState.GONE)
 
 
 class WorkerStillborn(Exception):
@@ -31,8 +53,14 @@ class WorkerStillborn(Exception):
 class WorkerOwner(Protocol):
     """Who hears of a worker's life."""
 
+    def worker_changed(self, worker: "Worker") -> None:
+        """It can take a job now, or none any more."""
+
     def worker_message(self, worker: "Worker", message: AnyMessage) -> None:
         """It sent something other than `Ready`."""
+
+    def worker_stuck(self, worker: "Worker", death: Death) -> None:
+        """It cannot be ended; its job, if any, is still in `worker.job`."""
 
     def worker_gone(self, worker: "Worker", death: Death) -> None:
         """It has ended; its job, if any, is still in `worker.job`."""
@@ -49,6 +77,7 @@ class Worker:
         born: StartingWorker,
         owner: WorkerOwner,
         watch: KillerWatch,
+        clock: LoopClock,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.slot = slot
@@ -58,6 +87,9 @@ class Worker:
         self.state = WorkerState.STARTING
         self.job: Job | None = None
         self.jobs_done = 0
+        self.idle_since = 0.0
+        self.stuck = False
+        """It cannot be ended; nobody waits for it any more."""
         self._worked_s = 0.0
         self._began = 0.0
         self.born_bytes = 0
@@ -66,8 +98,11 @@ class Worker:
         self.ready: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[Death] = loop.create_future()
         self._owner = owner
+        self._clock = clock
+        self._heartbeat_ns, self._heard_at = 0, clock.now()
+        self._stuck_timer: asyncio.TimerHandle | None = None
         self._channel = AsyncChannel(born.sock, self._on_message, self._on_channel_closed)
-        self._process = Process(born.pid, born.pidfd, self._on_exit)
+        self._process = Process(born.pid, born.pidfd, self._on_exit, self._on_end)
         server.adopt(self._process)
 
     @property
@@ -81,27 +116,44 @@ class Worker:
         return self._process.running
 
     @property
+    def vacated(self) -> bool:
+        """Its slot is free for another: it is gone, or cannot be ended."""
+        return self.stuck or self.gone.done()
+
+    @property
+    def ending(self) -> bool:
+        """It is being ended, or has ended: no sign of life is expected of it."""
+        return self.state in _OVER or self.outcome.forced is not Intent.NONE
+
+    @property
     def worked_s(self) -> float:
         """Seconds that it has had a job."""
         return self._worked_s + (time.monotonic() - self._began if self.job is not None else 0.0)
 
-    def run(self, job: Job) -> None:
-        """Give the idle worker a job."""
+    def silent_s(self, heartbeat_ns: int, now: float) -> float:
+        """Seconds, by the loop's clock, since its heartbeat was first seen as it is now."""
+        if heartbeat_ns != self._heartbeat_ns:
+            self._heartbeat_ns, self._heard_at = heartbeat_ns, now
+        return now - self._heard_at
+
+    def run(self, job: Job) -> bool:
+        """Give the idle worker a job. False if the kernel would not carry it: then the job has not
+        begun, and the worker is ended."""
         assert self.state is WorkerState.IDLE
+        fds = [] if job.spool is None else [job.spool.fileno()]
+        if not self._send(job.message, fds):
+            return False
         self.state = WorkerState.BUSY
         self.job = job
+        self._began = time.monotonic()
         job.state = JobState.RUNNING
         job.started = asyncio.get_running_loop().time()
-        self._began = time.monotonic()
-        if job.spool is None:
-            self._channel.send(Run(job.id, job.request, None))
-        else:
-            self._channel.send(Run(job.id, job.request, job.spool.size), [job.spool.fileno()])
+        return True
 
     def cancel(self) -> None:
-        """The result of its job is not wanted; it answers when it has stopped."""
-        assert self.job is not None
-        self._channel.send(Cancel(self.job.id))
+        """Its job is not wanted; it answers when it has stopped."""
+        if self.job is not None:
+            self._tell(Cancel(self.job.id))
 
     def job_over(self) -> None:
         """It answered, and is idle, unless it was told to leave."""
@@ -109,47 +161,97 @@ class Worker:
         self.job = None
         self.jobs_done += 1
         if self.state is WorkerState.BUSY:
-            self.state = WorkerState.IDLE
+            self._become_idle()
 
     def leave(self, intent: Intent, reason: str = "") -> None:
         """Ask it to exit after the job at hand."""
-        if self.state in (WorkerState.LEAVING, WorkerState.GONE):
+        if self.state in (WorkerState.LEAVING, *_OVER):
             return
-        self.state = WorkerState.LEAVING
-        self.outcome.meant(intent, reason)
-        self._channel.send(Leave())
+        self.outcome.ask(intent, reason)
+        self._move(WorkerState.LEAVING)
+        self._tell(Leave())
 
     def trim(self) -> None:
         """Ask it to give back what it has freed."""
-        self._channel.send(Trim())
+        self._tell(Trim())
 
     def kill(self, intent: Intent, reason: str = "") -> None:
         """SIGKILL, remembering why."""
-        if self._process.running:
-            self.outcome.meant(intent, reason)
-            self._process.signal(signal.SIGKILL)
+        if not self._process.running or self.outcome.forced is not Intent.NONE:
+            return
+        self.outcome.force(intent, reason)
+        self._process.signal(signal.SIGKILL)
+        loop = asyncio.get_running_loop()
+        self._stuck_timer = loop.call_later(_STUCK_S, self._must_have_ended)
+        if self.state not in _OVER:
+            self._move(WorkerState.LEAVING)
+
+    def abandon(self) -> None:
+        """It cannot be ended, and the pool closes."""
+        self._channel.close()
+        self._process.abandon()
+        self._on_exit(ExitStatus())
+
+    def _tell(self, message: Message) -> None:
+        self._send(encode(message), [])
+
+    def _send(self, body: bytes, fds: Sequence[int]) -> bool:
+        try:
+            self._channel.send_encoded(body, fds)
+        except OSError as error:
+            log.error("worker.not_reached", worker=self.slot, pid=self.pid, reason=str(error))
+            self.kill(Intent.RECYCLE, f"the kernel would not carry a message to it: {error}")
+            return False
+        return True
+
+    def _become_idle(self) -> None:
+        self.idle_since = time.monotonic()
+        self._move(WorkerState.IDLE)
+
+    def _move(self, state: WorkerState) -> None:
+        self.state = state
+        self._owner.worker_changed(self)
+
+    # Events.
 
     def _on_message(self, message: AnyMessage, fds: list[int]) -> None:
         if isinstance(message, Ready):
             self.born_bytes = message.anonymous_bytes
-            if self.state is WorkerState.STARTING:
-                self.state = WorkerState.IDLE
             if not self.ready.done():
                 self.ready.set_result(None)
+            if self.state is WorkerState.STARTING:
+                self._become_idle()
         else:
             self._owner.worker_message(self, message)
 
     def _on_channel_closed(self) -> None:
         # It is about to exit; give it the moment that an exit takes.
-        asyncio.get_running_loop().call_later(1.0, self._process.signal, signal.SIGKILL)
+        reason = "it had closed its channel and went on"
+        asyncio.get_running_loop().call_later(_LEAVE_S, self.kill, Intent.HANG, reason)
+
+    def _on_end(self) -> None:
+        self._move(WorkerState.ENDED)
+
+    def _must_have_ended(self) -> None:
+        if self.state in _OVER:
+            return
+        self.stuck = True
+        death = self.outcome.stuck()
+        log.error("worker.cannot_be_ended", worker=self.slot, pid=self.pid)
+        if not self.ready.done():
+            self.ready.set_exception(WorkerStillborn(death.sentence))
+            self.ready.exception()
+        self._owner.worker_stuck(self, death)
 
     def _on_exit(self, status: ExitStatus) -> None:
         self._channel.drain()
         self.server.release(self.pid)
+        if self._stuck_timer is not None:
+            self._stuck_timer.cancel()
         self.state = WorkerState.GONE
         death = self.outcome.name(status)
         self.gone.set_result(death)
         if not self.ready.done():
             self.ready.set_exception(WorkerStillborn(death.sentence))
-            self.ready.exception()  # whoever cares has asked
+        self.ready.exception()  # whoever cares has asked
         self._owner.worker_gone(self, death)

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,16 @@ _KILLED = re.compile(
     r"(?:.*?anon-rss:(\d+)kB)?"
 )
 _KILLS = b"oom_kill "
+_MACHINE = "/proc/vmstat"
+_COUNTER_BYTES = 64 * 1024
 _RECORD_BYTES = 8192
 _WHOLE_LOG = 100_000
 _A_GLANCE = 1_000
 """Records: a few milliseconds, where something floods the log."""
 _FRESH_S = 10.0
 """A death is learned of within milliseconds; evidence older than this is of something else."""
+_FRESH_OF_MACHINE_S = 1.0
+"""The same where everybody's kills are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +122,29 @@ class OomCounter:
             for directory in reversed(directories(root, cgroups, controller))
         ]
         counts = (file for file in candidates if field(read_file(file), _KILLS) is not None)
-        self._file = next(counts, "/proc/vmstat")
+        self._file = next(counts, _MACHINE)
 
-    def read(self) -> int:
-        """The count now."""
-        return field(read_file(self._file), _KILLS) or 0
+        self._fd = -1
+        with contextlib.suppress(OSError):
+            self._fd = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+
+    @property
+    def of_machine(self) -> bool:
+        """Everybody's kills are counted, wherever they were."""
+        return self._file == _MACHINE
+
+    def read(self) -> int | None:
+        """The count now; None where it cannot be read."""
+        try:
+            return field(os.pread(self._fd, _COUNTER_BYTES, 0), _KILLS)
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class OomEvidence:
@@ -134,6 +156,7 @@ class OomEvidence:
 
     def __init__(self) -> None:
         self._counter = OomCounter()
+        self._fresh_s = _FRESH_OF_MACHINE_S if self._counter.of_machine else _FRESH_S
         self._count = self._counter.read()
         self._log = KernelLog()
         self._unascribed: deque[float] = deque()
@@ -144,14 +167,16 @@ class OomEvidence:
         """Take note of new evidence; to be called often, so that old evidence is known as old."""
         now = time.monotonic()
         count = self._counter.read()
-        self._unascribed.extend([now] * (count - self._count))
-        self._count = count
+        if count is not None:
+            before = count if self._count is None else self._count
+            self._unascribed.extend([now] * (count - before))
+            self._count = count
         for report in self._log.new_reports():
             if self._explained.pop(report.pid, None) is None:
                 self._reported[report.pid] = now
                 if self._unascribed:
                     self._unascribed.popleft()
-        while self._unascribed and now - self._unascribed[0] > _FRESH_S:
+        while self._unascribed and now - self._unascribed[0] > self._fresh_s:
             self._unascribed.popleft()
         for known in (self._reported, self._explained):
             for pid in [pid for pid, seen in known.items() if now - seen > _FRESH_S]:
@@ -169,9 +194,16 @@ class OomEvidence:
         self._explained[pid] = time.monotonic()
         return True
 
+    def any_killed(self, pids: Collection[int]) -> bool:
+        """The kernel's log says that it ended one of them, lately."""
+        self.look()
+        found = [pid for pid in pids if self._reported.pop(pid, None) is not None]
+        return bool(found)
+
     def close(self) -> None:
-        """Let the kernel's log go."""
+        """Let the kernel's log and its counter go."""
         self._log.close()
+        self._counter.close()
 
 
 def _in_first_pid_namespace() -> bool:

@@ -23,7 +23,7 @@ _SWAP_EVERY_S = 2.0
 class CgroupMemory:
     """One cgroup. `limit` is None where it has none. In bytes; counters since its birth.
 
-    `used` is what is charged to it, less the file cache that the kernel can take back.
+    `used` is what is charged to it, less the file cache and the slab that the kernel can take back.
     """
 
     directory: Path
@@ -149,6 +149,8 @@ class _Source:
     limits: tuple[str, ...]
     prefix: bytes
     pressure: Path | None
+    kernel: str
+    """Where version 1 tells of kernel memory."""
 
     def read(self) -> CgroupMemory | None:
         usage = read_file(f"{self.directory}/{self.usage}")
@@ -156,6 +158,7 @@ class _Source:
             return None
         stat = read_file(f"{self.directory}/memory.stat")
         cache = sum(field(stat, self.prefix + kind) or 0 for kind in _RECLAIMABLE)
+        cache += self._reclaimable_slab(stat)
         limit, set_by = self._limit()
         return CgroupMemory(
             self.directory,
@@ -166,6 +169,15 @@ class _Source:
             _refaults(stat, self.prefix),
             read_pressure(self.pressure) if self.pressure else None,
         )
+
+    def _reclaimable_slab(self, stat: bytes) -> int:
+        """Names and inodes of files that the kernel remembers: taken back before it kills."""
+        if not self.kernel:
+            return field(stat, b"slab_reclaimable ") or 0
+        # Version 1 tells only of kernel memory as a whole. What share of it can be taken back is
+        # known for the machine, and estimated to be the same here.
+        charged = read_file(f"{self.directory}/{self.kernel}").strip()
+        return int(int(charged) * _reclaimable_share()) if charged.isdigit() else 0
 
     def _limit(self) -> tuple[int | None, str]:
         found: list[tuple[int, str]] = []
@@ -188,11 +200,19 @@ def _find_sources(root: Path, cgroups: Mapping[str, str]) -> list[_Source]:
             ("memory.max", "memory.high"),
             b"",
             directory / "memory.pressure",
+            "",
         )
         for directory in directories(root, cgroups, UNIFIED)
     ]
     found += [
-        _Source(directory, "memory.usage_in_bytes", ("memory.limit_in_bytes",), b"total_", None)
+        _Source(
+            directory,
+            "memory.usage_in_bytes",
+            ("memory.limit_in_bytes",),
+            b"total_",
+            None,
+            "memory.kmem.usage_in_bytes",
+        )
         for directory in directories(root, cgroups, "memory")
     ]
     return [source for source in found if (source.directory / source.usage).is_file()]
@@ -206,6 +226,14 @@ def usage_files(reading: MemoryReading) -> list[Path]:
         "memory.high": "memory.current",
     }
     return [c.directory / names[c.set_by] for c in reading.cgroups if c.limit is not None]
+
+
+def _reclaimable_share() -> float:
+    """Of the machine's kernel memory, by /proc/meminfo."""
+    text = read_file("/proc/meminfo")
+    kinds = (b"SReclaimable:", b"SUnreclaim:", b"KernelStack:", b"PageTables:", b"Percpu:")
+    sizes = [field(text, kind) or 0 for kind in kinds]
+    return sizes[0] / sum(sizes) if sum(sizes) else 0.0
 
 
 def _machine_refaults() -> int:

@@ -29,8 +29,13 @@ class ProcessMemory:
 
     @property
     def kept(self) -> int:
-        """What cannot be dropped, wherever it is now."""
-        return self.anonymous + self.swap
+        """What cannot be dropped, wherever it is now: anonymous memory, what is in swap, and memory
+        that is shared by name or by fork."""
+        return self.kept_beside(0)
+
+    def kept_beside(self, spool: int) -> int:
+        """The same but for `spool` bytes of its job's input, which are counted as spools are."""
+        return self.anonymous + self.swap + max(0, self.shared_memory - spool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +49,11 @@ class PreciseMemory:
     pss_anonymous: int
     pss_mapped: int
     private_anonymous: int
-    """Private memory that cannot be dropped, with its share of what is swapped out."""
+    """Private memory that cannot be dropped, with its share of what is swapped out, but without
+    memory that is shared by name or by fork."""
     swap_pss: int
+    pss_shared: int
+    """Its share of memory that is shared by name or by fork: its spool, and what else it maps."""
 
 
 def read_process(pid: int) -> ProcessMemory | None:
@@ -73,7 +81,6 @@ def read_precise(pid: int) -> PreciseMemory | None:
     if b"Pss" not in sizes:
         return None
     dirty = sizes[b"Private_Dirty"]
-    # A spool is shared memory that only the worker maps, and the pool counts spools by itself.
     private = max(0, dirty - min(dirty, sizes.get(b"Pss_Shmem", 0)))
     swap = sizes.get(b"SwapPss", 0)
     return PreciseMemory(
@@ -84,6 +91,7 @@ def read_precise(pid: int) -> PreciseMemory | None:
         pss_mapped=sizes.get(b"Pss_File", 0),
         private_anonymous=private + swap,
         swap_pss=swap,
+        pss_shared=sizes.get(b"Pss_Shmem", 0),
     )
 
 

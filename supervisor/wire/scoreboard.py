@@ -21,6 +21,12 @@ class Activity(enum.IntEnum):
     VACANT = 0
     IDLE = 1
     BUSY = 2
+    UNKNOWN = 3
+    """The record was damaged: native code gone astray in the worker."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Activity":
+        return cls.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class WorkerRecord:
 
     def silent_s(self, now_ns: int) -> float:
         """Seconds since the last heartbeat."""
-        return (now_ns - self.heartbeat_ns) / 1e9
+        return max(0, now_ns - self.heartbeat_ns) / 1e9
 
 
 class Scoreboard:
