@@ -529,9 +529,14 @@ def _named(events: list[Any], name: str) -> list[Any]:
     return [e for e in events if e["event"] == name]
 
 
-async def test_what_is_left_to_the_supervisor_is_reaped_and_its_own_children_are_not(
-    pool: Pool,
-) -> None:
+async def test_what_is_left_to_the_first_process_is_reaped_and_its_own_children_are_not() -> None:
+    guard = Guard(reap_strangers=True)
+    async with guard, Pool(toy(), PoolSettings(workers=1), guard=guard) as pool:
+        await whole(pool, 1)
+        await _orphans_are_reaped()
+
+
+async def _orphans_are_reaped() -> None:
     script = "sleep 0.1 >/dev/null & echo $!"
     shell = await asyncio.create_subprocess_exec(
         *("sh", "-c", script), stdout=asyncio.subprocess.PIPE

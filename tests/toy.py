@@ -4,7 +4,10 @@ import contextlib
 import mmap
 import os
 import signal
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Generator
 from typing import Any
@@ -69,6 +72,23 @@ class Toy:
                 from supervisor import JobError
 
                 raise JobError("no_thanks", "this is refused")
+            case "huge":
+                return 1 << 70  # MessagePack carries 64 bits
+            case "talk":
+                for step in range(request["count"]):
+                    yield step
+                _end(request["how"])
+            case "share":
+                # Memory that is anonymous and shared: of no file, and in nobody's RssAnon.
+                block = mmap.mmap(-1, request["bytes"])
+                for at in range(0, request["bytes"], mmap.PAGESIZE):
+                    block[at] = 1
+                self.hoard.append(block)
+                until = time.monotonic() + request["s"]
+                while time.monotonic() < until:
+                    time.sleep(0.01)
+                    yield
+                return {"pid": os.getpid()}
             case "long":
                 return {"text": "x" * request["length"]}
             case "grow":
@@ -111,6 +131,17 @@ def touched(count: int) -> bytearray:
     return block
 
 
+_LITTERER = """
+import pathlib, sys, time
+for number in range(300):
+    time.sleep(0.01)
+    try:
+        pathlib.Path(sys.argv[1], str(number)).touch()
+    except OSError:
+        break
+"""
+
+
 def _end(how: str) -> None:
     match how:
         case "exit":
@@ -127,9 +158,21 @@ def load(
     load_bytes: int = 0,
     born_s: float = 0.0,
     litter: bool = False,
+    stays: bool = False,
+    stillborn: bool = False,
+    litterer: bool = False,
 ) -> Toy:
     if litter:
         tempfile.mkstemp()
+    if litterer:  # a child goes on writing where the load has its temporary files
+        script = _LITTERER
+        subprocess.Popen([sys.executable, "-c", script, tempfile.mkdtemp()])
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if stays:  # the interpreter waits for such a thread when it ends
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+    if stillborn:
+        os.register_at_fork(after_in_child=lambda: os._exit(9))
     if born_s:  # a worker takes its time before it says that it is there
         os.register_at_fork(after_in_child=lambda: time.sleep(born_s))
     time.sleep(load_s)

@@ -75,7 +75,7 @@ class SpeechService:
             )
         )
         self.traffic = Traffic()
-        self.guard = Guard(memory_settings(settings), self.spools)
+        self.guard = Guard(memory_settings(settings), self.spools, reap_strangers=True)
         self._draining = False
         self._idling: asyncio.Task[None] | None = None
         self._leaving: dict[ServedModel, asyncio.Task[None]] = {}

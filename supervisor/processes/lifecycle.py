@@ -36,7 +36,10 @@ _LEAVE_S = 1.0
 _END_S = 5.0
 """How long it is waited for after that."""
 
-_CANNOT_LOAD = (ForkServerLost, TargetUnavailable, OSError, ValueError, TypeError)
+_CANNOT_LOAD = (
+    *(ForkServerLost, TargetUnavailable, OSError),
+    *(TypeError, ValueError, OverflowError, RecursionError),  # options that cannot be carried
+)
 """What stands in the way of a load: the model, its target, or the machine."""
 
 
@@ -197,8 +200,10 @@ class ProcessLifecycle:
                 before = now
                 await self._make_room(before, target)
             server = await self._load(target)
-            await self._must_bring_forth(server)
+            first = await self._first_worker(server)
             self._install(server)
+            if first is not None:
+                self._slots.take_in(first)
         except (*_CANNOT_LOAD, WorkerStillborn) as error:
             self._failed(error)
             self.not_renewed = str(error)
@@ -243,12 +248,13 @@ class ProcessLifecycle:
             log.exception("model.not_found")
             raise TargetUnavailable(f"{type(error).__name__}: {error}") from error
 
-    async def _must_bring_forth(self, server: ForkServer) -> None:
-        """A model whose workers die at birth is no better than one that cannot be loaded."""
+    async def _first_worker(self, server: ForkServer) -> Worker | None:
+        """A model whose workers die at birth is no better than one that cannot be loaded. None
+        where there is nothing to go back to."""
         if self.live_server() is None:
-            return
+            return None
         try:
-            await self._slots.try_out(server)
+            return await self._slots.try_out(server)
         except BaseException:
             server.close()
             raise

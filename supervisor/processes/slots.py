@@ -56,6 +56,7 @@ class _Slot:
         self.number = number
         self.worker: Worker | None = None
         self.started = 0.0
+        self.filling = False
         self.backoff = Backoff(first_s=0.1, longest_s=10.0, forgiven_after_s=_STABLE_S)
         self.failing: str | None = None
         """Why its worker is started again only later."""
@@ -114,11 +115,18 @@ class WorkerSlots:
         """Recycle: it leaves after its job, and another takes its slot."""
         worker.leave(Intent.RECYCLE, reason)
 
-    async def try_out(self, server: ForkServer) -> None:
-        """Have the new fork server make a worker that gets ready, and send it away again. Raises
-        `ForkServerLost`, `WorkerStillborn` or `OSError`."""
-        worker = await self._start_worker(self._slots[0].number, server)
-        worker.leave(Intent.RECYCLE, "the first of a new model, to see whether one can live")
+    async def try_out(self, server: ForkServer) -> Worker:
+        """A worker of the new fork server that got ready, to be taken in once it is the newest.
+        Raises `ForkServerLost`, `WorkerStillborn` or `OSError`."""
+        return await self._start_worker(self._slots[0].number, server)
+
+    def take_in(self, worker: Worker) -> None:
+        """It takes the place of the first slot's worker."""
+        slot = self._slots[0]
+        if slot.filling or not worker.able:
+            self.retire(worker, "its slot is taken")
+            return
+        self._occupy(slot, worker)
 
     # A worker's own calls.
 
@@ -160,7 +168,7 @@ class WorkerSlots:
                     await self._fill(slot, server)
 
     async def _fill(self, slot: _Slot, server: ForkServer) -> None:
-        slot.started = self._clock.now()
+        slot.started, slot.filling = self._clock.now(), True
         try:
             successor = await self._start_worker(slot.number, server)
         except (ForkServerLost, WorkerStillborn, OSError) as error:
@@ -170,6 +178,11 @@ class WorkerSlots:
             log.error("worker.not_started", worker=slot.number, reason=str(error), retry_in_s=delay)
             await self._rest(slot, delay, str(error))
             return
+        finally:
+            slot.filling = False
+        self._occupy(slot, successor)
+
+    def _occupy(self, slot: _Slot, successor: Worker) -> None:
         before, slot.worker = slot.worker, successor
         if before is not None:
             self.retire(before, "a newer model takes its place")
