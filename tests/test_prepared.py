@@ -451,7 +451,7 @@ def rewritten(archive: bytes, **changes: bytes | None) -> bytes:
             "names files|no name",
         ),
         (lambda a: rewritten(a, manifest=b'"format": 1=>"format": 9'), "its format is 9"),
-        (lambda a: rewritten(a, manifest=b'"sha256": "862822=>"sha256": "000000'), "another small"),
+        (lambda a: rewritten(a, manifest=b'"sha256": "862822=>"sha256": "000000'), "its key"),
     ],
 )
 def test_a_file_that_is_not_right_is_refused(

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ _ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.5
 _CONNECT_S, _STALL_S = 20.0, 30.0
 _BLOCK_BYTES = 1 << 18
+_DISK_RESERVE = 8 << 20
+"""Bytes of a disk that a download leaves free."""
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -152,7 +155,13 @@ class _Attempts:
                 )
             if response.status == 200:
                 start = 0
+            if self._url.startswith("https:") and response.url.scheme != "https":
+                raise ModelError(
+                    "insecure_redirect", f"{self._url} leads to {response.url}, which is not https"
+                )
             total = self._total(response, start)
+            if total is not None:
+                self._must_have_room(total - start)
             self._remember(response)
             await self._take(response, start, total)
 
@@ -161,6 +170,10 @@ class _Attempts:
         total = None if response.content_length is None else start + response.content_length
         if response.status == 206:
             match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if self._state is not None and self._another(response, self._state.validator):
+                discard(self._file)
+                self._state = None
+                raise _Broken("the file has changed on the server")
             if match is None or int(match[1]) != start:
                 raise ModelError("lying_server", f"{self._url}: the server sent another part of it")
             total = None if match[3] == "*" else int(match[3])
@@ -171,6 +184,20 @@ class _Attempts:
             )
         self._must_be_small(total or 0)
         return total if total is not None else size
+
+    @staticmethod
+    def _another(response: aiohttp.ClientResponse, validator: str) -> bool:
+        """The part that came is of another file than the part that is here."""
+        told = [response.headers[n] for n in ("ETag", "Last-Modified") if n in response.headers]
+        return bool(told) and validator not in told
+
+    def _must_have_room(self, missing: int) -> None:
+        """Before the first byte of it is taken."""
+        free = shutil.disk_usage(self._partial.parent).free
+        if missing > free - _DISK_RESERVE:
+            raise ModelError(
+                "no_space", f"{self._url} needs {missing} bytes more, and {free} are free"
+            )
 
     def _must_be_small(self, count: int) -> None:
         most = self._bounds.size or self._bounds.most
@@ -202,6 +229,8 @@ class _Attempts:
             writer.truncate()
         if total is not None and here < total:
             raise _Broken(f"{here} of {total} bytes came")
+        if total is not None and here > total:
+            raise ModelError("lying_server", f"{self._url}: {here} bytes came, {total} were said")
 
 
 def _in_words(error: Exception) -> str:

@@ -3,8 +3,10 @@ and nothing is seen in the models directory before it is whole."""
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ _MOST_BYTES = 16 * 10**9
 _ABOUT = 1.15
 """By how much a size that was published rounded may be off."""
 _LOADING = ".fetch"
+_UNPACKING = "unpacking-"
 
 
 async def pull(
@@ -119,7 +122,10 @@ def _install(
     known = (checksum_of(entry) if entry else None) or pinned
     sha256 = _check(archive, known, on_progress)
     size = archive.stat().st_size
-    with tempfile.TemporaryDirectory(dir=models_directory / _LOADING) as temporary:
+    left = f"{_UNPACKING}{name}-"
+    for old in (models_directory / _LOADING).glob(f"{glob.escape(left)}*"):
+        shutil.rmtree(old, ignore_errors=True)  # somebody who was killed; the lock is ours
+    with tempfile.TemporaryDirectory(prefix=left, dir=models_directory / _LOADING) as temporary:
         made = Path(temporary) / name
         made.mkdir()
         unpack(archive, made, lambda done, total: on_progress("unpack", done, total))

@@ -2,6 +2,8 @@
 checked from then on."""
 
 import contextlib
+import fcntl
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,12 +31,20 @@ def read_pin(models_directory: Path, name: str) -> Checksum | None:
 
 def record_pin(models_directory: Path, name: str, *, sha256: str, size: int, source: str) -> None:
     """Remember it. Raises `OSError`."""
-    pins = _read(models_directory)
-    pins[name] = Pin(sha256, size, source, datetime.now(UTC).isoformat(timespec="seconds"))
     file = models_directory / PINS
-    partial = file.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(pins)))
-    partial.rename(file)
+    lock = os.open(models_directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        pins = _read(models_directory)
+        pins[name] = Pin(sha256, size, source, datetime.now(UTC).isoformat(timespec="seconds"))
+        partial = file.with_suffix(".partial")
+        with partial.open("wb") as writer:
+            writer.write(msgspec.json.format(msgspec.json.encode(pins)))
+            writer.flush()
+            os.fsync(writer.fileno())
+        partial.rename(file)
+    finally:
+        os.close(lock)
 
 
 def _read(models_directory: Path) -> dict[str, Pin]:

@@ -7,6 +7,7 @@ may become longer than it said.
 
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,13 @@ from models.contract import ModelError
 _BLOCK_BYTES = 1 << 20
 _CREATED_ON_UNIX = 3
 _ENCRYPTED = 0x1
+_BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Methods of which a block is unpacked piece by piece; with the others a few bytes take all memory
+before their length can be looked at."""
+_LARGEST_DIRECTORY = 4 << 20
+"""Bytes of the list of entries, which is read whole."""
+_END_RECORD = struct.Struct("<4s4H2LH")
+"""The zip format's end of central directory (APPNOTE.TXT, 4.3.16)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +72,27 @@ def unpack(
 
 
 def _opened(archive: Path) -> zipfile.ZipFile:
+    _must_have_few_entries(archive)
     try:
         return zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         with archive.open("rb") as reader:
             begins = reader.read(16)
         raise _bad(archive, f"it is no whole zip archive (it begins with {begins!r})") from error
+
+
+def _must_have_few_entries(archive: Path) -> None:
+    """Before the list of them is read."""
+    with archive.open("rb") as reader:
+        size = reader.seek(0, 2)
+        reader.seek(max(0, size - (1 << 16) - _END_RECORD.size))
+        tail = reader.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) - at < _END_RECORD.size:
+        return  # it is no zip archive, which is said next
+    _, _, _, _, entries, length, _, _ = _END_RECORD.unpack_from(tail, at)
+    if length > _LARGEST_DIRECTORY:
+        raise _bad(archive, f"it lists {entries} entries in {length} bytes, more than a model has")
 
 
 def _checked(
@@ -111,6 +134,8 @@ def _must_be_harmless(archive: Path, info: zipfile.ZipInfo, limits: ArchiveLimit
     kind = stat.S_IFMT(mode)
     if info.create_system == _CREATED_ON_UNIX and kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise _bad(archive, f"{name!r} is a link or a device")
+    if info.compress_type not in _BOUNDED:
+        raise _bad(archive, f"{name!r} is packed by a method that models are not packed by")
     if info.flag_bits & _ENCRYPTED:
         raise _bad(archive, f"{name!r} is encrypted")
     packed = max(1, info.compress_size)
@@ -138,7 +163,10 @@ def _extract(
                     raise _bad(archive, f"{info.filename!r} is longer than it says")
                 writer.write(block)
                 on_progress(done + written, total)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError),
+        *(NotImplementedError, RuntimeError, ValueError),
+    ) as error:
         raise _bad(archive, f"{info.filename!r} cannot be unpacked: {error}") from error
     if written != info.file_size:
         raise _bad(archive, f"{info.filename!r} is shorter than it says")

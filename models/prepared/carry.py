@@ -7,7 +7,7 @@ made. The links are made anew on arrival, to the original that is there.
 import hashlib
 import shutil
 import tarfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import msgspec
 import msgspec.structs
@@ -16,12 +16,11 @@ from models.contract import ModelError
 from models.graph_file import graph_problem
 from models.location import ModelLocation
 from models.prepared.manifest import FORMAT, MANIFEST, FileStamp, Manifest, write_manifest
-from models.prepared.prepare import place
+from models.prepared.prepare import locked, place, stamp_sources
 from models.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
 from models.view import make_view
 
 _MAX_MANIFEST_BYTES = 1 << 20
-_MAX_FILES = 16
 
 
 def export_prepared(prepared: PreparedModel, file: Path) -> None:
@@ -56,12 +55,13 @@ def import_prepared(file: Path, location: ModelLocation, store: Path) -> Prepare
             size = sum(stamp.size for stamp in manifest.made.values())
             if size > free:
                 raise _bad(f"it needs {size} bytes in {store}, {free} are free")
-            partial = store / f"{PARTIAL_PREFIX}{manifest.key}-import"
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                return _unpack(archive, manifest, location, partial, store)
-            finally:
+            with locked(store, manifest.key, location.name):
+                partial = store / f"{PARTIAL_PREFIX}{manifest.key}-import"
                 shutil.rmtree(partial, ignore_errors=True)
+                try:
+                    return _unpack(archive, manifest, location, partial, store)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
     except tarfile.TarError as error:
         raise _bad(str(error)) from error
     except OSError as error:
@@ -107,28 +107,20 @@ def _read_manifest(archive: tarfile.TarFile) -> Manifest:
         raise _bad(f"its manifest cannot be read: {error}") from error
     if manifest.format != FORMAT:
         raise _bad(f"its format is {manifest.format}; {FORMAT} is known here")
-    names = [manifest.name, manifest.key, *manifest.made]
-    if len(manifest.made) > _MAX_FILES or any(not _harmless(name) for name in names):
-        raise _bad("it names files that no prepared model has")
-    if "/" in manifest.name or "/" in manifest.key:
-        raise _bad("its name is no name")
+    if (problem := manifest.problem()) is not None:
+        raise _bad(problem)
     return manifest
 
 
-def _harmless(name: str) -> bool:
-    path = PurePosixPath(name)
-    return (
-        bool(name)
-        and not path.is_absolute()
-        and not name.startswith(".")
-        and (".." not in path.parts and "\0" not in name)
-    )
-
-
 def _must_fit(manifest: Manifest, location: ModelLocation) -> None:
-    for name, stamp in manifest.sources.items():
-        source = location.directory / name
-        if not source.is_file() or FileStamp.of(source).sha256 != stamp.sha256:
+    if manifest.name != location.name:
+        raise ModelError(
+            "other_original", f"the file was made from {manifest.name}, this is {location.name}"
+        )
+    here = stamp_sources(location.directory)
+    for name in manifest.sources.keys() | here.keys():
+        ours, theirs = here.get(name), manifest.sources.get(name)
+        if ours is None or theirs is None or ours.sha256 != theirs.sha256:
             raise ModelError(
                 "other_original",
                 f"the file was made from another {manifest.name}: {name} differs from the one in "

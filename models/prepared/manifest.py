@@ -1,6 +1,7 @@
 """What a prepared model says of itself: what it was made from, by what, and what was made."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,16 @@ class FileStamp(msgspec.Struct, frozen=True):
         return status.st_mtime_ns == self.mtime_ns or FileStamp.of(file).sha256 == self.sha256
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FOLDERS = ("", "graph/", "conf/")
+_MADE = frozenset(f + n for f in _FOLDERS for n in ("HCLG.fst", "words.txt", "mfcc.conf"))
+_SOURCES = frozenset(
+    folder + name
+    for folder in _FOLDERS
+    for name in ("HCLr.fst", "Gr.fst", "HCLG.fst", "disambig_tid.int", "mfcc.conf")
+)
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """`prepared.json`. File names are inside the model, sizes in bytes, times in seconds."""
 
@@ -55,6 +66,15 @@ class Manifest(msgspec.Struct, frozen=True):
     maker: str = MAKER
     format: int = FORMAT
 
+    def problem(self) -> str | None:
+        """Why it is to be believed in nothing, whoever wrote it: its names lead elsewhere, or are
+        not those that are made here; None if there is no reason."""
+        if not _NAME.fullmatch(self.name) or self.key != key_of(self.sources):
+            return "its name is no name, or its key is not that of what it was made from"
+        if not self.sources or not self.sources.keys() <= _SOURCES or not self.made.keys() <= _MADE:
+            return "it names files that no prepared model has"
+        return None
+
 
 def key_of(sources: dict[str, FileStamp]) -> str:
     """The name of what is made from these sources by this maker."""
@@ -71,7 +91,9 @@ def read_manifest(directory: Path) -> Manifest | None:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (OSError, msgspec.DecodeError):
         return None
-    return manifest if manifest.format == FORMAT else None
+    if manifest.format != FORMAT or manifest.problem() is not None:
+        return None
+    return manifest
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -52,7 +52,8 @@ def prepare(
     must_be_affordable(needs, available_memory, home)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _locked(home, location.name):
+        # By what it is made from: two names of one model make the same.
+        with locked(home, key_of(stamp_sources(location.directory)), location.name):
             # Whoever held the lock before may have made it.
             found = find_prepared(location, store).prepared
             if found is not None and output is None:
@@ -69,7 +70,7 @@ def _make(
     started = time.monotonic()
     on_progress("compiler", GraphCounts(0, 0))
     program = get_compiler(store)
-    sources = _stamp_sources(location.directory)
+    sources = stamp_sources(location.directory)
     key = key_of(sources)
     target = output or store / f"{location.name}-{key}"
     with _partial(target.parent, key) as partial:
@@ -93,7 +94,7 @@ def _make(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_manifest(partial, manifest)
-        if _stamp_sources(location.directory) != sources:
+        if stamp_sources(location.directory) != sources:
             raise ModelError("model_changed", f"{location.directory} changed meanwhile")
         place(partial, target)
     return PreparedModel(target, manifest)
@@ -131,7 +132,7 @@ def _made_names(partial: Path) -> list[str]:
     return [str(file.relative_to(partial)) for file in files if file.is_file()]
 
 
-def _stamp_sources(model: Path) -> dict[str, FileStamp]:
+def stamp_sources(model: Path) -> dict[str, FileStamp]:
     """What decides the result: the graphs, their disambiguation labels, and the features."""
     directory = graph_directory(model)
     names = ("HCLr.fst", "Gr.fst", "HCLG.fst", "disambig_tid.int")
@@ -154,9 +155,10 @@ def place(partial: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(home: Path, name: str) -> Iterator[None]:
-    """One at a time for a model and a place; the lock goes with its holder, however that ends."""
-    with (home / f".lock-{name}").open("a+") as lock:
+def locked(home: Path, key: str, name: str) -> Iterator[None]:
+    """One at a time for what is made and a place; the lock goes with its holder, however that
+    ends. Raises `ModelError`."""
+    with (home / f".lock-{key}").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -107,6 +107,8 @@ class ForkServer:
                 popen = subprocess.Popen(
                     [sys.executable, "-m", "supervisor.child", *map(str, arguments)],
                     stdin=subprocess.DEVNULL,
+                    # A group of its own: whatever it leaves is known by that.
+                    process_group=0,
                     pass_fds=(theirs.fileno(), scoreboard_fd),
                     env={**os.environ, **allocator.variables, **target.environment},
                 )

@@ -20,7 +20,7 @@ from supervisor.processes.death import Cause, Death, Intent
 from supervisor.processes.deaths import Deaths
 from supervisor.processes.environment import choose_allocator, find_jemalloc
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
-from supervisor.processes.process import become_subreaper
+from supervisor.processes.process import become_subreaper, reap_group
 from supervisor.processes.slots import WorkerSlots, WorkersOwner
 from supervisor.processes.worker import Worker, WorkerStillborn
 from supervisor.readings.kernel_oom import OomEvidence
@@ -35,6 +35,7 @@ _LEAVE_S = 1.0
 """How long a process may take to leave when the lifecycle closes, before it is killed."""
 _END_S = 5.0
 """How long it is waited for after that."""
+_CLEAR_TRIES, _CLEAR_PAUSE_S = 50, 0.02
 
 _CANNOT_LOAD = (
     *(ForkServerLost, TargetUnavailable, OSError),
@@ -90,6 +91,9 @@ class ProcessLifecycle:
         self._loading_since = 0.0
         self._unready_because = "the model is not loaded yet"
         self._tasks = Tasks()
+        self._left: set[ForkServer] = set()
+        """Fork servers that have ended, and may have left processes."""
+        self._closing = False
 
     async def __aenter__(self) -> "ProcessLifecycle":
         become_subreaper()
@@ -98,6 +102,7 @@ class ProcessLifecycle:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closing = True
         try:
             await self._tasks.close()
         finally:
@@ -377,11 +382,29 @@ class ProcessLifecycle:
     def _fork_server_ended(self, server: ForkServer) -> None:
         self.servers.discard(server)
         self._deaths.died("fork server", server.ended.result(), server.outcome.reason)
+        if not self._closing:
+            clearing = functools.partial(self._clear_after, server)
+            self._tasks.once(f"what fork server {server.pid} has left", clearing)
         self.notify()
+
+    async def _clear_after(self, server: ForkServer) -> None:
+        """A worker of which it could not tell any more, and processes that the model had started,
+        are left to us."""
+        self._left.add(server)
+        await self.until(lambda: all(w.server is not server for w in self.workers))
+        await self._clear(server)
+
+    async def _clear(self, server: ForkServer) -> None:
+        for _ in range(_CLEAR_TRIES):
+            if not reap_group(server.pid):
+                break
+            await asyncio.sleep(_CLEAR_PAUSE_S)
+        self._left.discard(server)
 
     # --- the end ----------------------------------------------------------------------------------
 
     async def _end_processes(self) -> None:
+        self._left |= self.servers
         for worker in list(self.workers):
             if worker.job is None:
                 worker.leave(Intent.SHUTDOWN)
@@ -402,6 +425,8 @@ class ProcessLifecycle:
         for server in self.servers:
             log.error("fork_server.left_behind", pid=server.pid)
             server.abandon()
+        for server in list(self._left):
+            await self._clear(server)
 
     async def _within(self, seconds: float, predicate: Callable[[], bool]) -> None:
         with contextlib.suppress(TimeoutError):

@@ -52,6 +52,19 @@ def reap_orphan(pid: int) -> bool:
     return False
 
 
+def reap_group(group: int) -> bool:
+    """Let go of the children of this process in that group that have ended, and end the others;
+    False if there are none any more."""
+    try:
+        while os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is not None:
+            pass
+    except ChildProcessError:
+        return False
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+    return True
+
+
 def set_parent_death_signal(number: int) -> None:
     """Send this process signal `number` when its parent dies; 0 for none."""
     _prctl(_PR_SET_PDEATHSIG, number)
