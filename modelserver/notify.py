@@ -19,6 +19,7 @@ _EVERY_S = 1.0
 _EXTEND_BY_S = 30
 """While a model loads, systemd is asked for this much more time, again and again."""
 _WATCHDOG_SHARE = 0.25
+_LONGEST_FIELD = 800
 
 
 class Notifier:
@@ -52,15 +53,21 @@ class Notifier:
         """Send NAME=VALUE lines, such as READY=1."""
         if self._socket is None:
             return
-        lines = "\n".join(f"{name}={value}" for name, value in fields.items())
+        lines = "\n".join(f"{name}={_in_a_field(value)}" for name, value in fields.items())
         with contextlib.suppress(BlockingIOError, ConnectionError):  # systemd is busy, or gone
-            self._socket.send(lines.encode())
+            self._socket.send(lines.encode(errors="replace"))
 
     def close(self) -> None:
         """Say no more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _in_a_field(value: str | int) -> str:
+    """One line, and not so long that the whole message would be ignored."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= _LONGEST_FIELD else f"{text[:_LONGEST_FIELD]}..."
 
 
 async def keep_systemd_informed(service: SpeechService, notifier: Notifier) -> None:

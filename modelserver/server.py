@@ -1,7 +1,9 @@
 """The server's life: listen, serve, drain, end. Runs in the supervisor process."""
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Callable
 
 import structlog
@@ -14,7 +16,7 @@ from modelserver.notify import Notifier, keep_systemd_informed
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
-from supervisor import AllocatorMissing, raise_descriptor_limit
+from supervisor import AllocatorMissing, directory_problem, raise_descriptor_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
@@ -38,12 +40,15 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
         ) from error
     raise_descriptor_limit()
+    if (problem := directory_problem(settings.spool.directory)) is not None:
+        sock.close()
+        raise CannotStart(f"spool.directory: {problem}; larger uploads have to go there")
     try:
         service = SpeechService(settings)
     except AllocatorMissing as error:
         sock.close()
         raise CannotStart(str(error)) from error
-    stop = StopSignals()
+    stop, hangups = StopSignals(), Hangups()
     notifier = Notifier.from_environment()
     http = HttpServer(build_application(service), sock)
     await http.start()
@@ -59,7 +64,8 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
         reloader = Reloader(service, read_again)
         async with service, AdminListener(service, reloader):
             informing = asyncio.create_task(keep_systemd_informed(service, notifier))
-            reloading = asyncio.create_task(reloader.on_hangup())
+            informing.add_done_callback(_tell_if_failed)
+            reloading = asyncio.create_task(hangups.obeyed_by(reloader, stop))
             await stop.first.wait()
             informing.cancel()
             reloading.cancel()
@@ -67,6 +73,7 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
             http.stop_accepting()
             log.info("server.draining", drain_s=settings.drain_s)
             in_time = await _drain(service, settings.drain_s, stop)
+            await service.end_uploads()
             log.info("server.drained" if in_time else "server.drain_cut_short")
     except AdminRefused as error:
         raise CannotStart(str(error)) from error
@@ -74,6 +81,12 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
         await http.close()
         notifier.close()
     log.info("server.stopped")
+
+
+def _tell_if_failed(task: asyncio.Task[None]) -> None:
+    """The service manager would be told nothing any more, and nobody why."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("server.task_failed", task="service manager", exc_info=error)
 
 
 async def _drain(service: SpeechService, drain_s: float, stop: "StopSignals") -> bool:
@@ -86,6 +99,34 @@ async def _drain(service: SpeechService, drain_s: float, stop: "StopSignals") ->
         draining.cancel()
         return False
     return draining.result()
+
+
+class Hangups:
+    """SIGHUP: reload, or, where the terminal that it was started from is closed, stop."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+        self._terminal = sys.stdin.isatty() if sys.stdin else False
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._told.set)
+
+    async def obeyed_by(self, reloader: Reloader, stop: "StopSignals") -> None:
+        """For ever; what came while the server was starting is not forgotten."""
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            if self._terminal and not _terminal_is_there():
+                log.info("server.terminal_closed")
+                stop.first.set()
+                return
+            await reloader.reload_if_possible()
+
+
+def _terminal_is_there() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 class StopSignals:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         SpoolStore,
         SpoolUsage,
         SpoolView,
+        directory_problem,
     )
     from supervisor.status import PoolState, PoolStatus, WorkerStatus
 
@@ -114,6 +115,7 @@ _HOMES = {
         "SpoolStore",
         "SpoolUsage",
         "SpoolView",
+        "directory_problem",
     ),
     "status": ("PoolState", "PoolStatus", "WorkerStatus"),
     "sizes": ("in_units",),
@@ -171,6 +173,7 @@ __all__ = [
     "allocator_in_use",
     "available_memory",
     "choose_allocator",
+    "directory_problem",
     "end_with_parent",
     "explain_limits",
     "find_headroom",

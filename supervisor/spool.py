@@ -231,6 +231,15 @@ def _copy(source: int, target: int, size: int) -> None:
         raise SpoolFull.from_os_error(error) from error
 
 
+def directory_problem(directory: Path) -> str | None:
+    """Why spools cannot be kept there, in words; None if they can."""
+    try:
+        os.close(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        return f"{directory} cannot be written to: {error.strerror}"
+    return None
+
+
 SpoolView = mmap.mmap | io.BytesIO
 """A worker's view of a spool: a read-only, seekable file over shared pages."""
 

@@ -1,9 +1,13 @@
 """Where the admin side listens: a Unix socket, or an address of this machine with a token."""
 
+import contextlib
 import errno
+import fcntl
 import os
+import re
 import socket
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from modelserver.settings import AdminSettings, xdg_directory
 AUTO, OFF = "auto", "off"
 _UNIX = "unix:"
 _SOCKET_NAME = "admin.sock"
+_PROBE_S = 1.0
 
 
 class BadAddress(Exception):
@@ -43,7 +48,7 @@ def admin_address(settings: AdminSettings) -> AdminAddress | None:
     if text.startswith(_UNIX):
         return AdminAddress(path=Path(text.removeprefix(_UNIX)))
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise BadAddress(
             f'admin.listen is {text!r}; it may be "auto", "off", "unix:/path" or "host:port"'
         )
@@ -70,16 +75,20 @@ def bind_unix(path: Path) -> socket.socket:
         raise PermissionError(errno.EPERM, f"{path.parent} belongs to somebody else")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        if path.is_socket():
-            if _answers(path):
+        # Two that begin at the same moment take turns, and nobody sees a socket that does not
+        # listen yet.
+        with _locked(path.parent):
+            if path.is_socket() and _answers(path):
                 raise OSError(errno.EADDRINUSE, "another server listens there")
-            path.unlink()
-        old = os.umask(0o177)
-        try:
-            sock.bind(str(path))
-            sock.listen()
-        finally:
-            os.umask(old)
+            before = path.with_name(f".{path.name}-{os.getpid()}")
+            before.unlink(missing_ok=True)
+            old = os.umask(0o177)
+            try:
+                sock.bind(str(before))
+                sock.listen()
+            finally:
+                os.umask(old)
+            before.rename(path)
         sock.setblocking(False)
     except BaseException:
         sock.close()
@@ -87,10 +96,23 @@ def bind_unix(path: Path) -> socket.socket:
     return sock
 
 
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_S)
         try:
             probe.connect(str(path))
+        except TimeoutError:
+            return True  # it is there, and has no time
         except OSError:
             return False
         return True

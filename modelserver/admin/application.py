@@ -1,6 +1,7 @@
 """The admin application: health, metrics, and the few things an operator may do."""
 
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -16,7 +17,9 @@ from modelserver.serving.service import SpeechService
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
 
-_BEARER = "Bearer "
+_BEARER = "bearer"
+
+_NUMBER = re.compile(r"[0-9]{1,6}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,6 +35,11 @@ def build_admin(service: SpeechService, reloader: Reloader, token: str | None) -
     app.router.add_post("/admin/drain", admin.drain)
     app.router.add_post("/admin/reload", admin.reload)
     return app
+
+
+def _bytes(text: str) -> bytes:
+    """Of a header, which may hold any bytes."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 class _Admin:
@@ -59,9 +67,9 @@ class _Admin:
         if self._token is None:
             return
         # By the token alone: where a proxy stands in between, every address is its own.
-        given = request.headers.get("Authorization", "")
-        sent = given.removeprefix(_BEARER).strip() if given.startswith(_BEARER) else ""
-        if not hmac.compare_digest(sent.encode(), self._token.encode()):
+        scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
+        sent = sent.strip() if scheme.lower() == _BEARER else ""
+        if not hmac.compare_digest(_bytes(sent), _bytes(self._token.strip())):
             raise ApiError(
                 "unauthorized",
                 "send the admin token: Authorization: Bearer TOKEN",
@@ -76,7 +84,7 @@ class _Admin:
 
     async def recycle(self, request: web.Request) -> web.Response:
         slot = request.match_info["id"]
-        pids = self._service.recycle(int(slot)) if slot.isdigit() else []
+        pids = self._service.recycle(int(slot)) if _NUMBER.fullmatch(slot) else []
         if not pids:
             there = ", ".join(str(w.slot) for w in self._service.status().workers) or "none"
             raise ApiError("not_found", f"there is no worker {slot}; there are: {there}")

@@ -171,7 +171,7 @@ def health(service: SpeechService, started: float) -> Health:
     """As it is now; `started` by CLOCK_MONOTONIC."""
     status = service.status()
     guard = status.guard
-    state, reasons = _verdict(status)
+    state, reasons = _verdict(status, service.stale())
     usage = service.spools.usage()
     return Health(
         status=state,
@@ -200,16 +200,16 @@ def health(service: SpeechService, started: float) -> Health:
 def in_a_line(service: SpeechService) -> str:
     """The verdict in words, for a line of status."""
     status = service.status()
-    word, reasons = _verdict(status)
+    word, reasons = _verdict(status, service.stale())
     if reasons:
         return f"{word}: {'; '.join(reasons)}"
     able = sum(worker.state.value in ("idle", "busy") for worker in status.workers)
     return f"{word}: {status.model.get('model')}, {able} workers, {status.admitted} requests"
 
 
-def _verdict(status: PoolStatus) -> tuple[str, list[str]]:
+def _verdict(status: PoolStatus, stale: list[str]) -> tuple[str, list[str]]:
     """One word, and why it is not "ok"."""
-    reasons = []
+    reasons = list(stale)
     if status.reason is not None:
         reasons.append(status.reason)
     if (guard := status.guard) is not None:

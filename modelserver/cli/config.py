@@ -18,7 +18,10 @@ from supervisor import explain_limits
 @with_settings(*SERVER_SETTINGS)
 def config(configuration: Configuration, explain: bool) -> None:
     """Print every setting as TOML, with where its value came from."""
-    rows = list(configuration.rows())
+    rows = [
+        (field, "***" if field.secret and value else value, origin)
+        for field, value, origin in configuration.rows()
+    ]
     found = explain_limits(pool_settings(configuration.settings))
     width = max(len(f"{field.name.rpartition('.')[2]} = {_toml(v)}") for field, v, _ in rows)
     section = ""

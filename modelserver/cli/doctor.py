@@ -1,12 +1,11 @@
 """`modelserver doctor`: what limits a server on this machine, and what happened lately."""
 
-import os
 import time
-from pathlib import Path
 
 import click
 
 import models
+from models.prepared import HOW_TO_GET_IT, can_build, find_compiler
 from modelserver.admin.client import NoServer, fetch_health
 from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
@@ -21,6 +20,7 @@ from supervisor import (
     KernelLog,
     MemoryReader,
     OomCounter,
+    directory_problem,
     explain_limits,
     find_headroom,
     in_units,
@@ -49,7 +49,7 @@ def doctor(configuration: Configuration) -> None:
         click.echo(f"! {problem}")
     if problems:
         raise SystemExit(1)
-    click.echo("Nothing to see to.")
+    click.echo("Nothing needs attention.")
 
 
 def _section(title: str, lines: list[str]) -> None:
@@ -74,8 +74,13 @@ def _machine(settings: Settings, problems: list[str]) -> list[str]:
         lines.append("no memory cgroup limits this process")
     for name, found in explain_limits(pool_settings(settings)).items():
         lines.append(f"{name} = {in_units(found.bytes)}: {found.reason}")
-    if not _directory_usable(settings.spool.directory):
-        problems.append(f"uploads cannot be written to {settings.spool.directory}")
+    if (problem := directory_problem(settings.spool.directory)) is not None:
+        problems.append(f"spool.directory: {problem}")
+    if not can_build() and find_compiler(settings.prepared_dir) is None:
+        problems.append(
+            "models cannot be prepared here, and are several times slower for it: there is no "
+            f"compiler ({HOW_TO_GET_IT})"
+        )
     return lines
 
 
@@ -124,8 +129,10 @@ def _running(settings: Settings, problems: list[str]) -> tuple[Health | None, li
 
 
 def _kernel(health: Health | None, problems: list[str]) -> list[str]:
-    count = OomCounter().read()
-    lines = [f"{count} processes killed so far, by the kernel's count for this cgroup or machine"]
+    counter = OomCounter()
+    count, where = counter.read(), "this machine" if counter.of_machine else "this cgroup"
+    counter.close()
+    lines = [f"{count or 0} processes of {where} killed so far, by the kernel's own count"]
     log = KernelLog(from_start=True)
     if not log.readable:
         return [*lines, "its log cannot be read here (try as root)"]
@@ -137,13 +144,11 @@ def _kernel(health: Health | None, problems: list[str]) -> list[str]:
         lines.append(f"{when}: {report.sentence}")
     if not reports:
         lines.append("its log tells of none")
+    elif not count:
+        lines.append("those were in other cgroups: the log is the whole machine's")
     if health is not None and health.exits_by_cause.get("kernel_oom"):
         problems.append(
             "the kernel has killed processes of this server: it needs a smaller limit "
             "of its own (memory.limit), or more memory"
         )
     return lines
-
-
-def _directory_usable(directory: Path) -> bool:
-    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)

@@ -1,10 +1,13 @@
 """`modelserver transcribe FILE...`: the same pool of workers, without HTTP."""
 
 import asyncio
+import os
+import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import click
 import msgspec
@@ -76,10 +79,15 @@ def transcribe(
     settings = configuration.settings
     quiet = msgspec.structs.replace(settings.log, level="warning")
     configure_logs(quiet if settings.log.level == "info" else settings.log)
+    targets = _targets(files, output_dir, _SUFFIX[form])
+    if output_dir is None and len(files) > 1 and form in ("srt", "vtt"):
+        raise click.UsageError(
+            f"the {form} of several files is no {form} file: give --output-dir, or one file"
+        )
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        failed = runner.run(_Transcription(settings, files, form, output_dir).run())
+        failed = runner.run(_Transcription(settings, files, form, targets).run())
     if failed:
         raise SystemExit(1)
 
@@ -88,14 +96,14 @@ class _Transcription:
     """All files of one call, at most as many at once as there are workers, written in order."""
 
     def __init__(
-        self, settings: Settings, files: tuple[str, ...], form: str, output_dir: Path | None
+        self, settings: Settings, files: tuple[str, ...], form: str, targets: dict[str, Path]
     ) -> None:
+        """`targets`: where each file's transcript goes; empty for standard output."""
         # A command is over before it would be prepared.
         self._settings = msgspec.structs.replace(settings, prepare="never")
         self._files = files
         self._write = _WRITERS[form]
-        self._suffix = _SUFFIX[form]
-        self._output_dir = output_dir
+        self._targets = targets
         self._done_s: dict[str, float] = {}
 
     async def run(self) -> int:
@@ -163,10 +171,20 @@ class _Transcription:
                 )
 
         if file != STDIN:
-            with Path(file).open("rb") as opened:
-                return await recognise(FileInput(opened))
+            with await asyncio.to_thread(Path(file).open, "rb") as opened:
+                if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                    return await recognise(FileInput(opened))
+                return await self._from_pipe(service, opened, recognise)
+        return await self._from_pipe(service, sys.stdin.buffer, recognise)
+
+    async def _from_pipe(
+        self,
+        service: SpeechService,
+        pipe: IO[bytes],
+        recognise: Callable[[JobInput], Awaitable[Speech]],
+    ) -> Speech:
         async with service.open_spool() as spool:
-            while block := await asyncio.to_thread(sys.stdin.buffer.read, 1 << 20):
+            while block := await asyncio.to_thread(pipe.read, 1 << 20):
                 await spool.write(block)
             return await recognise(spool)
 
@@ -178,18 +196,41 @@ class _Transcription:
         for warning in outcome.speech.warnings:
             click.echo(f"{outcome.file}: {warning}", err=True)
         text = self._write(outcome)
-        if self._output_dir is None:
-            click.echo(text, nl=False)
-        else:
-            stem = "stdin" if outcome.file == STDIN else Path(outcome.file).stem
-            (self._output_dir / f"{stem}{self._suffix}").write_text(text, encoding="utf-8")
+        target = self._targets.get(outcome.file)
+        try:
+            if target is None:
+                click.echo(text, nl=False)
+            else:
+                target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            where = target or "standard output"
+            click.echo(f"{outcome.file}: {where} cannot be written: {error.strerror}", err=True)
+            return True
         return False
+
+
+def _targets(files: tuple[str, ...], directory: Path | None, suffix: str) -> dict[str, Path]:
+    """Where each transcript goes. Where two would have the same name, all keep their files' own
+    suffixes, or else their directories."""
+    if directory is None:
+        return {}
+    ways: tuple[Callable[[Path], str], ...] = (
+        lambda path: path.stem,
+        lambda path: path.name,
+        lambda path: "_".join(part for part in path.parts if part not in ("/", "..")),
+    )
+    paths = {file: Path("stdin" if file == STDIN else file) for file in files}
+    for way in ways:
+        names = {file: f"{way(path)}{suffix}" for file, path in paths.items()}
+        if len(set(names.values())) == len(names):
+            return {file: directory / name for file, name in names.items()}
+    raise click.UsageError("two of the files would have their transcripts under the same name")
 
 
 def _duration_s(file: str) -> float:
     """For the progress bar: what the header says, 0 where it cannot be read (the worker says
     why)."""
-    if file == STDIN:
+    if file == STDIN or not Path(file).is_file():  # what is read from a pipe is gone
         return 0.0
     try:
         with Path(file).open("rb") as opened:

@@ -33,7 +33,8 @@ async def convert(request: web.Request) -> web.Response:
         service.admit(served, request.content_length) as place,
         service.open_spool() as spool,
     ):
-        place.admission.units = await receive_audio(request, spool, service.settings.limits)
+        async with service.uploading():
+            place.admission.units = await receive_audio(request, spool, service.settings.limits)
         speech = await service.transcribe(place, spool, words=words)
     if plain:
         return web.Response(text=speech.text, content_type="text/plain", charset="utf-8")

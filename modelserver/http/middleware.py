@@ -49,6 +49,8 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         request.app[SERVICE].traffic.abandoned += 1
         _log_request(request, request_id, None, "cancelled", started)
         raise
+    if error is not None and "Expect" in request.headers:
+        response.force_close()  # whether its body comes all the same, nobody knows
     response.headers["X-Request-ID"] = request_id
     response.headers["Server"] = f"modelserver/{__version__}"
     if connections.too_many:
@@ -80,7 +82,7 @@ def _log_request(
         "request.done" if status is not None else "request.abandoned",
         request_id=request_id,
         method=request.method,
-        path=request.path,
+        path=request.raw_path.partition("?")[0],
         status=status,
         error=error,
         client=request.remote,

@@ -31,6 +31,11 @@ async def receive_audio(request: web.Request, spool: Spool, limits: LimitSetting
             f"a body of type {request.content_type} is not taken; send the WAV file as audio/wav, "
             "application/octet-stream, or as a file in multipart/form-data",
         )
+    if (coding := request.headers.get("Content-Encoding", "identity").lower()) != "identity":
+        raise ApiError(
+            "unsupported_media_type",
+            f"a body that is encoded ({coding}) is not taken; send it plain",
+        )
     overhead = _FORM_OVERHEAD_BYTES if form else 0
     if (request.content_length or 0) > limits.body + overhead:
         raise _too_large(limits)

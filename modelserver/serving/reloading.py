@@ -2,7 +2,6 @@
 admin side is asked to."""
 
 import asyncio
-import signal
 from collections.abc import Callable
 
 import structlog
@@ -35,20 +34,18 @@ class Reloader:
             try:
                 await self._service.reload(await asyncio.to_thread(self._read))
             except (ConfigurationError, SettingsRefused) as error:
+                self._service.reload_refused = str(error)
                 log.error("server.not_reloaded", reason=str(error))
                 raise ReloadRefused(str(error)) from error
+            self._service.reload_refused = None
             log.info("server.reloaded", models=list(self._service.models))
 
-    async def on_hangup(self) -> None:
-        """Reload on each SIGHUP; for ever."""
-        told = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
-        while True:
-            await told.wait()
-            told.clear()
-            try:
-                await self.reload()
-            except ReloadRefused:
-                continue  # it has been logged, and all is as it was
-            except Exception:  # a reload that fails is no reason to end
-                log.exception("server.reload_failed")
+    async def reload_if_possible(self) -> None:
+        """The same for whoever cannot be told; what stands in the way is logged."""
+        try:
+            await self.reload()
+        except ReloadRefused:
+            return  # it has been logged, and all is as it was
+        except Exception as error:  # a reload that fails is no reason to end
+            self._service.reload_refused = f"{type(error).__name__}: {error}"
+            log.exception("server.reload_failed")

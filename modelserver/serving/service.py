@@ -40,6 +40,7 @@ makes it, so that it is not refused for a length that it does not have. A job's 
 is seconds of audio."""
 
 _IDLE_LOOK_S = 0.5
+_LAST_ANSWERS_S = 1.0
 
 # What only a new start brings into force, by the names of the settings.
 _FIXED = ("host", "port", "workers", "memory", "spool", "admin", "allocator", "log")
@@ -77,6 +78,9 @@ class SpeechService:
         self.traffic = Traffic()
         self.guard = Guard(memory_settings(settings), self.spools, reap_strangers=True)
         self._draining = False
+        self.reload_refused: str | None = None
+        """Why the last reload of settings was refused; None if it was not, or there was none."""
+        self._uploads: set[asyncio.Timeout] = set()
         self._idling: asyncio.Task[None] | None = None
         self._leaving: dict[ServedModel, asyncio.Task[None]] = {}
         self._slots = 0
@@ -138,6 +142,35 @@ class SpeechService:
                 deadline_s=None if patient else self.settings.limits.request_s,
             ) as admission:
                 yield Place(served, admission)
+
+    @contextlib.asynccontextmanager
+    async def uploading(self) -> AsyncIterator[None]:
+        """Around the receiving of a body: it is cut off where the server ends before it is whole.
+        Raises `supervisor.Draining`."""
+        timeout = asyncio.timeout(None)
+        self._uploads.add(timeout)
+        try:
+            async with timeout:
+                yield
+        except TimeoutError:
+            if timeout.expired():
+                raise Draining(
+                    "the server is shutting down, and the upload was not whole"
+                ) from None
+            raise
+        finally:
+            self._uploads.discard(timeout)
+
+    async def end_uploads(self) -> None:
+        """Those that are still on their way are told, and have a moment to tell their clients."""
+        if not self._uploads:
+            return
+        for timeout in list(self._uploads):
+            timeout.reschedule(asyncio.get_running_loop().time())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_ANSWERS_S):
+                for served in self._all():
+                    await served.out_of_use()
 
     def open_spool(self) -> Spool:
         """Where the request's audio goes."""
@@ -209,12 +242,11 @@ class SpeechService:
         kept = {name: getattr(self.settings, name) for name in _FIXED}
         limits = msgspec.structs.replace(settings.limits, queue=self.settings.limits.queue)
         settings = msgspec.structs.replace(settings, limits=limits, **kept)
-        for label, own in wanted.items():
+        for label, own in list(wanted.items()):
             served = self.models.get(label)
             if served is not None and served.own.workers != own.workers:
-                raise SettingsRefused(
-                    f"models.{label}.workers cannot change while the server runs: start it anew"
-                )
+                log.warning("settings.need_a_restart", names=[f"models.{label}.workers"])
+                wanted[label] = msgspec.structs.replace(own, workers=served.own.workers)
         before, self.settings = self.models, settings
         self.models = {
             label: before.get(label) or self._served(label, own) for label, own in wanted.items()
@@ -328,6 +360,18 @@ class SpeechService:
             starved_needs=self.guard.starved_needs(),
             s_per_unit=first.s_per_unit if first else None,
         )
+
+    def stale(self) -> list[str]:
+        """Why what is served is not what the settings say now, in sentences."""
+        said = []
+        if self.reload_refused is not None:
+            said.append(f"the settings were not taken over: {self.reload_refused}")
+        said += [
+            f"{served.label} was not loaded anew, and serves as it was: {reason}"
+            for served in self.models.values()
+            if served.pool is not None and (reason := served.pool.not_renewed()) is not None
+        ]
+        return said
 
     def preparing(self) -> str | None:
         """How far a preparation is, in words; None while nothing is prepared."""

@@ -19,6 +19,11 @@ from modelserver.settings.schema import ModelSettings, Settings
 CONFIG_VARIABLE = "MODELSERVER_CONFIG"
 SYSTEM_FILE = Path("/etc/modelserver.toml")
 
+_SECRET = re.compile("TOKEN|KEY|SECRET|PASS")
+_SERVICE_LINK = re.compile(r"MODELSERVER_(SERVICE_(HOST|PORT)|PORT_[0-9]+)(_\w+)?")
+_LINK = re.compile(r"(tcp|udp|sctp)://")
+"""What Kubernetes sets in every pod beside a Service that is called modelserver."""
+
 _LABEL = re.compile(r"^[\w-]{1,64}$", re.ASCII)
 
 
@@ -103,8 +108,13 @@ def _sources(
     for variable, text in environment.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
             continue
+        if _SERVICE_LINK.fullmatch(variable) or (
+            variable == "MODELSERVER_PORT" and _LINK.match(text)
+        ):
+            continue
         if variable not in by_variable:
-            raise _unknown(f"{variable}={text}", "the environment", variable, by_variable)
+            shown = variable if _SECRET.search(variable) else f"{variable}={text}"
+            raise _unknown(shown, "the environment", variable, by_variable)
         yield by_variable[variable].name, text, variable
     for name, value in flags.items():
         if value is not None:
@@ -163,7 +173,8 @@ def _convert(field: Field, raw: Any, origin: str) -> Any:
         return field.convert(raw)
     except (msgspec.ValidationError, ValueError):
         raise ConfigurationError(
-            f"{field.name} = {raw!r} (from {origin}) is not allowed; allowed: {field.allowed}"
+            f"{field.name} = {'***' if field.secret else repr(raw)} (from {origin}) is not "
+            f"allowed; allowed: {field.allowed}"
         ) from None
 
 

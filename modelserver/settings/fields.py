@@ -44,6 +44,11 @@ class Field:
         return any((meta.extra or {}).get("unit") == "bytes" for meta in self._metas())
 
     @property
+    def secret(self) -> bool:
+        """It is shown to nobody."""
+        return self.name.endswith("token")
+
+    @property
     def is_list(self) -> bool:
         """It is one text or several; in a variable or flag with commas between them."""
         return isinstance(self._kind(), inspect.VarTupleType)

@@ -31,7 +31,7 @@ ENGINE_TOKENS = frozenset(
 _UNSPACED = re.compile(
     "[\u2e80-\u2fdf\u3001-\u303f\u3040-\u30ff\u3100-\u312f\u31a0-\u31ff\u3400-\u4dbf"
     "\u4e00-\u9fff\uf900-\ufaff\uff01-\uff0f\uff1a-\uff20\uff66-\uff9f"
-    "\U00020000-\U0003ffff]"
+    "\ufe00-\ufe0f\U0001b000-\U0001b16f\U00020000-\U0003ffff\U000e0100-\U000e01ef]"
 )
 
 
