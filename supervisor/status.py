@@ -21,14 +21,15 @@ class PoolState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One worker. `growth_bytes`: what it holds of its own; `rss_bytes`: all, mapped files too."""
+    """One worker. `growth_bytes`: what it holds of its own; `rss_bytes`: all, mapped files
+    too, None until it has been read."""
 
     slot: int
     pid: int
     state: WorkerState
     jobs_done: int
     growth_bytes: int
-    rss_bytes: int
+    rss_bytes: int | None
     record: WorkerRecord
 
 

@@ -88,7 +88,9 @@ def test_the_health_document_has_what_a_person_asks_first(
     server, admin = served
     for _ in range(2):
         server.convert(wav_clips[2])
-    health = until(lambda: h if (h := admin.health())["memory"] else None)
+    health = until(
+        lambda: h if all(w["rss_bytes"] for w in (h := admin.health())["workers"]) else None
+    )
     assert health["status"] in ("ok", "degraded")
     assert health["pid"] == server.pid
     assert health["model"]["language"]

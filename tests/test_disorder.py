@@ -434,7 +434,7 @@ async def test_a_stall_while_a_fork_is_in_flight_costs_nothing() -> None:
         await whole(pool, 1)
         server = pool.status().fork_server_pid
         known = pool._guard._observer.accounting.known
-        await eventually(lambda: len(known()) == 3)  # each has a descriptor with the guard
+        await eventually(lambda: len(known()) == 3, 60)  # each has a descriptor with the guard
         files = psutil.Process().num_fds()
         for _ in range(3):
             os.kill(*pids(pool), signal.SIGKILL)
@@ -446,7 +446,7 @@ async def test_a_stall_while_a_fork_is_in_flight_costs_nothing() -> None:
             stall(1.3)
             await whole(pool, 1)
         assert pool.status().fork_server_pid == server
-        await eventually(lambda: psutil.Process().num_fds() == files)
+        await eventually(lambda: psutil.Process().num_fds() == files, 60)
 
 
 async def test_a_load_is_not_timed_while_nothing_ran() -> None:

@@ -12,7 +12,7 @@ from supervisor import DeathRecord, GuardStatus, PoolState, PoolStatus, WorkerSt
 
 
 class WorkerHealth(msgspec.Struct):
-    """One worker. Sizes in bytes, times in seconds."""
+    """One worker. Sizes in bytes (`rss_bytes`: null until it has been read), times in seconds."""
 
     id: int
     pid: int
@@ -20,7 +20,7 @@ class WorkerHealth(msgspec.Struct):
     jobs_done: int
     busy_s: float
     silent_s: float
-    rss_bytes: int
+    rss_bytes: int | None
     growth_bytes: int
     budget_bytes: int
 

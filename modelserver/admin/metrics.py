@@ -97,7 +97,8 @@ def _workers(health: Health) -> Iterable[Metric]:
     for worker in reversed(health.workers):  # the newer of two on one slot
         if worker.id not in seen:
             seen.add(worker.id)
-            rss.add_metric([str(worker.id)], worker.rss_bytes)
+            if worker.rss_bytes is not None:
+                rss.add_metric([str(worker.id)], worker.rss_bytes)
             growth.add_metric([str(worker.id)], worker.growth_bytes)
     yield rss
     yield growth

@@ -179,10 +179,10 @@ class Accounting:
         account = self._accounts.get(pid)
         return account.kept if account else 0
 
-    def rss(self, pid: int) -> int:
-        """All that it has in RAM."""
+    def rss(self, pid: int) -> int | None:
+        """All that it has in RAM; None until it has been read."""
         account = self._accounts.get(pid)
-        return account.rss if account else 0
+        return account.rss if account else None
 
     def total_kept(self) -> int:
         """Of all; what is shared is counted as often as it is shared: for differences only."""

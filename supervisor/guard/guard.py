@@ -212,8 +212,8 @@ class Guard:
         """What the worker holds of its own."""
         return self._observer.accounting.growth(worker.pid)
 
-    def rss(self, worker: Worker) -> int:
-        """All that the worker has in RAM, shared and mapped memory included."""
+    def rss(self, worker: Worker) -> int | None:
+        """All that the worker has in RAM, shared and mapped memory included; None until read."""
         return self._observer.accounting.rss(worker.pid)
 
     def status(self) -> GuardStatus | None:

@@ -259,7 +259,7 @@ class Observer:
                 ProcessMoment(
                     pid,
                     roles.get(pid, "helper"),
-                    accounting.rss(pid),
+                    accounting.rss(pid) or 0,
                     accounting.kept(pid),
                     accounting.growth(pid),
                 )
