@@ -88,9 +88,12 @@ def test_the_health_document_has_what_a_person_asks_first(
     server, admin = served
     for _ in range(2):
         server.convert(wav_clips[2])
-    health = until(
-        lambda: h if all(w["rss_bytes"] for w in (h := admin.health())["workers"]) else None
-    )
+
+    def all_read() -> Any:
+        health = admin.health()
+        return health if all(worker["rss_bytes"] for worker in health["workers"]) else None
+
+    health = until(all_read)
     assert health["status"] in ("ok", "degraded")
     assert health["pid"] == server.pid
     assert health["model"]["language"]
