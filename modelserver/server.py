@@ -11,7 +11,9 @@ import uvloop
 
 from modelserver import __version__
 from modelserver.admin.listener import AdminListener, AdminRefused
-from modelserver.http.application import HttpServer, bind, build_application
+from modelserver.http.application import build_application
+from modelserver.http.connections import connections_beside
+from modelserver.http.listening import HttpServer, bind, url_of
 from modelserver.notify import Notifier, keep_systemd_informed
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
@@ -50,13 +52,14 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
         raise CannotStart(str(error)) from error
     stop, hangups = StopSignals(), Hangups()
     notifier = Notifier.from_environment()
-    http = HttpServer(build_application(service), sock)
+    connections = connections_beside(service.places)
+    app = build_application(service, connections)
+    http = HttpServer(app, sock, connections, service.traffic, give_up=True)
     await http.start()
-    host, port = sock.getsockname()[:2]
     log.info(
         "server.listening",
         version=__version__,
-        url=f"http://{host}:{port}",
+        url=url_of(sock),
         workers=service.default.slots,
         models=list(service.models),
     )

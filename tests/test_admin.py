@@ -1,20 +1,24 @@
 """The admin side: health, metrics, what an operator may do, and who may."""
 
+import contextlib
 import json
 import os
+import resource
 import signal
+import socket
 import stat
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import psutil
 import pytest
+from conftest import as_wav
 from prometheus_client.parser import text_string_to_metric_families
-from running import RunningServer, start_server, until
+from running import RunningServer, ask, start_server, until
 
 import models
 from modelserver.admin.address import AdminAddress, BadAddress, admin_address
@@ -276,16 +280,6 @@ def test_draining_takes_no_new_work_and_goes_on_living(
 # --- over TCP -------------------------------------------------------------------------------------
 
 
-def ask(url: str, **headers: str) -> int:
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code
-
-
 def test_over_tcp_everybody_needs_the_token(tmp_path: Path, small: models.ModelLocation) -> None:
     token = tmp_path / "token"
     token.write_text("s3cret\n")
@@ -299,10 +293,10 @@ def test_over_tcp_everybody_needs_the_token(tmp_path: Path, small: models.ModelL
     ) as server:
         url = server.wait_event("admin.listening")["address"]
         for path in ("/admin/health", "/metrics"):
-            assert ask(url + path) == 401
-            assert ask(url + path, Authorization="Bearer wrong") == 401
-            assert ask(url + path, **{"X-Forwarded-For": "127.0.0.1"}) == 401
-            assert ask(url + path, Authorization="Bearer s3cret") == 200
+            assert ask(url + path).status == 401
+            assert ask(url + path, Authorization="Bearer wrong").status == 401
+            assert ask(url + path, **{"X-Forwarded-For": "127.0.0.1"}).status == 401
+            assert ask(url + path, Authorization="Bearer s3cret").status == 200
         assert "s3cret" not in (tmp_path / "server.log").read_text()
 
 
@@ -358,3 +352,55 @@ def test_addresses_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert admin_address(AdminSettings()) == AdminAddress(path=tmp_path / "admin.sock")
     with pytest.raises(BadAddress):
         admin_address(AdminSettings(listen="host:99999"))
+
+
+# --- who may not come in --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def over_tcp(
+    tmp_path_factory: pytest.TempPathFactory, small: models.ModelLocation
+) -> Iterator[tuple[RunningServer, str]]:
+    """A server with few descriptors, and its admin address."""
+    with start_server(
+        tmp_path_factory.mktemp("tcp"),
+        f"--model={small.directory}",
+        before_exec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512)),
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_ADMIN_LISTEN="127.0.0.1:0",
+        MODELSERVER_ADMIN_TOKEN="secret",
+    ) as server:
+        server.wait_ready()
+        yield server, server.wait_event("admin.listening")["address"]
+
+
+def test_who_has_no_token_cannot_take_the_descriptors(
+    over_tcp: tuple[RunningServer, str], clips: list[bytes]
+) -> None:
+    server, admin = over_tcp
+    host, port = admin.removeprefix("http://").split(":")
+    before = psutil.Process(server.pid).num_fds()
+    with contextlib.ExitStack() as held:
+        for _ in range(300):
+            held.enter_context(socket.create_connection((host, int(port))))
+        assert psutil.Process(server.pid).num_fds() < before + 40
+        assert server.convert(as_wav(clips[2])).status == 200
+        assert ask(f"{admin}/admin/health", Authorization="bearer secret").status == 200
+    assert not server.events("guard.failed")
+
+
+def test_no_bytes_of_a_token_are_an_error_of_ours(over_tcp: tuple[RunningServer, str]) -> None:
+    server, admin = over_tcp
+    for token in ("\xff\xfe", "", "secret2", "Ü"):
+        answer = ask(f"{admin}/admin/health", Authorization=f"Bearer {token}")
+        assert answer.status == 401
+        assert answer.headers["Server"].startswith("modelserver/")
+    assert not server.events("admin.failed")
+
+
+@pytest.mark.parametrize("worker", ["\N{SUPERSCRIPT TWO}", "9" * 5000, "-1", "x"])
+def test_a_worker_that_is_no_number_is_not_found(
+    served: tuple[RunningServer, Admin], worker: str
+) -> None:
+    status, document = served[1].post(f"/admin/workers/{quote(worker)}/recycle")
+    assert (status, document["error"]["code"]) == (404, "not_found")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import wavs
 from conftest import as_wav
-from running import RunningServer, gone, start_server, until
+from running import Answer, RunningServer, gone, start_server, until
 
 BOUNDARY = "----boundary"
 
@@ -214,13 +214,63 @@ def test_other_errors_have_the_same_shape(server: RunningServer) -> None:
 
 
 def test_what_is_not_http_gets_an_error_document(server: RunningServer) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
-    for garbage in (b"hello\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n"):
-        with socket.create_connection((host, int(port))) as sock:
-            sock.sendall(garbage)
-            head, _, body = read_all(sock).partition(b"\r\n\r\n")
-        assert head.split(b" ")[1] == b"400"
-        assert json.loads(body)["error"]["code"] == "bad_request"
+    start = b"GET / HTTP/1.1\r\n"
+    for garbage, status, code in (
+        (b"hello\r\n\r\n", 400, "bad_request"),
+        (start + b"X: " + b"x" * 20_000 + b"\r\n\r\n", 431, "headers_too_large"),
+        (start + b"X: x\r\n" * 200 + b"\r\n", 431, "headers_too_large"),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", 431, "headers_too_large"),
+    ):
+        answer = said(server, garbage)
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"]) == (status, code)
+        assert answer.headers["X-Request-ID"] == error["request_id"]
+        assert answer.headers["Server"].startswith("modelserver/")
+        server.wait_event("request.refused", request_id=error["request_id"], error=code)
+
+
+@pytest.mark.parametrize("line", ["GET /test", "POST /api/audio/convert"])
+def test_an_unknown_expectation_is_refused_with_a_document(
+    server: RunningServer, line: str
+) -> None:
+    answer = said(server, f"{line} HTTP/1.1\r\nHost: x\r\nExpect: teapot\r\n\r\n".encode())
+    assert answer.status == 417
+    assert "teapot" in json.loads(answer.body)["error"]["message"]
+
+
+def test_who_speaks_http_1_0_is_not_told_to_continue(
+    server: RunningServer, wav_clips: list[bytes]
+) -> None:
+    head = (
+        "POST /api/audio/convert HTTP/1.0\r\nExpect: 100-continue\r\n"
+        f"Content-Length: {len(wav_clips[2])}\r\n\r\n"
+    )
+    assert said(server, head.encode() + wav_clips[2]).status == 200
+
+
+def test_a_refused_expectation_does_not_eat_the_next_request(server: RunningServer) -> None:
+    answer = said(
+        server,
+        b"POST /api/audio/convert HTTP/1.1\r\nHost: x\r\nContent-Type: text/html\r\n"
+        b"Content-Length: 50\r\nExpect: 100-continue\r\n\r\n",
+    )
+    assert answer.status == 415
+    assert answer.headers["Connection"] == "close"
+
+
+def test_nothing_of_a_terminals_is_logged(server: RunningServer) -> None:
+    assert server.ask("/%1b[2J%0d").status == 404
+    assert server.wait_event("request.done", path="/%1b[2J%0d")
+
+
+def said(server: RunningServer, sent: bytes) -> Answer:
+    """What the server answers to these bytes before it closes."""
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(sent)
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    status, *headers = head.decode().split("\r\n")
+    pairs = [header.split(": ", 1) for header in headers]
+    return Answer(int(status.split(" ")[1]), dict(pairs), body)
 
 
 def read_all(sock: socket.socket) -> bytes:

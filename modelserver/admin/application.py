@@ -10,8 +10,10 @@ from aiohttp import web
 
 from modelserver.admin.health import health
 from modelserver.admin.metrics import CONTENT_TYPE, Metrics
+from modelserver.http.connections import Connections
 from modelserver.http.errors import ApiError, as_api_error, error_response, json_response
-from modelserver.http.middleware import request_id_of
+from modelserver.http.keys import CONNECTIONS, SERVICE
+from modelserver.http.middleware import expect_continue, request_id_of, signed
 from modelserver.serving.reloading import Reloader, ReloadRefused
 from modelserver.serving.service import SpeechService
 
@@ -24,16 +26,23 @@ _NUMBER = re.compile(r"[0-9]{1,6}")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def build_admin(service: SpeechService, reloader: Reloader, token: str | None) -> web.Application:
+def build_admin(
+    service: SpeechService, reloader: Reloader, token: str | None, connections: Connections
+) -> web.Application:
     """The routes. `token`: what every request must bring; None on a Unix socket, where the file's
     owner is the one who may come in."""
     admin = _Admin(service, reloader, token)
     app = web.Application(middlewares=[admin.each_request])
-    app.router.add_get("/admin/health", admin.health)
-    app.router.add_get("/metrics", admin.metrics)
-    app.router.add_post("/admin/workers/{id}/recycle", admin.recycle)
-    app.router.add_post("/admin/drain", admin.drain)
-    app.router.add_post("/admin/reload", admin.reload)
+    app[SERVICE] = service
+    app[CONNECTIONS] = connections
+    for method, path, handler in (
+        ("GET", "/admin/health", admin.health),
+        ("GET", "/metrics", admin.metrics),
+        ("POST", "/admin/workers/{id}/recycle", admin.recycle),
+        ("POST", "/admin/drain", admin.drain),
+        ("POST", "/admin/reload", admin.reload),
+    ):
+        app.router.add_route(method, path, handler, expect_handler=expect_continue)
     return app
 
 
@@ -53,15 +62,19 @@ class _Admin:
     @web.middleware
     async def each_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = request_id_of(request)
+        connections = request.app[CONNECTIONS]
+        connections.begins(request.protocol)
         try:
             self._must_be_allowed(request)
-            return await handler(request)
+            return signed(await handler(request), request_id)
         except Exception as exception:
             error = as_api_error(exception)
             if error is None:
                 log.exception("admin.failed", request_id=request_id, path=request.path)
                 error = ApiError("internal", "the server failed; its log says how")
-            return error_response(error, request_id)
+            return signed(error_response(error, request_id), request_id)
+        finally:
+            connections.rests(request.protocol)
 
     def _must_be_allowed(self, request: web.Request) -> None:
         if self._token is None:

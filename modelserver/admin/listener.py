@@ -4,13 +4,17 @@ import contextlib
 from pathlib import Path
 
 import structlog
-from aiohttp import web
 
 from modelserver.admin.address import AUTO, AdminAddress, BadAddress, admin_address, bind_unix
 from modelserver.admin.application import build_admin
+from modelserver.http.connections import Connections
+from modelserver.http.listening import HttpServer, bind, url_of
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
 from modelserver.settings import AdminSettings
+
+_MOST_CONNECTIONS = 32
+"""Whoever they are from: without a bound, who has no token could take every descriptor."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
 
@@ -26,7 +30,7 @@ class AdminListener:
         self._service = service
         self._reloader = reloader
         self._settings = service.settings.admin
-        self._runner: web.AppRunner | None = None
+        self._http: HttpServer | None = None
         self._path: tuple[Path, int] | None = None
 
     async def __aenter__(self) -> "AdminListener":
@@ -43,8 +47,8 @@ class AdminListener:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._http is not None:
+            await self._http.close()
         if self._path is not None:
             path, inode = self._path
             with contextlib.suppress(OSError):
@@ -55,19 +59,17 @@ class AdminListener:
         token = read_token(self._settings) if address.path is None else None
         if address.path is None and not token:
             raise BadAddress("it needs a token: set admin.token or admin.token_file")
-        app = build_admin(self._service, self._reloader, token)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
         if address.path is not None:
             sock = bind_unix(address.path)
             self._path = address.path, address.path.stat().st_ino
-            await web.SockSite(self._runner, sock).start()
-            log.info("admin.listening", address=str(address))
-            return
-        site = web.TCPSite(self._runner, address.host, address.port)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        log.info("admin.listening", address=f"http://{host}:{port}")
+        else:
+            sock = bind(address.host, address.port)
+        connections = Connections(_MOST_CONNECTIONS, told_why=0)
+        app = build_admin(self._service, self._reloader, token, connections)
+        self._http = HttpServer(app, sock, connections, self._service.traffic, give_up=False)
+        await self._http.start()
+        where = str(address) if address.path is not None else url_of(sock)
+        log.info("admin.listening", address=where)
 
 
 def read_token(settings: AdminSettings) -> str | None:

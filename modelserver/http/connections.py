@@ -1,7 +1,8 @@
 """How many connections there may be: fewer than there are file descriptors, which everything else
-needs too."""
+needs too. One too many takes the place of the one that has been idle longest."""
 
 import resource
+from typing import Protocol
 
 _FOR_OTHERS = 96
 """Descriptors for the supervisor's own: channels, pidfds, logs, the admin side."""
@@ -9,13 +10,27 @@ _TOLD_WHY = 64
 _SHARE = 0.75
 
 
-class Connections:
-    """Counts the open ones. `spools`: how many uploads may be held beside them."""
+class Closable(Protocol):
+    """A connection."""
 
-    def __init__(self, spools: int) -> None:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.most = max(int(soft * _SHARE) - spools - _TOLD_WHY - _FOR_OTHERS, soft // 4)
-        self.open = 0
+    def force_close(self) -> None:
+        """At once; `Connections.closed` is called for it later."""
+
+
+class Connections:
+    """Counts the open ones. `most`: with more, a request is refused; with `told_why` beyond that, a
+    connection is closed before its request is read."""
+
+    def __init__(self, most: int, told_why: int = _TOLD_WHY) -> None:
+        self.most = most
+        self._told_why = told_why
+        self._idle: dict[Closable, None] = {}  # the longest idle first
+        self._busy: set[Closable] = set()
+
+    @property
+    def open(self) -> int:
+        """How many there are."""
+        return len(self._idle) + len(self._busy)
 
     @property
     def too_many(self) -> bool:
@@ -25,4 +40,35 @@ class Connections:
     @property
     def beyond_hope(self) -> bool:
         """A connection is closed before its request is read."""
-        return self.open > self.most + _TOLD_WHY
+        return self.open > self.most + self._told_why
+
+    def opened(self, connection: Closable) -> None:
+        """It has sent nothing yet. The longest idle one goes where there are too many."""
+        if self.open >= self.most and self._idle:
+            idle = next(iter(self._idle))
+            del self._idle[idle]
+            idle.force_close()
+        self._idle[connection] = None
+
+    def closed(self, connection: Closable) -> None:
+        """It is gone."""
+        self._idle.pop(connection, None)
+        self._busy.discard(connection)
+
+    def begins(self, connection: Closable) -> None:
+        """A request on it has been read."""
+        if connection in self._idle:
+            del self._idle[connection]
+            self._busy.add(connection)
+
+    def rests(self, connection: Closable) -> None:
+        """Its request has been answered."""
+        if connection in self._busy:
+            self._busy.remove(connection)
+            self._idle[connection] = None
+
+
+def connections_beside(spools: int) -> Connections:
+    """As many as there are descriptors for, with so many uploads held beside them."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Connections(max(int(soft * _SHARE) - spools - _TOLD_WHY - _FOR_OTHERS, soft // 4))

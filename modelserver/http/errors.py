@@ -30,6 +30,7 @@ STATUS = {
     "too_large_for_server": 413,
     "unsupported_media_type": 415,
     "unsupported_audio": 415,
+    "expectation_failed": 417,
     "bad_settings": 422,
     "headers_too_large": 431,
     "internal": 500,

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from modelserver import __version__
 from modelserver.http.errors import ApiError, as_api_error, error_response
@@ -31,6 +31,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     error: ApiError | None = None
     response: web.StreamResponse
     connections = request.app[CONNECTIONS]
+    connections.begins(request.protocol)
     try:
         if connections.too_many and request.method == "POST":
             raise ApiError(
@@ -51,14 +52,46 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         raise
     if error is not None and "Expect" in request.headers:
         response.force_close()  # whether its body comes all the same, nobody knows
-    response.headers["X-Request-ID"] = request_id
-    response.headers["Server"] = f"modelserver/{__version__}"
+    signed(response, request_id)
+    connections.rests(request.protocol)
     if connections.too_many:
         response.force_close()
     code = error.code if error else None
     seconds = time.monotonic() - started
     request.app[SERVICE].traffic.answered(_route(request), response.status, code, seconds)
     _log_request(request, request_id, response.status, code, started)
+    return response
+
+
+def signed(response: web.StreamResponse, request_id: str) -> web.StreamResponse:
+    """With the headers that every answer has."""
+    response.headers["X-Request-ID"] = request_id
+    response.headers["Server"] = f"modelserver/{__version__}"
+    return response
+
+
+async def expect_continue(request: web.Request) -> web.Response | None:
+    """`Expect` on a route that takes no body, or takes it whatever it is: 100 is said at once, and
+    only to who can understand it (RFC 9110, 10.1.1)."""
+    if (refusal := unknown_expectation(request)) is not None:
+        return refusal
+    if request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # it is no part of the answer
+    return None
+
+
+def unknown_expectation(request: web.Request) -> web.Response | None:
+    """The answer to an `Expect` that nobody knows; None if it is the one that there is."""
+    expected = request.headers.get("Expect", "")
+    if expected.lower() == "100-continue":
+        return None
+    request_id = request_id_of(request)
+    error = ApiError("expectation_failed", f"nothing is known of the expectation {expected[:60]!r}")
+    response = error_response(error, request_id)
+    response.force_close()
+    signed(response, request_id)
+    request.app[SERVICE].traffic.answered(_route(request), error.status, error.code, 0.0)
     return response
 
 

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import BodyPartReader, HttpVersion11, MultipartReader, web
 from aiohttp.web_protocol import RequestPayloadError
 
 from modelserver.audio.gate import WavGate
 from modelserver.http.errors import ApiError
+from modelserver.http.middleware import unknown_expectation
 from modelserver.settings import LimitSettings
 from supervisor import Spool
 
@@ -57,13 +58,14 @@ def _is_raw_audio(request: web.Request) -> bool:
     return request.content_type.startswith("audio/") or request.content_type in _RAW_TYPES
 
 
-async def hold_continue(_: web.Request) -> None:
+async def hold_continue(request: web.Request) -> web.Response | None:
     """For routes with uploads: the client's `Expect: 100-continue` is answered by
-    `receive_audio`, when the body is really wanted."""
+    `receive_audio`, when the body is really wanted; another one here."""
+    return unknown_expectation(request)
 
 
 async def _continue(request: web.Request) -> None:
-    if request.headers.get("Expect", "").lower() == "100-continue":
+    if "Expect" in request.headers and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # it is no part of the answer
 

@@ -1,0 +1,170 @@
+"""An application on a listening socket, from the first accept to the last answer."""
+
+import asyncio
+import socket
+import uuid
+from typing import cast
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from modelserver.http.connections import Connections
+from modelserver.http.errors import ApiError, error_response
+from modelserver.http.middleware import signed
+from modelserver.serving.traffic import Traffic
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
+
+_RECEIVE_BUFFER_BYTES = 128 * 1024
+"""What the kernel holds for each connection before the server reads it: with many uploads at once
+this, and not the uploads' size, is what the supervisor's memory depends on."""
+
+_KEEPALIVE_S = 75.0
+_NO_DESCRIPTORS = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+_CLEANUP_S = 2.0
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket's address taken, or `OSError`; it accepts once it is served."""
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    sock.setblocking(False)
+    try:
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    """Where it listens, for people."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class HttpServer:
+    """The application on a socket. `give_up`: a handler is cancelled when its client is gone."""
+
+    def __init__(
+        self,
+        app: web.Application,
+        sock: socket.socket,
+        connections: Connections,
+        traffic: Traffic,
+        *,
+        give_up: bool,
+    ) -> None:
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=give_up, shutdown_timeout=_CLEANUP_S
+        )
+        self._connections = connections
+        self._traffic = traffic
+        self._socket = sock
+        self._listener: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Accept connections."""
+        await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        loop = asyncio.get_running_loop()
+
+        def connection() -> _Connection:
+            return _Connection(server, self._connections, self._traffic, loop=loop)
+
+        create = (
+            loop.create_unix_server if self._socket.family is socket.AF_UNIX else loop.create_server
+        )
+        self._listener = await create(connection, sock=self._socket, backlog=1024)
+
+    def stop_accepting(self) -> None:
+        """New connections are refused by the kernel; those that are open stay."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    async def close(self) -> None:
+        """Give answers that are ready a moment to leave, then close every connection."""
+        self.stop_accepting()
+        await self._runner.cleanup()
+
+
+class _Connection(RequestHandler):
+    """aiohttp's connection, counted, with our error document for what is not even HTTP."""
+
+    __slots__ = ("_connections", "_counted", "_traffic")
+
+    def __init__(
+        self,
+        server: web.Server,
+        connections: Connections,
+        traffic: Traffic,
+        *,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(server, loop=loop, keepalive_timeout=_KEEPALIVE_S)
+        self.access_logger = None  # the middleware logs requests
+        self._connections = connections
+        self._traffic = traffic
+        self._counted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._connections.opened(self)
+        self._counted = True
+        if self._connections.beyond_hope:
+            # Too many even to be told why one by one; what is said here may not be read. The loop's
+            # own transports are of no class that could be asked for.
+            stream = cast("asyncio.Transport", transport)
+            stream.write(_NO_DESCRIPTORS)
+            stream.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._counted:
+            self._counted = False
+            self._connections.closed(self)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        request_id = uuid.uuid4().hex
+        if status < 500:
+            error = _refusal(exc, message)
+            log.info(
+                "request.refused",
+                request_id=request_id,
+                status=error.status,
+                error=error.code,
+                reason=error.message,
+                client=request.remote,
+            )
+        else:
+            log.error("request.failed", request_id=request_id, exc_info=exc)
+            error = ApiError("internal", "the server failed; its log says how")
+        response = signed(error_response(error, request_id), request_id)
+        self._traffic.answered("none", error.status, error.code, 0.0)
+        response.force_close()
+        return response
+
+
+def _refusal(exc: BaseException | None, message: str | None) -> ApiError:
+    """What the parser could not read, in a line."""
+    reason = (message or "the request is not HTTP").strip().splitlines()[0]
+    if isinstance(exc, LineTooLong) or "oo many headers" in reason:
+        return ApiError("headers_too_large", "the request's line or headers are too large")
+    return ApiError("bad_request", reason)
