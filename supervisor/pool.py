@@ -28,8 +28,9 @@ A twenty-line example, complete but for the model, which any module may hold::
 
 import asyncio
 import contextlib
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import structlog
@@ -55,6 +56,7 @@ from supervisor.queue import JobQueue
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
+from supervisor.tasks import Tasks
 from supervisor.wire.channel import encoded
 from supervisor.wire.messages import AnyMessage, Cancelled, Done, Failed, Progress, Run
 
@@ -101,9 +103,12 @@ class Pool:
         settings: PoolSettings | None = None,
         spools: SpoolStore | None = None,
         guard: Guard | None = None,
+        sound: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         """`spools`: where the inputs come from, if they shall be kept small too. `guard`: one that
-        several pools share, and that is entered already; without it the pool has its own."""
+        several pools share, and that is entered already; without it the pool has its own. `sound`:
+        asked after a worker has crashed, before its job runs again: whether what the model was
+        loaded from is still what it was. If not, the target is asked for and loaded anew."""
         self.settings = settings or PoolSettings()
         self._guard = guard or Guard(self.settings.memory, spools)
         self._guard_is_mine = guard is None
@@ -116,6 +121,10 @@ class Pool:
             self._guard.clock,
         )
         self._queue = JobQueue()
+        self._sound = sound
+        self._suspended: set[Job] = set()
+        """Jobs whose worker has crashed, while it is found out what that says of the model."""
+        self._tasks = Tasks()
         self._member = Member(self._lifecycle, self.settings.workers, self._queue)
         self._job_ids = itertools.count(1)
         self._admitted = 0
@@ -132,12 +141,14 @@ class Pool:
 
     async def __aexit__(self, *exception: object) -> None:
         self._draining = self._closed = True
-        for job in self._queue.clear():
+        for job in (*self._queue.clear(), *self._suspended):
             job.fail(_closing())
+        self._suspended.clear()
         for worker in self._lifecycle.workers:
             if worker.job is not None:
                 worker.job.fail(_closing())
         try:
+            await self._tasks.close()
             await self._lifecycle.__aexit__(*exception)
         finally:
             self._guard.leave(self._member)
@@ -371,6 +382,7 @@ class Pool:
         if job.state is JobState.WAITING:
             self._queue.forget(job)
         elif job.state is JobState.RUNNING:
+            self._suspended.discard(job)
             for worker in self._lifecycle.workers:
                 if worker.job is job:
                     worker.cancel()
@@ -452,7 +464,7 @@ class Pool:
         self._guard.begin_what_may()
 
     def _run_again(self, job: Job, death: Death, *, began: bool) -> None:
-        if began:
+        if began and death.cause is not Cause.SHUTDOWN:  # which was no fault of the job's
             job.deaths.append(death)
         else:
             job.never_begun += 1
@@ -464,7 +476,24 @@ class Pool:
             job.fail(given_up([*job.deaths, death]))
         else:
             log.warning("job.retried", job=job.id, attempt=len(job.deaths) + 1)
-            self._queue.put_back(job)
+            if self._sound is not None and death.cause is Cause.CRASH:
+                self._suspended.add(job)
+                self._tasks.once("what a crash says", functools.partial(self._ask_about, job))
+            else:
+                self._queue.put_back(job)
+
+    async def _ask_about(self, job: Job) -> None:
+        """One that crashed may, where the model is damaged, do so again and again."""
+        assert self._sound is not None
+        server = self._lifecycle.live_server()
+        try:
+            if not await self._sound() and server is self._lifecycle.live_server():
+                self._lifecycle.discard("what its model was loaded from is damaged")
+        finally:
+            if job in self._suspended:
+                self._suspended.remove(job)
+                self._queue.put_back(job)
+                self._guard.begin_what_may()
 
 
 def _closing() -> Draining:

@@ -434,7 +434,8 @@ async def test_a_stall_while_a_fork_is_in_flight_costs_nothing() -> None:
         await whole(pool, 1)
         server = pool.status().fork_server_pid
         known = pool._guard._observer.accounting.known
-        await eventually(lambda: len(known()) == 3, 60)  # each has a descriptor with the guard
+        ours = {os.getpid(), server, *pids(pool)}
+        await eventually(lambda: ours <= set(known()), 60)  # each has a descriptor with the guard
         files = psutil.Process().num_fds()
         for _ in range(3):
             os.kill(*pids(pool), signal.SIGKILL)
@@ -524,3 +525,42 @@ async def test_a_helper_may_say_more_than_anybody_remembers() -> None:
     assert lines[-1] == b"short"
     assert helper.said.endswith("the last words")
     assert len(helper.said) <= 65_536
+
+
+@pytest.mark.parametrize("sound", [True, False])
+async def test_a_crash_is_asked_about_before_its_job_runs_again(sound: bool) -> None:
+    asked: list[bool] = []
+
+    async def is_sound() -> bool:
+        await asyncio.sleep(0.05)
+        asked.append(sound)
+        return sound
+
+    async with Pool(toy(), PoolSettings(workers=2), sound=is_sound) as pool:
+        await whole(pool)
+        first = pool.status().fork_server_pid
+        others = [pool.run({"do": "steps", "count": 50}, timeout_s=30) for _ in range(3)]
+        with pytest.raises(WorkerLost):
+            await asyncio.gather(pool.run({"do": "end", "how": "SIGSEGV"}, timeout_s=30), *others)
+        assert asked == [sound]  # not once more where it is given up
+        await whole(pool)
+        assert (pool.status().fork_server_pid == first) is sound
+        assert pool.deaths[Cause.CRASH] == 2
+
+
+async def test_a_job_that_nobody_wants_any_more_is_not_run_after_the_question() -> None:
+    asked = asyncio.Event()
+
+    async def is_sound() -> bool:
+        asked.set()
+        await asyncio.sleep(0.2)
+        return True
+
+    async with Pool(toy(), PoolSettings(workers=1), sound=is_sound) as pool:
+        await whole(pool, 1)
+        job = asyncio.create_task(pool.run({"do": "end", "how": "SIGSEGV"}, timeout_s=30))
+        await asked.wait()
+        job.cancel()
+        await asyncio.sleep(0.3)
+        assert pool.deaths[Cause.CRASH] == 1
+        assert (await pool.run({"do": "echo"}, timeout_s=10)).value["bytes"] == 0

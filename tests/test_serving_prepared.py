@@ -1,11 +1,14 @@
 """The server and prepared models: used when there, made meanwhile when not, in little memory."""
 
+import asyncio
 import contextlib
 import os
 import re
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+import unittest.mock
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ from cgroup import MB, memory_cgroup
 from running import RunningServer, gone, start_server, until
 
 import models
-from models.prepared import PreparedModel, prepared_models
+from models.prepared import PreparedModel, find_prepared, prepared_models
+from modelserver.serving.lessons import CrashInquiry, Lessons
 
 SHOWN_S = 2.0
 """A death shows on the admin side within that."""
@@ -208,30 +212,107 @@ def test_without_a_compiler_the_plain_model_is_served_and_it_is_said_how_to_get_
         assert server.convert(wav_clips[2]).status == 200
 
 
+def copied(prepared: PreparedModel, store: Path) -> Path:
+    """A copy of it that may be damaged; where its graph is."""
+    for name in ("prepared.json", *prepared.manifest.made):
+        copy = store / prepared.directory.name / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(prepared.directory / name, copy)
+    return store / prepared.directory.name / "graph" / "HCLG.fst"
+
+
+def overwrite(graph: Path) -> None:
+    """All but its header, in place; its size and time do not tell."""
+    before = graph.stat()
+    with graph.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xfe" * (before.st_size - 4096))
+    os.utime(graph, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def cut_short(graph: Path) -> None:
+    os.truncate(graph, 4096)
+
+
 def test_a_damaged_prepared_model_is_told_and_the_plain_one_served(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
-    store = tmp_path / "store"
-    copy = store / prepared_small.directory.name
-    (copy / "graph").mkdir(parents=True)
-    for name in ("prepared.json", *prepared_small.manifest.made):
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_bytes(
-            (prepared_small.directory / name).read_bytes()[:-5] + b"12345"
-            if name.endswith("HCLG.fst")
-            else (prepared_small.directory / name).read_bytes()
-        )
+    graph = copied(prepared_small, tmp_path / "store")
+    with graph.open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        file.write(b"12345")
     with start_server(
         tmp_path,
         "--model",
         str(small.directory),
         MODELSERVER_WARMUP="none",
-        MODELSERVER_PREPARED_DIR=str(store),
+        MODELSERVER_PREPARED_DIR=str(tmp_path / "store"),
     ) as server:
         server.wait_ready()
         told = server.wait_event("prepared_model.not_used")
         assert "HCLG.fst is damaged" in told["problem"]
         assert server.events("model.loaded")[0]["graph"] == "lazy"
+
+
+def test_what_crashes_while_it_is_loaded_is_verified_and_the_original_served(
+    tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
+) -> None:
+    """What cannot be seen from its size and time: the warm-up of the load runs into it."""
+    overwrite(copied(prepared_small, tmp_path / "store"))
+    with start_server(
+        tmp_path, f"--model={small.directory}", MODELSERVER_PREPARED_DIR=str(tmp_path / "store")
+    ) as server:
+        server.wait_ready()
+        assert [e["graph"] for e in server.events("model.chosen")] == ["mapped", "lazy"]
+        assert "is damaged: its checksum" in server.events("prepared_model.not_used")[0]["problem"]
+        assert not any((tmp_path / "store").glob("*/prepared.json"))
+
+
+@pytest.mark.parametrize("damage", [cut_short, overwrite])
+def test_what_is_damaged_while_it_serves_costs_no_request(
+    tmp_path: Path,
+    small: models.ModelLocation,
+    prepared_small: PreparedModel,
+    wav_clips: list[bytes],
+    damage: Callable[[Path], None],
+) -> None:
+    graph = copied(prepared_small, tmp_path / "store")
+    with start_server(
+        tmp_path,
+        f"--model={small.directory}",
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_WORKERS_COUNT="2",
+        MODELSERVER_PREPARE="auto",
+        MODELSERVER_PREPARED_DIR=str(tmp_path / "store"),
+    ) as server:
+        server.wait_whole()
+        seen = len(server.events())
+        damage(graph)
+        with ThreadPoolExecutor(4) as clients:
+            answers = list(clients.map(server.convert, wav_clips))
+        assert [answer.status for answer in answers] == [200] * len(wav_clips)
+        assert [e["graph"] for e in server.events("model.loaded")][:2] == ["mapped", "lazy"]
+        assert "is damaged" in server.wait_event("prepared_model.not_used", seen)["problem"]
+        server.wait_event("prepare.done", seen, timeout_s=120)
+        server.wait_event("model.loaded", seen, timeout_s=60, graph="mapped")
+        assert server.convert(wav_clips[0]).status == 200
+
+
+def test_one_that_cannot_be_removed_is_not_used_again(
+    tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
+) -> None:
+    """A store on a read-only image, say."""
+    graph = copied(prepared_small, tmp_path / "store")
+    overwrite(graph)
+    lessons = Lessons()
+    (prepared,) = prepared_models(tmp_path / "store")
+    with unittest.mock.patch(
+        "modelserver.serving.lessons.remove", side_effect=OSError(30, "Read-only file system")
+    ):
+        assert not asyncio.run(CrashInquiry(lessons).sound(prepared, small.directory))
+    lookup = find_prepared(small, tmp_path / "store", lessons.damaged)
+    assert lookup.prepared is None
+    assert "known to be damaged" in lookup.problems[0]
 
 
 # --- little memory, by the real kernel ------------------------------------------------------------

@@ -11,6 +11,7 @@ from models.prepared.prepare import Progress, prepare
 from models.prepared.store import (
     Lookup,
     PreparedModel,
+    changed_size,
     find_prepared,
     prepared_models,
     remove,
@@ -25,6 +26,7 @@ __all__ = [
     "PreparedModel",
     "Progress",
     "can_build",
+    "changed_size",
     "estimate_needs",
     "export_prepared",
     "find_compiler",

@@ -1,7 +1,7 @@
 """Where prepared models are kept: found for an original, listed, verified, removed."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +44,8 @@ class Lookup:
     problems: tuple[str, ...] = ()
 
 
-def find_prepared(location: ModelLocation, store: Path) -> Lookup:
-    """The prepared model for what is at `location` now, if it is whole.
+def find_prepared(location: ModelLocation, store: Path, damaged: Collection[Path] = ()) -> Lookup:
+    """The prepared model for what is at `location` now, if it is whole and none of the `damaged`.
 
     Cheap where nothing has changed; a file with another time than it had is read and compared.
     """
@@ -56,7 +56,8 @@ def find_prepared(location: ModelLocation, store: Path) -> Lookup:
         candidates = [p for p in prepared_models(store) if _same_sizes(p.manifest, location)]
     problems: list[str] = []
     for candidate in candidates:
-        problem = _made_by_another(candidate) or _sources_problem(candidate, location)
+        known = "it is known to be damaged" if candidate.directory in damaged else None
+        problem = known or _made_by_another(candidate) or _sources_problem(candidate, location)
         problem = problem or _made_problem(candidate)
         if problem is None:
             return Lookup(candidate, tuple(problems))
@@ -92,6 +93,18 @@ def verify(prepared: PreparedModel) -> list[str]:
     if structure is not None:
         problems.append(structure)
     return problems
+
+
+def changed_size(prepared: PreparedModel) -> str | None:
+    """A file that was made and is not as long as it was, in words; None if all are. Cheap."""
+    for name, stamp in prepared.manifest.made.items():
+        try:
+            size = (prepared.directory / name).stat().st_size
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+        if size != stamp.size:
+            return f"{name} is damaged: it has {size} bytes and was made with {stamp.size}"
+    return None
 
 
 def remove(prepared: PreparedModel) -> None:

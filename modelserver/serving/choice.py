@@ -2,12 +2,13 @@
 there is. Decided from files' names and sizes, before anything is loaded."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import models
 from models.prepared import PreparedModel, estimate_needs, find_prepared
+from modelserver.serving.lessons import Form, Lessons
 from modelserver.settings import Settings
 from supervisor import Headroom, TargetUnavailable, in_units, usable_cpus
 
@@ -16,13 +17,6 @@ LEAST_GROWTH = 32 << 20
 
 RESCORING_COST = "its errors may be about a twentieth more"
 """Published for a big model without its recurrent network (vosk-api #779: 5 % relative)."""
-
-
-Form = tuple[Path, Path | None, tuple[str, ...]]
-"""A model's directory, that of its prepared form, and the folders that are left out."""
-
-Shown = Mapping[Form, int]
-"""Bytes that loading models has shown them to need at the least, where a prediction was wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +58,17 @@ def worker_count(settings: Settings) -> int:
     return settings.workers.count or usable_cpus()
 
 
-def candidate(location: models.ModelLocation, store: Path, rescoring: str) -> Choice:
-    """The installed model, prepared if it is, with its rescoring unless that is "off".
+def candidate(
+    location: models.ModelLocation, store: Path, rescoring: str, damaged: Collection[Path] = ()
+) -> Choice:
+    """The installed model, prepared if it is (by none of the `damaged`), with its rescoring unless
+    that is "off".
 
     Reads directories and first bytes. Raises `models.ModelError`.
     """
-    lookup = find_prepared(location, store)
+    if location.directory in damaged:
+        raise models.ModelError("model_damaged", f"{location.directory} is damaged")
+    lookup = find_prepared(location, store, damaged)
     made = lookup.prepared.made if lookup.prepared else {}
     left_out = tuple(models.rescoring_folders(location.directory)) if rescoring == "off" else ()
     try:
@@ -86,10 +85,10 @@ def find_wanted(settings: Settings, wanted: str) -> models.ModelLocation:
     return models.find_model(wanted, settings.models_dir, settings.language or None)
 
 
-def choose_model(settings: Settings, headroom: Headroom, shown: Shown | None = None) -> Choice:
+def choose_model(settings: Settings, headroom: Headroom, lessons: Lessons | None = None) -> Choice:
     """The first model of `settings.model` that fits. Raises `TargetUnavailable`, with numbers and
     with what would fit instead."""
-    shown = shown or {}
+    lessons = lessons or Lessons()
     workers = worker_count(settings)
     passed_over: list[str] = []
     there = False
@@ -97,7 +96,7 @@ def choose_model(settings: Settings, headroom: Headroom, shown: Shown | None = N
         try:
             location = find_wanted(settings, wanted)
             there = True
-            ways = list(_ways(location, settings, shown))
+            ways = list(_ways(location, settings, lessons))
         except models.ModelError as error:
             passed_over.append(error.message)
             continue
@@ -107,7 +106,7 @@ def choose_model(settings: Settings, headroom: Headroom, shown: Shown | None = N
             does_not_fit(ways[-1], workers, headroom) + _prepared(ways[-1], workers, headroom)
         )
     # Where none is there, what is installed has been said already.
-    instead = what_would_fit(settings, headroom, shown) if there else ""
+    instead = what_would_fit(settings, headroom, lessons) if there else ""
     raise TargetUnavailable("; ".join(passed_over) + instead)
 
 
@@ -138,13 +137,13 @@ def _prepared(choice: Choice, workers: int, headroom: Headroom) -> str:
     )
 
 
-def what_would_fit(settings: Settings, headroom: Headroom, shown: Shown) -> str:
+def what_would_fit(settings: Settings, headroom: Headroom, lessons: Lessons) -> str:
     """What is installed and fits, or else what could be fetched; the start of it is "; "."""
     workers = worker_count(settings)
     fitting = []
     for location in models.installed_models(settings.models_dir):
         try:
-            ways = list(_ways(location, settings, shown))
+            ways = list(_ways(location, settings, lessons))
         except models.ModelError:
             continue
         if (found := _first_that_fits(ways, workers, headroom)) is not None:
@@ -158,13 +157,13 @@ def what_would_fit(settings: Settings, headroom: Headroom, shown: Shown) -> str:
     return "; nothing that is installed or known would fit"
 
 
-def _ways(location: models.ModelLocation, settings: Settings, shown: Shown) -> Iterator[Choice]:
+def _ways(location: models.ModelLocation, settings: Settings, lessons: Lessons) -> Iterator[Choice]:
     """As it is, and then without what only corrects, where that is left to us."""
-    first = candidate(location, settings.prepared_dir, settings.rescoring)
-    yield dataclasses.replace(first, shown=shown.get(first.form, 0))
+    first = candidate(location, settings.prepared_dir, settings.rescoring, lessons.damaged)
+    yield dataclasses.replace(first, shown=lessons.needs_of(first.form))
     if settings.rescoring == "auto" and first.prediction.rescoring:
-        trimmed = candidate(location, settings.prepared_dir, "off")
-        yield dataclasses.replace(trimmed, shown=shown.get(trimmed.form, 0))
+        trimmed = candidate(location, settings.prepared_dir, "off", lessons.damaged)
+        yield dataclasses.replace(trimmed, shown=lessons.needs_of(trimmed.form))
 
 
 def _first_that_fits(ways: list[Choice], workers: int, headroom: Headroom) -> Choice | None:

@@ -12,7 +12,8 @@ import msgspec
 import structlog
 
 import models
-from modelserver.serving.choice import Choice, Form, worker_count
+from modelserver.serving.choice import Choice, worker_count
+from modelserver.serving.lessons import CrashInquiry, Lessons
 from modelserver.serving.preparation import Preparation
 from modelserver.serving.targets import find_model, find_target
 from modelserver.settings import ModelSettings, Settings
@@ -106,7 +107,8 @@ class ServedModel:
         self._background: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
         self._chosen: Choice | None = None
-        self._shown: dict[Form, int] = {}
+        self._lessons = Lessons()
+        self._inquiry = CrashInquiry(self._lessons)
         self.pool: Pool | None = None
 
     @property
@@ -244,20 +246,26 @@ class ServedModel:
             return await self._target(pool)
 
         settings = pool_settings(self.settings, self._first_slot)
-        pool = Pool(target, settings, self._spools, self._guard)
+
+        async def sound() -> bool:
+            return await self._sound(pool)
+
+        pool = Pool(target, settings, self._spools, self._guard, sound)
         return pool
 
     async def _target(self, pool: Pool) -> Target:
         """Asked before each load, so that a model that was put there meanwhile is found."""
         if (record := pool.load_death()) is not None:
             self._learn_from(record)
+            if record.death.cause is Cause.CRASH:
+                await self._sound(pool)
         if self.settings.prepare == "first":
             await self._preparation.attempt("the model is prepared before it is served")
         while True:
             headroom = await pool.headroom()
             try:
                 self._chosen, target = await asyncio.to_thread(
-                    find_target, self.settings, headroom, self._shown
+                    find_target, self.settings, headroom, self._lessons
                 )
             except TargetUnavailable:
                 if not await self._make_room(self):
@@ -271,14 +279,25 @@ class ServedModel:
         chosen, last = self._chosen, record.last
         if chosen is None or last is None or record.death.cause not in _FOR_MEMORY:
             return
-        self._shown[chosen.form] = max(self._shown.get(chosen.form, 0), int(last.kept * _UNSEEN))
+        expected = max(self._lessons.needs_of(chosen.form), int(last.kept * _UNSEEN))
+        self._lessons.needs[chosen.form] = expected
         log.warning(
             "model.mispredicted",
             model=chosen.location.name,
             predicted_bytes=chosen.prediction.model,
             held_bytes=last.kept,
-            expected_bytes=self._shown[chosen.form],
+            expected_bytes=expected,
         )
+
+    async def _sound(self, pool: Pool) -> bool:
+        """Whether what is served is not damaged. If it is, it is prepared anew in the background
+        once the original serves."""
+        chosen = self._chosen
+        if chosen is None or await self._inquiry.sound(chosen.prepared, chosen.location.directory):
+            return True
+        if self.settings.prepare == "auto":
+            self._in_background(self._prepare_in_background(pool))
+        return False
 
     # --- readings -------------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ from models.prepared import PreparedModel, find_prepared
 from modelserver.serving.choice import (
     RESCORING_COST,
     Choice,
-    Shown,
     choose_model,
     find_wanted,
     worker_count,
 )
+from modelserver.serving.lessons import Lessons
 from modelserver.settings import Settings
 from modelserver.settings.labels import first_model
 from modelserver.speech.messages import speech_target
@@ -42,14 +42,14 @@ def find_model(settings: Settings) -> models.ModelLocation:
     return find_wanted(settings, last)
 
 
-def find_target(settings: Settings, headroom: Headroom, shown: Shown) -> tuple[Choice, Target]:
+def find_target(settings: Settings, headroom: Headroom, lessons: Lessons) -> tuple[Choice, Target]:
     """What to load now: what fits into `room`, prepared if it is. May read disks. Raises
     `TargetUnavailable`."""
     try:
         environment = blas_environment(settings.blas, _flags())
     except KernelRefused as error:
         raise TargetUnavailable(str(error)) from error
-    choice = choose_model(settings, headroom, shown)
+    choice = choose_model(settings, headroom, lessons)
     _tell(choice, settings, headroom)
     prepared = choice.prepared
     target = speech_target(

@@ -197,7 +197,7 @@ def decide(state: GuardState, now: Situation) -> Decision:
     if now.time - state.trimmed_at >= _TRIM_EVERY_S:
         state = replace(state, trimmed_at=now.time)
         actions.append(Trim())
-    emergency = _emergency(state, now)
+    emergency = _emergency(now)
     step = _relieve(state, now, others, emergency=emergency)
     if isinstance(step, Recycle):
         state = replace(state, recycled_at=now.time)
@@ -243,9 +243,9 @@ def _levels(state: GuardState, now: Situation) -> GuardState:
     return replace(state, level=Level(state.level - 1), better_since=None)
 
 
-def _emergency(state: GuardState, now: Situation) -> bool:
-    """Asking politely would take too long."""
-    if state.level < Level.CRITICAL and now.left >= now.limits.pressure_below:
+def _emergency(now: Situation) -> bool:
+    """Asking politely would take too long. By what is left now: the level says what was."""
+    if now.left >= now.limits.pressure_below:
         return False
     rates = [worker.rate for worker in now.workers] + [load.rate for load in now.loading]
     rate = sum(max(0.0, rate) for rate in rates)

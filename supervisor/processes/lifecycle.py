@@ -128,8 +128,11 @@ class ProcessLifecycle:
         return self.live_server() is None or self._slots.all_fail()
 
     def live_server(self) -> ForkServer | None:
-        """The loaded fork server, if it lives."""
-        return None if self.server is None or self.server.ended.done() else self.server
+        """The loaded fork server, if it lives and nobody has ended it."""
+        server = self.server
+        if server is None or server.ended.done() or server.outcome.forced is not Intent.NONE:
+            return None
+        return server
 
     def renew(self) -> int:
         """Load the target anew, beside the one that serves, and move over to it; if it cannot be
@@ -137,6 +140,17 @@ class ProcessLifecycle:
         self._wanted += 1
         self.notify()
         return self._wanted
+
+    def discard(self, reason: str) -> None:
+        """The fork server that serves and its workers are no good: load the target anew, now."""
+        if (server := self.live_server()) is None:
+            return
+        log.error("model.discarded", pid=server.pid, reason=reason)
+        for worker in list(self.workers):
+            if worker.server is server:
+                worker.kill(Intent.SHUTDOWN, reason)
+        server.kill(Intent.SHUTDOWN)
+        self.notify()
 
     @property
     def workers(self) -> set[Worker]:
@@ -180,7 +194,7 @@ class ProcessLifecycle:
     async def _load_first(self) -> None:
         """There is none: load the target, or sleep on it."""
         if self.server is not None:
-            death = self.server.ended.result()
+            death = await asyncio.shield(self.server.ended)
             self._unready_because = f"{death.sentence}; the model is being loaded again"
             lasted, self.server = self._clock.now() - self._loading_since, None
             await asyncio.sleep(self._backoff.failed(lasted))

@@ -223,6 +223,8 @@ class WorkerSlots:
         if not worker.gone.done():  # it may have ended before it was adopted
             self.workers.add(worker)
         self._changes.notify()
+        if server.outcome.forced is Intent.SHUTDOWN:  # it was discarded while this one was forked
+            worker.kill(Intent.SHUTDOWN, server.outcome.reason)
         await asyncio.shield(worker.ready)
         log.info("worker.ready", worker=slot, pid=worker.pid)
         return worker
