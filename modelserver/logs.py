@@ -26,6 +26,7 @@ def configure_logs(settings: LogSettings) -> None:
     """Set up structlog, and send what libraries log through the standard library the same way."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _without_absent,
@@ -90,11 +91,20 @@ def _without_absent(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in event.items() if value is not None}
 
 
+def _lists_in_words(event: Any) -> dict[str, Any]:
+    """For people: their elements with commas between them."""
+    return {
+        key: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+        for key, value in event.items()
+    }
+
+
 def _renderer(wanted: str) -> Any:
     if wanted == "json":
         return structlog.processors.JSONRenderer(ensure_ascii=False)
     if wanted == "auto" and sys.stderr.isatty():
         return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    return structlog.processors.LogfmtRenderer(
-        key_order=["timestamp", "level", "event"], drop_missing=True
+    logfmt = structlog.processors.LogfmtRenderer(
+        key_order=["timestamp", "level", "event"], drop_missing=True, bool_as_flag=False
     )
+    return lambda logger, name, event: logfmt(logger, name, _lists_in_words(event))

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 import structlog
@@ -35,6 +36,7 @@ def run_server(settings: Settings, read_again: Callable[[], Settings]) -> None:
 
 
 async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None:
+    started = time.monotonic()
     try:
         sock = bind(settings.host, settings.port)
     except OSError as error:
@@ -68,10 +70,12 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
         async with service, AdminListener(service, reloader):
             informing = asyncio.create_task(keep_systemd_informed(service, notifier))
             informing.add_done_callback(_tell_if_failed)
+            telling = asyncio.create_task(_tell_when_ready(service, started))
             reloading = asyncio.create_task(hangups.obeyed_by(reloader, stop))
             await stop.first.wait()
             informing.cancel()
             reloading.cancel()
+            telling.cancel()
             notifier.tell(STOPPING=1, STATUS="draining: no new requests are taken")
             http.stop_accepting()
             log.info("server.draining", drain_s=settings.drain_s)
@@ -84,6 +88,17 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
         await http.close()
         notifier.close()
     log.info("server.stopped")
+
+
+async def _tell_when_ready(service: SpeechService, started: float) -> None:
+    """One line for who waits for it."""
+    if (pool := service.default.pool) is not None:
+        await pool.wait_ready()
+        log.info(
+            "server.ready",
+            model=service.default.in_words(),
+            after_s=round(time.monotonic() - started, 3),
+        )
 
 
 def _tell_if_failed(task: asyncio.Task[None]) -> None:

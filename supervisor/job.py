@@ -43,6 +43,8 @@ class Job:
     submitted: float
     units: float | None = None
     """Its size, in units of the caller's choice, such as seconds of audio."""
+    request_id: str | None = None
+    """What the caller calls it, for the log."""
     started: float = 0.0
     state: JobState = JobState.WAITING
     deaths: list[Death] = field(default_factory=list)

@@ -28,6 +28,7 @@ A twenty-line example, complete but for the model, which any module may hold::
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
@@ -71,8 +72,18 @@ class Admission:
 
     def __init__(self, pool: "Pool", ask: Ask) -> None:
         self._pool = pool
-        self.units = ask.units
-        """The job's size, in units of the caller's choice; to be corrected when it is known."""
+        self._ask = ask
+
+    @property
+    def units(self) -> float | None:
+        """The job's size, in units of the caller's choice."""
+        return self._ask.units
+
+    def resize(self, units: float) -> None:
+        """The job's size is known now. Raises `TooLarge` where it could not be done at all."""
+        self._ask = dataclasses.replace(self._ask, units=units)
+        if (refused := self._pool._guard.never(self._pool._member, self._ask)) is not None:
+            raise refused
 
     async def run(
         self,
@@ -81,14 +92,16 @@ class Admission:
         *,
         timeout_s: float | None = None,
         on_progress: Callable[[Any], None] | None = None,
+        request_id: str | None = None,
     ) -> JobResult:
-        """Run one job; cancelling this coroutine drops it between two steps.
+        """Run one job; cancelling this coroutine drops it between two steps. `request_id`: what
+        the log shall call it beside its own number.
 
         Raises `JobError` (the model refused), `JobCrashed`, `WorkerLost`, `DeadlineExceeded` or
         `Draining`; for a request that MessagePack cannot carry `TypeError`, `ValueError`,
         `OverflowError` or `RecursionError`; and what `on_progress` raises.
         """
-        return await self._pool._run(request, spool, self.units, timeout_s, on_progress)
+        return await self._pool._run(request, spool, self.units, timeout_s, on_progress, request_id)
 
 
 class Pool:
@@ -344,6 +357,7 @@ class Pool:
         units: float | None,
         timeout_s: float | None,
         on_progress: Callable[[Any], None] | None,
+        request_id: str | None,
     ) -> JobResult:
         if spool is not None:
             await spool.flush()
@@ -359,6 +373,7 @@ class Pool:
             loop.create_future(),
             submitted=loop.time(),
             units=units,
+            request_id=request_id,
         )
         self._queue.add(job)
         self._guard.begin_what_may()
@@ -367,6 +382,8 @@ class Pool:
                 return await job.future
         except TimeoutError:
             where = "in the queue" if job.state is JobState.WAITING else "on a worker"
+            if job.state is JobState.RUNNING:
+                self._guard.overdue(self._member, units, loop.time() - job.started)
             raise DeadlineExceeded(
                 f"not done after {timeout_s:g} s; the time ran out {where}"
             ) from None
@@ -429,16 +446,25 @@ class Pool:
                     worker=worker.slot,
                     pid=worker.pid,
                     job=job.id,
+                    request_id=job.request_id,
                     error=message.message,
                     traceback=message.traceback,
                 )
                 job.fail(JobCrashed(message.message, message.traceback))
             case Cancelled():
-                log.info("job.cancelled", worker=worker.slot, pid=worker.pid, job=job.id)
+                log.info(
+                    "job.cancelled",
+                    worker=worker.slot,
+                    pid=worker.pid,
+                    job=job.id,
+                    request_id=job.request_id,
+                )
         self._guard.ended(worker)
         if isinstance(message, Done):
             self._guard.finished(self._member, worker, job.units, message.run_s, growth_bytes)
-        worker.job_over()  # from here on it may have the next one
+        worker.job_over(
+            done=not isinstance(message, Cancelled)
+        )  # from here on it may have the next one
         self._guard.begin_what_may()  # this pool's next job, or another's, now that fewer run
 
     def _progress(self, worker: Worker, job: Job, value: Any) -> None:
@@ -448,7 +474,7 @@ class Pool:
             job.on_progress(value)
         except Exception as error:
             # Its caller's own mistake: it is told, and nobody else is to suffer from it.
-            log.exception("job.progress_failed", job=job.id)
+            log.exception("job.progress_failed", job=job.id, request_id=job.request_id)
             job.fail(error)
             worker.cancel()
 
@@ -475,7 +501,9 @@ class Pool:
         elif job.never_begun >= _MOST_NEVER_BEGUN:
             job.fail(given_up([*job.deaths, death]))
         else:
-            log.warning("job.retried", job=job.id, attempt=len(job.deaths) + 1)
+            log.warning(
+                "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
+            )
             if self._sound is not None and death.cause is Cause.CRASH:
                 self._suspended.add(job)
                 self._tasks.once("what a crash says", functools.partial(self._ask_about, job))

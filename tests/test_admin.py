@@ -128,7 +128,7 @@ def test_metrics_are_what_prometheus_reads(
     before = admin.metrics().get(ok, 0)
     assert server.convert(wav_clips[2]).status == 200
     assert server.convert(b"no audio").status == 400
-    resident = 'modelserver_worker_resident_memory_bytes{worker="1"}'
+    resident = 'modelserver_worker_resident_memory_bytes{model="default",worker="1"}'
     until(lambda: admin.metrics()[resident] > 0, what="the workers have been looked at")
     after = admin.metrics()
     assert after[ok] == before + 1

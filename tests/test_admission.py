@@ -112,8 +112,16 @@ def test_what_would_not_be_done_in_time_is_refused_at_once() -> None:
     assert isinstance(refused, MemoryPressure)
 
 
-def test_a_job_alone_is_tried_however_long_it_may_take() -> None:
-    assert refusal(Ask(1000.0, None, 30.0), supply(), None) is None
+def test_a_job_alone_is_tried_where_it_may_just_be_done() -> None:
+    assert refusal(Ask(400.0, None, 30.0), supply(), None) is None  # 40 s
+    assert refusal(Ask(1000.0), supply(), None) is None
+
+
+def test_a_job_that_could_not_be_done_in_time_alone_is_refused() -> None:
+    refused = refusal(Ask(1000.0, None, 30.0), supply(), None)
+    assert isinstance(refused, TooLarge)
+    assert "would take about 100 s" in refused.message
+    assert "30 s are allowed" in refused.message
 
 
 def test_a_disk_that_others_are_promised_refuses_for_now() -> None:

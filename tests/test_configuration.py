@@ -76,10 +76,12 @@ def test_a_bad_variable_is_refused_with_name_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("prot = 1", r"unknown setting prot = 1 \(from .*\); allowed: port"),
+        ("prot = 1", r"unknown setting prot = 1 \(from .*\); did you mean port"),
         ("port = true", "port = True"),
         ("port = 1.5", "port = 1.5"),
         ('port = "8091"', None),
+        ("[limit]\nqueue = 3", r"unknown section \[limit\] .*did you mean \[limits\]"),
+        ("[models.cn]\n[models.CN]", "differ too little"),
         ("[limits]\nbodies = 1", "unknown setting limits.bodies"),
         ("limits = 3", "unknown setting limits = 3"),
         ("port = ", "is not TOML"),

@@ -307,9 +307,10 @@ def test_a_malicious_or_damaged_archive_leaves_nothing_behind(
 def test_an_archive_may_not_unpack_to_more_than_its_bound(tmp_path: Path) -> None:
     file = tmp_path / "a.zip"
     file.write_bytes(ARCHIVE)
-    with pytest.raises(models.ModelError, match="would unpack to 500019 bytes"):
-        unpack(file, tmp_path, nothing, ArchiveLimits(unpacked=400_000))
-    assert top_directory(file) == NAME
+    with file.open("rb") as opened:
+        with pytest.raises(models.ModelError, match="would unpack to 500019 bytes"):
+            unpack(opened, tmp_path, nothing, ArchiveLimits(unpacked=400_000))
+        assert top_directory(opened) == NAME
 
 
 def test_a_full_disk_is_said_before_anything_is_written(small_disk: Path, tmp_path: Path) -> None:
@@ -347,7 +348,7 @@ def test_a_zip_file_that_is_here_is_installed_and_listed(home: Path, tmp_path: P
     missing = command("pull", str(tmp_path / "missing.zip"), home=home)
     assert (missing.returncode, "missing.zip: No such file" in missing.stderr) == (1, True)
     again = command("pull", str(file), home=home)
-    assert (again.returncode, "installed already" in again.stderr) == (1, True)
+    assert (again.returncode, "installed already" in again.stderr) == (0, True)
 
 
 def test_the_setting_names_the_mirror(home: Path) -> None:

@@ -5,11 +5,13 @@ import contextlib
 import fcntl
 import glob
 import hashlib
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -54,7 +56,8 @@ async def pull(
             pause_s=pause_s,
         )
         try:
-            return _install(name, file, url, models_directory, on_progress)
+            with file.open("rb") as opened:
+                return _install(name, opened, url, models_directory, on_progress)
         finally:
             discard(file)
 
@@ -65,13 +68,45 @@ def pull_file(archive: Path, models_directory: Path, on_progress: Progress) -> P
     Raises `ModelError`.
     """
     try:
-        name = top_directory(archive)
+        with archive.open("rb") as opened:
+            return _pull_opened(archive, opened, models_directory, on_progress)
     except OSError as error:
         raise ModelError("cannot_read", f"{archive}: {error.strerror}") from error
+
+
+def _pull_opened(
+    archive: Path, opened: BinaryIO, models_directory: Path, on_progress: Progress
+) -> Path:
+    name = top_directory(opened)
     if not _NAME.fullmatch(name):
         raise ModelError("bad_name", f"{archive.name} calls its model {name!r}, which is no name")
     with _place_for(name, models_directory):
-        return _install(name, archive, str(archive), models_directory, on_progress)
+        return _install(name, opened, str(archive), models_directory, on_progress)
+
+
+def uninstall(name: str, models_directory: Path) -> Path:
+    """Delete an installed model. Returns where it was. Raises `ModelError`."""
+    directory = models_directory / name
+    if not _NAME.fullmatch(name) or not directory.is_dir():
+        names = ", ".join(sorted(d.name for d in _directories(models_directory))) or "none"
+        raise ModelError(
+            "model_not_found", f"there is no {name!r} in {models_directory}; there: {names}"
+        )
+    gone = models_directory / f".{name}-removed"
+    try:
+        if gone.exists():
+            shutil.rmtree(gone)
+        directory.rename(gone)  # first out of sight, all at once
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise ModelError("cannot_write", f"{directory}: {error.strerror}") from error
+    return directory
+
+
+def _directories(models_directory: Path) -> list[Path]:
+    if not models_directory.is_dir():
+        return []
+    return [d for d in models_directory.iterdir() if d.is_dir() and d.name[0] != "."]
 
 
 @contextlib.contextmanager
@@ -93,9 +128,12 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ModelError("busy", f"{name} is being fetched by somebody else") from None
+            if not _is_at(lock.fileno(), Path(lock.name)):
+                raise ModelError("busy", f"{name} was being fetched by somebody else: try again")
             try:
                 yield waiting
             finally:
+                # Whoever has opened it meanwhile has a file that nobody will find: it must see so.
                 Path(lock.name).unlink(missing_ok=True)
     except OSError as error:
         where = error.filename or models_directory
@@ -105,6 +143,15 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
             waiting.rmdir()
 
 
+def _is_at(descriptor: int, path: Path) -> bool:
+    """The open file is the one that has this name now: its last holder has not removed it between
+    our opening and locking it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _bounds(entry: CatalogEntry | None) -> Bounds:
     if entry is None:
         return Bounds(None, _MOST_BYTES)
@@ -112,8 +159,10 @@ def _bounds(entry: CatalogEntry | None) -> Bounds:
 
 
 def _install(
-    name: str, archive: Path, source: str, models_directory: Path, on_progress: Progress
+    name: str, archive: BinaryIO, source: str, models_directory: Path, on_progress: Progress
 ) -> Path:
+    """`archive` is hashed and unpacked through one descriptor: who may write beside it cannot put
+    another in its place between the two."""
     entry = catalog_entry(name)
     try:
         pinned = read_pin(models_directory, name)
@@ -121,7 +170,7 @@ def _install(
         raise ModelError("bad_pins", f"the checksums of earlier downloads: {error}") from error
     known = (checksum_of(entry) if entry else None) or pinned
     sha256 = _check(archive, known, on_progress)
-    size = archive.stat().st_size
+    size = os.fstat(archive.fileno()).st_size
     left = f"{_UNPACKING}{name}-"
     for old in (models_directory / _LOADING).glob(f"{glob.escape(left)}*"):
         shutil.rmtree(old, ignore_errors=True)  # somebody who was killed; the lock is ours
@@ -131,29 +180,31 @@ def _install(
         unpack(archive, made, lambda done, total: on_progress("unpack", done, total))
         problem = layout_problem(made)
         if problem is not None:
-            raise ModelError("model_invalid", f"{archive.name} holds no Vosk model: {problem}")
+            raise ModelError(
+                "model_invalid", f"{Path(archive.name).name} holds no Vosk model: {problem}"
+            )
         sync_files(made)
-        if known is None:
-            record_pin(models_directory, name, sha256=sha256, size=size, source=source)
         target = models_directory / name
         made.rename(target)
+        if known is None:  # of what is there, and of nothing else
+            record_pin(models_directory, name, sha256=sha256, size=size, source=source)
     return target
 
 
-def _check(archive: Path, known: Checksum | None, on_progress: Progress) -> str:
+def _check(archive: BinaryIO, known: Checksum | None, on_progress: Progress) -> str:
     """The file's SHA-256, once it adds up to what is known of it."""
-    total, done = archive.stat().st_size, 0
+    total, done = os.fstat(archive.fileno()).st_size, 0
     digests = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
-    with archive.open("rb") as reader:
-        while block := reader.read(1 << 20):
-            for digest in digests.values():
-                digest.update(block)
-            done += len(block)
-            on_progress("check", done, total)
+    archive.seek(0)
+    while block := archive.read(1 << 20):
+        for digest in digests.values():
+            digest.update(block)
+        done += len(block)
+        on_progress("check", done, total)
     if known is not None and digests[known.algorithm].hexdigest() != known.digest:
         raise ModelError(
             "wrong_checksum",
-            f"{archive.name} is not what it should be: its {known.algorithm} is "
+            f"{Path(archive.name).name} is not what it should be: its {known.algorithm} is "
             f"{digests[known.algorithm].hexdigest()}, and {known.digest} is right",
         )
     return digests["sha256"].hexdigest()

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from models.contract import ModelError
 
@@ -39,14 +40,14 @@ class ArchiveLimits:
     depth: int = 8
 
 
-def top_directory(archive: Path, limits: ArchiveLimits | None = None) -> str:
+def top_directory(archive: BinaryIO, limits: ArchiveLimits | None = None) -> str:
     """The one directory that all is in: what the archive calls its model. Raises `ModelError`."""
     with _opened(archive) as opened:
         return _checked(archive, opened, limits or ArchiveLimits())[0]
 
 
 def unpack(
-    archive: Path,
+    archive: BinaryIO,
     target: Path,
     on_progress: Callable[[int, int], None],
     limits: ArchiveLimits | None = None,
@@ -61,7 +62,8 @@ def unpack(
         free = shutil.disk_usage(target).free
         if total > free:
             raise ModelError(
-                "no_space", f"{archive.name} needs {total} bytes unpacked, {free} are free"
+                "no_space",
+                f"{Path(archive.name).name} needs {total} bytes unpacked, {free} are free",
             )
         done = 0
         for info in files:
@@ -71,22 +73,21 @@ def unpack(
             done = _extract(archive, opened, info, file, done, total, on_progress)
 
 
-def _opened(archive: Path) -> zipfile.ZipFile:
+def _opened(archive: BinaryIO) -> zipfile.ZipFile:
     _must_have_few_entries(archive)
     try:
         return zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        with archive.open("rb") as reader:
-            begins = reader.read(16)
+        archive.seek(0)
+        begins = archive.read(16)
         raise _bad(archive, f"it is no whole zip archive (it begins with {begins!r})") from error
 
 
-def _must_have_few_entries(archive: Path) -> None:
+def _must_have_few_entries(archive: BinaryIO) -> None:
     """Before the list of them is read."""
-    with archive.open("rb") as reader:
-        size = reader.seek(0, 2)
-        reader.seek(max(0, size - (1 << 16) - _END_RECORD.size))
-        tail = reader.read()
+    size = archive.seek(0, 2)
+    archive.seek(max(0, size - (1 << 16) - _END_RECORD.size))
+    tail = archive.read()
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < _END_RECORD.size:
         return  # it is no zip archive, which is said next
@@ -96,7 +97,7 @@ def _must_have_few_entries(archive: Path) -> None:
 
 
 def _checked(
-    archive: Path, opened: zipfile.ZipFile, limits: ArchiveLimits
+    archive: BinaryIO, opened: zipfile.ZipFile, limits: ArchiveLimits
 ) -> tuple[str, list[zipfile.ZipInfo]]:
     """The top directory's name and the files to be written."""
     infos = opened.infolist()
@@ -121,7 +122,7 @@ def _checked(
     return tops.pop(), files
 
 
-def _must_be_harmless(archive: Path, info: zipfile.ZipInfo, limits: ArchiveLimits) -> None:
+def _must_be_harmless(archive: BinaryIO, info: zipfile.ZipInfo, limits: ArchiveLimits) -> None:
     name, path = info.filename, PurePosixPath(info.filename)
     out = not path.parts or path.is_absolute() or ".." in path.parts
     if out or "\\" in name or "\0" in info.orig_filename or ":" in path.parts[0]:
@@ -146,7 +147,7 @@ def _must_be_harmless(archive: Path, info: zipfile.ZipInfo, limits: ArchiveLimit
 
 
 def _extract(
-    archive: Path,
+    archive: BinaryIO,
     opened: zipfile.ZipFile,
     info: zipfile.ZipInfo,
     file: Path,
@@ -173,5 +174,5 @@ def _extract(
     return done + written
 
 
-def _bad(archive: Path, why: str) -> ModelError:
-    return ModelError("bad_archive", f"{archive.name} is not unpacked: {why}")
+def _bad(archive: BinaryIO, why: str) -> ModelError:
+    return ModelError("bad_archive", f"{Path(archive.name).name} is not unpacked: {why}")

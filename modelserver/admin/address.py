@@ -55,6 +55,18 @@ def admin_address(settings: AdminSettings) -> AdminAddress | None:
     return AdminAddress(host=host.strip("[]"), port=int(port))
 
 
+def must_be_usable(settings: AdminSettings) -> None:
+    """Raises `BadAddress` where the address is none, or one that everybody reaches, without a
+    token."""
+    address = admin_address(settings)
+    over_tcp = address is not None and address.path is None
+    if over_tcp and not settings.token_file and not settings.token.strip():
+        raise BadAddress(
+            f"admin.listen is {settings.listen}, which others reach too: it needs a token "
+            "(admin.token_file, or admin.token)"
+        )
+
+
 def runtime_directory() -> Path:
     """Where the sockets of running servers are: what systemd made for us, the user's own, or
     /run for root."""
@@ -70,7 +82,8 @@ def runtime_directory() -> Path:
 def bind_unix(path: Path) -> socket.socket:
     """A socket that only this user may connect to. Raises `OSError`; a socket that a dead server
     left is replaced, one that answers is not."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.parent == runtime_directory():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.stat().st_uid != os.getuid() and os.getuid() != 0:
         raise PermissionError(errno.EPERM, f"{path.parent} belongs to somebody else")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

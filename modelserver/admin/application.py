@@ -40,6 +40,7 @@ def build_admin(
         ("GET", "/metrics", admin.metrics),
         ("POST", "/admin/workers/{id}/recycle", admin.recycle),
         ("POST", "/admin/drain", admin.drain),
+        ("POST", "/admin/resume", admin.resume),
         ("POST", "/admin/reload", admin.reload),
     ):
         app.router.add_route(method, path, handler, expect_handler=expect_continue)
@@ -116,6 +117,12 @@ class _Admin:
 
     async def drain(self, _: web.Request) -> web.Response:
         log.info("admin.drain")
-        self._service.stop_admitting()
+        self._service.stop_admitting("the server takes no requests: its operator has said so")
         admitted = self._service.status().admitted
         return json_response({"status": "draining", "admitted": admitted}, status=202)
+
+    async def resume(self, _: web.Request) -> web.Response:
+        if not self._service.resume():
+            raise ApiError("shutting_down", self._service.draining())
+        log.info("admin.resume")
+        return json_response({"status": "serving"})

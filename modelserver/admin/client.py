@@ -1,8 +1,11 @@
 """Asks a running server's admin side: for `modelserver status` and `modelserver doctor`."""
 
+import errno
 import http.client
 import json
+import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +64,14 @@ def ask(address: AdminAddress, method: str, path: str, token: str | None) -> tup
 def _message(body: bytes) -> str:
     try:
         document: Any = json.loads(body)
-        return str(document["error"]["message"])
+        return printable(str(document["error"]["message"]))
     except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
+        return printable(body[:200].decode(errors="replace"))
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would obey: it is shown to a person."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -75,3 +83,11 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(_TIMEOUT_S)
         self.sock.connect(str(self._path))
+        pid, owner, _ = struct.unpack(
+            "3i", self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        )
+        if os.getuid() not in (0, owner) and owner != 0:
+            self.close()
+            raise PermissionError(
+                errno.EPERM, f"process {pid} answers there, of another user ({owner})"
+            )

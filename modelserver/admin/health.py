@@ -12,9 +12,11 @@ from supervisor import DeathRecord, GuardStatus, PoolState, PoolStatus, WorkerSt
 
 
 class WorkerHealth(msgspec.Struct):
-    """One worker. Sizes in bytes (`rss_bytes`: null until it has been read), times in seconds."""
+    """One worker. Sizes in bytes (`rss_bytes`: null until it has been read), times in seconds.
+    `model`: the label of the model that it serves."""
 
     id: int
+    model: str
     pid: int
     state: str
     jobs_done: int
@@ -183,7 +185,9 @@ def health(service: SpeechService, started: float) -> Health:
         fork_server_pid=status.fork_server_pid,
         preparing=service.preparing(),
         models=[_model(served) for served in service.models.values()],
-        workers=[_worker(worker, guard) for worker in status.workers],
+        workers=[
+            _worker(worker, service.label_of(worker.slot), guard) for worker in status.workers
+        ],
         queue=QueueHealth(status.admitted, status.waiting, service.places, status.s_per_unit),
         memory=_memory(status, guard) if guard else None,
         spools=SpoolHealth(
@@ -251,10 +255,11 @@ def _model(served: ServedModel) -> ModelHealth:
     )
 
 
-def _worker(worker: WorkerStatus, guard: GuardStatus | None) -> WorkerHealth:
+def _worker(worker: WorkerStatus, label: str, guard: GuardStatus | None) -> WorkerHealth:
     record = worker.record
     return WorkerHealth(
         id=worker.slot,
+        model=label,
         pid=worker.pid,
         state=worker.state.value,
         jobs_done=worker.jobs_done,

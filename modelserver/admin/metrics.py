@@ -83,23 +83,29 @@ class _HealthCollector(Collector):
 
 
 def _workers(health: Health) -> Iterable[Metric]:
-    states = GaugeMetricFamily("modelserver_workers", "Workers by state.", labels=["state"])
-    for state in _WORKER_STATES:
-        states.add_metric([state], sum(worker.state == state for worker in health.workers))
+    states = GaugeMetricFamily(
+        "modelserver_workers", "Workers by state.", labels=["state", "model"]
+    )
+    for model in health.models:
+        for state in _WORKER_STATES:
+            count = sum((w.state, w.model) == (state, model.label) for w in health.workers)
+            states.add_metric([state, model.label], count)
     yield states
     rss = GaugeMetricFamily(
-        "modelserver_worker_resident_memory_bytes", "RSS, with what is shared.", labels=["worker"]
+        "modelserver_worker_resident_memory_bytes",
+        "RSS, with what is shared.",
+        labels=["worker", "model"],
     )
     growth = GaugeMetricFamily(
-        "modelserver_worker_growth_bytes", "Memory of its own.", labels=["worker"]
+        "modelserver_worker_growth_bytes", "Memory of its own.", labels=["worker", "model"]
     )
     seen = set()
     for worker in reversed(health.workers):  # the newer of two on one slot
         if worker.id not in seen:
             seen.add(worker.id)
             if worker.rss_bytes is not None:
-                rss.add_metric([str(worker.id)], worker.rss_bytes)
-            growth.add_metric([str(worker.id)], worker.growth_bytes)
+                rss.add_metric([str(worker.id), worker.model], worker.rss_bytes)
+            growth.add_metric([str(worker.id), worker.model], worker.growth_bytes)
     yield rss
     yield growth
 

@@ -1,6 +1,7 @@
 """`modelserver config`: the settings in force, and where each came from."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.serving.served import pool_settings
 from modelserver.settings.configuration import Configuration
-from modelserver.settings.fields import named_fields
+from modelserver.settings.fields import Field, named_fields, size_text
 from supervisor import explain_limits
 
 
@@ -18,10 +19,7 @@ from supervisor import explain_limits
 @with_settings(*SERVER_SETTINGS)
 def config(configuration: Configuration, explain: bool) -> None:
     """Print every setting as TOML, with where its value came from."""
-    rows = [
-        (field, "***" if field.secret and value else value, origin)
-        for field, value, origin in configuration.rows()
-    ]
+    rows = [(field, _shown(field, value), origin) for field, value, origin in configuration.rows()]
     found = explain_limits(pool_settings(configuration.settings))
     width = max(len(f"{field.name.rpartition('.')[2]} = {_toml(v)}") for field, v, _ in rows)
     section = ""
@@ -42,10 +40,22 @@ def config(configuration: Configuration, explain: bool) -> None:
             click.echo(f"# {field.name}: {field.about}; allowed: {field.allowed}")
 
 
+def _shown(field: Field, value: Any) -> Any:
+    if field.secret and value:
+        return "***"
+    if field.in_bytes and isinstance(value, int):
+        text = size_text(value)
+        return value if text.isdigit() else text
+    return value
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, Path):
-        value = str(value)
+        home = Path.home()
+        value = f"~/{value.relative_to(home)}" if value.is_relative_to(home) else str(value)
     if isinstance(value, tuple):
         value = value[0] if len(value) == 1 else list(value)
+    if value == math.inf:
+        return "inf"
     # A TOML basic string is a JSON string; numbers look the same.
     return json.dumps(value, ensure_ascii=False)

@@ -6,11 +6,11 @@ import click
 
 import models
 from models.prepared import HOW_TO_GET_IT, can_build, find_compiler
-from modelserver.admin.client import NoServer, fetch_health
+from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.cli.status import in_words
-from modelserver.serving.choice import candidate, does_not_fit, worker_count
+from modelserver.serving.choice import candidate, does_not_fit, worker_count, workers_text
 from modelserver.serving.served import memory_settings, pool_settings
 from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
@@ -46,7 +46,7 @@ def doctor(configuration: Configuration) -> None:
     _section("The kernel's out-of-memory killer", _kernel(health, problems))
     click.echo()
     for problem in problems:
-        click.echo(f"! {problem}")
+        click.echo(f"! {printable(problem)}")
     if problems:
         raise SystemExit(1)
     click.echo("Nothing needs attention.")
@@ -55,7 +55,7 @@ def doctor(configuration: Configuration) -> None:
 def _section(title: str, lines: list[str]) -> None:
     click.echo(f"{title}:")
     for line in lines:
-        click.echo(f"  {line}")
+        click.echo(f"  {printable(line)}")
 
 
 def _machine(settings: Settings, problems: list[str]) -> list[str]:
@@ -112,7 +112,7 @@ def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[
     workers, headroom = worker_count(settings), find_headroom(memory_settings(settings))
     least, whole = choice.needs(workers), choice.prediction.total(workers)
     better = f", better {in_units(whole)}" if whole > least else ""
-    lines.append(f"needs about {in_units(least)} with {workers} workers{better}")
+    lines.append(f"needs about {in_units(least)} with {workers_text(workers)}{better}")
     if alone and choice.needs(workers) > headroom.now:
         problems.append(does_not_fit(choice, workers, headroom))
     return lines

@@ -1,8 +1,13 @@
 """How a command ends that cannot do what it was asked."""
 
+import os
+import pwd
+import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
@@ -22,3 +27,20 @@ def told() -> Iterator[None]:
 
 class _LostOne(click.ClickException):
     exit_code = 128 + signal.SIGKILL
+
+
+def must_be_ours(directory: Path) -> None:
+    """Root does not leave files in a service's directory that the service may not change. Raises
+    `click.ClickException`."""
+    existing = next((d for d in (directory, *directory.parents) if d.exists()), directory)
+    owner = existing.stat().st_uid
+    if os.getuid() != 0 or owner == 0:
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"#{owner}"
+    command = " ".join(("modelserver", *map(shlex.quote, sys.argv[1:])))
+    raise click.ClickException(
+        f"{directory} is {name}'s: do it as that user (sudo -u {shlex.quote(name)} {command})"
+    )

@@ -10,8 +10,9 @@ import msgspec
 
 from models import ModelLocation
 from models import prepared as prepared_models
+from models.fetching import uninstall as uninstall_model
 from models.prepared import GraphCounts, Needs, PreparedModel
-from modelserver.cli.errors import told
+from modelserver.cli.errors import must_be_ours, told
 from modelserver.cli.models_inspect import inspect_model
 from modelserver.cli.models_list import list_models
 from modelserver.cli.models_pull import pull_model
@@ -56,6 +57,7 @@ def prepare(
         lowest_priority(background)
     settings = configuration.settings
     with told():
+        must_be_ours((output or settings.prepared_dir).absolute())
         location = _find(settings, model)
         found = prepared_models.find_prepared(location, settings.prepared_dir).prepared
         if found is not None and output is None:
@@ -99,10 +101,32 @@ def verify(configuration: Configuration, name: str | None) -> None:
 @click.argument("name")
 @with_settings("prepared_dir")
 def remove(configuration: Configuration, name: str) -> None:
-    """Delete the prepared models of NAME (never the model itself)."""
+    """Delete the prepared models of NAME (never the model itself: see uninstall)."""
     for made in _prepared(configuration.settings, name):
+        _remove(made)
+
+
+@models.command()
+@click.argument("name")
+@with_settings("models_dir", "prepared_dir")
+def uninstall(configuration: Configuration, name: str) -> None:
+    """Delete the model NAME that was pulled, and what was prepared of it. A server that serves it
+    goes on with what it has loaded."""
+    settings = configuration.settings
+    with told():
+        directory = uninstall_model(name, settings.models_dir)
+    for made in prepared_models.prepared_models(settings.prepared_dir):
+        if made.manifest.name == name:
+            _remove(made)
+    click.echo(f"uninstalled {directory}")
+
+
+def _remove(made: PreparedModel) -> None:
+    try:
         prepared_models.remove(made)
-        click.echo(f"removed {made.directory}")
+    except OSError as error:
+        raise click.ClickException(f"{made.directory}: {error.strerror}") from error
+    click.echo(f"removed {made.directory}")
 
 
 @models.command("export")
@@ -131,6 +155,7 @@ def import_model(configuration: Configuration, file: Path, model: str | None) ->
     """
     settings = configuration.settings
     with told():
+        must_be_ours(settings.prepared_dir)
         location = _find(settings, model)
         made = prepared_models.import_prepared(file, location, settings.prepared_dir)
     click.echo(f"imported {made.directory}")

@@ -10,7 +10,7 @@ import click
 
 import models
 from models.fetching import pull, pull_file
-from modelserver.cli.errors import told
+from modelserver.cli.errors import must_be_ours, told
 from modelserver.cli.options import with_settings
 from modelserver.settings.configuration import Configuration
 from supervisor import in_units
@@ -30,18 +30,23 @@ def pull_model(configuration: Configuration, name: str) -> None:
     environment (HTTPS_PROXY, NO_PROXY).
     """
     settings = configuration.settings
+    for there in models.installed_models(settings.models_dir):
+        if there.name == name:
+            click.echo(f"{name} is installed already: {there.directory}", err=True)
+            return
     with told(), _progress() as on_progress:
-        if name.endswith(".zip"):
-            directory = pull_file(Path(name), settings.models_dir, on_progress)
-        else:
-            fetching = pull(name, settings.models_dir, settings.models_url, on_progress)
-            try:
+        must_be_ours(settings.models_dir)
+        try:
+            if name.endswith(".zip"):
+                directory = pull_file(Path(name), settings.models_dir, on_progress)
+            else:
+                fetching = pull(name, settings.models_dir, settings.models_url, on_progress)
                 directory = asyncio.run(fetching)
-            except models.ModelError as error:
-                if error.code != "already_there":
-                    raise
-                click.echo(error.message, err=True)
-                return
+        except models.ModelError as error:
+            if error.code != "already_there":
+                raise
+            click.echo(error.message, err=True)
+            return
     click.echo(f"installed {directory.name}: {directory}")
 
 

@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-from modelserver.settings.configuration import Configuration, ConfigurationError, read_configuration
+from modelserver.admin.address import BadAddress, must_be_usable
+from modelserver.settings.configuration import (
+    FLAG,
+    Configuration,
+    ConfigurationError,
+    read_configuration,
+)
 
 # Flag, setting, what it says in the help.
 _FLAGS = {
@@ -62,6 +68,11 @@ def _argument(name: str) -> str:
 
 def _read(file: Path | None, flags: dict[str, Any]) -> Configuration:
     try:
-        return read_configuration(file, os.environ, flags)
+        configuration = read_configuration(file, os.environ, flags)
+        must_be_usable(configuration.settings.admin)
     except ConfigurationError as error:
-        raise click.UsageError(str(error)) from error
+        kind = click.UsageError if error.origin == FLAG else click.ClickException
+        raise kind(str(error)) from error
+    except BadAddress as error:
+        raise click.ClickException(str(error)) from error
+    return configuration

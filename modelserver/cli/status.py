@@ -5,7 +5,7 @@ import time
 import click
 import msgspec
 
-from modelserver.admin.client import NoServer, fetch_health
+from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
 from modelserver.cli.options import with_settings
 from modelserver.settings.configuration import Configuration
@@ -25,7 +25,7 @@ def status(configuration: Configuration, as_json: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(health)).decode())
     else:
         for line in in_words(health):
-            click.echo(line)
+            click.echo(printable(line))
     if health.status not in ("ok", "degraded"):
         raise SystemExit(1)
 
@@ -52,10 +52,12 @@ def in_words(health: Health) -> list[str]:
         )
     queue = health.queue
     lines.append(f"requests: {queue.admitted} of {queue.places} inside, {queue.waiting} waiting")
+    several = len(health.models) > 1
     for worker in health.workers:
+        label = f" ({worker.model})" if several else ""
         lines.append(
-            f"worker {worker.id}: {worker.state}, pid {worker.pid}, {worker.jobs_done} done, "
-            f"grown by {in_units(worker.growth_bytes)} of {in_units(worker.budget_bytes)}"
+            f"worker {worker.id}{label}: {worker.state}, pid {worker.pid}, {worker.jobs_done} "
+            f"done, grown by {in_units(worker.growth_bytes)} of {in_units(worker.budget_bytes)}"
         )
     lines += [
         f"{resource.name}: {_share(resource.used, resource.limit)}" for resource in health.resources

@@ -166,9 +166,10 @@ class _Transcription:
     ) -> Speech:
         async def recognise(audio: JobInput) -> Speech:
             async with service.admit(service.default, patient=True) as place:
-                return await service.transcribe(
+                done = await service.transcribe(
                     place, audio, words=True, patient=True, on_progress=progress
                 )
+                return done.speech
 
         if file != STDIN:
             with await asyncio.to_thread(Path(file).open, "rb") as opened:

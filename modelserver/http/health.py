@@ -18,7 +18,7 @@ async def readyz(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     status = service.status()
     if status.state is PoolState.DRAINING:
-        raise ApiError("shutting_down", "the server is shutting down", retry_after_s=10)
+        raise ApiError("shutting_down", service.draining(), retry_after_s=10)
     if status.reason is not None:
         raise ApiError("not_ready", status.reason, retry_after_s=5)
     return json_response(

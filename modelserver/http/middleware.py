@@ -17,6 +17,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 REQUEST_ID = web.RequestKey("request_id", str)
 """Where a handler finds the request's id."""
 
+NOTES = web.RequestKey("notes", dict[str, object])
+"""What the log shall say of the request beside what is said of all."""
+
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -27,7 +30,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     """Outermost: nothing but answers, and cancellation, leaves it."""
     started = time.monotonic()
     request_id = request_id_of(request)
-    request[REQUEST_ID] = request_id
+    request[REQUEST_ID], request[NOTES] = request_id, {}
     error: ApiError | None = None
     response: web.StreamResponse
     connections = request.app[CONNECTIONS]
@@ -120,4 +123,5 @@ def _log_request(
         error=error,
         client=request.remote,
         duration_ms=round((time.monotonic() - started) * 1000, 1),
+        **request[NOTES],
     )

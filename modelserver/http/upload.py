@@ -20,12 +20,9 @@ _FORM_OVERHEAD_BYTES = 64 * 1024
 _RAW_TYPES = ("application/octet-stream", "application/x-www-form-urlencoded")
 
 
-async def receive_audio(request: web.Request, spool: Spool, limits: LimitSettings) -> float:
-    """Take the audio in, refusing as early as can be. Returns how many seconds of it there are.
-
-    Raises `ApiError`, `AudioError`, or `SpoolFull`.
-    """
-    form = request.content_type == "multipart/form-data"
+def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
+    """Whatever its headers can be refused for. Raises `ApiError`."""
+    form = _is_form(request)
     if not form and not _is_raw_audio(request):
         raise ApiError(
             "unsupported_media_type",
@@ -40,16 +37,29 @@ async def receive_audio(request: web.Request, spool: Spool, limits: LimitSetting
     overhead = _FORM_OVERHEAD_BYTES if form else 0
     if (request.content_length or 0) > limits.body + overhead:
         raise _too_large(limits)
+
+
+async def receive_audio(request: web.Request, spool: Spool, limits: LimitSettings) -> float:
+    """Take the audio in, refusing as early as can be. Returns how many seconds of it there are.
+
+    Raises `ApiError`, `AudioError`, or `SpoolFull`.
+    """
     await _continue(request)
     gate = WavGate(limits.audio_s)
     received = 0
-    async for chunk in _patiently(_form_file(request) if form else _raw(request), limits):
+    async for chunk in _patiently(
+        _form_file(request) if _is_form(request) else _raw(request), limits
+    ):
         received += len(chunk)
         if received > limits.body:
             raise _too_large(limits)
         gate.feed(chunk)
         await spool.write(chunk)
     return gate.finish()
+
+
+def _is_form(request: web.Request) -> bool:
+    return request.content_type == "multipart/form-data"
 
 
 def _is_raw_audio(request: web.Request) -> bool:

@@ -58,6 +58,11 @@ def worker_count(settings: Settings) -> int:
     return settings.workers.count or usable_cpus()
 
 
+def workers_text(count: int) -> str:
+    """So many of them, for a sentence."""
+    return f"{count} workers" if count != 1 else "1 worker"
+
+
 def candidate(
     location: models.ModelLocation, store: Path, rescoring: str, damaged: Collection[Path] = ()
 ) -> Choice:
@@ -117,8 +122,7 @@ def does_not_fit(choice: Choice, workers: int, headroom: Headroom) -> str:
         model = f"at least {model}, as loading it has shown,"
     return (
         f"{choice.location.name} does not fit: it needs {in_units(choice.needs(workers))} "
-        f"({model} for the model, the rest for {workers} "
-        f"{'worker' if workers == 1 else 'workers'}), and there is room for "
+        f"({model} for the model, the rest for {workers_text(workers)}), and there is room for "
         f"{in_units(headroom.most)} ({headroom.limit})"
     )
 

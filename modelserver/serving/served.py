@@ -17,6 +17,7 @@ from modelserver.serving.lessons import CrashInquiry, Lessons
 from modelserver.serving.preparation import Preparation
 from modelserver.serving.targets import find_model, find_target
 from modelserver.settings import ModelSettings, Settings
+from modelserver.settings.labels import DEFAULT_LABEL
 from supervisor import (
     Allocator,
     Cause,
@@ -117,6 +118,11 @@ class ServedModel:
         return worker_count(self.settings)
 
     @property
+    def numbers(self) -> range:
+        """Of its workers' slots."""
+        return range(self._first_slot, self._first_slot + self.slots)
+
+    @property
     def places(self) -> int:
         """Requests that may be inside at once."""
         return self.slots + self.settings.limits.queue
@@ -186,7 +192,10 @@ class ServedModel:
             if self.pool is not None:
                 return
             pool = self._new_pool()
-            await pool.__aenter__()
+            # What its tasks log says whose they are, where there are several.
+            named = {} if self.label == DEFAULT_LABEL else {"label": self.label}
+            with structlog.contextvars.bound_contextvars(**named):
+                await pool.__aenter__()
             self.pool = pool
             self.used_at = time.monotonic()
             if self.settings.prepare == "auto":

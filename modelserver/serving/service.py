@@ -20,6 +20,7 @@ from supervisor import (
     Admission,
     Allocator,
     Cause,
+    DeadlineExceeded,
     Draining,
     Guard,
     JobInput,
@@ -39,6 +40,7 @@ _MOST_BYTES_PER_S = 2 * 2 * 48_000
 makes it, so that it is not refused for a length that it does not have. A job's size, for the pool,
 is seconds of audio."""
 
+_ENDING = "the server is shutting down"
 _IDLE_LOOK_S = 0.5
 _LAST_ANSWERS_S = 1.0
 
@@ -55,8 +57,17 @@ class SettingsRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Recognized:
+    """A transcript, and the seconds that its job waited and worked for it."""
+
+    speech: Speech
+    queued_s: float
+    run_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
-    """A request's place with a model. `admission.units` is to be set when the audio's length is
+    """A request's place with a model. `admission.resize` tells the audio's seconds once they are
     known."""
 
     served: ServedModel
@@ -77,7 +88,7 @@ class SpeechService:
         )
         self.traffic = Traffic()
         self.guard = Guard(memory_settings(settings), self.spools, reap_strangers=True)
-        self._draining = False
+        self._draining = ""  # or why
         self.reload_refused: str | None = None
         """Why the last reload of settings was refused; None if it was not, or there was none."""
         self._uploads: set[asyncio.Timeout] = set()
@@ -98,7 +109,7 @@ class SpeechService:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self._draining = True
+        self._draining = _ENDING
         if self._idling is not None:
             self._idling.cancel()
             await asyncio.gather(self._idling, return_exceptions=True)
@@ -133,7 +144,7 @@ class SpeechService:
         no deadline. A model that is loaded on demand is loaded first. Raises
         `supervisor.PoolError`."""
         if self._draining:
-            raise Draining("the server is shutting down")
+            raise Draining(self._draining)
         with served.used():
             pool = await served.ready(self.settings.limits.request_s)
             with pool.admit(
@@ -184,7 +195,8 @@ class SpeechService:
         words: bool = False,
         patient: bool = False,
         on_progress: Callable[[float], None] | None = None,
-    ) -> Speech:
+        request_id: str | None = None,
+    ) -> Recognized:
         """What is said in the file; `on_progress` gets seconds of audio done.
 
         `patient`: however long it takes, and however long the audio is. Raises
@@ -192,25 +204,42 @@ class SpeechService:
         """
         limits = self.settings.limits
         request = SpeechRequest(words=words, longest_audio_s=None if patient else limits.audio_s)
-        result = await place.admission.run(
-            msgspec.to_builtins(request),
-            audio,
-            timeout_s=None if patient else limits.request_s,
-            on_progress=on_progress,
-        )
+        try:
+            result = await place.admission.run(
+                msgspec.to_builtins(request),
+                audio,
+                timeout_s=None if patient else limits.request_s,
+                on_progress=on_progress,
+                request_id=request_id,
+            )
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(
+                f"{error.message} (limits.request_s is {limits.request_s:g})"
+            ) from error
         speech = msgspec.convert(result.value, Speech)
         self.traffic.audio_s += speech.duration_s
-        return speech
+        return Recognized(speech, result.queued_s, result.run_s)
 
     # --- the life of the models -----------------------------------------------------------------
 
-    def stop_admitting(self) -> None:
+    def stop_admitting(self, reason: str = _ENDING) -> None:
         """Take no new requests; those inside go on, and those who wait for a model get it."""
-        self._draining = True
+        self._draining = self._draining or reason
+
+    def resume(self) -> bool:
+        """Take requests again after an operator's `stop_admitting`; False where the server ends."""
+        if self._draining == _ENDING:
+            return False
+        self._draining = ""
+        return True
+
+    def draining(self) -> str:
+        """Why no new requests are taken; empty while they are."""
+        return self._draining
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new requests, and wait for those inside; True if all were done in time."""
-        self.stop_admitting()
+        self._draining = _ENDING
         try:
             async with asyncio.timeout(timeout_s):
                 for served in self._all():
@@ -328,6 +357,11 @@ class SpeechService:
     def places(self) -> int:
         """Requests that may be inside at once."""
         return sum(served.places for served in self.models.values())
+
+    def label_of(self, slot: int) -> str:
+        """The model that the worker on this slot serves."""
+        found = (served.label for served in self._all() if slot in served.numbers)
+        return next(found, "")
 
     def watched(self) -> bool:
         """All that keeps the processes alive is itself alive."""

@@ -3,7 +3,10 @@ and remembers where each value came from."""
 
 import difflib
 import functools
+import itertools
+import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,8 +19,14 @@ import msgspec.structs
 from modelserver.settings.fields import ENVIRONMENT_PREFIX, NAMED, Field, fields, named_fields
 from modelserver.settings.schema import ModelSettings, Settings
 
+FLAG = "flag"
+"""The origin of what was given with the command."""
+
 CONFIG_VARIABLE = "MODELSERVER_CONFIG"
 SYSTEM_FILE = Path("/etc/modelserver.toml")
+INSTALLED_FILE = Path(sys.prefix, "share", "modelserver", "defaults.toml")
+"""What an installation as a system service sets in place of our defaults; `make install` puts it
+there."""
 
 _SECRET = re.compile("TOKEN|KEY|SECRET|PASS")
 _SERVICE_LINK = re.compile(r"MODELSERVER_(SERVICE_(HOST|PORT)|PORT_[0-9]+)(_\w+)?")
@@ -28,7 +37,12 @@ _LABEL = re.compile(r"^[\w-]{1,64}$", re.ASCII)
 
 
 class ConfigurationError(Exception):
-    """A setting is unknown or not allowed; the text says which, what it is, and what may be."""
+    """A setting is unknown or not allowed; the text says which, what it is, and what may be.
+    `origin`: where it is from, if it is one value's fault."""
+
+    def __init__(self, message: str, origin: str = "") -> None:
+        super().__init__(message)
+        self.origin = origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,7 @@ def read_configuration(
 def _must_be_stronger(origins: Mapping[str, str]) -> None:
     """One model may be named by a variable or flag in place of a file's several."""
     origin = origins["model"]
-    if origin != "flag" and not origin.startswith(ENVIRONMENT_PREFIX):
+    if origin != FLAG and not origin.startswith(ENVIRONMENT_PREFIX):
         raise ConfigurationError(
             f"{origin} sets both model and [{NAMED}.NAME]: one model or several, not both"
         )
@@ -94,16 +108,12 @@ def _sources(
 ) -> Iterator[tuple[str, Any, str]]:
     """Name, raw value and origin of all that is given, lowest precedence first; `known` gets the
     fields of the models that are named."""
-    if file is None and environment.get(CONFIG_VARIABLE):
-        file = Path(environment[CONFIG_VARIABLE])
-    if file is None and SYSTEM_FILE.is_file():
-        file = SYSTEM_FILE
-    if file is not None:
-        table = _read_toml(file)
+    for path in _files(file, environment):
+        table = _read_toml(path)
         known |= {field.name: field for label in _labels(table) for field in named_fields(label)}
         for name, value in _flatten(table, "", known):
-            _must_be_known(name, value, str(file), known)
-            yield name, value, str(file)
+            _must_be_known(name, value, str(path), known)
+            yield name, value, str(path)
     by_variable = {field.variable: field for field in known.values()}
     for variable, text in environment.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
@@ -118,7 +128,22 @@ def _sources(
         yield by_variable[variable].name, text, variable
     for name, value in flags.items():
         if value is not None:
-            yield name, value, "flag"
+            yield name, value, FLAG
+
+
+def _files(file: Path | None, environment: Mapping[str, str]) -> Iterator[Path]:
+    """Those that are read, lowest precedence first."""
+    if INSTALLED_FILE.is_file():
+        yield INSTALLED_FILE
+    if file is not None:
+        yield file
+    elif environment.get(CONFIG_VARIABLE):
+        yield Path(environment[CONFIG_VARIABLE])
+    elif SYSTEM_FILE.is_file():
+        if os.access(SYSTEM_FILE, os.R_OK):
+            yield SYSTEM_FILE
+        else:
+            sys.stderr.write(f"{SYSTEM_FILE} may not be read by this user: not used\n")
 
 
 def _labels(table: Mapping[str, Any]) -> list[str]:
@@ -130,6 +155,12 @@ def _labels(table: Mapping[str, Any]) -> list[str]:
             raise ConfigurationError(
                 f"{NAMED}.{label} is not a model's section; [models.NAME] is, with a name of "
                 "letters, digits, underscores and hyphens"
+            )
+    for one, other in itertools.combinations(named, 2):
+        if one.replace("-", "_").lower() == other.replace("-", "_").lower():
+            raise ConfigurationError(
+                f"{NAMED}.{one} and {NAMED}.{other} differ too little: they would have the same "
+                "variables"
             )
     return list(named)
 
@@ -157,15 +188,20 @@ def _flatten(
 
 
 def _must_be_known(name: str, value: Any, origin: str, known: Mapping[str, Field]) -> None:
-    if name not in known:
-        raise _unknown(f"{name} = {value!r}", origin, name, known)
+    if name in known:
+        return
+    if isinstance(value, dict):
+        sections = sorted({known_name.rpartition(".")[0] for known_name in known} - {""})
+        close = difflib.get_close_matches(name, sections, n=1)
+        meant = f"did you mean [{close[0]}]?" if close else f"there are: {', '.join(sections)}"
+        raise ConfigurationError(f"unknown section [{name}] (in {origin}); {meant}")
+    raise _unknown(f"{name} = {value!r}", origin, name, known)
 
 
 def _unknown(what: str, origin: str, name: str, known: Mapping[str, Any]) -> ConfigurationError:
-    close = difflib.get_close_matches(name, list(known), n=3) or sorted(known)
-    return ConfigurationError(
-        f"unknown setting {what} (from {origin}); allowed: {', '.join(close)}"
-    )
+    close = difflib.get_close_matches(name, list(known), n=3)
+    meant = f"did you mean {' or '.join(close)}?" if close else "`modelserver config` lists them"
+    return ConfigurationError(f"unknown setting {what} (from {origin}); {meant}")
 
 
 def _convert(field: Field, raw: Any, origin: str) -> Any:
@@ -174,7 +210,8 @@ def _convert(field: Field, raw: Any, origin: str) -> Any:
     except (msgspec.ValidationError, ValueError):
         raise ConfigurationError(
             f"{field.name} = {'***' if field.secret else repr(raw)} (from {origin}) is not "
-            f"allowed; allowed: {field.allowed}"
+            f"allowed; allowed: {field.allowed}",
+            origin,
         ) from None
 
 

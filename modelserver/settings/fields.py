@@ -142,6 +142,14 @@ def bytes_of(text: str) -> int:
     return int(float(number) * base ** " KMGT".index(prefix.upper() or " "))
 
 
+def size_text(size: int) -> str:
+    """The same, as it would be written: "64MiB" where that is exact."""
+    for power, prefix in ((4, "T"), (3, "G"), (2, "M"), (1, "K")):
+        if size and size % 1024**power == 0:
+            return f"{size // 1024**power}{prefix}iB"
+    return str(size)
+
+
 def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
     low, high = kind.ge, kind.le
     if low is not None and high is not None:

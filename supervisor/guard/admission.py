@@ -15,6 +15,8 @@ from supervisor.guard.policy import GuardState
 from supervisor.sizes import in_units
 
 _LONGEST_RETRY_S = 60.0
+_HOPELESS = 1.5
+"""By how much a job's own time must miss its deadline; one that may just be done is tried."""
 _LEAST_DESCRIPTORS_FREE = 32
 _DESCRIPTORS_SHARE = 0.05
 _LEAST_DISK_FREE = 64 * 1024 * 1024
@@ -74,7 +76,7 @@ def refusal(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     """Why the job may not come in; None if it may. `certain`: its growth in bytes, where jobs
     alike have shown it."""
     return (
-        _never(ask, supply, certain)
+        never(ask, supply, certain)
         or _not_by_memory(ask, supply)
         or _not_by_resources(ask, supply)
         or _not_in_time(ask, supply)
@@ -92,13 +94,21 @@ def disk_reserve(total: int) -> int:
     return min(_LEAST_DISK_FREE, int(total * _DISK_SHARE))
 
 
-def _never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
+def never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
+    """Why the job could not be done here however long one waited; None if it could."""
     most = min(supply.capacity, supply.most_growth)
     if certain is not None and certain > most:
         return TooLarge(
             f"a job of this size makes a worker grow by {in_units(certain)}; {in_units(most)} is "
             "the most that there can be here"
         )
+    if ask.units and ask.deadline_s is not None and supply.s_per_unit is not None:
+        alone_s = ask.units * supply.s_per_unit
+        if alone_s > ask.deadline_s * _HOPELESS:
+            return TooLarge(
+                f"a job of this size would take about {alone_s:.0f} s here, if nothing else ran; "
+                f"{ask.deadline_s:g} s are allowed"
+            )
     total = supply.disk_total
     if ask.input_bytes is None or total is None or ask.input_bytes <= supply.spool_memory_each:
         return None

@@ -3,7 +3,7 @@
 import itertools
 
 from supervisor.errors import PoolError
-from supervisor.guard.admission import Ask, Supply, may_begin, refusal
+from supervisor.guard.admission import Ask, Supply, may_begin, never, refusal
 from supervisor.guard.members import Member
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState
@@ -28,6 +28,11 @@ class AdmissionControl:
         """Why a job may not come in; None if it may."""
         supply = self._supply(member, state, queued_units)
         return refusal(ask, supply, member.growth.certain(ask.units or 0.0))
+
+    def never(self, member: Member, ask: Ask, state: GuardState) -> PoolError | None:
+        """Why a job whose size is known now could not be done here at all; None if it could."""
+        supply = self._supply(member, state, 0.0)
+        return never(ask, supply, member.growth.certain(ask.units or 0.0))
 
     def admitted(self, ask: Ask) -> int:
         """It came in: its input is expected. Returns a ticket for `released`."""

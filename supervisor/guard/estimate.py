@@ -52,19 +52,29 @@ class Pace:
     def __init__(self) -> None:
         self._s_per_unit = 0.0
         self._seen = 0
+        self._least = 0.0
+
+    def at_least(self, units: float, run_s: float) -> None:
+        """A job of that size was not done after so long: true until others are faster."""
+        if units > 0:
+            self._least = max(self._least, run_s / units)
 
     def learn(self, units: float, run_s: float) -> None:
         """A job of that size took so long on its worker."""
         if units <= 0:
             return
+        if run_s / units < self._least:
+            self._least = 0.0
         self._seen += 1
         weight = max(_PACE_WEIGHT, 1 / self._seen)
         self._s_per_unit += weight * (run_s / units - self._s_per_unit)
 
     @property
     def s_per_unit(self) -> float | None:
-        """None until a few jobs have been seen."""
-        return self._s_per_unit if self._seen >= _PACE_EVIDENCE else None
+        """None until a few jobs have been seen, or one that took too long."""
+        if self._seen < _PACE_EVIDENCE:
+            return self._least or None
+        return max(self._s_per_unit, self._least)
 
 
 def _upper(values: list[float]) -> float:

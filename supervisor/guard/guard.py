@@ -132,6 +132,10 @@ class Guard:
         """Why a job may not come in; None if it may."""
         return self._admission.refusal(member, ask, self.state, queued_units)
 
+    def never(self, member: Member, ask: Ask) -> PoolError | None:
+        """Why a job whose size is known now could not be done here at all; None if it could."""
+        return self._admission.never(member, ask, self.state)
+
     def admitted(self, ask: Ask) -> int:
         """It came in. Returns a ticket for `released`."""
         return self._admission.admitted(ask)
@@ -153,6 +157,11 @@ class Guard:
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
         self._admission.ended(worker)
+
+    def overdue(self, member: Member, units: float | None, run_s: float) -> None:
+        """A job was given up after so long: it would have taken longer."""
+        if units:
+            member.pace.at_least(units, run_s)
 
     def finished(
         self, member: Member, worker: Worker, units: float | None, run_s: float, growth: int

@@ -31,6 +31,7 @@ class Deaths:
         *,
         slot: int | None = None,
         job: int | None = None,
+        request_id: str | None = None,
     ) -> None:
         """One more; `reason` is why we meant it, if we did."""
         self.by_cause[death.cause] += 1
@@ -44,6 +45,7 @@ class Deaths:
             exit_code=death.status.code,
             signal=death.status.signal,
             job=job,
+            request_id=request_id,
             reason=reason or None,
             kept_bytes=last.kept if last else None,
             growth_bytes=last.growth if last else None,

@@ -142,12 +142,19 @@ class WorkerSlots:
         self._changes.notify()
 
     def worker_gone(self, worker: Worker, death: Death) -> None:
-        job = worker.job.id if worker.job else None
-        began = self.scoreboard.read(worker.record).job == job
+        job = worker.job
+        began = self.scoreboard.read(worker.record).job == (job.id if job else None)
         self.workers.discard(worker)
         self.scoreboard.clear(worker.record)
         self._free_records.append(worker.record)
-        self._deaths.died("worker", death, worker.outcome.reason, slot=worker.slot, job=job)
+        self._deaths.died(
+            "worker",
+            death,
+            worker.outcome.reason,
+            slot=worker.slot,
+            job=job.id if job else None,
+            request_id=job.request_id if job else None,
+        )
         self._owner.worker_lost(worker, death, began=began)
         self._changes.notify()
 

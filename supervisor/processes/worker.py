@@ -155,11 +155,11 @@ class Worker:
         if self.job is not None:
             self._tell(Cancel(self.job.id))
 
-    def job_over(self) -> None:
-        """It answered, and is idle, unless it was told to leave."""
+    def job_over(self, *, done: bool = True) -> None:
+        """It answered, and is idle, unless it was told to leave. `done`: not only given up."""
         self._worked_s = self.worked_s
         self.job = None
-        self.jobs_done += 1
+        self.jobs_done += done
         if self.state is WorkerState.BUSY:
             self._become_idle()
 
