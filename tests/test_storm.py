@@ -5,6 +5,7 @@ every job is answered once, the pool is whole again, and nothing is left over.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -51,10 +52,17 @@ step = st.one_of(
     st.tuples(st.just("kill fork server"), st.sampled_from(KILLS[:2])),
     st.tuples(st.just("recycle"), st.integers(0, 2)),
     st.tuples(st.just("renew"), st.none()),
+    st.tuples(st.just("discard"), st.none()),
     st.tuples(st.just("stall"), st.sampled_from([0.01, 0.1, 0.7])),
     st.tuples(st.just("pause all"), st.sampled_from([0.01, 0.7])),
     st.tuples(st.just("wait"), st.sampled_from([0.0, 0.001, 0.01, 0.05])),
 )
+
+
+def signal_if_there(pid: int, number: int) -> None:
+    """What was seen running may have ended meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 class Storm:
@@ -81,24 +89,26 @@ class Storm:
                 number, sent = how
                 running = [w for w in lifecycle.workers if w.running]
                 if running:
-                    os.kill(running[number % len(running)].pid, sent)
+                    signal_if_there(running[number % len(running)].pid, sent)
             case "kill fork server":
                 for server in lifecycle.servers:
                     if server.running:
-                        os.kill(server.pid, how)
+                        signal_if_there(server.pid, how)
             case "recycle":
                 pool.recycle(how)
             case "renew":
                 pool.renew()
+            case "discard":
+                lifecycle.discard("the storm has said so")
             case "stall":
                 time.sleep(how)
             case "pause all":
                 running = [p.pid for p in (*lifecycle.workers, *lifecycle.servers) if p.running]
                 for pid in running:
-                    os.kill(pid, signal.SIGSTOP)
+                    signal_if_there(pid, signal.SIGSTOP)
                 time.sleep(how)
                 for pid in running:
-                    os.kill(pid, signal.SIGCONT)
+                    signal_if_there(pid, signal.SIGCONT)
             case "wait":
                 await asyncio.sleep(how)
         self.must_hold()
