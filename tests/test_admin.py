@@ -9,7 +9,10 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import RunningServer, ask, start_server, until
 
 import models
-from modelserver.admin.address import AdminAddress, BadAddress, admin_address
+from modelserver.admin.address import AdminAddress, BadAddress, admin_address, bind_unix
 from modelserver.admin.client import ask as ask_admin
 from modelserver.settings import AdminSettings
 
@@ -404,3 +407,141 @@ def test_a_worker_that_is_no_number_is_not_found(
 ) -> None:
     status, document = served[1].post(f"/admin/workers/{quote(worker)}/recycle")
     assert (status, document["error"]["code"]) == (404, "not_found")
+
+
+# --- whom the commands believe --------------------------------------------------------------------
+
+
+FALSE_SERVER = r"""
+import os, socket, sys
+os.setuid(int(sys.argv[2]))
+sock = socket.socket(socket.AF_UNIX)
+sock.bind(sys.argv[1])
+os.chmod(sys.argv[1], 0o777)
+sock.listen()
+print("there", flush=True)
+while True:
+    connection, _ = sock.accept()
+    connection.recv(65536)
+    body = b'{"error": {"message": "\\u001b]0;owned\\u0007fine"}}'
+    connection.sendall(b"HTTP/1.0 500 x\r\n\r\n" + body)
+    connection.close()
+"""
+
+
+@pytest.fixture
+def false_server() -> Iterator[Path]:
+    """The socket of somebody else's process, where everybody may go."""
+    directory = tempfile.TemporaryDirectory()
+    path = Path(directory.name) / "false.sock"
+    path.parent.chmod(0o777)
+    process = subprocess.Popen(
+        [sys.executable, "-c", FALSE_SERVER, str(path), "12346"], stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"
+        yield path
+    finally:
+        process.kill()
+        process.communicate()
+        directory.cleanup()
+
+
+def test_nothing_that_a_terminal_would_obey_is_shown(false_server: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "modelserver", "status", f"--admin-listen=unix:{false_server}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 1
+    assert "fine" in said.stderr
+    assert "\x1b" not in said.stderr + said.stdout
+    assert "\a" not in said.stderr + said.stdout
+
+
+def test_another_user_s_process_is_not_believed(false_server: Path) -> None:
+    ask = f"""
+from pathlib import Path
+from modelserver.admin.client import ask
+from modelserver.admin.address import AdminAddress
+import os
+os.setuid(12345)
+ask(AdminAddress(path=Path({str(false_server)!r})), "GET", "/admin/health", None)
+"""
+    asked = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
+    assert "PermissionError" in asked.stderr
+    assert "answers there, of another user (12346)" in asked.stderr
+
+
+def test_a_drain_can_be_taken_back(
+    served: tuple[RunningServer, Admin], wav_clips: list[bytes]
+) -> None:
+    server, admin = served
+    assert admin.post("/admin/drain")[0] == 202
+    refused = server.convert(wav_clips[2])
+    assert (refused.status, refused.json["error"]["code"]) == (503, "shutting_down")
+    assert "its operator has said so" in refused.json["error"]["message"]
+    assert admin.post("/admin/resume") == (200, {"status": "serving"})
+    assert server.convert(wav_clips[2]).status == 200
+
+
+def test_the_log_says_why_a_request_was_slow(
+    served: tuple[RunningServer, Admin], wav_clips: list[bytes]
+) -> None:
+    server, _ = served
+    answer = server.convert(wav_clips[2], X_Request_ID="slow-one")
+    told = server.wait_event("request.done", request_id="slow-one")
+    assert told["model"] == "default"
+    assert told["audio_s"] == pytest.approx(answer.json["duration"], abs=0.01)
+    assert told["bytes"] == len(wav_clips[2])
+    assert 0 <= told["queued_s"] < told["run_s"] < told["duration_ms"] / 1000
+    assert server.events("server.ready")
+
+
+# --- its socket -----------------------------------------------------------------------------------
+
+
+def bind_when_all_are_there(path: Path, begin: threading.Barrier) -> socket.socket | None:
+    begin.wait()
+    try:
+        return bind_unix(path)
+    except OSError:
+        return None
+
+
+def test_of_two_that_begin_at_once_one_has_the_socket(tmp_path: Path) -> None:
+    """Over a socket that a dead server has left."""
+    for number in range(20):
+        path = tmp_path / f"{number}.sock"
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+        begin = threading.Barrier(2)
+        with ThreadPoolExecutor(2) as starters:
+            both = list(starters.map(bind_when_all_are_there, [path] * 2, [begin] * 2))
+        (held,) = (one for one in both if one is not None)
+        with held, socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            held.settimeout(5)
+            held.accept()[0].close()
+
+
+def test_a_server_too_busy_to_answer_keeps_its_socket(tmp_path: Path) -> None:
+    path = tmp_path / "busy.sock"
+    with socket.socket(socket.AF_UNIX) as busy, contextlib.ExitStack() as waiting:
+        busy.bind(str(path))
+        busy.listen(0)
+        for _ in range(2):  # its backlog is full
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(str(path))
+        with pytest.raises(OSError, match="another server listens there"):
+            bind_unix(path)
+
+
+def test_a_directory_that_was_named_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        bind_unix(tmp_path / "nowhere" / "x.sock")
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,3 +177,50 @@ def test_what_cannot_be_prepared_is_refused_in_a_sentence(
 
 def test_the_version_is_told() -> None:
     assert modelserver("--version").stdout.decode() == "modelserver, version 0.1.0\n"
+
+
+# --- files in, files out --------------------------------------------------------------------------
+
+
+def test_files_of_one_name_keep_their_transcripts_apart(files: list[str], tmp_path: Path) -> None:
+    for number, directory in enumerate(("d1", "d2")):
+        (tmp_path / directory).mkdir()
+        shutil.copy(files[number + 1], tmp_path / directory / "x.wav")
+    sources = [str(tmp_path / directory / "x.wav") for directory in ("d1", "d2")]
+    done = modelserver("transcribe", "-o", str(tmp_path / "out"), *sources)
+    assert done.returncode == 0, done.stderr
+    written = {file.read_text() for file in (tmp_path / "out").iterdir()}
+    assert len(written) == 2
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_subtitles_of_several_files_are_no_one_file(files: list[str], form: str) -> None:
+    done = modelserver("transcribe", "-f", form, *files)
+    assert (done.returncode, b"--output-dir" in done.stderr, done.stdout) == (2, True, b"")
+
+
+def test_a_pipe_is_a_file_too(files: list[str], tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", files[2], str(pipe)]):
+        done = modelserver("transcribe", str(pipe))
+    assert "어제" in done.stdout.decode(), done.stderr
+
+
+def test_a_transcript_that_cannot_be_written_costs_no_other(
+    files: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "clip1.txt").mkdir()
+    done = modelserver("transcribe", "-o", str(tmp_path), *files)
+    assert done.returncode == 1
+    assert b"clip1.txt cannot be written: Is a directory" in done.stderr
+    assert (tmp_path / "clip2.txt").read_text()
+    with Path("/dev/full").open("w") as output:
+        full = subprocess.run(
+            [sys.executable, "-m", "modelserver", "transcribe", "--warmup=none", files[2]],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert full.returncode == 1
+    assert b"Traceback" not in full.stderr

@@ -163,3 +163,64 @@ def test_models_that_are_none_are_refused(tmp_path: Path, text: str, says: str) 
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=re.escape(says)):
         read_configuration(file, {}, {})
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"MODELSERVER_SERVICE_HOST": "10.0.0.7", "MODELSERVER_SERVICE_PORT": "8091"},
+        {"MODELSERVER_PORT": "tcp://10.0.0.7:8091"},
+        {
+            "MODELSERVER_PORT_8091_TCP": "tcp://10.0.0.7:8091",
+            "MODELSERVER_PORT_8091_TCP_ADDR": "10.0.0.7",
+        },
+    ],
+)
+def test_what_kubernetes_says_of_a_service_is_no_setting(variables: dict[str, str]) -> None:
+    assert read_configuration(None, variables, {}).settings.port == 8091
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"MODELSERVER_ADMIN_TOKEN": "TOPSECRET"},
+        {"MODELSERVER_ADMIN_TOKENN": "TOPSECRET"},
+        {"MODELSERVER_ADMIN_KEY": "TOPSECRET"},
+    ],
+)
+def test_a_secret_is_shown_to_nobody(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert "TOPSECRET" not in CliRunner().invoke(main, ["config"]).output
+
+
+@pytest.mark.parametrize(
+    ("listen", "says"),
+    [
+        ("foo", "it may be"),
+        ("127.0.0.1:x", "it may be"),
+        ("127.0.0.1:\N{SUPERSCRIPT TWO}", "it may be"),
+        ("127.0.0.1:8092", "needs a token"),
+    ],
+)
+def test_an_admin_address_that_is_none_is_said_before_anything_listens(
+    listen: str, says: str
+) -> None:
+    for command in ("config", "serve", "status"):
+        result = CliRunner().invoke(main, [command, f"--admin-listen={listen}"])
+        assert (result.exit_code, says in result.output) == (1, True), result.output
+
+
+def test_an_installation_s_directories_are_every_command_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed, own = tmp_path / "defaults.toml", tmp_path / "own.toml"
+    installed.write_text(f'models_dir = "{tmp_path}/models"\nport = 1\n')
+    own.write_text("port = 2\n")
+    monkeypatch.setattr("modelserver.settings.configuration.INSTALLED_FILE", installed)
+    configuration = read_configuration(own, {}, {})
+    assert configuration.settings.models_dir == tmp_path / "models"
+    assert configuration.settings.port == 2
+    assert configuration.origins == {"models_dir": str(installed), "port": str(own)}

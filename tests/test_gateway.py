@@ -127,6 +127,39 @@ def test_too_large_a_body_is_refused_by_the_server_and_far_too_large_by_the_gate
         assert headers["X-Request-ID"] == document["error"]["request_id"]
 
 
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"G@T / HTTP/1.1\r\n\r\n", 400),
+        (b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: odd\r\n\r\n", 501),
+    ],
+)
+def test_what_the_gateway_refuses_by_itself_has_the_same_shape(
+    behind: tuple[RunningServer, Gateway], request_text: bytes, status: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", behind[1].port)) as sock:
+        sock.settimeout(10)
+        sock.sendall(request_text)
+        response = http.client.HTTPResponse(sock)
+        response.begin()
+        body = response.read()
+    assert response.status == status
+    document = json.loads(body)
+    assert response.headers["X-Request-ID"] == document["error"]["request_id"]
+
+
+def test_a_simple_health_check_without_a_host_is_answered(
+    behind: tuple[RunningServer, Gateway],
+) -> None:
+    with socket.create_connection(("127.0.0.1", behind[1].port)) as sock:
+        sock.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
 def test_an_upload_arrives_while_it_is_sent_and_one_that_stalls_is_refused(
     behind: tuple[RunningServer, Gateway], wav_clips: list[bytes]
 ) -> None:

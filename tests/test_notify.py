@@ -103,3 +103,15 @@ def test_without_systemd_nothing_is_said(tmp_path: Path, small: models.ModelLoca
     ) as server:
         server.wait_ready()
         assert server.stop() == 0
+
+
+def test_no_byte_of_a_name_ends_what_systemd_is_told(tmp_path: Path, systemd: Systemd) -> None:
+    """Neither one that is not UTF-8 nor a line's end, which would begin another field."""
+    model = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\nREADY=1/")
+    with start_server(
+        tmp_path, f"--model={model}", NOTIFY_SOCKET=str(systemd.path), WATCHDOG_USEC="2000000"
+    ) as server:
+        until(lambda: systemd.count("WATCHDOG") > 5)
+        assert systemd.count("READY") == 0
+        assert len(systemd.last("STATUS").encode()) < 4096
+        assert server.ask("/readyz").status == 503

@@ -433,6 +433,18 @@ def rewritten(archive: bytes, **changes: bytes | None) -> bytes:
     return out.getvalue()
 
 
+STAMP = {"size": 1, "mtime_ns": 0, "sha256": "0" * 64}
+
+
+def manifest_of(archive: bytes, **fields: object) -> bytes:
+    """The archive with other fields in its manifest."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as source:
+        reader = source.extractfile("prepared.json")
+        assert reader is not None
+        manifest = json.loads(reader.read()) | fields
+    return rewritten(archive, prepared=json.dumps(manifest).encode())
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
@@ -450,6 +462,13 @@ def rewritten(archive: bytes, **changes: bytes | None) -> bytes:
             lambda a: rewritten(a, manifest=b'"name": "small"=>"name": "../small"'),
             "names files|no name",
         ),
+        # Made from nothing it would fit every model; these it would replace are not made here.
+        (lambda a: manifest_of(a, sources={}), "names files|key"),
+        (lambda a: manifest_of(a, sources={"/etc/passwd": STAMP}), "names files|key"),
+        (lambda a: manifest_of(a, made={"am/final.mdl": STAMP}), "names files"),
+        (lambda a: manifest_of(a, made={"prepared.json": STAMP}), "names files"),
+        (lambda a: manifest_of(a, name="other"), "made from other"),
+        (lambda a: manifest_of(a, name="x\n\x1b[31m"), "no name"),
         (lambda a: rewritten(a, manifest=b'"format": 1=>"format": 9'), "its format is 9"),
         (lambda a: rewritten(a, manifest=b'"sha256": "862822=>"sha256": "000000'), "its key"),
     ],
@@ -468,6 +487,45 @@ def test_a_file_that_is_not_right_is_refused(
         import_prepared(file, small, store)
     assert list(prepared_models(store)) == []
     assert leftovers(store) == []
+
+
+def test_two_imports_at_once_do_not_harm_each_other(
+    tmp_path: Path, store: Path, small: models.ModelLocation, archive: bytes
+) -> None:
+    file = tmp_path / "small.tar"
+    file.write_bytes(archive)
+    command = [sys.executable, "-m", "modelserver", "models", "import", str(file)]
+    command += [str(small.directory), "--language", "ko", "--prepared-dir", str(store)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [(process.communicate(timeout=60)[1], process.returncode) for process in running]
+    assert 0 in [status for _, status in said]
+    assert all(status == 0 or "being prepared" in text for text, status in said), said
+    (made,) = prepared_models(store)
+    assert verify(made) == []
+    assert leftovers(store) == []
+
+
+def test_two_names_of_one_model_are_not_prepared_at_once(
+    small: models.ModelLocation, store: Path
+) -> None:
+    process = start_preparing(small, store)
+    until(lambda: any(store.glob(".partial-*")), 30)
+    other = models.ModelLocation("other", small.directory, small.language)
+    with pytest.raises(models.ModelError, match=f"by process {process.pid}"):
+        prepare(other, store, available_memory=PLENTY)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+
+
+def test_names_in_a_model_s_own_manifest_lead_nowhere(
+    tmp_path: Path, copied: PreparedModel
+) -> None:
+    """Whoever packed a model may have put one in."""
+    file = copied.directory / "prepared.json"
+    manifest = json.loads(file.read_text())
+    for name in ("../evil/payload", "/etc/hostname", "am/final.mdl"):
+        file.write_text(json.dumps(manifest | {"made": {name: STAMP}}))
+        assert read_manifest(copied.directory) is None
 
 
 # --- loading --------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """`modelserver models pull` against a web server that misbehaves in every way it can."""
 
+import contextlib
 import hashlib
 import io
+import json
 import os
 import stat
 import struct
 import subprocess
 import sys
+import unittest.mock
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,9 +245,11 @@ async def test_a_name_that_is_none_is_refused(home: Path, name: str) -> None:
 # --- archives -------------------------------------------------------------------------------------
 
 
-def zipped(*entries: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
+def zipped(
+    *entries: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.ZIP_DEFLATED
+) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as writer:
+    with zipfile.ZipFile(file, "w", method) as writer:
         for name, content in entries:
             writer.writestr(name, content)
     return file.getvalue()
@@ -286,6 +291,10 @@ LYING = zipped(("m/am/final.mdl", b"x" * 5000))
         (zipped(("m/A", b"1"), ("m/a", b"2")), "twice"),
         (zipped(("m/bomb", bytes(20_000_000))), "times its size"),
         (zipped(*((f"m/{n}", b"") for n in range(5000))), "5000 entries"),
+        # A block of these is unpacked whole, however long it is.
+        (zipped(("m/a", bytes(1000)), method=zipfile.ZIP_BZIP2), "packed by a method"),
+        (zipped(("m/a", bytes(1000)), method=zipfile.ZIP_LZMA), "packed by a method"),
+        (zipped(*((f"m/{n:0>200}", b"") for n in range(40_000))), "lists 40000 entries"),
         (patched(LYING, CENTRAL, 8, b"\x01\x00"), "encrypted"),
         (patched(LYING, CENTRAL, 24, struct.pack("<I", 4000)), "m/am/final.mdl"),
         (patched(LYING, CENTRAL, 24, struct.pack("<I", 6000)), "m/am/final.mdl"),
@@ -359,3 +368,85 @@ def test_the_setting_names_the_mirror(home: Path) -> None:
     # Again, as a script does each time: nothing to do, and no server is asked.
     again = command("pull", NAME, "--models-url", url, home=home)
     assert (again.returncode, "installed already" in again.stderr) == (0, True)
+
+
+def test_what_killed_ones_have_left_is_cleared_away(home: Path, tmp_path: Path) -> None:
+    left_over = home / ".fetch" / f"unpacking-{NAME}-x"
+    left_over.mkdir(parents=True)
+    (left_over / "half").write_bytes(b"x" * 1000)
+    file = tmp_path / "archive.zip"
+    file.write_bytes(ARCHIVE)
+    pull_file(file, home, nothing)
+    assert not left_over.exists()
+
+
+def test_an_archive_that_is_exchanged_while_it_is_checked_is_not_unpacked(
+    home: Path, tmp_path: Path
+) -> None:
+    file, other = tmp_path / "archive.zip", tmp_path / "other.zip"
+    file.write_bytes(ARCHIVE)
+    other.write_bytes(archive(parts=PARTS | {"am/final.mdl": b"evil"}))
+
+    def exchange(phase: str, done: int, total: int) -> None:
+        if phase == "check" and other.exists():
+            other.rename(file)
+
+    pull_file(file, home, exchange)
+    assert whole(home)
+
+
+def test_many_who_pull_at_once_all_leave_their_pins(home: Path) -> None:
+    home.mkdir()
+    record = "import sys; from pathlib import Path; from models.fetching.pins import record_pin\n"
+    record += "for n in range(5): record_pin(Path(sys.argv[1]), f'{sys.argv[2]}-{n}', "
+    record += "sha256='0', size=1, source='here')"
+    running = [
+        subprocess.Popen([sys.executable, "-c", record, str(home), f"model{n}"]) for n in range(6)
+    ]
+    assert [process.wait(60) for process in running] == [0] * 6
+    assert len(json.loads((home / ".pins.json").read_text())) == 30
+
+
+async def test_a_download_that_has_no_room_is_not_begun(small_disk: Path, known: None) -> None:
+    manners = Manners({f"{NAME}.zip": ARCHIVE}, claims=10**9)
+    entry = models.CatalogEntry(NAME, "Test", "small", size=10**9)
+    with (
+        unittest.mock.patch("models.fetching.install.catalog_entry", {NAME: entry}.get),
+        web_server(manners) as url,
+        pytest.raises(models.ModelError, match="needs 1000000000 bytes more, and"),
+    ):
+        await fetch(url, small_disk / "models")
+    assert left(small_disk) == []
+
+
+async def test_more_than_was_announced_is_not_believed(home: Path) -> None:
+    """In the part that is sent after a download broke off, too."""
+    manners = Manners({f"{NAME}.zip": ARCHIVE}, break_at=1000, breaks=1)
+    manners.before[2] = lambda: manners.files.update({f"{NAME}.zip": ARCHIVE + b"more"})
+    with web_server(manners) as url, contextlib.suppress(models.ModelError):
+        await fetch(url, home)
+    installed = home / NAME
+    assert not installed.exists() or whole(home)
+
+
+def test_a_pulled_model_can_be_uninstalled(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "archive.zip"
+    file.write_bytes(ARCHIVE)
+    pull_file(file, home, nothing)
+    done = command("uninstall", NAME, home=home)
+    assert (done.returncode, "uninstalled" in done.stdout) == (0, True), done.stderr
+    assert not (home / NAME).exists()
+    for name in (NAME, "../models", ".pins.json"):
+        again = command("uninstall", name, home=home)
+        assert (again.returncode, "there is no" in again.stderr) == (1, True)
+
+
+def test_root_leaves_nothing_in_a_service_s_directory(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "archive.zip"
+    file.write_bytes(ARCHIVE)
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    done = command("pull", str(file), home=home)
+    assert done.returncode == 1
+    assert f"sudo -u '#12345' modelserver models pull {file}" in done.stderr
+    assert list(home.iterdir()) == []

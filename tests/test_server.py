@@ -1,10 +1,14 @@
 """The server with the embedded model, as its clients see it."""
 
+import fcntl
 import http.client
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +19,8 @@ import pytest
 import wavs
 from conftest import as_wav
 from running import Answer, RunningServer, gone, start_server, until
+
+import models
 
 BOUNDARY = "----boundary"
 
@@ -636,3 +642,94 @@ def test_the_supervisor_killed_leaves_no_process(tmp_path: Path, clips: list[byt
             until(lambda: all(gone(process) for process in tree[1:]), 1.0)
             with pytest.raises((ConnectionError, http.client.HTTPException)):
                 abandoned.result()
+
+
+# --- signals and endings --------------------------------------------------------------------------
+
+
+def test_sighup_while_it_starts_ends_nothing(tmp_path: Path, small: models.ModelLocation) -> None:
+    with start_server(tmp_path, f"--model={small.directory}", MODELSERVER_WARMUP="none") as server:
+        for _ in range(5):  # from the moment at which it says that it listens
+            server.process.send_signal(signal.SIGHUP)
+        server.wait_ready()
+        assert server.process.poll() is None
+
+
+def test_a_spool_directory_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> None:
+    for directory in (f"{tmp_path}/none", "/proc"):
+        done = subprocess.run(
+            [sys.executable, "-m", "modelserver", "serve", "--port=0", "--admin-listen=off"],
+            env={**os.environ, "MODELSERVER_SPOOL_DIRECTORY": directory},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert f"spool.directory: {directory} cannot be written to" in done.stderr
+
+
+def test_an_upload_that_is_not_done_at_the_end_of_the_drain_is_told(
+    tmp_path: Path, small: models.ModelLocation
+) -> None:
+    with start_server(
+        tmp_path, f"--model={small.directory}", MODELSERVER_WARMUP="none", MODELSERVER_DRAIN_S="0.5"
+    ) as server:
+        server.wait_ready()
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            sock.sendall(
+                b"POST /api/audio/convert HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n"
+                b"Content-Length: 100000\r\n\r\nRIFF"
+            )
+            until(lambda: server.health()["spools"]["open"] == 1)
+            server.process.send_signal(signal.SIGTERM)
+            answer = read_all(sock)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"shutting_down" in answer
+        assert server.process.wait(10) == 0
+
+
+def test_a_terminal_that_is_closed_ends_the_server_in_it(
+    tmp_path: Path, small: models.ModelLocation
+) -> None:
+    controller, terminal = os.openpty()
+    variables = {**os.environ, "MODELSERVER_PORT": "0", "MODELSERVER_ADMIN_LISTEN": "off"}
+    variables |= {"MODELSERVER_WARMUP": "none", "MODELSERVER_PREPARE": "never"}
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modelserver", "serve", f"--model={small.directory}"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=variables,
+        preexec_fn=own_terminal,
+    )
+    os.close(terminal)
+    seen = b""
+    while b"worker.ready" not in seen:
+        seen += os.read(controller, 65536)
+    os.close(controller)  # which sends SIGHUP to who is in it
+    assert process.wait(20) == 0
+
+
+def test_a_recording_that_could_never_be_done_in_time_is_refused_at_once(
+    tmp_path: Path, small: models.ModelLocation, wav_clips: list[bytes]
+) -> None:
+    with start_server(
+        tmp_path,
+        f"--model={small.directory}",
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_LIMITS_REQUEST_S="1",
+    ) as server:
+        server.wait_ready()
+        for _ in range(6):
+            assert server.convert(wav_clips[2]).status == 200
+        pace = server.health()["queue"]["s_per_audio_s"]
+        long = as_wav(bytes(2 * 16_000 * int(4 / pace)))
+        refused = server.convert(long)
+        assert (refused.status, refused.json["error"]["code"]) == (413, "too_large_for_server")
+        assert "1 s are allowed" in refused.json["error"]["message"]

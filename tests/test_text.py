@@ -25,6 +25,8 @@ from modelserver.speech.transcript import ENGINE_TOKENS, reader_text
         ([""], ""),
         ([], ""),
         (["[2] 보이드"], "[2] 보이드"),
+        (["葛\U000e0100 飾 区"], "葛\U000e0100飾区"),  # with a variation selector
+        (["𛀀 の 𛀁"], "𛀀の𛀁"),  # hentaigana
     ],
 )
 def test_text_is_what_a_reader_expects(engine: list[str], reader: str) -> None:

@@ -124,7 +124,7 @@ def _answers(path: Path) -> bool:
         probe.settimeout(_PROBE_S)
         try:
             probe.connect(str(path))
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             return True  # it is there, and has no time
         except OSError:
             return False

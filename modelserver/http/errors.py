@@ -4,6 +4,7 @@ Every answer that is not a success is `{"error": {"code", "message", "request_id
 """
 
 import math
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -88,13 +89,24 @@ def json_response(
     document: object, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
     """Any document as UTF-8 JSON, without escapes where none are needed."""
+    try:
+        body = msgspec.json.encode(document)
+    except UnicodeEncodeError:  # a path that is not UTF-8 is in it
+        body = msgspec.json.encode(_as_unicode(msgspec.to_builtins(document)))
     return web.Response(
-        body=msgspec.json.encode(document),
-        status=status,
-        content_type="application/json",
-        charset="utf-8",
-        headers=headers,
+        body=body, status=status, content_type="application/json", charset="utf-8", headers=headers
     )
+
+
+def _as_unicode(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode(errors="replace").decode()
+        case dict():
+            return {_as_unicode(key): _as_unicode(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_as_unicode(item) for item in value]
+    return value
 
 
 def as_api_error(error: Exception) -> ApiError | None:
