@@ -79,9 +79,12 @@ class Admission:
         """The job's size, in units of the caller's choice."""
         return self._ask.units
 
-    def resize(self, units: float) -> None:
-        """The job's size is known now. Raises `TooLarge` where it could not be done at all."""
+    def resize(self, units: float, *, known: bool = True) -> None:
+        """The job's size is known now, or can be guessed better. Raises `TooLarge` where it is
+        known and could not be done at all."""
         self._ask = dataclasses.replace(self._ask, units=units)
+        if not known:
+            return
         if (refused := self._pool._guard.never(self._pool._member, self._ask)) is not None:
             raise refused
 

@@ -152,6 +152,13 @@ class Spool:
             data, self._unwritten = self._unwritten, bytearray()
             await self._in_thread(_write_all, self._fd, data)
 
+    async def clear(self) -> None:
+        """Forget what was written: something else takes its place. Raises `SpoolFull`."""
+        await self.flush()
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self.size = 0
+
     def close(self) -> None:
         """Give the space back (a worker that still maps it keeps it until it is done)."""
         self._store._closed(self)

@@ -83,7 +83,7 @@ def test_a_bad_file_is_told_and_the_others_are_transcribed(
     assert done.returncode == 1
     assert "어제" in done.stdout.decode()
     errors = done.stderr.decode()
-    assert f"{text}: not a WAV file" in errors
+    assert f"{text}: this is text, not audio" in errors
     assert "none.wav: No such file or directory" in errors
     assert "Traceback" not in errors
 

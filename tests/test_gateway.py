@@ -45,12 +45,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def nginx(directory: Path, server_port: int) -> Iterator[Gateway]:
+def nginx(directory: Path, server_port: int, largest: str = "3m") -> Iterator[Gateway]:
     """The shipped file as it is, but for the two ports and the largest body."""
     assert shutil.which("nginx"), "nginx is not installed (scripts/system-packages test)"
     port = free_port()
     site = CONF.read_text().replace("127.0.0.1:8091", f"127.0.0.1:{server_port}")
-    site = site.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("257m", "3m")
+    site = site.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("1026m", largest)
     (directory / "site.conf").write_text(site)
     (directory / "nginx.conf").write_text(
         f"daemon off;\nworker_processes 1;\npid {directory}/nginx.pid;\n"
@@ -246,7 +246,7 @@ def test_sizes_and_times_agree_with_the_servers_own() -> None:
     from modelserver.settings import Settings
 
     conf, limits = CONF.read_text(), Settings().limits
-    assert f"client_max_body_size {limits.body // 2**20 + 1}m;" in conf
+    assert f"client_max_body_size {limits.body // 2**20 * 4 // 3 + 2}m;" in conf
     assert f"client_body_timeout {limits.upload_idle_s + 5:.0f}s;" in conf
     assert f"proxy_read_timeout {limits.request_s + 10:.0f}s;" in conf
     assert f"127.0.0.1:{Settings().port}" in conf

@@ -12,7 +12,7 @@ class AudioError(Exception):
 
 def not_audio(why: str) -> AudioError:
     """The bytes are no audio file."""
-    return AudioError("not_audio", f"not a WAV file: {why}")
+    return AudioError("not_audio", why)
 
 
 def unsupported(what: str) -> AudioError:
@@ -22,5 +22,8 @@ def unsupported(what: str) -> AudioError:
 
 def too_long(duration_s: float, longest_s: float) -> AudioError:
     """The refusal of audio that is longer than allowed."""
-    message = f"the audio lasts {duration_s:.1f} s; {longest_s:g} s are allowed"
+    message = (
+        f"the audio lasts {duration_s:.1f} s or more; {longest_s:g} s are allowed "
+        "(limits.audio_s): cut it into pieces"
+    )
     return AudioError("audio_too_long", message)

@@ -1,10 +1,11 @@
 """`modelserver transcribe FILE...`: the same pool of workers, without HTTP."""
 
 import asyncio
+import glob
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,18 +14,28 @@ import click
 import msgspec
 import uvloop
 
+from modelserver.audio.channels import SPLIT, channel_choice
 from modelserver.audio.errors import AudioError
-from modelserver.audio.wav import HEADER_LIMIT_BYTES, parse_wav_header
+from modelserver.audio.formats import raw_format
+from modelserver.audio.look import Gate
+from modelserver.audio.riff import HEADER_LIMIT_BYTES
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
 from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
-from modelserver.speech.messages import Speech
+from modelserver.speech.messages import RawSamples, Speech, SpeechRequest
 from modelserver.speech.subtitles import srt, vtt
 from supervisor import FileInput, JobInput, NotReady, PoolError
 
 STDIN = "-"
+
+_SUFFIXES = (
+    "wav wave w64 rf64 flac mp3 mp2 aac m4a m4b mp4 mov 3gp 3g2 ogg oga opus webm mkv mka amr awb "
+    "aif aiff aifc caf wma wmv asf avi flv ts mpg mpeg au snd ac3 wv tta ape spx"
+)
+_AUDIO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+"""By which files in a directory are chosen; a file that is named is taken whatever its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +77,34 @@ _SUFFIX = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
     type=click.Path(path_type=Path, file_okay=False),
     help="write FILE.txt (.json, .srt, .vtt) there instead of to standard output",
 )
+@click.option(
+    "--channels",
+    default="mix",
+    show_default=True,
+    help='"mix" all, "split" them, or numbers such as 0,1: each is heard by itself',
+)
+@click.option("--encoding", help="of samples without a header, such as s16le, mulaw")
+@click.option("--rate", type=int, help="of samples without a header, a second")
 @with_settings(
     "workers.count", "model", "models_dir", "prepared_dir", "language", "allocator", "warmup"
 )
 def transcribe(
-    configuration: Configuration, files: tuple[str, ...], form: str, output_dir: Path | None
+    configuration: Configuration,
+    files: tuple[str, ...],
+    form: str,
+    output_dir: Path | None,
+    channels: str,
+    encoding: str | None,
+    rate: int | None,
 ) -> None:
-    """Write down what is said in WAV files ("-" is standard input).
+    """Write down what is said in audio files and videos of any kind, in those of a directory, or in
+    those that fit a pattern ("-" is standard input).
 
-    Exits with 1 if any of them could not be transcribed.
+    Goes on after a file that cannot be transcribed, and exits with 1 if there was one.
     """
+    asked = _asked(channels, encoding, rate)
+    if not (files := tuple(found(files))):
+        raise click.ClickException("there is no audio file in what was named")
     settings = configuration.settings
     quiet = msgspec.structs.replace(settings.log, level="warning")
     configure_logs(quiet if settings.log.level == "info" else settings.log)
@@ -87,21 +116,42 @@ def transcribe(
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        failed = runner.run(_Transcription(settings, files, form, targets).run())
+        failed = runner.run(_Transcription(settings, files, asked, form, targets).run())
+    if len(files) > 1 and (failed or sys.stderr.isatty()):
+        click.echo(f"{len(files) - failed} of {len(files)} files transcribed", err=True)
     if failed:
         raise SystemExit(1)
+
+
+def _asked(channels: str, encoding: str | None, rate: int | None) -> SpeechRequest:
+    try:
+        choice = channel_choice(channels)
+        raw = None
+        if encoding is not None:
+            count = max(choice.numbers) + 1 if choice.numbers else 1 + (choice.how == SPLIT)
+            form = raw_format(encoding, rate, count)
+            raw = RawSamples(form.encoding, form.rate, form.channels)
+    except AudioError as error:
+        raise click.UsageError(error.message) from error
+    return SpeechRequest(words=True, channels=channels, raw=raw)
 
 
 class _Transcription:
     """All files of one call, at most as many at once as there are workers, written in order."""
 
     def __init__(
-        self, settings: Settings, files: tuple[str, ...], form: str, targets: dict[str, Path]
+        self,
+        settings: Settings,
+        files: tuple[str, ...],
+        asked: SpeechRequest,
+        form: str,
+        targets: dict[str, Path],
     ) -> None:
         """`targets`: where each file's transcript goes; empty for standard output."""
         # A command is over before it would be prepared.
         self._settings = msgspec.structs.replace(settings, prepare="never")
         self._files = files
+        self._asked = asked
         self._write = _WRITERS[form]
         self._targets = targets
         self._done_s: dict[str, float] = {}
@@ -112,7 +162,7 @@ class _Transcription:
         async with SpeechService(self._settings) as service:
             await self._wait_ready(service)
             places = asyncio.Semaphore(service.default.slots)
-            total_s = sum(_duration_s(file) for file in self._files)
+            total_s = sum(_seconds(file) for file in self._files)
             with click.progressbar(
                 length=max(1, round(total_s)),
                 label="Transcribing",
@@ -167,7 +217,7 @@ class _Transcription:
         async def recognise(audio: JobInput) -> Speech:
             async with service.admit(service.default, patient=True) as place:
                 done = await service.transcribe(
-                    place, audio, words=True, patient=True, on_progress=progress
+                    place, audio, self._asked, patient=True, on_progress=progress
                 )
                 return done.speech
 
@@ -228,16 +278,32 @@ def _targets(files: tuple[str, ...], directory: Path | None, suffix: str) -> dic
     raise click.UsageError("two of the files would have their transcripts under the same name")
 
 
-def _duration_s(file: str) -> float:
-    """For the progress bar: what the header says, 0 where it cannot be read (the worker says
-    why)."""
+def _seconds(file: str) -> float:
+    """For the progress bar: what the first bytes say, or what its size lets guess; 0 where it
+    cannot be read (the worker says why)."""
     if file == STDIN or not Path(file).is_file():  # what is read from a pipe is gone
         return 0.0
     try:
+        size = Path(file).stat().st_size
         with Path(file).open("rb") as opened:
-            header = parse_wav_header(opened.read(HEADER_LIMIT_BYTES), complete=True)
-            size = opened.seek(0, 2)
+            gate = Gate(float("inf"), length=size)
+            gate.feed(opened.read(HEADER_LIMIT_BYTES))
+        return gate.estimate(size)
     except (OSError, AudioError):
         return 0.0
-    assert header is not None
-    return header.frames(size - header.data_offset) / header.sample_rate
+
+
+def found(arguments: Iterable[str]) -> list[str]:
+    """The files that are meant: those of a directory, below it too, that may be audio by their
+    names; those that fit a pattern; and all others as they are."""
+    files: list[str] = []
+    for argument in arguments:
+        path = Path(argument)
+        if argument != STDIN and path.is_dir():
+            inside = (file for file in sorted(path.rglob("*")) if file.is_file())
+            files += [str(file) for file in inside if file.suffix.lower() in _AUDIO_SUFFIXES]
+        elif not path.exists() and any(letter in argument for letter in "*?["):
+            files += sorted(glob.glob(argument, recursive=True)) or [argument]  # noqa: PTH207
+        else:
+            files.append(argument)
+    return list(dict.fromkeys(files))

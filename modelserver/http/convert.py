@@ -1,4 +1,6 @@
-"""`POST /api/audio/convert`: one WAV file in, one transcript out."""
+"""`POST /api/audio/convert`: one audio file in, one transcript out."""
+
+import contextlib
 
 import msgspec
 from aiohttp import web
@@ -6,13 +8,15 @@ from aiohttp import web
 from modelserver.http.errors import json_response
 from modelserver.http.keys import SERVICE
 from modelserver.http.middleware import NOTES, REQUEST_ID
-from modelserver.http.negotiation import flag, wants_plain_text
-from modelserver.http.upload import must_be_acceptable, receive_audio
-from modelserver.speech.messages import SpeechWord
+from modelserver.http.negotiation import wants_plain_text
+from modelserver.http.parameters import read_parameters
+from modelserver.http.upload import Upload, must_be_acceptable
+from modelserver.speech.messages import RawSamples, SpeechRequest, SpeechSegment, SpeechWord
 
 
 class Transcript(msgspec.Struct, omit_defaults=True):
-    """The answer. Times in seconds; `words` only where asked for."""
+    """The answer. Times in seconds; `words` only where asked for, `segments` only where channels
+    are heard one by one."""
 
     text: str
     duration: float
@@ -20,27 +24,48 @@ class Transcript(msgspec.Struct, omit_defaults=True):
     model: str
     request_id: str
     words: list[SpeechWord] | None = None
+    segments: list[SpeechSegment] | None = None
     warnings: list[str] | None = None
 
 
 async def convert(request: web.Request) -> web.Response:
     """Admission first, then the body, then a worker."""
-    words = flag(request, "words")
+    content_type = request.headers.get("Content-Type", "")
+    query = list(request.query.items())
+    asked, _ = read_parameters(query, {}, content_type)
     plain = wants_plain_text(request)
     service = request.app[SERVICE]
-    must_be_acceptable(request, service.settings.limits)
-    served = service.find(request.query.get("model"), request.query.get("language"))
-    async with (
-        service.admit(served, request.content_length) as place,
-        service.open_spool() as spool,
-    ):
+    limits = service.settings.limits
+    must_be_acceptable(request, limits)
+    served = service.find(asked.model, asked.language)
+    async with contextlib.AsyncExitStack() as held, service.open_spool() as spool:
+        place = await held.enter_async_context(service.admit(served, request.content_length))
         async with service.uploading():
-            audio_s = await receive_audio(request, spool, service.settings.limits)
-            request[NOTES].update(model=served.label, bytes=spool.size, audio_s=round(audio_s, 3))
-            place.admission.resize(audio_s)
-        done = await service.transcribe(place, spool, words=words, request_id=request[REQUEST_ID])
+            received = await Upload(request, spool, limits, asked.raw).receive()
+        asked, warnings = read_parameters(query, received.fields, content_type)
+        wanted = service.find(asked.model, asked.language)
+        if wanted is not served:  # a field of the form has named another
+            await held.aclose()
+            place = await held.enter_async_context(service.admit(wanted, spool.size))
+        request[NOTES].update(
+            model=wanted.label, bytes=spool.size, audio_s=round(received.seconds, 3)
+        )
+        place.admission.resize(received.seconds, known=received.known)
+        raw = asked.raw
+        done = await service.transcribe(
+            place,
+            spool,
+            SpeechRequest(
+                words=asked.words,
+                channels=asked.channels,
+                raw=RawSamples(raw.encoding, raw.rate, raw.channels) if raw else None,
+            ),
+            request_id=request[REQUEST_ID],
+        )
     speech = done.speech
-    request[NOTES].update(queued_s=round(done.queued_s, 3), run_s=round(done.run_s, 3))
+    request[NOTES].update(
+        audio_s=speech.duration_s, queued_s=round(done.queued_s, 3), run_s=round(done.run_s, 3)
+    )
     if plain:
         return web.Response(text=speech.text, content_type="text/plain", charset="utf-8")
     return json_response(
@@ -50,7 +75,8 @@ async def convert(request: web.Request) -> web.Response:
             language=speech.language,
             model=speech.model,
             request_id=request[REQUEST_ID],
-            words=speech.words if words else None,
-            warnings=speech.warnings or None,
+            words=speech.words if asked.words else None,
+            segments=speech.segments or None,
+            warnings=[*warnings, *speech.warnings] or None,
         )
     )

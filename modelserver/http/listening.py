@@ -3,12 +3,13 @@
 import asyncio
 import socket
 import uuid
-from typing import cast
+from collections.abc import Iterable
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from modelserver.http.connections import Connections
 from modelserver.http.errors import ApiError, error_response
@@ -27,6 +28,15 @@ _NO_DESCRIPTORS = (
     b"Content-Length: 0\r\n\r\n"
 )
 _CLEANUP_S = 2.0
+_LINGER_S = 600.0
+"""How long what a refused client is still sending is read, and thrown away: many clients read their
+answer only when they have sent all."""
+_AFTER_EOF_S = 0.02
+_LOOK_FIRST_S, _LOOK_LONGEST_S = 0.02, 1.0
+_LINGER_IDLE_S, _LINGER_LOOK_S = 2.0, 0.5
+_FIRST_LETTER = b"H"  # of HTTP/1.1
+_TCP_CLOSE = 7
+"""What the first byte of TCP_INFO says once the other side has reset the connection (tcp(7))."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -102,7 +112,7 @@ class HttpServer:
 class _Connection(RequestHandler):
     """aiohttp's connection, counted, with our error document for what is not even HTTP."""
 
-    __slots__ = ("_connections", "_counted", "_traffic")
+    __slots__ = ("_connections", "_counted", "_half_closed", "_heard", "_traffic")
 
     def __init__(
         self,
@@ -112,11 +122,37 @@ class _Connection(RequestHandler):
         *,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(server, loop=loop, keepalive_timeout=_KEEPALIVE_S)
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=_KEEPALIVE_S,
+            lingering_time=_LINGER_S,
+            auto_decompress=False,  # what comes out has to be counted
+        )
         self.access_logger = None  # the middleware logs requests
         self._connections = connections
         self._traffic = traffic
-        self._counted = False
+        self._counted = self._half_closed = False
+        self._heard = loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        super().data_received(data)
+
+    def linger(self) -> None:
+        """After a refusal: aiohttp reads what is still sent until it is over; we end it where
+        nothing comes any more."""
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            if self.transport is None or self.transport.is_closing():
+                return
+            if loop.time() - self._heard > _LINGER_IDLE_S:
+                self.force_close()
+            else:
+                loop.call_later(_LINGER_LOOK_S, look)
+
+        loop.call_later(_LINGER_LOOK_S, look)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -134,6 +170,53 @@ class _Connection(RequestHandler):
             self._counted = False
             self._connections.closed(self)
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """The client has closed its sending side: it waits for its answer, or has gone altogether.
+        Only who is sent something tells which: the first letter of the answer, which is always the
+        same. Who has gone answers it with a reset."""
+        transport = self.transport
+        if transport is None or transport.get_extra_info("socket").family == socket.AF_UNIX:
+            return None
+        if self._half_closed:
+            return True
+        self._half_closed = True
+        # What came before it may not have got to its handler yet.
+        asyncio.get_running_loop().call_later(_AFTER_EOF_S, self._answer_after_eof)
+        return True
+
+    def _answer_after_eof(self) -> None:
+        transport, request = self.transport, self._current_request
+        if transport is None or transport.is_closing():
+            return
+        if not self._request_in_progress:
+            transport.close()
+            return
+        self.close()  # after this answer
+        if request is None:
+            return  # it is being sent
+        if not request.content.is_eof():
+            request.content.set_exception(RequestPayloadError("the client has closed its side"))
+        if not request.writer.output_size:
+            transport.write(_FIRST_LETTER)
+            self.transport = cast("asyncio.Transport", _WithoutFirstLetter(self, transport))
+        self._abort_if_gone(transport, _LOOK_FIRST_S)
+
+    def _abort_if_gone(self, transport: asyncio.Transport, after_s: float) -> None:
+        if self.transport is None or transport.is_closing():
+            return
+        if after_s > _LOOK_FIRST_S and not self._request_in_progress:
+            return
+        sock = transport.get_extra_info("socket")
+        try:
+            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except OSError:
+            state = _TCP_CLOSE
+        if state == _TCP_CLOSE:
+            transport.abort()
+            return
+        wait_s = min(_LOOK_LONGEST_S, 2 * after_s)
+        asyncio.get_running_loop().call_later(wait_s, self._abort_if_gone, transport, wait_s)
 
     def handle_error(
         self,
@@ -160,6 +243,27 @@ class _Connection(RequestHandler):
         self._traffic.answered("none", error.status, error.code, 0.0)
         response.force_close()
         return response
+
+
+class _WithoutFirstLetter:
+    """A transport on which the first letter of what is written next has been sent already."""
+
+    def __init__(self, connection: RequestHandler, transport: asyncio.Transport) -> None:
+        self._connection, self._transport = connection, transport
+
+    def write(self, data: bytes) -> None:
+        """As of a transport."""
+        self.writelines([data])
+
+    def writelines(self, chunks: Iterable[bytes]) -> None:
+        """As of a transport."""
+        data = b"".join(chunks)
+        assert data[:1] == _FIRST_LETTER
+        self._connection.transport = self._transport
+        self._transport.write(data[1:])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def _refusal(exc: BaseException | None, message: str | None) -> ApiError:

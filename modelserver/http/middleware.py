@@ -4,11 +4,13 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from typing import Protocol, runtime_checkable
 
 import structlog
 from aiohttp import HttpVersion11, web
 
 from modelserver import __version__
+from modelserver.http.clients import allowed_origin, client_address, cors_headers, preflight
 from modelserver.http.errors import ApiError, as_api_error, error_response
 from modelserver.http.keys import CONNECTIONS, SERVICE
 
@@ -20,7 +22,19 @@ REQUEST_ID = web.RequestKey("request_id", str)
 NOTES = web.RequestKey("notes", dict[str, object])
 """What the log shall say of the request beside what is said of all."""
 
+CLIENT = web.RequestKey("client", str)
+"""The client's address, behind gateways that are trusted."""
+
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+@runtime_checkable
+class Lingering(Protocol):
+    """A connection whose client may still be sending what was refused."""
+
+    def linger(self) -> None:
+        """Read on, and throw it away, as long as something comes."""
+
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,6 +49,16 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     response: web.StreamResponse
     connections = request.app[CONNECTIONS]
     connections.begins(request.protocol)
+    settings = request.app[SERVICE].settings
+    request[CLIENT] = client_address(request, settings.proxies)
+    origin = allowed_origin(request, settings.cors)
+    if (
+        origin
+        and request.method == "OPTIONS"
+        and "Access-Control-Request-Method" in request.headers
+    ):
+        connections.rests(request.protocol)
+        return signed(preflight(origin), request_id)
     try:
         if connections.too_many and request.method == "POST":
             raise ApiError(
@@ -53,9 +77,15 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         request.app[SERVICE].traffic.abandoned += 1
         _log_request(request, request_id, None, "cancelled", started)
         raise
-    if error is not None and "Expect" in request.headers:
-        response.force_close()  # whether its body comes all the same, nobody knows
+    if error is not None and not request.content.is_eof():
+        response.force_close()
+        if isinstance(request.protocol, Lingering):
+            request.protocol.linger()
     signed(response, request_id)
+    if origin:
+        response.headers.update(cors_headers(origin))
+    if settings.cors.origins:
+        response.headers.add("Vary", "Origin")
     connections.rests(request.protocol)
     if connections.too_many:
         response.force_close()
@@ -121,7 +151,7 @@ def _log_request(
         path=request.raw_path.partition("?")[0],
         status=status,
         error=error,
-        client=request.remote,
+        client=request[CLIENT],
         duration_ms=round((time.monotonic() - started) * 1000, 1),
         **request[NOTES],
     )

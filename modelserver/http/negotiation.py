@@ -1,18 +1,6 @@
-"""What a client asks for in its query and its Accept header."""
+"""What a client asks for in its Accept header."""
 
 from aiohttp import web
-
-from modelserver.http.errors import ApiError
-
-_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-
-
-def flag(request: web.Request, name: str) -> bool:
-    """A yes-or-no parameter of the query, no if it is absent. Raises `ApiError`."""
-    text = request.query.get(name, "false").lower()
-    if text not in _TRUE + _FALSE:
-        raise ApiError("bad_parameter", f"{name}={text!r} is neither true nor false")
-    return text in _TRUE
 
 
 def wants_plain_text(request: web.Request) -> bool:

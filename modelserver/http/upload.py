@@ -1,137 +1,327 @@
-"""A request's body, streamed into a spool: raw audio, or one file of a multipart form."""
+"""A request's body, streamed into a spool: audio as it is, a form with a file in it, or JSON."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
-from aiohttp import BodyPartReader, HttpVersion11, MultipartReader, web
+from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
-from modelserver.audio.gate import WavGate
+from modelserver.audio.errors import AudioError, not_audio
+from modelserver.audio.formats import RawFormat
+from modelserver.audio.look import Gate, mangled
+from modelserver.http.codings import Base64, Inflater, Unwrapped
 from modelserver.http.errors import ApiError
+from modelserver.http.forms import FormParser, Part, media_type, parameter
+from modelserver.http.json_body import JsonBody
 from modelserver.http.middleware import unknown_expectation
 from modelserver.settings import LimitSettings
 from supervisor import Spool
 
-_CHUNK_BYTES = 64 * 1024
-_FORM_OVERHEAD_BYTES = 64 * 1024
-"""What the boundaries, headers and small fields of a form may add to the file."""
+_FORM_OVERHEAD_BYTES = 1024 * 1024
+"""What the boundaries, headers and fields of a form may add to the file."""
+_LONGEST_FIELD = 64 * 1024
+_BASE64_SHARE = 4 / 3
+_CODINGS = ("gzip", "x-gzip", "deflate")
+_TEXT_NAMES = ("file", "audio")
+"""A field of text that is called so is the audio, where there is no file."""
 
-# `application/x-www-form-urlencoded` is what curl calls any body that it was not told about.
-_RAW_TYPES = ("application/octet-stream", "application/x-www-form-urlencoded")
+
+@dataclass(slots=True)
+class Received:
+    """What a body brought. `seconds` of audio, which are only a guess unless they are `known`."""
+
+    seconds: float
+    known: bool
+    fields: dict[str, str] = field(default_factory=dict)
 
 
 def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
     """Whatever its headers can be refused for. Raises `ApiError`."""
-    form = _is_form(request)
-    if not form and not _is_raw_audio(request):
-        raise ApiError(
-            "unsupported_media_type",
-            f"a body of type {request.content_type} is not taken; send the WAV file as audio/wav, "
-            "application/octet-stream, or as a file in multipart/form-data",
-        )
-    if (coding := request.headers.get("Content-Encoding", "identity").lower()) != "identity":
-        raise ApiError(
-            "unsupported_media_type",
-            f"a body that is encoded ({coding}) is not taken; send it plain",
-        )
-    overhead = _FORM_OVERHEAD_BYTES if form else 0
-    if (request.content_length or 0) > limits.body + overhead:
+    _coding(request)
+    most = limits.body * (_BASE64_SHARE if _is_json(request) else 1)
+    if (request.content_length or 0) > most + (_FORM_OVERHEAD_BYTES if _is_wrapped(request) else 0):
         raise _too_large(limits)
-
-
-async def receive_audio(request: web.Request, spool: Spool, limits: LimitSettings) -> float:
-    """Take the audio in, refusing as early as can be. Returns how many seconds of it there are.
-
-    Raises `ApiError`, `AudioError`, or `SpoolFull`.
-    """
-    await _continue(request)
-    gate = WavGate(limits.audio_s)
-    received = 0
-    async for chunk in _patiently(
-        _form_file(request) if _is_form(request) else _raw(request), limits
-    ):
-        received += len(chunk)
-        if received > limits.body:
-            raise _too_large(limits)
-        gate.feed(chunk)
-        await spool.write(chunk)
-    return gate.finish()
-
-
-def _is_form(request: web.Request) -> bool:
-    return request.content_type == "multipart/form-data"
-
-
-def _is_raw_audio(request: web.Request) -> bool:
-    if "Content-Type" not in request.headers:
-        return True
-    return request.content_type.startswith("audio/") or request.content_type in _RAW_TYPES
+    if _is_form(request) and not parameter(request.headers["Content-Type"], "boundary"):
+        raise ApiError(
+            "malformed_multipart",
+            "the form's Content-Type has no boundary: do not set that header by hand, the client "
+            "does it with the boundary that it uses",
+        )
 
 
 async def hold_continue(request: web.Request) -> web.Response | None:
     """For routes with uploads: the client's `Expect: 100-continue` is answered by
-    `receive_audio`, when the body is really wanted; another one here."""
+    `Upload.receive`, when the body is really wanted; another one here."""
     return unknown_expectation(request)
 
 
-async def _continue(request: web.Request) -> None:
-    if "Expect" in request.headers and request.version >= HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # it is no part of the answer
+class Upload:
+    """The body of one request, on its way into a spool."""
 
+    def __init__(
+        self, request: web.Request, spool: Spool, limits: LimitSettings, raw: RawFormat | None
+    ) -> None:
+        """`raw`: what the samples are where there is no container, as far as the query says."""
+        self._request, self._spool, self._limits, self._raw = request, spool, limits, raw
+        plain = not _is_wrapped(request) and _coding(request) is None
+        self._length = request.content_length if plain else None
+        self._gate = self._new_gate()
+        self._fields: dict[str, str] = {}
+        self._others = 0
+        self._unwrap: Unwrapped | Base64 | None = None
 
-async def _patiently(chunks: AsyncIterator[bytes], limits: LimitSettings) -> AsyncIterator[bytes]:
-    """The same chunks; raises `ApiError` for a client that stops sending, or goes away."""
-    while True:
-        try:
-            async with asyncio.timeout(limits.upload_idle_s):
-                chunk = await anext(chunks)
-        except StopAsyncIteration:
+    async def receive(self) -> Received:
+        """Take it in, refusing as early as can be. Raises `ApiError`, `AudioError`, or
+        `SpoolFull`."""
+        await self._continue()
+        chunks = self._inflated(self._patiently())
+        if _is_form(self._request):
+            await self._form(chunks)
+        elif _is_json(self._request):
+            await self._json(chunks)
+        else:
+            self._unwrap = Unwrapped(base64=False)
+            async for chunk in chunks:
+                await self.audio(chunk)
+            await self.audio_ends()
+        seconds, known = self._gate.finish()
+        return Received(seconds, known, self._fields)
+
+    # --- the bytes ------------------------------------------------------------------------------
+
+    async def _continue(self) -> None:
+        if "Expect" in self._request.headers and self._request.version >= HttpVersion11:
+            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._request.writer.output_size = 0  # it is no part of the answer
+
+    async def _patiently(self) -> AsyncIterator[bytes]:
+        """The body as it comes; raises `ApiError` for a client that stops sending, sends by drops,
+        or goes away."""
+        limits, chunks = self._limits, self._request.content.iter_any()
+        loop = asyncio.get_running_loop()
+        began, received = loop.time(), 0
+        while True:
+            try:
+                async with asyncio.timeout(limits.upload_idle_s):
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise ApiError(
+                    "upload_timeout", f"nothing was received for {limits.upload_idle_s:g} s"
+                ) from None
+            except (RequestPayloadError, ConnectionError, EOFError) as error:
+                raise ApiError("incomplete_body", "the body ended too early") from error
+            received += len(chunk)
+            took = loop.time() - began
+            if took > limits.upload_idle_s and received < limits.upload_min_bytes_s * took:
+                raise ApiError(
+                    "upload_timeout",
+                    f"{received} bytes were received in {took:.0f} s; "
+                    f"{limits.upload_min_bytes_s} a second are the least "
+                    "(limits.upload_min_bytes_s)",
+                )
+            yield chunk
+
+    async def _inflated(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        coding = _coding(self._request)
+        if coding is None:
+            async for chunk in chunks:
+                yield chunk
             return
-        except TimeoutError:
-            raise ApiError(
-                "upload_timeout", f"nothing was received for {limits.upload_idle_s:g} s"
-            ) from None
-        except (RequestPayloadError, ConnectionError, EOFError) as error:
-            raise ApiError("incomplete_body", "the body ended too early") from error
-        yield chunk
+        inflater = Inflater("gzip" if "gzip" in coding else coding)
+        async for chunk in chunks:
+            for piece in inflater.feed(chunk):
+                yield piece
+                await asyncio.sleep(0)  # a little may become a lot: others have their turn
+        inflater.finish()
 
+    # --- what they are --------------------------------------------------------------------------
 
-async def _raw(request: web.Request) -> AsyncIterator[bytes]:
-    async for chunk in request.content.iter_any():
-        yield chunk
-
-
-async def _form_file(request: web.Request) -> AsyncIterator[bytes]:
-    """The one part that is a file: it has a file name, or is called "file" or "audio"."""
-    found = False
-    other_bytes = 0
-    try:
-        form = await request.multipart()
-        while (part := await form.next()) is not None:
-            if isinstance(part, MultipartReader):
-                raise ApiError("malformed_multipart", "a form within a form is not taken")
-            is_file = _is_file(part)
-            if is_file and found:
-                raise ApiError("too_many_files", "the form holds more than one file")
-            found = found or is_file
-            while chunk := await part.read_chunk(_CHUNK_BYTES):
-                if is_file:
-                    yield chunk
+    async def _form(self, chunks: AsyncIterator[bytes]) -> None:
+        parser = FormParser(parameter(self._request.headers["Content-Type"], "boundary") or "")
+        form = _Form(self)
+        async for chunk in chunks:
+            for event in parser.feed(chunk):
+                if isinstance(event, Part):
+                    form.begin(event)
+                elif event is not None:
+                    await form.data(event)
                 else:
-                    other_bytes += len(chunk)
-                if other_bytes > _FORM_OVERHEAD_BYTES:
-                    raise ApiError("body_too_large", "the form's other fields are too large")
-    except (ValueError, LookupError, AssertionError, RuntimeError) as error:
-        # What aiohttp's reader raises for a body that is not what its header says.
-        raise ApiError("malformed_multipart", f"the form cannot be read: {error}") from error
-    if not found:
-        raise ApiError("missing_file", "the form holds no file")
+                    await form.end()
+        parser.finish()
+        if form.refused is not None and not form.file:
+            raise form.refused
+        if not form.found:
+            there = ", ".join(repr(name) for name in self._fields) or "nothing"
+            raise ApiError("missing_file", f"the form holds no file; there is {there} in it")
+
+    async def _json(self, chunks: AsyncIterator[bytes]) -> None:
+        body = JsonBody()
+        self._unwrap = Unwrapped(base64=True, certain=True)
+        async for chunk in chunks:
+            for found in body.feed(chunk):
+                if isinstance(found, bytes):
+                    await self.audio(found)
+                else:
+                    self.count_others(len(found[1]))
+                    self._fields[found[0]] = found[1]
+        body.finish()
+        if not body.found_audio:
+            raise ApiError("missing_file", 'the JSON holds no audio: {"audio": "BASE64"} does')
+        await self.audio_ends()
+
+    def count_others(self, length: int) -> None:
+        """What is no audio is bounded, too. Raises `ApiError`."""
+        self._others += length
+        if self._others > _FORM_OVERHEAD_BYTES:
+            raise ApiError("body_too_large", "what is in the body beside the audio is too large")
+
+    def set_field(self, name: str, value: str) -> None:
+        """A field of text. Raises `ApiError` for one that is there twice, and differs."""
+        if self._fields.setdefault(name, value) != value:
+            raise ApiError("bad_parameter", f"{name[:60]} is given twice, with different values")
+
+    async def begin_audio(self, unwrap: Unwrapped | Base64) -> None:
+        """The audio is what comes now, and nothing that came before."""
+        await self._spool.clear()
+        self._gate, self._unwrap = self._new_gate(), unwrap
+
+    async def audio(self, chunk: bytes) -> None:
+        """Some of it. Raises `ApiError`, `AudioError`, or `SpoolFull`."""
+        if self._unwrap is not None:
+            chunk = self._unwrap.feed(chunk)
+        if not chunk:
+            return
+        if self._spool.size + len(chunk) > self._limits.body:
+            raise _too_large(self._limits)
+        if not self._spool.size and mangled(chunk):
+            raise not_audio(
+                "this was a WAV file before its zero bytes and line ends were taken out: with curl "
+                "write --data-binary @FILE instead of -d @FILE"
+            )
+        self._gate.feed(chunk)
+        await self._spool.write(chunk)
+
+    async def audio_ends(self) -> None:
+        """That was all of it. Raises the same."""
+        unwrap, self._unwrap = self._unwrap, None
+        if unwrap is not None and (rest := unwrap.finish()):
+            await self.audio(rest)
+
+    def _new_gate(self) -> Gate:
+        return Gate(self._limits.audio_s, self._raw, self._length)
 
 
-def _is_file(part: BodyPartReader) -> bool:
-    return part.filename is not None or part.name in ("file", "audio")
+class _Form:
+    """Which part of a form is its file, and which are its fields. A file is what is evidently one;
+    text that is called `file` or `audio` is the audio where there is none."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+        self._part = Part()
+        self._held = bytearray()
+        self._kind = "field"
+        self.file = self._text = False
+        self.refused: AudioError | ApiError | None = None
+        """What speaks against text that may have been audio."""
+
+    @property
+    def found(self) -> bool:
+        """There is audio in it."""
+        return self.file or self._text
+
+    def begin(self, part: Part) -> None:
+        """The next part."""
+        self._part = part
+        self._held.clear()
+        if part.called_file:
+            self._kind = "file, perhaps empty"
+        elif not part.name or part.name.lower() in _TEXT_NAMES:
+            self._kind = "skipped" if self.file else "text, perhaps audio"
+        else:
+            self._kind = "field"
+
+    async def data(self, data: bytes) -> None:
+        """Some of its bytes."""
+        upload = self._upload
+        match self._kind:
+            case "file, perhaps empty":  # an input that was left empty is no file
+                if self.file:
+                    raise ApiError("too_many_files", "the form holds more than one file")
+                self.file, self._text, self._kind = True, False, "audio"
+                coded = self._part.base64
+                await upload.begin_audio(Base64() if coded else Unwrapped(base64=False))
+                await upload.audio(data)
+            case "text, perhaps audio":
+                if self._text:
+                    raise ApiError("too_many_files", "the form holds more than one file")
+                self._text, self._kind = True, "audio"
+                await upload.begin_audio(Unwrapped(base64=True, certain=self._part.base64))
+                await self._maybe(data)
+            case "audio" if self._text:
+                await self._maybe(data)
+            case "audio":
+                await upload.audio(data)
+            case "skipped":
+                upload.count_others(len(data))
+            case _:
+                upload.count_others(len(data))
+                if len(self._held) + len(data) > _LONGEST_FIELD:
+                    raise ApiError("body_too_large", f"the field {self._part.name!r} is too long")
+                self._held += data
+
+    async def _maybe(self, data: bytes) -> None:
+        """Text that may be audio; what speaks against it is said at the end, if no file comes."""
+        try:
+            await self._upload.audio(data)
+        except (AudioError, ApiError) as error:
+            if isinstance(error, ApiError) and error.code == "body_too_large":
+                raise
+            self.refused, self._kind = error, "skipped"
+
+    async def end(self) -> None:
+        """The part is over."""
+        match self._kind:
+            case "audio":
+                await self._upload.audio_ends()
+            case "field" if self._part.name:
+                text = bytes(self._held).decode("utf-8", "replace")
+                self._upload.set_field(self._part.name, text)
+
+
+def _coding(request: web.Request) -> str | None:
+    """gzip, deflate, or None. Raises `ApiError` for another."""
+    given = request.headers.get("Content-Encoding", "").strip().lower()
+    codings = [c.strip() for c in given.split(",") if c.strip() not in ("", "identity")]
+    if not codings:
+        return None
+    if len(codings) > 1 or codings[0] not in _CODINGS:
+        raise ApiError(
+            "unsupported_media_type",
+            f"the Content-Encoding {given[:60]!r} is not taken; gzip and deflate are",
+        )
+    return codings[0]
+
+
+def _is_form(request: web.Request) -> bool:
+    return media_type(request.headers.get("Content-Type", "")).startswith("multipart/")
+
+
+def _is_json(request: web.Request) -> bool:
+    kind = media_type(request.headers.get("Content-Type", ""))
+    return kind in ("application/json", "text/json") or kind.endswith("+json")
+
+
+def _is_wrapped(request: web.Request) -> bool:
+    return _is_form(request) or _is_json(request)
 
 
 def _too_large(limits: LimitSettings) -> ApiError:
-    return ApiError("body_too_large", f"the body is too large; {limits.body} bytes are allowed")
+    return ApiError(
+        "body_too_large",
+        f"the body is too large: {limits.body} bytes are allowed (limits.body), and "
+        f"{limits.audio_s:g} s of audio (limits.audio_s); send it compressed (FLAC, Opus, MP3), or "
+        "in pieces",
+    )

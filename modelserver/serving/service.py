@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import msgspec
+import msgspec.structs
 import structlog
 
 from modelserver.serving.served import ServedModel, memory_settings
@@ -36,7 +37,7 @@ from supervisor import (
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 _MOST_BYTES_PER_S = 2 * 2 * 48_000
-"""Of a WAV file, as good as always: until its header is seen it is taken for no longer than that
+"""Of an audio file, as good as always: until it has been seen it is taken for no longer than that
 makes it, so that it is not refused for a length that it does not have. A job's size, for the pool,
 is seconds of audio."""
 
@@ -191,19 +192,20 @@ class SpeechService:
         self,
         place: Place,
         audio: JobInput,
+        asked: SpeechRequest,
         *,
-        words: bool = False,
         patient: bool = False,
         on_progress: Callable[[float], None] | None = None,
         request_id: str | None = None,
     ) -> Recognized:
-        """What is said in the file; `on_progress` gets seconds of audio done.
+        """What is said in the file, as it is `asked`; `on_progress` gets seconds of audio done.
 
         `patient`: however long it takes, and however long the audio is. Raises
         `supervisor.PoolError`.
         """
         limits = self.settings.limits
-        request = SpeechRequest(words=words, longest_audio_s=None if patient else limits.audio_s)
+        longest_s = None if patient else limits.audio_s
+        request = msgspec.structs.replace(asked, longest_audio_s=longest_s)
         try:
             result = await place.admission.run(
                 msgspec.to_builtins(request),

@@ -2,9 +2,11 @@
 
 from modelserver.settings.schema import (
     AdminSettings,
+    CorsSettings,
     LimitSettings,
     LogSettings,
     ModelSettings,
+    ProxySettings,
     Section,
     Settings,
     WorkerSettings,
@@ -13,9 +15,11 @@ from modelserver.settings.schema import (
 
 __all__ = [
     "AdminSettings",
+    "CorsSettings",
     "LimitSettings",
     "LogSettings",
     "ModelSettings",
+    "ProxySettings",
     "Section",
     "Settings",
     "WorkerSettings",

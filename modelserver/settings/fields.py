@@ -83,7 +83,7 @@ class Field:
         """
         value = raw
         if self.is_list and isinstance(raw, str):
-            value = [part.strip() for part in raw.split(",")]
+            value = [part.strip() for part in raw.split(",") if part.strip()]
         elif self.in_bytes and isinstance(raw, str) and raw != "auto":
             value = bytes_of(raw)
         return msgspec.convert(

@@ -85,7 +85,9 @@ class MemoryLimitSettings(Section, frozen=True):
 class LimitSettings(Section, frozen=True):
     """`[limits]`"""
 
-    body: Annotated[Bytes, _about("largest request body")] = 256 * 1024 * 1024
+    body: Annotated[
+        Bytes, _about("largest request body; the default holds an hour of 48 kHz stereo")
+    ] = 768 * 1024 * 1024
     audio_s: Annotated[Seconds, _about("longest audio, in seconds")] = 3600.0
     queue: Annotated[
         int,
@@ -99,6 +101,29 @@ class LimitSettings(Section, frozen=True):
     upload_idle_s: Annotated[
         Seconds, _about("an upload that brings nothing for this long is refused")
     ] = 30.0
+    upload_min_bytes_s: Annotated[
+        Bytes, _about("an upload that is slower than this, after upload_idle_s, is refused")
+    ] = 1000
+
+
+class CorsSettings(Section, frozen=True):
+    """`[cors]`"""
+
+    origins: Annotated[
+        tuple[str, ...],
+        _about(
+            'web pages that may use the API from a browser, such as "https://example.org"; "*": all'
+        ),
+    ] = ()
+
+
+class ProxySettings(Section, frozen=True):
+    """`[proxies]`"""
+
+    trusted: Annotated[
+        tuple[str, ...],
+        _about("addresses or networks of gateways whose X-Forwarded-For says who the client is"),
+    ] = ("127.0.0.1", "::1")
 
 
 class SpoolSettings(Section, frozen=True):
@@ -238,6 +263,8 @@ class Settings(Section, frozen=True):
     workers: WorkerSettings = WorkerSettings()
     memory: MemoryLimitSettings = MemoryLimitSettings()
     limits: LimitSettings = LimitSettings()
+    cors: CorsSettings = CorsSettings()
+    proxies: ProxySettings = ProxySettings()
     spool: SpoolSettings = SpoolSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()

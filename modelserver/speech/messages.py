@@ -9,21 +9,42 @@ import models
 from supervisor import Target
 
 
+class RawSamples(msgspec.Struct, frozen=True):
+    """Samples without a container (`modelserver.audio.formats.RawFormat`)."""
+
+    encoding: str
+    rate: int
+    channels: int = 1
+
+
 class SpeechRequest(msgspec.Struct, frozen=True):
-    """What a worker is asked."""
+    """What a worker is asked. `channels`: "mix", "split", or the numbers of some, with commas."""
 
     words: bool = False
     alternatives: int = 0
     longest_audio_s: float | None = None
+    raw: RawSamples | None = None
+    channels: str = "mix"
 
 
-class SpeechWord(msgspec.Struct, frozen=True):
-    """One word; times in seconds from the start of the audio."""
+class SpeechWord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One word; times in seconds from the start of the audio. `channel`: where each is heard by
+    itself, counted from 0."""
 
     word: str
     start: float
     end: float
     confidence: float | None = None
+    channel: int | None = None
+
+
+class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was said in one go; times in seconds from the start of the audio."""
+
+    start: float
+    end: float
+    text: str
+    channel: int | None = None
 
 
 class Speech(msgspec.Struct, frozen=True):
@@ -35,6 +56,8 @@ class Speech(msgspec.Struct, frozen=True):
     language: str
     words: list[SpeechWord] = []
     warnings: list[str] = []
+    segments: list[SpeechSegment] = []
+    """In the order of time; only where channels are heard one by one."""
 
 
 def speech_target(

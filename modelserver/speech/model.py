@@ -3,6 +3,7 @@
 Imported in those processes only; the supervisor names it in a `supervisor.Target`.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Generator
@@ -12,9 +13,11 @@ from typing import Any
 import msgspec
 
 import models
-from modelserver.audio.decode import WavReader
-from modelserver.audio.errors import AudioError, too_long
-from modelserver.speech.messages import Speech, SpeechRequest, SpeechWord
+from modelserver.audio.channels import channel_choice
+from modelserver.audio.errors import AudioError
+from modelserver.audio.formats import RawFormat
+from modelserver.audio.reader import AudioReader
+from modelserver.speech.messages import RawSamples, Speech, SpeechRequest, SpeechSegment, SpeechWord
 from modelserver.speech.transcript import is_engine_token, reader_text
 from supervisor import JobError, SpoolView, allocator_in_use
 
@@ -71,50 +74,91 @@ class SpeechModel:
         assert spool is not None
         asked = msgspec.convert(request, SpeechRequest)
         try:
-            reader = WavReader(spool, _size(spool), self._model.sample_rate)
-            if asked.longest_audio_s is not None and reader.duration_s > asked.longest_audio_s:
-                raise too_long(reader.duration_s, asked.longest_audio_s)
+            reader = AudioReader(
+                spool,
+                _size(spool),
+                self._model.sample_rate,
+                raw=_raw(asked.raw),
+                channels=channel_choice(asked.channels),
+                longest_s=asked.longest_audio_s,
+            )
+            heard = yield from self._recognise(reader, asked)
         except AudioError as error:
             raise JobError(error.code, error.message) from error
-        utterances: list[models.Utterance] = []
-        options = models.RecognitionOptions(words=asked.words, alternatives=asked.alternatives)
-        recognizer = self._model.recognizer(options)
-        try:
+        answer: dict[str, Any] = msgspec.to_builtins(self._speech(heard, reader))
+        return answer
+
+    def _recognise(
+        self, reader: AudioReader, asked: SpeechRequest
+    ) -> Generator[Any, None, list[list[models.Utterance]]]:
+        """What was said on each channel that is heard; one if they are mixed."""
+        # The order of what is said on several channels is that of its words.
+        words = asked.words or bool(reader.numbers)
+        options = models.RecognitionOptions(words=words, alternatives=asked.alternatives)
+        count = max(1, len(reader.numbers))
+        utterances: list[list[models.Utterance]] = [[] for _ in range(count)]
+        with contextlib.ExitStack() as open_ones:
+            recognizers = []
+            for _ in range(count):
+                recognizer = self._model.recognizer(options)
+                open_ones.callback(recognizer.close)
+                recognizers.append(recognizer)
             done_bytes, reported = 0, time.monotonic()
-            for chunk in reader.pcm(self._model.chunk_bytes):
-                if (utterance := recognizer.accept(chunk)) is not None:
-                    utterances.append(utterance)
+            for number, chunk in reader.pcm(self._model.chunk_bytes):
+                if (utterance := recognizers[number].accept(chunk)) is not None:
+                    utterances[number].append(utterance)
                 done_bytes += len(chunk)
                 now = time.monotonic()
                 if now - reported < 0.2:
                     yield None
                 else:
                     reported = now
-                    yield done_bytes / 2 / self._model.sample_rate
-            utterances.append(recognizer.finish())
-        finally:
-            recognizer.close()
-        answer: dict[str, Any] = msgspec.to_builtins(self._speech(utterances, reader))
-        return answer
+                    yield done_bytes / 2 / self._model.sample_rate / count
+            for number, recognizer in enumerate(recognizers):
+                utterances[number].append(recognizer.finish())
+        return utterances
 
-    def _speech(self, utterances: list[models.Utterance], reader: WavReader) -> Speech:
+    def _speech(self, heard: list[list[models.Utterance]], reader: AudioReader) -> Speech:
+        if reader.numbers:
+            segments = _segments(heard, reader.numbers)
+            text = reader_text(segment.text for segment in segments)
+        else:
+            segments = []
+            text = reader_text(utterance.text for utterance in heard[0])
         words = [
-            SpeechWord(w.text, w.start_s, w.end_s, w.confidence)
+            SpeechWord(w.text, w.start_s, w.end_s, w.confidence, number)
+            for utterances, number in zip(heard, reader.numbers or (None,), strict=True)
             for utterance in utterances
             for w in utterance.words
             if not is_engine_token(w.text)
         ]
-        warnings = []
-        if reader.cut_short:
-            warnings.append("the file is cut short: what is there was recognised")
         return Speech(
-            text=reader_text(utterance.text for utterance in utterances),
+            text=text,
             duration_s=round(reader.duration_s, 3),
             model=self._name,
             language=self._language,
-            words=words,
-            warnings=warnings,
+            words=sorted(words, key=lambda word: word.start),
+            warnings=reader.warnings,
+            segments=segments,
         )
+
+
+def _segments(heard: list[list[models.Utterance]], numbers: tuple[int, ...]) -> list[SpeechSegment]:
+    """What was said on each channel, in the order of time."""
+    segments = []
+    for utterances, number in zip(heard, numbers, strict=True):
+        for utterance in utterances:
+            words = [word for word in utterance.words if not is_engine_token(word.text)]
+            if words:
+                text = reader_text([utterance.text])
+                segments.append(SpeechSegment(words[0].start_s, words[-1].end_s, text, number))
+    return sorted(segments, key=lambda segment: (segment.start, segment.channel))
+
+
+def _raw(samples: RawSamples | None) -> RawFormat | None:
+    if samples is None:
+        return None
+    return RawFormat(samples.encoding, samples.rate, samples.channels)
 
 
 def _size(spool: SpoolView) -> int:

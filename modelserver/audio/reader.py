@@ -1,0 +1,437 @@
+"""Any audio file to 16-bit PCM at the recogniser's rate, chunk by chunk. Runs in the workers.
+
+FFmpeg demuxes and decodes (through PyAV), with the containers and decoders of `formats` only, from
+a file that is open already: it can open nothing by itself. Memory does not depend on the length.
+"""
+
+from __future__ import annotations  # array is generic for type checkers only, before 3.12
+
+import itertools
+from array import array
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NoReturn
+
+import av
+import av.error
+import av.filter
+import av.logging
+
+from modelserver.audio.channels import SPLIT, ChannelChoice, LouderWhereMixingFails
+from modelserver.audio.errors import AudioError, not_audio, too_long, unsupported
+from modelserver.audio.formats import DECODERS, DEMUXERS, EITHER_ENDIAN, RawFormat
+from modelserver.audio.look import what_it_is
+from modelserver.audio.riff import Piece, Readable, pieces, without_its_header
+
+av.logging.set_level(None)
+
+_PROBE_BYTES = "2048"
+"""Of a file whose header says all; FFmpeg would read and decode half a second to guess."""
+_PROBE_OTHERS_BYTES = "2000000"
+_CONTAINERS = (
+    (b"ftyp", 4, "MP4 or M4A"),
+    (b"OggS", 0, "Ogg"),
+    (b"fLaC", 0, "FLAC"),
+    (b"\x1a\x45\xdf\xa3", 0, "Matroska or WebM"),
+    (b"ID3", 0, "MP3"),
+    (b"RIFF", 0, "WAV or AVI"),
+    (b"FORM", 0, "AIFF"),
+    (b"caff", 0, "CAF"),
+    (b"0&\xb2u", 0, "WMA or ASF"),
+    (b"#!AMR", 0, "AMR"),
+    (b"FLV", 0, "FLV"),
+)
+_BLOCK_S = 0.1
+_LISTEN_BYTES = 64_000
+"""Of samples whose order of bytes is to be heard."""
+_MIXED = ChannelChoice()
+_MOST_DAMAGE = 1000
+"""Packets in a row that cannot be decoded: there is nothing to be heard any more."""
+_CUT_S, _CUT_SHARE = 1.0, 0.03
+
+
+class AudioReader:
+    """One audio file behind a seekable view, whose samples are read once from front to back."""
+
+    def __init__(
+        self,
+        view: Any,
+        size: int,
+        rate: int,
+        *,
+        raw: RawFormat | None = None,
+        channels: ChannelChoice = _MIXED,
+        longest_s: float | None = None,
+    ) -> None:
+        """`raw`: what the samples are where there is no container. Raises `AudioError`."""
+        self._view, self._size, self._rate = view, size, rate
+        self._raw, self._wanted, self._longest_s = raw, channels, longest_s
+        self._seconds = 0.0
+        self._damaged = 0
+        self._warnings: list[str] = []
+        self._louder = LouderWhereMixingFails()
+        view.seek(0)
+        self._head = view.read(min(size, 4096))
+        if size == 0:
+            raise not_audio("the file is empty")
+        self._pieces = self._find_pieces()
+        self._first = self._open(self._pieces[0])
+        self.numbers = self._numbers()
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio that were read so far."""
+        return self._seconds
+
+    @property
+    def warnings(self) -> list[str]:
+        """What should be said of the file, once it was read."""
+        said = [*self._warnings, *self._louder.warnings()]
+        if self._damaged:
+            said.append("the file is damaged: what could be decoded was recognised")
+        return list(dict.fromkeys(said))
+
+    def pcm(self, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
+        """Samples as a recogniser takes them: the channel (its place in `numbers`; 0 where all are
+        mixed), and a chunk of `chunk_bytes`; the last one of each may be shorter. Raises
+        `AudioError`."""
+        pending = [bytearray() for _ in range(max(1, len(self.numbers)))]
+        try:
+            for block in self._blocks():
+                for number, samples in enumerate(block):
+                    pending[number] += samples
+                    while len(pending[number]) >= chunk_bytes:
+                        yield number, bytes(pending[number][:chunk_bytes])
+                        del pending[number][:chunk_bytes]
+        finally:
+            self.close()
+        if not self._seconds:
+            if self._damaged:
+                raise not_audio(what_it_is(self._head) or "nothing in the file can be decoded")
+            self._warnings.append("there are no samples in the file")
+        for number, rest in enumerate(pending):
+            if rest:
+                yield number, bytes(rest)
+
+    def close(self) -> None:
+        """Let go of the decoder."""
+        self._first.close()
+
+    # --- opening --------------------------------------------------------------------------------
+
+    def _find_pieces(self) -> list[Piece]:
+        if self._raw is not None and self._head[:4] not in (b"RIFF", b"RF64", b"BW64"):
+            return [Piece(0, self._size)]
+        found = list(pieces(self._view, self._size)) or [Piece(0, self._size)]
+        self._warnings += [piece.warning for piece in found if piece.warning]
+        return found
+
+    def _open(self, piece: Piece) -> _Opened:
+        raw = self._raw if self._head[:4] not in (b"RIFF", b"RF64", b"BW64") else None
+        if raw is not None and raw.encoding == EITHER_ENDIAN:
+            self._view.seek(piece.start)
+            some = self._view.read(min(self._size, _LISTEN_BYTES))
+            order = "be" if _sounds_big_endian(some[: len(some) & ~1]) else "le"
+            raw = RawFormat(f"s16{order}", raw.rate, raw.channels)
+        window = _Window(self._view, piece)
+        simple = raw is not None or self._head[8:12] in (b"WAVE", b"AIFF", b"AIFC")
+        options = {
+            "format_whitelist": DEMUXERS if raw is None else raw.encoding,
+            "codec_whitelist": DECODERS,
+            "protocol_whitelist": "none",
+            "probesize": _PROBE_BYTES if simple else _PROBE_OTHERS_BYTES,
+        }
+        if raw is not None:
+            options |= {"sample_rate": str(raw.rate), "ch_layout": f"{raw.channels}C"}
+        try:
+            container = av.open(
+                window,
+                "r",
+                format=raw.encoding if raw else None,
+                options=options,
+                io_open=_open_nothing,
+            )
+        except (av.error.FFmpegError, ValueError, OSError) as error:
+            if not piece.header and self._head[8:12] == b"WAVE":
+                bare = without_its_header(self._view, self._size)
+                if bare is not None:
+                    return self._open(bare)
+            raise self._refusal() from error
+        opened = _Opened(container, piece)
+        if opened.stream is None:
+            container.close()
+            raise unsupported("there is no sound in the file, or none that can be decoded")
+        return opened
+
+    def _refusal(self) -> AudioError:
+        said = what_it_is(self._head)
+        if said is not None and said.startswith("this is "):
+            return not_audio(said)
+        for magic, at, name in _CONTAINERS:
+            if self._head[at : at + len(magic)] == magic:
+                return not_audio(f"the {name} file cannot be read: it is damaged, or cut short")
+        return not_audio(said or "this is no audio file of a kind that is known")
+
+    def _numbers(self) -> tuple[int, ...]:
+        """The channels that are heard one by one; none where they are mixed."""
+        there = self._first.channels
+        if self._wanted.how == SPLIT and not self._wanted.numbers:
+            return tuple(range(there))
+        missing = [number for number in self._wanted.numbers if number >= there]
+        if missing:
+            raise AudioError(
+                "bad_parameter",
+                f"there is no channel {missing[0]}: the audio has {there}, counted from 0",
+            )
+        return self._wanted.numbers
+
+    # --- decoding -------------------------------------------------------------------------------
+
+    def _blocks(self) -> Iterator[Sequence[bytes]]:
+        """Of each of the channels that are heard, or of their mix, a stretch of samples."""
+        for number, piece in enumerate(self._pieces):
+            opened = self._first if number == 0 else self._open(piece)
+            try:
+                yield from self._decoded(opened)
+            finally:
+                opened.close()
+
+    def _decoded(self, opened: _Opened) -> Iterator[Sequence[bytes]]:
+        graph: _Graph | None = None
+        before = self._seconds
+        for frame in self._frames(opened):
+            self._seconds += frame.samples / frame.sample_rate
+            if self._longest_s is not None and self._seconds > self._longest_s:
+                raise too_long(self._seconds, self._longest_s)
+            plain = frame.format.name in ("s16", "s16p") and frame.layout.nb_channels == 1
+            if plain and frame.sample_rate == self._rate and opened.piece.gain == 1:
+                if graph is not None:
+                    yield from self._heard(graph, last=True)
+                    graph = None
+                # Nothing to do is done exactly.
+                yield (bytes(frame.planes[0])[: frame.samples * 2],)
+                continue
+            if graph is not None and not graph.takes(frame):
+                yield from self._heard(graph, last=True)
+                graph = None
+            try:
+                if graph is None:
+                    graph = _Graph(frame, self._rate, opened.piece.gain)
+                graph.push(frame)
+            except (av.error.FFmpegError, ValueError):  # of so many channels, or at such a rate
+                self._damaged += 1
+                graph = None
+                continue
+            yield from self._heard(graph, last=False)
+        if graph is not None:
+            yield from self._heard(graph, last=True)
+        self._compare(opened, self._seconds - before)
+
+    def _frames(self, opened: _Opened) -> Iterator[av.AudioFrame]:
+        assert opened.stream is not None
+        packets = opened.container.demux(opened.stream)
+        failed = 0
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, EOFError):
+                return
+            except (av.error.FFmpegError, OSError):
+                self._damaged += 1
+                return
+            try:
+                frames = packet.decode()
+            except EOFError:
+                return
+            except (av.error.FFmpegError, ValueError):
+                self._damaged += 1
+                failed += 1
+                if failed > _MOST_DAMAGE:
+                    return
+                continue
+            failed = 0
+            for frame in frames:
+                if isinstance(frame, av.AudioFrame) and frame.samples and frame.sample_rate:
+                    frame.pts = None
+                    yield frame
+
+    def _heard(self, graph: _Graph, *, last: bool) -> Iterator[Sequence[bytes]]:
+        for channels, mean in graph.pull(last=last):
+            if self.numbers:
+                silence = bytes(2 * len(mean))
+                yield [
+                    channels[n].tobytes() if n < len(channels) else silence for n in self.numbers
+                ]
+            elif len(channels) == 1:
+                yield (channels[0].tobytes(),)
+            else:
+                yield (self._louder.choose(channels, mean, self._rate).tobytes(),)
+
+    def _compare(self, opened: _Opened, seconds: float) -> None:
+        """A file that says how long it is, and is not."""
+        told = opened.duration_s
+        if told is None or opened.piece.header or self._warnings:
+            return
+        if told - seconds > max(_CUT_S, _CUT_SHARE * told):
+            self._warnings.append("the file is cut short: what is there was recognised")
+
+
+class _Opened:
+    """A piece that FFmpeg has opened."""
+
+    def __init__(self, container: Any, piece: Piece) -> None:
+        self.container, self.piece = container, piece
+        self.stream = container.streams.best("audio")
+        if self.stream is not None and self.stream.codec_context is None:
+            self.stream = None
+        if self.stream is not None:
+            self.stream.codec_context.thread_count = 1
+
+    @property
+    def channels(self) -> int:
+        """Of the stream."""
+        assert self.stream is not None
+        return max(1, int(self.stream.codec_context.channels))
+
+    @property
+    def duration_s(self) -> float | None:
+        """As the container says, where it does not guess."""
+        if self.stream is None or self.container.format.name in ("mp3", "aac", "mpegts", "mpeg"):
+            return None
+        if self.stream.duration is not None and self.stream.time_base is not None:
+            return float(self.stream.duration * self.stream.time_base)
+        return None
+
+    def close(self) -> None:
+        """Twice does no harm."""
+        self.container.close()
+
+
+class _Graph:
+    """Floats, the wanted rate, 16 bits; each channel by itself, and the mean of all.
+
+    Not FFmpeg's own downmix: that drops the channel it takes for a subwoofer, and somebody's
+    microphone may be there.
+    """
+
+    def __init__(self, frame: av.AudioFrame, rate: int, gain: int) -> None:
+        self._kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        self._channels = frame.layout.nb_channels
+        self._least = max(1, int(rate * _BLOCK_S))
+        self._waiting = [array("h"), array("h")]
+        graph = av.filter.Graph()
+        source = graph.add(
+            "abuffer",
+            f"sample_rate={frame.sample_rate}:sample_fmt={frame.format.name}:"
+            f"channel_layout={frame.layout.name}:time_base=1/{frame.sample_rate}",
+        )
+        nodes = [source, graph.add("aformat", "sample_fmts=flt")]
+        if gain != 1:
+            nodes.append(graph.add("volume", f"volume={gain}:precision=float"))
+        nodes.append(graph.add("aresample", str(rate)))
+        s16 = "sample_fmts=s16"
+        if self._channels == 1:
+            self._sinks = [graph.add("abuffersink")]
+            _link([*nodes, graph.add("aformat", s16), self._sinks[0]])
+        else:
+            self._sinks = [graph.add("abuffersink"), graph.add("abuffersink")]
+            split = graph.add("asplit", "2")
+            share = float(Fraction(1, self._channels))
+            mean = "+".join(f"{share}*c{channel}" for channel in range(self._channels))
+            _link([*nodes, split])
+            each, mixed = graph.add("aformat", s16), graph.add("pan", f"mono|c0={mean}")
+            split.link_to(each, 0, 0)
+            split.link_to(mixed, 1, 0)
+            _link([each, self._sinks[0]])
+            _link([mixed, graph.add("aformat", f"{s16}:channel_layouts=mono"), self._sinks[1]])
+        graph.configure()
+        self._graph, self._source = graph, source
+
+    def takes(self, frame: av.AudioFrame) -> bool:
+        """It is like those that came before."""
+        return self._kind == (frame.format.name, frame.layout.name, frame.sample_rate)
+
+    def push(self, frame: av.AudioFrame) -> None:
+        """The next one."""
+        self._source.push(frame)
+
+    def pull(self, *, last: bool) -> Iterator[tuple[list[array[int]], array[int]]]:
+        """Samples of each channel, and their mean, in blocks that are long enough to compare."""
+        if last:
+            self._source.push(None)
+        for sink, waiting in zip(self._sinks, self._waiting, strict=False):
+            for samples in _pulled(sink):
+                waiting.frombytes(samples)
+        each, mean = self._waiting
+        frames = len(each) // self._channels
+        if len(self._sinks) > 1:
+            frames = min(frames, len(mean))
+        if not frames or (frames < self._least and not last):
+            return
+        block = each[: frames * self._channels]
+        del each[: frames * self._channels]
+        channels = [block[number :: self._channels] for number in range(self._channels)]
+        mixed = mean[:frames] if len(self._sinks) > 1 else channels[0]
+        del mean[:frames]
+        yield channels, mixed
+
+
+def _link(nodes: list[Any]) -> None:
+    for source, target in itertools.pairwise(nodes):
+        source.link_to(target)
+
+
+def _pulled(sink: Any) -> Iterator[bytes]:
+    while True:
+        try:
+            frame = sink.pull()
+        except (BlockingIOError, EOFError):
+            return
+        yield bytes(frame.planes[0])[: frame.samples * 2 * frame.layout.nb_channels]
+
+
+class _Window:
+    """What FFmpeg reads: a stretch of the file, behind another header if need be."""
+
+    def __init__(self, view: Readable, piece: Piece) -> None:
+        self._view, self._piece, self._at = view, piece, 0
+        self._length = len(piece.header) + piece.end - piece.start
+
+    def read(self, size: int) -> bytes:
+        """As of a file."""
+        header = self._piece.header
+        if self._at < len(header):
+            data = header[self._at : self._at + size]
+        else:
+            offset = self._piece.start + self._at - len(header)
+            self._view.seek(offset)
+            data = self._view.read(max(0, min(size, self._piece.end - offset)))
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of a file."""
+        base = (0, self._at, self._length)[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._at
+
+
+def _open_nothing(*_: object) -> NoReturn:
+    """A file that names others gets none of them."""
+    raise PermissionError("nothing else is opened")
+
+
+def _sounds_big_endian(data: bytes) -> bool:
+    """Speech is smooth: in the wrong order of bytes it is noise. Silence is as RFC 2586 says."""
+
+    def steps(samples: array[int]) -> int:
+        return sum(abs(a - b) for a, b in itertools.pairwise(samples))
+
+    little = array("h", data)
+    big = array("h", data)
+    big.byteswap()
+    return steps(big) <= steps(little)

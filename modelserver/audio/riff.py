@@ -1,0 +1,241 @@
+"""The chunks of a WAV file as people really send it: sizes that are not true, padding that is
+missing, a second file behind the first, samples in containers of another size.
+
+What FFmpeg reads right is left to it; `pieces` says where it would not. Sources: "Multimedia
+Programming Interface and Data Specifications 1.0" (RIFF, WAVE), Microsoft's WAVEFORMATEXTENSIBLE,
+EBU Tech 3306 (RF64, BW64).
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+HEADER_LIMIT_BYTES = 1024 * 1024
+"""Where the samples must have begun: chunks before them (pictures, notes) may be this long."""
+
+_UNKNOWN_SIZES = (0, 0xFFFFFFFF)
+_LEAST_UNKNOWN = 0x7F000000
+"""What streaming writers that cannot seek leave there: a size above this, or none."""
+
+_PCM, _EXTENSIBLE = 0x0001, 0xFFFE
+_NAMES = (
+    "LIST list INFO id3 ID3 bext iXML fact PEAK cue smpl inst plst labl note ltxt afsp acid strc "
+    "DISP JUNK junk PAD FLLR levl umid chna axml dbmd ADM cart MD5 SAUR minf elm1 regn UMID Fake "
+    "LGWV _PMX ResU AUTH ANNO wavl slnt"
+)
+_AFTER_DATA = frozenset(_NAMES.split())
+"""Chunks that are known to follow samples; others must at least fit."""
+
+
+class Readable(Protocol):
+    """A file that can be sought."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most so many bytes."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """As of a file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wav:
+    """One WAV file: its format chunk, and where its samples are. `declared`: the size that it
+    gives them, None where it does not know."""
+
+    form: bytes
+    fmt: bytes
+    data_at: int
+    declared: int | None
+    unpadded: bool
+    """A chunk of odd length is not followed by its padding byte."""
+
+    @property
+    def channels(self) -> int:
+        """As the format chunk says."""
+        return int(struct.unpack_from("<H", self.fmt, 2)[0])
+
+    @property
+    def rate(self) -> int:
+        """Frames a second."""
+        return int(struct.unpack_from("<I", self.fmt, 4)[0])
+
+    @property
+    def bytes_a_second(self) -> float:
+        """Of the samples; 0 where it is not to be known."""
+        (told,) = struct.unpack_from("<I", self.fmt, 8)
+        tag, bits = struct.unpack_from("<H", self.fmt)[0], struct.unpack_from("<H", self.fmt, 14)[0]
+        if tag in (_PCM, 3, _EXTENSIBLE) and bits:
+            return self.rate * self.frame_bytes
+        return float(told)
+
+    @property
+    def frame_bytes(self) -> int:
+        """One sample of every channel."""
+        return int(struct.unpack_from("<H", self.fmt, 12)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Something to decode: bytes from `start` to `end`, behind `header` where that is to stand in
+    the place of the file's own. `gain`: what the samples are to be multiplied by."""
+
+    start: int
+    end: int
+    header: bytes = b""
+    gain: int = 1
+    warning: str | None = None
+
+
+def parse(data: bytes, *, size: int | None = None) -> Wav | None:
+    """The WAV file that `data` begins with; None if it is none, or where its samples do not begin
+    within `data`. `size`: of the whole file, if that is known."""
+    form = data[:4]
+    if form not in (b"RIFF", b"RF64", b"BW64") or data[8:12] != b"WAVE":
+        return None
+    at, fmt, unpadded, long_size = 12, b"", False, None
+    while at + 8 <= len(data):
+        name, length = data[at : at + 4], struct.unpack_from("<I", data, at + 4)[0]
+        inside = at + 8
+        if name == b"data":
+            if len(fmt) < 16:
+                return None
+            declared: int | None = length
+            if length == 0xFFFFFFFF and long_size is not None:
+                declared = long_size
+            elif length in _UNKNOWN_SIZES or length >= _LEAST_UNKNOWN:
+                fits = size is not None and inside + length <= size
+                declared = length if fits and length else None
+            return Wav(form, fmt, inside, declared, unpadded)
+        if name == b"fmt ":
+            fmt = data[inside : inside + length]
+        elif name == b"ds64" and length >= 16:
+            long_size = struct.unpack_from("<Q", data, inside + 8)[0]
+        at = inside + length
+        if length & 1:
+            padded, bare = data[at + 1 : at + 5], data[at : at + 4]
+            if _plausible(bare) and not (_plausible(padded) and data[at : at + 1] == b"\0"):
+                unpadded = True
+            else:
+                at += 1
+    return None
+
+
+def pieces(view: Readable, size: int) -> Iterator[Piece]:
+    """How the WAV file is to be read: as it is, or in its parts. Nothing for another file."""
+    start = 0
+    while True:
+        view.seek(start)
+        head = view.read(min(size - start, HEADER_LIMIT_BYTES))
+        wav = parse(head, size=size - start)
+        if wav is None:
+            if start and size - start > 8:
+                return
+            if start == 0 and head[:4] in (b"RIFF", b"RF64", b"BW64"):
+                yield Piece(0, size)
+            return
+        piece, following = _piece(view, wav, start, size)
+        yield piece
+        if following is None:
+            return
+        start = following
+
+
+def _piece(view: Readable, wav: Wav, start: int, size: int) -> tuple[Piece, int | None]:
+    """The file at `start`, and where another one follows, if it does."""
+    data_at = start + wav.data_at
+    end, warning, following, by_size = size, None, None, True
+    if wav.declared is not None and data_at + wav.declared > size:
+        missing, there = wav.declared - (size - data_at), size - data_at
+        # A gigabyte that is hardly there is no file cut short, but a size that nobody knew.
+        if missing >= wav.frame_bytes and not (wav.declared > 1 << 30 and there < missing // 8):
+            warning = "the file is cut short: what is there was recognised"
+    elif wav.declared is not None and data_at + wav.declared < size:
+        behind = data_at + wav.declared
+        view.seek(behind)
+        after = view.read(13)
+        for pad in (wav.declared & 1, 0, 1):
+            if after[pad : pad + 4] == b"RIFF" and after[pad + 8 : pad + 12] == b"WAVE":
+                end, following = behind, behind + pad
+                break
+        else:
+            if _is_chunk(after, size - behind, wav.declared & 1) or size - behind < 8:
+                end = behind
+            else:
+                by_size = False
+                warning = (
+                    f"the header says {wav.declared} bytes of samples and {size - data_at} follow: "
+                    "all were recognised"
+                )
+    fmt, gain = _in_its_container(view, wav, data_at, end)
+    whole = start == 0 and following is None and fmt == wav.fmt and not wav.unpadded
+    if whole and by_size:
+        return Piece(0, size, warning=warning), None
+    if following is not None:
+        warning = warning or "several WAV files follow each other: all were recognised"
+    return Piece(data_at, end, _streaming_header(fmt), gain, warning), following
+
+
+def without_its_header(view: Readable, size: int) -> Piece | None:
+    """The first WAV file's samples behind a header that has nothing in it but what they are, for
+    one that FFmpeg stumbles over; None if there are none to be found."""
+    view.seek(0)
+    wav = parse(view.read(min(size, HEADER_LIMIT_BYTES)), size=size)
+    if wav is None:
+        return None
+    end = size if wav.declared is None else min(size, wav.data_at + wav.declared)
+    return Piece(wav.data_at, end, _streaming_header(wav.fmt))
+
+
+def _streaming_header(fmt: bytes) -> bytes:
+    """As who cannot go back writes it: FFmpeg then reads to the end."""
+    header = b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<I", len(fmt)) + fmt
+    return header + b"\0" * (len(fmt) & 1) + b"data\xff\xff\xff\xff"
+
+
+def _in_its_container(view: Readable, wav: Wav, data_at: int, end: int) -> tuple[bytes, int]:
+    """The format chunk and a gain for samples of fewer bits than the bytes that they are in, which
+    FFmpeg takes for something else (ALSA's S24_LE: 24 bits in 4 bytes)."""
+    tag, channels, _, _, block, bits = struct.unpack_from("<HHIIHH", wav.fmt)
+    if tag == _EXTENSIBLE and len(wav.fmt) >= 26:
+        tag = struct.unpack_from("<H", wav.fmt, 24)[0]
+    if tag != _PCM or not channels or block % channels:
+        return wav.fmt, 1
+    container, needed = block // channels, (bits + 7) // 8
+    if container not in (2, 3, 4) or not 1 < needed < container:
+        return wav.fmt, 1
+    view.seek(data_at)
+    looked_at = view.read(min(end - data_at, 4096 * block))
+    low = all(
+        _extends_sign(looked_at[at : at + container], needed)
+        for at in range(0, len(looked_at) - container + 1, container)
+    )
+    rate = wav.rate
+    fmt = struct.pack("<HHIIHH", _PCM, channels, rate, rate * block, block, 8 * container)
+    return fmt, 256 ** (container - needed) if low else 1
+
+
+def _extends_sign(sample: bytes, needed: int) -> bool:
+    """The bytes above the sample's own say nothing but its sign: it is at the low end."""
+    above = b"\xff" if sample[needed - 1] & 0x80 else b"\0"
+    rest = sample[needed:]
+    return rest in (above * len(rest), b"\0" * len(rest))
+
+
+def _is_chunk(after: bytes, left: int, pad: int) -> bool:
+    """Another chunk of the file, rather than more samples."""
+    for at in {pad, 0}:
+        name = after[at : at + 4].decode("latin-1")
+        if len(after) < at + 8 or not _plausible(after[at : at + 4]):
+            continue
+        (length,) = struct.unpack_from("<I", after, at + 4)
+        if name.strip() in _AFTER_DATA or at + 8 + length <= left:
+            return True
+    return False
+
+
+def _plausible(name: bytes) -> bool:
+    """The name of a chunk."""
+    return len(name) == 4 and all(0x20 <= letter < 0x7F for letter in name)

@@ -1,0 +1,178 @@
+"""A form (multipart/*) as it comes in: its parts, with names as clients really write them.
+
+python-multipart finds the parts; what their headers mean is read here, since names come unquoted,
+in any encoding, and with whatever a file system allows.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
+
+from modelserver.http.errors import ApiError
+
+_MOST_HEADERS = 1000
+_LONGEST_HEADER = 64 * 1024
+_PARAMETER = re.compile(rb';\s*([A-Za-z0-9_*-]+)\s*=\s*("(?:\\["\\]|[^"])*"?|[^;]*)')
+
+
+@dataclass(slots=True)
+class Part:
+    """One part of a form. `file_name`: None where it has none, which makes it a field; it may be
+    empty."""
+
+    name: str = ""
+    file_name: str | None = None
+    media_type: str = ""
+    base64: bool = False
+    headers: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def called_file(self) -> bool:
+        """By its headers it is a file, rather than text."""
+        return self.file_name is not None or self.media_type.startswith(("audio/", "video/"))
+
+
+Event = Part | bytes | None
+"""A part begins, some of its bytes, or it has ended."""
+
+
+class FormParser:
+    """Fed with a form's bytes. Raises `ApiError` for what is no form."""
+
+    def __init__(self, boundary: str) -> None:
+        self._events: list[Event] = []
+        self._part = Part()
+        self._name, self._value = b"", b""
+        self._ended = self._any = False
+        try:
+            self._parser = MultipartParser(
+                boundary.encode("latin-1", "replace"),
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_field": self._header_name,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_end,
+                    "on_part_data": self._data,
+                    "on_part_end": lambda: self._events.append(None),
+                    "on_end": self._end,
+                },
+                max_header_count=_MOST_HEADERS,
+                max_header_size=_LONGEST_HEADER,
+            )
+        except (FormParserError, ValueError) as error:
+            raise _malformed(str(error)) from error
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """What the next bytes bring."""
+        if self._ended:
+            return  # an epilogue, which says nothing
+        try:
+            self._parser.write(data)
+        except (FormParserError, ValueError) as error:
+            raise _malformed(str(error)) from error
+        events, self._events = self._events, []
+        yield from events
+
+    def finish(self) -> None:
+        """There is no more."""
+        if not self._any:
+            raise _malformed("no part of it begins with its boundary")
+        if not self._ended:
+            raise ApiError("incomplete_body", "the form ended before its closing boundary")
+
+    def _begin(self) -> None:
+        self._part, self._any = Part(), True
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        name = self._name.decode("latin-1").strip().lower()
+        self._part.headers[name] = self._value.strip()
+        self._name, self._value = b"", b""
+
+    def _headers_end(self) -> None:
+        headers = self._part.headers
+        self._part.media_type = media_type(headers.get("content-type", b"").decode("latin-1"))
+        coding = headers.get("content-transfer-encoding", b"").decode("latin-1").lower()
+        self._part.base64 = coding == "base64"
+        if coding not in ("", "7bit", "8bit", "binary", "base64"):
+            raise _malformed(f"the Content-Transfer-Encoding {coding[:40]!r} is not known")
+        name, self._part.file_name = disposition(headers.get("content-disposition", b""))
+        self._part.name = name or ""
+        self._events.append(self._part)
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self._events.append(data[start:end])
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def disposition(value: bytes) -> tuple[str | None, str | None]:
+    """Name and file name of a Content-Disposition (RFC 7578, RFC 5987), and of what clients make
+    of it: unquoted with spaces and semicolons, quotes and backslashes inside, any encoding."""
+    found: dict[str, bytes] = {}
+    last, at = "", value.find(b";")
+    while at >= 0 and (match := _PARAMETER.search(value, at)) is not None:
+        between = value[at : match.start()]
+        if last and between.strip(b"; \t"):  # the rest of an unquoted name with a semicolon in it
+            found[last] += between
+        last = match[1].decode("latin-1").lower()
+        text = match[2]
+        if text[:1] == b'"':
+            text = text[1:-1] if text[-1:] == b'"' and len(text) > 1 else text[1:]
+            text = re.sub(rb'\\(["\\])', rb"\1", text)
+        found.setdefault(last, text.strip())
+        at = match.end()
+    if last and at >= 0 and value[at:].strip(b"; \t"):
+        found[last] += value[at:]
+    extended = found.get("filename*")
+    if extended is not None:
+        return _text(found.get("name")), _extended(extended)
+    return _text(found.get("name")), _text(found.get("filename"))
+
+
+def media_type(value: str) -> str:
+    """Without its parameters, in lower case."""
+    return value.partition(";")[0].strip().lower()
+
+
+def parameter(value: str, name: str) -> str | None:
+    """One parameter of a media type; None if it has none of that name."""
+    for found, text in _PARAMETER.findall(b";" + value.partition(";")[2].encode("latin-1")):
+        if found.decode("latin-1").lower() == name:
+            return str(text.strip().strip(b'"').decode("latin-1"))
+    return None
+
+
+def _extended(value: bytes) -> str:
+    charset, _, rest = value.partition(b"'")
+    data = unquote_to_bytes(rest.partition(b"'")[2] if b"'" in rest else value)
+    try:
+        return data.decode(charset.decode("ascii") or "utf-8")
+    except (LookupError, UnicodeDecodeError):
+        return _text(data) or ""
+
+
+def _text(data: bytes | None) -> str | None:
+    if data is None:
+        return None
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return data.decode("latin-1")
+
+
+def _malformed(why: str) -> ApiError:
+    return ApiError("malformed_multipart", f"the form cannot be read: {why}")

@@ -1,0 +1,168 @@
+"""What a caller asks for, in the query or in the fields of a form or of JSON: the same names."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from modelserver.audio.channels import channel_choice
+from modelserver.audio.errors import AudioError
+from modelserver.audio.formats import RawFormat, raw_format, type_encoding
+from modelserver.http.errors import ApiError
+from modelserver.http.forms import media_type, parameter
+
+NAMES = ("model", "language", "words", "channels", "encoding", "rate")
+_IGNORED = ("_",)
+"""What browsers add so that nothing in between remembers the answer."""
+
+_TRUE, _FALSE = ("true", "1", "yes", "on", "y", "t"), ("false", "0", "no", "off", "n", "f", "")
+_ANY_LANGUAGE = ("", "auto", "any", "und", "mul")
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
+_OTHER_NAMES = {
+    "cn": "zh",
+    "chinese": "zh",
+    "mandarin": "zh",
+    "cmn": "zh",
+    "english": "en",
+    "eng": "en",
+    "jp": "ja",
+    "japanese": "ja",
+    "kr": "ko",
+    "korean": "ko",
+    "german": "de",
+    "french": "fr",
+    "spanish": "es",
+    "russian": "ru",
+    "ua": "uk",
+    "cz": "cs",
+    "gr": "el",
+    "vn": "vi",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What was asked for. `channels` as `audio.channels.channel_choice` takes it."""
+
+    model: str | None = None
+    language: str | None = None
+    words: bool = False
+    channels: str = "mix"
+    raw: RawFormat | None = None
+
+
+def read_parameters(
+    query: Iterable[tuple[str, str]], fields: Mapping[str, str], content_type: str
+) -> tuple[Parameters, list[str]]:
+    """From the query, the fields of the body, and its media type; and what should be said of them.
+    Raises `ApiError`, or `AudioError` for what no samples can be."""
+    values, warnings = _collect(query, fields)
+    return (
+        Parameters(
+            model=values.get("model") or None,
+            language=_language(values.get("language", "")),
+            words=_flag("words", values.get("words", "false")),
+            channels=_channels(values),
+            raw=_raw(values, content_type),
+        ),
+        warnings,
+    )
+
+
+def _collect(
+    query: Iterable[tuple[str, str]], fields: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    values: dict[str, str] = {}
+    warnings: list[str] = []
+    for name, value in query:
+        if name in _IGNORED:
+            continue
+        if name not in NAMES:
+            raise ApiError("bad_parameter", _unknown(name))
+        if values.setdefault(name, value) != value:
+            raise ApiError("bad_parameter", f"{name} is given twice, with different values")
+    for name, value in fields.items():
+        if name not in NAMES:
+            if difflib.get_close_matches(name, NAMES, n=1, cutoff=0.75):
+                raise ApiError("bad_parameter", _unknown(name))
+            warnings.append(f"the field {name[:40]!r} is not known, and was ignored")
+            continue
+        if values.setdefault(name, value) != value:
+            raise ApiError(
+                "bad_parameter", f"{name} is given in the query and in the body, differently"
+            )
+    return values, warnings
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, NAMES, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return f"there is no parameter {name[:60]!r}; {meant}there are: {', '.join(NAMES)}"
+
+
+def _flag(name: str, text: str) -> bool:
+    wanted = text.strip().lower()
+    if wanted not in _TRUE + _FALSE:
+        raise ApiError("bad_parameter", f"{name}={text[:40]!r} is neither true nor false")
+    return wanted in _TRUE
+
+
+def _language(text: str) -> str | None:
+    wanted = text.strip().lower()
+    if wanted in _ANY_LANGUAGE:
+        return None
+    if not _LANGUAGE.fullmatch(wanted):
+        raise ApiError(
+            "bad_parameter", f"language={text[:40]!r} is no language tag; zh, en-US or auto are"
+        )
+    return _OTHER_NAMES.get(wanted, wanted.replace("_", "-"))
+
+
+def _channels(values: Mapping[str, str]) -> str:
+    text = values.get("channels", "mix") or "mix"
+    if _is_count(text, values):
+        return "mix"
+    channel_choice(text)  # to refuse it before anything is received
+    return text
+
+
+def _is_count(text: str, values: Mapping[str, str]) -> bool:
+    """With samples that have no header, one number says how many channels they have."""
+    return "encoding" in values and text.isascii() and text.isdecimal()
+
+
+def _raw(values: Mapping[str, str], content_type: str) -> RawFormat | None:
+    """What the samples are, if they are sent without a container."""
+    kind = media_type(content_type)
+    named = type_encoding(kind)
+    rate = _number("rate", values.get("rate") or parameter(content_type, "rate"))
+    if "encoding" in values:
+        encoding = values["encoding"]
+    elif named is not None:
+        encoding = named[0]
+        rate = rate or named[1]
+        if rate is None and kind not in ("audio/l8", "audio/l16", "audio/l24"):
+            return None  # a name that files are sent under, too
+    else:
+        if "rate" in values:
+            raise ApiError("bad_parameter", "rate is for samples without a header: add encoding")
+        return None
+    channels = _number("channels", parameter(content_type, "channels"))
+    asked = values.get("channels", "")
+    if _is_count(asked, values):
+        channels = int(asked)
+    elif channels is None and asked not in ("", "mix"):
+        numbers = channel_choice(asked).numbers
+        channels = max(numbers) + 1 if numbers else 2
+    try:
+        return raw_format(encoding, rate, 1 if channels is None else channels)
+    except AudioError as error:
+        raise ApiError(error.code, error.message) from error
+
+
+def _number(name: str, text: str | None) -> int | None:
+    if text is None or not text.strip():
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        raise ApiError("bad_parameter", f"{name}={text[:40]!r} is not a number")
+    return int(text)
