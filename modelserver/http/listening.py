@@ -9,7 +9,7 @@ from typing import Any, cast
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+from aiohttp.web_protocol import RequestHandler
 
 from modelserver.http.connections import Connections
 from modelserver.http.errors import ApiError, error_response
@@ -112,7 +112,7 @@ class HttpServer:
 class _Connection(RequestHandler):
     """aiohttp's connection, counted, with our error document for what is not even HTTP."""
 
-    __slots__ = ("_connections", "_counted", "_half_closed", "_heard", "_traffic")
+    __slots__ = ("_connections", "_counted", "_half_closed", "_heard", "_traffic", "cut_short")
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class _Connection(RequestHandler):
         self.access_logger = None  # the middleware logs requests
         self._connections = connections
         self._traffic = traffic
-        self._counted = self._half_closed = False
+        self._counted = self._half_closed = self.cut_short = False
         self._heard = loop.time()
 
     def data_received(self, data: bytes) -> None:
@@ -181,8 +181,10 @@ class _Connection(RequestHandler):
         if self._half_closed:
             return True
         self._half_closed = True
-        # What came before it may not have got to its handler yet.
-        asyncio.get_running_loop().call_later(_AFTER_EOF_S, self._answer_after_eof)
+        if self._request_in_progress:
+            self._answer_after_eof()
+        else:  # what came before it may not have got to its handler yet
+            asyncio.get_running_loop().call_later(_AFTER_EOF_S, self._answer_after_eof)
         return True
 
     def _answer_after_eof(self) -> None:
@@ -196,7 +198,8 @@ class _Connection(RequestHandler):
         if request is None:
             return  # it is being sent
         if not request.content.is_eof():
-            request.content.set_exception(RequestPayloadError("the client has closed its side"))
+            self.cut_short = True
+            request.content.feed_eof()
         if not request.writer.output_size:
             transport.write(_FIRST_LETTER)
             self.transport = cast("asyncio.Transport", _WithoutFirstLetter(self, transport))

@@ -32,6 +32,9 @@ _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 class Lingering(Protocol):
     """A connection whose client may still be sending what was refused."""
 
+    cut_short: bool
+    """The client has closed its side before its body was whole."""
+
     def linger(self) -> None:
         """Read on, and throw it away, as long as something comes."""
 
@@ -77,7 +80,8 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         request.app[SERVICE].traffic.abandoned += 1
         _log_request(request, request_id, None, "cancelled", started)
         raise
-    if error is not None and not request.content.is_eof():
+    content = request.content
+    if error is not None and not content.is_eof():
         response.force_close()
         if isinstance(request.protocol, Lingering):
             request.protocol.linger()

@@ -14,7 +14,7 @@ from modelserver.http.codings import Base64, Inflater, Unwrapped
 from modelserver.http.errors import ApiError
 from modelserver.http.forms import FormParser, Part, media_type, parameter
 from modelserver.http.json_body import JsonBody
-from modelserver.http.middleware import unknown_expectation
+from modelserver.http.middleware import Lingering, unknown_expectation
 from modelserver.settings import LimitSettings
 from supervisor import Spool
 
@@ -106,6 +106,9 @@ class Upload:
                 async with asyncio.timeout(limits.upload_idle_s):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
+                protocol = self._request.protocol
+                if isinstance(protocol, Lingering) and protocol.cut_short:
+                    raise ApiError("incomplete_body", "the body ended too early") from None
                 return
             except TimeoutError:
                 raise ApiError(
