@@ -404,6 +404,8 @@ class _Window:
             data = header[self._at : self._at + size]
         else:
             offset = self._piece.start + self._at - len(header)
+            if offset >= self._piece.end:
+                return b""
             self._view.seek(offset)
             data = self._view.read(max(0, min(size, self._piece.end - offset)))
         self._at += len(data)
