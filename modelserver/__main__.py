@@ -15,7 +15,18 @@ signal.signal(signal.SIGTERM, _end_at_once)
 if "serve" in sys.argv[1:2]:  # a reload may be asked for before there is anything to reload
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-from modelserver.cli import main  # noqa: E402 - what is above must not wait for the imports
+
+def main() -> None:
+    """Run the command."""
+    if sys.argv[1:2] == ["ready"]:  # every few seconds, beside a server that needs the memory
+        from modelserver import ready
+
+        if (status := ready.main(sys.argv[2:])) is not None:
+            raise SystemExit(status)
+    from modelserver.cli import main as command_line
+
+    command_line()
+
 
 if __name__ == "__main__":
     main()

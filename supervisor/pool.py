@@ -120,11 +120,14 @@ class Pool:
         spools: SpoolStore | None = None,
         guard: Guard | None = None,
         sound: Callable[[], Awaitable[bool]] | None = None,
+        measure: Callable[[Any], float] | None = None,
     ) -> None:
         """`spools`: where the inputs come from, if they shall be kept small too. `guard`: one that
         several pools share, and that is entered already; without it the pool has its own. `sound`:
         asked after a worker has crashed, before its job runs again: whether what the model was
-        loaded from is still what it was. If not, the target is asked for and loaded anew."""
+        loaded from is still what it was. If not, the target is asked for and loaded anew.
+        `measure`: the size in units that an answer tells of its job, where its caller could only
+        believe what the input says of itself."""
         self.settings = settings or PoolSettings()
         self._guard = guard or Guard(self.settings.memory, spools)
         self._guard_is_mine = guard is None
@@ -137,7 +140,7 @@ class Pool:
             self._guard.clock,
         )
         self._queue = JobQueue()
-        self._sound = sound
+        self._sound, self._measure = sound, measure
         self._suspended: set[Job] = set()
         """Jobs whose worker has crashed, while it is found out what that says of the model."""
         self._tasks = Tasks()
@@ -464,7 +467,8 @@ class Pool:
                 )
         self._guard.ended(worker)
         if isinstance(message, Done):
-            self._guard.finished(self._member, worker, job.units, message.run_s, growth_bytes)
+            units = job.units if self._measure is None else self._measure(message.value)
+            self._guard.finished(self._member, worker, units, message.run_s, growth_bytes)
         worker.job_over(
             done=not isinstance(message, Cancelled)
         )  # from here on it may have the next one

@@ -391,6 +391,16 @@ def test_no_bytes_whatever_break_the_reader() -> None:
     assert 0 < refused < 2000
 
 
+def test_no_header_that_is_cut_breaks_the_gate() -> None:
+    for kind in ("wav", "rf64", "w64", "caf", "m4a"):
+        file = encoded(TONE, kind)
+        for length in range(200):
+            with contextlib.suppress(AudioError):
+                gate = Gate(3600)
+                gate.feed(file[:length])
+                gate.finish()
+
+
 @pytest.mark.parametrize("kind", sorted(LOSSLESS | LOSSY))
 def test_no_damage_breaks_a_decoder(kind: str) -> None:
     generator = random.Random(kind)

@@ -224,3 +224,42 @@ def test_a_transcript_that_cannot_be_written_costs_no_other(
         )
     assert full.returncode == 1
     assert b"Traceback" not in full.stderr
+
+
+def test_a_health_check_costs_little() -> None:
+    """It runs inside the server's memory limit: the standard library alone, and little of it."""
+    code = (
+        "import sys; sys.argv = ['modelserver', 'ready', '--port=1']\n"
+        "from modelserver.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: status = end.code\n"
+        "others = {m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names)\n"
+        "print(status, sorted(m for m in others if not m.startswith(('_', 'sitecustomize'))),"
+        " open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert "no server answers at http://127.0.0.1:1/readyz: Connection refused" in done.stderr
+    status, rest = done.stdout.split(" ", 1)
+    modules, _, kilobytes = rest.rpartition(" ")
+    assert status == "1"
+    assert modules == "['modelserver']"
+    assert int(kilobytes) < 25_000
+
+
+def test_a_health_check_knows_where_the_server_is(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('host = "::"\nport = 3\n')
+    for arguments, environment, address in (
+        (["--config", str(file)], {}, "http://[::1]:3"),
+        ([f"--config={file}", "--port", "4"], {}, "http://[::1]:4"),
+        ([], {"MODELSERVER_CONFIG": str(file), "MODELSERVER_HOST": "0.0.0.0"}, "127.0.0.1:3"),
+        (["--host=127.0.0.2"], {"MODELSERVER_PORT": "5"}, "127.0.0.2:5"),
+        ([], {"MODELSERVER_PORT": "tcp://10.0.0.1:8091"}, "127.0.0.1:8091"),
+    ):
+        done = modelserver("ready", *arguments, **environment)
+        assert done.returncode == 1
+        assert address in done.stderr.decode()
+    assert b"Usage:" in modelserver("ready", "--help").stdout
+    assert b"No such option" in modelserver("ready", "--prot=1").stderr

@@ -387,3 +387,33 @@ def test_disk_descriptors_and_processes_are_counted(small_disk: Path, tmp_path: 
     assert after.free == after.limit - after.used
     processes = read_processes()
     assert processes is None or processes.used > 0
+
+
+def test_a_kill_while_nobody_of_ours_was_dying_was_somebody_elses() -> None:
+    """A health check that the kernel has killed, and a worker that an operator kills a second
+    later."""
+    with subprocess.Popen(["sleep", "100"]) as worker:
+        evidence = OomEvidence()
+        evidence._log.close()  # as inside a container
+        evidence.ours = lambda: [worker.pid]
+        evidence._unascribed.append(time.monotonic())
+        evidence.look()
+        assert evidence._unascribed  # the kernel counts a moment before it kills
+        time.sleep(0.1)
+        evidence.look()
+        assert not evidence._unascribed
+        worker.kill()
+        assert not evidence.killed(worker.pid)
+        evidence.close()
+
+
+def test_a_kill_while_one_of_ours_is_dying_is_its_own() -> None:
+    with subprocess.Popen(["sleep", "100"]) as worker:
+        evidence = OomEvidence()
+        evidence._log.close()
+        evidence.ours = lambda: [worker.pid]
+        evidence._unascribed.append(time.monotonic() - 0.1)
+        worker.kill()
+        evidence.look()
+        assert evidence.killed(worker.pid)
+        evidence.close()

@@ -19,7 +19,7 @@ import av.logging
 
 from modelserver.audio.channels import SPLIT, ChannelChoice, LouderWhereMixingFails
 from modelserver.audio.errors import AudioError, not_audio, too_long, unsupported
-from modelserver.audio.formats import DECODERS, DEMUXERS, EITHER_ENDIAN, RawFormat
+from modelserver.audio.formats import DECODERS, DEMUXERS, EITHER_ENDIAN, SAMPLE_RATES, RawFormat
 from modelserver.audio.look import what_it_is
 from modelserver.audio.riff import Piece, Readable, pieces, without_its_header
 
@@ -161,6 +161,12 @@ class AudioReader:
         if opened.stream is None:
             container.close()
             raise unsupported("there is no sound in the file, or none that can be decoded")
+        rate = opened.stream.codec_context.sample_rate
+        if rate and rate not in SAMPLE_RATES:
+            container.close()
+            raise unsupported(
+                f"samples at {rate} Hz; from {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz are taken"
+            )
         return opened
 
     def _refusal(self) -> AudioError:
@@ -251,9 +257,13 @@ class AudioReader:
                 continue
             failed = 0
             for frame in frames:
-                if isinstance(frame, av.AudioFrame) and frame.samples and frame.sample_rate:
-                    frame.pts = None
-                    yield frame
+                if not isinstance(frame, av.AudioFrame) or not frame.samples:
+                    continue
+                if frame.sample_rate not in SAMPLE_RATES:
+                    self._damaged += 1
+                    continue
+                frame.pts = None
+                yield frame
 
     def _heard(self, graph: _Graph, *, last: bool) -> Iterator[Sequence[bytes]]:
         for channels, mean in graph.pull(last=last):

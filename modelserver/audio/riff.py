@@ -111,7 +111,7 @@ def parse(data: bytes, *, size: int | None = None) -> Wav | None:
             return Wav(form, fmt, inside, declared, unpadded)
         if name == b"fmt ":
             fmt = data[inside : inside + length]
-        elif name == b"ds64" and length >= 16:
+        elif name == b"ds64" and length >= 16 and inside + 16 <= len(data):
             long_size = struct.unpack_from("<Q", data, inside + 8)[0]
         at = inside + length
         if length & 1:

@@ -12,7 +12,7 @@ import models as model_package
 from modelserver.cli.errors import told
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
-from modelserver.serving.choice import Choice, candidate, does_not_fit, worker_count
+from modelserver.serving.choice import Choice, candidate, does_not_fit, worker_count, workers_text
 from modelserver.serving.measure import Measured, measure
 from modelserver.serving.served import memory_settings
 from modelserver.serving.targets import find_model
@@ -104,14 +104,14 @@ def _in_words(
     if result is not None:
         off = (choice.prediction.model - result.model) / result.model
         lines.append(
-            f"measured: {in_units(result.model)} for the model (the prediction was {off:+.0%} "
-            f"off), {in_units(result.growth)} for a worker after {result.audio_s:.0f} s of speech"
+            f"measured: {in_units(result.model)} for the model ({_difference(off)}), "
+            f"{in_units(result.growth)} for a worker after {result.audio_s:.0f} s of speech"
         )
     lines.append("")
     if choice.needs(workers) <= headroom.now:
         lines.append(
-            f"It fits here now: there is room for {in_units(headroom.now)} ({headroom.limit}), "
-            f"enough for {max(1, choice.workers_within(headroom.now))} workers."
+            f"It fits here now, with {workers_text(workers)}: there is room for "
+            f"{in_units(headroom.now)} ({headroom.limit})."
         )
     else:
         lines.append(f"{does_not_fit(choice, workers, headroom)}.")
@@ -158,3 +158,10 @@ _GRAPHS = {
 
 def _or_dash(count: int) -> str:
     return in_units(count) if count else "-"
+
+
+def _difference(off: float) -> str:
+    percent = round(100 * off)
+    if not percent:
+        return "as predicted"
+    return f"{abs(percent)} % {'more' if percent > 0 else 'less'} was predicted"

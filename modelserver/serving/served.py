@@ -71,6 +71,11 @@ def _unless_auto(size: int | str) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def _heard_s(answer: dict[str, Any]) -> float:
+    """Seconds of audio that were really there: a header may say anything."""
+    return float(answer["duration_s"])
+
+
 def _tell_if_crashed(task: asyncio.Task[None]) -> None:
     """Nobody else would hear of it."""
     if not task.cancelled() and (error := task.exception()) is not None:
@@ -259,7 +264,7 @@ class ServedModel:
         async def sound() -> bool:
             return await self._sound(pool)
 
-        pool = Pool(target, settings, self._spools, self._guard, sound)
+        pool = Pool(target, settings, self._spools, self._guard, sound, _heard_s)
         return pool
 
     async def _target(self, pool: Pool) -> Target:

@@ -63,6 +63,7 @@ class Observer:
         self._settings = settings
         self._members = members
         self._evidence = evidence
+        evidence.ours = lambda: [process.pid for process in self._processes()]
         self._reap_strangers = reap_strangers
         self._ending: set[int] = set()
         """Helpers that were ended, for as long as they are there."""

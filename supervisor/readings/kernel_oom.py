@@ -4,9 +4,10 @@ read. A SIGKILL alone is no evidence."""
 import contextlib
 import os
 import re
+import signal
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,9 @@ _A_GLANCE = 1_000
 """Records: a few milliseconds, where something floods the log."""
 _FRESH_S = 10.0
 """A death is learned of within milliseconds; evidence older than this is of something else."""
+_COUNTED_BEFORE_S = 0.05
+_PF_EXITING = 0x4
+"""In the flags of /proc/PID/stat (include/linux/sched.h)."""
 _FRESH_OF_MACHINE_S = 1.0
 """The same where everybody's kills are counted."""
 
@@ -155,6 +159,9 @@ class OomEvidence:
     """
 
     def __init__(self) -> None:
+        self.ours: Callable[[], Collection[int]] = list
+        """Our processes. While none of them is dying, a kill that nobody is named for was
+        somebody else's: a health check's, say, in the same cgroup."""
         self._counter = OomCounter()
         self._fresh_s = _FRESH_OF_MACHINE_S if self._counter.of_machine else _FRESH_S
         self._count = self._counter.read()
@@ -178,6 +185,11 @@ class OomEvidence:
                     self._unascribed.popleft()
         while self._unascribed and now - self._unascribed[0] > self._fresh_s:
             self._unascribed.popleft()
+        # The kernel counts a moment before it kills.
+        if self._unascribed and now - self._unascribed[-1] > _COUNTED_BEFORE_S:
+            ours = self.ours()
+            if ours and not any(map(_is_dying, ours)):
+                self._unascribed.clear()
         for known in (self._reported, self._explained):
             for pid in [pid for pid, seen in known.items() if now - seen > _FRESH_S]:
                 del known[pid]
@@ -204,6 +216,19 @@ class OomEvidence:
         """Let the kernel's log and its counter go."""
         self._log.close()
         self._counter.close()
+
+
+def _is_dying(pid: int) -> bool:
+    """It has gone, is going, or has been sent a SIGKILL."""
+    status = read_file(f"/proc/{pid}/status")
+    if not status or b"\nState:\tZ" in status or b"\nState:\tX" in status:
+        return True
+    for name in (b"SigPnd:\t", b"ShdPnd:\t"):
+        _, found, mask = status.partition(name)
+        if found and int(mask[:16], 16) & 1 << (signal.SIGKILL - 1):
+            return True
+    flags = read_file(f"/proc/{pid}/stat").rpartition(b") ")[2].split()[6:7]
+    return bool(flags and int(flags[0]) & _PF_EXITING)
 
 
 def _in_first_pid_namespace() -> bool:
