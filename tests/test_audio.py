@@ -17,6 +17,7 @@ import pytest
 import wavs
 from conftest import as_wav
 from encoded import LOSSLESS, LOSSY, encoded
+from long_files import grown
 
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
@@ -523,3 +524,10 @@ def test_the_worker_refuses_what_is_too_long_whatever_its_header_says() -> None:
     reader = AudioReader(io.BytesIO(file), len(file), RATE, longest_s=2.0)
     with pytest.raises(AudioError, match=r"limits\.audio_s"):
         list(reader.pcm(8000))
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "m4a"])
+def test_a_long_file_needs_no_more_memory_than_a_short_one(tmp_path: Path, kind: str) -> None:
+    """Ten minutes against one; `benchmarks/long_files.py` does it with two hours."""
+    more, _ = grown(kind, 10, tmp_path)
+    assert more < 10_000_000

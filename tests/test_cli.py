@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import wavs
+from encoded import encoded
 
 import models
 from models.prepared import PreparedModel
@@ -263,3 +265,44 @@ def test_a_health_check_knows_where_the_server_is(tmp_path: Path) -> None:
         assert address in done.stderr.decode()
     assert b"Usage:" in modelserver("ready", "--help").stdout
     assert b"No such option" in modelserver("ready", "--prot=1").stderr
+
+
+def test_directories_and_patterns_and_every_kind_of_file_are_taken(
+    clips: list[bytes], files: list[str], tmp_path: Path
+) -> None:
+    below = tmp_path / "calls" / "monday"
+    below.mkdir(parents=True)
+    shutil.copy(files[2], below / "a.WAV")
+    (below / "b.mp3").write_bytes(encoded(clips[2], "mp3"))
+    (below / "notes.txt").write_text("no audio")
+    (tmp_path / "calls" / "c.flac").write_bytes(encoded(clips[2], "flac"))
+    (tmp_path / "calls" / "broken.ogg").write_bytes(b"OggS" + bytes(100))
+    out = tmp_path / "out"
+    done = modelserver(
+        "transcribe", "-o", str(out), str(tmp_path / "calls"), str(tmp_path / "calls" / "*.flac")
+    )
+    assert done.returncode == 1
+    errors = done.stderr.decode()
+    assert "broken.ogg: the Ogg file cannot be read" in errors
+    assert "3 of 4 files transcribed" in errors
+    assert sorted(file.name for file in out.iterdir()) == ["a.txt", "b.txt", "c.txt"]
+    assert all("어제" in file.read_text() for file in out.iterdir())
+    nothing = modelserver("transcribe", str(below.parent.parent / "out"))
+    assert (nothing.returncode, b"there is no audio file" in nothing.stderr) == (1, True)
+
+
+def test_samples_and_channels_are_heard_as_asked(clips: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "samples.raw").write_bytes(clips[2])
+    raw = modelserver(
+        "transcribe", "--encoding=s16le", "--rate=16000", str(tmp_path / "samples.raw")
+    )
+    assert "어제" in raw.stdout.decode(), raw.stderr
+    both = b"".join(clips[2][at : at + 2] * 2 for at in range(0, len(clips[2]), 2))
+    (tmp_path / "both.wav").write_bytes(wavs.wav_file(both, channels=2))
+    split = modelserver(
+        "transcribe", "--channels=split", "--format=json", str(tmp_path / "both.wav")
+    )
+    segments = json.loads(split.stdout)["speech"]["segments"]
+    assert {segment["channel"] for segment in segments} == {0, 1}
+    for wrong in (["--channels=left"], ["--encoding=mp5", "--rate=1"], ["--encoding=s16le"]):
+        assert modelserver("transcribe", *wrong, str(tmp_path / "both.wav")).returncode == 2

@@ -1,13 +1,7 @@
 """Five hundred files and bodies that should not be, of `benchmarks/hostile.py`."""
 
-import sys
-from pathlib import Path
-
-from running import RunningServer
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 from hostile import attempts, run
+from running import RunningServer
 
 MB = 1_000_000
 

@@ -1,6 +1,7 @@
 """The server with the embedded model, as its clients see it."""
 
 import fcntl
+import functools
 import http.client
 import json
 import os
@@ -734,3 +735,33 @@ def test_a_recording_that_could_never_be_done_in_time_is_refused_at_once(
         refused = server.convert(long)
         assert (refused.status, refused.json["error"]["code"]) == (413, "too_large_for_server")
         assert "1 s are allowed" in refused.json["error"]["message"]
+
+
+def hears_sigterm(pid: int) -> bool:
+    """It has a handler for it: without one, nothing reaches the first process of a namespace."""
+    mask = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:\t")[2].split()[0]
+    return bool(int(mask, 16) & 1 << (signal.SIGTERM - 1))
+
+
+@pytest.mark.parametrize("as_pid_1", [False, True])
+def test_sigterm_at_any_moment_of_the_start_ends_it(
+    tmp_path: Path, small: models.ModelLocation, as_pid_1: bool
+) -> None:
+    """In two seconds, with 0 or 143; as a container's first process too, whose interpreter has to
+    be there before it can hear anything."""
+    program = [sys.executable, "-m", "modelserver", "serve", f"--model={small.directory}"]
+    if as_pid_1:
+        program = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *program]
+    variables = {**os.environ, "MODELSERVER_PORT": "0", "MODELSERVER_ADMIN_LISTEN": "off"}
+    variables |= {"MODELSERVER_PREPARE": "never"}
+    for after_s in (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.5):
+        process = subprocess.Popen(
+            program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables
+        )
+        time.sleep(after_s)
+        server = psutil.Process(process.pid)
+        if as_pid_1:
+            server = until(lambda s=server: next(iter(s.children()), None))
+            until(functools.partial(hears_sigterm, server.pid))
+        server.send_signal(signal.SIGTERM)
+        assert process.wait(2) in (0, 143, -signal.SIGTERM), after_s
