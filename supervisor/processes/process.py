@@ -14,7 +14,7 @@ from supervisor.readings.processes import descendants
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_STATUS_ASKS = 200
+_STATUS_ASKS = 500
 _STATUS_POLL_S = 0.01
 _EXIT_CODE = 49
 """Of the fields of /proc/PID/stat that follow the command: the fifty-second of all."""
