@@ -112,7 +112,15 @@ class HttpServer:
 class _Connection(RequestHandler):
     """aiohttp's connection, counted, with our error document for what is not even HTTP."""
 
-    __slots__ = ("_connections", "_counted", "_half_closed", "_heard", "_traffic", "cut_short")
+    __slots__ = (
+        "_connections",
+        "_counted",
+        "_half_closed",
+        "_heard",
+        "_timer",
+        "_traffic",
+        "cut_short",
+    )
 
     def __init__(
         self,
@@ -134,6 +142,7 @@ class _Connection(RequestHandler):
         self._traffic = traffic
         self._counted = self._half_closed = self.cut_short = False
         self._heard = loop.time()
+        self._timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         self._heard = asyncio.get_running_loop().time()
@@ -150,9 +159,9 @@ class _Connection(RequestHandler):
             if loop.time() - self._heard > _LINGER_IDLE_S:
                 self.force_close()
             else:
-                loop.call_later(_LINGER_LOOK_S, look)
+                self._timer = loop.call_later(_LINGER_LOOK_S, look)
 
-        loop.call_later(_LINGER_LOOK_S, look)
+        self._timer = loop.call_later(_LINGER_LOOK_S, look)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -166,6 +175,9 @@ class _Connection(RequestHandler):
             stream.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._counted:
             self._counted = False
             self._connections.closed(self)
@@ -184,7 +196,8 @@ class _Connection(RequestHandler):
         if self._request_in_progress:
             self._answer_after_eof()
         else:  # what came before it may not have got to its handler yet
-            asyncio.get_running_loop().call_later(_AFTER_EOF_S, self._answer_after_eof)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_AFTER_EOF_S, self._answer_after_eof)
         return True
 
     def _answer_after_eof(self) -> None:
@@ -219,7 +232,8 @@ class _Connection(RequestHandler):
             transport.abort()
             return
         wait_s = min(_LOOK_LONGEST_S, 2 * after_s)
-        asyncio.get_running_loop().call_later(wait_s, self._abort_if_gone, transport, wait_s)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(wait_s, self._abort_if_gone, transport, wait_s)
 
     def handle_error(
         self,
