@@ -20,6 +20,8 @@ LOSSLESS = {
     "caf": ("caf", "pcm_s16be", {}),
     "au": ("au", "pcm_s16be", {}),
     "alac in m4a": ("ipod", "alac", {}),
+    "wavpack": ("wv", "wavpack", {}),
+    "tta": ("tta", "tta", {}),
     "pcm in matroska": ("matroska", "pcm_s16le", {}),
     "pcm in mov": ("mov", "pcm_s16be", {}),
     "pcm in avi": ("avi", "pcm_s16le", {}),
@@ -42,8 +44,6 @@ LOSSY = {
     "wma": ("asf", "wmav2", {}),
     "mp2 in mpeg-ts": ("mpegts", "mp2", {}),
     "ac3": ("ac3", "ac3", {}),
-    "wavpack": ("wv", "wavpack", {}),
-    "tta": ("tta", "tta", {}),
     "amr": ("amr", "libopencore_amrnb", {}),
 }
 _STEREO = ("vorbis",)
@@ -67,6 +67,8 @@ def encoded(pcm: bytes, kind: str, rate: int = 16_000) -> bytes:
             codec, rate=_RATES.get(codec, rate), layout=layout, options={"strict": "experimental"}
         )
         assert isinstance(stream, av.AudioStream)
+        if codec in ("wavpack", "tta"):  # their first choice are 8 bits
+            stream.codec_context.format = "s16p" if codec == "wavpack" else "s16"
         if codec == "wmav2":
             stream.codec_context.bit_rate = 64_000
         frame = av.AudioFrame(format="s16", layout="mono", samples=len(pcm) // 2)
