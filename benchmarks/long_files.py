@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import wavs
 from encoded import encoded
 
-KINDS = ("wav", "flac", "mp3", "m4a", "opus", "webm", "aac", "amr")
+KINDS = ("wav", "flac", "mp3", "m4a")
 READ = """
 import sys
 from modelserver.audio.reader import AudioReader
