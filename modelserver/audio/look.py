@@ -146,18 +146,27 @@ def mangled(head: bytes) -> bool:
     return head[:4] == b"RIFF" and len(head) >= 12 and b"\0" not in head[:44]
 
 
-# Bytes a second, for a guess at how long something is that only a worker can measure.
-_PACE = (
-    (b"fLaC", 0, 24_000),
-    (b"OggS", 0, 4_000),
-    (b"\x1a\x45\xdf\xa3", 0, 6_000),
-    (b"#!AMR", 0, 1_600),
-    (b"ID3", 0, 16_000),
-    (b"ftyp", 4, 16_000),
-    (b"FORM", 0, 88_000),
-    (b"caff", 0, 88_000),
+# What containers begin with, and bytes a second for a guess at how long one is.
+_CONTAINERS = (
+    (b"ftyp", 4, "MP4 or M4A", 16_000),
+    (b"OggS", 0, "Ogg", 4_000),
+    (b"fLaC", 0, "FLAC", 24_000),
+    (b"\x1a\x45\xdf\xa3", 0, "Matroska or WebM", 6_000),
+    (b"ID3", 0, "MP3", 16_000),
+    (b"RIFF", 0, "WAV or AVI", 32_000),
+    (b"FORM", 0, "AIFF", 88_000),
+    (b"caff", 0, "CAF", 88_000),
+    (b"0&\xb2u", 0, "WMA or ASF", 16_000),
+    (b"#!AMR", 0, "AMR", 1_600),
+    (b"FLV", 0, "FLV", 16_000),
 )
 _PACE_OTHERS = 12_000
+
+
+def container_of(head: bytes) -> str | None:
+    """The name of the container that begins so, if it is one of those that say so."""
+    names = (name for magic, at, name, _ in _CONTAINERS if head[at : at + len(magic)] == magic)
+    return next(names, None)
 
 
 class Gate:
@@ -199,8 +208,8 @@ class Gate:
             at = self._wav.data_at if self._wav else 0
             return max(0.0, (size - at) / pace)
         head = bytes(self._head[:16])
-        found = (rate for magic, at, rate in _PACE if head[at : at + len(magic)] == magic)
-        return size / next(found, _PACE_OTHERS)
+        paces = (pace for magic, at, _, pace in _CONTAINERS if head[at : at + len(magic)] == magic)
+        return size / next(paces, _PACE_OTHERS)
 
     def _look(self, *, complete: bool) -> None:
         head = bytes(self._head)

@@ -20,7 +20,7 @@ import av.logging
 from modelserver.audio.channels import SPLIT, ChannelChoice, LouderWhereMixingFails
 from modelserver.audio.errors import AudioError, not_audio, too_long, unsupported
 from modelserver.audio.formats import DECODERS, DEMUXERS, EITHER_ENDIAN, SAMPLE_RATES, RawFormat
-from modelserver.audio.look import what_it_is
+from modelserver.audio.look import container_of, what_it_is
 from modelserver.audio.riff import Piece, Readable, pieces, without_its_header
 
 av.logging.set_level(None)
@@ -28,19 +28,6 @@ av.logging.set_level(None)
 _PROBE_BYTES = "2048"
 """Of a file whose header says all; FFmpeg would read and decode half a second to guess."""
 _PROBE_OTHERS_BYTES = "2000000"
-_CONTAINERS = (
-    (b"ftyp", 4, "MP4 or M4A"),
-    (b"OggS", 0, "Ogg"),
-    (b"fLaC", 0, "FLAC"),
-    (b"\x1a\x45\xdf\xa3", 0, "Matroska or WebM"),
-    (b"ID3", 0, "MP3"),
-    (b"RIFF", 0, "WAV or AVI"),
-    (b"FORM", 0, "AIFF"),
-    (b"caff", 0, "CAF"),
-    (b"0&\xb2u", 0, "WMA or ASF"),
-    (b"#!AMR", 0, "AMR"),
-    (b"FLV", 0, "FLV"),
-)
 _BLOCK_S = 0.1
 _LISTEN_BYTES = 64_000
 """Of samples whose order of bytes is to be heard."""
@@ -173,9 +160,8 @@ class AudioReader:
         said = what_it_is(self._head)
         if said is not None and said.startswith("this is "):
             return not_audio(said)
-        for magic, at, name in _CONTAINERS:
-            if self._head[at : at + len(magic)] == magic:
-                return not_audio(f"the {name} file cannot be read: it is damaged, or cut short")
+        if (name := container_of(self._head)) is not None:
+            return not_audio(f"the {name} file cannot be read: it is damaged, or cut short")
         return not_audio(said or "this is no audio file of a kind that is known")
 
     def _numbers(self) -> tuple[int, ...]:
