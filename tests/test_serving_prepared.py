@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import threading
 import time
 import unittest.mock
@@ -117,6 +118,28 @@ def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
         assert not server.events("job.retried")
         assert len(list(prepared_models(store))) == 1
         assert server.stop() == 0
+
+
+def test_reloads_do_not_begin_the_preparation_anew(
+    tmp_path: Path, small: models.ModelLocation, store: Path
+) -> None:
+    with start_server(
+        tmp_path,
+        f"--model={small.directory}",
+        MODELSERVER_WARMUP="none",
+        MODELSERVER_LANGUAGE="ko",
+        MODELSERVER_PREPARED_DIR=str(store),
+        MODELSERVER_PREPARE="auto",
+    ) as server:
+        server.wait_event("prepare.started", timeout_s=30)
+        until(lambda: server.health()["models"][0]["preparing"], 60)
+        for _ in range(3):
+            seen = len(server.events())
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_event("server.reloaded", seen)
+        server.wait_event("prepare.done", timeout_s=90)
+        assert len(server.events("prepare.started")) == 1
+        server.wait_event("model.loaded", timeout_s=60, graph="mapped")
 
 
 def test_first_prepares_before_it_serves(

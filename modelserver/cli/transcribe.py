@@ -106,6 +106,8 @@ def transcribe(
     if not (files := tuple(found(files))):
         raise click.ClickException("there is no audio file in what was named")
     settings = configuration.settings
+    if "warmup" not in configuration.origins:  # it takes longer than a few files do
+        settings = msgspec.structs.replace(settings, warmup="none")
     quiet = msgspec.structs.replace(settings.log, level="warning")
     configure_logs(quiet if settings.log.level == "info" else settings.log)
     targets = _targets(files, output_dir, _SUFFIX[form])

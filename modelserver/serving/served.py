@@ -71,6 +71,12 @@ def _unless_auto(size: int | str) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def _of_same_model(one: Settings, other: Settings) -> bool:
+    """Preparing for one is preparing for the other."""
+    names = ("model", "language", "models_dir", "prepared_dir", "blas", "prepare")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
 def _heard_s(answer: dict[str, Any]) -> float:
     """Seconds of audio that were really there: a header may say anything."""
     return float(answer["duration_s"])
@@ -250,9 +256,13 @@ class ServedModel:
 
     def change(self, settings: Settings, own: ModelSettings) -> None:
         """Other settings hold from now on; a loaded model is loaded anew beside the old one."""
-        self.settings, self.own = settings, own
-        self._preparation.settings = settings
-        if self.pool is not None:
+        before, self.settings, self.own = self.settings, settings, own
+        if self.pool is None:
+            self._preparation.settings = settings
+        elif self._preparation.progress is not None and _of_same_model(before, settings):
+            self.pool.renew()  # what is being prepared goes on
+        else:
+            self._preparation.settings = settings
             self._in_background(self._renew(self.pool))
 
     def _new_pool(self) -> Pool:
