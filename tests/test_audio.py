@@ -28,6 +28,7 @@ from modelserver.audio.reader import AudioReader
 RATE = 16_000
 FULL = 32767
 TONE = wavs.sine(1, 16, 1, RATE)
+LONG = TONE * 4
 
 
 def read(
@@ -142,6 +143,22 @@ def test_files_one_after_the_other_are_all_heard() -> None:
     assert reader.duration_s == pytest.approx(1.5, abs=0.001)
     assert len(pcm) / 2 / RATE == pytest.approx(1.5, abs=0.01)
     assert reader.warnings == ["several WAV files follow each other: all were recognised"]
+
+
+@pytest.mark.parametrize("kind", sorted({*LOSSLESS, *LOSSY} - {"wavpack", "tta"}))
+def test_two_files_of_any_kind_one_after_the_other_are_both_heard(kind: str) -> None:
+    file = encoded(LONG, kind)
+    _, once = read(file)
+    _, twice = read(file + file)
+    assert twice.duration_s == pytest.approx(2 * once.duration_s, rel=0.05)
+
+
+def test_what_follows_the_end_that_a_file_says_it_has_is_told() -> None:
+    for kind in ("aiff", "m4a", "caf", "w64", "wma"):
+        _, reader = read(encoded(LONG, kind) + random.Random(1).randbytes(20_000))
+        assert any("20000 bytes follow" in warning for warning in reader.warnings), kind
+        _, reader = read(encoded(LONG, kind) + b"TAG" + bytes(125))
+        assert not any("bytes follow" in warning for warning in reader.warnings), kind
 
 
 def test_a_chunk_of_odd_length_without_its_padding_is_read() -> None:
@@ -281,9 +298,6 @@ def stereo(left: bytes, right: bytes) -> bytes:
 
 def negated(pcm: bytes) -> bytes:
     return array("h", [-value for value in array("h", pcm)]).tobytes()
-
-
-LONG = TONE * 4
 
 
 def test_channels_that_cancel_each_other_are_heard() -> None:

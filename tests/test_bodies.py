@@ -242,6 +242,7 @@ def test_json_that_is_none_is_refused(
         ("application/x-www-form-urlencoded", b"file=a.wav&model=x", "this is text"),
         ("audio/wav", as_wav(bytes(8000)).replace(b"\0", b""), "--data-binary"),
         ("audio/wav", b"@a.wav", "--data-binary"),
+        ("audio/pcm", bytes(range(256)) * 10, "need their rate"),
         ("audio/wav", b"<html>Not found</html>", "HTML"),
         ("application/pdf", b"%PDF-1.7 " + bytes(1000), "a PDF"),
     ],

@@ -8,9 +8,9 @@ import base64
 import binascii
 import re
 
-from modelserver.audio.errors import not_audio, too_long, unsupported
+from modelserver.audio.errors import AudioError, not_audio, too_long, unsupported
 from modelserver.audio.formats import RawFormat
-from modelserver.audio.riff import HEADER_LIMIT_BYTES, Wav, parse
+from modelserver.audio.riff import FORMS, HEADER_LIMIT_BYTES, Wav, parse
 
 LOOK_BYTES = 512
 """So many first bytes are enough to tell what it is not."""
@@ -173,10 +173,16 @@ class Gate:
     """Fed with an upload's bytes; raises `AudioError` as soon as there is reason to."""
 
     def __init__(
-        self, longest_s: float, raw: RawFormat | None = None, length: int | None = None
+        self,
+        longest_s: float,
+        raw: RawFormat | None = None,
+        length: int | None = None,
+        *,
+        lacks_rate: bool = False,
     ) -> None:
         """`raw`: what the samples are where there is no container; `length`: of the file in bytes,
-        if it is known."""
+        if it is known; `lacks_rate`: it was said to be samples, but not at which rate."""
+        self._lacks_rate = lacks_rate
         self._longest_s = longest_s
         self._raw = raw
         self._length = length
@@ -215,7 +221,7 @@ class Gate:
         head = bytes(self._head)
         if len(head) < LOOK_BYTES and not complete:
             return
-        is_wav = head[:4] in (b"RIFF", b"RF64", b"BW64")
+        is_wav = head[:4] in FORMS
         if self._raw is not None and not is_wav:
             self._looking = False
             return
@@ -226,6 +232,12 @@ class Gate:
         elif (said := what_it_is(head[:LOOK_BYTES])) is not None:
             kind = not_audio if said.startswith("this is ") else unsupported
             raise kind(said)
+        elif self._lacks_rate and container_of(head) is None:
+            raise AudioError(
+                "bad_parameter",
+                "samples without a header need their rate: Content-Type: audio/pcm; rate=16000, or "
+                "?encoding=s16le&rate=16000",
+            )
         self._looking = False
         del self._head[16:]
 

@@ -19,9 +19,10 @@ import av.logging
 
 from modelserver.audio.channels import SPLIT, ChannelChoice, LouderWhereMixingFails
 from modelserver.audio.errors import AudioError, not_audio, too_long, unsupported
+from modelserver.audio.following import following_pieces
 from modelserver.audio.formats import DECODERS, DEMUXERS, EITHER_ENDIAN, SAMPLE_RATES, RawFormat
 from modelserver.audio.look import container_of, what_it_is
-from modelserver.audio.riff import Piece, Readable, pieces, without_its_header
+from modelserver.audio.riff import FORMS, Piece, Readable, pieces, without_its_header
 
 av.logging.set_level(None)
 
@@ -107,14 +108,15 @@ class AudioReader:
     # --- opening --------------------------------------------------------------------------------
 
     def _find_pieces(self) -> list[Piece]:
-        if self._raw is not None and self._head[:4] not in (b"RIFF", b"RF64", b"BW64"):
+        if self._raw is not None and self._head[:4] not in FORMS:
             return [Piece(0, self._size)]
-        found = list(pieces(self._view, self._size)) or [Piece(0, self._size)]
+        found = list(pieces(self._view, self._size))
+        found = found or following_pieces(self._view, self._size) or [Piece(0, self._size)]
         self._warnings += [piece.warning for piece in found if piece.warning]
         return found
 
     def _open(self, piece: Piece) -> _Opened:
-        raw = self._raw if self._head[:4] not in (b"RIFF", b"RF64", b"BW64") else None
+        raw = self._raw if self._head[:4] not in FORMS else None
         if raw is not None and raw.encoding == EITHER_ENDIAN:
             self._view.seek(piece.start)
             some = self._view.read(min(self._size, _LISTEN_BYTES))

@@ -14,6 +14,9 @@ from typing import Protocol
 HEADER_LIMIT_BYTES = 1024 * 1024
 """Where the samples must have begun: chunks before them (pictures, notes) may be this long."""
 
+FORMS = (b"RIFF", b"RF64", b"BW64")
+"""What a WAV file begins with."""
+
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)
 _LEAST_UNKNOWN = 0x7F000000
 """What streaming writers that cannot seek leave there: a size above this, or none."""
@@ -93,7 +96,7 @@ def parse(data: bytes, *, size: int | None = None) -> Wav | None:
     """The WAV file that `data` begins with; None if it is none, or where its samples do not begin
     within `data`. `size`: of the whole file, if that is known."""
     form = data[:4]
-    if form not in (b"RIFF", b"RF64", b"BW64") or data[8:12] != b"WAVE":
+    if form not in FORMS or data[8:12] != b"WAVE":
         return None
     at, fmt, unpadded, long_size = 12, b"", False, None
     while at + 8 <= len(data):
@@ -133,7 +136,7 @@ def pieces(view: Readable, size: int) -> Iterator[Piece]:
         if wav is None:
             if start and size - start > 8:
                 return
-            if start == 0 and head[:4] in (b"RIFF", b"RF64", b"BW64"):
+            if start == 0 and head[:4] in FORMS:
                 yield Piece(0, size)
             return
         piece, following = _piece(view, wav, start, size)
@@ -157,7 +160,7 @@ def _piece(view: Readable, wav: Wav, start: int, size: int) -> tuple[Piece, int 
         view.seek(behind)
         after = view.read(13)
         for pad in (wav.declared & 1, 0, 1):
-            if after[pad : pad + 4] == b"RIFF" and after[pad + 8 : pad + 12] == b"WAVE":
+            if after[pad : pad + 4] in FORMS and after[pad + 8 : pad + 12] == b"WAVE":
                 end, following = behind, behind + pad
                 break
         else:

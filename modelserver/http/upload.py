@@ -8,7 +8,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
 from modelserver.audio.errors import AudioError, not_audio
-from modelserver.audio.formats import RawFormat
+from modelserver.audio.formats import RawFormat, type_encoding
 from modelserver.audio.look import Gate, mangled
 from modelserver.http.codings import Base64, Inflater, Unwrapped
 from modelserver.http.errors import ApiError
@@ -214,7 +214,9 @@ class Upload:
             await self.audio(rest)
 
     def _new_gate(self) -> Gate:
-        return Gate(self._limits.audio_s, self._raw, self._length)
+        kind = media_type(self._request.headers.get("Content-Type", ""))
+        lacks_rate = self._raw is None and type_encoding(kind) is not None
+        return Gate(self._limits.audio_s, self._raw, self._length, lacks_rate=lacks_rate)
 
 
 class _Form:

@@ -1,0 +1,129 @@
+"""Files that follow each other in one: where the next begins, by what each says of its own end.
+
+WAV is in `riff`; FLAC, Ogg, MP3, AAC, Matroska and the others that are streams FFmpeg reads on by
+itself. Sources: ISO/IEC 14496-12 (MP4), AIFF-C (Apple, 1991), Core Audio Format 1.0, Sony's Wave64,
+ASF 01.20.05.
+"""
+
+import itertools
+import struct
+from collections.abc import Callable
+
+from modelserver.audio.riff import Piece, Readable
+
+_MOST_PARTS = 1_000_000
+"""Boxes or chunks that are walked over."""
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_OBJECTS = (
+    _ASF_HEADER,
+    bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c"),  # data
+    bytes.fromhex("90080033b1e5cf1189f400a0c90349cb"),  # simple index
+    bytes.fromhex("d329e2d6da35d111903400a0c90349be"),  # index
+    bytes.fromhex("f803b1fead12644c840f2a1d2f7ad48c"),  # media object index
+    bytes.fromhex("d03fb73c4a0c0348953dedf7b6228f0c"),  # timecode index
+)
+_WAVE64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+_SEVERAL = "several files follow each other: all were recognised"
+_LEFT = "{} bytes follow where the file says that it ends: they were not recognised"
+_NOTABLE = 4096
+"""Bytes: less is a tag."""
+
+At = Callable[[int, int], bytes]
+"""So many bytes from there."""
+
+
+def following_pieces(view: Readable, size: int) -> list[Piece]:
+    """The files in it, if there are several, or if something else follows; none if it is one."""
+
+    def at(offset: int, count: int) -> bytes:
+        if offset >= size:
+            return b""
+        view.seek(offset)
+        return view.read(min(count, size - offset))
+
+    head = at(0, 16)
+    kind = next((k for k in _KINDS if head[k[1] : k[1] + len(k[0])] == k[0]), None)
+    if kind is None:
+        return []
+    magic, where, end_of = kind
+    starts, end = [0], size
+    while True:
+        end = end_of(at, starts[-1], size)
+        # A byte of padding may stand between.
+        places = (place for place in (end, end + 1) if at(place + where, len(magic)) == magic)
+        following = next(places, None)
+        if following is None or following <= starts[-1]:
+            break
+        starts.append(following)
+    if len(starts) > 1:
+        pairs = itertools.pairwise([*starts, size])
+        return [Piece(*pair, warning=_SEVERAL) for pair in pairs]
+    left = size - end
+    if end > 0 and left > _NOTABLE:
+        return [Piece(0, size, warning=_LEFT.format(left))]
+    return []
+
+
+def _aiff(at: At, start: int, _: int) -> int:
+    length = int.from_bytes(at(start + 4, 4), "big")
+    return start + 8 + length
+
+
+def _wave64(at: At, start: int, _: int) -> int:
+    length = int.from_bytes(at(start + 16, 8), "little")
+    return start + (length + 7) // 8 * 8
+
+
+def _mp4(at: At, start: int, size: int) -> int:
+    offset = start
+    for number in range(_MOST_PARTS):
+        head = at(offset, 16)
+        if len(head) < 8 or (number and head[4:8] == b"ftyp") or not _is_name(head[4:8]):
+            return offset
+        (length,) = struct.unpack_from(">I", head)
+        if length == 1 and len(head) == 16:
+            (length,) = struct.unpack_from(">Q", head, 8)
+        if length < 8:
+            return size
+        offset += length
+    return size
+
+
+def _caf(at: At, start: int, size: int) -> int:
+    offset = start + 8
+    for _ in range(_MOST_PARTS):
+        head = at(offset, 12)
+        if len(head) < 12 or head[:4] == b"caff" or not _is_name(head[:4]):
+            return offset
+        (length,) = struct.unpack_from(">q", head, 4)
+        if length < 0:
+            return size
+        offset += 12 + length
+    return size
+
+
+def _asf(at: At, start: int, size: int) -> int:
+    offset = start
+    for number in range(_MOST_PARTS):
+        head = at(offset, 24)
+        if (number and head[:16] == _ASF_HEADER) or head[:16] not in _ASF_OBJECTS:
+            return offset
+        (length,) = struct.unpack_from("<Q", head, 16)
+        if length < 24:
+            return size
+        offset += length
+    return size
+
+
+def _is_name(name: bytes) -> bool:
+    """Of a box or a chunk: four characters (QuickTime has some of Mac OS Roman)."""
+    return all(0x20 <= letter < 0x7F or letter == 0xA9 for letter in name)
+
+
+_KINDS: tuple[tuple[bytes, int, Callable[[At, int, int], int]], ...] = (
+    (b"FORM", 0, _aiff),
+    (_WAVE64, 0, _wave64),
+    (b"ftyp", 4, _mp4),
+    (b"caff", 0, _caf),
+    (_ASF_HEADER, 0, _asf),
+)
