@@ -9,12 +9,10 @@ from __future__ import annotations  # array is generic for type checkers only, b
 import itertools
 from array import array
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
-from typing import Any, NoReturn
+from typing import Any
 
 import av
 import av.error
-import av.filter
 import av.logging
 
 from modelserver.audio.channels import SPLIT, ChannelChoice, LouderWhereMixingFails
@@ -22,14 +20,15 @@ from modelserver.audio.errors import AudioError, not_audio, too_long, unsupporte
 from modelserver.audio.following import following_pieces
 from modelserver.audio.formats import DECODERS, DEMUXERS, EITHER_ENDIAN, SAMPLE_RATES, RawFormat
 from modelserver.audio.look import container_of, what_it_is
-from modelserver.audio.riff import FORMS, Piece, Readable, pieces, without_its_header
+from modelserver.audio.opened import Opened, Window, open_nothing
+from modelserver.audio.resampling import Resampler
+from modelserver.audio.riff import FORMS, Piece, pieces, without_its_header
 
 av.logging.set_level(None)
 
 _PROBE_BYTES = "2048"
 """Of a file whose header says all; FFmpeg would read and decode half a second to guess."""
 _PROBE_OTHERS_BYTES = "2000000"
-_BLOCK_S = 0.1
 _LISTEN_BYTES = 64_000
 """Of samples whose order of bytes is to be heard."""
 _MIXED = ChannelChoice()
@@ -115,14 +114,14 @@ class AudioReader:
         self._warnings += [piece.warning for piece in found if piece.warning]
         return found
 
-    def _open(self, piece: Piece) -> _Opened:
+    def _open(self, piece: Piece) -> Opened:
         raw = self._raw if self._head[:4] not in FORMS else None
         if raw is not None and raw.encoding == EITHER_ENDIAN:
             self._view.seek(piece.start)
             some = self._view.read(min(self._size, _LISTEN_BYTES))
             order = "be" if _sounds_big_endian(some[: len(some) & ~1]) else "le"
             raw = RawFormat(f"s16{order}", raw.rate, raw.channels)
-        window = _Window(self._view, piece)
+        window = Window(self._view, piece)
         simple = raw is not None or self._head[8:12] in (b"WAVE", b"AIFF", b"AIFC")
         options = {
             "format_whitelist": DEMUXERS if raw is None else raw.encoding,
@@ -138,7 +137,7 @@ class AudioReader:
                 "r",
                 format=raw.encoding if raw else None,
                 options=options,
-                io_open=_open_nothing,
+                io_open=open_nothing,
             )
         except (av.error.FFmpegError, ValueError, OSError) as error:
             if not piece.header and self._head[8:12] == b"WAVE":
@@ -146,7 +145,7 @@ class AudioReader:
                 if bare is not None:
                     return self._open(bare)
             raise self._refusal() from error
-        opened = _Opened(container, piece)
+        opened = Opened(container, piece)
         if opened.stream is None:
             container.close()
             raise unsupported("there is no sound in the file, or none that can be decoded")
@@ -190,8 +189,8 @@ class AudioReader:
             finally:
                 opened.close()
 
-    def _decoded(self, opened: _Opened) -> Iterator[Sequence[bytes]]:
-        graph: _Graph | None = None
+    def _decoded(self, opened: Opened) -> Iterator[Sequence[bytes]]:
+        graph: Resampler | None = None
         before = self._seconds
         for frame in self._frames(opened):
             self._seconds += frame.samples / frame.sample_rate
@@ -210,7 +209,7 @@ class AudioReader:
                 graph = None
             try:
                 if graph is None:
-                    graph = _Graph(frame, self._rate, opened.piece.gain)
+                    graph = Resampler(frame, self._rate, opened.piece.gain)
                 graph.push(frame)
             except (av.error.FFmpegError, ValueError):  # of so many channels, or at such a rate
                 self._damaged += 1
@@ -221,7 +220,7 @@ class AudioReader:
             yield from self._heard(graph, last=True)
         self._compare(opened, self._seconds - before)
 
-    def _frames(self, opened: _Opened) -> Iterator[av.AudioFrame]:
+    def _frames(self, opened: Opened) -> Iterator[av.AudioFrame]:
         assert opened.stream is not None
         packets = opened.container.demux(opened.stream)
         failed = 0
@@ -253,7 +252,7 @@ class AudioReader:
                 frame.pts = None
                 yield frame
 
-    def _heard(self, graph: _Graph, *, last: bool) -> Iterator[Sequence[bytes]]:
+    def _heard(self, graph: Resampler, *, last: bool) -> Iterator[Sequence[bytes]]:
         for channels, mean in graph.pull(last=last):
             if self.numbers:
                 silence = bytes(2 * len(mean))
@@ -265,164 +264,13 @@ class AudioReader:
             else:
                 yield (self._louder.choose(channels, mean, self._rate).tobytes(),)
 
-    def _compare(self, opened: _Opened, seconds: float) -> None:
+    def _compare(self, opened: Opened, seconds: float) -> None:
         """A file that says how long it is, and is not."""
         told = opened.duration_s
         if told is None or opened.piece.header or self._warnings:
             return
         if told - seconds > max(_CUT_S, _CUT_SHARE * told):
             self._warnings.append("the file is cut short: what is there was recognised")
-
-
-class _Opened:
-    """A piece that FFmpeg has opened."""
-
-    def __init__(self, container: Any, piece: Piece) -> None:
-        self.container, self.piece = container, piece
-        self.stream = container.streams.best("audio")
-        if self.stream is not None and self.stream.codec_context is None:
-            self.stream = None
-        if self.stream is not None:
-            self.stream.codec_context.thread_count = 1
-
-    @property
-    def channels(self) -> int:
-        """Of the stream."""
-        assert self.stream is not None
-        return max(1, int(self.stream.codec_context.channels))
-
-    @property
-    def duration_s(self) -> float | None:
-        """As the container says, where it does not guess."""
-        if self.stream is None or self.container.format.name in ("mp3", "aac", "mpegts", "mpeg"):
-            return None
-        if self.stream.duration is not None and self.stream.time_base is not None:
-            return float(self.stream.duration * self.stream.time_base)
-        return None
-
-    def close(self) -> None:
-        """Twice does no harm."""
-        self.container.close()
-
-
-class _Graph:
-    """Floats, the wanted rate, 16 bits; each channel by itself, and the mean of all.
-
-    Not FFmpeg's own downmix: that drops the channel it takes for a subwoofer, and somebody's
-    microphone may be there.
-    """
-
-    def __init__(self, frame: av.AudioFrame, rate: int, gain: int) -> None:
-        self._kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        self._channels = frame.layout.nb_channels
-        self._least = max(1, int(rate * _BLOCK_S))
-        self._waiting = [array("h"), array("h")]
-        graph = av.filter.Graph()
-        source = graph.add(
-            "abuffer",
-            f"sample_rate={frame.sample_rate}:sample_fmt={frame.format.name}:"
-            f"channel_layout={frame.layout.name}:time_base=1/{frame.sample_rate}",
-        )
-        nodes = [source, graph.add("aformat", "sample_fmts=flt")]
-        if gain != 1:
-            nodes.append(graph.add("volume", f"volume={gain}:precision=float"))
-        nodes.append(graph.add("aresample", str(rate)))
-        s16 = "sample_fmts=s16"
-        if self._channels == 1:
-            self._sinks = [graph.add("abuffersink")]
-            _link([*nodes, graph.add("aformat", s16), self._sinks[0]])
-        else:
-            self._sinks = [graph.add("abuffersink"), graph.add("abuffersink")]
-            split = graph.add("asplit", "2")
-            share = float(Fraction(1, self._channels))
-            mean = "+".join(f"{share}*c{channel}" for channel in range(self._channels))
-            _link([*nodes, split])
-            each, mixed = graph.add("aformat", s16), graph.add("pan", f"mono|c0={mean}")
-            split.link_to(each, 0, 0)
-            split.link_to(mixed, 1, 0)
-            _link([each, self._sinks[0]])
-            _link([mixed, graph.add("aformat", f"{s16}:channel_layouts=mono"), self._sinks[1]])
-        graph.configure()
-        self._graph, self._source = graph, source
-
-    def takes(self, frame: av.AudioFrame) -> bool:
-        """It is like those that came before."""
-        return self._kind == (frame.format.name, frame.layout.name, frame.sample_rate)
-
-    def push(self, frame: av.AudioFrame) -> None:
-        """The next one."""
-        self._source.push(frame)
-
-    def pull(self, *, last: bool) -> Iterator[tuple[list[array[int]], array[int]]]:
-        """Samples of each channel, and their mean, in blocks that are long enough to compare."""
-        if last:
-            self._source.push(None)
-        for sink, waiting in zip(self._sinks, self._waiting, strict=False):
-            for samples in _pulled(sink):
-                waiting.frombytes(samples)
-        each, mean = self._waiting
-        frames = len(each) // self._channels
-        if len(self._sinks) > 1:
-            frames = min(frames, len(mean))
-        if not frames or (frames < self._least and not last):
-            return
-        block = each[: frames * self._channels]
-        del each[: frames * self._channels]
-        channels = [block[number :: self._channels] for number in range(self._channels)]
-        mixed = mean[:frames] if len(self._sinks) > 1 else channels[0]
-        del mean[:frames]
-        yield channels, mixed
-
-
-def _link(nodes: list[Any]) -> None:
-    for source, target in itertools.pairwise(nodes):
-        source.link_to(target)
-
-
-def _pulled(sink: Any) -> Iterator[bytes]:
-    while True:
-        try:
-            frame = sink.pull()
-        except (BlockingIOError, EOFError):
-            return
-        yield bytes(frame.planes[0])[: frame.samples * 2 * frame.layout.nb_channels]
-
-
-class _Window:
-    """What FFmpeg reads: a stretch of the file, behind another header if need be."""
-
-    def __init__(self, view: Readable, piece: Piece) -> None:
-        self._view, self._piece, self._at = view, piece, 0
-        self._length = len(piece.header) + piece.end - piece.start
-
-    def read(self, size: int) -> bytes:
-        """As of a file."""
-        header = self._piece.header
-        if self._at < len(header):
-            data = header[self._at : self._at + size]
-        else:
-            offset = self._piece.start + self._at - len(header)
-            if offset >= self._piece.end:
-                return b""
-            self._view.seek(offset)
-            data = self._view.read(max(0, min(size, self._piece.end - offset)))
-        self._at += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """As of a file."""
-        base = (0, self._at, self._length)[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def tell(self) -> int:
-        """As of a file."""
-        return self._at
-
-
-def _open_nothing(*_: object) -> NoReturn:
-    """A file that names others gets none of them."""
-    raise PermissionError("nothing else is opened")
 
 
 def _sounds_big_endian(data: bytes) -> bool:

@@ -1,0 +1,73 @@
+"""A file that FFmpeg reads: what it is given of it, and nothing else."""
+
+from typing import Any, NoReturn
+
+from modelserver.audio.riff import Piece, Readable
+
+
+class Opened:
+    """A piece that FFmpeg has opened."""
+
+    def __init__(self, container: Any, piece: Piece) -> None:
+        self.container, self.piece = container, piece
+        self.stream = container.streams.best("audio")
+        if self.stream is not None and self.stream.codec_context is None:
+            self.stream = None
+        if self.stream is not None:
+            self.stream.codec_context.thread_count = 1
+
+    @property
+    def channels(self) -> int:
+        """Of the stream."""
+        assert self.stream is not None
+        return max(1, int(self.stream.codec_context.channels))
+
+    @property
+    def duration_s(self) -> float | None:
+        """As the container says, where it does not guess."""
+        if self.stream is None or self.container.format.name in ("mp3", "aac", "mpegts", "mpeg"):
+            return None
+        if self.stream.duration is not None and self.stream.time_base is not None:
+            return float(self.stream.duration * self.stream.time_base)
+        return None
+
+    def close(self) -> None:
+        """Twice does no harm."""
+        self.container.close()
+
+
+class Window:
+    """What FFmpeg reads: a stretch of the file, behind another header if need be."""
+
+    def __init__(self, view: Readable, piece: Piece) -> None:
+        self._view, self._piece, self._at = view, piece, 0
+        self._length = len(piece.header) + piece.end - piece.start
+
+    def read(self, size: int) -> bytes:
+        """As of a file."""
+        header = self._piece.header
+        if self._at < len(header):
+            data = header[self._at : self._at + size]
+        else:
+            offset = self._piece.start + self._at - len(header)
+            if offset >= self._piece.end:
+                return b""
+            self._view.seek(offset)
+            data = self._view.read(max(0, min(size, self._piece.end - offset)))
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of a file."""
+        base = (0, self._at, self._length)[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._at
+
+
+def open_nothing(*_: object) -> NoReturn:
+    """A file that names others gets none of them."""
+    raise PermissionError("nothing else is opened")
