@@ -239,7 +239,7 @@ def test_json_that_is_none_is_refused(
         (f"multipart/form-data; boundary={'x' * 300}", form(file(b"x")), "cannot be read"),
         ("multipart/form-data; boundary=other", form(file(b"x")), "cannot be read"),
         ("audio/wav", form(file(b"x")), "this is a form"),
-        ("application/x-www-form-urlencoded", b"file=a.wav&model=x", "this is text"),
+        ("application/x-www-form-urlencoded", b"file=a.wav&model=x", "URL-encoded"),
         ("audio/wav", as_wav(bytes(8000)).replace(b"\0", b""), "--data-binary"),
         ("audio/wav", b"@a.wav", "--data-binary"),
         ("audio/pcm", bytes(range(256)) * 10, "need their rate"),

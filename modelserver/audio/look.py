@@ -57,6 +57,7 @@ _JSON = re.compile(rb"^\s*[\[{]\s*[\"\[{}\]0-9tfn]")
 _FORM = re.compile(rb"^\s*--[^\r\n]{1,100}\r?\n(content-[a-z-]+:)", re.IGNORECASE)
 _BASE64 = re.compile(rb"^[A-Za-z0-9+/_-]{40,}[A-Za-z0-9+/_=\r\n-]*$")
 _URL = re.compile(rb"^\s*(https?|file|s3|ftp)://\S+\s*$", re.IGNORECASE)
+_URL_ENCODED = re.compile(rb"^[\w.-]{1,60}=([\w.*%+~@/-]|&[\w.-]{1,60}=)*$")
 _PLAYLISTS = (b"#EXTM3U", b"[playlist]", b"ffconcat", b"v=0\r", b"v=0\n", b"<SMIL", b"file '")
 _TEXT_BYTES = bytes(range(0x20, 0x7F)) + b"\t\r\n\f\x1b"
 
@@ -102,6 +103,11 @@ def _what_text(text: bytes) -> str:
         return (
             f"this is base64 of {inside}: send the bytes themselves, or "
             '{"audio": "BASE64"} as application/json, or a data: URL'
+        )
+    if _URL_ENCODED.match(start):
+        return (
+            "this is a form of another kind (URL-encoded): send multipart/form-data (curl -F "
+            "file=@FILE), or the file's bytes (curl --data-binary @FILE)"
         )
     if len(start) < 300 and b"\n" not in start and re.search(rb"\.\w{2,4}$|^[/~.]", start):
         return (
