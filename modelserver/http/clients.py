@@ -1,5 +1,6 @@
 """Who a client is, and which web pages may use the API: by the settings of proxies and CORS."""
 
+import functools
 import ipaddress
 
 from aiohttp import web
@@ -77,6 +78,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=1024)
 def _is_in(address: str, networks: tuple[str, ...]) -> bool:
     try:
         one = ipaddress.ip_address(address)

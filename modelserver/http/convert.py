@@ -42,8 +42,11 @@ async def convert(request: web.Request) -> web.Response:
         place = await held.enter_async_context(service.admit(served, request.content_length))
         async with service.uploading():
             received = await Upload(request, spool, limits, asked.raw).receive()
-        asked, warnings = read_parameters(query, received.fields, content_type)
-        wanted = service.find(asked.model, asked.language)
+        wanted = served
+        warnings: list[str] = []
+        if received.fields:
+            asked, warnings = read_parameters(query, received.fields, content_type)
+            wanted = service.find(asked.model, asked.language)
         if wanted is not served:  # a field of the form has named another
             await held.aclose()
             place = await held.enter_async_context(service.admit(wanted, spool.size))

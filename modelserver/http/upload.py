@@ -75,7 +75,9 @@ class Upload:
         """Take it in, refusing as early as can be. Raises `ApiError`, `AudioError`, or
         `SpoolFull`."""
         await self._continue()
-        chunks = self._inflated(self._patiently())
+        chunks = self._patiently()
+        if (coding := _coding(self._request)) is not None:
+            chunks = self._inflated(chunks, coding)
         if _is_form(self._request):
             await self._form(chunks)
         elif _is_json(self._request):
@@ -127,12 +129,7 @@ class Upload:
                 )
             yield chunk
 
-    async def _inflated(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        coding = _coding(self._request)
-        if coding is None:
-            async for chunk in chunks:
-                yield chunk
-            return
+    async def _inflated(self, chunks: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
         inflater = Inflater("gzip" if "gzip" in coding else coding)
         async for chunk in chunks:
             for piece in inflater.feed(chunk):
