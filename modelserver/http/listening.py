@@ -31,7 +31,8 @@ _CLEANUP_S = 2.0
 _LINGER_S = 600.0
 """How long what a refused client is still sending is read, and thrown away: many clients read their
 answer only when they have sent all."""
-_AFTER_EOF_S = 0.02
+_TURNS_AFTER_EOF = 10
+"""Of the loop: a request that has been read is with its handler after three."""
 _LOOK_FIRST_S, _LOOK_LONGEST_S = 0.02, 1.0
 _LINGER_IDLE_S, _LINGER_LOOK_S = 2.0, 0.5
 _FIRST_LETTER = b"H"  # of HTTP/1.1
@@ -193,19 +194,18 @@ class _Connection(RequestHandler):
         if self._half_closed:
             return True
         self._half_closed = True
-        if self._request_in_progress:
-            self._answer_after_eof()
-        else:  # what came before it may not have got to its handler yet
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_AFTER_EOF_S, self._answer_after_eof)
+        self._answer_after_eof(_TURNS_AFTER_EOF)
         return True
 
-    def _answer_after_eof(self) -> None:
+    def _answer_after_eof(self, turns: int) -> None:
         transport, request = self.transport, self._current_request
         if transport is None or transport.is_closing():
             return
         if not self._request_in_progress:
-            transport.close()
+            if turns:  # what came before it may not have got to its handler yet
+                asyncio.get_running_loop().call_soon(self._answer_after_eof, turns - 1)
+            else:
+                transport.close()
             return
         self.close()  # after this answer
         if request is None:
