@@ -82,6 +82,8 @@ def test_a_bad_variable_is_refused_with_name_value_and_what_is_allowed(
         ('port = "8091"', None),
         ("[limit]\nqueue = 3", r"unknown section \[limit\] .*did you mean \[limits\]"),
         ("[models.cn]\n[models.CN]", "differ too little"),
+        ('proxies.trusted = ["gateway"]', r"proxies.trusted = \['gateway'\].*10\.0\.0\.0/8"),
+        ('proxies.trusted = ["10.0.0.0/8", "::1"]', None),
         ("[limits]\nbodies = 1", "unknown setting limits.bodies"),
         ("limits = 3", "unknown setting limits = 3"),
         ("port = ", "is not TOML"),

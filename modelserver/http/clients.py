@@ -61,15 +61,6 @@ def preflight(origin: str) -> web.Response:
     )
 
 
-def is_network(text: str) -> bool:
-    """An address or a network, for `proxies.trusted`."""
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)

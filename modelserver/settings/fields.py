@@ -1,5 +1,6 @@
 """One setting: its name, its variable, what it may be, and its value from text."""
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,7 +42,12 @@ class Field:
     @property
     def in_bytes(self) -> bool:
         """It is a size, which may also be written as text with a unit."""
-        return any((meta.extra or {}).get("unit") == "bytes" for meta in self._metas())
+        return self._has_unit("bytes")
+
+    @property
+    def in_networks(self) -> bool:
+        """It is a list of addresses and networks."""
+        return self._has_unit("networks")
 
     @property
     def secret(self) -> bool:
@@ -56,6 +62,8 @@ class Field:
     @property
     def allowed(self) -> str:
         """What it may be, in words."""
+        if self.in_networks:
+            return 'a list of addresses or networks, such as "10.0.0.0/8"'
         match kind := self._kind():
             case inspect.LiteralType(values=values):
                 return " or ".join(str(value) for value in values)
@@ -86,9 +94,13 @@ class Field:
             value = [part.strip() for part in raw.split(",") if part.strip()]
         elif self.in_bytes and isinstance(raw, str) and raw != "auto":
             value = bytes_of(raw)
-        return msgspec.convert(
+        converted = msgspec.convert(
             value, self.annotation, strict=not isinstance(raw, str), dec_hook=_to_path
         )
+        if self.in_networks:
+            for network in converted:
+                ipaddress.ip_network(network, strict=False)
+        return converted
 
     def _kind(self) -> inspect.Type:
         """Its type, without what is said about it and without None."""
@@ -101,6 +113,9 @@ class Field:
             if len(some) != 1:
                 return kind
             (kind,) = some
+
+    def _has_unit(self, unit: str) -> bool:
+        return any((meta.extra or {}).get("unit") == unit for meta in self._metas())
 
     def _metas(self) -> list[msgspec.Meta]:
         return [meta for meta in get_args(self.annotation)[1:] if isinstance(meta, msgspec.Meta)]

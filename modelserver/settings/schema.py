@@ -117,11 +117,14 @@ class CorsSettings(Section, frozen=True):
     ] = ()
 
 
+Networks = Annotated[tuple[str, ...], Meta(extra={"unit": "networks"})]
+
+
 class ProxySettings(Section, frozen=True):
     """`[proxies]`"""
 
     trusted: Annotated[
-        tuple[str, ...],
+        Networks,
         _about("addresses or networks of gateways whose X-Forwarded-For says who the client is"),
     ] = ("127.0.0.1", "::1")
 
