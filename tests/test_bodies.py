@@ -173,6 +173,7 @@ def test_text_that_is_called_file_counts_where_there_is_no_file(
         (field("audio", wav),),
         (field("file", "a.wav"), file(wav)),
         (file(wav), field("audio", "x" * 1000)),
+        (field("audio", "1"), file(wav)),  # a single character is no base64
         (field("audio", base64.b64encode(wav)),),
         (field("file", b"data:audio/wav;base64," + base64.b64encode(wav)),),
     ):

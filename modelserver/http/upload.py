@@ -1,7 +1,7 @@
 """A request's body, streamed into a spool: audio as it is, a form with a file in it, or JSON."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 
 from aiohttp import HttpVersion11, web
@@ -261,9 +261,9 @@ class _Form:
                     raise ApiError("too_many_files", "the form holds more than one file")
                 self._text, self._kind = True, "audio"
                 await upload.begin_audio(Unwrapped(base64=True, certain=self._part.base64))
-                await self._maybe(data)
+                await self._maybe(upload.audio(data))
             case "audio" if self._text:
-                await self._maybe(data)
+                await self._maybe(upload.audio(data))
             case "audio":
                 await upload.audio(data)
             case "skipped":
@@ -274,10 +274,10 @@ class _Form:
                     raise ApiError("body_too_large", f"the field {self._part.name!r} is too long")
                 self._held += data
 
-    async def _maybe(self, data: bytes) -> None:
+    async def _maybe(self, taken: Awaitable[None]) -> None:
         """Text that may be audio; what speaks against it is said at the end, if no file comes."""
         try:
-            await self._upload.audio(data)
+            await taken
         except (AudioError, ApiError) as error:
             if isinstance(error, ApiError) and error.code == "body_too_large":
                 raise
@@ -286,6 +286,8 @@ class _Form:
     async def end(self) -> None:
         """The part is over."""
         match self._kind:
+            case "audio" if self._text:
+                await self._maybe(self._upload.audio_ends())
             case "audio":
                 await self._upload.audio_ends()
             case "field" if self._part.name:
