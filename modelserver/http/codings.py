@@ -111,7 +111,7 @@ class Unwrapped:
 
     def _decide(self, *, complete: bool) -> bool:
         start = bytes(self._start)
-        if start[:5].lower() == b"data:"[: len(start)] or start[:5].lower() == b"data:":
+        if b"data:".startswith(start[:5].lower()):
             match = _DATA_URL.match(start)
             if match is None and not complete and len(start) < 2000:
                 return False

@@ -112,10 +112,15 @@ async def expect_continue(request: web.Request) -> web.Response | None:
     only to who can understand it (RFC 9110, 10.1.1)."""
     if (refusal := unknown_expectation(request)) is not None:
         return refusal
-    if request.version >= HttpVersion11:
+    await say_continue(request)
+    return None
+
+
+async def say_continue(request: web.Request) -> None:
+    """100, to a client that expects it."""
+    if "Expect" in request.headers and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # it is no part of the answer
-    return None
 
 
 def unknown_expectation(request: web.Request) -> web.Response | None:

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
+from enum import Enum
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
 from modelserver.audio.errors import AudioError, not_audio
@@ -14,7 +15,7 @@ from modelserver.http.codings import Base64, Inflater, Unwrapped
 from modelserver.http.errors import ApiError
 from modelserver.http.forms import FormParser, Part, media_type, parameter
 from modelserver.http.json_body import JsonBody
-from modelserver.http.middleware import Lingering, unknown_expectation
+from modelserver.http.middleware import Lingering, say_continue, unknown_expectation
 from modelserver.settings import LimitSettings
 from supervisor import Spool
 
@@ -74,7 +75,7 @@ class Upload:
     async def receive(self) -> Received:
         """Take it in, refusing as early as can be. Raises `ApiError`, `AudioError`, or
         `SpoolFull`."""
-        await self._continue()
+        await say_continue(self._request)
         chunks = self._patiently()
         if (coding := _coding(self._request)) is not None:
             chunks = self._inflated(chunks, coding)
@@ -91,11 +92,6 @@ class Upload:
         return Received(seconds, known, self._fields)
 
     # --- the bytes ------------------------------------------------------------------------------
-
-    async def _continue(self) -> None:
-        if "Expect" in self._request.headers and self._request.version >= HttpVersion11:
-            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._request.writer.output_size = 0  # it is no part of the answer
 
     async def _patiently(self) -> AsyncIterator[bytes]:
         """The body as it comes; raises `ApiError` for a client that stops sending, sends by drops,
@@ -166,7 +162,7 @@ class Upload:
                     await self.audio(found)
                 else:
                     self.count_others(len(found[1]))
-                    self._fields[found[0]] = found[1]
+                    self.set_field(*found)
         body.finish()
         if not body.found_audio:
             raise ApiError("missing_file", 'the JSON holds no audio: {"audio": "BASE64"} does')
@@ -216,6 +212,20 @@ class Upload:
         return Gate(self._limits.audio_s, self._raw, self._length, lacks_rate=lacks_rate)
 
 
+class _PartIs(Enum):
+    """What is known of the part at hand."""
+
+    FIELD = "field"
+    FILE = "file"
+    """Of which nothing has come yet: an input that was left empty is no file."""
+    AUDIO = "audio"
+    """The file, as it comes."""
+    TEXT = "text"
+    """Of which nothing has come yet, and that may be the audio where there is no file."""
+    TEXT_AUDIO = "text audio"
+    SKIPPED = "skipped"
+
+
 class _Form:
     """Which part of a form is its file, and which are its fields. A file is what is evidently one;
     text that is called `file` or `audio` is the audio where there is none."""
@@ -224,7 +234,7 @@ class _Form:
         self._upload = upload
         self._part = Part()
         self._held = bytearray()
-        self._kind = "field"
+        self._is = _PartIs.FIELD
         self.file = self._text = False
         self.refused: AudioError | ApiError | None = None
         """What speaks against text that may have been audio."""
@@ -239,36 +249,36 @@ class _Form:
         self._part = part
         self._held.clear()
         if part.called_file:
-            self._kind = "file, perhaps empty"
+            self._is = _PartIs.FILE
         elif not part.name or part.name.lower() in _TEXT_NAMES:
-            self._kind = "skipped" if self.file else "text, perhaps audio"
+            self._is = _PartIs.SKIPPED if self.file else _PartIs.TEXT
         else:
-            self._kind = "field"
+            self._is = _PartIs.FIELD
 
     async def data(self, data: bytes) -> None:
         """Some of its bytes."""
         upload = self._upload
-        match self._kind:
-            case "file, perhaps empty":  # an input that was left empty is no file
+        match self._is:
+            case _PartIs.FILE:
                 if self.file:
                     raise ApiError("too_many_files", "the form holds more than one file")
-                self.file, self._text, self._kind = True, False, "audio"
+                self.file, self._text, self._is = True, False, _PartIs.AUDIO
                 coded = self._part.base64
                 await upload.begin_audio(Base64() if coded else Unwrapped(base64=False))
                 await upload.audio(data)
-            case "text, perhaps audio":
+            case _PartIs.TEXT:
                 if self._text:
                     raise ApiError("too_many_files", "the form holds more than one file")
-                self._text, self._kind = True, "audio"
+                self._text, self._is = True, _PartIs.TEXT_AUDIO
                 await upload.begin_audio(Unwrapped(base64=True, certain=self._part.base64))
                 await self._maybe(upload.audio(data))
-            case "audio" if self._text:
+            case _PartIs.TEXT_AUDIO:
                 await self._maybe(upload.audio(data))
-            case "audio":
+            case _PartIs.AUDIO:
                 await upload.audio(data)
-            case "skipped":
+            case _PartIs.SKIPPED:
                 upload.count_others(len(data))
-            case _:
+            case _PartIs.FIELD:
                 upload.count_others(len(data))
                 if len(self._held) + len(data) > _LONGEST_FIELD:
                     raise ApiError("body_too_large", f"the field {self._part.name!r} is too long")
@@ -281,16 +291,16 @@ class _Form:
         except (AudioError, ApiError) as error:
             if isinstance(error, ApiError) and error.code == "body_too_large":
                 raise
-            self.refused, self._kind = error, "skipped"
+            self.refused, self._is = error, _PartIs.SKIPPED
 
     async def end(self) -> None:
         """The part is over."""
-        match self._kind:
-            case "audio" if self._text:
+        match self._is:
+            case _PartIs.TEXT_AUDIO:
                 await self._maybe(self._upload.audio_ends())
-            case "audio":
+            case _PartIs.AUDIO:
                 await self._upload.audio_ends()
-            case "field" if self._part.name:
+            case _PartIs.FIELD if self._part.name:
                 text = bytes(self._held).decode("utf-8", "replace")
                 self._upload.set_field(self._part.name, text)
 
