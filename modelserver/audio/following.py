@@ -13,6 +13,8 @@ from modelserver.audio.riff import Piece, Readable
 
 _MOST_PARTS = 1_000_000
 """Boxes or chunks that are walked over."""
+_HEAD_BYTES = 24
+"""What is read of each."""
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_OBJECTS = (
     _ASF_HEADER,
@@ -28,29 +30,45 @@ _LEFT = "{} bytes follow where the file says that it ends: they were not recogni
 _NOTABLE = 4096
 """Bytes: less is a tag."""
 
-At = Callable[[int, int], bytes]
-"""So many bytes from there."""
+Step = Callable[[bytes], int | None]
+"""From the first bytes of a part (a box, a chunk, an object) to its length; 0 where it goes on to
+the end of the file, None where it is none."""
 
 
 def following_pieces(view: Readable, size: int) -> list[Piece]:
     """The files in it, if there are several, or if something else follows; none if it is one."""
 
-    def at(offset: int, count: int) -> bytes:
+    def at(offset: int) -> bytes:
         if offset >= size:
             return b""
         view.seek(offset)
-        return view.read(min(count, size - offset))
+        return view.read(min(_HEAD_BYTES, size - offset))
 
-    head = at(0, 16)
-    kind = next((k for k in _KINDS if head[k[1] : k[1] + len(k[0])] == k[0]), None)
+    head = at(0)
+    kind = next((k for k in _KINDS if head.startswith(k[0], k[1])), None)
     if kind is None:
         return []
-    magic, where, end_of = kind
-    starts, end = [0], size
+    magic, where, step = kind
+
+    def end_of(start: int) -> int:
+        """Where the file that begins there ends, by its parts, or where another one begins."""
+        offset = start
+        for _ in range(_MOST_PARTS):
+            head = at(offset)
+            another = offset != start and head.startswith(magic, where)
+            length = None if another else step(head)
+            if length is None:
+                return offset
+            if not length:
+                return size
+            offset += length
+        return size
+
+    starts = [0]
     while True:
-        end = end_of(at, starts[-1], size)
+        end = end_of(starts[-1])
         # A byte of padding may stand between.
-        places = (place for place in (end, end + 1) if at(place + where, len(magic)) == magic)
+        places = (place for place in (end, end + 1) if at(place).startswith(magic, where))
         following = next(places, None)
         if following is None or following <= starts[-1]:
             break
@@ -64,55 +82,41 @@ def following_pieces(view: Readable, size: int) -> list[Piece]:
     return []
 
 
-def _aiff(at: At, start: int, _: int) -> int:
-    length = int.from_bytes(at(start + 4, 4), "big")
-    return start + 8 + length
+def _aiff(head: bytes) -> int | None:
+    if head[:4] != b"FORM" or len(head) < 8:
+        return None
+    return 8 + int.from_bytes(head[4:8], "big")
 
 
-def _wave64(at: At, start: int, _: int) -> int:
-    length = int.from_bytes(at(start + 16, 8), "little")
-    return start + (length + 7) // 8 * 8
+def _wave64(head: bytes) -> int | None:
+    if head[:16] != _WAVE64 or len(head) < _HEAD_BYTES:
+        return None
+    return (int.from_bytes(head[16:24], "little") + 7) // 8 * 8
 
 
-def _mp4(at: At, start: int, size: int) -> int:
-    offset = start
-    for number in range(_MOST_PARTS):
-        head = at(offset, 16)
-        if len(head) < 8 or (number and head[4:8] == b"ftyp") or not _is_name(head[4:8]):
-            return offset
-        (length,) = struct.unpack_from(">I", head)
-        if length == 1 and len(head) == 16:
-            (length,) = struct.unpack_from(">Q", head, 8)
-        if length < 8:
-            return size
-        offset += length
-    return size
+def _mp4(head: bytes) -> int | None:
+    if len(head) < 8 or not _is_name(head[4:8]):
+        return None
+    (length,) = struct.unpack_from(">I", head)
+    if length == 1 and len(head) >= 16:
+        (length,) = struct.unpack_from(">Q", head, 8)
+    return int(length) if length >= 8 else 0
 
 
-def _caf(at: At, start: int, size: int) -> int:
-    offset = start + 8
-    for _ in range(_MOST_PARTS):
-        head = at(offset, 12)
-        if len(head) < 12 or head[:4] == b"caff" or not _is_name(head[:4]):
-            return offset
-        (length,) = struct.unpack_from(">q", head, 4)
-        if length < 0:
-            return size
-        offset += 12 + length
-    return size
+def _caf(head: bytes) -> int | None:
+    if head[:4] == b"caff":
+        return 8
+    if len(head) < 12 or not _is_name(head[:4]):
+        return None
+    (length,) = struct.unpack_from(">q", head, 4)
+    return 12 + int(length) if length >= 0 else 0
 
 
-def _asf(at: At, start: int, size: int) -> int:
-    offset = start
-    for number in range(_MOST_PARTS):
-        head = at(offset, 24)
-        if (number and head[:16] == _ASF_HEADER) or head[:16] not in _ASF_OBJECTS:
-            return offset
-        (length,) = struct.unpack_from("<Q", head, 16)
-        if length < 24:
-            return size
-        offset += length
-    return size
+def _asf(head: bytes) -> int | None:
+    if head[:16] not in _ASF_OBJECTS or len(head) < _HEAD_BYTES:
+        return None
+    (length,) = struct.unpack_from("<Q", head, 16)
+    return int(length) if length >= _HEAD_BYTES else 0
 
 
 def _is_name(name: bytes) -> bool:
@@ -120,7 +124,7 @@ def _is_name(name: bytes) -> bool:
     return all(0x20 <= letter < 0x7F or letter == 0xA9 for letter in name)
 
 
-_KINDS: tuple[tuple[bytes, int, Callable[[At, int, int], int]], ...] = (
+_KINDS: tuple[tuple[bytes, int, Step], ...] = (
     (b"FORM", 0, _aiff),
     (_WAVE64, 0, _wave64),
     (b"ftyp", 4, _mp4),

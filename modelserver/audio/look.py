@@ -7,6 +7,7 @@ Nothing here decides what the samples are: FFmpeg does, in a worker.
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 
 from modelserver.audio.errors import AudioError, not_audio, too_long, unsupported
 from modelserver.audio.formats import RawFormat
@@ -62,35 +63,42 @@ _PLAYLISTS = (b"#EXTM3U", b"[playlist]", b"ffconcat", b"v=0\r", b"v=0\n", b"<SMI
 _TEXT_BYTES = bytes(range(0x20, 0x7F)) + b"\t\r\n\f\x1b"
 
 
-def what_it_is(head: bytes) -> str | None:
-    """What it is instead of audio, in a sentence; None where it may be audio."""
-    for magic, at, name in _NOT_AUDIO:
-        if head[at : at + len(magic)] == magic:
-            return f"this is {name}"
-    if _is_web_page(head):
-        return "this is an HTML or XML page: was it an error page that was saved as audio?"
+def what_it_is(head: bytes) -> AudioError | None:
+    """Why it is refused, with what it is instead of audio; None where it may be audio."""
+    if (name := _named(_NOT_AUDIO, head)) is not None:
+        return not_audio(f"this is {name}")
     text = head.lstrip(b"\xef\xbb\xbf")
+    if _HTML.match(text):
+        return not_audio(
+            "this is an HTML or XML page: was it an error page that was saved as audio?"
+        )
     if _FORM.match(text):
-        return (
+        return not_audio(
             "this is a form, and its type does not say so: send it as multipart/form-data with its "
             "boundary (most clients do so by themselves if no type is set by hand)"
         )
     if text[:5].lower() == b"data:":
-        return "this is a data: URL that is not base64; encode it so, or send the file's bytes"
-    if any(text.startswith(start) for start in _PLAYLISTS):
-        return "this is a playlist or description of other files: send the audio itself"
-    if _JSON.match(text) and _is_text(text):
-        return 'this is JSON: send the file\'s bytes, or {"audio": "BASE64"} as application/json'
+        return not_audio(
+            "this is a data: URL that is not base64; encode it so, or send the file's bytes"
+        )
+    if text.startswith(_PLAYLISTS):
+        return not_audio("this is a playlist or description of other files: send the audio itself")
     if _is_text(text):
-        return _what_text(text)
-    for magic, at, name in _OTHER_AUDIO:
-        if head[at : at + len(magic)] == magic:
-            return f"it is {name}, which is not taken: convert it (ffmpeg -i FILE out.wav)"
+        return not_audio(_what_text(text))
+    if (name := _named(_OTHER_AUDIO, head)) is not None:
+        return unsupported(f"it is {name}, which is not taken: convert it (ffmpeg -i FILE out.wav)")
     return None
+
+
+def _named(known: Iterable[tuple[bytes, int, str]], head: bytes) -> str | None:
+    """The name of what begins so."""
+    return next((name for magic, at, name in known if head.startswith(magic, at)), None)
 
 
 def _what_text(text: bytes) -> str:
     start = text.strip()
+    if _JSON.match(start):
+        return 'this is JSON: send the file\'s bytes, or {"audio": "BASE64"} as application/json'
     if _URL.match(start):
         return "this is an address: send the file that is there, not its address"
     if start[:1] == b"@":
@@ -126,10 +134,6 @@ def _decoded_start(text: bytes) -> bool:
     return data[:4] in (b"RIFF", b"fLaC", b"OggS", b"\x1a\x45\xdf\xa3") or data[:3] == b"ID3"
 
 
-def _is_web_page(head: bytes) -> bool:
-    return bool(_HTML.match(head.lstrip(b"\xef\xbb\xbf")))
-
-
 def _is_text(head: bytes) -> bool:
     """All of it can be read: ASCII, or UTF-8 whose last character may be cut off."""
     if not head.strip():
@@ -152,27 +156,36 @@ def mangled(head: bytes) -> bool:
     return head[:4] == b"RIFF" and len(head) >= 12 and b"\0" not in head[:44]
 
 
-# What containers begin with, and bytes a second for a guess at how long one is.
 _CONTAINERS = (
-    (b"ftyp", 4, "MP4 or M4A", 16_000),
-    (b"OggS", 0, "Ogg", 4_000),
-    (b"fLaC", 0, "FLAC", 24_000),
-    (b"\x1a\x45\xdf\xa3", 0, "Matroska or WebM", 6_000),
-    (b"ID3", 0, "MP3", 16_000),
-    (b"RIFF", 0, "WAV or AVI", 32_000),
-    (b"FORM", 0, "AIFF", 88_000),
-    (b"caff", 0, "CAF", 88_000),
-    (b"0&\xb2u", 0, "WMA or ASF", 16_000),
-    (b"#!AMR", 0, "AMR", 1_600),
-    (b"FLV", 0, "FLV", 16_000),
+    (b"ftyp", 4, "MP4 or M4A"),
+    (b"OggS", 0, "Ogg"),
+    (b"fLaC", 0, "FLAC"),
+    (b"\x1a\x45\xdf\xa3", 0, "Matroska or WebM"),
+    (b"ID3", 0, "MP3"),
+    (b"RIFF", 0, "WAV or AVI"),
+    (b"FORM", 0, "AIFF"),
+    (b"caff", 0, "CAF"),
+    (b"0&\xb2u", 0, "WMA or ASF"),
+    (b"#!AMR", 0, "AMR"),
+    (b"FLV", 0, "FLV"),
 )
-_PACE_OTHERS = 12_000
+_PACES = {
+    "Ogg": 4_000,
+    "FLAC": 24_000,
+    "Matroska or WebM": 6_000,
+    "WAV or AVI": 32_000,
+    "AIFF": 88_000,
+    "CAF": 88_000,
+    "AMR": 1_600,
+    None: 12_000,
+}
+"""Bytes a second, for a guess at how long a file of that container is."""
+_PACE_OTHERS = 16_000
 
 
 def container_of(head: bytes) -> str | None:
     """The name of the container that begins so, if it is one of those that say so."""
-    names = (name for magic, at, name, _ in _CONTAINERS if head[at : at + len(magic)] == magic)
-    return next(names, None)
+    return _named(_CONTAINERS, head)
 
 
 class Gate:
@@ -219,9 +232,7 @@ class Gate:
         if pace := self._pace():
             at = self._wav.data_at if self._wav else 0
             return max(0.0, (size - at) / pace)
-        head = bytes(self._head[:16])
-        paces = (pace for magic, at, _, pace in _CONTAINERS if head[at : at + len(magic)] == magic)
-        return size / next(paces, _PACE_OTHERS)
+        return size / _PACES.get(container_of(bytes(self._head[:16])), _PACE_OTHERS)
 
     def _look(self, *, complete: bool) -> None:
         head = bytes(self._head)
@@ -235,9 +246,8 @@ class Gate:
             self._wav = parse(head)
             if self._wav is None and len(head) < HEADER_LIMIT_BYTES and not complete:
                 return
-        elif (said := what_it_is(head[:LOOK_BYTES])) is not None:
-            kind = not_audio if said.startswith("this is ") else unsupported
-            raise kind(said)
+        elif (error := what_it_is(head[:LOOK_BYTES])) is not None:
+            raise error
         elif self._lacks_rate and container_of(head) is None:
             raise AudioError(
                 "bad_parameter",

@@ -55,7 +55,7 @@ class AudioReader:
     ) -> None:
         """`raw`: what the samples are where there is no container. Raises `AudioError`."""
         self._view, self._size, self._rate = view, size, rate
-        self._raw, self._wanted, self._longest_s = raw, channels, longest_s
+        self._wanted, self._longest_s = channels, longest_s
         self._seconds = 0.0
         self._damaged = 0
         self._warnings: list[str] = []
@@ -64,6 +64,8 @@ class AudioReader:
         self._head = view.read(min(size, 4096))
         if size == 0:
             raise not_audio("the file is empty")
+        # A file is a file, whatever it is said to be.
+        self._raw = None if self._head[:4] in FORMS else raw
         self._pieces = self._find_pieces()
         self._first = self._open(self._pieces[0])
         self.numbers = self._numbers()
@@ -98,7 +100,7 @@ class AudioReader:
             self.close()
         if not self._seconds:
             if self._damaged:
-                raise not_audio(what_it_is(self._head) or "nothing in the file can be decoded")
+                raise what_it_is(self._head) or not_audio("nothing in the file can be decoded")
             self._warnings.append("there are no samples in the file")
         for number, rest in enumerate(pending):
             yield from ((number, chunk) for chunk in _taken(rest, chunk_bytes))
@@ -112,7 +114,7 @@ class AudioReader:
     # --- opening --------------------------------------------------------------------------------
 
     def _find_pieces(self) -> list[Piece]:
-        if self._raw is not None and self._head[:4] not in FORMS:
+        if self._raw is not None:
             return [Piece(0, self._size)]
         found = list(pieces(self._view, self._size))
         found = found or following_pieces(self._view, self._size) or [Piece(0, self._size)]
@@ -120,7 +122,7 @@ class AudioReader:
         return found
 
     def _open(self, piece: Piece) -> Opened:
-        raw = self._raw if self._head[:4] not in FORMS else None
+        raw = self._raw
         if raw is not None and raw.encoding == EITHER_ENDIAN:
             self._view.seek(piece.start)
             some = self._view.read(min(self._size, _LISTEN_BYTES))
@@ -163,12 +165,11 @@ class AudioReader:
         return opened
 
     def _refusal(self) -> AudioError:
-        said = what_it_is(self._head)
-        if said is not None and said.startswith("this is "):
-            return not_audio(said)
+        if (error := what_it_is(self._head)) is not None:
+            return error
         if (name := container_of(self._head)) is not None:
             return not_audio(f"the {name} file cannot be read: it is damaged, or cut short")
-        return not_audio(said or "this is no audio file of a kind that is known")
+        return not_audio("this is no audio file of a kind that is known")
 
     def _numbers(self) -> tuple[int, ...]:
         """The channels that are heard one by one; none where they are mixed."""

@@ -48,17 +48,11 @@ class Wav:
     """One WAV file: its format chunk, and where its samples are. `declared`: the size that it
     gives them, None where it does not know."""
 
-    form: bytes
     fmt: bytes
     data_at: int
     declared: int | None
     unpadded: bool
     """A chunk of odd length is not followed by its padding byte."""
-
-    @property
-    def channels(self) -> int:
-        """As the format chunk says."""
-        return int(struct.unpack_from("<H", self.fmt, 2)[0])
 
     @property
     def rate(self) -> int:
@@ -95,8 +89,7 @@ class Piece:
 def parse(data: bytes, *, size: int | None = None) -> Wav | None:
     """The WAV file that `data` begins with; None if it is none, or where its samples do not begin
     within `data`. `size`: of the whole file, if that is known."""
-    form = data[:4]
-    if form not in FORMS or data[8:12] != b"WAVE":
+    if data[:4] not in FORMS or data[8:12] != b"WAVE":
         return None
     at, fmt, unpadded, long_size = 12, b"", False, None
     while at + 8 <= len(data):
@@ -111,7 +104,7 @@ def parse(data: bytes, *, size: int | None = None) -> Wav | None:
             elif length in _UNKNOWN_SIZES or length >= _LEAST_UNKNOWN:
                 fits = size is not None and inside + length <= size
                 declared = length if fits and length else None
-            return Wav(form, fmt, inside, declared, unpadded)
+            return Wav(fmt, inside, declared, unpadded)
         if name == b"fmt ":
             fmt = data[inside : inside + length]
         elif name == b"ds64" and length >= 16 and inside + 16 <= len(data):
@@ -134,8 +127,6 @@ def pieces(view: Readable, size: int) -> Iterator[Piece]:
         head = view.read(min(size - start, HEADER_LIMIT_BYTES))
         wav = parse(head, size=size - start)
         if wav is None:
-            if start and size - start > 8:
-                return
             if start == 0 and head[:4] in FORMS:
                 yield Piece(0, size)
             return
@@ -149,7 +140,7 @@ def pieces(view: Readable, size: int) -> Iterator[Piece]:
 def _piece(view: Readable, wav: Wav, start: int, size: int) -> tuple[Piece, int | None]:
     """The file at `start`, and where another one follows, if it does."""
     data_at = start + wav.data_at
-    end, warning, following, by_size = size, None, None, True
+    end, warning, following, true_size = size, None, None, True
     if wav.declared is not None and data_at + wav.declared > size:
         missing, there = wav.declared - (size - data_at), size - data_at
         # A gigabyte that is hardly there is no file cut short, but a size that nobody knew.
@@ -167,14 +158,14 @@ def _piece(view: Readable, wav: Wav, start: int, size: int) -> tuple[Piece, int 
             if _is_chunk(after, size - behind, wav.declared & 1) or size - behind < 8:
                 end = behind
             else:
-                by_size = False
+                true_size = False
                 warning = (
                     f"the header says {wav.declared} bytes of samples and {size - data_at} follow: "
                     "all were recognised"
                 )
     fmt, gain = _in_its_container(view, wav, data_at, end)
     whole = start == 0 and following is None and fmt == wav.fmt and not wav.unpadded
-    if whole and by_size:
+    if whole and true_size:
         return Piece(0, size, warning=warning), None
     if following is not None:
         warning = warning or "several WAV files follow each other: all were recognised"
