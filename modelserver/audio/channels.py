@@ -34,6 +34,13 @@ class ChannelChoice:
     how: str = MIX
     numbers: tuple[int, ...] = ()
 
+    @property
+    def least(self) -> int:
+        """How many channels there are at the least, where nothing else says it."""
+        if self.numbers:
+            return max(self.numbers) + 1
+        return 2 if self.how == SPLIT else 1
+
 
 def channel_choice(text: str) -> ChannelChoice:
     """From "mix", "split", or numbers of channels such as "0,1", counted from 0. Raises

@@ -3,7 +3,7 @@
 Nothing else is ever opened: no playlist, no list of files, no protocol, no video decoder.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from modelserver.audio.errors import AudioError, unsupported
 
@@ -87,8 +87,7 @@ _TYPES = {
 (RFC 2586, RFC 3551, RFC 2046)."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawFormat:
+class RawFormat(msgspec.Struct, frozen=True):
     """Samples without a container. `rate`: frames a second."""
 
     encoding: str

@@ -14,7 +14,7 @@ import click
 import msgspec
 import uvloop
 
-from modelserver.audio.channels import SPLIT, channel_choice
+from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
 from modelserver.audio.formats import raw_format
 from modelserver.audio.look import Gate
@@ -24,7 +24,7 @@ from modelserver.logs import configure_logs
 from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
-from modelserver.speech.messages import RawSamples, Speech, SpeechRequest
+from modelserver.speech.messages import Speech, SpeechRequest
 from modelserver.speech.subtitles import srt, vtt
 from supervisor import FileInput, JobInput, NotReady, PoolError
 
@@ -128,11 +128,7 @@ def transcribe(
 def _asked(channels: str, encoding: str | None, rate: int | None) -> SpeechRequest:
     try:
         choice = channel_choice(channels)
-        raw = None
-        if encoding is not None:
-            count = max(choice.numbers) + 1 if choice.numbers else 1 + (choice.how == SPLIT)
-            form = raw_format(encoding, rate, count)
-            raw = RawSamples(form.encoding, form.rate, form.channels)
+        raw = None if encoding is None else raw_format(encoding, rate, choice.least)
     except AudioError as error:
         raise click.UsageError(error.message) from error
     return SpeechRequest(words=True, channels=channels, raw=raw)

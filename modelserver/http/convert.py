@@ -11,7 +11,7 @@ from modelserver.http.middleware import NOTES, REQUEST_ID
 from modelserver.http.negotiation import wants_plain_text
 from modelserver.http.parameters import read_parameters
 from modelserver.http.upload import Upload, must_be_acceptable
-from modelserver.speech.messages import RawSamples, SpeechRequest, SpeechSegment, SpeechWord
+from modelserver.speech.messages import SpeechRequest, SpeechSegment, SpeechWord
 
 
 class Transcript(msgspec.Struct, omit_defaults=True):
@@ -54,15 +54,10 @@ async def convert(request: web.Request) -> web.Response:
             model=wanted.label, bytes=spool.size, audio_s=round(received.seconds, 3)
         )
         place.admission.resize(received.seconds, known=received.known)
-        raw = asked.raw
         done = await service.transcribe(
             place,
             spool,
-            SpeechRequest(
-                words=asked.words,
-                channels=asked.channels,
-                raw=RawSamples(raw.encoding, raw.rate, raw.channels) if raw else None,
-            ),
+            SpeechRequest(words=asked.words, channels=asked.channels, raw=asked.raw),
             request_id=request[REQUEST_ID],
         )
     speech = done.speech

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from modelserver.audio.channels import channel_choice
+from modelserver.audio.channels import MIX, channel_choice
 from modelserver.audio.errors import AudioError
 from modelserver.audio.formats import RawFormat, raw_format, type_encoding
 from modelserver.http.errors import ApiError
@@ -47,7 +47,7 @@ class Parameters:
     model: str | None = None
     language: str | None = None
     words: bool = False
-    channels: str = "mix"
+    channels: str = MIX
     raw: RawFormat | None = None
 
 
@@ -119,9 +119,9 @@ def _language(text: str) -> str | None:
 
 
 def _channels(values: Mapping[str, str]) -> str:
-    text = values.get("channels", "mix") or "mix"
+    text = values.get("channels") or MIX
     if _is_count(text, values):
-        return "mix"
+        return MIX
     channel_choice(text)  # to refuse it before anything is received
     return text
 
@@ -151,11 +151,10 @@ def _raw(values: Mapping[str, str], content_type: str) -> RawFormat | None:
     asked = values.get("channels", "")
     if _is_count(asked, values):
         channels = int(asked)
-    elif channels is None and asked not in ("", "mix"):
-        numbers = channel_choice(asked).numbers
-        channels = max(numbers) + 1 if numbers else 2
     try:
-        return raw_format(encoding, rate, 1 if channels is None else channels)
+        if channels is None:
+            channels = channel_choice(asked or MIX).least
+        return raw_format(encoding, rate, channels)
     except AudioError as error:
         raise ApiError(error.code, error.message) from error
 

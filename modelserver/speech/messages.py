@@ -6,15 +6,8 @@ from pathlib import Path
 import msgspec
 
 import models
+from modelserver.audio.formats import RawFormat
 from supervisor import Target
-
-
-class RawSamples(msgspec.Struct, frozen=True):
-    """Samples without a container (`modelserver.audio.formats.RawFormat`)."""
-
-    encoding: str
-    rate: int
-    channels: int = 1
 
 
 class SpeechRequest(msgspec.Struct, frozen=True):
@@ -23,7 +16,7 @@ class SpeechRequest(msgspec.Struct, frozen=True):
     words: bool = False
     alternatives: int = 0
     longest_audio_s: float | None = None
-    raw: RawSamples | None = None
+    raw: RawFormat | None = None
     channels: str = "mix"
 
 

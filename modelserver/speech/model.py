@@ -15,9 +15,8 @@ import msgspec
 import models
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
-from modelserver.audio.formats import RawFormat
 from modelserver.audio.reader import AudioReader
-from modelserver.speech.messages import RawSamples, Speech, SpeechRequest, SpeechSegment, SpeechWord
+from modelserver.speech.messages import Speech, SpeechRequest, SpeechSegment, SpeechWord
 from modelserver.speech.transcript import is_engine_token, reader_text
 from supervisor import JobError, SpoolView, allocator_in_use
 
@@ -78,7 +77,7 @@ class SpeechModel:
                 spool,
                 _size(spool),
                 self._model.sample_rate,
-                raw=_raw(asked.raw),
+                raw=asked.raw,
                 channels=channel_choice(asked.channels),
                 longest_s=asked.longest_audio_s,
             )
@@ -153,12 +152,6 @@ def _segments(heard: list[list[models.Utterance]], numbers: tuple[int, ...]) -> 
                 text = reader_text([utterance.text])
                 segments.append(SpeechSegment(words[0].start_s, words[-1].end_s, text, number))
     return sorted(segments, key=lambda segment: (segment.start, segment.channel))
-
-
-def _raw(samples: RawSamples | None) -> RawFormat | None:
-    if samples is None:
-        return None
-    return RawFormat(samples.encoding, samples.rate, samples.channels)
 
 
 def _size(spool: SpoolView) -> int:
