@@ -336,6 +336,7 @@ def test_parameters_may_be_fields_in_any_order(url: str, wav: bytes) -> None:
         ("?encoding=mp5&rate=8000", "there are: s8"),
         ("?encoding=s16le", "need a rate"),
         ("?encoding=s16le&rate=fast", "is not a number"),
+        ("?encoding=s16le&rate=8000&channels=" + "9" * 5000, "is not a number"),
         ("?rate=8000", "add encoding"),
         ("?language=%21%21", "is no language tag"),
     ],

@@ -150,7 +150,7 @@ def _raw(values: Mapping[str, str], content_type: str) -> RawFormat | None:
     channels = _number("channels", parameter(content_type, "channels"))
     asked = values.get("channels", "")
     if _is_count(asked, values):
-        channels = int(asked)
+        channels = _number("channels", asked)
     try:
         if channels is None:
             channels = channel_choice(asked or MIX).least
