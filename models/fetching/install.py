@@ -17,10 +17,10 @@ import msgspec
 
 from models.catalog import CatalogEntry, Checksum, catalog_entry, checksum_of
 from models.contract import ModelError
-from models.durable import sync_files
+from models.durable import remove_tree, sync_files
 from models.fetching.download import Bounds, discard, download
 from models.fetching.pins import read_pin, record_pin
-from models.fetching.unpack import top_directory, unpack
+from models.fetching.unpack import name_of, top_directory, unpack
 from models.location import layout_problem
 
 Progress = Callable[[str, int, int], None]
@@ -92,12 +92,8 @@ def uninstall(name: str, models_directory: Path) -> Path:
         raise ModelError(
             "model_not_found", f"there is no {name!r} in {models_directory}; there: {names}"
         )
-    gone = models_directory / f".{name}-removed"
     try:
-        if gone.exists():
-            shutil.rmtree(gone)
-        directory.rename(gone)  # first out of sight, all at once
-        shutil.rmtree(gone)
+        remove_tree(directory, models_directory / f".{name}-removed")
     except OSError as error:
         raise ModelError("cannot_write", f"{directory}: {error.strerror}") from error
     return directory
@@ -180,9 +176,7 @@ def _install(
         unpack(archive, made, lambda done, total: on_progress("unpack", done, total))
         problem = layout_problem(made)
         if problem is not None:
-            raise ModelError(
-                "model_invalid", f"{Path(archive.name).name} holds no Vosk model: {problem}"
-            )
+            raise ModelError("model_invalid", f"{name_of(archive)} holds no Vosk model: {problem}")
         sync_files(made)
         target = models_directory / name
         made.rename(target)
@@ -204,7 +198,7 @@ def _check(archive: BinaryIO, known: Checksum | None, on_progress: Progress) -> 
     if known is not None and digests[known.algorithm].hexdigest() != known.digest:
         raise ModelError(
             "wrong_checksum",
-            f"{Path(archive.name).name} is not what it should be: its {known.algorithm} is "
+            f"{name_of(archive)} is not what it should be: its {known.algorithm} is "
             f"{digests[known.algorithm].hexdigest()}, and {known.digest} is right",
         )
     return digests["sha256"].hexdigest()

@@ -62,8 +62,7 @@ def unpack(
         free = shutil.disk_usage(target).free
         if total > free:
             raise ModelError(
-                "no_space",
-                f"{Path(archive.name).name} needs {total} bytes unpacked, {free} are free",
+                "no_space", f"{name_of(archive)} needs {total} bytes unpacked, {free} are free"
             )
         done = 0
         for info in files:
@@ -174,5 +173,10 @@ def _extract(
     return done + written
 
 
+def name_of(archive: BinaryIO) -> str:
+    """The archive's, without its directories."""
+    return Path(archive.name).name
+
+
 def _bad(archive: BinaryIO, why: str) -> ModelError:
-    return ModelError("bad_archive", f"{Path(archive.name).name} is not unpacked: {why}")
+    return ModelError("bad_archive", f"{name_of(archive)} is not unpacked: {why}")

@@ -29,6 +29,10 @@ class FileStamp(msgspec.Struct, frozen=True):
             digest = hashlib.file_digest(reader, "sha256").hexdigest()
         return cls(status.st_size, status.st_mtime_ns, digest)
 
+    def same_size(self, file: Path) -> bool:
+        """The file is as long as it was. Raises `OSError`."""
+        return file.stat().st_size == self.size
+
     def unchanged(self, file: Path) -> bool:
         """The file is the same: by size and time, or else by checksum. Raises `OSError`."""
         status = file.stat()

@@ -1,10 +1,10 @@
 """Where prepared models are kept: found for an original, listed, verified, removed."""
 
-import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.durable import remove_tree
 from models.graph_file import graph_problem
 from models.location import ModelLocation, graph_directory
 from models.prepared.manifest import MAKER, FileStamp, Manifest, read_manifest
@@ -97,21 +97,15 @@ def verify(prepared: PreparedModel) -> list[str]:
 
 def changed_size(prepared: PreparedModel) -> str | None:
     """A file that was made and is not as long as it was, in words; None if all are. Cheap."""
-    for name, stamp in prepared.manifest.made.items():
-        try:
-            size = (prepared.directory / name).stat().st_size
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-        if size != stamp.size:
-            return f"{name} is damaged: it has {size} bytes and was made with {stamp.size}"
-    return None
+    made = prepared.manifest.made
+    what = "is damaged: its size is not what it was when it was made"
+    return _first_change(made, prepared.directory, "", what, FileStamp.same_size)
 
 
 def remove(prepared: PreparedModel) -> None:
     """Delete it. Those that serve it keep their mapping of it. Raises `OSError`."""
-    gone = prepared.directory.with_name(f"{PARTIAL_PREFIX}removed-{prepared.directory.name}")
-    prepared.directory.rename(gone)  # first out of sight, all at once
-    shutil.rmtree(gone)
+    aside = f"{PARTIAL_PREFIX}removed-{prepared.directory.name}"
+    remove_tree(prepared.directory, prepared.directory.with_name(aside))
 
 
 def _same_sizes(manifest: Manifest, location: ModelLocation) -> bool:
@@ -147,12 +141,16 @@ def _made_problem(prepared: PreparedModel) -> str | None:
 
 
 def _first_change(
-    stamps: Mapping[str, FileStamp], directory: Path, whose: str, what: str
+    stamps: Mapping[str, FileStamp],
+    directory: Path,
+    whose: str,
+    what: str,
+    same: Callable[[FileStamp, Path], bool] = FileStamp.unchanged,
 ) -> str | None:
-    """The first file that is not as it was, in words; None if all are."""
+    """The first file that is not the `same` as it was, in words; None if all are."""
     for name, stamp in stamps.items():
         try:
-            if not stamp.unchanged(directory / name):
+            if not same(stamp, directory / name):
                 return f"{name}{whose} {what}"
         except OSError as error:
             return f"{name}{whose} cannot be read: {error.strerror}"
