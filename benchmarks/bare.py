@@ -18,10 +18,16 @@ from typing import Any
 import utterances
 
 import models
-from models.blas import blas_environment, processor_flags
+from models.blas import AUTO, blas_environment, processor_flags
+from models.kernels import SAME_AS, get_kernels
 from models.prepared import find_prepared
 from modelserver.settings import Settings
-from supervisor.processes.environment import Allocator, choose_allocator, find_jemalloc
+from supervisor.processes.environment import (
+    Allocator,
+    choose_allocator,
+    find_jemalloc,
+    process_environment,
+)
 
 MODES = ("new", "kept", "prepared")
 """A new recogniser for every request, one kept, and the prepared model."""
@@ -30,20 +36,38 @@ GRAPH_VARIABLE = "BENCHMARK_GRAPH"
 """Another graph than the prepared model's own, for experiments."""
 
 
+KERNELS_VARIABLE = "BENCHMARK_KERNELS"
+"""The variant of our kernels that the process was started for."""
+
+
 class Bare:
     """The parent's hand on a process that runs `main` below."""
 
     def __init__(
-        self, mode: str, processes: int, audio: str, count: int, allocator: str, **variables: str
+        self,
+        mode: str,
+        processes: int,
+        audio: str,
+        count: int,
+        allocator: str,
+        *,
+        kernels: bool = True,
+        blas: str = "auto",
+        **variables: str,
     ) -> None:
+        """`kernels`: ours, where the mode has them (they are for static graphs); `blas`: as the
+        setting, which bounds them too."""
         lazy = mode != "prepared"
         choice = choose_allocator(Allocator(allocator), find_jemalloc(), huge_pages=lazy)
-        environment = {
-            **os.environ,
-            **choice.variables,
-            **blas_environment("auto", processor_flags()),
-            **variables,
-        }
+        flags = processor_flags()
+        ours = None
+        if kernels and not lazy:
+            ours = get_kernels(Settings().prepared_dir, flags, blas)
+            blas = SAME_AS if blas == AUTO else blas
+        layers = [os.environ, choice.variables, blas_environment(blas, flags), variables]
+        if ours is not None:
+            layers += [ours.environment, {KERNELS_VARIABLE: ours.variant}]
+        environment = process_environment(*layers)
         self._process = subprocess.Popen(
             [sys.executable, __file__, mode, str(processes), audio, str(count)],
             stdin=subprocess.PIPE,
@@ -113,8 +137,12 @@ def main(mode: str, processes: int, directory: str, count: int) -> None:
         if GRAPH_VARIABLE in os.environ:
             made["graph/HCLG.fst"] = Path(os.environ[GRAPH_VARIABLE])
     started = time.monotonic()
-    model = models.load_model(location.directory, made)
+    variant = os.environ.get(KERNELS_VARIABLE)
+    model = models.load_model(location.directory, made, kernels=variant)
     load_s = time.monotonic() - started
+    if variant is not None:
+        model.check_kernels(models.warm_up_clips("ko", model.sample_rate))
+        assert "not_packed" not in model.report(), model.report()
     print(
         json.dumps({"load_s": load_s, "anonymous": anonymous(os.getpid()), **model.report()}),
         flush=True,

@@ -1,9 +1,9 @@
 """What is served: the catalogue, finding a model, predicting its memory, and the engine that turns
 PCM into text.
 
-The names below, and those of `models.fetching`, `models.prepared` and `models.blas`, are all that
-other packages may use. The engine itself is loaded by `load_model`, so that nothing heavy is
-imported where no model is loaded.
+The names below, and those of `models.fetching`, `models.prepared`, `models.blas` and
+`models.kernels`, are all that other packages may use. The engine itself is loaded by `load_model`,
+so that nothing heavy is imported where no model is loaded.
 """
 
 from collections.abc import Mapping
@@ -58,16 +58,18 @@ def load_model(
     *,
     prefetch: bool = False,
     left_out: tuple[str, ...] = (),
+    kernels: str | None = None,
 ) -> Model:
     """Load the Vosk model in `directory`, with the files in `made` in place of its own.
 
     `made`: what a prepared model has made new (`PreparedModel.made`). `prefetch`: read its graph
     through once, so that the first requests need not wait for the disk. `left_out`: folders of
-    the model that are not loaded (`rescoring_folders`). Raises `ModelError`.
+    the model that are not loaded (`rescoring_folders`). `kernels`: the variant of our kernels that
+    the process was started for (`models.kernels`). Raises `ModelError`.
     """
     from models.vosk_model import VoskModel
 
-    return VoskModel(directory, made, prefetch=prefetch, left_out=left_out)
+    return VoskModel(directory, made, prefetch=prefetch, left_out=left_out, kernels=kernels)
 
 
 def warm_up_clips(language: str, sample_rate: int) -> list[bytes]:

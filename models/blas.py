@@ -6,20 +6,28 @@ the processor cannot run is a crash, so the flags decide what may be named at al
 """
 
 import os
-import platform
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-_AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
-_AVX2 = frozenset({"avx2", "fma"})
+from models.processor import AVX2, AVX512, processor_flags
+
+__all__ = [
+    "AUTO",
+    "KERNELS",
+    "OFF",
+    "KernelRefused",
+    "KernelReport",
+    "blas_environment",
+    "kernel_report",
+    "processor_flags",
+]
 
 KERNELS = {
-    "SkylakeX": _AVX512 | _AVX2,
-    "Haswell": _AVX2,
+    "SkylakeX": AVX512 | AVX2,
+    "Haswell": AVX2,
     "Sandybridge": frozenset({"avx"}),
     "Nehalem": frozenset({"sse4_2"}),
     "Prescott": frozenset({"pni"}),
@@ -30,14 +38,14 @@ AUTO, OFF = "auto", "off"
 
 
 class KernelRefused(Exception):
-    """The kernel asked for cannot run here; the text says why."""
+    """What was asked for cannot run here; the text says why."""
 
 
 def blas_environment(wanted: str, flags: frozenset[str]) -> dict[str, str]:
     """The variables for the fork server. `wanted`: a key of `KERNELS`, "auto", or "off", which
     leaves the choice to the library. Raises `KernelRefused`."""
     report = {"OPENBLAS_VERBOSE": "2"}  # makes the library print which kernel it took
-    if wanted == OFF or not flags:
+    if wanted == OFF or not any(needed <= flags for needed in KERNELS.values()):
         return report
     if wanted == AUTO:
         kernel = next((name for name, needed in KERNELS.items() if needed <= flags), None)
@@ -48,17 +56,6 @@ def blas_environment(wanted: str, flags: frozenset[str]) -> dict[str, str]:
             f"this processor cannot run the {wanted} kernel: it lacks " + ", ".join(missing)
         )
     return {**report, "OPENBLAS_CORETYPE": wanted}
-
-
-def processor_flags() -> frozenset[str]:
-    """This processor's flags by /proc/cpuinfo; empty on what is not x86."""
-    if platform.machine() != "x86_64":
-        return frozenset()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "flags":
-            return frozenset(value.split())
-    return frozenset()
 
 
 @dataclass(slots=True)

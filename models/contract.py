@@ -90,6 +90,11 @@ class Model(Protocol):
         """Decode these clips (as `Recognizer.accept` takes them) and throw the result away."""
         ...
 
+    def check_kernels(self, pcm: list[bytes]) -> bool:
+        """If kernels of ours are in the engine's place: decode these clips without and with them,
+        and do without them from now on if a text differs. False if there are none."""
+        ...
+
     def recognizer(self, options: RecognitionOptions) -> Recognizer:
         """A recogniser that has heard nothing yet. Raises `ModelError` for what the model cannot
         do."""

@@ -23,6 +23,8 @@ _ENGINE = 29 * _MB
 _ACOUSTIC, _IVECTOR = 1.9, 2.9
 """The network and its collapsed copy; the extractor's matrices and what is derived from them
 (Kaldi: `IvectorExtractor::ComputeDerivedVars`)."""
+_PACKED = 0.9
+"""The network's weights once more, laid out for our kernels: where the graph is not lazy."""
 _SYMBOL = 77
 """Bytes a word."""
 _HCL, _LM = 1.29, 2.6
@@ -42,6 +44,8 @@ _RNNLM = 2.0
 
 _READ_BYTES_S, _LM_BYTES_S, _START_S = 450e6, 27e6, 0.2
 _STATIC_BYTES_S = 270e6
+
+_NETWORK = "acoustic model"
 
 RESCORING = ("rescore", "rnnlm")
 """The folders that only improve what the first pass found."""
@@ -114,7 +118,7 @@ def predict(
     own = {name.rsplit("/", 1)[-1]: file for name, file in (made or {}).items()}
     static = own.get("HCLG.fst", graphs / "HCLG.fst")
     lazy = "HCLG.fst" not in own and (graphs / "HCLr.fst").is_file()
-    parts = [Part("engine", 0, _ENGINE), *_acoustic(directory)]
+    parts = [Part("engine", 0, _ENGINE), *_acoustic(directory, packed=not lazy)]
     growth, load_s = _GROWTH, _START_S
     if lazy:
         symbols = symbols_in_graph(graphs / "Gr.fst")
@@ -147,8 +151,10 @@ def predict(
 def if_prepared(prediction: Prediction, graph_bytes: int) -> Prediction:
     """The same model with its graph composed ahead of time, to about so many bytes."""
     parts = tuple(part for part in prediction.parts if not part.name.startswith("graph"))
-    words = tuple(
-        replace(part, private=part.private // 2) if part.name == "words" else part for part in parts
+    changed = {"words": lambda part: part.private // 2, _NETWORK: _with_packed}
+    others = tuple(
+        replace(part, private=changed[part.name](part)) if part.name in changed else part
+        for part in parts
     )
     graph = Part(
         "graph, mapped",
@@ -160,7 +166,7 @@ def if_prepared(prediction: Prediction, graph_bytes: int) -> Prediction:
     return replace(
         prediction,
         graph="mapped",
-        parts=(*words, graph),
+        parts=(*others, graph),
         growth=_GROWTH,
         rests_on="the sizes of its files, and a guess at the size of the graph",
     )
@@ -179,6 +185,10 @@ def measured(prediction: Prediction, *, model: int, growth: int, load_s: float) 
     )
 
 
+def _with_packed(network: Part) -> int:
+    return network.private + int(_PACKED * network.disk)
+
+
 def rescoring_folders(directory: Path) -> list[str]:
     """Those that the model has, as Vosk decides it."""
     carpa, network = directory / "rescore" / "G.carpa", directory / "rnnlm" / "final.raw"
@@ -186,13 +196,13 @@ def rescoring_folders(directory: Path) -> list[str]:
     return [name for name in RESCORING if there[name]]
 
 
-def _acoustic(directory: Path) -> list[Part]:
+def _acoustic(directory: Path, *, packed: bool) -> list[Part]:
     network = _size(directory / "am" / "final.mdl") or _size(directory / "final.mdl")
     ivector = directory / "ivector"
     extractor = _size(ivector / "final.ie")
     beside = sum(_size(ivector / name) for name in ("final.dubm", "final.mat"))
     return [
-        Part("acoustic model", network, int(_ACOUSTIC * network)),
+        Part(_NETWORK, network, int((_ACOUSTIC + _PACKED * packed) * network)),
         Part("i-vector extractor", extractor + beside, int(_IVECTOR * extractor) + beside),
     ]
 

@@ -6,13 +6,14 @@ Vosk needs the view only while it loads. Imported only where a model is loaded.
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from models.blas import kernel_report
 from models.contract import ModelError
 from models.graph_file import graph_problem
+from models.kernels.preloaded import KernelsUnavailable, PreloadedKernels
 from models.location import graph_directory
 from models.mapping import CannotMap, advise_random, find_mappings, mapped_reading
 from models.prediction import TOUCHED_SHARE
@@ -24,18 +25,27 @@ with kernel_report() as _kernel:
 __all__ = ["Loaded", "load_vosk", "vosk"]
 
 _LIBRARY = Path(vosk.__file__).parent / "libvosk.so"
+_WEIGHTS_MOST, _WEIGHTS_SPARE = 8, 64 << 20
+"""Address space for weights: so many times their files, for what is derived from them and for the
+copies that loading makes and drops; what is not used is given back."""
+_PACKED_SPARE = 1 << 20
+"""What is packed is padded to whole panels."""
+
 _LAZY_PARTS = frozenset({"graph/HCLr.fst", "graph/Gr.fst", "HCLr.fst", "Gr.fst"})
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """How it went. `mapped_bytes` is None where the graph is not mapped, and `not_mapped` says
-    why one that could be is not."""
+    why one that could be is not; `kernels` is None where ours are not used."""
 
     lazy: bool
     mapped_bytes: int | None = None
     graph: Path | None = None
     not_mapped: str | None = None
+    kernels: PreloadedKernels | None = None
+    not_packed: str | None = None
+    """Why the kernels that were asked for are not used."""
 
     def report(self) -> dict[str, Any]:
         """For logs and status pages."""
@@ -53,14 +63,40 @@ class Loaded:
 
 
 def load_vosk(
-    directory: Path, made: Mapping[str, Path], left_out: tuple[str, ...] = ()
+    directory: Path,
+    made: Mapping[str, Path],
+    left_out: tuple[str, ...] = (),
+    variant: str | None = None,
 ) -> tuple[vosk.Model, Loaded]:
     """Load the model in `directory` with `made` in place of its own files, without the folders
-    `left_out`.
+    `left_out`, for that `variant` of our kernels or for the engine's own.
 
     A graph that could be mapped and is not is not loaded at all, since it would be copied: the
     model's own graph is used then. Raises `ModelError` where Vosk refuses the files.
     """
+    if variant is None:
+        return _load_graph(directory, made, left_out)
+    try:
+        kernels = PreloadedKernels.attach(_LIBRARY, variant)
+        network = _network_bytes(directory)
+        with kernels.weights(_WEIGHTS_MOST * network + _WEIGHTS_SPARE, network + _PACKED_SPARE):
+            model, loaded = _load_graph(directory, made, left_out)
+    except KernelsUnavailable as error:
+        model, loaded = _load_graph(directory, made, left_out)
+        return model, replace(loaded, not_packed=str(error))
+    return model, replace(loaded, kernels=kernels)
+
+
+def _network_bytes(directory: Path) -> int:
+    """Size of the files that the engine makes matrices of."""
+    folders = (directory, directory / "am", directory / "ivector", directory / "rnnlm")
+    files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _load_graph(
+    directory: Path, made: Mapping[str, Path], left_out: tuple[str, ...]
+) -> tuple[vosk.Model, Loaded]:
     graph = _static_graph(directory, made)
     if graph is not None and graph_problem(graph) is None:
         try:

@@ -42,17 +42,21 @@ class VoskModel:
         *,
         prefetch: bool = False,
         left_out: tuple[str, ...] = (),
+        kernels: str | None = None,
     ) -> None:
         """Load the model in `directory`, with the files in `made` (name inside the model, to
         file: what a prepared model has made new) in place of its own.
 
         `prefetch`: read a mapped graph through once. `left_out`: folders that are not loaded.
+        `kernels`: the variant of ours (`models.kernels`) that this process was started for.
         Raises `ModelError` where Vosk refuses the files.
         """
         vosk.SetLogLevel(-1)
         self._kept: list[VoskRecognizer] = []
         self._left_out = left_out
-        self._model, self.loaded = load_vosk(directory, made or {}, left_out)
+        self._model, self.loaded = load_vosk(directory, made or {}, left_out, kernels)
+        self._not_packed = self.loaded.not_packed
+        self._variant = kernels
         self._prefetched = prefetch and self.loaded.graph is not None
         if prefetch and self.loaded.graph is not None:
             read_through(self.loaded.graph)
@@ -61,10 +65,27 @@ class VoskModel:
         """Decode the clips on a recogniser that is kept, and so inherited by every fork."""
         recognizer = self.recognizer(RecognitionOptions(words=True))
         for clip in pcm:
-            for at in range(0, len(clip), CHUNK_BYTES):
+            for at in _chunks(clip):
                 recognizer.accept(clip[at : at + CHUNK_BYTES])
         recognizer.finish()
         recognizer.close()
+
+    def check_kernels(self, pcm: list[bytes]) -> bool:
+        """If our kernels are there: decode the clips without them and with them, and do without
+        where a text differs. What they have packed then is all that they ever pack."""
+        kernels = self.loaded.kernels
+        if kernels is None:
+            return False
+        self._not_packed = kernels.alike(lambda: [self._text(clip) for clip in pcm])
+        kernels.freeze()
+        return True
+
+    def _text(self, pcm: bytes) -> str:
+        recognizer = self.recognizer(RecognitionOptions())
+        said = [recognizer.accept(pcm[at : at + CHUNK_BYTES]) for at in _chunks(pcm)]
+        said.append(recognizer.finish())
+        recognizer.close()
+        return " ".join(utterance.text for utterance in said if utterance is not None)
 
     def recognizer(self, options: RecognitionOptions) -> "VoskRecognizer":
         """A recogniser that has heard nothing; a kept one with its composed graph, if free."""
@@ -81,6 +102,12 @@ class VoskModel:
     def report(self) -> dict[str, Any]:
         """How it was loaded."""
         facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
+        facts["kernels"] = "engine"
+        if self._not_packed is not None:
+            facts["not_packed"] = self._not_packed
+        elif self.loaded.kernels is not None:
+            facts["kernels"] = f"packed, {self._variant}"
+            facts["packed_bytes"] = self.loaded.kernels.packed_bytes
         return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
 
     def raw_results(
@@ -113,6 +140,10 @@ class VoskModel:
         recognizer = self._new(json.dumps(phrases, ensure_ascii=False))
         recognizer.begin(options)
         return recognizer
+
+
+def _chunks(pcm: bytes) -> range:
+    return range(0, len(pcm), CHUNK_BYTES)
 
 
 class VoskRecognizer:

@@ -5,9 +5,16 @@ import os
 import sys
 
 from models.blas import blas_environment, processor_flags
+from models.kernels import SAME_AS, Kernels, get_kernels
+from modelserver.settings import Settings
 from modelserver.speech.model import load
 from supervisor import read_process
-from supervisor.processes.environment import Allocator, choose_allocator, find_jemalloc
+from supervisor.processes.environment import (
+    Allocator,
+    choose_allocator,
+    find_jemalloc,
+    process_environment,
+)
 
 
 def main() -> None:
@@ -15,8 +22,11 @@ def main() -> None:
     if "READY" not in os.environ:  # the allocator is chosen before a process begins
         lazy = not asked["made"]
         allocator = choose_allocator(Allocator.AUTO, find_jemalloc(), huge_pages=lazy)
-        blas = blas_environment("auto", processor_flags())
-        environment = {**os.environ, **allocator.variables, **blas, "READY": "1"}
+        blas = blas_environment("auto" if lazy else SAME_AS, processor_flags())
+        layers = [os.environ, allocator.variables, blas, {"READY": "1"}]
+        if not lazy:
+            layers.append(_kernels().environment)
+        environment = process_environment(*layers)
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     model = load(
         asked["directory"],
@@ -25,6 +35,7 @@ def main() -> None:
         name="variant",
         language="ko",
         warmup="clips",
+        kernels=_kernels().variant if asked["made"] else None,
         prefetch=bool(asked["made"]),  # or the disk would have to be waited for, page by page
     )
     model.warm()
@@ -36,6 +47,10 @@ def main() -> None:
             {"kept": held.kept, "graph": report["graph"], "mapped": report.get("mapped_bytes")}
         )
     )
+
+
+def _kernels() -> Kernels:
+    return get_kernels(Settings().prepared_dir, processor_flags())
 
 
 if __name__ == "__main__":

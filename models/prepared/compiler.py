@@ -1,7 +1,6 @@
 """The graph compiler: a small C++ program around OpenFst, built where it is needed, run as a
 process of its own."""
 
-import hashlib
 import os
 import shutil
 import signal
@@ -12,17 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.building import Built, compiler_is_here
 from models.contract import ModelError
 
 PROGRAM = "modelserver-compile-graph"
 """Its name where it is installed ready made."""
 
-SOURCE = Path(__file__).parent.parent / "compiler" / "compile_graph.cc"
-_FLAGS = ("-O2", "-std=c++17")
-_LIBRARIES = ("-lfstngram", "-lfst", "-ldl", "-pthread")
-_TOO_LARGE = 3
-
 HOW_TO_GET_IT = "apt-get install g++ libfst-dev"
+
+_BUILT = Built(
+    "compile-graph",
+    (Path(__file__).parent.parent / "compiler" / "compile_graph.cc",),
+    ("-O2", "-std=c++17"),
+    ("-lfstngram", "-lfst", "-ldl", "-pthread"),
+    HOW_TO_GET_IT,
+)
+_TOO_LARGE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,13 @@ def find_compiler(cache: Path) -> Path | None:
     installed = shutil.which(PROGRAM)
     if installed is not None:
         return Path(installed)
-    built = _built(cache)
+    built = _BUILT.path(cache)
     return built if os.access(built, os.X_OK) else None
 
 
 def can_build() -> bool:
     """A compiler and OpenFst's headers are here."""
-    if shutil.which("g++") is None:
+    if not compiler_is_here():
         return False
     probe = subprocess.run(
         ["g++", "-x", "c++", "-std=c++17", "-fsyntax-only", "-"],
@@ -65,29 +69,7 @@ def can_build() -> bool:
 
 def get_compiler(cache: Path) -> Path:
     """The program, built into `cache` if it has to be. Raises `ModelError`."""
-    found = find_compiler(cache)
-    if found is not None:
-        return found
-    if shutil.which("g++") is None:
-        raise ModelError(
-            "no_compiler", "preparing a model needs a C++ compiler and OpenFst: " + HOW_TO_GET_IT
-        )
-    target = _built(cache)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as temporary:
-        program = Path(temporary) / "program"
-        command = ["g++", *_FLAGS, "-o", str(program), str(SOURCE), *_LIBRARIES]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            reason = next(
-                (line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()
-            )
-            raise ModelError(
-                "no_compiler",
-                f"the graph compiler cannot be built ({reason}); it needs: {HOW_TO_GET_IT}",
-            )
-        program.rename(target)
-    return target
+    return find_compiler(cache) or _BUILT.build(cache)
 
 
 def compose(
@@ -124,11 +106,6 @@ def align(
 def check(program: Path, graph: Path) -> GraphCounts:
     """Read the graph once: no arc leads out of it. Raises `ModelError`."""
     return _run(program, ["check", str(graph)], lambda _: None).counts
-
-
-def _built(cache: Path) -> Path:
-    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(_FLAGS).encode()).hexdigest()[:16]
-    return cache / "tools" / f"compile-graph-{digest}"
 
 
 def _run(

@@ -13,9 +13,10 @@ import structlog
 
 import models
 from modelserver.serving.choice import Choice, worker_count
+from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.lessons import CrashInquiry, Lessons
 from modelserver.serving.preparation import Preparation
-from modelserver.serving.targets import find_model, find_target
+from modelserver.serving.targets import find_choice, find_model, target_of, wants_kernels
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import DEFAULT_LABEL
 from supervisor import (
@@ -101,6 +102,7 @@ class ServedModel:
         guard: Guard,
         spools: SpoolStore,
         make_room: MakeRoom,
+        kernels: KernelSupply,
     ) -> None:
         """`settings` with what is its `own` in place already."""
         self.label = label
@@ -116,6 +118,7 @@ class ServedModel:
         self._spools = spools
         self._make_room = make_room
         self._preparation = Preparation(settings, guard)
+        self._kernels = kernels
         self._background: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
         self._chosen: Choice | None = None
@@ -288,14 +291,18 @@ class ServedModel:
         while True:
             headroom = await pool.headroom()
             try:
-                self._chosen, target = await asyncio.to_thread(
-                    find_target, self.settings, headroom, self._lessons
+                choice = await asyncio.to_thread(
+                    find_choice, self.settings, headroom, self._lessons
                 )
             except TargetUnavailable:
                 if not await self._make_room(self):
                     raise
             else:
-                return target
+                break
+        self._chosen = choice
+        wanted = wants_kernels(self.settings, choice)
+        kernels = await self._kernels.get(self.settings) if wanted else None
+        return await asyncio.to_thread(target_of, self.settings, choice, kernels)
 
     def _learn_from(self, record: DeathRecord) -> None:
         """A load was ended for its memory, though what was predicted did fit: from now on it is

@@ -12,6 +12,7 @@ import msgspec
 import msgspec.structs
 import structlog
 
+from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.served import ServedModel, memory_settings
 from modelserver.serving.traffic import Traffic
 from modelserver.settings import ModelSettings, Settings
@@ -89,6 +90,7 @@ class SpeechService:
         )
         self.traffic = Traffic()
         self.guard = Guard(memory_settings(settings), self.spools, reap_strangers=True)
+        self._kernels = KernelSupply(self.guard)
         self._draining = ""  # or why
         self.reload_refused: str | None = None
         """Why the last reload of settings was refused; None if it was not, or there was none."""
@@ -344,6 +346,7 @@ class SpeechService:
             guard=self.guard,
             spools=self.spools,
             make_room=self._make_room,
+            kernels=self._kernels,
         )
         self._slots += served.slots
         return served

@@ -1,11 +1,10 @@
 """From settings to what a pool loads: the model that was chosen, and how to load it."""
 
-import functools
-
 import structlog
 
 import models
-from models.blas import KernelRefused, blas_environment, processor_flags
+from models.blas import AUTO, KernelRefused, blas_environment, processor_flags
+from models.kernels import SAME_AS, Kernels
 from models.prepared import PreparedModel, find_prepared
 from modelserver.serving.choice import (
     RESCORING_COST,
@@ -42,26 +41,44 @@ def find_model(settings: Settings) -> models.ModelLocation:
     return find_wanted(settings, last)
 
 
-def find_target(settings: Settings, headroom: Headroom, lessons: Lessons) -> tuple[Choice, Target]:
-    """What to load now: what fits into `room`, prepared if it is. May read disks. Raises
+def find_choice(settings: Settings, headroom: Headroom, lessons: Lessons) -> Choice:
+    """What to load now: what fits into `headroom`, prepared if it is. May read disks. Raises
     `TargetUnavailable`."""
-    try:
-        environment = blas_environment(settings.blas, _flags())
-    except KernelRefused as error:
-        raise TargetUnavailable(str(error)) from error
     choice = choose_model(settings, headroom, lessons)
     _tell(choice, settings, headroom)
+    return choice
+
+
+def wants_kernels(settings: Settings, choice: Choice) -> bool:
+    """Our kernels pay for it, or are asked for by name. Where the graph is composed while decoding
+    the network is a tenth of the work."""
+    return settings.kernels == "packed" or (
+        settings.kernels == "auto" and choice.prediction.graph != "lazy"
+    )
+
+
+def target_of(settings: Settings, choice: Choice, kernels: Kernels | None) -> Target:
+    """How to load it, with our kernels if there are some. May read disks. Raises
+    `TargetUnavailable`."""
+    # Ours add up as that kernel does: with it beside them, nothing changes by a bit.
+    blas = SAME_AS if kernels is not None and settings.blas == AUTO else settings.blas
+    try:
+        environment = blas_environment(blas, processor_flags())
+    except KernelRefused as error:
+        raise TargetUnavailable(str(error)) from error
+    if kernels is not None:
+        environment |= kernels.environment
     prepared = choice.prepared
-    target = speech_target(
+    return speech_target(
         choice.location,
         prepared.made if prepared else {},
         left_out=choice.left_out,
         warmup=settings.warmup,
         prefetch=prepared is not None and _prefetch(settings, prepared),
         environment=environment,
+        kernels=kernels.variant if kernels else None,
         needs=choice.needs(worker_count(settings)),
     )
-    return choice, target
 
 
 def is_prepared(settings: Settings, location: models.ModelLocation) -> bool:
@@ -99,8 +116,3 @@ def _prefetch(settings: Settings, prepared: PreparedModel) -> bool:
     if settings.prefetch != "auto":
         return settings.prefetch == "always"
     return prepared.graph.stat().st_size + _PREFETCH_RESERVE_BYTES < available_memory()
-
-
-@functools.cache
-def _flags() -> frozenset[str]:
-    return processor_flags()

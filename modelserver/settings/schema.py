@@ -252,6 +252,14 @@ class Settings(Section, frozen=True):
             "can run; off: what the library chooses"
         ),
     ] = "auto"
+    kernels: Annotated[
+        Literal["auto", "packed", "off"],
+        _about(
+            "how the network's products are computed; packed: with its weights laid out once, by a "
+            "library of our own, which is built on first use; off: by OpenBLAS; auto: packed where "
+            "that pays (a model that is prepared or has a static graph) and where it can be done"
+        ),
+    ] = "auto"
     allocator: Annotated[
         Literal["auto", "jemalloc", "glibc"],
         _about("memory allocator of the workers; auto: jemalloc if the machine has it"),

@@ -61,11 +61,12 @@ def speech_target(
     warmup: str,
     prefetch: bool,
     environment: Mapping[str, str],
+    kernels: str | None,
     needs: int,
 ) -> Target:
     """Tells a pool to load `modelserver.speech.model` with the model at `location`, with what a
-    prepared model has `made` new in place of its own files and without the folders `left_out`;
-    `needs` is what that takes, in bytes."""
+    prepared model has `made` new in place of its own files and without the folders `left_out`, in
+    a process that `environment` gives these `kernels`; `needs` is what that takes, in bytes."""
     options = {
         "directory": str(location.directory),
         "left_out": list(left_out),
@@ -74,6 +75,7 @@ def speech_target(
         "language": location.language,
         "warmup": warmup,
         "prefetch": prefetch,
+        "kernels": kernels,
     }
     # What a lazily composed graph becomes is large and walked all the time; beside a mapped graph
     # the heap is small.

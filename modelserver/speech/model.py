@@ -31,25 +31,41 @@ def load(
     language: str,
     warmup: str,
     prefetch: bool,
+    kernels: str | None = None,
 ) -> "SpeechModel":
     """Called in the fork server. Raises `models.ModelError`."""
     files = {inside: Path(file) for inside, file in made.items()}
-    model = models.load_model(Path(directory), files, prefetch=prefetch, left_out=tuple(left_out))
-    return SpeechModel(model, name, language, warmup)
+    model = models.load_model(
+        Path(directory), files, prefetch=prefetch, left_out=tuple(left_out), kernels=kernels
+    )
+    return SpeechModel(model, name, language, warmup, with_kernels=kernels is not None)
 
 
 class SpeechModel:
     """A loaded model as the supervisor serves it (`supervisor.Servable`)."""
 
-    def __init__(self, model: models.Model, name: str, language: str, warmup: str) -> None:
+    def __init__(
+        self,
+        model: models.Model,
+        name: str,
+        language: str,
+        warmup: str,
+        *,
+        with_kernels: bool = False,
+    ) -> None:
         self._model = model
         self._name = name
         self._language = language
         self._warmup = warmup
+        self._with_kernels = with_kernels
 
     def warm(self) -> None:
         """Make the first request as fast as the hundredth."""
         rate = self._model.sample_rate
+        if self._with_kernels and self._model.check_kernels(
+            models.warm_up_clips(self._language, rate)
+        ):
+            return  # which has decoded them
         match self._warmup:
             case "clips":
                 self._model.warm(models.warm_up_clips(self._language, rate))

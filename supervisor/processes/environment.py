@@ -22,6 +22,8 @@ GLIBC_HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 _PERIOD_US = 100_000
 
+_PRELOAD = "LD_PRELOAD"
+
 _LIBRARY_DIRECTORIES = ("/usr/lib", "/usr/lib64", "/lib", "/usr/local/lib")
 
 
@@ -55,7 +57,7 @@ def choose_allocator(
     """
     if wanted is not Allocator.GLIBC and jemalloc is not None:
         conf = JEMALLOC_CONF + (JEMALLOC_HUGE_PAGES if huge_pages else "")
-        variables = {"LD_PRELOAD": jemalloc, "MALLOC_CONF": conf}
+        variables = {_PRELOAD: jemalloc, "MALLOC_CONF": conf}
         return AllocatorChoice("jemalloc", variables)
     if wanted is Allocator.JEMALLOC:
         raise AllocatorMissing(
@@ -63,6 +65,18 @@ def choose_allocator(
             "(Debian: apt-get install libjemalloc2)"
         )
     return AllocatorChoice("glibc", {"GLIBC_TUNABLES": GLIBC_HUGE_PAGES} if huge_pages else {})
+
+
+def process_environment(*layers: Mapping[str, str]) -> dict[str, str]:
+    """The layers on top of each other. What a later one preloads comes before what an earlier one
+    does, and does not take its place (`LD_PRELOAD`, ld.so(8))."""
+    merged: dict[str, str] = {}
+    for layer in layers:
+        preloaded = [part for part in (layer.get(_PRELOAD), merged.get(_PRELOAD)) if part]
+        merged |= layer
+        if preloaded:
+            merged[_PRELOAD] = ":".join(preloaded)
+    return merged
 
 
 def find_jemalloc() -> str | None:

@@ -16,7 +16,7 @@ import structlog
 
 from supervisor.clock import LoopClock
 from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
-from supervisor.processes.environment import AllocatorChoice
+from supervisor.processes.environment import AllocatorChoice, process_environment
 from supervisor.processes.process import Process
 from supervisor.settings import PoolSettings, Target
 from supervisor.wire.async_channel import AsyncChannel
@@ -110,7 +110,7 @@ class ForkServer:
                     # A group of its own: whatever it leaves is known by that.
                     process_group=0,
                     pass_fds=(theirs.fileno(), scoreboard_fd),
-                    env={**os.environ, **allocator.variables, **target.environment},
+                    env=process_environment(os.environ, allocator.variables, target.environment),
                 )
             pidfd = os.pidfd_open(popen.pid)
         except BaseException:

@@ -1,0 +1,109 @@
+"""Our own kernels for the network's products: its weights are laid out once, before the first fork,
+instead of at every call.
+
+A small C++ library (`source/`) that the fork server is started with (`LD_PRELOAD`), so that
+libvosk's calls reach it. Its results are those of OpenBLAS's Haswell kernel, to the bit. The
+processor's flags decide which of its variants runs; where there is none, or no compiler to build
+it, everything is as it was without it.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.blas import KERNELS, KernelRefused
+from models.building import Built, compiler_is_here
+from models.processor import AVX2, AVX512
+
+__all__ = [
+    "HOW_TO_GET_IT",
+    "LIBRARY",
+    "SAME_AS",
+    "Kernels",
+    "build_kernels",
+    "can_build_kernels",
+    "choose_variant",
+    "find_kernels",
+    "get_kernels",
+    "must_run",
+]
+
+LIBRARY = "modelserver-kernels.so"
+"""Its name where it is installed ready made, in a directory `lib` of the system or of Python."""
+
+HOW_TO_GET_IT = "apt-get install g++"
+
+SAME_AS = "Haswell"
+"""The kernel of OpenBLAS whose order of additions is ours (`source/order.h`): beside it every
+result is the same to the bit, on every x86 processor."""
+
+VARIANTS = {"AVX-512": AVX512 | AVX2, "AVX2": AVX2, "NEON": frozenset({"asimd"})}
+"""Variant to the processor flags that it needs, best first."""
+
+_SOURCE = Path(__file__).parent / "source"
+_BUILT = Built(
+    "kernels.so",
+    tuple(_SOURCE / f"{name}.cc" for name in ("interpose", "packed", "product", "weights")),
+    ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden"),
+    ("-ldl",),
+    HOW_TO_GET_IT,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The library, and which of its variants runs here."""
+
+    library: Path
+    variant: str
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """For a process that shall have them."""
+        return {"LD_PRELOAD": str(self.library)}
+
+
+def choose_variant(flags: frozenset[str], blas: str = "auto") -> str | None:
+    """The best that the processor can run, and that is no wider than the BLAS kernel asked for."""
+    within = flags & KERNELS[blas] if blas in KERNELS else flags
+    return next((name for name, needed in VARIANTS.items() if needed <= within), None)
+
+
+def find_kernels(cache: Path) -> Path | None:
+    """The library, installed or built before; None if it would have to be built."""
+    for prefix in (sys.prefix, "/usr/local", "/usr"):
+        installed = Path(prefix) / "lib" / LIBRARY
+        if installed.is_file():
+            return installed
+    built = _BUILT.path(cache)
+    return built if os.access(built, os.R_OK) else None
+
+
+def can_build_kernels() -> bool:
+    """There is a compiler."""
+    return compiler_is_here()
+
+
+def build_kernels(cache: Path) -> Path:
+    """The library, built into `cache` if it has to be. Raises `ModelError`."""
+    return find_kernels(cache) or _BUILT.build(cache)
+
+
+def get_kernels(cache: Path, flags: frozenset[str], blas: str = "auto") -> Kernels:
+    """The library, built into `cache` if it has to be, and its best variant. Raises `ModelError`,
+    `KernelRefused`."""
+    variant = must_run(flags, blas)
+    return Kernels(build_kernels(cache), variant)
+
+
+def must_run(flags: frozenset[str], blas: str) -> str:
+    """The variant that runs here. Raises `KernelRefused`."""
+    variant = choose_variant(flags, blas)
+    if variant is None:
+        raise KernelRefused(
+            "this processor cannot run the packed kernels: they need AVX2 with FMA, or NEON"
+            + (f" (and blas = {blas} allows no more than it has)" if blas in KERNELS else "")
+        )
+    return variant

@@ -1,0 +1,95 @@
+"""The kernels inside the process that loads a model: attached to the engine, told when the weights
+are constant, and switched off if they do not answer like it."""
+
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_REASONS = {
+    1: "this processor cannot run them",
+    2: "the engine's library is not the one that they were written for",
+    3: "the engine's calls do not reach them",
+}
+
+
+class KernelsUnavailable(Exception):
+    """They cannot be used in this process; the text says why."""
+
+
+class PreloadedKernels:
+    """The library that this process was started with."""
+
+    def __init__(self, functions: ctypes.CDLL) -> None:
+        self._functions = functions
+
+    @classmethod
+    def attach(cls, engine: Path, variant: str) -> "PreloadedKernels":
+        """Let the calls of the library `engine`, which is loaded, come to the variant of that name.
+        Raises `KernelsUnavailable`."""
+        functions = ctypes.CDLL(None)
+        try:
+            attach = functions.modelserver_kernels_attach
+        except AttributeError:
+            raise KernelsUnavailable("this process was started without them") from None
+        attach.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+        functions.modelserver_kernels_begin.argtypes = [ctypes.c_size_t]
+        functions.modelserver_kernels_seal.argtypes = [ctypes.c_size_t]
+        for name in ("seal", "products", "packed_bytes"):
+            getattr(functions, f"modelserver_kernels_{name}").restype = ctypes.c_size_t
+        refused = attach(str(engine).encode(), variant.encode())
+        if refused:
+            raise KernelsUnavailable(_REASONS[refused])
+        return cls(functions)
+
+    @contextlib.contextmanager
+    def weights(self, most_bytes: int, packed_bytes: int) -> Iterator[None]:
+        """What is allocated in the block and is large is weights: constant after it. `most_bytes`:
+        of all that, with what is freed again. Up to `packed_bytes` of it may be packed.
+
+        Raises `KernelsUnavailable` where there is no address space for it, or in a process that has
+        loaded a model before.
+        """
+        if self._functions.modelserver_kernels_begin(most_bytes) != 0:
+            self.use(use=False)
+            raise KernelsUnavailable(
+                "there is no room for the weights, or a model was loaded before"
+            )
+        try:
+            yield
+        finally:
+            self._functions.modelserver_kernels_seal(packed_bytes)
+
+    def use(self, *, use: bool) -> None:
+        """Use them, or leave everything to the engine."""
+        self._functions.modelserver_kernels_use(int(use))
+
+    def freeze(self) -> None:
+        """Pack no more: what is packed now is shared by every fork."""
+        self._functions.modelserver_kernels_freeze()
+
+    @property
+    def products(self) -> int:
+        """How many products they have done in this process."""
+        return int(self._functions.modelserver_kernels_products())
+
+    @property
+    def packed_bytes(self) -> int:
+        """How much has been packed."""
+        return int(self._functions.modelserver_kernels_packed_bytes())
+
+    def alike(self, answers: Callable[[], list[str]]) -> str | None:
+        """Ask without them and with them. None if that gives the same, else what differs: they are
+        not used any more then."""
+        self.use(use=False)
+        without = answers()
+        self.use(use=True)
+        done = self.products
+        for own, ours in zip(without, answers(), strict=True):
+            if own != ours:
+                self.use(use=False)
+                return f"with them {own[:80]!r} became {ours[:80]!r}"
+        if self.products == done:
+            self.use(use=False)
+            return "no product of this model is one of theirs"
+        return None

@@ -1,0 +1,24 @@
+// Products with a matrix that was laid out anew beforehand, for the processors that have a variant.
+// All variants give the same bits: those of OpenBLAS's Haswell kernel (order.h).
+
+#pragma once
+
+namespace kernels {
+
+/// C = alpha A B' + beta C for one kind of processor, all row major: A of m rows and k columns, B
+/// of n rows and k columns, as `pack` has laid it out.
+struct Variant {
+  const char* name;
+  /// How many floats are made of a matrix of n rows and k columns: all, and some padding.
+  long (*packed_size)(long n, long k);
+  void (*pack)(long n, long k, const float* b, long ldb, float* packed);
+  /// `c` must not overlap `a`; it is not read if beta is 0.
+  void (*multiply)(long m, long n, long k, float alpha, const float* a, long lda,
+                   const float* packed, float beta, float* c, long ldc);
+  void (*floor_row)(long columns, const float* from, float least, float* to);
+};
+
+/// The variant of that name ("AVX-512", "AVX2", "NEON"), if this processor can run it, or null.
+const Variant* find_variant(const char* name);
+
+}  // namespace kernels

@@ -1,0 +1,51 @@
+// Memory in which a model's weights live, so that they are known to be constant.
+//
+// While a model is loaded every large allocation gets pages of its own here. Sealing makes all of
+// them read only: from then on nothing can change them unnoticed. A write is not an error: the
+// fault makes the allocation writable again, and marks it as changed for good. Addresses are never
+// given out twice, so one that was freed cannot become something else.
+
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace kernels {
+
+/// What may have become of an allocation: it goes from one to a later one, never back.
+enum class State { kTaken, kConstant, kChanged, kFreed };
+
+/// One allocation. Never destroyed: a pointer to it stays good.
+struct Weights {
+  std::uintptr_t begin = 0;
+  std::size_t bytes = 0;
+  std::atomic<State> state{State::kTaken};
+
+  bool constant() const { return state.load(std::memory_order_acquire) == State::kConstant; }
+};
+
+/// Take allocations from now on, of this many bytes altogether. False if the address space is not
+/// to be had, or if it has been done before: a process has one such memory.
+bool begin_weights(std::size_t bytes);
+
+/// Pages for an allocation while weights are taken, or null: it is too small, too much, or too late.
+void* allocate_weights(std::size_t alignment, std::size_t bytes);
+
+/// Take no more, and make what is there read only. Returns its bytes.
+std::size_t seal_weights();
+
+/// Whether `address` is in this memory at all. Cheap: asked at every free.
+bool in_weights(const void* address);
+
+/// Give an allocation's memory back, but not its addresses. Ends the process if there is none at
+/// `address`, or none any more, as every allocator does.
+void free_weights(void* address);
+
+/// The constant allocation that holds all these bytes, or null.
+const Weights* constant_weights(const void* address, std::size_t bytes);
+
+/// How large the allocation is that begins at `address`, in bytes.
+std::size_t weights_size(const void* address);
+
+}  // namespace kernels

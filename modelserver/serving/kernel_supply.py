@@ -1,0 +1,75 @@
+"""Our kernels for those models that are served: found, or built once, in a process that the guard
+watches."""
+
+import asyncio
+import os
+import sys
+import time
+
+import structlog
+
+import models
+from models.blas import KernelRefused
+from models.kernels import HOW_TO_GET_IT, Kernels, can_build_kernels, find_kernels, must_run
+from models.processor import processor_flags
+from modelserver.settings import Settings
+from supervisor import Guard, TargetUnavailable, available_memory, in_units
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
+
+_BUILDING_BYTES = 256 * 1024 * 1024
+"""What the compiler may need, with something to spare (150 MB were seen)."""
+
+_CONSEQUENCE = "the network's products are computed by OpenBLAS, and recognition is slower for it"
+
+
+class KernelSupply:
+    """Looks for the library before each load; tries to build it where it is missing, and says once
+    what it comes to."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._building = asyncio.Lock()
+        self._told: set[str] = set()
+
+    async def get(self, settings: Settings) -> Kernels | None:
+        """The kernels; None where they cannot be had, and are not asked for by name: that raises
+        `TargetUnavailable`."""
+        try:
+            return await self._kernels(settings)
+        except (models.ModelError, KernelRefused) as error:
+            if settings.kernels == "packed":
+                raise TargetUnavailable(f"kernels = packed: {error}") from error
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                log.warning("kernels.missing", reason=str(error), consequence=_CONSEQUENCE)
+            return None
+
+    async def _kernels(self, settings: Settings) -> Kernels:
+        variant = must_run(processor_flags(), settings.blas)
+        async with self._building:
+            library = await asyncio.to_thread(find_kernels, settings.prepared_dir)
+            if library is None:
+                await self._build(settings)
+                library = await asyncio.to_thread(find_kernels, settings.prepared_dir)
+        if library is None:
+            raise models.ModelError("no_compiler", "the kernels were built, and are not there")
+        return Kernels(library, variant)
+
+    async def _build(self, settings: Settings) -> None:
+        if not can_build_kernels():
+            raise models.ModelError("no_compiler", f"there is no compiler ({HOW_TO_GET_IT})")
+        if (spare := available_memory()) < _BUILDING_BYTES:
+            raise models.ModelError(
+                "cannot_afford",
+                f"they are not built yet: the compiler may need {in_units(_BUILDING_BYTES)}, and "
+                f"{in_units(spare)} is available",
+            )
+        started = time.monotonic()
+        command = [sys.executable, "-m", "models.kernels.build", str(settings.prepared_dir)]
+        async with self._guard.helper("kernel compiler", command, os.environ) as helper:
+            death = await helper.ended()
+        if death is not None:
+            said = helper.said.splitlines()[-1] if helper.said else death.sentence
+            raise models.ModelError("no_compiler", said)
+        log.info("kernels.built", seconds=round(time.monotonic() - started, 1))
