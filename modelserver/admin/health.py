@@ -29,7 +29,8 @@ class WorkerHealth(msgspec.Struct):
 
 class ModelHealth(msgspec.Struct):
     """One of the models. `state`: "ready", "not_ready" (`reason` says why) or "unloaded".
-    `not_prepared`: why preparing it has come to nothing."""
+    `not_prepared`: why preparing it has come to nothing. `kernels`: what computes the network's
+    products, "packed, ..." or "engine"; `not_packed`: why it is not ours."""
 
     label: str
     state: str
@@ -42,6 +43,9 @@ class ModelHealth(msgspec.Struct):
     admitted: int
     preparing: str | None
     not_prepared: str | None
+    kernels: str | None
+    not_packed: str | None
+    blas: str | None
 
 
 class QueueHealth(msgspec.Struct):
@@ -238,6 +242,7 @@ def _verdict(status: PoolStatus, stale: list[str]) -> tuple[str, list[str]]:
 
 
 def _model(served: ServedModel) -> ModelHealth:
+    report = served.report()
     status, reason = served.status(), served.unready_reason()
     state = "ready" if reason is None else "not_ready"
     return ModelHealth(
@@ -252,6 +257,9 @@ def _model(served: ServedModel) -> ModelHealth:
         admitted=status.admitted if status else 0,
         preparing=served.preparing(),
         not_prepared=served.not_prepared_because(),
+        kernels=report.get("kernels"),
+        not_packed=report.get("not_packed") or served.kernels_missing,
+        blas=report.get("blas_kernel"),
     )
 
 

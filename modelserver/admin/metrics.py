@@ -57,6 +57,15 @@ class _HealthCollector(Collector):
         for model in health.models:
             ready.add_metric([model.label], model.state == "ready")
         yield ready
+        info = GaugeMetricFamily(
+            "modelserver_model_info",
+            "Always 1; how a model is loaded is in the labels.",
+            labels=["blas", "kernels", "model", "name"],
+        )
+        for model in health.models:
+            if model.kernels is not None:
+                info.add_metric([model.blas or "", model.kernels, model.label, model.model], 1)
+        yield info
         queue = health.queue
         yield _gauge("jobs_admitted", "Requests inside.", queue.admitted)
         yield _gauge("jobs_waiting", "Requests that wait for a worker.", queue.waiting)

@@ -5,7 +5,10 @@ import time
 import click
 
 import models
+from models.kernels import HOW_TO_GET_IT as KERNELS_NEED
+from models.kernels import can_build_kernels, choose_variant, find_kernels
 from models.prepared import HOW_TO_GET_IT, can_build, find_compiler
+from models.processor import processor_flags
 from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
@@ -81,7 +84,19 @@ def _machine(settings: Settings, problems: list[str]) -> list[str]:
             "models cannot be prepared here, and are several times slower for it: there is no "
             f"compiler ({HOW_TO_GET_IT})"
         )
+    lines.append(_kernels(settings))
     return lines
+
+
+def _kernels(settings: Settings) -> str:
+    variant = choose_variant(processor_flags(), settings.blas)
+    if settings.kernels == "off":
+        return "kernels of our own: off, by the settings"
+    if variant is None:
+        return "kernels of our own: none for this processor"
+    if find_kernels(settings.prepared_dir) is None and not can_build_kernels():
+        return f"kernels of our own: {variant}, but there is no compiler ({KERNELS_NEED})"
+    return f"kernels of our own: {variant}"
 
 
 def _model(settings: Settings, problems: list[str], *, alone: bool) -> list[str]:

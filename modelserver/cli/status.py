@@ -37,6 +37,10 @@ def in_words(health: Health) -> list[str]:
     if health.preparing:
         lines.append(f"preparing: {health.preparing}")
     lines += [f"not prepared: {m.not_prepared}" for m in health.models if m.not_prepared]
+    for model in health.models:
+        if model.kernels is not None:
+            why = f" ({model.not_packed})" if model.not_packed else ""
+            lines.append(f"kernels: {model.kernels}{why}")
     if len(health.models) > 1:
         lines += [
             f"model {m.label}: {m.state}{f', {m.model}' if m.model else ''}, {m.language}"

@@ -32,18 +32,18 @@ class KernelSupply:
         self._building = asyncio.Lock()
         self._told: set[str] = set()
 
-    async def get(self, settings: Settings) -> Kernels | None:
-        """The kernels; None where they cannot be had, and are not asked for by name: that raises
+    async def get(self, settings: Settings) -> tuple[Kernels | None, str | None]:
+        """The kernels, or why they cannot be had. Where they are asked for by name that raises
         `TargetUnavailable`."""
         try:
-            return await self._kernels(settings)
+            return await self._kernels(settings), None
         except (models.ModelError, KernelRefused) as error:
             if settings.kernels == "packed":
                 raise TargetUnavailable(f"kernels = packed: {error}") from error
             if str(error) not in self._told:
                 self._told.add(str(error))
                 log.warning("kernels.missing", reason=str(error), consequence=_CONSEQUENCE)
-            return None
+            return None, str(error)
 
     async def _kernels(self, settings: Settings) -> Kernels:
         variant = must_run(processor_flags(), settings.blas)

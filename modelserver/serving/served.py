@@ -125,6 +125,8 @@ class ServedModel:
         self._lessons = Lessons()
         self._inquiry = CrashInquiry(self._lessons)
         self.pool: Pool | None = None
+        self.kernels_missing: str | None = None
+        """Why our kernels, which would pay, are not to be had."""
 
     @property
     def slots(self) -> int:
@@ -147,7 +149,7 @@ class ServedModel:
     def names(self) -> set[str]:
         """What a request may call it."""
         asked = {PurePath(name).name for name in self.settings.model} - {"auto"}
-        loaded = str(self._report().get("model", ""))
+        loaded = str(self.report().get("model", ""))
         return ({self.label} | asked | {loaded}) - {""}
 
     @property
@@ -155,7 +157,7 @@ class ServedModel:
         """What it speaks, as a BCP 47 tag; "und" while that is not known."""
         if self.settings.language:
             return self.settings.language
-        loaded = str(self._report().get("language", ""))
+        loaded = str(self.report().get("language", ""))
         return loaded or models.language_of(PurePath(self.settings.model[0]).name)
 
     def speaks(self, language: str) -> bool:
@@ -165,10 +167,11 @@ class ServedModel:
 
     def in_words(self) -> str:
         """For a list of what there is."""
-        name = self._report().get("model") or self.settings.model[0]
+        name = self.report().get("model") or self.settings.model[0]
         return f"{self.label} ({name}, {self.language})"
 
-    def _report(self) -> dict[str, object]:
+    def report(self) -> dict[str, Any]:
+        """What its model says of how it was loaded; empty while there is none."""
         return self.pool.report() if self.pool is not None else {}
 
     # --- its life -------------------------------------------------------------------------------
@@ -301,7 +304,9 @@ class ServedModel:
                 break
         self._chosen = choice
         wanted = wants_kernels(self.settings, choice)
-        kernels = await self._kernels.get(self.settings) if wanted else None
+        kernels, self.kernels_missing = None, None
+        if wanted:
+            kernels, self.kernels_missing = await self._kernels.get(self.settings)
         return await asyncio.to_thread(target_of, self.settings, choice, kernels)
 
     def _learn_from(self, record: DeathRecord) -> None:

@@ -4,6 +4,7 @@ import structlog
 
 import models
 from models.blas import AUTO, KernelRefused, blas_environment, processor_flags
+from models.blas import KERNELS as BLAS_KERNELS
 from models.kernels import SAME_AS, Kernels
 from models.prepared import PreparedModel, find_prepared
 from modelserver.serving.choice import (
@@ -60,10 +61,8 @@ def wants_kernels(settings: Settings, choice: Choice) -> bool:
 def target_of(settings: Settings, choice: Choice, kernels: Kernels | None) -> Target:
     """How to load it, with our kernels if there are some. May read disks. Raises
     `TargetUnavailable`."""
-    # Ours add up as that kernel does: with it beside them, nothing changes by a bit.
-    blas = SAME_AS if kernels is not None and settings.blas == AUTO else settings.blas
     try:
-        environment = blas_environment(blas, processor_flags())
+        environment = blas_environment(_blas(settings, choice, kernels), processor_flags())
     except KernelRefused as error:
         raise TargetUnavailable(str(error)) from error
     if kernels is not None:
@@ -79,6 +78,17 @@ def target_of(settings: Settings, choice: Choice, kernels: Kernels | None) -> Ta
         kernels=kernels.variant if kernels else None,
         needs=choice.needs(worker_count(settings)),
     )
+
+
+def _blas(settings: Settings, choice: Choice, kernels: Kernels | None) -> str:
+    """OpenBLAS's kernel: if that is left to us, the one that ours give the same results as, so that
+    a model says the same before it is prepared and after, on every processor."""
+    for_ours = kernels is not None or (
+        settings.kernels == "auto" and not wants_kernels(settings, choice)
+    )
+    if settings.blas == AUTO and for_ours and BLAS_KERNELS[SAME_AS] <= processor_flags():
+        return SAME_AS
+    return settings.blas
 
 
 def is_prepared(settings: Settings, location: models.ModelLocation) -> bool:

@@ -1,0 +1,227 @@
+// Asks the kernels one product a line, and says how it compares: with a plain product in double
+// precision and, where the engine's library is given, with its own to the bit.
+//
+//   kernel_driver [LIBVOSK]
+//   product VARIANT m n k spare_a spare_b spare_c alpha beta aliased seed
+//     -> (error over what float summation allows) (results that differ from the engine's, or -1)
+//   weights -> "right", or what is wrong
+//   variants -> those that run here
+//
+// "wide" and "narrow" are the shapes of the AVX-512 and the NEON variant in plain C++, so that their
+// logic is tested wherever this runs. Everything around the matrices is watched: by the address
+// sanitizer, and by values between rows that must stay.
+
+#include <dlfcn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "order.h"
+#include "packed.h"
+#include "product.h"
+#include "weights.h"
+
+namespace wide {
+typedef float Vector __attribute__((vector_size(64)));
+typedef float Eight __attribute__((vector_size(32)));
+constexpr int kWidth = 16, kVectors = 2, kRows = 12;
+template <typename V>
+V multiply_add(V a, V b, V c) {
+  for (unsigned i = 0; i < sizeof(V) / sizeof(float); ++i) c[i] = std::fma(a[i], b[i], c[i]);
+  return c;
+}
+#include "tile.h"
+}  // namespace wide
+
+namespace narrow {
+typedef float Vector __attribute__((vector_size(16)));
+typedef float Eight __attribute__((vector_size(32)));
+constexpr int kWidth = 4, kVectors = 4, kRows = 6;
+template <typename V>
+V multiply_add(V a, V b, V c) {
+  for (unsigned i = 0; i < sizeof(V) / sizeof(float); ++i) c[i] = std::fma(a[i], b[i], c[i]);
+  return c;
+}
+#include "tile.h"
+}  // namespace narrow
+
+using kernels::Variant;
+
+namespace {
+
+const Variant kWide = {"wide", wide::packed_size, wide::pack, wide::multiply, wide::floor_row};
+const Variant kNarrow = {"narrow", narrow::packed_size, narrow::pack, narrow::multiply,
+                         narrow::floor_row};
+
+const Variant* variant_of(const std::string& name) {
+  for (const Variant* emulated : {&kWide, &kNarrow})
+    if (name == emulated->name) return emulated;
+  return kernels::find_variant(name.c_str());
+}
+
+typedef void (*Sgemm)(int, int, int, int, int, int, float, const float*, int, const float*, int,
+                      float, float*, int);
+Sgemm engine = nullptr;
+
+constexpr float kUntouched = -77.25f;
+
+/// Rows with spare places between them, which hold a value of their own.
+std::vector<float> matrix(long rows, long columns, long stride, std::mt19937& random) {
+  std::uniform_real_distribution<float> value(-2, 2);
+  std::vector<float> made((rows - 1) * stride + columns, kUntouched);
+  for (long r = 0; r < rows; ++r)
+    for (long c = 0; c < columns; ++c) made[r * stride + c] = value(random);
+  return made;
+}
+
+void product() {
+  std::string name;
+  long m, n, k, spare_a, spare_b, spare_c, aliased, seed;
+  float alpha, beta;
+  std::cin >> name >> m >> n >> k >> spare_a >> spare_b >> spare_c >> alpha >> beta >> aliased >>
+      seed;
+  const Variant* variant = variant_of(name);
+  if (variant == nullptr) {
+    std::cout << "none" << std::endl;
+    return;
+  }
+  std::mt19937 random(seed);
+  const long lda = k + spare_a, ldb = aliased ? lda : k + spare_b, ldc = n + spare_c;
+  // BLAS allows the two factors to be the same memory: the first rows of one matrix.
+  const auto b = matrix(aliased ? std::max(m, n) : n, k, ldb, random);
+  const auto own = matrix(m, k, lda, random);
+  const std::vector<float>& a = aliased ? b : own;
+  const auto before = matrix(m, n, ldc, random);
+  auto ours = before, theirs = before;
+  if (beta == 0)
+    for (long i = 0; i < m; ++i)
+      for (long j = 0; j < n; ++j) ours[i * ldc + j] = theirs[i * ldc + j] = NAN;  // is not read
+
+  std::vector<float> packed(variant->packed_size(n, k));
+  variant->pack(n, k, b.data(), ldb, packed.data());
+  variant->multiply(m, n, k, alpha, a.data(), lda, packed.data(), beta, ours.data(), ldc);
+  if (engine != nullptr)
+    engine(101, 111, 112, m, n, k, alpha, a.data(), lda, b.data(), ldb, beta, theirs.data(), ldc);
+
+  double worst = 0;
+  long differ = engine == nullptr ? -1 : 0;
+  for (long i = 0; i < m; ++i)
+    for (long j = 0; j < ldc; ++j) {
+      const long at = i * ldc + j;
+      if (at >= long(ours.size())) break;
+      if (j >= n) {
+        if (ours[at] != kUntouched) worst = INFINITY;
+        continue;
+      }
+      double sum = 0, size = 0;
+      for (long p = 0; p < k; ++p) {
+        const double term = double(a[i * lda + p]) * b[j * ldb + p];
+        sum += term;
+        size += std::abs(term);
+      }
+      const double old = beta == 0 ? 0 : double(beta) * before[at];
+      const double right = alpha * sum + old;
+      // Higham, Accuracy and Stability of Numerical Algorithms, 3.5: k products, and the result's.
+      const double allowed = (k + 3) * 5.97e-8 * (std::abs(alpha) * size + std::abs(old)) + 1e-37;
+      const double error = std::abs(ours[at] - right);
+      worst = std::max(worst, std::isnan(error) ? INFINITY : error / allowed);
+      if (engine != nullptr && std::memcmp(&ours[at], &theirs[at], sizeof(float)) != 0) ++differ;
+    }
+  std::cout << worst << " " << differ << std::endl;
+}
+
+std::string check_weights() {
+  const Variant& variant = kNarrow;
+  constexpr long n = 64, k = 128;
+  constexpr std::size_t bytes = n * k * sizeof(float);
+  if (kernels::allocate_weights(16, bytes) != nullptr) return "taken before it began";
+  if (!kernels::begin_weights(64 << 20)) return "cannot begin";
+  if (kernels::begin_weights(64 << 20)) return "began twice";
+  if (kernels::allocate_weights(16, 100) != nullptr) return "took what is small";
+  if (kernels::allocate_weights(16, 128 << 20) != nullptr) return "took more than there is";
+  auto* dropped = static_cast<float*>(kernels::allocate_weights(16, bytes));
+  auto* kept = static_cast<float*>(kernels::allocate_weights(16, bytes));
+  auto* changed = static_cast<float*>(kernels::allocate_weights(16, bytes));
+  auto* freed = static_cast<float*>(kernels::allocate_weights(16, bytes));
+  if (!dropped || !kept || !changed || !freed) return "no memory";
+  for (long i = 0; i < n * k; ++i) kept[i] = changed[i] = freed[i] = float(i % 97);
+  kernels::set_packing_limit(1 << 20);
+  const kernels::Matrix matrix{kept, n, k, k};
+  if (kernels::packed(variant, matrix)) return "packed what was not sealed";
+  kernels::free_weights(dropped);
+  if (kernels::seal_weights() != 3 * bytes) return "sealed something else";
+  if (kernels::allocate_weights(16, bytes) != nullptr) return "taken after it was sealed";
+  const float* packed = kernels::packed(variant, matrix);
+  if (!packed || kernels::packed(variant, matrix) != packed) return "not packed once";
+  if (kernels::packed(variant, {kept + 1, n, k, k})) return "packed more than the allocation";
+  if (kernels::packed(variant, {dropped, n, k, k})) return "packed what was freed";
+  const float* part = kernels::packed(variant, {kept + 8, n, k - 8, k});
+  if (!part || part == packed) return "a part of it is not another matrix";
+
+  if (!kernels::packed(variant, {changed, n, k, k})) return "not packed";
+  changed[5] += 1;  // a fault that is not an error
+  if (changed[5] != 6) return "a write was lost";
+  if (kernels::packed(variant, {changed, n, k, k})) return "used what was written to";
+
+  if (!kernels::packed(variant, {freed, n, k, k})) return "not packed";
+  kernels::free_weights(freed);
+  if (kernels::packed(variant, {freed, n, k, k})) return "used what was freed";
+  if (!kernels::in_weights(freed)) return "gave its addresses away";
+
+  std::vector<std::thread> threads;
+  std::vector<const float*> seen(8);
+  for (int t = 0; t < 8; ++t)
+    threads.emplace_back([&, t] {
+      for (long shift = 16; shift < 64; shift += 4)
+        seen[t] = kernels::packed(variant, {kept + shift, n - 1, k - 64, k});
+    });
+  for (auto& thread : threads) thread.join();
+  for (const float* each : seen)
+    if (!each || each != seen[0]) return "threads see different ones";
+
+  kernels::set_packing_limit(0);
+  if (kernels::packed(variant, {kept + 64, n - 1, k - 64, k})) return "packed after the end";
+  if (kernels::packed(variant, matrix) != packed) return "forgot what was packed";
+
+  // A fault that is somebody else's stays one, and so does a signal that somebody sends.
+  for (const bool sent : {false, true}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      if (sent) kill(getpid(), SIGSEGV);
+      freed[0] = 1;
+      _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGSEGV) return "a real fault was lost";
+  }
+  return "right";
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count > 1) {
+    void* library = dlopen(arguments[1], RTLD_NOW);
+    if (library != nullptr) engine = reinterpret_cast<Sgemm>(dlsym(library, "cblas_sgemm"));
+    if (engine == nullptr) return 1;
+  }
+  for (std::string what; std::cin >> what;) {
+    if (what == "product") product();
+    if (what == "weights") std::cout << check_weights() << std::endl;
+    if (what == "variants") {
+      std::cout << "wide narrow";
+      for (const char* name : {"AVX-512", "AVX2", "NEON"})
+        if (kernels::find_variant(name) != nullptr) std::cout << " " << name;
+      std::cout << std::endl;
+    }
+  }
+}
