@@ -271,7 +271,7 @@ def test_everything_said_is_the_same(
     assert len(ours) == len(without) > 100
     for one, other in zip(map(json.loads, without), map(json.loads, ours), strict=True):
         assert best(other) == best(one)
-        assert numbers(other) == pytest.approx(numbers(one), abs=0.001)
+        assert numbers(other) == pytest.approx(numbers(one), abs=0.01)
     assert checked
     assert report["kernels"] == f"packed, {kernels.variant}"
     assert 10 * MB < report["packed_bytes"] < 25 * MB
