@@ -17,6 +17,10 @@ COPY models/compiler models/compiler
 # The graph compiler, so that models can be prepared where there is no C++ compiler.
 RUN g++ -O2 -std=c++17 -o /usr/local/bin/modelserver-compile-graph \
         models/compiler/compile_graph.cc -lfstngram -lfst -ldl -pthread
+# The kernels, so that the weights can be laid out once.
+COPY models/kernels/source models/kernels/source
+RUN g++ -O3 -std=c++17 -shared -fPIC -fvisibility=hidden -o /usr/local/lib/modelserver-kernels.so \
+        models/kernels/source/*.cc -ldl
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY supervisor supervisor
@@ -34,6 +38,7 @@ RUN apt-get update \
         /var/lib/modelserver /var/lib/modelserver/models /var/cache/modelserver /run/modelserver
 COPY --from=build /opt/modelserver /opt/modelserver
 COPY --from=build /usr/local/bin/modelserver-compile-graph /usr/local/bin/
+COPY --from=build /usr/local/lib/modelserver-kernels.so /usr/local/lib/
 ENV PATH=/opt/modelserver/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     MODELSERVER_HOST=0.0.0.0 \
