@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from supervisor.contract import Reporting, Servable, Warmable
+    from supervisor.contract import Reporting, Servable, Streaming, StreamSession, Warmable
     from supervisor.errors import (
         DeadlineExceeded,
         Draining,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Headroom,
         MemorySettings,
         PoolSettings,
+        StreamSettings,
         Target,
         TargetSource,
         TargetUnavailable,
@@ -63,9 +64,10 @@ if TYPE_CHECKING:
         directory_problem,
     )
     from supervisor.status import PoolState, PoolStatus, WorkerStatus
+    from supervisor.stream import Stream
 
 _HOMES = {
-    "contract": ("Reporting", "Servable", "Warmable"),
+    "contract": ("Reporting", "Servable", "Streaming", "StreamSession", "Warmable"),
     "processes.death": ("Cause", "Death", "ExitStatus"),
     "processes.environment": (
         "Allocator",
@@ -102,6 +104,7 @@ _HOMES = {
     "settings": (
         "MemorySettings",
         "PoolSettings",
+        "StreamSettings",
         "Headroom",
         "Target",
         "TargetSource",
@@ -117,6 +120,7 @@ _HOMES = {
         "SpoolView",
         "directory_problem",
     ),
+    "stream": ("Stream",),
     "status": ("PoolState", "PoolStatus", "WorkerStatus"),
     "sizes": ("in_units",),
 }
@@ -163,6 +167,10 @@ __all__ = [
     "SpoolStore",
     "SpoolUsage",
     "SpoolView",
+    "Stream",
+    "StreamSession",
+    "StreamSettings",
+    "Streaming",
     "Target",
     "TargetSource",
     "TargetUnavailable",

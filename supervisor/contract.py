@@ -25,6 +25,33 @@ class Servable(Protocol):
         ...
 
 
+class StreamSession(Protocol):
+    """One stream on a worker: messages in, messages out."""
+
+    def feed(self, data: Any) -> Generator[None, None, tuple[list[Any], bool]]:
+        """Take the next input; each `yield` ends a step of at most some ten milliseconds, after
+        which others have their turn.
+
+        Returns what the stream says to it, and whether it is settled: a new session, opened with
+        the same request and fed with what comes after, would say the same from here on. Raises
+        `JobError` to end the stream with a code and a sentence.
+        """
+        ...
+
+    def close(self) -> None:
+        """It is over, or goes on elsewhere."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A model that takes streams beside its jobs."""
+
+    def open(self, request: dict[str, Any]) -> StreamSession:
+        """A stream begins. Raises `JobError`."""
+        ...
+
+
 @runtime_checkable
 class Warmable(Protocol):
     """A model that can be made as fast as it will ever be, before the first fork."""

@@ -57,9 +57,20 @@ from supervisor.queue import JobQueue
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
+from supervisor.stream import Stream
+from supervisor.streams import Streams
 from supervisor.tasks import Tasks
 from supervisor.wire.channel import encoded
-from supervisor.wire.messages import AnyMessage, Cancelled, Done, Failed, Progress, Run
+from supervisor.wire.messages import (
+    AnyMessage,
+    Cancelled,
+    Done,
+    Failed,
+    Fed,
+    Progress,
+    Run,
+    StreamFailed,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 
@@ -148,6 +159,13 @@ class Pool:
         self._job_ids = itertools.count(1)
         self._admitted = 0
         self._inside: set[Admission] = set()
+        self._streams = Streams(
+            self.settings.streams,
+            lambda: self._lifecycle.workers,
+            self._lifecycle.live_server,
+            self.settings.workers,
+            self.settings.attempts,
+        )
         self._draining = False
         self._closed = False
 
@@ -163,6 +181,7 @@ class Pool:
         for job in (*self._queue.clear(), *self._suspended):
             job.fail(_closing())
         self._suspended.clear()
+        self._streams.close(_closing())
         for worker in self._lifecycle.workers:
             if worker.job is not None:
                 worker.job.fail(_closing())
@@ -246,8 +265,10 @@ class Pool:
         return [worker.pid for worker in workers]
 
     def stop_admitting(self) -> None:
-        """Take no new jobs; those inside go on."""
+        """Take no new jobs; those inside go on. Streams are asked to come to their end."""
         self._draining = True
+        for stream in self._streams.all:
+            stream.ending.set()
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new jobs, and wait for those inside; True if all were done in time."""
@@ -283,11 +304,13 @@ class Pool:
         if self._lifecycle.hopeless():
             raise NotReady(self._lifecycle.unready_reason() or "no worker is able")
         places = self.settings.workers + self.settings.queue
-        if self._admitted >= places:
+        if not stream and self._admitted - len(self._streams) >= places:
             raise QueueFull(f"{self._admitted} requests are in progress, no more are allowed")
         ask = Ask(units, input_bytes, deadline_s, stream)
         if (refused := self._guard.refusal(self._member, ask, self._queued_units())) is not None:
             raise refused
+        if stream and (full := self._streams.refusal(self._member.pace.s_per_unit)) is not None:
+            raise full
         self._admitted += 1
         ticket = self._guard.admitted(ask)
         admission = Admission(self, ask)
@@ -299,6 +322,26 @@ class Pool:
             self._guard.released(ticket)
             self._admitted -= 1
             self._lifecycle.notify()
+
+    @contextlib.contextmanager
+    def stream(self, request: dict[str, Any], *, request_id: str | None = None) -> Iterator[Stream]:
+        """Admit and begin a stream; it is over at the end of the block. It is carried by whatever
+        worker is able, and goes on on another if that ends. Raises what `admit` raises, and
+        `QueueFull` where the others would be late for it."""
+        with self.admit(stream=True):
+            begun = Stream(
+                next(self._job_ids), request, self.settings.streams, request_id, self._streams.place
+            )
+            self._streams.add(begun)
+            try:
+                yield begun
+            finally:
+                self._streams.remove(begun)
+
+    @property
+    def streams(self) -> Streams:
+        """Those that are open."""
+        return self._streams
 
     async def run(
         self,
@@ -414,11 +457,20 @@ class Pool:
 
     def worker_changed(self, worker: Worker) -> None:
         """The lifecycle's call: it is idle, or takes no more jobs."""
+        if worker.state is WorkerState.LEAVING:
+            self._streams.worker_leaves(worker)
         if worker.state is WorkerState.IDLE:
+            self._streams.place()
             self._guard.begin_what_may()
 
     def worker_message(self, worker: Worker, message: AnyMessage) -> None:
-        """The lifecycle's call: it tells of its job."""
+        """The lifecycle's call: it tells of its job, or of a stream."""
+        if isinstance(message, Fed):
+            self._streams.fed(worker, message)
+            return
+        if isinstance(message, StreamFailed):
+            self._streams.failed(worker, message)
+            return
         job = worker.job
         if job is None or getattr(message, "job", None) != job.id:
             log.error(
@@ -489,6 +541,7 @@ class Pool:
         """The lifecycle's call: it has ended, or cannot be. Its job runs again elsewhere, or is
         given up; what it had not begun yet does not count."""
         self._guard.ended(worker)
+        self._streams.worker_lost(worker, death)
         job = worker.job
         if worker.stuck:
             worker.job = None

@@ -60,6 +60,23 @@ class MemorySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """Of each stream, in bytes of its messages or in units of the caller's choice."""
+
+    window: int = 64 * 1024
+    """Sent to its worker and not answered yet, at the most, but for a single message."""
+    unread: int = 64
+    """Answers that nobody has taken yet: with more, its input waits."""
+    replay: float = 60.0
+    """Units of input that are kept for another worker; what is older is lost to it."""
+    settle_s: float = 5.0
+    """How long a worker that is to leave may wait for a stream to be settled before it is moved as
+    it is."""
+    share: float = 0.85
+    """Of the workers' time, what streams may need together."""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSettings:
     """How a pool behaves. Times in seconds, sizes in bytes."""
 
@@ -79,6 +96,7 @@ class PoolSettings:
     """A fork server that has not loaded its model by then is ended."""
     memory: MemorySettings = MemorySettings()
     allocator: Allocator = Allocator.AUTO
+    streams: StreamSettings = StreamSettings()
 
     @property
     def heartbeat_s(self) -> float:

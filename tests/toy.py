@@ -123,6 +123,49 @@ class Toy:
             case other:
                 raise AssertionError(other)
 
+    def open(self, request: dict[str, Any]) -> "ToyStream":
+        if request.get("refuse"):
+            from supervisor import JobError
+
+            raise JobError("no_thanks", "this stream is refused")
+        return ToyStream()
+
+
+class ToyStream:
+    """Collects words: each is answered with what was said so far, "." settles it."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def feed(self, data: Any) -> Generator[None, None, tuple[list[Any], bool]]:
+        for _ in range(data.get("steps", 1)):
+            time.sleep(data.get("step_s", 0.0))
+            yield
+        match data.get("do"):
+            case "end":
+                _end(data["how"])
+            case "once":
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(data["marker"], os.O_CREAT | os.O_EXCL))
+                    _end(data["how"])
+            case "raise":
+                raise ValueError("a bug in the stream")
+            case "refuse":
+                from supervisor import JobError
+
+                raise JobError("no_more", "enough of it")
+            case "hang":
+                time.sleep(60)
+        word = data["say"]
+        if word == ".":
+            said, self.words = " ".join(self.words), []
+            return [{"final": said, "pid": os.getpid()}], True
+        self.words.append(word)
+        return [{"partial": " ".join(self.words), "pid": os.getpid()}], False
+
+    def close(self) -> None:
+        self.words = []
+
 
 def touched(count: int) -> bytearray:
     """So many bytes, every page of them in memory."""

@@ -1,4 +1,6 @@
-"""A worker: one thread in a blocking loop. Do a step, look at the channel, do the next."""
+"""A worker: one thread in a blocking loop. Do a step, look at the channel, do the next.
+
+It has at most one job, and any number of streams, which go first."""
 
 import gc
 import os
@@ -7,6 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
+from supervisor.child.streams import CarriedStreams
 from supervisor.contract import Servable
 from supervisor.errors import JobError
 from supervisor.processes.process import set_parent_death_signal
@@ -18,9 +21,12 @@ from supervisor.wire.messages import (
     Cancel,
     Cancelled,
     Done,
+    Drop,
     Failed,
+    Feed,
     Leave,
     Message,
+    Open,
     Progress,
     Ready,
     Run,
@@ -35,7 +41,7 @@ def work(channel: Channel, servable: Servable, record: RecordWriter, heartbeat_s
 
 
 class Worker:
-    """The loop and what it must remember: the one job at hand."""
+    """The loop and what it must remember."""
 
     def __init__(
         self, channel: Channel, servable: Servable, record: RecordWriter, heartbeat_s: float
@@ -48,17 +54,22 @@ class Worker:
         self._heartbeat_s = heartbeat_s
         self._born_with_bytes = anonymous_bytes()
         self._leaving = False
+        self._streams = CarriedStreams(servable, channel, record)
         self._parent = os.getppid()
 
     def serve(self) -> int:
         try:
             self._channel.send(Ready(self._born_with_bytes))
-            while not self._leaving:
-                received = self._channel.receive(self._heartbeat_s)
+            # One that is to leave stays for its streams until they go on elsewhere.
+            while not self._leaving or self._streams:
+                wait_s = 0.0 if self._streams.waiting else self._heartbeat_s
+                received = self._channel.receive(wait_s)
                 self._watch_parent()
                 self._record.beat()
                 if received is not None:
                     self._obey(*received)
+                elif self._streams.waiting:
+                    self._streams.step()
         except ChannelClosed:
             return 0
         return 0
@@ -71,6 +82,8 @@ class Worker:
                 self._leaving = True
             case Trim():
                 give_back()
+            case Open() | Feed() | Drop():
+                self._streams.obey(message)
             case Cancel():
                 pass  # it crossed the result on the way
             case _:
@@ -125,20 +138,31 @@ class Worker:
             steps.close()
 
     def _still_wanted(self, job: int) -> bool:
-        """Look at the channel between two steps. Raises `ChannelClosed`."""
+        """Look at the channel between two steps, and let the streams have their turns. Raises
+        `ChannelClosed`."""
         self._watch_parent()
         wanted = True
-        while (received := self._channel.receive(0)) is not None:
-            match received[0]:
-                case Cancel(job=cancelled):
-                    wanted = wanted and cancelled != job
-                case Leave():
-                    self._leaving = True
-                case Trim():
-                    pass  # it was idle when this was sent; what it has now it is using
-                case other:
-                    raise AssertionError(f"not for a busy worker: {other}")
-        return wanted
+        while True:
+            while (received := self._channel.receive(0)) is not None:
+                wanted = self._obey_beside(job, received[0]) and wanted
+            if not self._streams.waiting:
+                return wanted
+            self._streams.step()
+
+    def _obey_beside(self, job: int, message: AnyMessage) -> bool:
+        """With a job at hand. False if that is not wanted any more."""
+        match message:
+            case Cancel(job=cancelled):
+                return cancelled != job
+            case Leave():
+                self._leaving = True
+            case Trim():
+                pass  # it was idle when this was sent; what it has now it is using
+            case Open() | Feed() | Drop():
+                self._streams.obey(message)
+            case other:
+                raise AssertionError(f"not for a busy worker: {other}")
+        return True
 
     def _watch_parent(self) -> None:
         """While the fork server lives, it ends us if the supervisor dies. Then nobody would, until

@@ -143,7 +143,8 @@ class WorkerSlots:
 
     def worker_gone(self, worker: Worker, death: Death) -> None:
         job = worker.job
-        began = self.scoreboard.read(worker.record).job == (job.id if job else None)
+        worker.at_hand = self.scoreboard.read(worker.record).job
+        began = worker.at_hand == (job.id if job else None)
         self.workers.discard(worker)
         self.scoreboard.clear(worker.record)
         self._free_records.append(worker.record)

@@ -18,6 +18,7 @@ from supervisor.job import Job, JobState
 from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.processes.forkserver import ForkServer, StartingWorker
 from supervisor.processes.process import Process
+from supervisor.stream import Stream
 from supervisor.wire.async_channel import AsyncChannel
 from supervisor.wire.messages import AnyMessage, Cancel, Leave, Message, Ready, Trim, encode
 
@@ -86,6 +87,9 @@ class Worker:
         self.pid = born.pid
         self.state = WorkerState.STARTING
         self.job: Job | None = None
+        self.streams: set[Stream] = set()
+        self.at_hand = 0
+        """What it worked on when it ended: the number of its job, or of a stream."""
         self.jobs_done = 0
         self.idle_since = 0.0
         self.stuck = False
@@ -170,6 +174,11 @@ class Worker:
         self.outcome.ask(intent, reason)
         self._move(WorkerState.LEAVING)
         self._tell(Leave())
+
+    def send_stream(self, message: bytes) -> None:
+        """Tell it of a stream; nothing if it has ended, which its end tells."""
+        if self.running:
+            self._send(message, [])
 
     def trim(self) -> None:
         """Ask it to give back what it has freed."""

@@ -90,6 +90,47 @@ class Cancel(Message, frozen=True):
     job: int
 
 
+class Open(Message, frozen=True):
+    """Supervisor to worker: a stream begins, or goes on here after another worker."""
+
+    stream: int
+    request: dict[str, Any]
+
+
+class Feed(Message, frozen=True):
+    """Supervisor to worker: what came next on a stream, numbered from 1."""
+
+    stream: int
+    number: int
+    data: Any
+
+
+class Drop(Message, frozen=True):
+    """Supervisor to worker: the stream is not its any more."""
+
+    stream: int
+
+
+class Fed(Message, frozen=True):
+    """Worker to supervisor: what a stream says to that input. `settled`: nothing up to it will be
+    needed again, were the stream to go on elsewhere. `ran_s`: the work it was."""
+
+    stream: int
+    number: int
+    values: list[Any]
+    settled: bool
+    ran_s: float
+
+
+class StreamFailed(Message, frozen=True):
+    """Worker to supervisor: the stream raised, and is forgotten. `code` as in `Failed`."""
+
+    stream: int
+    code: str | None
+    message: str
+    traceback: str
+
+
 class Trim(Message, frozen=True):
     """Supervisor to worker or fork server: give freed memory back to the kernel."""
 
@@ -144,6 +185,11 @@ AnyMessage = (
     | Run
     | Cancel
     | Leave
+    | Open
+    | Feed
+    | Drop
+    | Fed
+    | StreamFailed
     | Trim
     | Progress
     | Done

@@ -111,6 +111,14 @@ class RecordWriter:
         self._words[_FIELDS.index("job")] = job
         self._words[_FIELDS.index("state")] = Activity.BUSY
 
+    def turned_to(self, number: int) -> int:
+        """Working on `number` for a moment (0: nothing), be it idle or busy otherwise. Returns what
+        it was working on."""
+        at = _FIELDS.index("job")
+        before, self._words[at] = int(self._words[at]), number
+        self.beat()
+        return before
+
     def finished(self, busy_ns: int) -> None:
         """The job ended, however it did, after `busy_ns`."""
         self._words[_FIELDS.index("jobs_done")] += 1

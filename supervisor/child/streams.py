@@ -1,0 +1,117 @@
+"""The streams that a worker carries: one step of each in turn."""
+
+import time
+import traceback
+from collections import deque
+from collections.abc import Generator
+from typing import Any
+
+from supervisor.contract import Servable, Streaming, StreamSession
+from supervisor.errors import JobError
+from supervisor.wire.channel import Channel
+from supervisor.wire.messages import Drop, Fed, Feed, Open, StreamFailed
+from supervisor.wire.scoreboard import RecordWriter
+
+Steps = Generator[None, None, tuple[list[Any], bool]]
+
+
+class _Carried:
+    """One stream, and what it has not heard yet."""
+
+    def __init__(self, number: int, session: StreamSession) -> None:
+        self.number = number
+        self.session = session
+        self.inputs: deque[Feed] = deque()
+        self.steps: Steps | None = None
+        self.ran_s = 0.0
+
+
+class CarriedStreams:
+    """All of them. A stream that raises is told to the supervisor, and forgotten."""
+
+    def __init__(self, servable: Servable, channel: Channel, record: RecordWriter) -> None:
+        self._servable = servable
+        self._channel = channel
+        self._record = record
+        self._carried: dict[int, _Carried] = {}
+        self._turns: deque[_Carried] = deque()
+        """Those that have something to do, in the order of their turns."""
+
+    def __bool__(self) -> bool:
+        return bool(self._carried)
+
+    @property
+    def waiting(self) -> bool:
+        """One of them has something to do."""
+        return bool(self._turns)
+
+    def obey(self, message: Open | Feed | Drop) -> None:
+        """Take a message about a stream."""
+        match message:
+            case Open():
+                self._open(message)
+            case Feed():
+                # One that has failed may be fed until the supervisor has heard of it.
+                if (stream := self._carried.get(message.stream)) is not None:
+                    if not stream.inputs and stream.steps is None:
+                        self._turns.append(stream)
+                    stream.inputs.append(message)
+            case Drop():
+                if (stream := self._carried.get(message.stream)) is not None:
+                    self._forget(stream)
+
+    def step(self) -> None:
+        """One step of the stream whose turn it is."""
+        stream = self._turns.popleft()
+        before = self._record.turned_to(stream.number)
+        started = time.monotonic()
+        try:
+            self._advance(stream, started)
+        except JobError as error:
+            self._failed(stream, error.code, error.message, "")
+        except Exception as error:  # noqa: BLE001 - a model's bug costs the stream, not the worker
+            self._failed(stream, None, f"{type(error).__name__}: {error}", traceback.format_exc())
+        finally:
+            self._record.turned_to(before)
+        if stream.number in self._carried and (stream.inputs or stream.steps is not None):
+            self._turns.append(stream)
+
+    def _open(self, message: Open) -> None:
+        try:
+            if not isinstance(self._servable, Streaming):
+                raise JobError("no_streams", "this model takes no streams")
+            session = self._servable.open(message.request)
+        except JobError as error:
+            self._channel.send(StreamFailed(message.stream, error.code, error.message, ""))
+        except Exception as error:  # noqa: BLE001 - as above
+            text = f"{type(error).__name__}: {error}"
+            self._channel.send(StreamFailed(message.stream, None, text, traceback.format_exc()))
+        else:
+            self._carried[message.stream] = _Carried(message.stream, session)
+
+    def _advance(self, stream: _Carried, started: float) -> None:
+        if stream.steps is None:
+            stream.steps = stream.session.feed(stream.inputs[0].data)
+            stream.ran_s = 0.0
+        try:
+            next(stream.steps)
+        except StopIteration as stop:
+            values, settled = stop.value
+            number = stream.inputs.popleft().number
+            stream.steps = None
+            ran_s = stream.ran_s + time.monotonic() - started
+            self._channel.send(Fed(stream.number, number, values, settled, ran_s))
+        else:
+            stream.ran_s += time.monotonic() - started
+
+    def _failed(self, stream: _Carried, code: str | None, message: str, trace: str) -> None:
+        self._forget(stream)
+        self._channel.send(StreamFailed(stream.number, code, message, trace))
+
+    def _forget(self, stream: _Carried) -> None:
+        del self._carried[stream.number]
+        if stream in self._turns:
+            self._turns.remove(stream)
+        if stream.steps is not None:
+            stream.steps.close()
+        stream.session.close()

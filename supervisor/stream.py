@@ -1,0 +1,191 @@
+"""A stream: a job without an end, whose input is kept until it will not be needed again, so that it
+outlives the worker that carries it."""
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from supervisor.errors import given_up
+from supervisor.processes.death import Death
+from supervisor.settings import StreamSettings
+from supervisor.wire.channel import encoded
+from supervisor.wire.messages import Drop, Fed, Feed, Open, encode
+
+if TYPE_CHECKING:
+    from supervisor.processes.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    number: int
+    message: bytes
+    units: float
+
+
+class Stream:
+    """A place for a stream, from `Pool.stream`. Input goes in with `send`, answers come out of
+    `receive`, in order; one coroutine each."""
+
+    def __init__(
+        self,
+        number: int,
+        request: dict[str, Any],
+        settings: StreamSettings,
+        request_id: str | None,
+        settled: Callable[[], None],
+    ) -> None:
+        """`settled`: called when it may move, if it wants to."""
+        self.number = number
+        self.request_id = request_id
+        self.worker: Worker | None = None
+        self.ending = asyncio.Event()
+        """The pool takes no new work: the stream should come to its end."""
+        self.replays = 0
+        """How often it went on on another worker."""
+        self.wants_to_move = False
+        self.unanswered = 0.0
+        """Units of input that have not been answered: how far it is behind."""
+        self._request = request
+        self._settings = settings
+        self._on_settled = settled
+        self._numbers = itertools.count(1)
+        self._sent: deque[_Input] = deque()
+        """To the worker that it is on, since it was settled last; numbered one after the other."""
+        self._unsent: deque[_Input] = deque()
+        self._under_way = 0  # bytes of what was sent and has not been acknowledged
+        self._kept = 0.0  # units in `_sent`
+        self._answered = self._acknowledged = 0  # ever, and by the worker that it is on
+        self._blamed: list[Death] = []
+        self._blamed_at = 0
+        self._answers: deque[Any] = deque()
+        self._failure: Exception | None = None
+        self._changed = asyncio.Event()
+
+    # --- the caller's side -----------------------------------------------------------------------
+
+    async def send(self, data: Any, units: float = 0.0) -> None:
+        """Give it the next input, of what MessagePack can carry, `units` in size; waits while
+        enough is on its way already. Raises what ended the stream, a `PoolError`."""
+        number = next(self._numbers)
+        body = encoded(Feed(self.number, number, data))
+        while self._unsent and self._failure is None:
+            await self._change()
+        self._raise_failure()
+        self._unsent.append(_Input(number, body, units))
+        self.unanswered += units
+        self._send_on()
+
+    async def receive(self) -> list[Any]:
+        """What the stream has said since; at least something. Raises what ended it."""
+        while not self._answers:
+            self._raise_failure()
+            await self._change()
+        said = list(self._answers)
+        self._answers.clear()
+        self._send_on()
+        return said
+
+    async def _change(self) -> None:
+        changed = self._changed
+        await changed.wait()
+
+    def _notify(self) -> None:
+        # Both coroutines may wait: each for its own reason.
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # --- the pool's side -------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """It has failed, or its caller is done with it."""
+        return self._failure is not None
+
+    @property
+    def settled(self) -> bool:
+        """Another worker would not have to be told anything again."""
+        return not self._sent
+
+    def go_to(self, worker: "Worker") -> None:
+        """Go on on this worker, with all that has been kept."""
+        self.leave_worker(tell=True)
+        self.replays += self._answered > 0
+        self.worker = worker
+        worker.streams.add(self)
+        worker.send_stream(encode(Open(self.number, self._request)))
+        self._send_on()
+
+    def leave_worker(self, *, tell: bool) -> None:
+        """Be on no worker. `tell` the one that it is on."""
+        worker, self.worker = self.worker, None
+        self.wants_to_move = False
+        if worker is None:
+            return
+        worker.streams.discard(self)
+        self._unsent.extendleft(reversed(self._sent))
+        self._sent.clear()
+        self._under_way, self._kept, self._acknowledged = 0, 0.0, 0
+        if tell:
+            worker.send_stream(encode(Drop(self.number)))
+
+    def fed(self, message: Fed) -> float:
+        """Its worker has answered. Returns the units of what is answered for the first time."""
+        one = self._sent[message.number - self._sent[0].number]
+        self._under_way -= len(one.message)
+        self._acknowledged = message.number
+        first = message.number > self._answered
+        # What was said before the worker changed is not said twice; but a final result that was
+        # not there the first time must not be lost.
+        if first or message.settled:
+            self._answers.extend(message.values)
+        if first:
+            self._answered = message.number
+            self.unanswered -= one.units
+        if message.settled:
+            while self._sent and self._sent[0].number <= message.number:
+                self._kept -= self._sent.popleft().units
+            if self.wants_to_move:
+                self._on_settled()
+        self._send_on()
+        self._notify()
+        return one.units if first else 0.0
+
+    def blame(self, death: Death, attempts: int) -> Exception | None:
+        """A worker died while it worked on this stream. What to fail with, if so many did over one
+        input."""
+        if self._blamed_at != self._answered:
+            self._blamed_at = self._answered
+            self._blamed.clear()
+        self._blamed.append(death)
+        return given_up(self._blamed) if len(self._blamed) >= attempts else None
+
+    def fail(self, error: Exception, *, tell: bool = True) -> None:
+        """It is over; its caller is told why."""
+        self.leave_worker(tell=tell)
+        if self._failure is None:
+            self._failure = error
+        self._notify()
+
+    def _send_on(self) -> None:
+        """Send its worker what may be on the way at once."""
+        if self.worker is None or len(self._answers) > self._settings.unread:
+            return
+        window = self._settings.window
+        while self._unsent and (
+            not self._under_way or self._under_way + len(self._unsent[0].message) <= window
+        ):
+            one = self._unsent.popleft()
+            self._sent.append(one)
+            self._under_way += len(one.message)
+            self._kept += one.units
+            self.worker.send_stream(one.message)
+        while self._kept > self._settings.replay and self._sent[0].number <= self._acknowledged:
+            self._kept -= self._sent.popleft().units
+        self._notify()

@@ -1,0 +1,179 @@
+"""The streams of a pool: which worker carries which, what they cost, and whether one more would
+make the others late."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from supervisor.errors import Draining, JobCrashed, JobError, QueueFull
+from supervisor.processes.death import Cause, Death
+from supervisor.processes.forkserver import ForkServer
+from supervisor.processes.worker import Worker
+from supervisor.settings import StreamSettings
+from supervisor.stream import Stream
+from supervisor.wire.messages import Fed, StreamFailed
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+
+_ITS_OWN_FAULT = (Cause.CRASH, Cause.HANG, Cause.GUARD, Cause.KERNEL_OOM)
+_LOOK_BACK_S = 5.0
+_FIRST_PACE = 0.1
+"""Seconds of work a unit takes, before any was measured: a cautious guess."""
+_RETRY_S = 5.0
+
+
+class Streams:
+    """All streams of a pool."""
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        workers: Callable[[], set[Worker]],
+        live_server: Callable[[], ForkServer | None],
+        count: int,
+        attempts: int,
+    ) -> None:
+        """`count` workers there shall be; a stream is given up after `attempts` deaths."""
+        self.settings = settings
+        self._workers = workers
+        self._live_server = live_server
+        self._count = count
+        self._attempts = attempts
+        self._streams: dict[int, Stream] = {}
+        self._begun: dict[int, float] = {}
+        self._worked: deque[tuple[float, float, float]] = deque()  # when, seconds of work, units
+        self._pace: float | None = None
+        self.replays = 0
+        """How often a stream went on on another worker."""
+        self.refused = 0
+        """How many were refused because the others would have been late."""
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @property
+    def all(self) -> list[Stream]:
+        """Those that are open."""
+        return list(self._streams.values())
+
+    def refusal(self, s_per_unit: float | None) -> QueueFull | None:
+        """Why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs take."""
+        pace = self._pace or s_per_unit or _FIRST_PACE
+        needs = self.load(pace) + pace
+        most = self.settings.share * self._count
+        if needs <= most or not self._streams:
+            return None
+        self.refused += 1
+        return QueueFull(
+            f"{len(self._streams)} streams are open; with one more {needs:.2f} processors would be "
+            f"needed, and {most:.2f} are there for streams",
+            _RETRY_S,
+        )
+
+    def load(self, pace: float) -> float:
+        """How many workers' whole time the streams need: what was measured of late, and for those
+        that are new what they are likely to."""
+        now = time.monotonic()
+        self._look_back(now)
+        new = sum(now - begun < _LOOK_BACK_S for begun in self._begun.values())
+        measured = sum(ran_s for _, ran_s, _ in self._worked) / _LOOK_BACK_S
+        return max(measured, new * pace)
+
+    def add(self, stream: Stream) -> None:
+        """It begins."""
+        self._streams[stream.number] = stream
+        self._begun[stream.number] = time.monotonic()
+        self.place()
+
+    def remove(self, stream: Stream) -> None:
+        """Its caller is done with it."""
+        stream.fail(Draining("the stream is over"))
+        self._streams.pop(stream.number, None)
+        self._begun.pop(stream.number, None)
+
+    def place(self) -> None:
+        """Find a worker for every stream that has none, or may leave the one it has."""
+        able = [worker for worker in self._workers() if worker.able]
+        newest = [worker for worker in able if worker.server is self._live_server()]
+        for stream in self.all:
+            may_move = stream.wants_to_move and stream.settled
+            if stream.over or (stream.worker is not None and not may_move):
+                continue
+            if not able:
+                stream.leave_worker(tell=True)  # so that a successor can be started
+                continue
+            before = stream.replays
+            stream.go_to(min(newest or able, key=lambda worker: (len(worker.streams), worker.slot)))
+            self.replays += stream.replays - before
+
+    def worker_leaves(self, worker: Worker) -> None:
+        """It takes nothing new: its streams go on elsewhere once they are settled, or have had
+        time for it."""
+        for stream in worker.streams:
+            stream.wants_to_move = True
+        if worker.streams:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.settings.settle_s, self._move_unsettled, worker)
+        self.place()
+
+    def _move_unsettled(self, worker: Worker) -> None:
+        for stream in list(worker.streams):
+            stream.leave_worker(tell=True)
+        self.place()
+
+    def worker_lost(self, worker: Worker, death: Death) -> None:
+        """It has ended: its streams go on elsewhere, with what was kept of them."""
+        lost = list(worker.streams)
+        for stream in lost:
+            stream.leave_worker(tell=False)
+            if worker.at_hand != stream.number or death.cause not in _ITS_OWN_FAULT:
+                continue
+            if (error := stream.blame(death, self._attempts)) is not None:
+                stream.fail(error)
+        if lost:
+            log.warning("streams.moved", worker=worker.slot, pid=worker.pid, count=len(lost))
+        self.place()
+
+    def close(self, error: Exception) -> None:
+        """All are over."""
+        for stream in self.all:
+            stream.fail(error)
+
+    def fed(self, worker: Worker, message: Fed) -> None:
+        """A worker has answered."""
+        stream = self._streams.get(message.stream)
+        if stream is None or stream.worker is not worker:
+            return  # it is over, or on another worker by now
+        units = stream.fed(message)
+        now = time.monotonic()
+        self._worked.append((now, message.ran_s, units))
+        self._look_back(now)
+        worked_s = sum(ran_s for _, ran_s, _ in self._worked)
+        if (heard := sum(units for _, _, units in self._worked)) > 1.0:
+            self._pace = worked_s / heard
+
+    def failed(self, worker: Worker, message: StreamFailed) -> None:
+        """The model refused to go on, or raised."""
+        stream = self._streams.get(message.stream)
+        if stream is None or stream.worker is not worker:
+            return
+        if message.code is not None:
+            stream.fail(JobError(message.code, message.message), tell=False)
+            return
+        log.error(
+            "stream.crashed",
+            worker=worker.slot,
+            pid=worker.pid,
+            stream=stream.number,
+            request_id=stream.request_id,
+            error=message.message,
+            traceback=message.traceback,
+        )
+        stream.fail(JobCrashed(message.message, message.traceback), tell=False)
+
+    def _look_back(self, now: float) -> None:
+        while self._worked and now - self._worked[0][0] > _LOOK_BACK_S:
+            self._worked.popleft()
