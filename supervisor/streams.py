@@ -20,6 +20,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 
 _ITS_OWN_FAULT = (Cause.CRASH, Cause.HANG, Cause.GUARD, Cause.KERNEL_OOM)
 _LOOK_BACK_S = 5.0
+_LEAST_SPAN_S = 0.5
 _FIRST_PACE = 0.1
 """Seconds of work a unit takes, before any was measured: a cautious guess."""
 _RETRY_S = 5.0
@@ -45,6 +46,8 @@ class Streams:
         self._streams: dict[int, Stream] = {}
         self._begun: dict[int, float] = {}
         self._worked: deque[tuple[float, float, float]] = deque()  # when, seconds of work, units
+        self._since = 0.0
+        """When the first of those that are open began."""
         self._pace: float | None = None
         self.replays = 0
         """How often a stream went on on another worker."""
@@ -79,11 +82,15 @@ class Streams:
         now = time.monotonic()
         self._look_back(now)
         new = sum(now - begun < _LOOK_BACK_S for begun in self._begun.values())
-        measured = sum(ran_s for _, ran_s, _ in self._worked) / _LOOK_BACK_S
+        span_s = min(_LOOK_BACK_S, max(_LEAST_SPAN_S, now - self._since))
+        measured = sum(ran_s for _, ran_s, _ in self._worked) / span_s
         return max(measured, new * pace)
 
     def add(self, stream: Stream) -> None:
         """It begins."""
+        if not self._streams:
+            self._since = time.monotonic()
+            self._worked.clear()
         self._streams[stream.number] = stream
         self._begun[stream.number] = time.monotonic()
         self.place()
