@@ -12,6 +12,7 @@ from pathlib import Path
 from models.catalog import CatalogEntry, catalog, catalog_entry
 from models.contract import (
     Alternative,
+    LiveRecognizer,
     Model,
     ModelError,
     Partial,
@@ -27,6 +28,7 @@ from models.prediction import Part, Prediction, if_prepared, measured, predict, 
 __all__ = [
     "Alternative",
     "CatalogEntry",
+    "LiveRecognizer",
     "Model",
     "ModelError",
     "ModelLocation",

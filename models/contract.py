@@ -1,5 +1,6 @@
 """What every engine offers: a model that is loaded once, and recognisers that turn PCM to words."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,6 +79,28 @@ class Recognizer(Protocol):
         ...
 
 
+class LiveRecognizer(Protocol):
+    """A recogniser for a live stream, whose answers are the engine's own JSON, unchanged: what the
+    clients of its own server expect to the byte."""
+
+    def accept(self, pcm: bytes) -> Generator[None, None, bool]:
+        """Take 16-bit little-endian mono samples at the rate that it was made for, in steps.
+        Returns whether an endpoint was found."""
+        ...
+
+    def result(self) -> str:
+        """The utterance that the endpoint ended."""
+        ...
+
+    def partial(self) -> str:
+        """The utterance at hand, so far."""
+        ...
+
+    def final(self) -> str:
+        """The utterance at hand, ended now; the next one starts from nothing."""
+        ...
+
+
 class Model(Protocol):
     """A loaded model, able to be shared by fork."""
 
@@ -98,6 +121,12 @@ class Model(Protocol):
     def recognizer(self, options: RecognitionOptions) -> Recognizer:
         """A recogniser that has heard nothing yet. Raises `ModelError` for what the model cannot
         do."""
+        ...
+
+    def live(
+        self, sample_rate: float, *, words: bool, alternatives: int, partial_words: bool
+    ) -> LiveRecognizer:
+        """A recogniser for a stream of that rate, which the engine resamples itself."""
         ...
 
     def report(self) -> dict[str, Any]:

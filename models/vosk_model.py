@@ -7,7 +7,7 @@ makes a new one for every request, which is simpler and costs it nothing.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,16 @@ class VoskModel:
                 yield recognizer.PartialResult()
         yield recognizer.FinalResult()
 
+    def live(
+        self, sample_rate: float, *, words: bool, alternatives: int, partial_words: bool
+    ) -> "LiveRecognizer":
+        """A new recogniser for a stream of that rate, with the engine's own answers."""
+        recognizer = vosk.KaldiRecognizer(self._model, sample_rate)
+        recognizer.SetWords(words)
+        recognizer.SetMaxAlternatives(alternatives)
+        recognizer.SetPartialWords(partial_words)
+        return LiveRecognizer(recognizer, sample_rate)
+
     def _new(self, grammar: str | None) -> "VoskRecognizer":
         arguments = (self._model, SAMPLE_RATE) + (() if grammar is None else (grammar,))
         keep = self.loaded.lazy and grammar is None
@@ -140,6 +150,35 @@ class VoskModel:
         recognizer = self._new(json.dumps(phrases, ensure_ascii=False))
         recognizer.begin(options)
         return recognizer
+
+
+class LiveRecognizer:
+    """One Vosk recogniser, as the engine's own programs use it. Implements
+    `models.contract.LiveRecognizer`."""
+
+    def __init__(self, recognizer: vosk.KaldiRecognizer, sample_rate: float) -> None:
+        self._recognizer = recognizer
+        # The engine works through what it is given in pieces of this many samples (Vosk:
+        # Recognizer::AcceptWaveform), and looks for an endpoint after the last one. So pieces of
+        # several of them, given one after the other, come to the same.
+        self._piece_bytes = 2 * int(sample_rate * 0.2)
+
+    def accept(self, pcm: bytes) -> Generator[None, None, bool]:
+        ended = False
+        for at in range(0, max(1, len(pcm)), self._piece_bytes):
+            if at:
+                yield
+            ended = bool(self._recognizer.AcceptWaveform(pcm[at : at + self._piece_bytes]))
+        return ended
+
+    def result(self) -> str:
+        return str(self._recognizer.Result())
+
+    def partial(self) -> str:
+        return str(self._recognizer.PartialResult())
+
+    def final(self) -> str:
+        return str(self._recognizer.FinalResult())
 
 
 def _chunks(pcm: bytes) -> range:

@@ -47,8 +47,9 @@ class StreamSession(Protocol):
 class Streaming(Protocol):
     """A model that takes streams beside its jobs."""
 
-    def open(self, request: dict[str, Any]) -> StreamSession:
-        """A stream begins. Raises `JobError`."""
+    def open(self, request: dict[str, Any], before: float) -> StreamSession:
+        """A stream begins, or goes on: `before` units of its input came and were settled on
+        another worker. Raises `JobError`."""
         ...
 
 

@@ -267,8 +267,7 @@ class Pool:
     def stop_admitting(self) -> None:
         """Take no new jobs; those inside go on. Streams are asked to come to their end."""
         self._draining = True
-        for stream in self._streams.all:
-            stream.ending.set()
+        self.end_streams()
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new jobs, and wait for those inside; True if all were done in time."""
@@ -324,19 +323,24 @@ class Pool:
             self._lifecycle.notify()
 
     @contextlib.contextmanager
-    def stream(self, request: dict[str, Any], *, request_id: str | None = None) -> Iterator[Stream]:
-        """Admit and begin a stream; it is over at the end of the block. It is carried by whatever
-        worker is able, and goes on on another if that ends. Raises what `admit` raises, and
-        `QueueFull` where the others would be late for it."""
+    def stream(self, *, request_id: str | None = None) -> Iterator[Stream]:
+        """Admit a stream; `Stream.begin` says what it is, and it is over at the end of the block.
+        It is carried by whatever worker is able, and goes on on another if that ends. Raises what
+        `admit` raises, and `QueueFull` where the others would be late for it."""
         with self.admit(stream=True):
-            begun = Stream(
-                next(self._job_ids), request, self.settings.streams, request_id, self._streams.place
+            stream = Stream(
+                next(self._job_ids), self.settings.streams, request_id, self._streams.place
             )
-            self._streams.add(begun)
+            self._streams.add(stream)
             try:
-                yield begun
+                yield stream
             finally:
-                self._streams.remove(begun)
+                self._streams.remove(stream)
+
+    def end_streams(self) -> None:
+        """Ask those that are open to come to their end."""
+        for stream in self._streams.all:
+            stream.ending.set()
 
     @property
     def streams(self) -> Streams:

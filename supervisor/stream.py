@@ -32,12 +32,11 @@ class Stream:
     def __init__(
         self,
         number: int,
-        request: dict[str, Any],
         settings: StreamSettings,
         request_id: str | None,
-        settled: Callable[[], None],
+        place: Callable[[], None],
     ) -> None:
-        """`settled`: called when it may move, if it wants to."""
+        """`place`: called when it needs a worker, or may go to another."""
         self.number = number
         self.request_id = request_id
         self.worker: Worker | None = None
@@ -48,15 +47,16 @@ class Stream:
         self.wants_to_move = False
         self.unanswered = 0.0
         """Units of input that have not been answered: how far it is behind."""
-        self._request = request
+        self._request: dict[str, Any] | None = None
         self._settings = settings
-        self._on_settled = settled
+        self._place = place
         self._numbers = itertools.count(1)
         self._sent: deque[_Input] = deque()
         """To the worker that it is on, since it was settled last; numbered one after the other."""
         self._unsent: deque[_Input] = deque()
         self._under_way = 0  # bytes of what was sent and has not been acknowledged
         self._kept = 0.0  # units in `_sent`
+        self._before = 0.0  # units that need not be told to any worker again
         self._answered = self._acknowledged = 0  # ever, and by the worker that it is on
         self._blamed: list[Death] = []
         self._blamed_at = 0
@@ -65,6 +65,11 @@ class Stream:
         self._changed = asyncio.Event()
 
     # --- the caller's side -----------------------------------------------------------------------
+
+    def begin(self, request: dict[str, Any]) -> None:
+        """What it is: now a worker is found for it. Before any input."""
+        self._request = request
+        self._place()
 
     async def send(self, data: Any, units: float = 0.0) -> None:
         """Give it the next input, of what MessagePack can carry, `units` in size; waits while
@@ -109,17 +114,23 @@ class Stream:
         return self._failure is not None
 
     @property
+    def begun(self) -> bool:
+        """A worker has been or is to be found for it."""
+        return self._request is not None
+
+    @property
     def settled(self) -> bool:
         """Another worker would not have to be told anything again."""
         return not self._sent
 
     def go_to(self, worker: "Worker") -> None:
         """Go on on this worker, with all that has been kept."""
+        assert self._request is not None
         self.leave_worker(tell=True)
         self.replays += self._answered > 0
         self.worker = worker
         worker.streams.add(self)
-        worker.send_stream(encode(Open(self.number, self._request)))
+        worker.send_stream(encode(Open(self.number, self._request, self._before)))
         self._send_on()
 
     def leave_worker(self, *, tell: bool) -> None:
@@ -150,9 +161,9 @@ class Stream:
             self.unanswered -= one.units
         if message.settled:
             while self._sent and self._sent[0].number <= message.number:
-                self._kept -= self._sent.popleft().units
+                self._let_go()
             if self.wants_to_move:
-                self._on_settled()
+                self._place()
         self._send_on()
         self._notify()
         return one.units if first else 0.0
@@ -187,5 +198,10 @@ class Stream:
             self._kept += one.units
             self.worker.send_stream(one.message)
         while self._kept > self._settings.replay and self._sent[0].number <= self._acknowledged:
-            self._kept -= self._sent.popleft().units
+            self._let_go()
         self._notify()
+
+    def _let_go(self) -> None:
+        units = self._sent.popleft().units
+        self._kept -= units
+        self._before += units

@@ -107,7 +107,7 @@ class Streams:
         newest = [worker for worker in able if worker.server is self._live_server()]
         for stream in self.all:
             may_move = stream.wants_to_move and stream.settled
-            if stream.over or (stream.worker is not None and not may_move):
+            if stream.over or not stream.begun or (stream.worker is not None and not may_move):
                 continue
             if not able:
                 stream.leave_worker(tell=True)  # so that a successor can be started

@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ from supervisor import (
 )
 
 HERE = str(Path(__file__).parent)
+
+
+@contextmanager
+def stream_on(pool: Pool, request: dict[str, Any] | None = None) -> Iterator[Stream]:
+    with pool.stream() as stream:
+        stream.begin(request or {})
+        yield stream
 
 
 @asynccontextmanager
@@ -67,20 +74,20 @@ def texts(said: list[Any]) -> list[str]:
 
 
 async def test_every_input_has_its_answer_in_order(pool: Pool) -> None:
-    with pool.stream({}) as stream:
+    with stream_on(pool) as stream:
         said = await say(stream, "a", "b", ".", "c", ".")
     assert texts(said) == ["a", "a b", "a b", "c", "c"]
     assert not any(worker.streams for worker in pool._lifecycle.workers)
 
 
 async def test_streams_are_spread_over_the_workers(pool: Pool) -> None:
-    with pool.stream({}) as one, pool.stream({}) as other:
+    with stream_on(pool) as one, stream_on(pool) as other:
         pids = {(await say(stream, "a"))[0]["pid"] for stream in (one, other)}
     assert len(pids) == 2
 
 
 async def test_a_stream_goes_on_when_its_worker_is_killed(pool: Pool) -> None:
-    with pool.stream({}) as stream:
+    with stream_on(pool) as stream:
         (*_, last) = await say(stream, "a", ".", "b", "c")
         os.kill(last["pid"], signal.SIGKILL)
         said = await say(stream, "d", ".")
@@ -89,8 +96,16 @@ async def test_a_stream_goes_on_when_its_worker_is_killed(pool: Pool) -> None:
         assert stream.replays == 1
 
 
+async def test_another_worker_is_told_what_came_before(pool: Pool) -> None:
+    with stream_on(pool) as stream:
+        (*_, last) = await say(stream, "a", ".", "b")
+        assert [one["before"] for one in await say(stream, ".")] == [0.0]
+        os.kill(last["pid"], signal.SIGKILL)
+        assert (await say(stream, "c", "."))[-1]["before"] == 4.0
+
+
 async def test_nothing_is_said_twice_and_nothing_is_lost(pool: Pool) -> None:
-    with pool.stream({}) as stream:
+    with stream_on(pool) as stream:
         (first,) = await say(stream, "a")
         for word in "bcdefgh":
             await stream.send({"say": word, "steps": 3, "step_s": 0.01}, 1.0)
@@ -103,7 +118,7 @@ async def test_nothing_is_said_twice_and_nothing_is_lost(pool: Pool) -> None:
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "exit", "hang"])
 async def test_one_bad_moment_is_survived(pool: Pool, tmp_path: Path, how: str) -> None:
     marker = str(tmp_path / "marker")
-    with pool.stream({}) as stream, pool.stream({}) as beside:
+    with stream_on(pool) as stream, stream_on(pool) as beside:
         await say(stream, "a")
         await say(beside, "x")
         if how == "hang":
@@ -118,7 +133,7 @@ async def test_one_bad_moment_is_survived(pool: Pool, tmp_path: Path, how: str) 
 
 
 async def test_an_input_that_ends_every_worker_ends_its_stream_alone(pool: Pool) -> None:
-    with pool.stream({}) as stream, pool.stream({}) as beside:
+    with stream_on(pool) as stream, stream_on(pool) as beside:
         await say(beside, "x")
         with pytest.raises(WorkerLost):
             await say(stream, "b", do="end", how="SIGSEGV")
@@ -127,7 +142,7 @@ async def test_an_input_that_ends_every_worker_ends_its_stream_alone(pool: Pool)
 
 
 async def test_recycling_moves_a_stream_once_it_is_settled(pool: Pool) -> None:
-    with pool.stream({}) as stream:
+    with stream_on(pool) as stream:
         (said,) = await say(stream, "a")
         worker = stream.worker
         assert worker is not None
@@ -144,7 +159,7 @@ async def test_recycling_moves_a_stream_once_it_is_settled(pool: Pool) -> None:
 
 async def test_a_stream_that_never_settles_is_moved_as_it_is() -> None:
     async with pool_of(1, settle_s=0.3) as pool:
-        with pool.stream({}) as stream:
+        with stream_on(pool) as stream:
             (said,) = await say(stream, "a")
             worker = stream.worker
             assert worker is not None
@@ -156,7 +171,7 @@ async def test_a_stream_that_never_settles_is_moved_as_it_is() -> None:
 
 
 async def test_a_change_of_models_moves_streams_without_a_loss(pool: Pool) -> None:
-    with pool.stream({}) as stream:
+    with stream_on(pool) as stream:
         (said,) = await say(stream, "a")
         renewed = asyncio.create_task(pool.renewed())
         await until(lambda: stream.wants_to_move)
@@ -176,7 +191,7 @@ async def _killed_again_and_again(pool: Pool) -> None:
     words = [str(n) for n in range(40)]
 
     async def one() -> list[str]:
-        with pool.stream({}) as stream:
+        with stream_on(pool) as stream:
             said = []
             for word in words:
                 await stream.send({"say": word}, 1.0)
@@ -204,7 +219,7 @@ async def test_streams_go_before_a_file_and_the_file_goes_on() -> None:
     async with pool_of(1) as pool:
         job = asyncio.create_task(pool.run({"do": "steps", "count": 100, "step_s": 0.01}))
         await until(lambda: any(w.job for w in pool._lifecycle.workers))
-        with pool.stream({}) as stream:
+        with stream_on(pool) as stream:
             waits = []
             for word in "abcdefghij":
                 started = time.monotonic()
@@ -217,7 +232,7 @@ async def test_streams_go_before_a_file_and_the_file_goes_on() -> None:
 
 async def test_two_streams_take_turns() -> None:
     async with pool_of(1) as pool:
-        with pool.stream({}) as long, pool.stream({}) as short:
+        with stream_on(pool) as long, stream_on(pool) as short:
             await long.send({"say": "a", "steps": 100, "step_s": 0.01}, 1.0)
             started = time.monotonic()
             await say(short, "b")
@@ -227,7 +242,7 @@ async def test_two_streams_take_turns() -> None:
 
 async def test_who_does_not_read_stops_only_itself() -> None:
     async with pool_of(1, window=200, unread=4) as pool:
-        with pool.stream({}) as deaf, pool.stream({}) as other:
+        with stream_on(pool) as deaf, stream_on(pool) as other:
             sent = 0
 
             async def chatter() -> None:
@@ -250,14 +265,14 @@ async def test_who_does_not_read_stops_only_itself() -> None:
 
 async def test_more_than_fits_is_kept_in_order() -> None:
     async with pool_of(1, window=100) as pool:
-        with pool.stream({}) as stream:
+        with stream_on(pool) as stream:
             words = ["w" * 300] * 5
             assert texts(await say(stream, *words))[-1] == " ".join(words)
 
 
 async def test_what_is_kept_for_another_worker_is_bounded() -> None:
     async with pool_of(2, replay=3.0) as pool:
-        with pool.stream({}) as stream:
+        with stream_on(pool) as stream:
             (*_, last) = await say(stream, *"abcdefgh")
             assert len(stream._sent) <= 4
             os.kill(last["pid"], signal.SIGKILL)
@@ -265,16 +280,16 @@ async def test_what_is_kept_for_another_worker_is_bounded() -> None:
 
 
 async def test_what_the_model_refuses_ends_the_stream_with_its_code(pool: Pool) -> None:
-    with pool.stream({"refuse": True}) as stream, pytest.raises(JobError) as refused:
+    with stream_on(pool, {"refuse": True}) as stream, pytest.raises(JobError) as refused:
         await say(stream, "a")
     assert refused.value.code == "no_thanks"
-    with pool.stream({}) as stream, pytest.raises(JobError) as refused:
+    with stream_on(pool) as stream, pytest.raises(JobError) as refused:
         await say(stream, "a", do="refuse")
     assert refused.value.code == "no_more"
 
 
 async def test_a_bug_in_the_model_costs_its_stream_alone(pool: Pool) -> None:
-    with pool.stream({}) as stream, pool.stream({}) as beside:
+    with stream_on(pool) as stream, stream_on(pool) as beside:
         with pytest.raises(JobCrashed, match="a bug in the stream"):
             await say(stream, "a", do="raise")
         assert texts(await say(beside, "x")) == ["x"]
@@ -283,10 +298,10 @@ async def test_a_bug_in_the_model_costs_its_stream_alone(pool: Pool) -> None:
 
 async def test_one_more_than_can_be_kept_up_with_is_refused() -> None:
     async with pool_of(1, share=0.5) as pool:
-        with pool.stream({}) as stream:
+        with stream_on(pool) as stream:
             # A tenth of a second of work for each of these units, which come ten times a second.
             await say(stream, *"abcdefghij", steps=10, step_s=0.01)
-            with pytest.raises(QueueFull, match="1 streams are open") as refused, pool.stream({}):
+            with pytest.raises(QueueFull, match="1 streams are open") as refused, stream_on(pool):
                 pass
             assert refused.value.retry_after_s
             assert pool.streams.refused == 1
@@ -294,27 +309,27 @@ async def test_one_more_than_can_be_kept_up_with_is_refused() -> None:
 
 async def test_silence_leaves_room_for_others() -> None:
     async with pool_of(1, share=0.5) as pool:
-        with pool.stream({}) as stream:
+        with stream_on(pool) as stream:
             await say(stream, *(["a"] * 20))
-            with pool.stream({}) as other:
+            with stream_on(pool) as other:
                 assert texts(await say(other, "x")) == ["x"]
 
 
 async def test_draining_asks_streams_to_come_to_their_end(pool: Pool) -> None:
-    with pool.stream({}) as stream:
+    with stream_on(pool) as stream:
         await say(stream, "a")
         draining = asyncio.create_task(pool.drain(10))
         async with asyncio.timeout(5):
             await stream.ending.wait()
         assert texts(await say(stream, ".")) == ["a"]
-        with pytest.raises(Draining), pool.stream({}):
+        with pytest.raises(Draining), stream_on(pool):
             pass
     assert await draining
 
 
 async def test_a_pool_that_closes_ends_its_streams() -> None:
     async with pool_of(1) as pool:
-        stream = pool.stream({})
+        stream = stream_on(pool)
         begun = stream.__enter__()
         await say(begun, "a")
     with pytest.raises(Draining):
@@ -325,9 +340,9 @@ async def test_a_pool_that_closes_ends_its_streams() -> None:
 async def test_many_that_come_and_go_leave_nothing() -> None:
     async with pool_of(2) as pool:
         for _ in range(300):
-            with pool.stream({}) as stream:
+            with stream_on(pool) as stream:
                 await stream.send({"say": "a"})
-        with pool.stream({}) as stream:
+        with stream_on(pool) as stream:
             await say(stream, "a")
         assert not len(pool.streams)
         assert not any(worker.streams for worker in pool._lifecycle.workers)

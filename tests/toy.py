@@ -123,18 +123,19 @@ class Toy:
             case other:
                 raise AssertionError(other)
 
-    def open(self, request: dict[str, Any]) -> "ToyStream":
+    def open(self, request: dict[str, Any], before: float) -> "ToyStream":
         if request.get("refuse"):
             from supervisor import JobError
 
             raise JobError("no_thanks", "this stream is refused")
-        return ToyStream()
+        return ToyStream(before)
 
 
 class ToyStream:
     """Collects words: each is answered with what was said so far, "." settles it."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: float) -> None:
+        self.before = before
         self.words: list[str] = []
 
     def feed(self, data: Any) -> Generator[None, None, tuple[list[Any], bool]]:
@@ -159,7 +160,7 @@ class ToyStream:
         word = data["say"]
         if word == ".":
             said, self.words = " ".join(self.words), []
-            return [{"final": said, "pid": os.getpid()}], True
+            return [{"final": said, "pid": os.getpid(), "before": self.before}], True
         self.words.append(word)
         return [{"partial": " ".join(self.words), "pid": os.getpid()}], False
 

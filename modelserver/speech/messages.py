@@ -53,6 +53,20 @@ class Speech(msgspec.Struct, frozen=True):
     """In the order of time; only where channels are heard one by one."""
 
 
+class StreamRequest(msgspec.Struct, frozen=True):
+    """What a worker is asked for a live stream. Its input is raw samples (bytes), or one of the
+    words below; its answers are the engine's own JSON."""
+
+    sample_rate: float
+    words: bool = True
+    alternatives: int = 0
+    partial_words: bool = False
+
+
+EOF, RESET = "eof", "reset"
+"""The audio is over; the utterance is over, and the next one starts from nothing."""
+
+
 def speech_target(
     location: models.ModelLocation,
     made: Mapping[str, Path],

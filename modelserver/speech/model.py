@@ -16,7 +16,14 @@ import models
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
 from modelserver.audio.reader import AudioReader
-from modelserver.speech.messages import Speech, SpeechRequest, SpeechSegment, SpeechWord
+from modelserver.speech.messages import (
+    Speech,
+    SpeechRequest,
+    SpeechSegment,
+    SpeechWord,
+    StreamRequest,
+)
+from modelserver.speech.stream import SpeechStream
 from modelserver.speech.transcript import is_engine_token, reader_text
 from supervisor import JobError, SpoolView, allocator_in_use
 
@@ -102,6 +109,10 @@ class SpeechModel:
             raise JobError(error.code, error.message) from error
         answer: dict[str, Any] = msgspec.to_builtins(self._speech(heard, reader))
         return answer
+
+    def open(self, request: dict[str, Any], before: float) -> SpeechStream:
+        """A live stream (`supervisor.Streaming`); `before`: seconds of it that are settled."""
+        return SpeechStream(self._model, msgspec.convert(request, StreamRequest), before)
 
     def _recognise(
         self, reader: AudioReader, asked: SpeechRequest

@@ -80,7 +80,7 @@ class CarriedStreams:
         try:
             if not isinstance(self._servable, Streaming):
                 raise JobError("no_streams", "this model takes no streams")
-            session = self._servable.open(message.request)
+            session = self._servable.open(message.request, message.before)
         except JobError as error:
             self._channel.send(StreamFailed(message.stream, error.code, error.message, ""))
         except Exception as error:  # noqa: BLE001 - as above

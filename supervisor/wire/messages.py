@@ -91,10 +91,12 @@ class Cancel(Message, frozen=True):
 
 
 class Open(Message, frozen=True):
-    """Supervisor to worker: a stream begins, or goes on here after another worker."""
+    """Supervisor to worker: a stream begins, or goes on here after another worker, when `before`
+    units of its input need not be told again."""
 
     stream: int
     request: dict[str, Any]
+    before: float
 
 
 class Feed(Message, frozen=True):

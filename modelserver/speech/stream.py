@@ -1,0 +1,47 @@
+"""A live stream on a worker: samples in, the engine's own JSON out.
+
+Imported in the fork server and its workers only.
+"""
+
+import re
+from collections.abc import Generator
+from typing import Any
+
+import models
+from modelserver.speech.messages import EOF, RESET, StreamRequest
+
+_TIMES = re.compile(r'"(start|end)" : (\d+\.\d+)')
+
+
+class SpeechStream:
+    """One stream (`supervisor.StreamSession`). It is settled whenever an utterance has ended."""
+
+    def __init__(self, model: models.Model, request: StreamRequest, before_s: float) -> None:
+        """`before_s`: seconds of it that another worker has heard and that are settled."""
+        self._recognizer = model.live(
+            request.sample_rate,
+            words=request.words,
+            alternatives=request.alternatives,
+            partial_words=request.partial_words,
+        )
+        self._before_s = before_s
+
+    def feed(self, data: bytes | str) -> Generator[None, None, tuple[list[Any], bool]]:
+        yield
+        if data in (EOF, RESET):
+            return [self._in_time(self._recognizer.final())], True
+        assert isinstance(data, bytes)
+        ended = yield from self._recognizer.accept(data)
+        said = self._recognizer.result() if ended else self._recognizer.partial()
+        return [self._in_time(said)], ended
+
+    def close(self) -> None:
+        """Nothing to do: the recogniser goes with the last reference."""
+
+    def _in_time(self, answer: str) -> str:
+        """With times from the beginning of the stream."""
+        if not self._before_s:
+            return answer
+        return _TIMES.sub(
+            lambda found: f'"{found[1]}" : {float(found[2]) + self._before_s:f}', answer
+        )
