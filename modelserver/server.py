@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import uvloop
 
 from modelserver import __version__
 from modelserver.admin.listener import AdminListener, AdminRefused
-from modelserver.http.application import build_application
+from modelserver.http.application import build_application, build_vosk_application
 from modelserver.http.connections import connections_beside
 from modelserver.http.listening import HttpServer, bind, url_of
 from modelserver.notify import Notifier, keep_systemd_informed
@@ -43,6 +44,7 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
         raise CannotStart(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
         ) from error
+    vosk_sock = _vosk_socket(settings, sock)
     raise_descriptor_limit()
     if (problem := directory_problem(settings.spool.directory)) is not None:
         sock.close()
@@ -58,6 +60,12 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
     app = build_application(service, connections)
     http = HttpServer(app, sock, connections, service.traffic, give_up=True)
     await http.start()
+    fronts = [http]
+    if vosk_sock is not None:
+        vosk_app = build_vosk_application(service, connections)
+        fronts.append(HttpServer(vosk_app, vosk_sock, connections, service.traffic, give_up=True))
+        await fronts[-1].start()
+        log.info("vosk.listening", url=url_of(vosk_sock).replace("http", "ws", 1))
     log.info(
         "server.listening",
         version=__version__,
@@ -77,7 +85,8 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
             reloading.cancel()
             telling.cancel()
             notifier.tell(STOPPING=1, STATUS="draining: no new requests are taken")
-            http.stop_accepting()
+            for front in fronts:
+                front.stop_accepting()
             log.info("server.draining", drain_s=settings.drain_s)
             in_time = await _drain(service, settings.drain_s, stop)
             await service.end_uploads()
@@ -85,9 +94,24 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
     except AdminRefused as error:
         raise CannotStart(str(error)) from error
     finally:
-        await http.close()
+        for front in fronts:
+            await front.close()
         notifier.close()
     log.info("server.stopped")
+
+
+def _vosk_socket(settings: Settings, other: socket.socket) -> socket.socket | None:
+    """For the Vosk project's protocol, if it has a port of its own. Raises `CannotStart`."""
+    if not settings.vosk.port:
+        return None
+    try:
+        return bind(settings.host, settings.vosk.port)
+    except OSError as error:
+        other.close()
+        raise CannotStart(
+            f"cannot listen on {settings.host} port {settings.vosk.port} (vosk.port): "
+            f"{error.strerror}"
+        ) from error
 
 
 async def _tell_when_ready(service: SpeechService, started: float) -> None:

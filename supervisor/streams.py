@@ -24,6 +24,8 @@ _LEAST_SPAN_S = 0.5
 _FIRST_PACE = 0.1
 """Seconds of work a unit takes, before any was measured: a cautious guess."""
 _RETRY_S = 5.0
+_SUCCESSOR_S = 0.3
+"""Within that a worker that was lost is replaced, as good as always."""
 
 
 class Streams:
@@ -46,6 +48,8 @@ class Streams:
         self._streams: dict[int, Stream] = {}
         self._begun: dict[int, float] = {}
         self._worked: deque[tuple[float, float, float]] = deque()  # when, seconds of work, units
+        self._expected_until = 0.0
+        """Until then a successor of a worker that was lost may still come."""
         self._since = 0.0
         """When the first of those that are open began."""
         self._pace: float | None = None
@@ -105,6 +109,7 @@ class Streams:
         """Find a worker for every stream that has none, or may leave the one it has."""
         able = [worker for worker in self._workers() if worker.able]
         newest = [worker for worker in able if worker.server is self._live_server()]
+        most = self._share_of_each(len(able))
         for stream in self.all:
             may_move = stream.wants_to_move and stream.settled
             if stream.over or not stream.begun or (stream.worker is not None and not may_move):
@@ -112,9 +117,19 @@ class Streams:
             if not able:
                 stream.leave_worker(tell=True)  # so that a successor can be started
                 continue
+            worker = min(newest or able, key=lambda worker: (len(worker.streams), worker.slot))
+            if most is not None and len(worker.streams) >= most:
+                continue
             before = stream.replays
-            stream.go_to(min(newest or able, key=lambda worker: (len(worker.streams), worker.slot)))
+            stream.go_to(worker)
             self.replays += stream.replays - before
+
+    def _share_of_each(self, able: int) -> int | None:
+        """How many streams a worker may have, while another is about to be there for the rest: what
+        is told again is told faster by two."""
+        if able >= self._count or time.monotonic() >= self._expected_until:
+            return None
+        return -(-len(self._streams) // self._count)
 
     def worker_leaves(self, worker: Worker) -> None:
         """It takes nothing new: its streams go on elsewhere once they are settled, or have had
@@ -134,6 +149,9 @@ class Streams:
     def worker_lost(self, worker: Worker, death: Death) -> None:
         """It has ended: its streams go on elsewhere, with what was kept of them."""
         lost = list(worker.streams)
+        if lost:
+            self._expected_until = time.monotonic() + _SUCCESSOR_S
+            asyncio.get_running_loop().call_later(_SUCCESSOR_S, self.place)
         for stream in lost:
             stream.leave_worker(tell=False)
             if worker.at_hand != stream.number or death.cause not in _ITS_OWN_FAULT:
@@ -155,6 +173,7 @@ class Streams:
         if stream is None or stream.worker is not worker:
             return  # it is over, or on another worker by now
         units = stream.fed(message)
+        worker.useful = True
         now = time.monotonic()
         self._worked.append((now, message.ran_s, units))
         self._look_back(now)

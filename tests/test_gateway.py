@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import RunningServer, start_server, until
+from running import RunningServer, free_port, start_server, until
 
 import models
 
@@ -37,11 +37,6 @@ class Gateway:
             return response.status, dict(response.headers), document
         finally:
             connection.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -139,6 +139,9 @@ class ToyStream:
         self.words: list[str] = []
 
     def feed(self, data: Any) -> Generator[None, None, tuple[list[Any], bool]]:
+        until = time.thread_time() + data.get("spin_s", 0.0)
+        while time.thread_time() < until:
+            pass
         for _ in range(data.get("steps", 1)):
             time.sleep(data.get("step_s", 0.0))
             yield

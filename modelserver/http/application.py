@@ -8,6 +8,7 @@ from modelserver.http.health import healthz, readyz, test
 from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.http.middleware import each_request, expect_continue
 from modelserver.http.upload import hold_continue
+from modelserver.http.vosk import vosk_stream
 from modelserver.serving.service import SpeechService
 
 
@@ -17,6 +18,22 @@ def build_application(service: SpeechService, connections: Connections) -> web.A
     app[SERVICE] = service
     app[CONNECTIONS] = connections
     app.router.add_post("/api/audio/convert", convert, expect_handler=hold_continue)
+    add_vosk_routes(app)
     for path, handler in (("/test", test), ("/healthz", healthz), ("/readyz", readyz)):
         app.router.add_get(path, handler, expect_handler=expect_continue)
     return app
+
+
+def build_vosk_application(service: SpeechService, connections: Connections) -> web.Application:
+    """What is on the port of the Vosk project's protocol: that, and nothing else."""
+    app = web.Application(middlewares=[each_request])
+    app[SERVICE] = service
+    app[CONNECTIONS] = connections
+    add_vosk_routes(app)
+    return app
+
+
+def add_vosk_routes(app: web.Application) -> None:
+    """Where its clients look."""
+    for path in ("/", "/ws"):
+        app.router.add_get(path, vosk_stream, expect_handler=expect_continue)

@@ -33,6 +33,7 @@ STATUS = {
     "unsupported_audio": 415,
     "expectation_failed": 417,
     "bad_settings": 422,
+    "upgrade_required": 426,
     "headers_too_large": 431,
     "internal": 500,
     "worker_lost": 500,

@@ -30,6 +30,7 @@ from supervisor import (
     PoolSettings,
     PoolStatus,
     SpoolStore,
+    StreamSettings,
     Target,
     TargetUnavailable,
 )
@@ -65,6 +66,7 @@ def pool_settings(settings: Settings, first_slot: int = 0) -> PoolSettings:
         nice=settings.workers.nice,
         memory=memory_settings(settings),
         allocator=Allocator(settings.allocator),
+        streams=StreamSettings(replay=settings.streams.replay_s, share=settings.streams.share),
     )
 
 

@@ -31,6 +31,7 @@ from supervisor import (
     Spool,
     SpoolLimits,
     SpoolStore,
+    Stream,
     choose_allocator,
     find_jemalloc,
 )
@@ -47,7 +48,18 @@ _IDLE_LOOK_S = 0.5
 _LAST_ANSWERS_S = 1.0
 
 # What only a new start brings into force, by the names of the settings.
-_FIXED = ("host", "port", "workers", "memory", "spool", "admin", "allocator", "log")
+_FIXED = (
+    "host",
+    "port",
+    "vosk",
+    "streams",
+    "workers",
+    "memory",
+    "spool",
+    "admin",
+    "allocator",
+    "log",
+)
 
 
 class UnknownModel(Exception):
@@ -158,6 +170,19 @@ class SpeechService:
                 yield Place(served, admission)
 
     @contextlib.asynccontextmanager
+    async def stream(
+        self, served: ServedModel, *, request_id: str | None = None
+    ) -> AsyncIterator[Stream]:
+        """A place for one live stream; what it takes is measured in seconds of audio. Raises
+        `supervisor.PoolError`."""
+        if self._draining:
+            raise Draining(self._draining)
+        with served.used():
+            pool = await served.ready(self.settings.limits.request_s)
+            with pool.stream(request_id=request_id) as stream:
+                yield stream
+
+    @contextlib.asynccontextmanager
     async def uploading(self) -> AsyncIterator[None]:
         """Around the receiving of a body: it is cut off where the server ends before it is whole.
         Raises `supervisor.Draining`."""
@@ -244,6 +269,9 @@ class SpeechService:
     async def drain(self, timeout_s: float) -> bool:
         """Take no new requests, and wait for those inside; True if all were done in time."""
         self._draining = _ENDING
+        for served in self._all():
+            if served.pool is not None:
+                served.pool.end_streams()
         try:
             async with asyncio.timeout(timeout_s):
                 for served in self._all():

@@ -106,6 +106,46 @@ class LimitSettings(Section, frozen=True):
     ] = 1000
 
 
+class StreamSettings(Section, frozen=True):
+    """`[streams]`"""
+
+    replay_s: Annotated[
+        Seconds,
+        _about(
+            "of each live stream, as much audio since its last final result is kept, so that it "
+            "goes on on another worker if its own ends"
+        ),
+    ] = 60.0
+    message: Annotated[Bytes, _about("largest message of a live stream")] = 1024 * 1024
+    idle_s: Annotated[
+        Seconds, _about("a live stream on which nothing comes for so long gets its last result")
+    ] = 60.0
+    longest_s: Annotated[
+        Seconds, _about("a live stream that is older gets its last result, and is closed")
+    ] = 4 * 3600.0
+    ping_s: Annotated[
+        Seconds, _about("how often a live stream's client is asked whether it is still there")
+    ] = 20.0
+    share: Annotated[
+        float,
+        Meta(gt=0, le=1),
+        _about("of the workers' time, what live streams may need together; more are refused"),
+    ] = 0.85
+
+
+class VoskSettings(Section, frozen=True):
+    """`[vosk]`: the protocol of the Vosk project's WebSocket server, on the public port (`/` and
+    `/ws`) and on one of its own."""
+
+    port: Annotated[
+        Port, _about("a port of its own, 2700 as that server has; 0: the public one only")
+    ] = 0
+    sample_rate: Annotated[
+        Annotated[int, Meta(ge=1000, le=192_000)],
+        _about("samples a second of a client that does not say how many it sends"),
+    ] = 8000
+
+
 class CorsSettings(Section, frozen=True):
     """`[cors]`"""
 
@@ -277,6 +317,8 @@ class Settings(Section, frozen=True):
     cors: CorsSettings = CorsSettings()
     proxies: ProxySettings = ProxySettings()
     spool: SpoolSettings = SpoolSettings()
+    streams: StreamSettings = StreamSettings()
+    vosk: VoskSettings = VoskSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
     models: dict[str, ModelSettings] = {}

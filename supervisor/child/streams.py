@@ -64,7 +64,7 @@ class CarriedStreams:
         """One step of the stream whose turn it is."""
         stream = self._turns.popleft()
         before = self._record.turned_to(stream.number)
-        started = time.monotonic()
+        started = time.thread_time()
         try:
             self._advance(stream, started)
         except JobError as error:
@@ -99,10 +99,10 @@ class CarriedStreams:
             values, settled = stop.value
             number = stream.inputs.popleft().number
             stream.steps = None
-            ran_s = stream.ran_s + time.monotonic() - started
+            ran_s = stream.ran_s + time.thread_time() - started
             self._channel.send(Fed(stream.number, number, values, settled, ran_s))
         else:
-            stream.ran_s += time.monotonic() - started
+            stream.ran_s += time.thread_time() - started
 
     def _failed(self, stream: _Carried, code: str | None, message: str, trace: str) -> None:
         self._forget(stream)

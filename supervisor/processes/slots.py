@@ -198,7 +198,8 @@ class WorkerSlots:
     async def _rest_after(self, slot: _Slot, worker: Worker) -> None:
         """Its worker is gone: one that was of use, or was asked to go, is replaced at once."""
         death = worker.gone.result() if worker.gone.done() else worker.outcome.stuck()
-        useful = worker.jobs_done > 0 or worker.job is not None or death.cause in EXPECTED
+        had_work = worker.jobs_done > 0 or worker.job is not None or worker.useful
+        useful = had_work or death.cause in EXPECTED
         lasted = float("inf") if useful else self._clock.now() - slot.started
         await self._rest(slot, slot.backoff.failed(lasted), death.sentence)
 

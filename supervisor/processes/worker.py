@@ -90,6 +90,8 @@ class Worker:
         self.streams: set[Stream] = set()
         self.at_hand = 0
         """What it worked on when it ended: the number of its job, or of a stream."""
+        self.useful = False
+        """It has answered a stream."""
         self.jobs_done = 0
         self.idle_since = 0.0
         self.stuck = False

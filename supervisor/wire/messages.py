@@ -115,7 +115,7 @@ class Drop(Message, frozen=True):
 
 class Fed(Message, frozen=True):
     """Worker to supervisor: what a stream says to that input. `settled`: nothing up to it will be
-    needed again, were the stream to go on elsewhere. `ran_s`: the work it was."""
+    needed again, were the stream to go on elsewhere. `ran_s`: the processor time that it took."""
 
     stream: int
     number: int
