@@ -1,12 +1,13 @@
 """The server's life: listen, serve, drain, end. Runs in the supervisor process."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 import uvloop
@@ -75,7 +76,7 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
     )
     try:
         reloader = Reloader(service, read_again)
-        async with service, AdminListener(service, reloader):
+        async with service, AdminListener(service, reloader), _wyoming(service, settings):
             informing = asyncio.create_task(keep_systemd_informed(service, notifier))
             informing.add_done_callback(_tell_if_failed)
             telling = asyncio.create_task(_tell_when_ready(service, started))
@@ -91,7 +92,7 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
             in_time = await _drain(service, settings.drain_s, stop)
             await service.end_uploads()
             log.info("server.drained" if in_time else "server.drain_cut_short")
-    except AdminRefused as error:
+    except (AdminRefused, WyomingRefused) as error:
         raise CannotStart(str(error)) from error
     finally:
         for front in fronts:
@@ -112,6 +113,34 @@ def _vosk_socket(settings: Settings, other: socket.socket) -> socket.socket | No
             f"cannot listen on {settings.host} port {settings.vosk.port} (vosk.port): "
             f"{error.strerror}"
         ) from error
+
+
+class WyomingRefused(Exception):
+    """It cannot be served; the text says why."""
+
+
+@contextlib.asynccontextmanager
+async def _wyoming(service: SpeechService, settings: Settings) -> AsyncIterator[None]:
+    """Its listener, if there is to be one. Raises `WyomingRefused`."""
+    if not settings.wyoming.uri:
+        yield
+        return
+    try:
+        from modelserver.wyoming import BadUri, WyomingListener
+    except ImportError as error:
+        raise WyomingRefused(
+            "wyoming.uri is set, and the package that speaks it is not installed: "
+            "pip install modelserver[wyoming]"
+        ) from error
+    listener = WyomingListener(service, settings.wyoming.uri)
+    try:
+        await listener.__aenter__()
+    except BadUri as error:
+        raise WyomingRefused(f"wyoming.uri: {error}") from error
+    try:
+        yield
+    finally:
+        await listener.__aexit__()
 
 
 async def _tell_when_ready(service: SpeechService, started: float) -> None:

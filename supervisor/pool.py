@@ -388,7 +388,7 @@ class Pool:
                 )
                 for w in sorted(lifecycle.workers, key=lambda w: (w.slot, w.pid))
             ),
-            admitted=self._admitted,
+            admitted=self._admitted - len(self._streams),
             waiting=len(self._queue),
             deaths=self.deaths,
             last_deaths=self._guard.history.deaths,

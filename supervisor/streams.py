@@ -66,6 +66,11 @@ class Streams:
         """Those that are open."""
         return list(self._streams.values())
 
+    @property
+    def behind(self) -> float:
+        """Units that have come and are not answered yet, of the one that is furthest behind."""
+        return max((stream.unanswered for stream in self._streams.values()), default=0.0)
+
     def refusal(self, s_per_unit: float | None) -> QueueFull | None:
         """Why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs take."""
         pace = self._pace or s_per_unit or _FIRST_PACE

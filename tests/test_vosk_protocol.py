@@ -335,7 +335,8 @@ def test_many_that_connect_and_go_leave_nothing(server: RunningServer) -> None:
         if number % 2:
             assert connection.getresponse().status in (101, 503)
         connection.close()
-    until(lambda: server.health()["queue"]["admitted"] == 0, 20)
+    until(lambda: server.health()["streams"]["open"] == 0, 20)
+    assert server.health()["queue"]["admitted"] == 0
     assert server.ask("/readyz").status == 200
 
 
@@ -355,6 +356,21 @@ async def test_the_end_of_the_server_gives_every_stream_its_last_result(
             assert client.close_code == 1001
             assert "come again" in str(client.close_reason)
         assert server.process.wait(20) == 0
+
+
+async def test_operators_see_streams(server: RunningServer, clips: list[bytes]) -> None:
+    async with connected(server) as client:
+        await client.send(clips[0][:PIECE])
+        await client.recv()
+        assert server.health()["streams"]["open"] == 1
+        assert b"modelserver_streams 1.0" in server.ask_admin("GET", "/metrics")[1]
+        await client.send('{"eof": 1}')
+        await client.recv()
+        await client.wait_closed()
+    until(lambda: server.events("request.done")[-1].get("close") == 1000)
+    done = server.events("request.done")[-1]
+    assert (done["status"], done["audio_s"], done["model"]) == (101, 0.4, "default")
+    assert b'modelserver_stream_ends_total{code="1000"}' in server.ask_admin("GET", "/metrics")[1]
 
 
 async def test_a_port_of_its_own_and_an_idle_client(

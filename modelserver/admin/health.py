@@ -57,6 +57,17 @@ class QueueHealth(msgspec.Struct):
     s_per_audio_s: float | None
 
 
+class StreamsHealth(msgspec.Struct):
+    """Live streams. `behind_s`: seconds of audio that have come and are not answered, of the one
+    that is furthest behind; `replays`: how often one went on on another worker; `refused`: because
+    the others would have been late."""
+
+    open: int
+    behind_s: float
+    replays: int
+    refused: int
+
+
 class BoundHealth(msgspec.Struct):
     """Something that memory has to fit into."""
 
@@ -163,6 +174,7 @@ class Health(msgspec.Struct):
     models: list[ModelHealth]
     workers: list[WorkerHealth]
     queue: QueueHealth
+    streams: StreamsHealth
     memory: MemoryHealth | None
     spools: SpoolHealth
     resources: list[ResourceHealth]
@@ -193,6 +205,7 @@ def health(service: SpeechService, started: float) -> Health:
             _worker(worker, service.label_of(worker.slot), guard) for worker in status.workers
         ],
         queue=QueueHealth(status.admitted, status.waiting, service.places, status.s_per_unit),
+        streams=_streams(service),
         memory=_memory(status, guard) if guard else None,
         spools=SpoolHealth(
             usage.open, usage.memory_bytes, usage.disk_bytes, str(service.spools.limits.directory)
@@ -239,6 +252,16 @@ def _verdict(status: PoolStatus, stale: list[str]) -> tuple[str, list[str]]:
     if status.reason is not None or (guard is not None and not guard.state.takes_work):
         return "unavailable", reasons
     return ("degraded" if reasons else "ok"), reasons
+
+
+def _streams(service: SpeechService) -> StreamsHealth:
+    pools = [served.pool for served in service.models.values() if served.pool is not None]
+    return StreamsHealth(
+        open=sum(len(pool.streams) for pool in pools),
+        behind_s=round(max((pool.streams.behind for pool in pools), default=0.0), 3),
+        replays=sum(pool.streams.replays for pool in pools),
+        refused=sum(pool.streams.refused for pool in pools),
+    )
 
 
 def _model(served: ServedModel) -> ModelHealth:

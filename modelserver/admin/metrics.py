@@ -70,6 +70,17 @@ class _HealthCollector(Collector):
         yield _gauge("jobs_admitted", "Requests inside.", queue.admitted)
         yield _gauge("jobs_waiting", "Requests that wait for a worker.", queue.waiting)
         yield _gauge("jobs_places", "Requests that may be inside at once.", queue.places)
+        streams = health.streams
+        yield _gauge("streams", "Live streams that are open.", streams.open)
+        yield _gauge(
+            "stream_behind_seconds", "Audio not answered yet, at the most.", streams.behind_s
+        )
+        yield CounterMetricFamily(
+            "modelserver_stream_replays", "Streams that changed workers.", streams.replays
+        )
+        yield CounterMetricFamily(
+            "modelserver_streams_refused", "For want of processors.", streams.refused
+        )
         spools = health.spools
         held = GaugeMetricFamily("modelserver_spool_bytes", "Uploads held.", labels=["where"])
         held.add_metric(["memory"], spools.memory_bytes)
@@ -174,6 +185,12 @@ def _traffic(traffic: Traffic) -> Iterable[Metric]:
         "modelserver_http_requests_abandoned", "Left by their clients.", traffic.abandoned
     )
     yield CounterMetricFamily("modelserver_audio_seconds", "Recognised.", traffic.audio_s)
+    ends = CounterMetricFamily(
+        "modelserver_stream_ends", "Live streams that ended, by close code.", labels=["code"]
+    )
+    for code, count in traffic.stream_ends.items():
+        ends.add_metric([code], count)
+    yield ends
     duration = HistogramMetricFamily(
         "modelserver_http_request_duration_seconds",
         "From the first byte in to the answer, by route.",

@@ -56,6 +56,12 @@ def in_words(health: Health) -> list[str]:
         )
     queue = health.queue
     lines.append(f"requests: {queue.admitted} of {queue.places} inside, {queue.waiting} waiting")
+    streams = health.streams
+    if streams.open or streams.replays or streams.refused:
+        lines.append(
+            f"streams: {streams.open} open, {streams.behind_s:.1f} s behind at the most, "
+            f"{streams.replays} moved to another worker so far, {streams.refused} refused"
+        )
     several = len(health.models) > 1
     for worker in health.workers:
         label = f" ({worker.model})" if several else ""

@@ -199,8 +199,9 @@ class _Session:
         except (PoolError, ConnectionError, TimeoutError):
             pass  # there is none, and the code says why
         await self._stop_answering()
+        self._service.traffic.stream_ends[str(int(code))] += 1
         self._request[NOTES].update(
-            close=code, reason=reason or None, audio_s=round(self._heard_s, 3),
+            close=int(code), reason=reason or None, audio_s=round(self._heard_s, 3),
             replays=self._stream.replays,
         )  # fmt: skip
         with contextlib.suppress(ConnectionError):

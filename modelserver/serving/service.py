@@ -52,6 +52,7 @@ _FIXED = (
     "host",
     "port",
     "vosk",
+    "wyoming",
     "streams",
     "workers",
     "memory",

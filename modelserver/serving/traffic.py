@@ -35,6 +35,8 @@ class Traffic:
         self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
         self.abandoned = 0
         self.audio_s = 0.0
+        self.stream_ends: Counter[str] = Counter()
+        """Of live streams, by their WebSocket's close code."""
 
     def answered(self, route: str, status: int, code: str | None, seconds: float) -> None:
         """A request has its answer."""

@@ -146,6 +146,18 @@ class VoskSettings(Section, frozen=True):
     ] = 8000
 
 
+class WyomingSettings(Section, frozen=True):
+    """`[wyoming]`: the protocol of Home Assistant's voice assistants."""
+
+    uri: Annotated[
+        str,
+        _about(
+            'where to listen, such as "tcp://127.0.0.1:10300" or "unix:///run/wyoming.sock"; '
+            "empty: nowhere. It needs the extra `wyoming`, and knows no keys"
+        ),
+    ] = ""
+
+
 class CorsSettings(Section, frozen=True):
     """`[cors]`"""
 
@@ -319,6 +331,7 @@ class Settings(Section, frozen=True):
     spool: SpoolSettings = SpoolSettings()
     streams: StreamSettings = StreamSettings()
     vosk: VoskSettings = VoskSettings()
+    wyoming: WyomingSettings = WyomingSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
     models: dict[str, ModelSettings] = {}
