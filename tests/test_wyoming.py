@@ -1,6 +1,7 @@
 """Wyoming, with its makers' own client."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -141,13 +142,19 @@ async def test_what_is_no_event_ends_its_connection(
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served[1])
     writer.write(BAD[what])
+    # A reset, where more is on its way than was read.
     async with asyncio.timeout(10):
-        # What the library itself cannot read it takes for an end.
-        answer = await reader.readline()
-        assert not answer or json.loads(answer)["type"] == "error"
-        await reader.read()
+        with contextlib.suppress(ConnectionResetError):
+            await said_before_the_end(reader)
     writer.close()
     assert served[0].ask("/readyz").status == 200
+
+
+async def said_before_the_end(reader: asyncio.StreamReader) -> None:
+    """An error, or nothing: what the library itself cannot read it takes for an end."""
+    answer = await reader.readline()
+    assert not answer or json.loads(answer)["type"] == "error"
+    await reader.read()
 
 
 async def test_a_client_that_vanishes_leaves_nothing(
@@ -163,6 +170,8 @@ async def test_a_client_that_vanishes_leaves_nothing(
         await writer.drain()
         await asyncio.sleep(0.01)
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
     until(lambda: server.health()["streams"]["open"] == 0)
 
 
