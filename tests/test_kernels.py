@@ -23,7 +23,12 @@ from models.kernels import SAME_AS, choose_variant, get_kernels, must_run
 from models.kernels.preloaded import PreloadedKernels
 from models.prepared import PreparedModel
 from models.processor import AVX2, AVX512, processor_flags
-from supervisor.processes.environment import process_environment
+from supervisor.processes.environment import (
+    Allocator,
+    choose_allocator,
+    find_jemalloc,
+    process_environment,
+)
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "models" / "kernels" / "source"
@@ -231,10 +236,11 @@ def everything_said(
 ) -> Any:
     made = {name: str(file) for name, file in prepared.made.items()}
     blas = blas_environment(SAME_AS, processor_flags())
+    allocator = choose_allocator(Allocator.JEMALLOC, find_jemalloc(), huge_pages=False)
     asked = json.dumps([str(location.directory), made, variant])
     done = subprocess.run(
         [sys.executable, "-c", EVERYTHING, asked],
-        env=process_environment(os.environ, blas, environment),
+        env=process_environment(os.environ, allocator.variables, blas, environment),
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -363,7 +369,7 @@ def test_a_worker_that_crashes_is_still_a_crash(
     victim = prepared_server.workers()[0].pid
     os.kill(victim, signal.SIGSEGV)
     exited = prepared_server.wait_event("worker.exited", pid=victim)
-    assert (exited["cause"], exited["signal"]) == ("crash", "SIGSEGV")
+    assert (exited["cause"], exited["signal"]) == ("crash", signal.SIGSEGV)
     assert prepared_server.convert(wav_clips[0]).status == 200
 
 
