@@ -10,7 +10,7 @@ from naive_client import naive_server
 from neighbour import neighbour
 from ordinary_user import NOBODY, entrance
 from remote_pool import RemotePool, remote_pool
-from running import PROGRAM, RunningServer, start_server, until
+from running import PROGRAM, RunningServer, free_port, start_server, until
 from small_model import (
     SMALL_WORDS,
     add_rescoring,
@@ -32,6 +32,7 @@ __all__ = [
     "RunningServer",
     "add_rescoring",
     "entrance",
+    "free_port",
     "make_small_model",
     "make_static_model",
     "memory_cgroup",

@@ -1,0 +1,184 @@
+"""Live streams at the pace of speech: how late results are, how many are taken, what a killed worker
+costs; beside the method of the Vosk project's server.
+
+    python benchmarks/streams.py [--streams 10,30,50] [--seconds 20] [--theirs 2,4,8] [--audio DIR]
+
+"theirs": a WebSocket server with a thread pool and a new recogniser for each connection, on the plain
+model, re-stated from that server's source. Clients send a fifth of a second at a time and begin at
+different moments; a result's lateness is the time from the sending of its piece.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import utterances
+from parts import free_port
+from server import WORKERS, server
+from tables import table
+
+PIECE_S = 0.2
+PIECE_BYTES = int(utterances.RATE * PIECE_S) * 2
+
+
+@dataclass
+class Heard:
+    """What the clients of one round saw."""
+
+    late_s: list[float] = field(default_factory=list)
+    last_s: list[float] = field(default_factory=list)
+    refused: int = 0
+    broken: int = 0
+
+    def row(self, name: str, clients: int) -> list[str]:
+        late = sorted(self.late_s) or [0.0]
+        last = sorted(self.last_s) or [0.0]
+        return [
+            name,
+            str(clients),
+            str(self.refused),
+            str(self.broken),
+            f"{1000 * statistics.median(late):.0f}",
+            f"{1000 * late[int(len(late) * 0.95)]:.0f}",
+            f"{1000 * late[-1]:.0f}",
+            f"{1000 * statistics.median(last):.0f} / {1000 * last[int(len(last) * 0.99)]:.0f}",
+        ]
+
+
+async def one(session: aiohttp.ClientSession, url: str, pcm: bytes, heard: Heard) -> None:
+    """A client that speaks."""
+    await asyncio.sleep(random.random() * 2)
+    try:
+        async with session.ws_connect(url) as socket:
+            await socket.send_str(json.dumps({"config": {"sample_rate": utterances.RATE}}))
+            sent: list[float] = []
+
+            async def listen() -> None:
+                for number in range(-(-len(pcm) // PIECE_BYTES)):
+                    await socket.receive_str()
+                    heard.late_s.append(time.monotonic() - sent[number])
+
+            listening = asyncio.create_task(listen())
+            began = time.monotonic()
+            for number, at in enumerate(range(0, len(pcm), PIECE_BYTES)):
+                await asyncio.sleep(max(0.0, began + number * PIECE_S - time.monotonic()))
+                sent.append(time.monotonic())
+                await socket.send_bytes(pcm[at : at + PIECE_BYTES])
+            await listening
+            ended = time.monotonic()
+            await socket.send_str('{"eof" : 1}')
+            await socket.receive_str()
+            heard.last_s.append(time.monotonic() - ended)
+    except aiohttp.WSServerHandshakeError:
+        heard.refused += 1
+    except (aiohttp.ClientError, TypeError, ConnectionError):
+        heard.broken += 1
+
+
+async def many(url: str, count: int, audio: list[bytes], kill: "list[int] | None" = None) -> Heard:
+    heard = Heard()
+    async with aiohttp.ClientSession() as session:
+        clients = [
+            asyncio.create_task(one(session, url, audio[n % len(audio)], heard))
+            for n in range(count)
+        ]
+        if kill:
+            await asyncio.sleep(8)
+            os.kill(kill[0], signal.SIGKILL)
+        await asyncio.gather(*clients)
+    return heard
+
+
+THEIRS = """
+import asyncio, concurrent.futures, json, os, sys
+from pathlib import Path
+from aiohttp import web
+import models
+from models.vosk_loading import load_vosk, vosk
+from modelserver.settings import Settings
+vosk.SetLogLevel(-1)
+model, _ = load_vosk(models.find_model("auto", Settings().models_dir).directory, {})
+pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+def chunk(recognizer, message):
+    if isinstance(message, str):
+        return recognizer.FinalResult()
+    return recognizer.Result() if recognizer.AcceptWaveform(message) else recognizer.PartialResult()
+async def recognize(request):
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    recognizer, rate = None, 8000
+    async for message in socket:
+        if isinstance(message.data, str) and "config" in message.data:
+            rate = float(json.loads(message.data)["config"]["sample_rate"])
+            continue
+        if recognizer is None:
+            recognizer = vosk.KaldiRecognizer(model, rate)
+            recognizer.SetWords(True)
+        loop = asyncio.get_running_loop()
+        await socket.send_str(await loop.run_in_executor(pool, chunk, recognizer, message.data))
+        if isinstance(message.data, str):
+            break
+    return socket
+app = web.Application()
+app.router.add_get("/", recognize)
+web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=lambda _: print("up", flush=True))
+"""
+
+
+@contextlib.contextmanager
+def theirs() -> Iterator[str]:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", THEIRS, str(port)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    try:
+        yield f"ws://127.0.0.1:{port}/"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--streams", default="10,30,50")
+    parser.add_argument("--theirs", default="2,4,8")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--audio", default="", help="directory of 16 kHz mono WAV files")
+    asked = parser.parse_args()
+    spoken = utterances.utterances(Path(asked.audio) if asked.audio else None, 80)
+    length = int(asked.seconds * utterances.RATE) * 2
+    audio = [b"".join(spoken[n:] + spoken[:n])[:length] for n in range(0, 80, 3)]
+    rows = []
+    with theirs() as url:
+        for count in map(int, asked.theirs.split(",")):
+            rows.append(asyncio.run(many(url, count, audio)).row("theirs", count))
+            print(rows[-1], file=sys.stderr, flush=True)
+    with server("prepared") as running:
+        url = running.url.replace("http", "ws", 1) + "/"
+        for count in map(int, asked.streams.split(",")):
+            rows.append(asyncio.run(many(url, count, audio)).row("this server", count))
+            print(rows[-1], file=sys.stderr, flush=True)
+        kill = [running.workers()[0].pid]
+        rows.append(asyncio.run(many(url, 20, audio, kill)).row("a worker is killed", 20))
+        assert len(running.workers()) == WORKERS
+    head = ["", "streams", "refused", "broken", "late, median ms", "95th percentile", "most",
+            "last result after the end, median / 99th"]  # fmt: skip
+    print(table(head, rows))
+
+
+if __name__ == "__main__":
+    main()
