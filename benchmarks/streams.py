@@ -1,11 +1,11 @@
-"""Live streams at the pace of speech: how late results are, how many are taken, what a killed worker
-costs; beside the method of the Vosk project's server.
+"""Live streams at the pace of speech: how late results are, how many are taken, what a killed
+worker costs; beside the method of the Vosk project's server.
 
-    python benchmarks/streams.py [--streams 10,30,50] [--seconds 20] [--theirs 2,4,8] [--audio DIR]
+    python benchmarks/streams.py [--streams N,N] [--seconds S] [--theirs N,N] [--audio DIR]
 
-"theirs": a WebSocket server with a thread pool and a new recogniser for each connection, on the plain
-model, re-stated from that server's source. Clients send a fifth of a second at a time and begin at
-different moments; a result's lateness is the time from the sending of its piece.
+"theirs": a WebSocket server with a thread pool and a new recogniser for each connection, on the
+plain model, re-stated from that server's source. Clients send a fifth of a second at a time and
+begin at different moments; a result's lateness is the time from the sending of its piece.
 """
 
 import argparse
