@@ -2,6 +2,7 @@
 # make test     pass every check
 # Both make their own virtual environment first, and are fast the second time.
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
+# make test-aarch64    the kernels on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test test-systemd test-container format install uninstall locust clean help
+.PHONY: serve test test-systemd test-container test-aarch64 format install uninstall locust clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +32,10 @@ test-systemd: $(VENV)/.test
 test-container: $(VENV)/.test
 	scripts/system-packages container
 	$(BIN)/pytest -m container
+
+test-aarch64: $(VENV)/.test
+	scripts/system-packages aarch64
+	$(BIN)/pytest -m aarch64 tests/test_kernels_aarch64.py
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

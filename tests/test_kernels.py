@@ -43,9 +43,9 @@ runs_avx2 = pytest.mark.skipif(
 class Driver:
     """tests/kernel_driver.cc, in a process that answers line by line."""
 
-    def __init__(self, program: Path, engine: Path | None) -> None:
+    def __init__(self, program: Path, engine: Path | None, *emulator: str) -> None:
         self._process = subprocess.Popen(
-            [program, *([engine] if engine else [])],
+            [*emulator, program, *([engine] if engine else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
