@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import websockets
 from running import RunningServer, free_port, start_server, until
+from test_gateway import nginx
 
 import models
 from models.blas import blas_environment
@@ -358,6 +359,53 @@ async def test_the_end_of_the_server_gives_every_stream_its_last_result(
         assert server.process.wait(20) == 0
 
 
+def listen(server: RunningServer, *arguments: str, stdin: bytes = b"") -> Any:
+    url = server.url.replace("http", "ws", 1) + "/"
+    return subprocess.run(
+        [sys.executable, "-m", "modelserver", "listen", "--server", url, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_terminal_can_listen(
+    server: RunningServer, clips: list[bytes], wav_clips: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "clip.wav").write_bytes(wav_clips[0])
+    told = listen(server, "--fast", str(tmp_path / "clip.wav"))
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.decode().strip()
+    assert listen(server, stdin=clips[0]).stdout == told.stdout
+    started = time.monotonic()
+    assert listen(server, str(tmp_path / "clip.wav")).stdout == told.stdout
+    assert time.monotonic() - started > len(clips[0]) / 32_000 - 0.3
+
+
+def test_what_the_terminal_cannot_listen_to_is_said(server: RunningServer, tmp_path: Path) -> None:
+    (tmp_path / "noise").write_bytes(b"no audio at all")
+    for arguments, reason in (
+        ([str(tmp_path / "noise")], "noise"),
+        ([str(tmp_path / "missing.wav")], "missing.wav"),
+        (["--model", "nobody"], "404"),
+    ):
+        told = listen(server, *arguments)
+        assert told.returncode == 1
+        assert reason in told.stderr.decode()
+        assert b"Traceback" not in told.stderr
+
+
+async def test_it_works_behind_the_gateway(
+    server: RunningServer, clips: list[bytes], tmp_path: Path
+) -> None:
+    async with connected(server) as client:
+        direct = await converse(client, clips[0], sample_rate=16_000)
+    with nginx(tmp_path, int(server.url.rpartition(":")[2])) as gateway:
+        async with websockets.connect(f"ws://127.0.0.1:{gateway.port}/") as client:
+            assert await converse(client, clips[0], sample_rate=16_000) == direct
+
+
 async def test_operators_see_streams(server: RunningServer, clips: list[bytes]) -> None:
     async with connected(server) as client:
         await client.send(clips[0][:PIECE])
@@ -367,9 +415,8 @@ async def test_operators_see_streams(server: RunningServer, clips: list[bytes]) 
         await client.send('{"eof": 1}')
         await client.recv()
         await client.wait_closed()
-    until(lambda: server.events("request.done")[-1].get("close") == 1000)
-    done = server.events("request.done")[-1]
-    assert (done["status"], done["audio_s"], done["model"]) == (101, 0.4, "default")
+    done = server.wait_event("request.done", close=1000, audio_s=0.4)
+    assert (done["status"], done["model"]) == (101, "default")
     assert b'modelserver_stream_ends_total{code="1000"}' in server.ask_admin("GET", "/metrics")[1]
 
 

@@ -5,6 +5,7 @@ import click
 from modelserver import __version__
 from modelserver.cli.config import config
 from modelserver.cli.doctor import doctor
+from modelserver.cli.listen import listen
 from modelserver.cli.models import models
 from modelserver.cli.ready import ready
 from modelserver.cli.serve import serve
@@ -20,6 +21,7 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(transcribe)
+main.add_command(listen)
 main.add_command(config)
 main.add_command(models)
 main.add_command(status)

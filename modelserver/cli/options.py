@@ -31,6 +31,8 @@ _FLAGS = {
     "allocator": ("--allocator", "auto, jemalloc or glibc"),
     "warmup": ("--warmup", "clips, noise or none"),
     "admin.listen": ("--admin-listen", "auto, unix:/path, host:port or off"),
+    "vosk.port": ("--vosk-port", "a port of its own for the Vosk project's protocol"),
+    "wyoming.uri": ("--wyoming", "where to speak Wyoming, such as tcp://127.0.0.1:10300"),
     "log.level": ("--log-level", "debug, info, warning or error"),
     "log.format": ("--log-format", "auto, text or json"),
 }

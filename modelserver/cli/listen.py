@@ -1,0 +1,121 @@
+"""`modelserver listen [FILE|-]`: a live stream from the terminal, to any server of the protocol."""
+
+import asyncio
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from typing import IO, Any
+
+import aiohttp
+import av
+import click
+import msgspec
+import uvloop
+
+from modelserver.admin.client import printable
+from modelserver.speech.transcript import reader_text
+
+_RATE = 16_000
+_PIECE_S = 0.2
+_PIECE_BYTES = int(_RATE * _PIECE_S) * 2
+STDIN = "-"
+
+
+class _Cannot(Exception):
+    """It cannot be done; the text says why."""
+
+
+@click.command()
+@click.argument("file", default=STDIN, metavar="[FILE|-]")
+@click.option(
+    "--server",
+    default="ws://127.0.0.1:8091/",
+    show_default=True,
+    help="where it listens; any server of the Vosk project's protocol",
+)
+@click.option("--model", help="which of its models")
+@click.option("--fast", is_flag=True, help="send a file as fast as it is taken, not as it was said")
+def listen(file: str, server: str, model: str | None, *, fast: bool) -> None:
+    """Send speech as it is spoken, and show what is understood.
+
+    FILE: any audio file, at the pace at which it was said. Without one, or with -: samples from
+    standard input (16 bits, one channel, 16,000 a second), as `arecord -r 16000 -f S16_LE` gives.
+
+    On a terminal what is being said is rewritten in place; what is final stays, a line each.
+    """
+    try:
+        uvloop.run(_listen(file, server, model, paced=not fast and file != STDIN))
+    except* av.FFmpegError as errors:
+        error = errors.exceptions[0]
+        raise click.ClickException(f"{file}: {getattr(error, 'strerror', error)}") from errors
+    except* (_Cannot, OSError, aiohttp.ClientError) as errors:
+        raise click.ClickException(str(errors.exceptions[0])) from errors
+
+
+async def _listen(file: str, server: str, model: str | None, *, paced: bool) -> None:
+    async with aiohttp.ClientSession() as session:
+        try:
+            connecting = session.ws_connect(server, params={"model": model} if model else {})
+            socket = await connecting
+        except aiohttp.WSServerHandshakeError as error:
+            later = error.headers.get("Retry-After") if error.headers else None
+            again = f"; try again in {later} s" if later else ""
+            raise _Cannot(f"{server} refused with {error.status}{again}") from error
+        async with socket:
+            await socket.send_json({"config": {"sample_rate": _RATE, "words": False}})
+            async with asyncio.TaskGroup() as tasks:  # if one fails, so does the other
+                sending = tasks.create_task(_send(socket, file, paced=paced))
+                await _show(socket)
+                sending.cancel()
+        if socket.close_code not in (None, 1000):
+            raise _Cannot(f"{server} closed the stream with {socket.close_code}")
+
+
+async def _send(socket: aiohttp.ClientWebSocketResponse, file: str, *, paced: bool) -> None:
+    loop = asyncio.get_running_loop()
+    began, number = loop.time(), 0
+    async for piece in _pieces(file):
+        if paced:
+            await asyncio.sleep(max(0.0, began + number * _PIECE_S - loop.time()))
+        await socket.send_bytes(piece)
+        number += 1
+    await socket.send_str('{"eof" : 1}')
+
+
+async def _pieces(file: str) -> AsyncIterator[bytes]:
+    if file == STDIN:
+        source: IO[bytes] = sys.stdin.buffer
+        while piece := await asyncio.to_thread(source.read, _PIECE_BYTES):
+            yield piece
+        return
+    pcm = await asyncio.to_thread(_decoded, file)
+    for at in range(0, len(pcm), _PIECE_BYTES):
+        yield pcm[at : at + _PIECE_BYTES]
+
+
+def _decoded(file: str) -> bytes:
+    """All of it, as 16-bit mono samples."""
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=_RATE)
+    pcm = bytearray()
+    with av.open(file) as container:
+        if not container.streams.audio:
+            raise _Cannot(f"{file}: there is no audio in it")
+        for frame in (*container.decode(audio=0), None):
+            for resampled in resampler.resample(frame):
+                pcm += bytes(resampled.planes[0])[: resampled.samples * 2]
+    return bytes(pcm)
+
+
+async def _show(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Final results as lines, partial ones in place where there is a place."""
+    in_place = sys.stdout.isatty()
+    async for message in socket:
+        if message.type is not aiohttp.WSMsgType.TEXT:
+            continue
+        said: dict[str, Any] = msgspec.json.decode(message.data)
+        if text := reader_text([str(said.get("text", ""))]):
+            click.echo(("\r\x1b[K" if in_place else "") + printable(text))
+        elif in_place and (partial := reader_text([str(said.get("partial", ""))])):
+            # Letters of some scripts take two columns.
+            columns = max(10, shutil.get_terminal_size().columns // 2 - 1)
+            click.echo("\r\x1b[K" + printable(partial)[-columns:], nl=False)
