@@ -117,6 +117,10 @@ class ClientConnection(RequestHandler):
         transport = self.transport
         if transport is None or transport.get_extra_info("socket").family == socket.AF_UNIX:
             return None
+        if self._payload_parser is not None:
+            return (
+                None  # a WebSocket, which has a farewell of its own: who closes without it is gone
+            )
         if self._half_closed:
             return True
         self._half_closed = True
