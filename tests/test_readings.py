@@ -63,10 +63,11 @@ def test_a_process_that_sleeps_has_not_run_and_one_that_computes_has() -> None:
         sleeping, computing = (read_ran(child.pid) for child in children)
         assert sleeping is not None
         assert computing is not None
-        time.sleep(0.5)
+        time.sleep(2.0)
         assert (read_ran(children[0].pid) or 0) - sleeping < 0.1
-        # Run or waited to be: all of the time, whoever else wants the processor.
-        assert (read_ran(children[1].pid) or 0) - computing > 0.4
+        # Run or waited to be: all of the time, whoever else wants the processor. (The kernel adds a
+        # wait when it is over: the last one may be missing.)
+        assert (read_ran(children[1].pid) or 0) - computing > 1.6
     finally:
         for child in children:
             child.kill()

@@ -118,9 +118,8 @@ class ClientConnection(RequestHandler):
         if transport is None or transport.get_extra_info("socket").family == socket.AF_UNIX:
             return None
         if self._payload_parser is not None:
-            return (
-                None  # a WebSocket, which has a farewell of its own: who closes without it is gone
-            )
+            # A WebSocket has a farewell of its own: who closes without it is gone.
+            return None
         if self._half_closed:
             return True
         self._half_closed = True

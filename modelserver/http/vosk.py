@@ -168,7 +168,10 @@ class _Session:
         try:
             code, reason = await self._until_its_end()
             await self._close(code, reason)
-        finally:  # the client may be gone, and this cancelled
+        except asyncio.CancelledError:  # the client has gone without a word
+            self._ended(int(WSCloseCode.ABNORMAL_CLOSURE), "")
+            raise
+        finally:
             await self._stop_answering()
 
     async def _until_its_end(self) -> tuple[int, str]:
@@ -199,13 +202,18 @@ class _Session:
         except (PoolError, ConnectionError, TimeoutError):
             pass  # there is none, and the code says why
         await self._stop_answering()
-        self._service.traffic.stream_ends[str(int(code))] += 1
-        self._request[NOTES].update(
-            close=int(code), reason=reason or None, audio_s=round(self._heard_s, 3),
-            replays=self._stream.replays,
-        )  # fmt: skip
+        self._ended(code, reason)
         with contextlib.suppress(ConnectionError):
             await self._socket.close(code=code, message=_cut(reason))
+
+    def _ended(self, code: int, reason: str) -> None:
+        self._service.traffic.stream_ends[str(int(code))] += 1
+        self._request[NOTES].update(
+            close=int(code),
+            reason=reason or None,
+            audio_s=round(self._heard_s, 3),
+            replays=self._stream.replays,
+        )
 
     async def _listen(self) -> tuple[int, str]:
         """Messages, until the client is done. Returns how to close."""
