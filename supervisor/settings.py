@@ -72,7 +72,7 @@ class StreamSettings:
     settle_s: float = 5.0
     """How long a worker that is to leave may wait for a stream to be settled before it is moved as
     it is."""
-    share: float = 0.85
+    share: float = 0.7
     """Of the workers' time, what streams may need together."""
 
 

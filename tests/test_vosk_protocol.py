@@ -59,7 +59,8 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel
 ) -> Iterator[RunningServer]:
     assert prepared_embedded
-    with start_server(tmp_path_factory.mktemp("vosk"), MODELSERVER_VOSK_PORT="0") as running:
+    given = {"MODELSERVER_STREAMS_SHARE": "1"}  # twenty of them, beside other tests
+    with start_server(tmp_path_factory.mktemp("vosk"), **given) as running:
         running.wait_whole()
         yield running
 

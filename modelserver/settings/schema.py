@@ -130,7 +130,7 @@ class StreamSettings(Section, frozen=True):
         float,
         Meta(gt=0, le=1),
         _about("of the workers' time, what live streams may need together; more are refused"),
-    ] = 0.85
+    ] = 0.7
 
 
 class VoskSettings(Section, frozen=True):
