@@ -18,9 +18,10 @@ from typing import Any
 import utterances
 
 import models
-from models.blas import AUTO, blas_environment, processor_flags
+from models.blas import AUTO, blas_environment
 from models.kernels import SAME_AS, get_kernels
 from models.prepared import find_prepared
+from models.processor import processor_flags
 from modelserver.settings import Settings
 from supervisor.processes.environment import (
     Allocator,

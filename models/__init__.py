@@ -1,9 +1,9 @@
 """What is served: the catalogue, finding a model, predicting its memory, and the engine that turns
 PCM into text.
 
-The names below, and those of `models.fetching`, `models.prepared`, `models.blas` and
-`models.kernels`, are all that other packages may use. The engine itself is loaded by `load_model`,
-so that nothing heavy is imported where no model is loaded.
+The names below, and those of `models.fetching`, `models.prepared`, `models.blas`, `models.kernels`
+and `models.processor`, are all that other packages may use. The engine itself is loaded by
+`load_model`, so that nothing heavy is imported where no model is loaded.
 """
 
 from collections.abc import Mapping

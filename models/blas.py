@@ -12,18 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from models.processor import AVX2, AVX512, processor_flags
-
-__all__ = [
-    "AUTO",
-    "KERNELS",
-    "OFF",
-    "KernelRefused",
-    "KernelReport",
-    "blas_environment",
-    "kernel_report",
-    "processor_flags",
-]
+from models.processor import AVX2, AVX512
 
 KERNELS = {
     "SkylakeX": AVX512 | AVX2,

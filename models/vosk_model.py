@@ -55,8 +55,6 @@ class VoskModel:
         self._kept: list[VoskRecognizer] = []
         self._left_out = left_out
         self._model, self.loaded = load_vosk(directory, made or {}, left_out, kernels)
-        self._not_packed = self.loaded.not_packed
-        self._variant = kernels
         self._prefetched = prefetch and self.loaded.graph is not None
         if prefetch and self.loaded.graph is not None:
             read_through(self.loaded.graph)
@@ -76,7 +74,7 @@ class VoskModel:
         kernels = self.loaded.kernels
         if kernels is None:
             return False
-        self._not_packed = kernels.alike(lambda: [self._text(clip) for clip in pcm])
+        kernels.alike(lambda: [self._text(clip) for clip in pcm])
         kernels.freeze()
         return True
 
@@ -103,11 +101,13 @@ class VoskModel:
         """How it was loaded."""
         facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
         facts["kernels"] = "engine"
-        if self._not_packed is not None:
-            facts["not_packed"] = self._not_packed
-        elif self.loaded.kernels is not None:
-            facts["kernels"] = f"packed, {self._variant}"
-            facts["packed_bytes"] = self.loaded.kernels.packed_bytes
+        kernels = self.loaded.kernels
+        not_packed = self.loaded.not_packed if kernels is None else kernels.refused
+        if not_packed is not None:
+            facts["not_packed"] = not_packed
+        elif kernels is not None:
+            facts["kernels"] = f"packed, {kernels.variant}"
+            facts["packed_bytes"] = kernels.packed_bytes
         return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
 
     def raw_results(

@@ -29,15 +29,17 @@
 #include "product.h"
 #include "weights.h"
 
-namespace wide {
-typedef float Vector __attribute__((vector_size(64)));
-typedef float Eight __attribute__((vector_size(32)));
-constexpr int kWidth = 16, kVectors = 2, kRows = 12;
+/// For the vectors of both shapes below.
 template <typename V>
 V multiply_add(V a, V b, V c) {
   for (unsigned i = 0; i < sizeof(V) / sizeof(float); ++i) c[i] = std::fma(a[i], b[i], c[i]);
   return c;
 }
+
+namespace wide {
+typedef float Vector __attribute__((vector_size(64)));
+typedef float Eight __attribute__((vector_size(32)));
+constexpr int kWidth = 16, kVectors = 2, kRows = 12;
 #include "tile.h"
 }  // namespace wide
 
@@ -45,11 +47,6 @@ namespace narrow {
 typedef float Vector __attribute__((vector_size(16)));
 typedef float Eight __attribute__((vector_size(32)));
 constexpr int kWidth = 4, kVectors = 4, kRows = 6;
-template <typename V>
-V multiply_add(V a, V b, V c) {
-  for (unsigned i = 0; i < sizeof(V) / sizeof(float); ++i) c[i] = std::fma(a[i], b[i], c[i]);
-  return c;
-}
 #include "tile.h"
 }  // namespace narrow
 

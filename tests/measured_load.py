@@ -4,8 +4,9 @@ import json
 import os
 import sys
 
-from models.blas import blas_environment, processor_flags
+from models.blas import blas_environment
 from models.kernels import SAME_AS, Kernels, get_kernels
+from models.processor import processor_flags
 from modelserver.settings import Settings
 from modelserver.speech.model import load
 from supervisor import read_process

@@ -192,7 +192,7 @@ class Switched:
 
 def test_they_are_not_used_where_a_text_differs() -> None:
     library = Switched()
-    kernels = PreloadedKernels(library)  # type: ignore[arg-type]
+    kernels = PreloadedKernels(library, "AVX2")  # type: ignore[arg-type]
 
     def answers() -> list[str]:
         library.products += library.used
@@ -204,7 +204,7 @@ def test_they_are_not_used_where_a_text_differs() -> None:
 
 def test_they_are_not_used_where_nothing_reaches_them() -> None:
     library = Switched()
-    assert PreloadedKernels(library).alike(lambda: ["one"]) == (  # type: ignore[arg-type]
+    assert PreloadedKernels(library, "AVX2").alike(lambda: ["one"]) == (  # type: ignore[arg-type]
         "no product of this model is one of theirs"
     )
     assert not library.used

@@ -18,7 +18,7 @@ from running import until
 from small_model import SMALL_WORDS, make_small_model, make_static_model
 
 import models
-from models.blas import KernelRefused, blas_environment, processor_flags
+from models.blas import KernelRefused, blas_environment
 from models.graph_file import graph_problem, read_graph_header
 from models.mapping import CannotMap, mapped_reading
 from models.prepared import (
@@ -37,6 +37,7 @@ from models.prepared.compiler import check, compose, get_compiler
 from models.prepared.manifest import read_manifest, write_manifest
 from models.prepared.selfcheck import must_answer_alike
 from models.prepared.store import PARTIAL_PREFIX
+from models.processor import processor_flags
 
 PLENTY = 10**12
 

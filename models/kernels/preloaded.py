@@ -20,8 +20,11 @@ class KernelsUnavailable(Exception):
 class PreloadedKernels:
     """The library that this process was started with."""
 
-    def __init__(self, functions: ctypes.CDLL) -> None:
+    def __init__(self, functions: ctypes.CDLL, variant: str) -> None:
         self._functions = functions
+        self.variant = variant
+        self.refused: str | None = None
+        """Why they are not used, where they did not answer like the engine."""
 
     @classmethod
     def attach(cls, engine: Path, variant: str) -> "PreloadedKernels":
@@ -40,7 +43,7 @@ class PreloadedKernels:
         refused = attach(str(engine).encode(), variant.encode())
         if refused:
             raise KernelsUnavailable(_REASONS[refused])
-        return cls(functions)
+        return cls(functions, variant)
 
     @contextlib.contextmanager
     def weights(self, most_bytes: int, packed_bytes: int) -> Iterator[None]:
@@ -80,16 +83,20 @@ class PreloadedKernels:
 
     def alike(self, answers: Callable[[], list[str]]) -> str | None:
         """Ask without them and with them. None if that gives the same, else what differs: they are
-        not used any more then."""
+        not used any more then, and `refused` says it."""
+        self.refused = self._difference(answers)
+        if self.refused is not None:
+            self.use(use=False)
+        return self.refused
+
+    def _difference(self, answers: Callable[[], list[str]]) -> str | None:
         self.use(use=False)
         without = answers()
         self.use(use=True)
         done = self.products
         for own, ours in zip(without, answers(), strict=True):
             if own != ours:
-                self.use(use=False)
                 return f"with them {own[:80]!r} became {ours[:80]!r}"
         if self.products == done:
-            self.use(use=False)
             return "no product of this model is one of theirs"
         return None

@@ -3,10 +3,11 @@
 import structlog
 
 import models
-from models.blas import AUTO, KernelRefused, blas_environment, processor_flags
+from models.blas import AUTO, KernelRefused, blas_environment
 from models.blas import KERNELS as BLAS_KERNELS
 from models.kernels import SAME_AS, Kernels
 from models.prepared import PreparedModel, find_prepared
+from models.processor import processor_flags
 from modelserver.serving.choice import (
     RESCORING_COST,
     Choice,
