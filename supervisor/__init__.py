@@ -9,7 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from supervisor.contract import Reporting, Servable, Streaming, StreamSession, Warmable
+    from supervisor.contract import (
+        Reporting,
+        Servable,
+        StreamAnswer,
+        Streaming,
+        StreamSession,
+        Warmable,
+    )
     from supervisor.errors import (
         DeadlineExceeded,
         Draining,
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
         QueueFull,
         ResourceExhausted,
         SpoolFull,
+        StreamLost,
         TooLarge,
         WorkerLost,
     )
@@ -67,7 +75,7 @@ if TYPE_CHECKING:
     from supervisor.stream import Stream
 
 _HOMES = {
-    "contract": ("Reporting", "Servable", "Streaming", "StreamSession", "Warmable"),
+    "contract": ("Reporting", "Servable", "StreamAnswer", "Streaming", "StreamSession", "Warmable"),
     "processes.death": ("Cause", "Death", "ExitStatus"),
     "processes.environment": (
         "Allocator",
@@ -88,6 +96,7 @@ _HOMES = {
         "QueueFull",
         "ResourceExhausted",
         "SpoolFull",
+        "StreamLost",
         "TooLarge",
         "WorkerLost",
     ),
@@ -168,6 +177,8 @@ __all__ = [
     "SpoolUsage",
     "SpoolView",
     "Stream",
+    "StreamAnswer",
+    "StreamLost",
     "StreamSession",
     "StreamSettings",
     "Streaming",

@@ -5,6 +5,7 @@ inherited by every worker through fork; only `run` is required of it.
 """
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from supervisor.spool import SpoolView
@@ -25,16 +26,30 @@ class Servable(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StreamAnswer:
+    """What a stream's session says to an input, of what MessagePack can carry."""
+
+    values: list[Any]
+    settled: bool = False
+    """A new session, opened with the same request and `mark` and fed with what comes after, would
+    say the same from here on: what came before need not be kept."""
+    mark: Any = None
+    """What a session that goes on elsewhere is opened with, from here on; None: as before."""
+    units: float = 0.0
+    """How much was heard with this input, in units of the caller's choice."""
+
+
 class StreamSession(Protocol):
     """One stream on a worker: messages in, messages out."""
 
-    def feed(self, data: Any) -> Generator[None, None, tuple[list[Any], bool]]:
+    def feed(self, data: Any, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         """Take the next input; each `yield` ends a step of at most some ten milliseconds, after
-        which others have their turn.
+        which others have their turn. `quiet`: it is told again, on another worker, and its answer
+        was given: what is said is thrown away, but for what settles it.
 
-        Returns what the stream says to it, and whether it is settled: a new session, opened with
-        the same request and fed with what comes after, would say the same from here on. Raises
-        `JobError` to end the stream with a code and a sentence.
+        Returns what the stream says to it. Raises `JobError` to end the stream with a code and a
+        sentence.
         """
         ...
 
@@ -47,9 +62,10 @@ class StreamSession(Protocol):
 class Streaming(Protocol):
     """A model that takes streams beside its jobs."""
 
-    def open(self, request: dict[str, Any], before: float) -> StreamSession:
-        """A stream begins, or goes on: `before` units of its input came and were settled on
-        another worker. Raises `JobError`."""
+    def open(self, request: dict[str, Any], before: float, mark: Any) -> StreamSession:
+        """A stream begins, or goes on: `before` units of its input came on another worker and are
+        not told again; `mark` is the last that was given there, None if there was none. Raises
+        `JobError`."""
         ...
 
 

@@ -91,6 +91,13 @@ class WorkerLost(PoolError):
         self.deaths = deaths
 
 
+class StreamLost(PoolError):
+    """The stream's worker has gone, and not enough of its input was kept to go on elsewhere."""
+
+    code = "stream_lost"
+    retry_after_s = 1.0
+
+
 def given_up(deaths: list[Death]) -> PoolError:
     """The job was tried as often as allowed. If its workers took more than their budget each
     time, then it is the job that does not fit; if memory was short, it may be tried later."""

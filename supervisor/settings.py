@@ -69,6 +69,10 @@ class StreamSettings:
     """Answers that nobody has taken yet: with more, its input waits."""
     replay: float = 60.0
     """Units of input that are kept for another worker; what is older is lost to it."""
+    replay_bytes: int = 16 * 1024 * 1024
+    """Of input that has to be kept whole."""
+    answer_s: float = 60.0
+    """An input that is not answered for so long ends its stream."""
     settle_s: float = 5.0
     """How long a worker that is to leave may wait for a stream to be settled before it is moved as
     it is."""

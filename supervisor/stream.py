@@ -2,13 +2,13 @@
 outlives the worker that carries it."""
 
 import asyncio
-import itertools
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from supervisor.errors import given_up
+from supervisor.errors import StreamLost, given_up
 from supervisor.processes.death import Death
 from supervisor.settings import StreamSettings
 from supervisor.wire.channel import encoded
@@ -23,6 +23,8 @@ class _Input:
     number: int
     message: bytes
     units: float
+    at: float
+    """When it came."""
 
 
 class Stream:
@@ -45,17 +47,21 @@ class Stream:
         self.replays = 0
         """How often it went on on another worker."""
         self.wants_to_move = False
-        self.unanswered = 0.0
-        """Units of input that have not been answered: how far it is behind."""
         self._request: dict[str, Any] | None = None
+        self._whole = False
+        self._cut = False  # though it was to be kept whole
+        self._mark: Any = None
         self._settings = settings
         self._place = place
-        self._numbers = itertools.count(1)
+        self._last = 0  # the number of the input that came last
+        self._finished = False
         self._sent: deque[_Input] = deque()
         """To the worker that it is on, since it was settled last; numbered one after the other."""
         self._unsent: deque[_Input] = deque()
         self._under_way = 0  # bytes of what was sent and has not been acknowledged
         self._kept = 0.0  # units in `_sent`
+        self.kept_bytes = 0
+        """Of its input, in memory."""
         self._before = 0.0  # units that need not be told to any worker again
         self._answered = self._acknowledged = 0  # ever, and by the worker that it is on
         self._blamed: list[Death] = []
@@ -66,27 +72,38 @@ class Stream:
 
     # --- the caller's side -----------------------------------------------------------------------
 
-    def begin(self, request: dict[str, Any]) -> None:
-        """What it is: now a worker is found for it. Before any input."""
+    def begin(self, request: dict[str, Any], *, whole: bool = False) -> None:
+        """What it is: now a worker is found for it. Before any input. `whole`: what comes later
+        means nothing without all that came before, so all is kept, up to a number of bytes; past
+        them it cannot go on elsewhere."""
         self._request = request
+        self._whole = whole
         self._place()
 
     async def send(self, data: Any, units: float = 0.0) -> None:
         """Give it the next input, of what MessagePack can carry, `units` in size; waits while
         enough is on its way already. Raises what ended the stream, a `PoolError`."""
-        number = next(self._numbers)
-        body = encoded(Feed(self.number, number, data))
         while self._unsent and self._failure is None:
             await self._change()
         self._raise_failure()
-        self._unsent.append(_Input(number, body, units))
-        self.unanswered += units
+        body = encoded(Feed(self.number, self._last + 1, data))
+        self._last += 1
+        self._unsent.append(_Input(self._last, body, units, time.monotonic()))
+        self.kept_bytes += len(body)
         self._send_on()
 
+    def finish(self) -> None:
+        """No input comes any more: `receive` has an end."""
+        self._finished = True
+        self._notify()
+
     async def receive(self) -> list[Any]:
-        """What the stream has said since; at least something. Raises what ended it."""
+        """What the stream has said since: at least something, or nothing where all is answered
+        after `finish`. Raises what ended it."""
         while not self._answers:
             self._raise_failure()
+            if self._finished and self._answered == self._last:
+                break
             await self._change()
         said = list(self._answers)
         self._answers.clear()
@@ -123,14 +140,36 @@ class Stream:
         """Another worker would not have to be told anything again."""
         return not self._sent
 
+    def behind_s(self, now: float) -> float:
+        """For how long the oldest input that is not answered has been waiting for it."""
+        if self._sent and self._sent[-1].number > self._answered:
+            return now - self._sent[max(0, self._answered + 1 - self._sent[0].number)].at
+        return now - self._unsent[0].at if self._unsent else 0.0
+
+    @property
+    def unread(self) -> bool:
+        """It waits for its caller to take answers."""
+        return len(self._answers) > self._settings.unread
+
+    @property
+    def to_be_told_again(self) -> float:
+        """Units that the worker it is on, or will be on, has to hear again."""
+        again = (*self._sent, *self._unsent)
+        return sum(one.units for one in again if self._acknowledged < one.number <= self._answered)
+
     def go_to(self, worker: "Worker") -> None:
         """Go on on this worker, with all that has been kept."""
         assert self._request is not None
         self.leave_worker(tell=True)
+        if self._cut:
+            self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
+            return
         self.replays += self._answered > 0
         self.worker = worker
         worker.streams.add(self)
-        worker.send_stream(encode(Open(self.number, self._request, self._before)))
+        worker.send_stream(
+            encode(Open(self.number, self._request, self._before, self._mark, self._answered))
+        )
         self._send_on()
 
     def leave_worker(self, *, tell: bool) -> None:
@@ -158,7 +197,8 @@ class Stream:
             self._answers.extend(message.values)
         if first:
             self._answered = message.number
-            self.unanswered -= one.units
+        if message.mark is not None and (first or message.settled):
+            self._mark = message.mark
         if message.settled:
             while self._sent and self._sent[0].number <= message.number:
                 self._let_go()
@@ -166,7 +206,7 @@ class Stream:
                 self._place()
         self._send_on()
         self._notify()
-        return one.units if first else 0.0
+        return message.units if first else 0.0
 
     def blame(self, death: Death, attempts: int) -> Exception | None:
         """A worker died while it worked on this stream. What to fail with, if so many did over one
@@ -186,7 +226,7 @@ class Stream:
 
     def _send_on(self) -> None:
         """Send its worker what may be on the way at once."""
-        if self.worker is None or len(self._answers) > self._settings.unread:
+        if self.worker is None or self.unread:
             return
         window = self._settings.window
         while self._unsent and (
@@ -197,11 +237,16 @@ class Stream:
             self._under_way += len(one.message)
             self._kept += one.units
             self.worker.send_stream(one.message)
-        while self._kept > self._settings.replay and self._sent[0].number <= self._acknowledged:
+        self._cut = self._cut or (self._whole and self.kept_bytes > self._settings.replay_bytes)
+        # Once something is missing of what was to be kept whole, the rest is of no use either.
+        while self._cut or self._kept > self._settings.replay:
+            if not self._sent or self._sent[0].number > self._acknowledged:
+                break
             self._let_go()
         self._notify()
 
     def _let_go(self) -> None:
-        units = self._sent.popleft().units
-        self._kept -= units
-        self._before += units
+        one = self._sent.popleft()
+        self._kept -= one.units
+        self.kept_bytes -= len(one.message)
+        self._before += one.units

@@ -4,11 +4,11 @@ make the others late."""
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
-from supervisor.errors import Draining, JobCrashed, JobError, QueueFull
+from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, QueueFull
 from supervisor.processes.death import Cause, Death
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.worker import Worker
@@ -21,6 +21,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 _ITS_OWN_FAULT = (Cause.CRASH, Cause.HANG, Cause.GUARD, Cause.KERNEL_OOM)
 _LOOK_BACK_S = 5.0
 _LEAST_SPAN_S = 0.5
+_LOOK_S = 1.0
 _FIRST_PACE = 0.1
 """Seconds of work a unit takes, before any was measured: a cautious guess."""
 _RETRY_S = 5.0
@@ -67,9 +68,15 @@ class Streams:
         return list(self._streams.values())
 
     @property
-    def behind(self) -> float:
-        """Units that have come and are not answered yet, of the one that is furthest behind."""
-        return max((stream.unanswered for stream in self._streams.values()), default=0.0)
+    def behind_s(self) -> float:
+        """For how long the oldest input that is not answered has been waiting for it."""
+        now = time.monotonic()
+        return max((stream.behind_s(now) for stream in self._streams.values()), default=0.0)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of their input, in memory."""
+        return sum(stream.kept_bytes for stream in self._streams.values())
 
     def refusal(self, s_per_unit: float | None) -> QueueFull | None:
         """Why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs take."""
@@ -100,6 +107,7 @@ class Streams:
         if not self._streams:
             self._since = time.monotonic()
             self._worked.clear()
+            asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones)
         self._streams[stream.number] = stream
         self._begun[stream.number] = time.monotonic()
         self.place()
@@ -110,11 +118,21 @@ class Streams:
         self._streams.pop(stream.number, None)
         self._begun.pop(stream.number, None)
 
+    def _end_late_ones(self) -> None:
+        """Those that have waited too long for an answer, and not because nobody takes any."""
+        now, most_s = time.monotonic(), self.settings.answer_s
+        for stream in self.all:
+            if not stream.over and not stream.unread and stream.behind_s(now) > most_s:
+                stream.fail(DeadlineExceeded(f"a part of it was not answered for {most_s:g} s"))
+        if self._streams:
+            asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones)
+
     def place(self) -> None:
         """Find a worker for every stream that has none, or may leave the one it has."""
         able = [worker for worker in self._workers() if worker.able]
         newest = [worker for worker in able if worker.server is self._live_server()]
         most = self._share_of_each(len(able))
+        work = {worker: _work_of(worker.streams) for worker in able}
         for stream in self.all:
             may_move = stream.wants_to_move and stream.settled
             if stream.over or not stream.begun or (stream.worker is not None and not may_move):
@@ -122,19 +140,22 @@ class Streams:
             if not able:
                 stream.leave_worker(tell=True)  # so that a successor can be started
                 continue
-            worker = min(newest or able, key=lambda worker: (len(worker.streams), worker.slot))
-            if most is not None and len(worker.streams) >= most:
+            worker = min(newest or able, key=lambda worker: (work[worker], worker.slot))
+            if most is not None and work[worker] >= most:
                 continue
             before = stream.replays
+            if stream.worker in work:
+                work[stream.worker] -= _work_of((stream,))
+            work[worker] += _work_of((stream,))
             stream.go_to(worker)
             self.replays += stream.replays - before
 
-    def _share_of_each(self, able: int) -> int | None:
-        """How many streams a worker may have, while another is about to be there for the rest: what
+    def _share_of_each(self, able: int) -> float | None:
+        """How much work a worker may have, while another is about to be there for the rest: what
         is told again is told faster by two."""
         if able >= self._count or time.monotonic() >= self._expected_until:
             return None
-        return -(-len(self._streams) // self._count)
+        return _work_of(self.all) / self._count
 
     def worker_leaves(self, worker: Worker) -> None:
         """It takes nothing new: its streams go on elsewhere once they are settled, or have had
@@ -178,6 +199,8 @@ class Streams:
         if stream is None or stream.worker is not worker:
             return  # it is over, or on another worker by now
         units = stream.fed(message)
+        if stream.settled and not stream.wants_to_move:
+            self._even_out(stream, worker)
         worker.useful = True
         now = time.monotonic()
         self._worked.append((now, message.ran_s, units))
@@ -185,6 +208,14 @@ class Streams:
         worked_s = sum(ran_s for _, ran_s, _ in self._worked)
         if (heard := sum(units for _, _, units in self._worked)) > 1.0:
             self._pace = worked_s / heard
+
+    def _even_out(self, stream: Stream, worker: Worker) -> None:
+        """A worker that has clearly more of them than another lets one go where that costs
+        nothing."""
+        others = [len(other.streams) for other in self._workers() if other.able]
+        if others and len(worker.streams) > min(others) + 1:
+            stream.wants_to_move = True
+            self.place()
 
     def failed(self, worker: Worker, message: StreamFailed) -> None:
         """The model refused to go on, or raised."""
@@ -208,3 +239,8 @@ class Streams:
     def _look_back(self, now: float) -> None:
         while self._worked and now - self._worked[0][0] > _LOOK_BACK_S:
             self._worked.popleft()
+
+
+def _work_of(streams: Iterable[Stream]) -> float:
+    """What a worker has to do for them: each as much as any, and what it has to hear again."""
+    return sum(1.0 + stream.to_be_told_again for stream in streams)

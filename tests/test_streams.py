@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from supervisor import (
+    DeadlineExceeded,
     Draining,
     JobCrashed,
     JobError,
@@ -19,6 +20,7 @@ from supervisor import (
     PoolSettings,
     QueueFull,
     Stream,
+    StreamLost,
     StreamSettings,
     Target,
     WorkerLost,
@@ -130,6 +132,96 @@ async def test_one_bad_moment_is_survived(pool: Pool, tmp_path: Path, how: str) 
             said = await say(stream, "b", do="once", marker=marker, how=how)
         assert texts(said) == ["a b"]
         assert texts(await say(beside, "y", ".")) == ["x y", "x y"]
+
+
+async def test_what_was_answered_is_told_again_quietly(pool: Pool) -> None:
+    with stream_on(pool) as stream:
+        (*_, last) = await say(stream, "a", ".", "b", "c")
+        assert last["quietly"] == 0
+        os.kill(last["pid"], signal.SIGKILL)
+        (said,) = await say(stream, "d")
+        assert (said["partial"], said["quietly"]) == ("b c d", 2)
+
+
+async def test_a_session_goes_on_from_its_last_mark(pool: Pool) -> None:
+    with stream_on(pool) as stream:
+        (*_, first) = await say(stream, "a", ".")
+        assert first["mark"] is None
+        os.kill(first["pid"], signal.SIGKILL)
+        (*_, second) = await say(stream, "b", ".")
+        assert second["mark"] == 2
+
+
+async def test_what_is_needed_whole_is_kept_whole(pool: Pool) -> None:
+    with pool.stream() as stream:
+        stream.begin({"whole": True}, whole=True)
+        (*_, last) = await say(stream, "a", ".", "b")
+        assert len(stream._sent) == 3
+        assert pool.streams.kept_bytes > 0
+        os.kill(last["pid"], signal.SIGKILL)
+        (said,) = await say(stream, ".")
+        assert (said["final"], said["mark"]) == ("b", 2)
+    assert pool.streams.kept_bytes == 0
+
+
+async def test_what_cannot_be_kept_whole_ends_with_its_worker() -> None:
+    async with pool_of(2, replay_bytes=1000) as pool:
+        with pool.stream() as stream:
+            stream.begin({"whole": True}, whole=True)
+            (*_, last) = await say(stream, *(["word" * 10] * 40))
+            assert pool.streams.kept_bytes < 1000
+            os.kill(last["pid"], signal.SIGKILL)
+            with pytest.raises(StreamLost, match="too long to be kept"):
+                await say(stream, "b")
+
+
+async def test_one_that_says_when_it_is_finished_has_an_end(pool: Pool) -> None:
+    with stream_on(pool) as stream:
+        assert texts(await say(stream, "a")) == ["a"]
+        await stream.send({"say": "."})
+        stream.finish()
+        assert texts(await stream.receive()) == ["a"]
+        assert await stream.receive() == []
+
+
+async def test_who_gives_up_waiting_to_send_loses_nothing_else() -> None:
+    async with pool_of(1, window=100) as pool:
+        with stream_on(pool) as stream:
+            await stream.send({"say": "a", "steps": 30, "step_s": 0.01})
+            await stream.send({"say": "b" * 100})
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(stream.send({"say": "never"}), 0.1)
+            said = texts(await answers(stream, 2) + await say(stream, "c"))
+            assert said[-1] == f"a {'b' * 100} c"
+
+
+async def test_an_input_that_is_never_answered_ends_its_stream() -> None:
+    async with pool_of(1, answer_s=0.5) as pool:
+        with stream_on(pool) as stream, stream_on(pool) as beside:
+            await stream.send({"say": "a", "steps": 400, "step_s": 0.01})
+            with pytest.raises(DeadlineExceeded, match=r"not answered for 0\.5 s"):
+                await stream.receive()
+            assert texts(await say(beside, "x", ".")) == ["x", "x"]
+
+
+async def test_a_worker_with_more_streams_than_another_lets_one_go() -> None:
+    async with pool_of(2, share=9.0) as pool:
+        streams = [stream_on(pool) for _ in range(6)]
+        open_ones = [stream.__enter__() for stream in streams]
+        for one in open_ones:
+            await say(one, "a")
+        one_worker = open_ones[0].worker
+        assert one_worker is not None
+        for one, context in zip(open_ones, streams, strict=True):
+            if one.worker is not one_worker:
+                context.__exit__(None, None, None)
+        for one in list(one_worker.streams):
+            assert texts(await say(one, "b", ".")) == ["a b", "a b"]
+            assert texts(await say(one, "c")) == ["c"]
+        counts = sorted(len(w.streams) for w in pool._lifecycle.workers)
+        assert counts == [1, 2]
+        for context in streams:
+            context.__exit__(None, None, None)
 
 
 async def test_an_input_that_ends_every_worker_ends_its_stream_alone(pool: Pool) -> None:

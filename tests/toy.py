@@ -123,22 +123,30 @@ class Toy:
             case other:
                 raise AssertionError(other)
 
-    def open(self, request: dict[str, Any], before: float) -> "ToyStream":
+    def open(self, request: dict[str, Any], before: float, mark: Any) -> "ToyStream":
         if request.get("refuse"):
             from supervisor import JobError
 
             raise JobError("no_thanks", "this stream is refused")
-        return ToyStream(before)
+        return ToyStream(before, mark, whole=bool(request.get("whole")))
 
 
 class ToyStream:
-    """Collects words: each is answered with what was said so far, "." settles it."""
+    """Collects words: each is answered with what was said so far, "." settles it. One that is
+    `whole` needs all its input again, and counts what it has settled in its mark."""
 
-    def __init__(self, before: float) -> None:
+    def __init__(self, before: float, mark: Any, *, whole: bool) -> None:
         self.before = before
+        self.mark = mark
+        self.whole = whole
         self.words: list[str] = []
+        self.heard = self.quietly = 0
 
-    def feed(self, data: Any) -> Generator[None, None, tuple[list[Any], bool]]:
+    def feed(self, data: Any, *, quiet: bool) -> Generator[None, None, Any]:
+        from supervisor import StreamAnswer
+
+        self.heard += 1
+        self.quietly += quiet
         until = time.thread_time() + data.get("spin_s", 0.0)
         while time.thread_time() < until:
             pass
@@ -163,9 +171,11 @@ class ToyStream:
         word = data["say"]
         if word == ".":
             said, self.words = " ".join(self.words), []
-            return [{"final": said, "pid": os.getpid(), "before": self.before}], True
+            final = {"final": said, "pid": os.getpid(), "before": self.before, "mark": self.mark}
+            return StreamAnswer([final], not self.whole, self.heard, 1.0)
         self.words.append(word)
-        return [{"partial": " ".join(self.words), "pid": os.getpid()}], False
+        partial = {"partial": " ".join(self.words), "pid": os.getpid(), "quietly": self.quietly}
+        return StreamAnswer([partial], units=1.0)
 
     def close(self) -> None:
         self.words = []

@@ -58,12 +58,13 @@ class QueueHealth(msgspec.Struct):
 
 
 class StreamsHealth(msgspec.Struct):
-    """Live streams. `behind_s`: seconds of audio that have come and are not answered, of the one
-    that is furthest behind; `replays`: how often one went on on another worker; `refused`: because
-    the others would have been late."""
+    """Live streams. `behind_s`: for how long the oldest input that is not answered has been
+    waiting; `kept_bytes`: of their audio, to be told again where a worker ends; `replays`: how
+    often one went on on another worker; `refused`: because the others would have been late."""
 
     open: int
     behind_s: float
+    kept_bytes: int
     replays: int
     refused: int
 
@@ -258,7 +259,8 @@ def _streams(service: SpeechService) -> StreamsHealth:
     pools = [served.pool for served in service.models.values() if served.pool is not None]
     return StreamsHealth(
         open=sum(len(pool.streams) for pool in pools),
-        behind_s=round(max((pool.streams.behind for pool in pools), default=0.0), 3),
+        behind_s=round(max((pool.streams.behind_s for pool in pools), default=0.0), 3),
+        kept_bytes=sum(pool.streams.kept_bytes for pool in pools),
         replays=sum(pool.streams.replays for pool in pools),
         refused=sum(pool.streams.refused for pool in pools),
     )

@@ -73,7 +73,10 @@ class _HealthCollector(Collector):
         streams = health.streams
         yield _gauge("streams", "Live streams that are open.", streams.open)
         yield _gauge(
-            "stream_behind_seconds", "Audio not answered yet, at the most.", streams.behind_s
+            "stream_behind_seconds", "Longest that audio waits for an answer.", streams.behind_s
+        )
+        yield _gauge(
+            "stream_kept_bytes", "Audio of streams that is kept in memory.", streams.kept_bytes
         )
         yield CounterMetricFamily(
             "modelserver_stream_replays", "Streams that changed workers.", streams.replays

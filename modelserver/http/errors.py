@@ -43,6 +43,7 @@ STATUS = {
     "resource_exhausted": 503,
     "shutting_down": 503,
     "spool_full": 503,
+    "stream_lost": 503,
     "deadline_exceeded": 504,
 }
 """Every code that the API answers with, and its status. Codes are stable."""

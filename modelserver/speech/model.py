@@ -110,7 +110,7 @@ class SpeechModel:
         answer: dict[str, Any] = msgspec.to_builtins(self._speech(heard, reader))
         return answer
 
-    def open(self, request: dict[str, Any], before: float) -> SpeechStream:
+    def open(self, request: dict[str, Any], before: float, mark: Any) -> SpeechStream:
         """A live stream (`supervisor.Streaming`); `before`: seconds of it that are settled."""
         return SpeechStream(self._model, msgspec.convert(request, StreamRequest), before)
 

@@ -5,10 +5,10 @@ Imported in the fork server and its workers only.
 
 import re
 from collections.abc import Generator
-from typing import Any
 
 import models
 from modelserver.speech.messages import EOF, RESET, StreamRequest
+from supervisor import StreamAnswer
 
 _TIMES = re.compile(r'"(start|end)" : (\d+\.\d+)')
 
@@ -17,7 +17,8 @@ class SpeechStream:
     """One stream (`supervisor.StreamSession`). It is settled whenever an utterance has ended."""
 
     def __init__(self, model: models.Model, request: StreamRequest, before_s: float) -> None:
-        """`before_s`: seconds of it that another worker has heard and that are settled."""
+        """`before_s`: seconds of it that another worker has heard."""
+        self._rate = request.sample_rate
         self._recognizer = model.live(
             request.sample_rate,
             words=request.words,
@@ -26,14 +27,17 @@ class SpeechStream:
         )
         self._before_s = before_s
 
-    def feed(self, data: bytes | str) -> Generator[None, None, tuple[list[Any], bool]]:
+    def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         yield
         if data in (EOF, RESET):
-            return [self._in_time(self._recognizer.final())], True
+            return StreamAnswer([self._in_time(self._recognizer.final())], settled=True)
         assert isinstance(data, bytes)
-        ended = yield from self._recognizer.accept(data)
-        said = self._recognizer.result() if ended else self._recognizer.partial()
-        return [self._in_time(said)], ended
+        seconds = len(data) / 2 / self._rate
+        if (yield from self._recognizer.accept(data)):
+            said = self._in_time(self._recognizer.result())
+            return StreamAnswer([said], settled=True, units=seconds)
+        said = "" if quiet else self._in_time(self._recognizer.partial())
+        return StreamAnswer([said], units=seconds)
 
     def close(self) -> None:
         """Nothing to do: the recogniser goes with the last reference."""

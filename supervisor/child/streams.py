@@ -4,22 +4,22 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Generator
-from typing import Any
 
-from supervisor.contract import Servable, Streaming, StreamSession
+from supervisor.contract import Servable, StreamAnswer, Streaming, StreamSession
 from supervisor.errors import JobError
 from supervisor.wire.channel import Channel
 from supervisor.wire.messages import Drop, Fed, Feed, Open, StreamFailed
 from supervisor.wire.scoreboard import RecordWriter
 
-Steps = Generator[None, None, tuple[list[Any], bool]]
+Steps = Generator[None, None, StreamAnswer]
 
 
 class _Carried:
     """One stream, and what it has not heard yet."""
 
-    def __init__(self, number: int, session: StreamSession) -> None:
+    def __init__(self, number: int, session: StreamSession, answered: int) -> None:
         self.number = number
+        self.answered = answered
         self.session = session
         self.inputs: deque[Feed] = deque()
         self.steps: Steps | None = None
@@ -64,7 +64,7 @@ class CarriedStreams:
         """One step of the stream whose turn it is."""
         stream = self._turns.popleft()
         before = self._record.turned_to(stream.number)
-        started = time.thread_time()
+        started = time.process_time()
         try:
             self._advance(stream, started)
         except JobError as error:
@@ -80,29 +80,32 @@ class CarriedStreams:
         try:
             if not isinstance(self._servable, Streaming):
                 raise JobError("no_streams", "this model takes no streams")
-            session = self._servable.open(message.request, message.before)
+            session = self._servable.open(message.request, message.before, message.mark)
         except JobError as error:
             self._channel.send(StreamFailed(message.stream, error.code, error.message, ""))
         except Exception as error:  # noqa: BLE001 - as above
             text = f"{type(error).__name__}: {error}"
             self._channel.send(StreamFailed(message.stream, None, text, traceback.format_exc()))
         else:
-            self._carried[message.stream] = _Carried(message.stream, session)
+            self._carried[message.stream] = _Carried(message.stream, session, message.answered)
 
     def _advance(self, stream: _Carried, started: float) -> None:
         if stream.steps is None:
-            stream.steps = stream.session.feed(stream.inputs[0].data)
+            asked = stream.inputs[0]
+            stream.steps = stream.session.feed(asked.data, quiet=asked.number <= stream.answered)
             stream.ran_s = 0.0
         try:
             next(stream.steps)
         except StopIteration as stop:
-            values, settled = stop.value
+            said: StreamAnswer = stop.value
             number = stream.inputs.popleft().number
             stream.steps = None
-            ran_s = stream.ran_s + time.thread_time() - started
-            self._channel.send(Fed(stream.number, number, values, settled, ran_s))
+            ran_s = stream.ran_s + time.process_time() - started
+            self._channel.send(
+                Fed(stream.number, number, said.values, said.settled, said.mark, said.units, ran_s)
+            )
         else:
-            stream.ran_s += time.thread_time() - started
+            stream.ran_s += time.process_time() - started
 
     def _failed(self, stream: _Carried, code: str | None, message: str, trace: str) -> None:
         self._forget(stream)

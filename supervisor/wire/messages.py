@@ -92,11 +92,14 @@ class Cancel(Message, frozen=True):
 
 class Open(Message, frozen=True):
     """Supervisor to worker: a stream begins, or goes on here after another worker, when `before`
-    units of its input need not be told again."""
+    units of its input need not be told again, `mark` is where it was settled last, and answers to
+    inputs up to the number `answered` have been given."""
 
     stream: int
     request: dict[str, Any]
     before: float
+    mark: Any
+    answered: int
 
 
 class Feed(Message, frozen=True):
@@ -114,13 +117,15 @@ class Drop(Message, frozen=True):
 
 
 class Fed(Message, frozen=True):
-    """Worker to supervisor: what a stream says to that input. `settled`: nothing up to it will be
-    needed again, were the stream to go on elsewhere. `ran_s`: the processor time that it took."""
+    """Worker to supervisor: what a stream says to that input (see `StreamAnswer`). `ran_s`: the
+    processor time that it took."""
 
     stream: int
     number: int
     values: list[Any]
     settled: bool
+    mark: Any
+    units: float
     ran_s: float
 
 
