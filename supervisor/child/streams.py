@@ -1,4 +1,5 @@
-"""The streams that a worker carries: one step of each in turn."""
+"""The streams that a worker carries: one step of each in turn, and those that are told again what
+was answered elsewhere one after the other, behind the others."""
 
 import time
 import traceback
@@ -12,6 +13,11 @@ from supervisor.wire.messages import Drop, Fed, Feed, Open, StreamFailed
 from supervisor.wire.scoreboard import RecordWriter
 
 Steps = Generator[None, None, StreamAnswer]
+
+
+_STEPS_BEFORE_REPLAY = 3
+"""Of streams that are up to date, for one of a stream that is not: so they are not late, and it
+gets on."""
 
 
 class _Carried:
@@ -36,6 +42,9 @@ class CarriedStreams:
         self._carried: dict[int, _Carried] = {}
         self._turns: deque[_Carried] = deque()
         """Those that have something to do, in the order of their turns."""
+        self._replaying: deque[_Carried] = deque()
+        """Of those, the ones that hear again what was answered; the first until it is done."""
+        self._steps = 0
 
     def __bool__(self) -> bool:
         return bool(self._carried)
@@ -43,7 +52,7 @@ class CarriedStreams:
     @property
     def waiting(self) -> bool:
         """One of them has something to do."""
-        return bool(self._turns)
+        return bool(self._turns or self._replaying)
 
     def obey(self, message: Open | Feed | Drop) -> None:
         """Take a message about a stream."""
@@ -53,16 +62,18 @@ class CarriedStreams:
             case Feed():
                 # One that has failed may be fed until the supervisor has heard of it.
                 if (stream := self._carried.get(message.stream)) is not None:
-                    if not stream.inputs and stream.steps is None:
-                        self._turns.append(stream)
                     stream.inputs.append(message)
+                    if len(stream.inputs) == 1:
+                        self._queue(stream)
             case Drop():
                 if (stream := self._carried.get(message.stream)) is not None:
                     self._forget(stream)
 
     def step(self) -> None:
         """One step of the stream whose turn it is."""
-        stream = self._turns.popleft()
+        live = self._turns and (not self._replaying or self._steps < _STEPS_BEFORE_REPLAY)
+        self._steps = self._steps + 1 if live else 0
+        stream = self._turns.popleft() if live else self._replaying.popleft()
         before = self._record.turned_to(stream.number)
         started = time.process_time()
         try:
@@ -73,8 +84,14 @@ class CarriedStreams:
             self._failed(stream, None, f"{type(error).__name__}: {error}", traceback.format_exc())
         finally:
             self._record.turned_to(before)
-        if stream.number in self._carried and (stream.inputs or stream.steps is not None):
+        if stream.number in self._carried and stream.inputs:
+            self._queue(stream)
+
+    def _queue(self, stream: _Carried) -> None:
+        if stream.inputs[0].number > stream.answered:
             self._turns.append(stream)
+        else:
+            self._replaying.appendleft(stream)
 
     def _open(self, message: Open) -> None:
         try:
@@ -113,8 +130,9 @@ class CarriedStreams:
 
     def _forget(self, stream: _Carried) -> None:
         del self._carried[stream.number]
-        if stream in self._turns:
-            self._turns.remove(stream)
+        for turns in (self._turns, self._replaying):
+            if stream in turns:
+                turns.remove(stream)
         if stream.steps is not None:
             stream.steps.close()
         stream.session.close()
