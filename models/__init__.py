@@ -22,7 +22,7 @@ from models.contract import (
     Word,
 )
 from models.language import language_of
-from models.location import ModelLocation, find_model, installed_models
+from models.location import ModelLocation, composes_its_graph, find_model, installed_models
 from models.prediction import Part, Prediction, if_prepared, measured, predict, rescoring_folders
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Word",
     "catalog",
     "catalog_entry",
+    "composes_its_graph",
     "find_model",
     "if_prepared",
     "installed_models",

@@ -123,10 +123,13 @@ class Model(Protocol):
         do."""
         ...
 
-    def live(
-        self, sample_rate: float, *, words: bool, alternatives: int, partial_words: bool
-    ) -> LiveRecognizer:
-        """A recogniser for a stream of that rate, which the engine resamples itself."""
+    def live(self, sample_rate: float, options: RecognitionOptions) -> LiveRecognizer:
+        """A recogniser for a stream of that rate, which the engine resamples itself. Raises
+        `ModelError` as `recognizer` does."""
+        ...
+
+    def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
+        """Those of a grammar's words that it can never recognise."""
         ...
 
     def report(self) -> dict[str, Any]:

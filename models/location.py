@@ -74,6 +74,13 @@ def graph_directory(model: Path) -> Path:
     return nested if nested.is_dir() else model
 
 
+def composes_its_graph(model: Path) -> bool:
+    """The model in this directory comes with the parts of a graph, which are composed while it
+    decodes: it can be limited to phrases."""
+    graph = graph_directory(model)
+    return (graph / "HCLr.fst").is_file() and (graph / "Gr.fst").is_file()
+
+
 def layout_problem(directory: Path) -> str | None:
     """What is missing for a Vosk model, in words; None if nothing is. Reads no file."""
     try:
@@ -84,7 +91,7 @@ def layout_problem(directory: Path) -> str | None:
         if not nested.is_file() and not flat.is_file():
             return "am/final.mdl is missing"
         graph = directory / "graph" if nested.is_file() else directory
-        lazy = (graph / "HCLr.fst").is_file() and (graph / "Gr.fst").is_file()
+        lazy = composes_its_graph(directory)
         if not lazy and not (graph / "HCLG.fst").is_file():
             return "neither HCLG.fst nor HCLr.fst with Gr.fst is there"
     except PermissionError as error:

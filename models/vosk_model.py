@@ -87,9 +87,13 @@ class VoskModel:
 
     def recognizer(self, options: RecognitionOptions) -> "VoskRecognizer":
         """A recogniser that has heard nothing; a kept one with its composed graph, if free."""
-        if options.grammar is not None:
-            return self._grammar_recognizer(options.grammar, options)
-        recognizer = self._kept.pop() if self._kept else self._new(None)
+        grammar = options.grammar
+        if self._kept and grammar is None:
+            recognizer = self._kept.pop()
+        else:
+            keep = self.loaded.lazy and grammar is None
+            engine = self._engine_recognizer(SAMPLE_RATE, grammar)
+            recognizer = VoskRecognizer(engine, self._kept if keep else None)
         recognizer.begin(options)
         return recognizer
 
@@ -125,31 +129,33 @@ class VoskModel:
                 yield recognizer.PartialResult()
         yield recognizer.FinalResult()
 
-    def live(
-        self, sample_rate: float, *, words: bool, alternatives: int, partial_words: bool
-    ) -> "LiveRecognizer":
+    def live(self, sample_rate: float, options: RecognitionOptions) -> "LiveRecognizer":
         """A new recogniser for a stream of that rate, with the engine's own answers."""
-        recognizer = vosk.KaldiRecognizer(self._model, sample_rate)
-        recognizer.SetWords(words)
-        recognizer.SetMaxAlternatives(alternatives)
-        recognizer.SetPartialWords(partial_words)
+        recognizer = self._engine_recognizer(sample_rate, options.grammar)
+        _set_options(recognizer, options)
         return LiveRecognizer(recognizer, sample_rate)
 
-    def _new(self, grammar: str | None) -> "VoskRecognizer":
-        arguments = (self._model, SAMPLE_RATE) + (() if grammar is None else (grammar,))
-        keep = self.loaded.lazy and grammar is None
-        return VoskRecognizer(vosk.KaldiRecognizer(*arguments), self._kept if keep else None)
+    def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
+        """Those that are not in its vocabulary."""
+        words = dict.fromkeys(word for phrase in phrases for word in phrase.split())
+        return [word for word in words if self._model.vosk_model_find_word(word) < 0]
 
-    def _grammar_recognizer(
-        self, phrases: tuple[str, ...], options: RecognitionOptions
-    ) -> "VoskRecognizer":
+    def _engine_recognizer(self, sample_rate: float, grammar: tuple[str, ...] | None) -> Any:
+        if grammar is None:
+            return vosk.KaldiRecognizer(self._model, sample_rate)
         if not self.loaded.lazy:
             raise ModelError(
-                "grammar_unsupported", "this model's graph is compiled: it cannot take a grammar"
+                "grammar_unsupported",
+                "this model's graph is compiled: it cannot be limited to phrases",
             )
-        recognizer = self._new(json.dumps(phrases, ensure_ascii=False))
-        recognizer.begin(options)
-        return recognizer
+        # The engine leaves words out that it does not know, and cannot do without any.
+        unknown = set(self.unknown_words(grammar))
+        known = [phrase for phrase in grammar if not unknown.issuperset(phrase.split())]
+        if not known:
+            raise ModelError(
+                "grammar_unknown", "no word of the phrases is in the model's vocabulary"
+            )
+        return vosk.KaldiRecognizer(self._model, sample_rate, json.dumps(known, ensure_ascii=False))
 
 
 class LiveRecognizer:
@@ -181,6 +187,12 @@ class LiveRecognizer:
         return str(self._recognizer.FinalResult())
 
 
+def _set_options(recognizer: vosk.KaldiRecognizer, options: RecognitionOptions) -> None:
+    recognizer.SetWords(options.words)
+    recognizer.SetMaxAlternatives(options.alternatives)
+    recognizer.SetPartialWords(options.partial_words)
+
+
 def _chunks(pcm: bytes) -> range:
     return range(0, len(pcm), CHUNK_BYTES)
 
@@ -200,9 +212,7 @@ class VoskRecognizer:
 
     def begin(self, options: RecognitionOptions) -> None:
         """Start on new audio. Options stick to a Vosk recogniser, so all are set."""
-        self._recognizer.SetWords(options.words)
-        self._recognizer.SetMaxAlternatives(options.alternatives)
-        self._recognizer.SetPartialWords(options.partial_words)
+        _set_options(self._recognizer, options)
         self._begun_at_s = self._samples / SAMPLE_RATE
         self._open = True
 

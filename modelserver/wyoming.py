@@ -9,7 +9,6 @@ The protocol has no keys and no encryption. Imported only where it is served.
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,10 +23,11 @@ from wyoming.ping import Ping, Pong
 
 from modelserver import __version__
 from modelserver.http.errors import as_api_error
+from modelserver.serving.live import Ended, LiveSession, Why, live_session
 from modelserver.serving.service import SpeechService, UnknownModel
-from modelserver.speech.messages import EOF, StreamRequest
+from modelserver.speech.messages import StreamRequest
 from modelserver.speech.transcript import reader_text
-from supervisor import PoolError, Stream
+from supervisor import PoolError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("wyoming")
 
@@ -135,8 +135,6 @@ class _Client:
         self._reader = _BoundedReader(reader)
         self._writer = writer
         self._wanted = Transcribe()
-        self._last: int | None = None
-        """The number of the recording's last input, once that is known."""
 
     async def serve(self) -> None:
         """Until the client goes, or does what cannot be."""
@@ -161,9 +159,13 @@ class _Client:
         idle_s = self._service.settings.streams.idle_s
         try:
             async with asyncio.timeout(idle_s):
-                return await async_read_event(self._reader)  # type: ignore[arg-type]
+                return await self._read()
         except TimeoutError:
             raise _Refused("idle", f"nothing came for {idle_s:g} s") from None
+
+    async def _read(self) -> Event | None:
+        try:
+            return await async_read_event(self._reader)  # type: ignore[arg-type]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _Refused("bad_request", f"this is no event: {error}") from None
 
@@ -221,19 +223,24 @@ class _Client:
             )
         served = self._find()
         text: list[str] = []
-        self._last = None
-        async with self._service.stream(served) as stream:
-            asked = StreamRequest(float(start.rate), words=False)
-            stream.begin(msgspec.to_builtins(asked))
+
+        async def tell(answer: str) -> None:
+            said = msgspec.json.decode(answer)
+            if said.get("text"):
+                text.append(said["text"])
+                await self._write(TranscriptChunk(text=reader_text([said["text"]])).event())
+
+        async with live_session(self._service, served, tell) as session:
+            session.begin(StreamRequest(float(start.rate), words=False))
             await self._write(TranscriptStart(language=served.language).event())
-            telling = asyncio.create_task(self._tell(stream, text))
             try:
-                async with asyncio.timeout(self._service.settings.streams.longest_s):
-                    await self._listen(stream, start.rate)
-                    await telling
-            finally:
-                telling.cancel()
-                await asyncio.gather(telling, return_exceptions=True)
+                async with session.listening():
+                    await self._listen(session, start.rate)
+                    await session.end()
+            except Ended as ended:
+                if ended.why is Why.IDLE:
+                    raise _Refused("idle", ended.reason) from None
+                await session.end()
         await self._write(TranscriptStop().event())
         await self._write(Transcript(text=reader_text(text), language=served.language).event())
 
@@ -242,58 +249,23 @@ class _Client:
         name, language = self._wanted.name, self._wanted.language
         return self._service.find(name or None, None if name else language or None)
 
-    async def _listen(self, stream: Stream, rate: int) -> None:
-        """Until the client has said all, or the server ends."""
-        asked = 0
+    async def _listen(self, session: LiveSession, rate: int) -> None:
+        """Until the client has said all."""
         heard = bytearray()
         piece_bytes = 2 * int(rate * _PIECE_S)
-        async for chunk in self._chunks(stream):
-            heard += chunk
+        while True:
+            event = await self._read()
+            if event is None:
+                raise ConnectionResetError
+            if AudioStop.is_type(event.type):
+                break
+            if not AudioChunk.is_type(event.type):
+                continue
+            session.busy()
+            heard += AudioChunk.from_event(event).audio
             while len(heard) >= piece_bytes:
-                asked += 1
-                await self._send(stream, bytes(heard[:piece_bytes]), rate)
+                await session.ask(bytes(heard[:piece_bytes]), piece_bytes / 2 / rate)
                 del heard[:piece_bytes]
+            session.heard()
         if heard:
-            asked += 1
-            await self._send(stream, bytes(heard), rate)
-        self._last = asked + 1
-        await stream.send(EOF)
-
-    async def _send(self, stream: Stream, piece: bytes, rate: int) -> None:
-        seconds = len(piece) / 2 / rate
-        self._service.traffic.audio_s += seconds
-        await stream.send(piece, seconds)
-
-    async def _chunks(self, stream: Stream) -> AsyncIterator[bytes]:
-        ending = asyncio.ensure_future(stream.ending.wait())
-        reading: asyncio.Future[Event | None] | None = None
-        try:
-            while True:
-                reading = asyncio.ensure_future(self._next())
-                await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
-                    return
-                event = reading.result()
-                if event is None:
-                    raise ConnectionResetError
-                if AudioStop.is_type(event.type):
-                    return
-                if AudioChunk.is_type(event.type):
-                    yield AudioChunk.from_event(event).audio
-        finally:
-            ending.cancel()
-            if reading is not None:
-                reading.cancel()
-
-    async def _tell(self, stream: Stream, text: list[str]) -> None:
-        """Final results as they come, until the last: each input has one answer."""
-        answered = 0
-        while answered != self._last:
-            for answer in await stream.receive():
-                answered += 1
-                said = msgspec.json.decode(answer)
-                if "text" not in said:
-                    continue
-                if said["text"]:
-                    text.append(said["text"])
-                    await self._write(TranscriptChunk(text=reader_text([said["text"]])).event())
+            await session.ask(bytes(heard), len(heard) / 2 / rate)

@@ -232,7 +232,7 @@ BAD = {
     "a rate of a billion": ('{"config": {"sample_rate": 1e9}}', 1008),
     "a rate that is no number": ('{"config": {"sample_rate": "fast"}}', 1003),
     "a path for a model": ('{"config": {"model": "/etc"}}', 1008),
-    "a grammar": ('{"config": {"phrase_list": ["one"]}}', 1008),
+    "a grammar that is none": ('{"config": {"phrase_list": [1]}}', 1008),
     "too many alternatives": ('{"config": {"max_alternatives": 1000}}', 1008),
     "a frame that is too large": (bytes(10_000_000), 1009),
 }

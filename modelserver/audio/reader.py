@@ -60,10 +60,9 @@ class AudioReader:
         self._damaged = 0
         self._warnings: list[str] = []
         self._louder = LouderWhereMixingFails()
-        view.seek(0)
-        self._head = view.read(min(size, 4096))
-        if size == 0:
-            raise not_audio("the file is empty")
+        self.frames_read = 0
+        """Samples of each channel, as they are in the file."""
+        self._head = self._read_head()
         # A file is a file, whatever it is said to be.
         self._raw = None if self._head[:4] in FORMS else raw
         self._pieces = self._find_pieces()
@@ -82,6 +81,10 @@ class AudioReader:
         if self._damaged:
             said.append("the file is damaged: what could be decoded was recognised")
         return list(dict.fromkeys(said))
+
+    def channel(self, number: int) -> int | None:
+        """Of that place in `numbers`; None where all are mixed."""
+        return self.numbers[number] if self.numbers else None
 
     def pcm(self, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
         """Samples as a recogniser takes them: the channel (its place in `numbers`; 0 where all are
@@ -113,6 +116,28 @@ class AudioReader:
 
     # --- opening --------------------------------------------------------------------------------
 
+    def _read_head(self) -> bytes:
+        if self._size == 0:
+            raise not_audio("the file is empty")
+        self._view.seek(0)
+        head: bytes = self._view.read(min(self._size, 4096))
+        return head
+
+    def _window(self, piece: Piece) -> Any:
+        """What FFmpeg reads."""
+        return Window(self._view, piece)
+
+    def _some_samples(self, piece: Piece, size: int) -> bytes:
+        self._view.seek(piece.start)
+        some: bytes = self._view.read(min(self._size, size))
+        return some
+
+    def _without_header(self, piece: Piece) -> Piece | None:
+        """Of a WAV file whose header cannot be read."""
+        if piece.header or self._head[8:12] != b"WAVE":
+            return None
+        return without_its_header(self._view, self._size)
+
     def _find_pieces(self) -> list[Piece]:
         if self._raw is not None:
             return [Piece(0, self._size)]
@@ -124,11 +149,9 @@ class AudioReader:
     def _open(self, piece: Piece) -> Opened:
         raw = self._raw
         if raw is not None and raw.encoding == EITHER_ENDIAN:
-            self._view.seek(piece.start)
-            some = self._view.read(min(self._size, _LISTEN_BYTES))
+            some = self._some_samples(piece, _LISTEN_BYTES)
             order = "be" if _sounds_big_endian(some[: len(some) & ~1]) else "le"
             raw = RawFormat(f"s16{order}", raw.rate, raw.channels)
-        window = Window(self._view, piece)
         simple = raw is not None or self._head[8:12] in (b"WAVE", b"AIFF", b"AIFC")
         options = {
             "format_whitelist": DEMUXERS if raw is None else raw.encoding,
@@ -140,17 +163,15 @@ class AudioReader:
             options |= {"sample_rate": str(raw.rate), "ch_layout": f"{raw.channels}C"}
         try:
             container = av.open(
-                window,
+                self._window(piece),
                 "r",
                 format=raw.encoding if raw else None,
                 options=options,
                 io_open=open_nothing,
             )
         except (av.error.FFmpegError, ValueError, OSError) as error:
-            if not piece.header and self._head[8:12] == b"WAVE":
-                bare = without_its_header(self._view, self._size)
-                if bare is not None:
-                    return self._open(bare)
+            if (bare := self._without_header(piece)) is not None:
+                return self._open(bare)
             raise self._refusal() from error
         opened = Opened(container, piece)
         if opened.stream is None:
@@ -200,6 +221,7 @@ class AudioReader:
         before = self._seconds
         for frame in self._frames(opened):
             self._seconds += frame.samples / frame.sample_rate
+            self.frames_read += frame.samples
             if self._longest_s is not None and self._seconds > self._longest_s:
                 raise too_long(self._seconds, self._longest_s)
             plain = frame.format.name in ("s16", "s16p") and frame.layout.nb_channels == 1

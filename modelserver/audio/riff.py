@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from modelserver.audio.formats import CHANNELS, SAMPLE_RATES, RawFormat
+
 HEADER_LIMIT_BYTES = 1024 * 1024
 """Where the samples must have begun: chunks before them (pictures, notes) may be this long."""
 
@@ -53,6 +55,14 @@ class Wav:
     declared: int | None
     unpadded: bool
     """A chunk of odd length is not followed by its padding byte."""
+
+    @property
+    def tag(self) -> int:
+        """How the samples are coded (RFC 2361)."""
+        (tag,) = struct.unpack_from("<H", self.fmt)
+        if tag == _EXTENSIBLE and len(self.fmt) >= 26:
+            (tag,) = struct.unpack_from("<H", self.fmt, 24)
+        return int(tag)
 
     @property
     def rate(self) -> int:
@@ -117,6 +127,29 @@ def parse(data: bytes, *, size: int | None = None) -> Wav | None:
             else:
                 at += 1
     return None
+
+
+_RAW = {
+    (_PCM, 8): "u8",
+    (_PCM, 16): "s16le",
+    (_PCM, 24): "s24le",
+    (_PCM, 32): "s32le",
+    (3, 32): "f32le",
+    (3, 64): "f64le",
+    (6, 8): "alaw",
+    (7, 8): "mulaw",
+}
+"""By format tag and bits a sample (RFC 2361)."""
+
+
+def raw_of(wav: Wav) -> RawFormat | None:
+    """What its samples are; None where they are coded, or of another shape."""
+    _, channels, rate, _, block, bits = struct.unpack_from("<HHIIHH", wav.fmt)
+    encoding = _RAW.get((wav.tag, bits))
+    if encoding is None or channels not in CHANNELS or rate not in SAMPLE_RATES:
+        return None
+    raw = RawFormat(encoding, rate, channels)
+    return raw if raw.frame_bytes == block else None
 
 
 def pieces(view: Readable, size: int) -> Iterator[Piece]:
@@ -192,10 +225,8 @@ def _streaming_header(fmt: bytes) -> bytes:
 def _in_its_container(view: Readable, wav: Wav, data_at: int, end: int) -> tuple[bytes, int]:
     """The format chunk and a gain for samples of fewer bits than the bytes that they are in, which
     FFmpeg takes for something else (ALSA's S24_LE: 24 bits in 4 bytes)."""
-    tag, channels, _, _, block, bits = struct.unpack_from("<HHIIHH", wav.fmt)
-    if tag == _EXTENSIBLE and len(wav.fmt) >= 26:
-        tag = struct.unpack_from("<H", wav.fmt, 24)[0]
-    if tag != _PCM or not channels or block % channels:
+    _, channels, _, _, block, bits = struct.unpack_from("<HHIIHH", wav.fmt)
+    if wav.tag != _PCM or not channels or block % channels:
         return wav.fmt, 1
     container, needed = block // channels, (bits + 7) // 8
     if container not in (2, 3, 4) or not 1 < needed < container:

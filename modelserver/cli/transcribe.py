@@ -24,7 +24,7 @@ from modelserver.logs import configure_logs
 from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
-from modelserver.speech.messages import Speech, SpeechRequest
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from modelserver.speech.subtitles import srt, vtt
 from supervisor import FileInput, JobInput, NotReady, PoolError
 
@@ -195,8 +195,8 @@ class _Transcription:
         file: str,
         moved: Callable[[], None],
     ) -> Outcome:
-        def progress(done_s: float) -> None:
-            self._done_s[file] = done_s
+        def progress(far: SpeechProgress) -> None:
+            self._done_s[file] = far.done_s
             moved()
 
         async with places:
@@ -206,11 +206,11 @@ class _Transcription:
                 return Outcome(file, error=error.message)
             except OSError as error:
                 return Outcome(file, error=error.strerror or str(error))
-        progress(speech.duration_s)
+        progress(SpeechProgress(speech.duration_s))
         return Outcome(file, speech)
 
     async def _transcribe(
-        self, service: SpeechService, file: str, progress: Callable[[float], None]
+        self, service: SpeechService, file: str, progress: Callable[[SpeechProgress], None]
     ) -> Speech:
         async def recognise(audio: JobInput) -> Speech:
             async with service.admit(service.default, patient=True) as place:

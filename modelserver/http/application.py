@@ -7,6 +7,7 @@ from modelserver.http.convert import convert
 from modelserver.http.health import healthz, readyz, test
 from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.http.middleware import each_request, expect_continue
+from modelserver.http.stream import stream
 from modelserver.http.upload import hold_continue
 from modelserver.http.vosk import vosk_stream
 from modelserver.serving.service import SpeechService
@@ -19,6 +20,7 @@ def build_application(service: SpeechService, connections: Connections) -> web.A
     app[CONNECTIONS] = connections
     app.router.add_post("/api/audio/convert", convert, expect_handler=hold_continue)
     add_vosk_routes(app)
+    app.router.add_get("/api/audio/stream", stream, expect_handler=expect_continue)
     for path, handler in (("/test", test), ("/healthz", healthz), ("/readyz", readyz)):
         app.router.add_get(path, handler, expect_handler=expect_continue)
     return app

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from modelserver.audio.errors import AudioError
 from modelserver.serving.service import UnknownModel
+from modelserver.speech.phrases import PhrasesRefused
 from supervisor import PoolError
 
 STATUS = {
@@ -24,6 +25,8 @@ STATUS = {
     "unauthorized": 401,
     "not_found": 404,
     "model_not_found": 404,
+    "grammar_unknown": 400,
+    "grammar_unsupported": 400,
     "method_not_allowed": 405,
     "upload_timeout": 408,
     "body_too_large": 413,
@@ -68,14 +71,18 @@ class ApiError(Exception):
         self.headers = headers or {}
 
 
-class _Error(msgspec.Struct):
+class ErrorInside(msgspec.Struct):
+    """Of every error document."""
+
     code: str
     message: str
     request_id: str
 
 
-class _ErrorDocument(msgspec.Struct):
-    error: _Error
+class ErrorDocument(msgspec.Struct):
+    """Of every answer that is not a success."""
+
+    error: ErrorInside
 
 
 def error_response(error: ApiError, request_id: str) -> web.Response:
@@ -83,7 +90,7 @@ def error_response(error: ApiError, request_id: str) -> web.Response:
     headers = dict(error.headers)
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    document = _ErrorDocument(_Error(error.code, error.message, request_id))
+    document = ErrorDocument(ErrorInside(error.code, error.message, request_id))
     return json_response(document, status=error.status, headers=headers)
 
 
@@ -120,6 +127,8 @@ def as_api_error(error: Exception) -> ApiError | None:
             return ApiError("model_not_found", str(error))
         case AudioError():
             return ApiError(error.code, error.message)
+        case PhrasesRefused():
+            return ApiError("bad_parameter", f"phrases: {error}")
         case PoolError() if error.code in STATUS and error.code != "internal":
             return ApiError(error.code, error.message, retry_after_s=error.retry_after_s)
         case web.HTTPNotFound():

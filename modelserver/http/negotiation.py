@@ -10,14 +10,22 @@ def wants_plain_text(request: web.Request) -> bool:
     return plain > 0 and plain > _quality(accept, "application", "json")
 
 
-def _quality(accept: str, kind: str, subtype: str) -> float:
-    """The q of the most specific range that matches."""
+def wants_events(request: web.Request) -> bool:
+    """The client wants the answer bit by bit; as `EventSource` asks for it."""
+    accept = ",".join(request.headers.getall("Accept", [""]))
+    return _quality(accept, "text", "event-stream", exact=True) > 0
+
+
+def _quality(accept: str, kind: str, subtype: str, *, exact: bool = False) -> float:
+    """The q of the most specific range that matches; `exact`: of the type itself only."""
     best = (-1, 0.0)
     for item in accept.split(","):
         media_range, *parameters = [piece.strip().lower() for piece in item.split(";")]
         try:
             specificity = ["*/*", f"{kind}/*", f"{kind}/{subtype}"].index(media_range)
         except ValueError:
+            continue
+        if exact and specificity < 2:
             continue
         best = max(best, (specificity, _q(parameters)))
     return best[1]

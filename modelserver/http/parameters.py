@@ -5,13 +5,23 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from modelserver.audio.channels import MIX, channel_choice
 from modelserver.audio.errors import AudioError
 from modelserver.audio.formats import RawFormat, raw_format, type_encoding
 from modelserver.http.errors import ApiError
 from modelserver.http.forms import media_type, parameter
+from modelserver.speech.phrases import phrase_list
 
-NAMES = ("model", "language", "words", "channels", "encoding", "rate")
+_BOTH_NAMES = (
+    "model", "language", "words", "alternatives", "phrases", "channels", "encoding", "rate",
+)  # fmt: skip
+NAMES = (*_BOTH_NAMES, "segments")
+"""Of a file."""
+STREAM_NAMES = (*_BOTH_NAMES, "partials")
+"""Of a live stream."""
+MOST_ALTERNATIVES = 20
 _IGNORED = ("_",)
 """What browsers add so that nothing in between remembers the answer."""
 
@@ -47,21 +57,32 @@ class Parameters:
     model: str | None = None
     language: str | None = None
     words: bool = False
+    segments: bool = False
+    partials: bool = True
+    alternatives: int = 0
+    phrases: tuple[str, ...] = ()
     channels: str = MIX
     raw: RawFormat | None = None
 
 
 def read_parameters(
-    query: Iterable[tuple[str, str]], fields: Mapping[str, str], content_type: str
+    query: Iterable[tuple[str, str]],
+    fields: Mapping[str, str],
+    content_type: str,
+    names: tuple[str, ...] = NAMES,
 ) -> tuple[Parameters, list[str]]:
     """From the query, the fields of the body, and its media type; and what should be said of them.
-    Raises `ApiError`, or `AudioError` for what no samples can be."""
-    values, warnings = _collect(query, fields)
+    Raises `ApiError`, `PhrasesRefused`, or `AudioError` for what no samples can be."""
+    values, warnings = _collect(query, fields, names)
     return (
         Parameters(
             model=values.get("model") or None,
             language=_language(values.get("language", "")),
             words=_flag("words", values.get("words", "false")),
+            segments=_flag("segments", values.get("segments", "false")),
+            partials=_flag("partials", values.get("partials", "true")),
+            alternatives=_alternatives(values.get("alternatives", "0")),
+            phrases=_phrases(values.get("phrases", "")),
             channels=_channels(values),
             raw=_raw(values, content_type),
         ),
@@ -70,21 +91,24 @@ def read_parameters(
 
 
 def _collect(
-    query: Iterable[tuple[str, str]], fields: Mapping[str, str]
+    query: Iterable[tuple[str, str]], fields: Mapping[str, str], names: tuple[str, ...]
 ) -> tuple[dict[str, str], list[str]]:
     values: dict[str, str] = {}
     warnings: list[str] = []
     for name, value in query:
         if name in _IGNORED:
             continue
-        if name not in NAMES:
-            raise ApiError("bad_parameter", _unknown(name))
+        if name not in names:
+            raise ApiError("bad_parameter", _unknown(name, names))
+        if name == "phrases" and name in values:  # one each time
+            values[name] += f"\n{value}"
+            continue
         if values.setdefault(name, value) != value:
             raise ApiError("bad_parameter", f"{name} is given twice, with different values")
     for name, value in fields.items():
-        if name not in NAMES:
-            if difflib.get_close_matches(name, NAMES, n=1, cutoff=0.75):
-                raise ApiError("bad_parameter", _unknown(name))
+        if name not in names:
+            if difflib.get_close_matches(name, names, n=1, cutoff=0.75):
+                raise ApiError("bad_parameter", _unknown(name, names))
             warnings.append(f"the field {name[:40]!r} is not known, and was ignored")
             continue
         if values.setdefault(name, value) != value:
@@ -94,10 +118,29 @@ def _collect(
     return values, warnings
 
 
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, NAMES, n=1)
+def _unknown(name: str, names: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
     meant = f"did you mean {close[0]}? " if close else ""
-    return f"there is no parameter {name[:60]!r}; {meant}there are: {', '.join(NAMES)}"
+    return f"there is no parameter {name[:60]!r}; {meant}there are: {', '.join(names)}"
+
+
+def _alternatives(text: str) -> int:
+    count = _number("alternatives", text) or 0
+    if count > MOST_ALTERNATIVES:
+        raise ApiError("bad_parameter", f"alternatives={count}; {MOST_ALTERNATIVES} are the most")
+    return count
+
+
+def _phrases(text: str) -> tuple[str, ...]:
+    """A JSON list, or one a line."""
+    if not text.lstrip().startswith("["):
+        return phrase_list(text.splitlines())
+    try:
+        given = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        # "[unk]" on a line of its own.
+        return phrase_list(text.splitlines())
+    return phrase_list(given if isinstance(given, list) else [given])
 
 
 def _flag(name: str, text: str) -> bool:

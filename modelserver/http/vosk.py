@@ -7,36 +7,32 @@ result, and at the end `{"eof": 1}`, answered with the last one. `{"reset": 1}` 
 
 import asyncio
 import contextlib
-import enum
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from modelserver.http.errors import ApiError, as_api_error
+from modelserver.http.errors import ApiError
 from modelserver.http.keys import SERVICE
 from modelserver.http.middleware import NOTES, REQUEST_ID
+from modelserver.http.websockets import (
+    close_of,
+    closed_by,
+    cut_reason,
+    end_code,
+    open_socket,
+    tell_end,
+)
+from modelserver.serving.live import Ended, live_session
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService, UnknownModel
-from modelserver.settings import Settings
-from modelserver.speech.messages import EOF, RESET, StreamRequest
+from modelserver.speech.messages import RESET, StreamRequest
+from modelserver.speech.phrases import PhrasesRefused, phrase_list
 from modelserver.speech.transcript import reader_text
-from supervisor import PoolError, Stream
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
+from supervisor import PoolError
 
 _LEAST_RATE, _MOST_RATE = 1000, 192_000
-_MOST_REASON_BYTES = 123
-"""Of a close frame (RFC 6455, 5.5)."""
-
-
-class CloseCode(enum.IntEnum):
-    """Beside those of RFC 6455: why a stream was ended."""
-
-    IDLE = 4408
-    TOO_OLD = 4410
 
 
 class Refused(Exception):
@@ -73,14 +69,15 @@ class _Wanted:
     words: bool = True
     alternatives: int = 0
     partial_words: bool = False
+    phrases: tuple[str, ...] = ()
 
     def take(self, config: _Config) -> None:
         """Raises `Refused`."""
-        if config.phrase_list:
-            raise Refused(
-                WSCloseCode.POLICY_VIOLATION,
-                "phrase_list: this model's graph is compiled, and takes no grammar",
-            )
+        if config.phrase_list is not None:
+            try:
+                self.phrases = phrase_list(config.phrase_list)
+            except PhrasesRefused as error:
+                raise Refused(WSCloseCode.POLICY_VIOLATION, f"phrase_list: {error}") from None
         if config.sample_rate is not None:
             if not _LEAST_RATE <= config.sample_rate <= _MOST_RATE:
                 raise Refused(
@@ -99,16 +96,16 @@ class _Wanted:
                 )
             self.alternatives = config.max_alternatives
 
-    def request(self) -> dict[str, Any]:
+    def request(self) -> StreamRequest:
         """For a worker."""
-        asked = StreamRequest(self.sample_rate, self.words, self.alternatives, self.partial_words)
-        built: dict[str, Any] = msgspec.to_builtins(asked)
-        return built
+        return StreamRequest(
+            self.sample_rate, self.words, self.alternatives, self.partial_words, self.phrases
+        )
 
 
 async def vosk_stream(request: web.Request) -> web.StreamResponse:
     """`/` and `/ws`, for WebSockets only."""
-    socket = _socket(request)
+    socket = open_socket(request)
     if not socket.can_prepare(request).ok:
         if request.path == "/ws":
             raise ApiError(
@@ -116,143 +113,88 @@ async def vosk_stream(request: web.Request) -> web.StreamResponse:
             )
         raise web.HTTPNotFound
     service = request.app[SERVICE]
-    served = service.find(request.query.get("model"), request.query.get("language"))
     # Refused before the handshake, with a document, where it cannot be carried.
+    client = _Client(request, socket, service)
     async with contextlib.AsyncExitStack() as place:
-        stream = await place.enter_async_context(
-            service.stream(served, request_id=request[REQUEST_ID])
-        )
-        request[NOTES].update(model=served.label)
+        await client.find_place(client.asked_for, place)
         await socket.prepare(request)
-        session = _Session(request, socket, service, served, stream, place)
-        await session.run()
+        await client.serve()
     return socket
 
 
-def _socket(request: web.Request) -> web.WebSocketResponse:
-    settings = request.app[SERVICE].settings.streams
-    return web.WebSocketResponse(
-        heartbeat=settings.ping_s, max_msg_size=settings.message, compress=False
-    )
-
-
-class _Session:
-    """One client, from the handshake to the close frame."""
+class _Client:
+    """One of them, from before the handshake to the close frame."""
 
     def __init__(
-        self,
-        request: web.Request,
-        socket: web.WebSocketResponse,
-        service: SpeechService,
-        served: ServedModel,
-        stream: Stream,
-        place: contextlib.AsyncExitStack,
+        self, request: web.Request, socket: web.WebSocketResponse, service: SpeechService
     ) -> None:
-        settings: Settings = service.settings
         self._request = request
         self._socket = socket
         self._service = service
-        self._served = served
-        self._stream = stream
-        self._place = place
-        self._settings = settings.streams
-        self._wanted = _Wanted(float(settings.vosk.sample_rate))
+        self._wanted = _Wanted(float(service.settings.vosk.sample_rate))
         self._for_readers = request.query.get("text") == "reader"
-        self._answering: asyncio.Task[None] | None = None
-        self._asked = self._answered = 0
-        self._all_answered = asyncio.Event()
-        self._heard_s = 0.0
+        self.asked_for = service.find(request.query.get("model"), request.query.get("language"))
 
-    async def run(self) -> None:
+    async def find_place(self, served: ServedModel, place: contextlib.AsyncExitStack) -> None:
+        """For its stream. Raises `supervisor.PoolError`."""
+        self._served = self._next = served
+        self._place = place
+        self._session = await place.enter_async_context(
+            live_session(self._service, served, self._tell, self._request[REQUEST_ID])
+        )
+        self._request[NOTES].update(model=served.label)
+
+    async def serve(self) -> None:
         """Until either side ends it."""
         try:
             code, reason = await self._until_its_end()
-            await self._close(code, reason)
         except asyncio.CancelledError:  # the client has gone without a word
             self._ended(int(WSCloseCode.ABNORMAL_CLOSURE), "")
             raise
-        finally:
-            await self._stop_answering()
+        self._ended(code, reason)
+        await self._session.close()
+        with contextlib.suppress(ConnectionError):
+            await self._socket.close(code=code, message=cut_reason(reason))
 
     async def _until_its_end(self) -> tuple[int, str]:
         """How to close."""
-        code, reason = int(WSCloseCode.OK), ""
         try:
-            async with asyncio.timeout(self._settings.longest_s) as age:
-                code, reason = await self._listen()
-        except TimeoutError:
-            if not age.expired():
-                raise
-            code, reason = CloseCode.TOO_OLD, f"older than {self._settings.longest_s:g} s"
+            try:
+                while True:
+                    async with self._session.listening():
+                        if (end := await self._listen()) is not None:
+                            return end
+                    await self._move()
+            except Ended as ended:
+                # The last result first.
+                await self._session.end_soon()
+                return end_code(ended.why), ended.reason
         except Refused as refused:
-            code, reason = refused.code, refused.reason
+            return refused.code, refused.reason
         except PoolError as error:
-            code, reason = _close_of(error)
+            return close_of(error)
         except ConnectionError:
-            code = int(WSCloseCode.ABNORMAL_CLOSURE)
-        return code, reason
-
-    async def _close(self, code: int, reason: str) -> None:
-        """The last result first, where there is one to be had."""
-        try:
-            if code in (WSCloseCode.GOING_AWAY, *CloseCode) and self._stream.begun:
-                async with asyncio.timeout(self._settings.ping_s):
-                    await self._ask(EOF)
-                    await self._wait_answered()
-        except (PoolError, ConnectionError, TimeoutError):
-            pass  # there is none, and the code says why
-        await self._stop_answering()
-        self._ended(code, reason)
-        with contextlib.suppress(ConnectionError):
-            await self._socket.close(code=code, message=_cut(reason))
+            return int(WSCloseCode.ABNORMAL_CLOSURE), ""
 
     def _ended(self, code: int, reason: str) -> None:
-        self._service.traffic.stream_ends[str(int(code))] += 1
-        self._request[NOTES].update(
-            close=int(code),
-            reason=reason or None,
-            audio_s=round(self._heard_s, 3),
-            replays=self._stream.replays,
-        )
+        tell_end(self._request, self._session, code, reason)
 
-    async def _listen(self) -> tuple[int, str]:
-        """Messages, until the client is done. Returns how to close."""
+    async def _listen(self) -> tuple[int, str] | None:
+        """Messages, until the client is done, or asks for another model. Returns how to close."""
         while True:
-            message = await self._next_message()
+            message = await self._socket.receive()
+            self._session.busy()
             match message.type:
                 case WSMsgType.BINARY:
-                    await self._ask(message.data)
+                    await self._ask(message.data, len(message.data) / 2 / self._wanted.sample_rate)
                 case WSMsgType.TEXT:
                     if await self._text(message.data):
                         return int(WSCloseCode.OK), ""
-                case WSMsgType.ERROR:
-                    error = self._socket.exception()
-                    if error is not None:
-                        log.debug("stream.socket_failed", error=str(error))
-                    return self._socket.close_code or int(WSCloseCode.PROTOCOL_ERROR), ""
+                    if self._next is not self._served:
+                        return None
                 case _:
-                    return self._socket.close_code or int(WSCloseCode.ABNORMAL_CLOSURE), ""
-
-    async def _next_message(self) -> Any:
-        receiving = asyncio.ensure_future(self._socket.receive())
-        ending = asyncio.ensure_future(self._stream.ending.wait())
-        waiting = {receiving, ending}
-        if self._answering is not None:
-            waiting.add(self._answering)
-        try:
-            done, _ = await asyncio.wait(
-                waiting, timeout=self._settings.idle_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if self._answering is not None and self._answering in done:
-                self._answering.result()  # raises what has ended the stream
-            if receiving in done:
-                return receiving.result()
-            if ending in done:
-                raise Refused(WSCloseCode.GOING_AWAY, "the server is shutting down; come again")
-            raise Refused(CloseCode.IDLE, f"nothing came for {self._settings.idle_s:g} s")
-        finally:
-            receiving.cancel()
-            ending.cancel()
+                    return closed_by(self._socket, message), ""
+            self._session.heard()
 
     async def _text(self, text: str) -> bool:
         """A message that is no audio. True if it was the last."""
@@ -264,12 +206,11 @@ class _Session:
                 f"audio is binary, and this text is not known: {error}",
             ) from None
         if said.config is not None:
-            if said.config.model is not None:
-                await self._change_model(said.config.model)
             self._wanted.take(said.config)
+            self._choose(said.config.model)
         elif said.eof:
-            await self._ask(EOF)
-            await self._wait_answered()
+            self._begin()
+            await self._session.end()
             return True
         elif said.reset:
             await self._ask(RESET)
@@ -279,59 +220,33 @@ class _Session:
             )
         return False
 
-    async def _change_model(self, name: str) -> None:
-        """For this connection, from its next message on."""
+    def _choose(self, name: str | None) -> None:
+        """The model for this connection, from its next message on."""
         try:
-            wanted = self._service.find(name)
-        except UnknownModel as error:
+            if name is not None:
+                self.asked_for = self._service.find(name)
+            self._next = self.asked_for
+            if self._wanted.phrases:
+                self._next = self._service.with_phrases(self.asked_for)
+        except (UnknownModel, PhrasesRefused) as error:
             raise Refused(WSCloseCode.POLICY_VIOLATION, str(error)) from None
-        if wanted is self._served and not self._stream.begun:
-            return
-        await self._wait_answered()
-        await self._stop_answering()
+
+    async def _move(self) -> None:
+        """To the model that was asked for."""
+        await self._session.end(None)
         await self._place.aclose()
-        self._served = wanted
-        self._stream = await self._place.enter_async_context(
-            self._service.stream(wanted, request_id=self._request[REQUEST_ID])
-        )
+        await self.find_place(self._next, self._place)
 
-    async def _ask(self, data: bytes | str) -> None:
-        if not self._stream.begun:
-            self._stream.begin(self._wanted.request())
-            self._answering = asyncio.create_task(self._answer())
-        audio_s = len(data) / 2 / self._wanted.sample_rate if isinstance(data, bytes) else 0.0
-        self._asked += 1
-        self._heard_s += audio_s
-        self._service.traffic.audio_s += audio_s
-        await self._stream.send(data, audio_s)
+    def _begin(self) -> None:
+        if not self._session.begun:
+            self._session.begin(self._wanted.request())
 
-    async def _answer(self) -> None:
-        while True:
-            for answer in await self._stream.receive():
-                await self._socket.send_str(for_readers(answer) if self._for_readers else answer)
-                self._answered += 1
-            if self._answered >= self._asked:
-                self._all_answered.set()
+    async def _ask(self, data: bytes | str, audio_s: float = 0.0) -> None:
+        self._begin()
+        await self._session.ask(data, audio_s)
 
-    async def _wait_answered(self) -> None:
-        """Everything that was asked has its answer. Raises what ended the stream."""
-        if self._answering is None:
-            return
-        self._all_answered.clear()
-        while self._answered < self._asked:
-            waiting = asyncio.ensure_future(self._all_answered.wait())
-            await asyncio.wait({waiting, self._answering}, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            if self._answering.done():
-                self._answering.result()
-                return
-            self._all_answered.clear()
-
-    async def _stop_answering(self) -> None:
-        answering, self._answering = self._answering, None
-        if answering is not None:
-            answering.cancel()
-            await asyncio.gather(answering, return_exceptions=True)
+    async def _tell(self, answer: str) -> None:
+        await self._socket.send_str(for_readers(answer) if self._for_readers else answer)
 
 
 def for_readers(answer: str) -> str:
@@ -343,15 +258,3 @@ def for_readers(answer: str) -> str:
             if name in part:
                 part[name] = reader_text([part[name]])
     return msgspec.json.format(msgspec.json.encode(said)).decode()
-
-
-def _close_of(error: PoolError) -> tuple[int, str]:
-    known = as_api_error(error)
-    if known is None:
-        return int(WSCloseCode.INTERNAL_ERROR), error.message
-    code = WSCloseCode.TRY_AGAIN_LATER if known.status == 503 else WSCloseCode.INTERNAL_ERROR
-    return int(code), f"{known.code}: {known.message}"
-
-
-def _cut(reason: str) -> bytes:
-    return reason.encode()[:_MOST_REASON_BYTES].decode(errors="ignore").encode()

@@ -64,17 +64,23 @@ def workers_text(count: int) -> str:
 
 
 def candidate(
-    location: models.ModelLocation, store: Path, rescoring: str, damaged: Collection[Path] = ()
+    location: models.ModelLocation,
+    store: Path,
+    rescoring: str,
+    damaged: Collection[Path] = (),
+    *,
+    plain: bool = False,
 ) -> Choice:
-    """The installed model, prepared if it is (by none of the `damaged`), with its rescoring unless
-    that is "off".
+    """The installed model, prepared if it is (by none of the `damaged`) and not wanted `plain`,
+    with its rescoring unless that is "off".
 
     Reads directories and first bytes. Raises `models.ModelError`.
     """
     if location.directory in damaged:
         raise models.ModelError("model_damaged", f"{location.directory} is damaged")
-    lookup = find_prepared(location, store, damaged)
-    made = lookup.prepared.made if lookup.prepared else {}
+    lookup = None if plain else find_prepared(location, store, damaged)
+    prepared = lookup.prepared if lookup else None
+    made = prepared.made if prepared else {}
     left_out = tuple(models.rescoring_folders(location.directory)) if rescoring == "off" else ()
     try:
         prediction = models.predict(location.directory, made, rescoring=not left_out)
@@ -82,7 +88,8 @@ def candidate(
         raise models.ModelError(
             "model_unreadable", f"{error.filename or location.directory}: {error.strerror}"
         ) from error
-    return Choice(location, lookup.prepared, prediction, left_out, problems=lookup.problems)
+    problems = lookup.problems if lookup else ()
+    return Choice(location, prepared, prediction, left_out, problems=problems)
 
 
 def find_wanted(settings: Settings, wanted: str) -> models.ModelLocation:
@@ -90,9 +97,11 @@ def find_wanted(settings: Settings, wanted: str) -> models.ModelLocation:
     return models.find_model(wanted, settings.models_dir, settings.language or None)
 
 
-def choose_model(settings: Settings, headroom: Headroom, lessons: Lessons | None = None) -> Choice:
+def choose_model(
+    settings: Settings, headroom: Headroom, lessons: Lessons | None = None, *, plain: bool = False
+) -> Choice:
     """The first model of `settings.model` that fits. Raises `TargetUnavailable`, with numbers and
-    with what would fit instead."""
+    with what would fit instead. `plain`: as it was published, though it may be prepared."""
     lessons = lessons or Lessons()
     workers = worker_count(settings)
     passed_over: list[str] = []
@@ -101,17 +110,16 @@ def choose_model(settings: Settings, headroom: Headroom, lessons: Lessons | None
         try:
             location = find_wanted(settings, wanted)
             there = True
-            ways = list(_ways(location, settings, lessons))
+            ways = list(_ways(location, settings, lessons, plain=plain))
         except models.ModelError as error:
             passed_over.append(error.message)
             continue
         if (choice := _first_that_fits(ways, workers, headroom)) is not None:
             return dataclasses.replace(choice, passed_over=tuple(passed_over))
-        passed_over.append(
-            does_not_fit(ways[-1], workers, headroom) + _prepared(ways[-1], workers, headroom)
-        )
+        better = "" if plain else _prepared(ways[-1], workers, headroom)
+        passed_over.append(does_not_fit(ways[-1], workers, headroom) + better)
     # Where none is there, what is installed has been said already.
-    instead = what_would_fit(settings, headroom, lessons) if there else ""
+    instead = what_would_fit(settings, headroom, lessons) if there and not plain else ""
     raise TargetUnavailable("; ".join(passed_over) + instead)
 
 
@@ -161,12 +169,15 @@ def what_would_fit(settings: Settings, headroom: Headroom, lessons: Lessons) -> 
     return "; nothing that is installed or known would fit"
 
 
-def _ways(location: models.ModelLocation, settings: Settings, lessons: Lessons) -> Iterator[Choice]:
+def _ways(
+    location: models.ModelLocation, settings: Settings, lessons: Lessons, *, plain: bool = False
+) -> Iterator[Choice]:
     """As it is, and then without what only corrects, where that is left to us."""
-    first = candidate(location, settings.prepared_dir, settings.rescoring, lessons.damaged)
+    store, damaged = settings.prepared_dir, lessons.damaged
+    first = candidate(location, store, settings.rescoring, damaged, plain=plain)
     yield dataclasses.replace(first, shown=lessons.needs_of(first.form))
     if settings.rescoring == "auto" and first.prediction.rescoring:
-        trimmed = candidate(location, settings.prepared_dir, "off", lessons.damaged)
+        trimmed = candidate(location, store, "off", damaged, plain=plain)
         yield dataclasses.replace(trimmed, shown=lessons.needs_of(trimmed.form))
 
 

@@ -105,9 +105,12 @@ class ServedModel:
         spools: SpoolStore,
         make_room: MakeRoom,
         kernels: KernelSupply,
+        plain: bool = False,
     ) -> None:
-        """`settings` with what is its `own` in place already."""
+        """`settings` with what is its `own` in place already; `plain`: as the model was published,
+        though it may be prepared."""
         self.label = label
+        self._plain = plain
         self.settings = settings
         self.own = own
         self.used_at = time.monotonic()
@@ -166,6 +169,12 @@ class ServedModel:
         """The language, or one that differs in its region only."""
         primary = language.lower().split("-")[0]
         return self.language.lower().split("-")[0] == primary
+
+    def takes_phrases(self) -> bool:
+        """It can be limited to phrases, once it is loaded as it was published; True while that is
+        not known."""
+        chosen = self._chosen
+        return chosen is None or models.composes_its_graph(chosen.location.directory)
 
     def in_words(self) -> str:
         """For a list of what there is."""
@@ -297,7 +306,7 @@ class ServedModel:
             headroom = await pool.headroom()
             try:
                 choice = await asyncio.to_thread(
-                    find_choice, self.settings, headroom, self._lessons
+                    find_choice, self.settings, headroom, self._lessons, plain=self._plain
                 )
             except TargetUnavailable:
                 if not await self._make_room(self):

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import msgspec.structs
@@ -17,7 +18,8 @@ from modelserver.serving.served import ServedModel, memory_settings
 from modelserver.serving.traffic import Traffic
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import own_settings, settings_for
-from modelserver.speech.messages import Speech, SpeechRequest
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from modelserver.speech.phrases import PhrasesRefused
 from supervisor import (
     Admission,
     Allocator,
@@ -43,6 +45,10 @@ _MOST_BYTES_PER_S = 2 * 2 * 48_000
 makes it, so that it is not refused for a length that it does not have. A job's size, for the pool,
 is seconds of audio."""
 
+_PHRASES_IDLE_S = 300.0
+"""A model that was loaded for phrases alone goes if nobody has asked for any so long."""
+_PHRASES_NICER = 5
+"""Its worker's priority is below the others'."""
 _ENDING = "the server is shutting down"
 _IDLE_LOOK_S = 0.5
 _LAST_ANSWERS_S = 1.0
@@ -110,6 +116,7 @@ class SpeechService:
         self._uploads: set[asyncio.Timeout] = set()
         self._idling: asyncio.Task[None] | None = None
         self._leaving: dict[ServedModel, asyncio.Task[None]] = {}
+        self._for_phrases: dict[str, ServedModel] = {}
         self._slots = 0
         self._past_deaths: Counter[Cause] = Counter()
         self.models = {
@@ -151,6 +158,28 @@ class SpeechService:
         wanted += [f"for the language {language!r}"] if language is not None else []
         there = ", ".join(served.in_words() for served in self.models.values())
         raise UnknownModel(f"there is no model {' and '.join(wanted)}; there are: {there}")
+
+    def with_phrases(self, served: ServedModel) -> ServedModel:
+        """The same model as it was published, on one worker of its own, loaded when it is used: a
+        compiled graph cannot be limited to phrases. Raises `PhrasesRefused`."""
+        if not served.takes_phrases():
+            raise PhrasesRefused(
+                f"{served.in_words()} has a graph that cannot be limited to phrases"
+            )
+        if (found := self._for_phrases.get(served.label)) is None:
+            own = msgspec.structs.replace(
+                served.own, load="first_use", idle_s=_PHRASES_IDLE_S, workers=1
+            )
+            nice = min(19, self.settings.workers.nice + _PHRASES_NICER)
+            settings = msgspec.structs.replace(
+                served.settings,
+                prepare="never",
+                warmup="none",
+                workers=msgspec.structs.replace(served.settings.workers, count=1, nice=nice),
+            )
+            found = self._new_model(f"{served.label}.phrases", settings, own, plain=True)
+            self._for_phrases[served.label] = found
+        return found
 
     @contextlib.asynccontextmanager
     async def admit(
@@ -223,10 +252,10 @@ class SpeechService:
         asked: SpeechRequest,
         *,
         patient: bool = False,
-        on_progress: Callable[[float], None] | None = None,
+        on_progress: Callable[[SpeechProgress], None] | None = None,
         request_id: str | None = None,
     ) -> Recognized:
-        """What is said in the file, as it is `asked`; `on_progress` gets seconds of audio done.
+        """What is said in the file, as it is `asked`; `on_progress` hears how far it is.
 
         `patient`: however long it takes, and however long the audio is. Raises
         `supervisor.PoolError`.
@@ -234,12 +263,17 @@ class SpeechService:
         limits = self.settings.limits
         longest_s = None if patient else limits.audio_s
         request = msgspec.structs.replace(asked, longest_audio_s=longest_s)
+
+        def told(value: Any) -> None:
+            if on_progress is not None:
+                on_progress(msgspec.convert(value, SpeechProgress))
+
         try:
             result = await place.admission.run(
                 msgspec.to_builtins(request),
                 audio,
                 timeout_s=None if patient else limits.request_s,
-                on_progress=on_progress,
+                on_progress=told,
                 request_id=request_id,
             )
         except DeadlineExceeded as error:
@@ -318,8 +352,11 @@ class SpeechService:
                 served.change(settings_for(settings, label, wanted[label]), wanted[label])
             if not served.on_demand:
                 await served.start()
-        for label in before.keys() - wanted.keys():
-            served = before[label]
+        # Those for phrases are loaded anew when somebody asks for them.
+        gone = [before[label] for label in before.keys() - wanted.keys()]
+        gone += self._for_phrases.values()
+        self._for_phrases = {}
+        for served in gone:
             self._leaving[served] = asyncio.create_task(self._retire(served, settings.drain_s))
 
     async def _retire(self, served: ServedModel, drain_s: float) -> None:
@@ -342,7 +379,7 @@ class SpeechService:
         """Unload the model that was used longest ago, of those that are loaded on demand."""
         candidates = [
             served
-            for served in self.models.values()
+            for served in (*self.models.values(), *self._for_phrases.values())
             if served is not wanted and served.on_demand and served.idle
         ]
         if not candidates:
@@ -355,7 +392,7 @@ class SpeechService:
     async def _unload_idle_ones(self) -> None:
         while True:
             await asyncio.sleep(_IDLE_LOOK_S)
-            for served in list(self.models.values()):
+            for served in (*self.models.values(), *self._for_phrases.values()):
                 patience = served.own.idle_s
                 since = time.monotonic() - served.used_at
                 if served.on_demand and patience and served.idle and since > patience:
@@ -363,10 +400,14 @@ class SpeechService:
 
     def _all(self) -> tuple[ServedModel, ...]:
         """Those that leave included."""
-        return (*self.models.values(), *self._leaving)
+        return (*self.models.values(), *self._for_phrases.values(), *self._leaving)
 
     def _served(self, label: str, own: ModelSettings) -> ServedModel:
-        settings = settings_for(self.settings, label, own)
+        return self._new_model(label, settings_for(self.settings, label, own), own)
+
+    def _new_model(
+        self, label: str, settings: Settings, own: ModelSettings, *, plain: bool = False
+    ) -> ServedModel:
         served = ServedModel(
             label,
             settings,
@@ -376,6 +417,7 @@ class SpeechService:
             spools=self.spools,
             make_room=self._make_room,
             kernels=self._kernels,
+            plain=plain,
         )
         self._slots += served.slots
         return served

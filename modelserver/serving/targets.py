@@ -43,10 +43,12 @@ def find_model(settings: Settings) -> models.ModelLocation:
     return find_wanted(settings, last)
 
 
-def find_choice(settings: Settings, headroom: Headroom, lessons: Lessons) -> Choice:
-    """What to load now: what fits into `headroom`, prepared if it is. May read disks. Raises
-    `TargetUnavailable`."""
-    choice = choose_model(settings, headroom, lessons)
+def find_choice(
+    settings: Settings, headroom: Headroom, lessons: Lessons, *, plain: bool = False
+) -> Choice:
+    """What to load now: what fits into `headroom`, prepared if it is and not wanted `plain`. May
+    read disks. Raises `TargetUnavailable`."""
+    choice = choose_model(settings, headroom, lessons, plain=plain)
     _tell(choice, settings, headroom)
     return choice
 

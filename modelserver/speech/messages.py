@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -11,10 +12,14 @@ from supervisor import Target
 
 
 class SpeechRequest(msgspec.Struct, frozen=True):
-    """What a worker is asked. `channels`: "mix", "split", or the numbers of some, with commas."""
+    """What a worker is asked. `channels`: "mix", "split", or the numbers of some, with commas;
+    `partials`: its progress is `SpeechProgress` with what is understood so far."""
 
     words: bool = False
     alternatives: int = 0
+    phrases: tuple[str, ...] = ()
+    segments: bool = False
+    partials: bool = False
     longest_audio_s: float | None = None
     raw: RawFormat | None = None
     channels: str = "mix"
@@ -31,13 +36,31 @@ class SpeechWord(msgspec.Struct, frozen=True, omit_defaults=True):
     channel: int | None = None
 
 
+class SpeechAlternative(msgspec.Struct, frozen=True):
+    """Another reading of a segment; `confidence` is the engine's score, not a probability."""
+
+    text: str
+    confidence: float
+
+
 class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was said in one go; times in seconds from the start of the audio."""
+    """What was said in one go; times in seconds from the start of the audio. `alternatives`: all
+    readings, best first, where they are asked for."""
 
     start: float
     end: float
     text: str
     channel: int | None = None
+    words: list[SpeechWord] = []
+    alternatives: list[SpeechAlternative] = []
+
+
+class SpeechProgress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a file is. `segment`: one that is final now; `partial`: the one at hand, so far."""
+
+    done_s: float
+    partial: str | None = None
+    segment: SpeechSegment | None = None
 
 
 class Speech(msgspec.Struct, frozen=True):
@@ -50,7 +73,7 @@ class Speech(msgspec.Struct, frozen=True):
     words: list[SpeechWord] = []
     warnings: list[str] = []
     segments: list[SpeechSegment] = []
-    """In the order of time; only where channels are heard one by one."""
+    """In the order of time; where they are asked for, or channels are heard one by one."""
 
 
 class StreamRequest(msgspec.Struct, frozen=True):
@@ -61,10 +84,46 @@ class StreamRequest(msgspec.Struct, frozen=True):
     words: bool = True
     alternatives: int = 0
     partial_words: bool = False
+    phrases: tuple[str, ...] = ()
 
 
 EOF, RESET = "eof", "reset"
 """The audio is over; the utterance is over, and the next one starts from nothing."""
+
+
+class CaptionRequest(msgspec.Struct, frozen=True):
+    """What a worker is asked for a live stream of any audio. Its input is bytes (of a container, or
+    of samples as `raw` says), or one of the words above; its answers are captions."""
+
+    raw: RawFormat | None = None
+    words: bool = False
+    alternatives: int = 0
+    partials: bool = True
+    phrases: tuple[str, ...] = ()
+    channels: str = "mix"
+
+
+class Caption(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A worker's answer on such a stream: what is understood of a segment so far ("partial"), or
+    what was said in it ("final"); times in seconds from the start of the stream. `finalized`: it
+    was ended because the client asked for that."""
+
+    kind: Literal["partial", "final"]
+    segment: int
+    text: str
+    start: float
+    end: float
+    words: list[SpeechWord] | None = None
+    alternatives: list[SpeechAlternative] | None = None
+    finalized: bool = False
+
+
+class LastCaption(msgspec.Struct, frozen=True):
+    """The last answer: seconds of audio that were heard, and how many segments there were."""
+
+    duration: float
+    segments: int
+    warnings: list[str]
 
 
 def speech_target(

@@ -16,18 +16,23 @@ import models
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
 from modelserver.audio.reader import AudioReader
+from modelserver.speech.captions import CaptionStream
 from modelserver.speech.messages import (
+    CaptionRequest,
     Speech,
+    SpeechProgress,
     SpeechRequest,
     SpeechSegment,
-    SpeechWord,
     StreamRequest,
 )
+from modelserver.speech.phrases import not_known
+from modelserver.speech.segments import in_order, segment_of, words_of
 from modelserver.speech.stream import SpeechStream
-from modelserver.speech.transcript import is_engine_token, reader_text
-from supervisor import JobError, SpoolView, allocator_in_use
+from modelserver.speech.transcript import reader_text
+from supervisor import JobError, SpoolView, StreamSession, allocator_in_use
 
 _NOISE_S = 10
+_REPORT_S = 0.2
 
 
 def load(
@@ -107,78 +112,94 @@ class SpeechModel:
             heard = yield from self._recognise(reader, asked)
         except AudioError as error:
             raise JobError(error.code, error.message) from error
-        answer: dict[str, Any] = msgspec.to_builtins(self._speech(heard, reader))
+        answer: dict[str, Any] = msgspec.to_builtins(self._speech(heard, reader, asked))
         return answer
 
-    def open(self, request: dict[str, Any], before: float, mark: Any) -> SpeechStream:
-        """A live stream (`supervisor.Streaming`); `before`: seconds of it that are settled."""
-        return SpeechStream(self._model, msgspec.convert(request, StreamRequest), before)
+    def open(self, request: dict[str, Any], before: float, mark: Any) -> StreamSession:
+        """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
+        if "sample_rate" in request:
+            return SpeechStream(self._model, msgspec.convert(request, StreamRequest), before)
+        return CaptionStream(self._model, msgspec.convert(request, CaptionRequest), before, mark)
 
     def _recognise(
         self, reader: AudioReader, asked: SpeechRequest
     ) -> Generator[Any, None, list[list[models.Utterance]]]:
         """What was said on each channel that is heard; one if they are mixed."""
-        # The order of what is said on several channels is that of its words.
-        words = asked.words or bool(reader.numbers)
-        options = models.RecognitionOptions(words=words, alternatives=asked.alternatives)
+        # Times of segments are those of their words.
+        words = asked.words or asked.segments or asked.partials or bool(reader.numbers)
+        options = models.RecognitionOptions(
+            words=words, alternatives=asked.alternatives, grammar=asked.phrases or None
+        )
         count = max(1, len(reader.numbers))
         utterances: list[list[models.Utterance]] = [[] for _ in range(count)]
         with contextlib.ExitStack() as open_ones:
             recognizers = []
             for _ in range(count):
-                recognizer = self._model.recognizer(options)
+                try:
+                    recognizer = self._model.recognizer(options)
+                except models.ModelError as error:
+                    raise JobError(error.code, error.message) from error
                 open_ones.callback(recognizer.close)
                 recognizers.append(recognizer)
             done_bytes, reported = 0, time.monotonic()
             for number, chunk in reader.pcm(self._model.chunk_bytes):
-                if (utterance := recognizers[number].accept(chunk)) is not None:
-                    utterances[number].append(utterance)
+                utterance = recognizers[number].accept(chunk)
                 done_bytes += len(chunk)
                 now = time.monotonic()
-                if now - reported < 0.2:
+                due = now - reported >= _REPORT_S
+                if utterance is not None:
+                    utterances[number].append(utterance)
+                if not due and not (asked.partials and utterance is not None):
                     yield None
-                else:
-                    reported = now
-                    yield done_bytes / 2 / self._model.sample_rate / count
+                    continue
+                reported = now
+                done_s = round(done_bytes / 2 / self._model.sample_rate / count, 3)
+                partial, segment = None, None
+                if asked.partials and utterance is not None:
+                    segment = segment_of(utterance, reader.channel(number), words=asked.words)
+                elif asked.partials and count == 1:
+                    partial = reader_text([recognizers[number].partial().text])
+                yield msgspec.to_builtins(SpeechProgress(done_s, partial, segment))
             for number, recognizer in enumerate(recognizers):
                 utterances[number].append(recognizer.finish())
+                if asked.partials:
+                    last, channel = utterances[number][-1], reader.channel(number)
+                    segment = segment_of(last, channel, words=asked.words)
+                    yield msgspec.to_builtins(SpeechProgress(reader.duration_s, segment=segment))
         return utterances
 
-    def _speech(self, heard: list[list[models.Utterance]], reader: AudioReader) -> Speech:
-        if reader.numbers:
-            segments = _segments(heard, reader.numbers)
-            text = reader_text(segment.text for segment in segments)
-        else:
-            segments = []
-            text = reader_text(utterance.text for utterance in heard[0])
+    def _speech(
+        self, heard: list[list[models.Utterance]], reader: AudioReader, asked: SpeechRequest
+    ) -> Speech:
+        by_channel = list(zip(heard, reader.numbers or (None,), strict=True))
+        segments: list[SpeechSegment] = []
+        if reader.numbers or asked.segments:
+            segments = in_order(
+                segment
+                for utterances, number in by_channel
+                for utterance in utterances
+                if (segment := segment_of(utterance, number, words=asked.segments and asked.words))
+            )
+        said = (
+            [segment.text for segment in segments]
+            if reader.numbers
+            else [utterance.text for utterance in heard[0]]
+        )
         words = [
-            SpeechWord(w.text, w.start_s, w.end_s, w.confidence, number)
-            for utterances, number in zip(heard, reader.numbers or (None,), strict=True)
+            word
+            for utterances, number in by_channel
             for utterance in utterances
-            for w in utterance.words
-            if not is_engine_token(w.text)
+            for word in words_of(utterance, number)
         ]
         return Speech(
-            text=text,
+            text=reader_text(said),
             duration_s=round(reader.duration_s, 3),
             model=self._name,
             language=self._language,
-            words=sorted(words, key=lambda word: word.start),
-            warnings=reader.warnings,
+            words=sorted(words, key=lambda word: word.start) if asked.words else [],
+            warnings=[*reader.warnings, *not_known(self._model.unknown_words(asked.phrases))],
             segments=segments,
         )
-
-
-def _segments(heard: list[list[models.Utterance]], numbers: tuple[int, ...]) -> list[SpeechSegment]:
-    """What was said on each channel, in the order of time."""
-    segments = []
-    for utterances, number in zip(heard, numbers, strict=True):
-        for utterance in utterances:
-            words = [word for word in utterance.words if not is_engine_token(word.text)]
-            if words:
-                text = reader_text([utterance.text])
-                segments.append(SpeechSegment(words[0].start_s, words[-1].end_s, text, number))
-    return sorted(segments, key=lambda segment: (segment.start, segment.channel))
 
 
 def _size(spool: SpoolView) -> int:

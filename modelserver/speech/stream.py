@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import models
 from modelserver.speech.messages import EOF, RESET, StreamRequest
-from supervisor import StreamAnswer
+from supervisor import JobError, StreamAnswer
 
 _TIMES = re.compile(r'"(start|end)" : (\d+\.\d+)')
 
@@ -19,12 +19,16 @@ class SpeechStream:
     def __init__(self, model: models.Model, request: StreamRequest, before_s: float) -> None:
         """`before_s`: seconds of it that another worker has heard."""
         self._rate = request.sample_rate
-        self._recognizer = model.live(
-            request.sample_rate,
+        options = models.RecognitionOptions(
             words=request.words,
             alternatives=request.alternatives,
             partial_words=request.partial_words,
+            grammar=request.phrases or None,
         )
+        try:
+            self._recognizer = model.live(request.sample_rate, options)
+        except models.ModelError as error:
+            raise JobError(error.code, error.message) from error
         self._before_s = before_s
 
     def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:

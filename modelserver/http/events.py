@@ -1,0 +1,44 @@
+"""Server-sent events: an answer that comes bit by bit (HTML Standard, section 9.2)."""
+
+import msgspec
+from aiohttp import web
+
+from modelserver.http.clients import allowed_origin, cors_headers
+from modelserver.http.keys import SERVICE
+from modelserver.http.middleware import REQUEST_ID, signed
+
+MEDIA_TYPE = "text/event-stream"
+
+
+class EventStream:
+    """An answer that is under way once `open` has been called."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self.response = web.StreamResponse()
+
+    async def open(self) -> None:
+        """Send the headers."""
+        headers = self.response.headers
+        headers["Content-Type"] = f"{MEDIA_TYPE}; charset=utf-8"
+        headers["Cache-Control"] = "no-cache"
+        headers["X-Accel-Buffering"] = "no"  # nginx would collect it
+        signed(self.response, self._request[REQUEST_ID])
+        cors = self._request.app[SERVICE].settings.cors
+        if origin := allowed_origin(self._request, cors):
+            headers.update(cors_headers(origin))
+        await self.response.prepare(self._request)
+
+    async def send(self, event: str | None, document: object) -> None:
+        """One event. Raises `ConnectionError` where the client has gone."""
+        name = f"event: {event}\n" if event else ""
+        data = document if isinstance(document, str) else msgspec.json.encode(document).decode()
+        await self.response.write(f"{name}data: {data}\n\n".encode())
+
+    async def stay(self) -> None:
+        """Nothing, so that nobody in between takes it for dead."""
+        await self.response.write(b": \n\n")
+
+    async def close(self) -> None:
+        """That was all."""
+        await self.response.write_eof()

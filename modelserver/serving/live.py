@@ -1,0 +1,177 @@
+"""One live stream as a protocol sees it, whichever that is: input goes in while the client talks,
+answers are told as they come, and it ends in one of a few ways."""
+
+import asyncio
+import contextlib
+import enum
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from modelserver.serving.served import ServedModel
+from modelserver.serving.service import SpeechService
+from modelserver.speech.messages import EOF, CaptionRequest, StreamRequest
+from supervisor import Stream
+
+LAST_RESULT_S = 20.0
+"""How long the last result of a stream that is ended may take."""
+
+
+class Why(enum.Enum):
+    """Why a stream is ended that its client has not ended."""
+
+    SHUTDOWN = enum.auto()
+    IDLE = enum.auto()
+    TOO_OLD = enum.auto()
+
+
+class Ended(Exception):
+    """The stream comes to its end now; its last result may still be had with `LiveSession.end`."""
+
+    def __init__(self, why: Why, reason: str) -> None:
+        super().__init__(reason)
+        self.why = why
+        self.reason = reason
+
+
+class LiveSession:
+    """Use as `async with`, from `live_session`. `listening` is around all that waits for the
+    client; `heard` is told of each of its messages."""
+
+    def __init__(
+        self, service: SpeechService, stream: Stream, tell: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        """`tell`: what to do with each answer."""
+        self._service = service
+        self._settings = service.settings.streams
+        self._stream = stream
+        self._tell = tell
+        self._answering: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[Any] | None = None
+        self._patience: asyncio.Timeout | None = None
+        self._over = False
+        self.heard_s = 0.0
+        """Seconds of audio that have come, where that is known beforehand."""
+
+    @property
+    def begun(self) -> bool:
+        """A worker has been or is to be found for it."""
+        return self._stream.begun
+
+    @property
+    def replays(self) -> int:
+        """How often it went on on another worker."""
+        return self._stream.replays
+
+    def begin(self, asked: StreamRequest | CaptionRequest, *, whole: bool = False) -> None:
+        """What it is, before any input. `whole`: see `supervisor.Stream.begin`."""
+        self._stream.begin(msgspec.to_builtins(asked), whole=whole)
+        self._answering = asyncio.create_task(self._answer())
+        self._answering.add_done_callback(self._interrupt)
+
+    async def ask(self, data: bytes | str, audio_s: float = 0.0) -> None:
+        """The next input; waits while enough is on its way. Raises `supervisor.PoolError`."""
+        self.heard_s += audio_s
+        self._service.traffic.audio_s += audio_s
+        await self._stream.send(data, audio_s)
+
+    async def end(self, last: str | None = EOF) -> None:
+        """Say that it is over (with None, only give up), and wait until all is answered. Raises
+        `supervisor.PoolError`, and what telling raises."""
+        if self._answering is not None:
+            self._over = True
+            self.busy()
+            if last is not None:
+                await self.ask(last)
+            self._stream.finish()
+            await self._answering
+
+    async def end_soon(self) -> None:
+        """The same, as well as it can be done."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_RESULT_S):
+                await self.end()
+
+    async def _answer(self) -> None:
+        while said := await self._stream.receive():
+            for answer in said:
+                await self._tell(answer)
+
+    # --- waiting for the client -----------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Raises `Ended`, `supervisor.PoolError`, and what telling raises, whatever is waited for
+        within."""
+        loop = asyncio.get_running_loop()
+        self._ending = asyncio.create_task(self._stream.ending.wait())
+        self._ending.add_done_callback(self._interrupt)
+        age = asyncio.timeout(self._settings.longest_s)
+        try:
+            async with age, asyncio.timeout_at(loop.time() + self._settings.idle_s) as patience:
+                self._patience = patience
+                yield
+        except TimeoutError:
+            if not age.expired() and not patience.expired():
+                raise
+            raise self._end_of(age) from None
+        finally:
+            self._patience = None
+
+    def _end_of(self, age: asyncio.Timeout) -> Exception:
+        if (
+            self._answering is not None
+            and self._answering.done()
+            and not self._answering.cancelled()
+            and (error := self._answering.exception()) is not None
+        ):
+            return error if isinstance(error, Exception) else RuntimeError(str(error))
+        if self._stream.ending.is_set():
+            return Ended(Why.SHUTDOWN, "the server is shutting down; come again")
+        if age.expired():
+            return Ended(Why.TOO_OLD, f"older than {self._settings.longest_s:g} s")
+        return Ended(Why.IDLE, f"nothing came for {self._settings.idle_s:g} s")
+
+    def heard(self) -> None:
+        """The client has said something."""
+        if self._patience is not None and not self._interrupted:
+            now = asyncio.get_running_loop().time()
+            self._patience.reschedule(now + self._settings.idle_s)
+
+    def busy(self) -> None:
+        """What it said is being dealt with: it is not the client who is waited for."""
+        if self._patience is not None and not self._interrupted:
+            self._patience.reschedule(None)
+
+    @property
+    def _interrupted(self) -> bool:
+        tasks = (self._answering, self._ending)
+        return any(task is not None and task.done() for task in tasks)
+
+    def _interrupt(self, task: "asyncio.Task[Any]") -> None:
+        if self._patience is not None and not self._over and not task.cancelled():
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    async def close(self) -> None:
+        """Tell nothing any more."""
+        tasks = [task for task in (self._answering, self._ending) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def live_session(
+    service: SpeechService,
+    served: ServedModel,
+    tell: Callable[[Any], Awaitable[None]],
+    request_id: str | None = None,
+) -> AsyncIterator[LiveSession]:
+    """A place for one. Raises `supervisor.PoolError`."""
+    async with service.stream(served, request_id=request_id) as stream:
+        session = LiveSession(service, stream, tell)
+        try:
+            yield session
+        finally:
+            await session.close()

@@ -1,0 +1,171 @@
+"""A live stream of any audio on a worker: captions out, each with its segment and its times.
+
+Imported in the fork server and its workers only. Heard in pieces of the size in which files are
+heard, however it comes: the same audio gives the same text.
+"""
+
+from collections.abc import Generator
+from typing import Any
+
+import msgspec
+
+import models
+from modelserver.audio.channels import channel_choice
+from modelserver.audio.errors import AudioError
+from modelserver.audio.formats import RawFormat
+from modelserver.audio.live import LiveAudio
+from modelserver.speech.messages import EOF, RESET, Caption, CaptionRequest, LastCaption
+from modelserver.speech.phrases import not_known
+from modelserver.speech.segments import segment_of
+from modelserver.speech.transcript import reader_text
+from supervisor import JobError, StreamAnswer
+
+
+class _Mark(msgspec.Struct):
+    """Where an utterance had ended, for a session that goes on from there."""
+
+    segment: int
+    samples: int
+    """Heard by the recogniser until then."""
+    raw: RawFormat | None = None
+    """What comes next is samples: nothing before them is needed. None in a container."""
+    pcm: bytes = b""
+    """Decoded, and not heard yet."""
+    undecoded: bytes = b""
+
+
+class CaptionStream:
+    """One stream (`supervisor.StreamSession`)."""
+
+    def __init__(
+        self, model: models.Model, request: CaptionRequest, before_s: float, mark: Any
+    ) -> None:
+        """`before_s`: seconds of it that came on another worker and are not told again; `mark`: the
+        last one of that worker's session."""
+        self._model, self._request = model, request
+        self._rate, self._piece_bytes = model.sample_rate, model.chunk_bytes
+        at = _Mark(0, 0) if mark is None else msgspec.convert(mark, _Mark)
+        self._segment = at.segment
+        raw = at.raw or request.raw
+        self._audio = LiveAudio(self._rate, raw=raw, channels=channel_choice(request.channels))
+        self._skip_bytes = 0
+        self._pending = bytearray()
+        self._samples = at.samples
+        if at.raw is not None:
+            known = at.samples + (len(at.pcm) + len(at.undecoded)) / 2
+            if before_s > known / self._rate + 1.0:  # more has gone than was settled
+                self._samples = int(before_s * self._rate)
+            else:
+                self._pending += at.pcm
+                self._audio.feed(at.undecoded)
+        elif at.samples:
+            self._skip_bytes = 2 * at.samples  # all of it comes again
+        self._from_s = self._samples / self._rate
+        self._utterance_s = self._from_s
+        self._said = ""
+        self._warned: list[str] = []
+        self._recognizer = self._new_recognizer()
+
+    def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
+        yield
+        try:
+            return (yield from self._feed(data, quiet=quiet))
+        except AudioError as error:
+            raise JobError(error.code, error.message) from error
+
+    def close(self) -> None:
+        self._audio.close()
+        self._recognizer.close()
+
+    def _new_recognizer(self) -> models.Recognizer:
+        asked = self._request
+        options = models.RecognitionOptions(
+            words=True, alternatives=asked.alternatives, grammar=asked.phrases or None
+        )
+        try:
+            recognizer = self._model.recognizer(options)
+        except models.ModelError as error:
+            raise JobError(error.code, error.message) from error
+        self._warned = not_known(self._model.unknown_words(asked.phrases))
+        return recognizer
+
+    def _feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
+        before = self._samples
+        values: list[Any] = []
+        ended = False
+        if isinstance(data, bytes):
+            self._audio.feed(data)
+        elif data == EOF:
+            self._audio.end()
+        for block in self._audio.blocks():
+            self._take(block)
+            while len(self._pending) >= self._piece_bytes:
+                ended = self._hear(self._piece_bytes, values)
+                yield
+        if data in (EOF, RESET):
+            if self._pending:
+                self._hear(len(self._pending), values)
+            self._final(self._recognizer.finish(), values, asked_for=data == RESET)
+            ended = True
+        if data == EOF:
+            values.append(msgspec.to_builtins(self._last()))
+        elif not ended and self._samples != before and self._request.partials and not quiet:
+            self._partial(values)
+        units = (self._samples - before) / self._rate
+        if not ended:
+            return StreamAnswer(values, units=units)
+        mark = _Mark(self._segment, self._samples, self._audio.raw)
+        if mark.raw is not None:
+            mark.pcm, mark.undecoded = bytes(self._pending), self._audio.rest()
+        return StreamAnswer(
+            values, settled=mark.raw is not None, mark=msgspec.to_builtins(mark), units=units
+        )
+
+    def _take(self, block: bytes) -> None:
+        skipped = min(len(block), self._skip_bytes)
+        self._skip_bytes -= skipped
+        self._pending += memoryview(block)[skipped:]
+
+    def _hear(self, size: int, values: list[Any]) -> bool:
+        """True if an utterance has ended."""
+        piece = bytes(self._pending[:size])
+        del self._pending[:size]
+        self._samples += len(piece) // 2
+        utterance = self._recognizer.accept(piece)
+        if utterance is None:
+            return False
+        self._final(utterance, values, asked_for=False)
+        return True
+
+    @property
+    def _heard_s(self) -> float:
+        return round(self._samples / self._rate, 3)
+
+    def _final(self, utterance: models.Utterance, values: list[Any], *, asked_for: bool) -> None:
+        segment = segment_of(utterance, from_s=self._from_s, words=self._request.words)
+        if segment is not None or asked_for:
+            caption = Caption(
+                kind="final",
+                segment=self._segment,
+                text=segment.text if segment else "",
+                start=segment.start if segment else self._heard_s,
+                end=segment.end if segment else self._heard_s,
+                words=segment.words if segment and segment.words else None,
+                alternatives=segment.alternatives if segment and segment.alternatives else None,
+                finalized=asked_for,
+            )
+            values.append(msgspec.to_builtins(caption))
+            self._segment += 1
+        self._utterance_s = self._heard_s
+        self._said = ""
+
+    def _partial(self, values: list[Any]) -> None:
+        text = reader_text([self._recognizer.partial().text])
+        if text == self._said:
+            return
+        self._said = text
+        caption = Caption("partial", self._segment, text, self._utterance_s, self._heard_s)
+        values.append(msgspec.to_builtins(caption))
+
+    def _last(self) -> LastCaption:
+        return LastCaption(self._heard_s, self._segment, [*self._warned, *self._audio.warnings])

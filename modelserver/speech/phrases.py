@@ -1,0 +1,46 @@
+"""Phrases that alone are to be recognised: what an engine calls a grammar."""
+
+from collections.abc import Iterable
+from typing import Any
+
+_MOST_PHRASES = 1000
+_MOST_LETTERS = 200
+
+UNKNOWN = "[unk]"
+"""Stands for whatever else was said."""
+
+
+_MOST_SAID = 20
+
+
+class PhrasesRefused(Exception):
+    """These phrases cannot be recognised; the text says why."""
+
+
+def not_known(words: list[str]) -> list[str]:
+    """The warning, if there are any that the model does not know."""
+    if not words:
+        return []
+    return [f"words of the phrases that the model does not know: {', '.join(words[:_MOST_SAID])}"]
+
+
+def phrase_list(given: Iterable[Any]) -> tuple[str, ...]:
+    """Checked, each once, without spaces that mean nothing. Raises `PhrasesRefused`."""
+    phrases: dict[str, None] = {}
+    for phrase in given:
+        if not isinstance(phrase, str):
+            raise PhrasesRefused(f"a phrase is text, not {str(phrase)[:40]!r}")
+        text = " ".join(phrase.split())
+        if len(text) > _MOST_LETTERS:
+            raise PhrasesRefused(
+                f"{text[:20]!r}... has {len(text)} letters, {_MOST_LETTERS} are allowed"
+            )
+        if not text.isprintable():
+            raise PhrasesRefused(f"{text[:40]!r} has letters that are none")
+        if text:
+            phrases[text] = None
+    if len(phrases) > _MOST_PHRASES:
+        raise PhrasesRefused(f"{len(phrases)} phrases; {_MOST_PHRASES} are allowed")
+    if set(phrases) == {UNKNOWN}:
+        raise PhrasesRefused(f"{UNKNOWN} alone recognises nothing")
+    return tuple(phrases)
