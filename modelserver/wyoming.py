@@ -84,6 +84,7 @@ class WyomingListener:
         self._uri = uri
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._announcement: Any = None
 
     async def __aenter__(self) -> "WyomingListener":
         parts = urlsplit(self._uri)
@@ -100,10 +101,21 @@ class WyomingListener:
             raise BadUri(f"cannot listen on {self._uri}: {error}") from error
         addresses = [str(sock.getsockname()) for sock in self._server.sockets]
         log.info("wyoming.listening", uri=self._uri, addresses=addresses)
+        name = self._service.settings.wyoming.announce
+        if name and parts.scheme == "tcp":
+            port = self._server.sockets[0].getsockname()[1]
+            try:
+                from modelserver.announcing import Announcement
+            except ImportError as error:
+                raise BadUri("wyoming.announce needs: pip install modelserver[zeroconf]") from error
+            self._announcement = Announcement(name, parts.hostname or "", port)
+            await self._announcement.begin()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         assert self._server is not None
+        if self._announcement is not None:
+            await self._announcement.end()
         self._server.close()
         for client in self._clients:
             client.cancel()

@@ -49,6 +49,7 @@ class Streams:
         self._streams: dict[int, Stream] = {}
         self._begun: dict[int, float] = {}
         self._worked: deque[tuple[float, float, float]] = deque()  # when, seconds of work, units
+        self._worked_s = self._heard = 0.0  # the sums of what is in it
         self._expected_until = 0.0
         """Until then a successor of a worker that was lost may still come."""
         self._since = 0.0
@@ -99,14 +100,14 @@ class Streams:
         self._look_back(now)
         new = sum(now - begun < _LOOK_BACK_S for begun in self._begun.values())
         span_s = min(_LOOK_BACK_S, max(_LEAST_SPAN_S, now - self._since))
-        measured = sum(ran_s for _, ran_s, _ in self._worked) / span_s
-        return max(measured, new * pace)
+        return max(self._worked_s / span_s, new * pace)
 
     def add(self, stream: Stream) -> None:
         """It begins."""
         if not self._streams:
             self._since = time.monotonic()
             self._worked.clear()
+            self._worked_s = self._heard = 0.0
             asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones)
         self._streams[stream.number] = stream
         self._begun[stream.number] = time.monotonic()
@@ -204,10 +205,11 @@ class Streams:
         worker.useful = True
         now = time.monotonic()
         self._worked.append((now, message.ran_s, units))
+        self._worked_s += message.ran_s
+        self._heard += units
         self._look_back(now)
-        worked_s = sum(ran_s for _, ran_s, _ in self._worked)
-        if (heard := sum(units for _, _, units in self._worked)) > 1.0:
-            self._pace = worked_s / heard
+        if self._heard > 1.0:
+            self._pace = self._worked_s / self._heard
 
     def _even_out(self, stream: Stream, worker: Worker) -> None:
         """A worker that has clearly more of them than another lets one go where that costs
@@ -238,7 +240,9 @@ class Streams:
 
     def _look_back(self, now: float) -> None:
         while self._worked and now - self._worked[0][0] > _LOOK_BACK_S:
-            self._worked.popleft()
+            _, ran_s, units = self._worked.popleft()
+            self._worked_s -= ran_s
+            self._heard -= units
 
 
 def _work_of(streams: Iterable[Stream]) -> float:

@@ -385,6 +385,46 @@ def test_the_terminal_can_listen(
     assert time.monotonic() - started > len(clips[0]) / 32_000 - 0.3
 
 
+_MICROPHONE = """
+# In the place of the library: a microphone that hears what is in a file, and then Ctrl-C.
+import os, signal, threading
+class PortAudioError(Exception): pass
+class RawInputStream:
+    def __init__(self, *, samplerate, channels, dtype, blocksize, callback):
+        assert (samplerate, channels, dtype) == (16000, 1, "int16")
+        self.pcm = open(os.environ["HEARS"], "rb").read()
+        self.size, self.callback = blocksize * 2, callback
+    def __enter__(self):
+        threading.Thread(target=self.speak).start()
+    def speak(self):
+        for at in range(0, len(self.pcm), self.size):
+            self.callback(self.pcm[at:at + self.size], None, None, None)
+        os.kill(os.getpid(), signal.SIGINT)
+    def __exit__(self, *exception): pass
+"""
+
+
+def test_the_terminal_can_listen_to_a_microphone(
+    server: RunningServer, clips: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "sounddevice.py").write_text(_MICROPHONE)
+    (tmp_path / "spoken").write_bytes(clips[0])
+    url = server.url.replace("http", "ws", 1) + "/"
+    terminal, inside = os.openpty()
+    told = subprocess.run(
+        [sys.executable, "-m", "modelserver", "listen", "--server", url],
+        stdin=inside,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "HEARS": str(tmp_path / "spoken")},
+    )
+    os.close(terminal)
+    os.close(inside)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout == listen(server, "-", stdin=clips[0]).stdout != b""
+
+
 def test_what_the_terminal_cannot_listen_to_is_said(server: RunningServer, tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"no audio at all")
     for arguments, reason in (

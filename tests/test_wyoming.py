@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from wyoming.error import Error
 from wyoming.event import Event
 from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
+from zeroconf.asyncio import AsyncZeroconf
 
+import models
 from models.prepared import PreparedModel
 
 CHUNK = 2048
@@ -35,6 +38,27 @@ def served(
     ) as running:
         running.wait_whole()
         yield running, port
+
+
+async def test_home_assistant_finds_it(tmp_path: Path, small: models.ModelLocation) -> None:
+    port, name = free_port(), f"test-{os.getpid()}"
+    given = {
+        "MODELSERVER_WYOMING_URI": f"tcp://127.0.0.1:{port}",
+        "MODELSERVER_WYOMING_ANNOUNCE": name,
+        "MODELSERVER_PREPARE": "never",
+        "MODELSERVER_WARMUP": "none",
+    }
+    kind = "_wyoming._tcp.local."
+    async with AsyncZeroconf(interfaces=["127.0.0.1"]) as network:
+        with start_server(tmp_path, "--model", str(small.directory), **given) as server:
+            server.wait_event("wyoming.announced", timeout_s=20)
+            found = await network.async_get_service_info(kind, f"{name}.{kind}", timeout=10_000)
+            assert found is not None
+            assert (found.port, found.parsed_addresses()) == (port, ["127.0.0.1"])
+        # It says goodbye.
+        async with asyncio.timeout(20):
+            while await network.async_get_service_info(kind, f"{name}.{kind}", timeout=300):
+                await asyncio.sleep(0.1)
 
 
 async def transcribe(port: int, pcm: bytes, *before: Any, rate: int = 16_000) -> list[Event]:

@@ -256,7 +256,7 @@ def _verdict(status: PoolStatus, stale: list[str]) -> tuple[str, list[str]]:
 
 
 def _streams(service: SpeechService) -> StreamsHealth:
-    pools = [served.pool for served in service.models.values() if served.pool is not None]
+    pools = [served.pool for served in service.all_served() if served.pool is not None]
     return StreamsHealth(
         open=sum(len(pool.streams) for pool in pools),
         behind_s=round(max((pool.streams.behind_s for pool in pools), default=0.0), 3),

@@ -265,6 +265,11 @@ class _LiveReader(AudioReader):
         try:
             for block in self._blocks():
                 yield block[0]
+            if self._raw is None and not self._seconds:
+                raise not_audio(
+                    "nothing could be heard of it as it came: a file whose index comes last has to "
+                    "be sent as a file"
+                )
         finally:
             self.close()
 

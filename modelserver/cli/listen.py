@@ -1,9 +1,12 @@
-"""`modelserver listen [FILE|-]`: a live stream from the terminal, to any server of the protocol."""
+"""`modelserver listen [FILE|-]`: a live stream from the terminal, to any server of the Vosk
+project's protocol."""
 
 import asyncio
 import shutil
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import IO, Any
 
 import aiohttp
@@ -18,7 +21,7 @@ from modelserver.speech.transcript import reader_text
 _RATE = 16_000
 _PIECE_S = 0.2
 _PIECE_BYTES = int(_RATE * _PIECE_S) * 2
-STDIN = "-"
+STDIN, MICROPHONE = "-", ""
 
 
 class _Cannot(Exception):
@@ -26,7 +29,7 @@ class _Cannot(Exception):
 
 
 @click.command()
-@click.argument("file", default=STDIN, metavar="[FILE|-]")
+@click.argument("file", default="", metavar="[FILE|-]")
 @click.option(
     "--server",
     default="ws://127.0.0.1:8091/",
@@ -38,13 +41,17 @@ class _Cannot(Exception):
 def listen(file: str, server: str, model: str | None, *, fast: bool) -> None:
     """Send speech as it is spoken, and show what is understood.
 
-    FILE: any audio file, at the pace at which it was said. Without one, or with -: samples from
-    standard input (16 bits, one channel, 16,000 a second), as `arecord -r 16000 -f S16_LE` gives.
+    FILE: any audio file, at the pace at which it was said. With -: samples from standard input (16
+    bits, one channel, 16,000 a second), as `arecord -r 16000 -f S16_LE` gives. Without one: from
+    the microphone, until Ctrl-C; or from standard input, if that is no terminal.
 
     On a terminal what is being said is rewritten in place; what is final stays, a line each.
     """
+    if not file:
+        file = MICROPHONE if sys.stdin.isatty() else STDIN
+    paced = not fast and file not in (STDIN, MICROPHONE)
     try:
-        uvloop.run(_listen(file, server, model, paced=not fast and file != STDIN))
+        uvloop.run(_listen(file, server, model, paced=paced))
     except* av.FFmpegError as errors:
         error = errors.exceptions[0]
         raise click.ClickException(f"{file}: {getattr(error, 'strerror', error)}") from errors
@@ -83,6 +90,11 @@ async def _send(socket: aiohttp.ClientWebSocketResponse, file: str, *, paced: bo
 
 
 async def _pieces(file: str) -> AsyncIterator[bytes]:
+    if file == MICROPHONE:
+        async with aclosing(_spoken()) as spoken:
+            async for piece in spoken:
+                yield piece
+        return
     if file == STDIN:
         source: IO[bytes] = sys.stdin.buffer
         while piece := await asyncio.to_thread(source.read, _PIECE_BYTES):
@@ -91,6 +103,41 @@ async def _pieces(file: str) -> AsyncIterator[bytes]:
     pcm = await asyncio.to_thread(_decoded, file)
     for at in range(0, len(pcm), _PIECE_BYTES):
         yield pcm[at : at + _PIECE_BYTES]
+
+
+async def _spoken() -> AsyncGenerator[bytes, None]:
+    """From the microphone, until Ctrl-C."""
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise _Cannot(
+            "the microphone needs: pip install modelserver[microphone]; or use: "
+            "arecord -q -t raw -r 16000 -f S16_LE | modelserver listen -"
+        ) from error
+    except OSError as error:  # PortAudio is missing
+        raise _Cannot(
+            f"the microphone cannot be used: {error} (apt-get install libportaudio2)"
+        ) from error
+    loop = asyncio.get_running_loop()
+    pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    def heard(data: Any, *_: object) -> None:  # in a thread of PortAudio's
+        loop.call_soon_threadsafe(pieces.put_nowait, bytes(data))
+
+    try:
+        microphone = sounddevice.RawInputStream(
+            samplerate=_RATE, channels=1, dtype="int16", blocksize=_PIECE_BYTES // 2, callback=heard
+        )
+    except sounddevice.PortAudioError as error:
+        raise _Cannot(f"the microphone cannot be used: {error}") from error
+    loop.add_signal_handler(signal.SIGINT, pieces.put_nowait, None)
+    try:
+        with microphone:
+            click.echo("listening; Ctrl-C ends it", err=True)
+            while (piece := await pieces.get()) is not None:
+                yield piece
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
 
 
 def _decoded(file: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from modelserver.http.asyncapi import asyncapi
 from modelserver.http.connections import Connections
 from modelserver.http.convert import convert
 from modelserver.http.health import healthz, readyz, test
@@ -21,7 +22,12 @@ def build_application(service: SpeechService, connections: Connections) -> web.A
     app.router.add_post("/api/audio/convert", convert, expect_handler=hold_continue)
     add_vosk_routes(app)
     app.router.add_get("/api/audio/stream", stream, expect_handler=expect_continue)
-    for path, handler in (("/test", test), ("/healthz", healthz), ("/readyz", readyz)):
+    for path, handler in (
+        ("/asyncapi.json", asyncapi),
+        ("/test", test),
+        ("/healthz", healthz),
+        ("/readyz", readyz),
+    ):
         app.router.add_get(path, handler, expect_handler=expect_continue)
     return app
 

@@ -154,8 +154,11 @@ class LiveSession:
             self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        """Tell nothing any more."""
+        """Tell nothing any more. Twice does no harm."""
         tasks = [task for task in (self._answering, self._ending) if task is not None]
+        self._answering = self._ending = None
+        if not tasks:
+            return
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -137,7 +137,7 @@ class SpeechService:
             self._idling.cancel()
             await asyncio.gather(self._idling, return_exceptions=True)
         leaving = tuple(self._leaving.values())
-        await asyncio.gather(*(served.stop() for served in self._all()))
+        await asyncio.gather(*(served.stop() for served in self.all_served()))
         await asyncio.gather(*leaving)
         await self.guard.__aexit__(*exception)
 
@@ -238,7 +238,7 @@ class SpeechService:
             timeout.reschedule(asyncio.get_running_loop().time())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_ANSWERS_S):
-                for served in self._all():
+                for served in self.all_served():
                     await served.out_of_use()
 
     def open_spool(self) -> Spool:
@@ -304,12 +304,12 @@ class SpeechService:
     async def drain(self, timeout_s: float) -> bool:
         """Take no new requests, and wait for those inside; True if all were done in time."""
         self._draining = _ENDING
-        for served in self._all():
+        for served in self.all_served():
             if served.pool is not None:
                 served.pool.end_streams()
         try:
             async with asyncio.timeout(timeout_s):
-                for served in self._all():
+                for served in self.all_served():
                     await served.out_of_use()
         except TimeoutError:
             return False
@@ -398,8 +398,8 @@ class SpeechService:
                 if served.on_demand and patience and served.idle and since > patience:
                     await self._let_go(served, f"nobody asked for it for {patience:g} s")
 
-    def _all(self) -> tuple[ServedModel, ...]:
-        """Those that leave included."""
+    def all_served(self) -> tuple[ServedModel, ...]:
+        """Those that leave, and those that were loaded for phrases, included."""
         return (*self.models.values(), *self._for_phrases.values(), *self._leaving)
 
     def _served(self, label: str, own: ModelSettings) -> ServedModel:
@@ -436,18 +436,18 @@ class SpeechService:
 
     def label_of(self, slot: int) -> str:
         """The model that the worker on this slot serves."""
-        found = (served.label for served in self._all() if slot in served.numbers)
+        found = (served.label for served in self.all_served() if slot in served.numbers)
         return next(found, "")
 
     def watched(self) -> bool:
         """All that keeps the processes alive is itself alive."""
-        pools = [served.pool for served in self._all() if served.pool is not None]
+        pools = [served.pool for served in self.all_served() if served.pool is not None]
         return self.guard.alive() and all(pool.watched() for pool in pools)
 
     def status(self) -> PoolStatus:
         """A reading of all pools as one; reason, report and pace are the default model's."""
         first = self.default.status()
-        found = [status for served in self._all() if (status := served.status())]
+        found = [status for served in self.all_served() if (status := served.status())]
         reason = self.unready_reason()
         state = PoolState.READY if reason is None else PoolState.NOT_READY
         return PoolStatus(
@@ -461,7 +461,7 @@ class SpeechService:
             waiting=sum(status.waiting for status in found),
             deaths=dict(
                 sum(
-                    (m.deaths() for m in self._all()),
+                    (m.deaths() for m in self.all_served()),
                     self._past_deaths + Counter(self.guard.deaths),
                 )
             ),

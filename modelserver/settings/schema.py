@@ -156,6 +156,13 @@ class WyomingSettings(Section, frozen=True):
             "empty: nowhere. It needs the extra `wyoming`, and knows no keys"
         ),
     ] = ""
+    announce: Annotated[
+        str,
+        _about(
+            "the name under which Home Assistant finds it on the local network (mDNS), such as "
+            '"modelserver"; empty: it does not. It needs the extra `zeroconf`'
+        ),
+    ] = ""
 
 
 class CorsSettings(Section, frozen=True):
