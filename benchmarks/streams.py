@@ -1,11 +1,14 @@
 """Live streams at the pace of speech: how late results are, how many are taken, what a killed
 worker costs; beside the method of the Vosk project's server.
 
-    python benchmarks/streams.py [--streams N,N] [--seconds S] [--theirs N,N] [--audio DIR]
+    python benchmarks/streams.py [--streams N,N] [--quiet N,N] [--seconds S] [--theirs N,N]
+                                 [--audio DIR]
 
 "theirs": a WebSocket server with a thread pool and a new recogniser for each connection, on the
 plain model, re-stated from that server's source. Clients send a fifth of a second at a time and
-begin at different moments; a result's lateness is the time from the sending of its piece.
+begin at different moments; a result's lateness is the time from the sending of its piece. In a
+"quiet" round two thirds of what each says are silence. Last, twenty streams beside files, the
+memory that a stream takes, and a worker that is killed.
 """
 
 import argparse
@@ -25,9 +28,11 @@ from pathlib import Path
 
 import aiohttp
 import utterances
-from parts import free_port
+from parts import RunningServer, free_port
 from server import WORKERS, server
+from serving import load
 from tables import table
+from waves import wav
 
 PIECE_S = 0.2
 PIECE_BYTES = int(utterances.RATE * PIECE_S) * 2
@@ -101,6 +106,66 @@ async def many(url: str, count: int, audio: list[bytes], kill: "list[int] | None
     return heard
 
 
+def half_silent(pcm: bytes) -> bytes:
+    """Two seconds of speech, four of a little noise, and so on; as long as before."""
+    noise = random.Random(1)
+    hush = b"".join(
+        noise.randint(-20, 20).to_bytes(2, "little", signed=True)
+        for _ in range(4 * utterances.RATE)
+    )
+    speech = 2 * utterances.RATE * 2
+    parts = [pcm[at : at + speech] + hush for at in range(0, len(pcm), speech)]
+    return b"".join(parts)[: len(pcm)]
+
+
+def beside_files(running: RunningServer, audio: list[bytes], spoken: list[bytes]) -> str:
+    """What files lose to twenty streams, and what the streams are late for them."""
+    files = [wav(one) for one in spoken]
+    alone_s = load(running.port, files, 4)
+    url = running.url.replace("http", "ws", 1) + "/"
+
+    async def both() -> tuple[Heard, float]:
+        talking = asyncio.create_task(many(url, 20, audio))
+        await asyncio.sleep(3)
+        took = await asyncio.to_thread(load, running.port, files, 4)
+        return await talking, took
+
+    heard, took_s = asyncio.run(both())
+    late = sorted(heard.late_s)
+    return (
+        f"files: {sum(map(utterances.seconds, spoken)) / alone_s:.1f} audio s per s alone, "
+        f"{alone_s / took_s:.2f} of that beside {20 - heard.refused} streams, which were late by "
+        f"{1000 * late[int(len(late) * 0.95)]:.0f} ms at the 95th percentile"
+    )
+
+
+def memory_of_a_stream(running: RunningServer, pcm: bytes) -> str:
+    """By the tree's anonymous memory, each page once, with four streams that have heard ten
+    seconds and with twenty: what the first ones cost beside that a worker has once."""
+
+    def anonymous() -> int:
+        rollups = [Path(f"/proc/{one.pid}/smaps_rollup").read_text() for one in running.tree()]
+        lines = [line for rollup in rollups for line in rollup.splitlines()]
+        return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:"))
+
+    async def hold(count: int) -> int:
+        url = running.url.replace("http", "ws", 1) + "/"
+        async with aiohttp.ClientSession() as session, contextlib.AsyncExitStack() as stack:
+            for _ in range(count):
+                socket = await stack.enter_async_context(session.ws_connect(url))
+                await socket.send_str(json.dumps({"config": {"sample_rate": utterances.RATE}}))
+                for at in range(0, utterances.RATE * 2 * 10, PIECE_BYTES):
+                    await socket.send_bytes(pcm[at : at + PIECE_BYTES])
+                    await socket.receive_str()
+            return anonymous()
+
+    none, four, twenty = anonymous(), asyncio.run(hold(4)), asyncio.run(hold(20))
+    return (
+        f"memory: {(twenty - four) / 16e6:.1f} MB a stream; {(twenty - none) / 1e6:.0f} MB for the "
+        "first twenty"
+    )
+
+
 THEIRS = """
 import asyncio, concurrent.futures, json, os, sys
 from pathlib import Path
@@ -156,6 +221,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", default="10,30,50")
     parser.add_argument("--theirs", default="2,4,8")
+    parser.add_argument("--quiet", default="60,120")
+    parser.add_argument("--share", default="0.7", help="the setting streams.share")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--audio", default="", help="directory of 16 kHz mono WAV files")
     asked = parser.parse_args()
@@ -164,14 +231,21 @@ def main() -> None:
     audio = [b"".join(spoken[n:] + spoken[:n])[:length] for n in range(0, 80, 3)]
     rows = []
     with theirs() as url:
-        for count in map(int, asked.theirs.split(",")):
+        for count in map(int, filter(None, asked.theirs.split(","))):
             rows.append(asyncio.run(many(url, count, audio)).row("theirs", count))
             print(rows[-1], file=sys.stderr, flush=True)
-    with server("prepared") as running:
+    quiet = [half_silent(pcm) for pcm in audio]
+    with server("prepared", MODELSERVER_STREAMS_SHARE=asked.share) as running:
         url = running.url.replace("http", "ws", 1) + "/"
-        for count in map(int, asked.streams.split(",")):
-            rows.append(asyncio.run(many(url, count, audio)).row("this server", count))
-            print(rows[-1], file=sys.stderr, flush=True)
+        print(memory_of_a_stream(running, audio[0]))
+        for name, spoken_by, counts in (
+            ("this server", audio, asked.streams),
+            ("two thirds silence", quiet, asked.quiet),
+        ):
+            for count in map(int, filter(None, counts.split(","))):
+                rows.append(asyncio.run(many(url, count, spoken_by)).row(name, count))
+                print(rows[-1], file=sys.stderr, flush=True)
+        print(beside_files(running, audio, spoken))
         kill = [running.workers()[0].pid]
         rows.append(asyncio.run(many(url, 20, audio, kill)).row("a worker is killed", 20))
         assert len(running.workers()) == WORKERS

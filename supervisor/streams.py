@@ -22,8 +22,12 @@ _ITS_OWN_FAULT = (Cause.CRASH, Cause.HANG, Cause.GUARD, Cause.KERNEL_OOM)
 _LOOK_BACK_S = 5.0
 _LEAST_SPAN_S = 0.5
 _LOOK_S = 1.0
+_PACE_UNITS = 300.0
+"""What the pace is the mean of: much more than a stream's first seconds, which are cheaper."""
 _FIRST_PACE = 0.1
 """Seconds of work a unit takes, before any was measured: a cautious guess."""
+_LEAST_UNITS = 10.0
+"""Heard before it is believed."""
 _RETRY_S = 5.0
 _SUCCESSOR_S = 0.3
 """Within that a worker that was lost is replaced, as good as always."""
@@ -48,13 +52,13 @@ class Streams:
         self._attempts = attempts
         self._streams: dict[int, Stream] = {}
         self._begun: dict[int, float] = {}
-        self._worked: deque[tuple[float, float, float]] = deque()  # when, seconds of work, units
-        self._worked_s = self._heard = 0.0  # the sums of what is in it
+        self._worked: deque[tuple[float, float]] = deque()  # when, and seconds of work
+        self._worked_s = 0.0  # the sum of what is in it
         self._expected_until = 0.0
         """Until then a successor of a worker that was lost may still come."""
         self._since = 0.0
         """When the first of those that are open began."""
-        self._pace: float | None = None
+        self._pace_s = self._pace_units = 0.0  # of work, and what it was for; fading
         self.replays = 0
         """How often a stream went on on another worker."""
         self.refused = 0
@@ -81,7 +85,7 @@ class Streams:
 
     def refusal(self, s_per_unit: float | None) -> QueueFull | None:
         """Why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs take."""
-        pace = self._pace or s_per_unit or _FIRST_PACE
+        pace = self._pace(s_per_unit)
         needs = self.load(pace) + pace
         most = self.settings.share * self._count
         if needs <= most or not self._streams:
@@ -92,6 +96,12 @@ class Streams:
             f"needed, and {most:.2f} are there for streams",
             _RETRY_S,
         )
+
+    def _pace(self, s_per_unit: float | None) -> float:
+        """Seconds of work a unit of a stream takes."""
+        if self._pace_units < _LEAST_UNITS:
+            return s_per_unit or _FIRST_PACE
+        return self._pace_s / self._pace_units
 
     def load(self, pace: float) -> float:
         """How many workers' whole time the streams need: what was measured of late, and for those
@@ -107,7 +117,7 @@ class Streams:
         if not self._streams:
             self._since = time.monotonic()
             self._worked.clear()
-            self._worked_s = self._heard = 0.0
+            self._worked_s = 0.0
             asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones)
         self._streams[stream.number] = stream
         self._begun[stream.number] = time.monotonic()
@@ -204,12 +214,12 @@ class Streams:
             self._even_out(stream, worker)
         worker.useful = True
         now = time.monotonic()
-        self._worked.append((now, message.ran_s, units))
+        self._worked.append((now, message.ran_s))
         self._worked_s += message.ran_s
-        self._heard += units
         self._look_back(now)
-        if self._heard > 1.0:
-            self._pace = self._worked_s / self._heard
+        fades = max(0.0, 1.0 - units / _PACE_UNITS)
+        self._pace_s = self._pace_s * fades + message.ran_s
+        self._pace_units = self._pace_units * fades + units
 
     def _even_out(self, stream: Stream, worker: Worker) -> None:
         """A worker that has clearly more of them than another lets one go where that costs
@@ -240,9 +250,8 @@ class Streams:
 
     def _look_back(self, now: float) -> None:
         while self._worked and now - self._worked[0][0] > _LOOK_BACK_S:
-            _, ran_s, units = self._worked.popleft()
+            _, ran_s = self._worked.popleft()
             self._worked_s -= ran_s
-            self._heard -= units
 
 
 def _work_of(streams: Iterable[Stream]) -> float:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -371,6 +372,72 @@ async def test_idle_clients_and_the_end_of_the_server_get_their_last_result(
             assert said[-1]["type"] == "end"
             assert client.socket.close_code == 1001
         assert server.process.wait(20) == 0
+
+
+async def test_bad_clients_make_no_good_one_late(
+    server: RunningServer, described: dict[str, Any], clips: list[bytes]
+) -> None:
+    vosk = server.url.replace("http", "ws", 1) + "/"
+    late: list[float] = []
+
+    async def good() -> None:
+        async with websockets.connect(vosk) as client:
+            await client.send('{"config": {"sample_rate": 16000}}')
+            for at in range(0, len(clips[0]), PIECE):
+                started = time.monotonic()
+                await client.send(clips[0][at : at + PIECE])
+                await client.recv()
+                late.append(time.monotonic() - started)
+                await asyncio.sleep(max(0.0, 0.2 + started - time.monotonic()))
+
+    async def bad(message: bytes | str, *more: bytes | str) -> None:
+        while True:
+            with contextlib.suppress(websockets.WebSocketException, OSError, TimeoutError):
+                async with websockets.connect(vosk, close_timeout=1) as client:
+                    for each in (message, *more):
+                        await client.send(each)
+                    async with asyncio.timeout(1):
+                        await client.wait_closed()
+            await asyncio.sleep(0.05)
+
+    async def deaf() -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(
+            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        frame = b"\x82\xfe\x0f\xa0\0\0\0\0" + bytes(4000)
+        try:
+            for _ in range(2000):
+                writer.write(frame)
+                await writer.drain()  # stops it once nobody reads on
+        finally:
+            writer.transport.abort()
+
+    async def fleeting() -> None:
+        while True:
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                    connection.send(b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n")
+            await asyncio.sleep(0.05)
+
+    others = [
+        asyncio.create_task(one)
+        for one in (
+            bad("audio as text"),
+            bad(b"\0", b"\0\0\0"),
+            bad(bytes(10_000_000)),
+            bad('{"config": {"sample_rate": 1e9}}'),
+            bad('{"config": {"sample_rate": 16000}}', clips[1], '{"reset": 1}', '{"eof": 1}'),
+            deaf(),
+            fleeting(),
+        )
+    ]
+    await good()
+    for one in others:
+        one.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    assert sorted(late)[int(len(late) * 0.95)] < 0.5
 
 
 def test_the_document_names_every_parameter_and_message(described: dict[str, Any]) -> None:
