@@ -1,20 +1,18 @@
 """`POST /api/audio/convert`: one audio file in, one transcript out."""
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 from aiohttp import web
 
 from modelserver.http.errors import json_response
+from modelserver.http.incoming import Asked, find_model, incoming
 from modelserver.http.keys import SERVICE
-from modelserver.http.middleware import NOTES, REQUEST_ID
+from modelserver.http.middleware import REQUEST_ID
 from modelserver.http.negotiation import wants_events, wants_plain_text
 from modelserver.http.parameters import Parameters, read_parameters
-from modelserver.http.progress import answer_in_events
-from modelserver.http.upload import Upload, must_be_acceptable
-from modelserver.serving.served import ServedModel
-from modelserver.serving.service import SpeechService
+from modelserver.http.progress import OurStory, stream_events
+from modelserver.http.texts import TEXTS, text_response
 from modelserver.speech.messages import (
     Speech,
     SpeechProgress,
@@ -39,64 +37,43 @@ class Transcript(msgspec.Struct, omit_defaults=True):
 
 
 async def convert(request: web.Request) -> web.StreamResponse:
-    """Admission first, then the body, then a worker."""
+    """As JSON, as text or subtitles, or bit by bit."""
     content_type = request.headers.get("Content-Type", "")
     query = list(request.query.items())
-    asked, _ = read_parameters(query, {}, content_type)
     plain, events = wants_plain_text(request), wants_events(request)
-    service = request.app[SERVICE]
-    limits = service.settings.limits
-    must_be_acceptable(request, limits)
-    served = _find(service, asked)
-    async with contextlib.AsyncExitStack() as held, service.open_spool() as spool:
-        place = await held.enter_async_context(service.admit(served, request.content_length))
-        async with service.uploading():
-            received = await Upload(request, spool, limits, asked.raw).receive()
-        wanted = served
-        warnings: list[str] = []
-        if received.fields:
-            asked, warnings = read_parameters(query, received.fields, content_type)
-            wanted = _find(service, asked)
-        if wanted is not served:  # a field of the form has named another
-            await held.aclose()
-            place = await held.enter_async_context(service.admit(wanted, spool.size))
-        request[NOTES].update(
-            model=wanted.label, bytes=spool.size, audio_s=round(received.seconds, 3)
-        )
-        place.admission.resize(received.seconds, known=received.known)
-        wanted_of_it = SpeechRequest(
-            words=asked.words,
-            alternatives=asked.alternatives,
-            phrases=asked.phrases,
-            # Readings are of segments.
-            segments=asked.segments or asked.alternatives > 0,
-            partials=events,
-            channels=asked.channels,
-            raw=asked.raw,
+    wanted: tuple[Parameters, list[str]]
+
+    def read(fields: Mapping[str, str]) -> Asked:
+        nonlocal wanted
+        wanted = asked, _ = read_parameters(query, fields, content_type)
+        served = find_model(request.app[SERVICE], asked.model, asked.language, asked.phrases)
+        return Asked(
+            served,
+            SpeechRequest(
+                words=asked.words or asked.format in ("srt", "vtt"),
+                alternatives=asked.alternatives,
+                phrases=asked.phrases,
+                # Readings are of segments.
+                segments=asked.segments or asked.alternatives > 0,
+                partials=events,
+                channels=asked.channels,
+                raw=asked.raw,
+            ),
         )
 
-        async def transcript(told: Callable[[SpeechProgress], None] | None) -> Transcript:
-            done = await service.transcribe(
-                place, spool, wanted_of_it, on_progress=told, request_id=request[REQUEST_ID]
-            )
-            request[NOTES].update(
-                audio_s=done.speech.duration_s,
-                queued_s=round(done.queued_s, 3),
-                run_s=round(done.run_s, 3),
-            )
-            return _transcript(done.speech, asked, warnings, request[REQUEST_ID])
+    async with incoming(request, read) as came:
+        asked, warnings = wanted
+
+        async def transcript(told: Callable[[SpeechProgress], None]) -> Transcript:
+            speech = await came.transcribe(told)
+            return _transcript(speech, asked, warnings, request[REQUEST_ID])
 
         if events:
-            return await answer_in_events(request, transcript)
-        answer = await transcript(None)
-    if plain:
-        return web.Response(text=answer.text, content_type="text/plain", charset="utf-8")
-    return json_response(answer)
-
-
-def _find(service: SpeechService, asked: Parameters) -> ServedModel:
-    served = service.find(asked.model, asked.language)
-    return service.with_phrases(served) if asked.phrases else served
+            return await stream_events(request, transcript, OurStory())
+        speech = await came.transcribe()
+    if asked.format in TEXTS or plain:
+        return text_response(speech, asked.format if asked.format in TEXTS else "text")
+    return json_response(_transcript(speech, asked, warnings, request[REQUEST_ID]))
 
 
 def _transcript(

@@ -52,6 +52,10 @@ STATUS = {
 """Every code that the API answers with, and its status. Codes are stable."""
 
 
+_OPENAI = "/v1/audio/", "/v1/models"
+"""Paths of an API that writes errors otherwise."""
+
+
 class ApiError(Exception):
     """A request is refused, or failed."""
 
@@ -85,12 +89,42 @@ class ErrorDocument(msgspec.Struct):
     error: ErrorInside
 
 
-def error_response(error: ApiError, request_id: str) -> web.Response:
-    """The error document."""
+class _OpenAiError(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class _OpenAiErrorDocument(msgspec.Struct):
+    error: _OpenAiError
+
+
+def openai_error(error: ApiError) -> _OpenAiErrorDocument:
+    """An error as the clients of OpenAI's API parse it."""
+    match error.status:
+        case 401:
+            kind = "authentication_error"
+        case 403:
+            kind = "permission_error"
+        case 429:
+            kind = "rate_limit_error"
+        case status if status < 500:
+            kind = "invalid_request_error"
+        case _:
+            kind = "server_error"
+    param = "model" if error.code == "model_not_found" else None
+    return _OpenAiErrorDocument(_OpenAiError(error.message, kind, param, error.code))
+
+
+def error_response(error: ApiError, request_id: str, path: str = "") -> web.Response:
+    """The error document, as it is written at that path."""
     headers = dict(error.headers)
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    document = ErrorDocument(ErrorInside(error.code, error.message, request_id))
+    document: object = ErrorDocument(ErrorInside(error.code, error.message, request_id))
+    if path.startswith(_OPENAI):
+        document = openai_error(error)
     return json_response(document, status=error.status, headers=headers)
 
 

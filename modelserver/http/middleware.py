@@ -75,7 +75,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         if error is None:
             log.exception("request.failed", request_id=request_id, path=request.path)
             error = ApiError("internal", "the server failed; its log says how")
-        response = error_response(error, request_id)
+        response = error_response(error, request_id, request.path)
     except BaseException:
         request.app[SERVICE].traffic.abandoned += 1
         _log_request(request, request_id, None, "cancelled", started)

@@ -17,10 +17,11 @@ from modelserver.speech.phrases import phrase_list
 _BOTH_NAMES = (
     "model", "language", "words", "alternatives", "phrases", "channels", "encoding", "rate",
 )  # fmt: skip
-NAMES = (*_BOTH_NAMES, "segments")
+NAMES = (*_BOTH_NAMES, "segments", "format")
 """Of a file."""
 STREAM_NAMES = (*_BOTH_NAMES, "partials")
 """Of a live stream."""
+_FORMATS = ("json", "text", "srt", "vtt")
 MOST_ALTERNATIVES = 20
 _IGNORED = ("_",)
 """What browsers add so that nothing in between remembers the answer."""
@@ -58,6 +59,7 @@ class Parameters:
     language: str | None = None
     words: bool = False
     segments: bool = False
+    format: str = "json"
     partials: bool = True
     alternatives: int = 0
     phrases: tuple[str, ...] = ()
@@ -77,10 +79,11 @@ def read_parameters(
     return (
         Parameters(
             model=values.get("model") or None,
-            language=_language(values.get("language", "")),
-            words=_flag("words", values.get("words", "false")),
-            segments=_flag("segments", values.get("segments", "false")),
-            partials=_flag("partials", values.get("partials", "true")),
+            language=read_language(values.get("language", "")),
+            words=read_flag("words", values.get("words", "false")),
+            segments=read_flag("segments", values.get("segments", "false")),
+            format=_format(values.get("format", "json")),
+            partials=read_flag("partials", values.get("partials", "true")),
             alternatives=_alternatives(values.get("alternatives", "0")),
             phrases=_phrases(values.get("phrases", "")),
             channels=_channels(values),
@@ -124,6 +127,14 @@ def _unknown(name: str, names: tuple[str, ...]) -> str:
     return f"there is no parameter {name[:60]!r}; {meant}there are: {', '.join(names)}"
 
 
+def _format(text: str) -> str:
+    if text not in _FORMATS:
+        raise ApiError(
+            "bad_parameter", f"format={text[:40]!r} is not known; there are: {', '.join(_FORMATS)}"
+        )
+    return text
+
+
 def _alternatives(text: str) -> int:
     count = _number("alternatives", text) or 0
     if count > MOST_ALTERNATIVES:
@@ -143,14 +154,16 @@ def _phrases(text: str) -> tuple[str, ...]:
     return phrase_list(given if isinstance(given, list) else [given])
 
 
-def _flag(name: str, text: str) -> bool:
+def read_flag(name: str, text: str) -> bool:
+    """True or false, as people write them. Raises `ApiError`."""
     wanted = text.strip().lower()
     if wanted not in _TRUE + _FALSE:
         raise ApiError("bad_parameter", f"{name}={text[:40]!r} is neither true nor false")
     return wanted in _TRUE
 
 
-def _language(text: str) -> str | None:
+def read_language(text: str) -> str | None:
+    """A language tag, or a name that people use; None for any. Raises `ApiError`."""
     wanted = text.strip().lower()
     if wanted in _ANY_LANGUAGE:
         return None

@@ -5,9 +5,11 @@ that would have been the answer, and "error" the error document. One of the last
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
@@ -34,12 +36,40 @@ class PartialText(msgspec.Struct):
     text: str
 
 
-async def answer_in_events(
-    request: web.Request, work: Callable[[Callable[[SpeechProgress], None]], Awaitable[Any]]
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its name, if it has one, and its document. Of those that are `passing` only the
+    last matters to a client that reads slowly."""
+
+    name: str | None
+    document: object
+    passing: bool = False
+
+
+class Story(Protocol):
+    """How an API tells what happens."""
+
+    def told(self, progress: SpeechProgress) -> Iterator[Event]:
+        """How far it is now."""
+        ...
+
+    def done(self, result: Any) -> Event:
+        """What came of it."""
+        ...
+
+    def failed(self, error: ApiError, request_id: str) -> Event:
+        """Nothing came of it."""
+        ...
+
+
+async def stream_events(
+    request: web.Request,
+    work: Callable[[Callable[[SpeechProgress], None]], Awaitable[Any]],
+    story: Story,
 ) -> web.StreamResponse:
-    """Do the `work`, which tells how far it is, and answers with a document."""
+    """Do the `work`, which tells how far it is, and tell the client."""
     events = EventStream(request)
-    waiting = _Waiting()
+    waiting = _Waiting(story)
     working = asyncio.ensure_future(work(waiting.tell))
     working.add_done_callback(lambda _: waiting.some.set())
     try:
@@ -50,14 +80,16 @@ async def answer_in_events(
                     await waiting.some.wait()
             except TimeoutError:
                 await events.stay()
-            for name, document in waiting.take():
-                await events.send(name, document)
+            for event in waiting.take():
+                await events.send(event.name, event.document)
         try:
-            await events.send("done", working.result())
+            last = story.done(working.result())
         except Exception as error:
             if (known := as_api_error(error)) is None:
                 raise
-            await _fail(request, events, known)
+            request[NOTES].update(event_error=known.code)
+            last = story.failed(known, request[REQUEST_ID])
+        await events.send(last.name, last.document)
         await events.close()
     finally:
         working.cancel()
@@ -65,45 +97,55 @@ async def answer_in_events(
     return events.response
 
 
-async def _fail(request: web.Request, events: EventStream, error: ApiError) -> None:
-    request[NOTES].update(event_error=error.code)
-    document = ErrorInside(error.code, error.message, request[REQUEST_ID])
-    await events.send("error", ErrorDocument(document))
+class OurStory:
+    """As the events above."""
+
+    def __init__(self) -> None:
+        self._reported_at = 0.0
+        self._partial = ""
+
+    def told(self, progress: SpeechProgress) -> Iterator[Event]:
+        """Each only where it is news."""
+        if progress.segment is not None:
+            self._partial = ""
+            yield Event("final", progress.segment)
+        elif progress.partial and progress.partial != self._partial:
+            self._partial = progress.partial
+            yield Event("partial", PartialText(progress.partial), passing=True)
+        now = time.monotonic()
+        if now - self._reported_at >= _REPORT_S:
+            self._reported_at = now
+            yield Event("progress", Progress(progress.done_s), passing=True)
+
+    def done(self, result: Any) -> Event:
+        """The document that would have been the answer."""
+        return Event("done", result)
+
+    def failed(self, error: ApiError, request_id: str) -> Event:
+        """The error document."""
+        document = ErrorInside(error.code, error.message, request_id)
+        return Event("error", ErrorDocument(document))
 
 
 class _Waiting:
     """What has not been sent yet; of a client that reads slowly only what still matters."""
 
-    def __init__(self) -> None:
-        self.events: deque[tuple[str, object]] = deque()
+    def __init__(self, story: Story) -> None:
+        self.events: deque[Event] = deque()
         self.some = asyncio.Event()
-        self._reported_at = 0.0
-        self._partial = ""
+        self._story = story
 
     def tell(self, progress: SpeechProgress) -> None:
-        if progress.segment is not None:
-            self._partial = ""
-            self._forget_last("partial")
-            self.events.append(("final", progress.segment))
-        elif progress.partial and progress.partial != self._partial:
-            self._partial = progress.partial
-            self._forget_last("partial")
-            self.events.append(("partial", PartialText(progress.partial)))
-        now = asyncio.get_running_loop().time()
-        if now - self._reported_at >= _REPORT_S:
-            self._reported_at = now
-            self._forget_last("progress")
-            self.events.append(("progress", Progress(progress.done_s)))
-        if self.events:
+        for event in self._story.told(progress):
+            last = self.events[-1] if self.events else None
+            if last is not None and last.passing and last.name == event.name:
+                self.events.pop()
+            self.events.append(event)
             self.some.set()
 
-    def take(self) -> list[tuple[str, object]]:
+    def take(self) -> list[Event]:
         """And wait for more."""
         said = list(self.events)
         self.events.clear()
         self.some.clear()
         return said
-
-    def _forget_last(self, name: str) -> None:
-        if self.events and self.events[-1][0] == name:
-            self.events.pop()

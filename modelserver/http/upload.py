@@ -175,7 +175,11 @@ class Upload:
             raise ApiError("body_too_large", "what is in the body beside the audio is too large")
 
     def set_field(self, name: str, value: str) -> None:
-        """A field of text. Raises `ApiError` for one that is there twice, and differs."""
+        """A field of text. Raises `ApiError` for one that is there twice, and differs, where it is
+        none that makes a list."""
+        if name in self._fields and (name == "phrases" or name.endswith("[]")):
+            self._fields[name] += f"\n{value}"
+            return
         if self._fields.setdefault(name, value) != value:
             raise ApiError("bad_parameter", f"{name[:60]} is given twice, with different values")
 

@@ -1,5 +1,6 @@
 """SRT and WebVTT made of words with times."""
 
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -7,7 +8,8 @@ from modelserver.speech.messages import SpeechWord
 from modelserver.speech.transcript import join_words
 
 _LONGEST_TEXT = 42
-"""Characters a cue: what subtitlers take for one line."""
+"""Columns a cue: what subtitlers take for one line. A letter of Chinese, Japanese or Korean takes
+two."""
 _LONGEST_S = 6.0
 _PAUSE_S = 0.8
 """A silence this long begins a new cue."""
@@ -57,8 +59,12 @@ def _must_break(line: list[SpeechWord], word: SpeechWord) -> bool:
     return (
         word.start - line[-1].end >= _PAUSE_S
         or word.end - line[0].start > _LONGEST_S
-        or len(text) > _LONGEST_TEXT
+        or _columns(text) > _LONGEST_TEXT
     )
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _cue(line: list[SpeechWord]) -> Cue:

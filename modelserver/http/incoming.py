@@ -1,0 +1,87 @@
+"""A request with a recording in it, on its way to a transcript, whichever API it came by: admission
+first, then the body, then a worker."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from modelserver.http.keys import SERVICE
+from modelserver.http.middleware import NOTES, REQUEST_ID
+from modelserver.http.upload import Upload, must_be_acceptable
+from modelserver.serving.served import ServedModel
+from modelserver.serving.service import Place, SpeechService
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from supervisor import Spool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which model is to hear it, and what it is to tell."""
+
+    served: ServedModel
+    speech: SpeechRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A recording that is here, and has its place."""
+
+    request: web.Request
+    place: Place
+    spool: Spool
+    asked: Asked
+
+    async def transcribe(self, told: Callable[[SpeechProgress], None] | None = None) -> Speech:
+        """What is said in it. Raises `supervisor.PoolError`."""
+        done = await self.request.app[SERVICE].transcribe(
+            self.place,
+            self.spool,
+            self.asked.speech,
+            on_progress=told,
+            request_id=self.request[REQUEST_ID],
+        )
+        self.request[NOTES].update(
+            audio_s=done.speech.duration_s,
+            queued_s=round(done.queued_s, 3),
+            run_s=round(done.run_s, 3),
+        )
+        return done.speech
+
+
+@contextlib.asynccontextmanager
+async def incoming(
+    request: web.Request, read: Callable[[Mapping[str, str]], Asked]
+) -> AsyncIterator[Incoming]:
+    """`read` says what is asked for, from the fields that the body has: none at first, since what
+    can be refused without them shall be. Raises `ApiError`, `AudioError`, `UnknownModel`,
+    `PhrasesRefused` or `supervisor.PoolError`."""
+    service: SpeechService = request.app[SERVICE]
+    limits = service.settings.limits
+    must_be_acceptable(request, limits)
+    asked = read({})
+    async with contextlib.AsyncExitStack() as held, service.open_spool() as spool:
+        admission = service.admit(asked.served, request.content_length)
+        place = await held.enter_async_context(admission)
+        async with service.uploading():
+            received = await Upload(request, spool, limits, asked.speech.raw).receive()
+        before = asked
+        if received.fields:
+            asked = read(received.fields)
+        if asked.served is not before.served:  # a field of the form has named another
+            await held.aclose()
+            place = await held.enter_async_context(service.admit(asked.served, spool.size))
+        request[NOTES].update(
+            model=asked.served.label, bytes=spool.size, audio_s=round(received.seconds, 3)
+        )
+        place.admission.resize(received.seconds, known=received.known)
+        yield Incoming(request, place, spool, asked)
+
+
+def find_model(
+    service: SpeechService, name: str | None, language: str | None, phrases: tuple[str, ...] = ()
+) -> ServedModel:
+    """The one that is to hear it. Raises `UnknownModel` or `PhrasesRefused`."""
+    served = service.find(name, language)
+    return service.with_phrases(served) if phrases else served

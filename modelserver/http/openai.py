@@ -1,0 +1,303 @@
+"""OpenAI's audio API, for the clients that exist: `/v1/audio/transcriptions` and `/v1/models`.
+
+Source: OpenAI's API reference, and what its Python and Node packages send and parse. What this
+server cannot do is refused in words or, where a client could not do without, accepted and said in
+`warnings`.
+"""
+
+import math
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+from aiohttp import web
+
+from modelserver.http.errors import ApiError, json_response, openai_error
+from modelserver.http.incoming import Asked, find_model, incoming
+from modelserver.http.keys import SERVICE
+from modelserver.http.middleware import expect_continue
+from modelserver.http.parameters import read_flag, read_language
+from modelserver.http.progress import Event, stream_events
+from modelserver.http.texts import TEXTS, text_response
+from modelserver.http.upload import hold_continue
+from modelserver.serving.served import ServedModel
+from modelserver.serving.service import SpeechService, UnknownModel
+from modelserver.settings.labels import DEFAULT_LABEL
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest, SpeechSegment
+from modelserver.speech.transcript import reader_text
+
+_FORMATS = ("json", "verbose_json", *TEXTS)
+_GRANULARITIES = ("word", "segment")
+_FAMILIES = ("whisper", "gpt-4o", "parakeet", "canary")
+"""What is in the names of models that clients ask for without meaning one: any server of this API
+has a default in their place."""
+_STARTED = int(time.time())
+
+_LANGUAGE_NAMES = {
+    "ar": "arabic", "ca": "catalan", "cs": "czech", "de": "german", "el": "greek", "en": "english",
+    "eo": "esperanto", "es": "spanish", "fa": "persian", "fr": "french", "gu": "gujarati",
+    "hi": "hindi", "it": "italian", "ja": "japanese", "kk": "kazakh", "ko": "korean",
+    "nl": "dutch", "pl": "polish", "pt": "portuguese", "ru": "russian", "sv": "swedish",
+    "te": "telugu", "tl": "tagalog", "tr": "turkish", "uk": "ukrainian", "uz": "uzbek",
+    "vi": "vietnamese", "zh": "chinese",
+}  # fmt: skip
+"""Verbose answers name a language in English."""
+
+
+class _Usage(msgspec.Struct):
+    seconds: int
+    type: str = "duration"
+
+
+class _Json(msgspec.Struct, omit_defaults=True):
+    text: str
+    usage: _Usage
+    warnings: list[str] | None = None
+
+
+class _Segment(msgspec.Struct):
+    """`avg_logprob` is the logarithm of the words' mean confidence; there are no tokens, and
+    silence is no segment."""
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+
+
+class _Word(msgspec.Struct):
+    word: str
+    start: float
+    end: float
+
+
+class _Verbose(msgspec.Struct, omit_defaults=True):
+    language: str
+    duration: float
+    text: str
+    usage: _Usage
+    task: str | None = None
+    segments: list[_Segment] | None = None
+    words: list[_Word] | None = None
+    warnings: list[str] | None = None
+
+
+class _Model(msgspec.Struct):
+    id: str
+    created: int
+    object: str = "model"
+    owned_by: str = "modelserver"
+
+
+class _Delta(msgspec.Struct):
+    delta: str
+    type: str = "transcript.text.delta"
+
+
+class _Done(msgspec.Struct):
+    text: str
+    usage: _Usage
+    type: str = "transcript.text.done"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the form asks for, beside the model."""
+
+    form: str = "json"
+    stream: bool = False
+    words: bool = False
+    segments: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+async def transcriptions(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/audio/transcriptions`"""
+    wanted = _Wanted()
+
+    def read(fields: Mapping[str, str]) -> Asked:
+        nonlocal wanted
+        served, warnings = _find(request.app[SERVICE], fields)
+        wanted = _read(fields, warnings)
+        verbose = wanted.form == "verbose_json"
+        asked = SpeechRequest(
+            words=verbose or wanted.form in ("srt", "vtt"), segments=verbose, partials=wanted.stream
+        )
+        return Asked(served, asked)
+
+    async with incoming(request, read) as came:
+        if wanted.stream:
+            return await stream_events(request, came.transcribe, _Deltas())
+        speech = await came.transcribe()
+    if wanted.form in TEXTS:
+        return text_response(speech, wanted.form)
+    warnings = [*wanted.warnings, *speech.warnings] or None
+    if wanted.form == "json":
+        return json_response(_Json(speech.text, _usage(speech), warnings))
+    return json_response(_verbose(speech, wanted, warnings))
+
+
+def _find(service: SpeechService, fields: Mapping[str, str]) -> tuple[ServedModel, list[str]]:
+    """The model, and what should be said of the choice. Raises `ApiError` or `UnknownModel`."""
+    name = fields.get("model") or None
+    language = read_language(fields.get("language", ""))
+    try:
+        return find_model(service, name, language), []
+    except UnknownModel:
+        if not any(family in (name or "").lower() for family in _FAMILIES):
+            raise
+    served = find_model(service, None, language)
+    called = served.report().get("model") or served.label
+    return served, [f"there is no model {name!r} here: {called} was used"]
+
+
+def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
+    form = fields.get("response_format") or "json"
+    if form == "diarized_json":
+        raise ApiError("bad_parameter", "speakers are not told apart: response_format may be "
+                       f"{', '.join(_FORMATS)}")  # fmt: skip
+    if form not in _FORMATS:
+        raise ApiError("bad_parameter", f"response_format={form[:40]!r} is not known; there are: "
+                       f"{', '.join(_FORMATS)}")  # fmt: skip
+    if _listed(fields, "include"):
+        raise ApiError("bad_parameter", "include: log probabilities of tokens are not given")
+    granularities = _listed(fields, "timestamp_granularities")
+    for one in granularities:
+        if one not in _GRANULARITIES:
+            raise ApiError(
+                "bad_parameter", f"timestamp_granularities={one[:40]!r}: word and segment are known"
+            )
+    temperature = fields.get("temperature") or "0"
+    try:
+        if not 0 <= float(temperature) <= 1:
+            raise ValueError
+    except ValueError:
+        raise ApiError(
+            "bad_parameter", f"temperature={temperature[:40]!r}; it is from 0 to 1"
+        ) from None
+    said = list(warnings)
+    if fields.get("prompt", "").strip():
+        said.append("prompt: this engine cannot be told what to expect; it was ignored")
+    return _Wanted(
+        form=form,
+        stream=read_flag("stream", fields.get("stream", "false")),
+        words="word" in granularities,
+        segments="segment" in granularities or not granularities,
+        warnings=tuple(said),
+    )
+
+
+def _listed(fields: Mapping[str, str], name: str) -> list[str]:
+    """A field that may be there several times, with and without brackets."""
+    text = "\n".join(fields.get(key, "") for key in (f"{name}[]", name))
+    return [one.strip() for one in text.replace(",", "\n").splitlines() if one.strip()]
+
+
+def _verbose(speech: Speech, wanted: _Wanted, warnings: list[str] | None) -> _Verbose:
+    primary = speech.language.split("-")[0].lower()
+    return _Verbose(
+        task="transcribe",
+        language=_LANGUAGE_NAMES.get(primary, speech.language),
+        duration=speech.duration_s,
+        text=speech.text,
+        usage=_usage(speech),
+        segments=[
+            _segment(number, segment, speech) for number, segment in enumerate(speech.segments)
+        ]
+        if wanted.segments
+        else None,
+        words=[_Word(word.word, word.start, word.end) for word in speech.words]
+        if wanted.words
+        else None,
+        warnings=warnings,
+    )
+
+
+def _segment(number: int, segment: SpeechSegment, speech: Speech) -> _Segment:
+    sure = [
+        word.confidence
+        for word in speech.words
+        if word.confidence is not None and segment.start <= word.start <= segment.end
+    ]
+    mean = sum(sure) / len(sure) if sure else 1.0
+    text = segment.text.encode()
+    return _Segment(
+        id=number,
+        seek=round(segment.start * 100),
+        start=segment.start,
+        end=segment.end,
+        text=segment.text,
+        tokens=[],
+        temperature=0.0,
+        avg_logprob=round(math.log(max(mean, 1e-6)), 4),
+        compression_ratio=round(len(text) / max(1, len(zlib.compress(text))), 4),
+        no_speech_prob=0.0,
+    )
+
+
+def _usage(speech: Speech) -> _Usage:
+    return _Usage(math.ceil(speech.duration_s))
+
+
+class _Deltas:
+    """Segments as they are final, as events of that API (`modelserver.http.progress.Story`)."""
+
+    def __init__(self) -> None:
+        self._segments: list[str] = []
+        self._text = ""
+
+    def told(self, progress: SpeechProgress) -> Iterator[Event]:
+        if progress.segment is not None:
+            self._segments.append(progress.segment.text)
+            # The spaces between segments are those of their script.
+            text = reader_text(self._segments)
+            delta, self._text = text[len(self._text) :], text
+            yield Event(None, _Delta(delta))
+
+    def done(self, speech: Speech) -> Event:
+        return Event(None, _Done(speech.text, _usage(speech)))
+
+    def failed(self, error: ApiError, request_id: str) -> Event:
+        return Event("error", openai_error(error))
+
+
+async def translations(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/audio/translations`: what is not done here."""
+    raise ApiError(
+        "not_found", "nothing is translated here: /v1/audio/transcriptions writes down what is said"
+    )
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """`GET /v1/models`"""
+    models = [_model(served) for served in request.app[SERVICE].models.values()]
+    return json_response({"object": "list", "data": models})
+
+
+async def one_model(request: web.Request) -> web.Response:
+    """`GET /v1/models/{id}`"""
+    wanted = request.match_info["id"]
+    served = request.app[SERVICE].find(wanted)
+    return json_response(msgspec.structs.replace(_model(served), id=wanted))
+
+
+def _model(served: ServedModel) -> _Model:
+    """Called by its label, if it has one that somebody has given it."""
+    name = str(served.report().get("model") or served.label)
+    return _Model(name if served.label == DEFAULT_LABEL else served.label, _STARTED)
+
+
+def add_openai_routes(app: web.Application) -> None:
+    """Where its clients look."""
+    app.router.add_post("/v1/audio/transcriptions", transcriptions, expect_handler=hold_continue)
+    app.router.add_post("/v1/audio/translations", translations, expect_handler=hold_continue)
+    app.router.add_get("/v1/models", list_models, expect_handler=expect_continue)
+    app.router.add_get("/v1/models/{id:.+}", one_model, expect_handler=expect_continue)

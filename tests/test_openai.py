@@ -1,0 +1,248 @@
+"""OpenAI's API, with its own clients, unchanged."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from encoded import encoded
+from running import RunningServer, start_server
+
+from models.prepared import PreparedModel
+
+HERE = Path(__file__).parent / "node"
+NAME = "vosk-model-small-ko-0.22"
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel
+) -> Iterator[RunningServer]:
+    assert prepared_embedded
+    with start_server(tmp_path_factory.mktemp("openai")) as running:
+        running.wait_whole()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: RunningServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def spoken(clips: list[bytes]) -> bytes:
+    """Two utterances."""
+    return clips[1] + bytes(64_000) + clips[0]
+
+
+def file_of(pcm: bytes, kind: str = "wav") -> io.BytesIO:
+    file = io.BytesIO(encoded(pcm, kind))
+    file.name = f"speech.{kind}"
+    return file
+
+
+def test_a_transcript_is_ours(
+    server: RunningServer, client: openai.OpenAI, clips: list[bytes]
+) -> None:
+    for kind in ("wav", "mp3", "webm"):
+        file = file_of(clips[0], kind)
+        answer = client.audio.transcriptions.create(file=file, model=NAME)
+        assert answer.text == server.convert(file.getvalue()).json["text"] != ""
+        assert "warnings" not in (answer.model_extra or {})
+        assert answer.usage is not None
+
+
+def test_names_that_mean_any_model_get_the_default(
+    client: openai.OpenAI, clips: list[bytes]
+) -> None:
+    for name in ("whisper-1", "gpt-4o-transcribe", "Systran/faster-whisper-small", "default"):
+        answer = client.audio.transcriptions.create(
+            file=file_of(clips[0]), model=name, language="ko", prompt="names" * (name == "default")
+        )
+        warnings: list[str] = (answer.model_extra or {})["warnings"]
+        assert NAME in warnings[0] if name != "default" else "prompt" in warnings[0]
+
+
+def test_a_verbose_answer_has_segments_and_words(
+    server: RunningServer, client: openai.OpenAI, spoken: bytes
+) -> None:
+    file = file_of(spoken)
+    ours = server.convert(file.getvalue(), "?words=true&segments=true").json
+    answer = client.audio.transcriptions.create(
+        file=file,
+        model="whisper-1",
+        response_format="verbose_json",
+        timestamp_granularities=["word", "segment"],
+    )
+    assert (answer.language, float(answer.duration)) == ("korean", ours["duration"])
+    assert answer.segments
+    assert answer.words
+    assert [(s.start, s.end, s.text) for s in answer.segments] == [
+        (s["start"], s["end"], s["text"]) for s in ours["segments"]
+    ]
+    assert len(answer.segments) > 1
+    assert all(segment.avg_logprob <= 0 for segment in answer.segments)
+    assert [(w.word, w.start, w.end) for w in answer.words] == [
+        (w["word"], w["start"], w["end"]) for w in ours["words"]
+    ]
+    only = client.audio.transcriptions.create(
+        file=file_of(spoken), model="whisper-1", response_format="verbose_json"
+    )
+    assert only.segments
+    assert only.words is None
+
+
+def test_subtitles_and_text_are_text(client: openai.OpenAI, spoken: bytes) -> None:
+    made: dict[str, Any] = {
+        form: client.audio.transcriptions.create(
+            file=file_of(spoken),
+            model="whisper-1",
+            response_format=form,  # type: ignore[call-overload]
+        )
+        for form in ("text", "srt", "vtt")
+    }
+    assert all(isinstance(text, str) for text in made.values())
+    assert made["vtt"].startswith("WEBVTT\n\n00:00:")
+    cues = re.findall(r"\d+\n([\d:,]+) --> ([\d:,]+)\n(.+)\n", made["srt"])
+    assert " ".join(text for _, _, text in cues) == made["text"].strip()
+    starts = [start for start, _ in [(cue[0], cue[1]) for cue in cues]]
+    assert starts == sorted(starts)
+
+
+def test_a_transcript_comes_bit_by_bit(
+    server: RunningServer, client: openai.OpenAI, spoken: bytes
+) -> None:
+    file = file_of(spoken)
+    stream = client.audio.transcriptions.create(
+        file=file, model="gpt-4o-mini-transcribe", stream=True, chunking_strategy="auto"
+    )
+    events = list(stream)
+    assert [event.type for event in events[:-1]] == ["transcript.text.delta"] * (len(events) - 1)
+    assert len(events) > 2
+    done = events[-1]
+    assert done.type == "transcript.text.done"
+    assert "".join(getattr(event, "delta", "") for event in events) == done.text
+    assert done.text == server.convert(file.getvalue()).json["text"]
+
+
+def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+    listed = client.models.list().data
+    assert [model.id for model in listed] == [NAME]
+    assert client.models.retrieve(NAME).owned_by == "modelserver"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
+
+
+BAD: dict[str, tuple[dict[str, Any], type[openai.APIStatusError], str]] = {
+    "another model": ({"model": "nobody"}, openai.NotFoundError, "nobody"),
+    "another language": ({"language": "xx"}, openai.NotFoundError, "xx"),
+    "who speaks": ({"response_format": "diarized_json"}, openai.BadRequestError, "told apart"),
+    "no format": ({"response_format": "xml"}, openai.BadRequestError, "xml"),
+    "too hot": ({"temperature": 3}, openai.BadRequestError, "from 0 to 1"),
+    "probabilities": ({"include": ["logprobs"]}, openai.BadRequestError, "not given"),
+    "no grain": (
+        {"response_format": "verbose_json", "timestamp_granularities": ["letter"]},
+        openai.BadRequestError,
+        "letter",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_is_an_error_that_clients_know(
+    client: openai.OpenAI, clips: list[bytes], what: str
+) -> None:
+    more, kind, reason = BAD[what]
+    with pytest.raises(kind, match=reason) as refused:
+        client.audio.transcriptions.create(
+            **{"file": file_of(clips[0][:32_000]), "model": "whisper-1", **more}
+        )
+    assert refused.value.type == "invalid_request_error"
+    assert refused.value.code
+    assert refused.value.response.headers["X-Request-ID"]
+
+
+def test_no_audio_no_file_and_no_translation(client: openai.OpenAI, server: RunningServer) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.audio.transcriptions.create(file=("a.wav", b"hello " * 99), model="whisper-1")
+    assert refused.value.code == "not_audio"
+    with pytest.raises(openai.BadRequestError):
+        client.audio.transcriptions.create(file=("a.wav", b""), model="whisper-1")
+    with pytest.warns(DeprecationWarning), pytest.raises(openai.NotFoundError, match="translated"):
+        client.audio.translations.create(file=file_of(bytes(32_000)), model="whisper-1")
+    answer = server.ask("/v1/audio/speech")
+    assert answer.json["error"]["type"] == "invalid_request_error"
+    assert server.ask("/api/nothing").json["error"].keys() == {"code", "message", "request_id"}
+
+
+def test_fields_that_nobody_needs_do_no_harm(client: openai.OpenAI, clips: list[bytes]) -> None:
+    answer = client.audio.transcriptions.create(
+        file=file_of(clips[0][:64_000]),
+        model="whisper-1",
+        temperature=0.5,
+        extra_body={"vad_filter": "true", "hotwords": "a"},
+    )
+    assert answer.text
+
+
+@pytest.fixture(scope="session")
+def node_packages() -> Path:
+    """The npm packages, fetched once."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = cache / "modelserver" / "test-node"
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in HERE.iterdir():
+        shutil.copy(file, directory)
+    if not (directory / "node_modules" / "openai").is_dir():
+        subprocess.run(
+            ["npm", "install", "--silent", "--no-audit", "--no-fund"],
+            cwd=directory,
+            check=True,
+            timeout=120,
+        )
+    return directory
+
+
+def test_its_node_client_works_unchanged(
+    server: RunningServer, node_packages: Path, clips: list[bytes], tmp_path: Path
+) -> None:
+    file = tmp_path / "speech.mp3"
+    file.write_bytes(encoded(clips[0], "mp3"))
+    done = subprocess.run(
+        ["node", str(node_packages / "transcribe.mjs"), server.url, str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    text = server.convert(file.read_bytes()).json["text"]
+    assert said["json"]["text"] == said["verbose"]["text"] == text
+    assert said["verbose"]["words"]
+    assert said["verbose"]["segments"]
+    assert said["srt"].startswith("1\n00:00:00")
+    assert [event["type"] for event in said["events"]][-1] == "transcript.text.done"
+    assert said["events"][-1]["text"] == text
+    assert (said["models"], said["model"]) == ([NAME], NAME)
+    assert said["error"] == {"name": "NotFoundError", "status": 404, "code": "model_not_found"}
+
+
+@pytest.mark.parametrize("form", ["text", "srt", "vtt"])
+def test_our_own_path_has_them_too(server: RunningServer, clips: list[bytes], form: str) -> None:
+    wav = encoded(clips[0], "wav")
+    answer = server.convert(wav, f"?format={form}")
+    assert answer.status == 200
+    text = answer.body.decode()
+    if form == "text":
+        assert text == server.convert(wav).json["text"]
+    assert ("-->" in text) == (form != "text")
+    assert server.convert(wav, "?format=xml").status == 400
