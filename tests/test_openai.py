@@ -176,7 +176,10 @@ def test_no_audio_no_file_and_no_translation(client: openai.OpenAI, server: Runn
     assert refused.value.code == "not_audio"
     with pytest.raises(openai.BadRequestError):
         client.audio.transcriptions.create(file=("a.wav", b""), model="whisper-1")
-    with pytest.warns(DeprecationWarning), pytest.raises(openai.NotFoundError, match="translated"):
+    with (
+        pytest.warns(DeprecationWarning, match="deprecated"),
+        pytest.raises(openai.NotFoundError, match="translated"),
+    ):
         client.audio.translations.create(file=file_of(bytes(32_000)), model="whisper-1")
     answer = server.ask("/v1/audio/speech")
     assert answer.json["error"]["type"] == "invalid_request_error"
