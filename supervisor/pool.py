@@ -337,6 +337,26 @@ class Pool:
             finally:
                 self._streams.remove(stream)
 
+    @contextlib.contextmanager
+    def background_stream(self, *, request_id: str | None = None) -> Iterator[Stream]:
+        """A stream that is part of a job: it needs no place beside that job's, and has its turns
+        when its worker has nothing else to do, so that neither streams nor other jobs wait for
+        it."""
+        if self._closed:
+            raise _closing()
+        stream = Stream(
+            next(self._job_ids),
+            self.settings.streams,
+            request_id,
+            self._streams.place,
+            background=True,
+        )
+        self._streams.add(stream)
+        try:
+            yield stream
+        finally:
+            self._streams.remove(stream)
+
     def end_streams(self) -> None:
         """Ask those that are open to come to their end."""
         for stream in self._streams.all:

@@ -152,6 +152,14 @@ class Spool:
             data, self._unwritten = self._unwritten, bytearray()
             await self._in_thread(_write_all, self._fd, data)
 
+    async def read(self, offset: int, size: int) -> bytes:
+        """Some of what was written. Raises `SpoolFull` where that could not be."""
+        await self.flush()
+        if self.in_memory:
+            return os.pread(self._fd, size, offset)
+        fd = os.dup(self._fd)  # the spool may be closed while this goes on
+        return await asyncio.to_thread(_read_and_close, fd, size, offset)
+
     async def clear(self) -> None:
         """Forget what was written: something else takes its place. Raises `SpoolFull`."""
         await self.flush()
@@ -227,6 +235,13 @@ def _write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
             view = view[os.write(fd, view) :]
     except OSError as error:
         raise SpoolFull.from_os_error(error) from error
+
+
+def _read_and_close(fd: int, size: int, offset: int) -> bytes:
+    try:
+        return os.pread(fd, size, offset)
+    finally:
+        os.close(fd)
 
 
 def _copy(source: int, target: int, size: int) -> None:

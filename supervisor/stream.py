@@ -37,9 +37,13 @@ class Stream:
         settings: StreamSettings,
         request_id: str | None,
         place: Callable[[], None],
+        *,
+        background: bool = False,
     ) -> None:
-        """`place`: called when it needs a worker, or may go to another."""
+        """`place`: called when it needs a worker, or may go to another. `background`: it waits for
+        everything else."""
         self.number = number
+        self.background = background
         self.request_id = request_id
         self.worker: Worker | None = None
         self.ending = asyncio.Event()
@@ -168,7 +172,16 @@ class Stream:
         self.worker = worker
         worker.streams.add(self)
         worker.send_stream(
-            encode(Open(self.number, self._request, self._before, self._mark, self._answered))
+            encode(
+                Open(
+                    self.number,
+                    self._request,
+                    self._before,
+                    self._mark,
+                    self._answered,
+                    self.background,
+                )
+            )
         )
         self._send_on()
 

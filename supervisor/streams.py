@@ -65,18 +65,19 @@ class Streams:
         """How many were refused because the others would have been late."""
 
     def __len__(self) -> int:
-        return len(self._streams)
+        return sum(not stream.background for stream in self._streams.values())
 
     @property
     def all(self) -> list[Stream]:
-        """Those that are open."""
+        """Those that are open, in the background too."""
         return list(self._streams.values())
 
     @property
     def behind_s(self) -> float:
         """For how long the oldest input that is not answered has been waiting for it."""
         now = time.monotonic()
-        return max((stream.behind_s(now) for stream in self._streams.values()), default=0.0)
+        live = (stream for stream in self._streams.values() if not stream.background)
+        return max((stream.behind_s(now) for stream in live), default=0.0)
 
     @property
     def kept_bytes(self) -> int:
@@ -88,11 +89,11 @@ class Streams:
         pace = self._pace(s_per_unit)
         needs = self.load(pace) + pace
         most = self.settings.share * self._count
-        if needs <= most or not self._streams:
+        if needs <= most or not len(self):
             return None
         self.refused += 1
         return QueueFull(
-            f"{len(self._streams)} streams are open; with one more {needs:.2f} processors would be "
+            f"{len(self)} streams are open; with one more {needs:.2f} processors would be "
             f"needed, and {most:.2f} are there for streams",
             _RETRY_S,
         )
@@ -115,12 +116,14 @@ class Streams:
     def add(self, stream: Stream) -> None:
         """It begins."""
         if not self._streams:
-            self._since = time.monotonic()
-            self._worked.clear()
-            self._worked_s = 0.0
             asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones)
+        if not stream.background:
+            if not len(self):
+                self._since = time.monotonic()
+                self._worked.clear()
+                self._worked_s = 0.0
+            self._begun[stream.number] = time.monotonic()
         self._streams[stream.number] = stream
-        self._begun[stream.number] = time.monotonic()
         self.place()
 
     def remove(self, stream: Stream) -> None:
@@ -133,7 +136,9 @@ class Streams:
         """Those that have waited too long for an answer, and not because nobody takes any."""
         now, most_s = time.monotonic(), self.settings.answer_s
         for stream in self.all:
-            if not stream.over and not stream.unread and stream.behind_s(now) > most_s:
+            if stream.background or stream.over or stream.unread:
+                continue
+            if stream.behind_s(now) > most_s:
                 stream.fail(DeadlineExceeded(f"a part of it was not answered for {most_s:g} s"))
         if self._streams:
             asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones)
@@ -210,6 +215,9 @@ class Streams:
         if stream is None or stream.worker is not worker:
             return  # it is over, or on another worker by now
         units = stream.fed(message)
+        if stream.background:
+            worker.useful = True
+            return
         if stream.settled and not stream.wants_to_move:
             self._even_out(stream, worker)
         worker.useful = True
@@ -224,8 +232,8 @@ class Streams:
     def _even_out(self, stream: Stream, worker: Worker) -> None:
         """A worker that has clearly more of them than another lets one go where that costs
         nothing."""
-        others = [len(other.streams) for other in self._workers() if other.able]
-        if others and len(worker.streams) > min(others) + 1:
+        others = [_live(other) for other in self._workers() if other.able]
+        if others and _live(worker) > min(others) + 1:
             stream.wants_to_move = True
             self.place()
 
@@ -252,6 +260,10 @@ class Streams:
         while self._worked and now - self._worked[0][0] > _LOOK_BACK_S:
             _, ran_s = self._worked.popleft()
             self._worked_s -= ran_s
+
+
+def _live(worker: Worker) -> int:
+    return sum(not stream.background for stream in worker.streams)
 
 
 def _work_of(streams: Iterable[Stream]) -> float:

@@ -213,7 +213,10 @@ class _Transcription:
         self, service: SpeechService, file: str, progress: Callable[[SpeechProgress], None]
     ) -> Speech:
         async def recognise(audio: JobInput) -> Speech:
+            expected_s = await asyncio.to_thread(_seconds, file)
             async with service.admit(service.default, patient=True) as place:
+                # What comes through a pipe is taken for plain samples.
+                place.admission.resize(expected_s or audio.size / 32_000, known=False)
                 done = await service.transcribe(
                     place, audio, self._asked, patient=True, on_progress=progress
                 )

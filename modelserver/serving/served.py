@@ -81,8 +81,9 @@ def _of_same_model(one: Settings, other: Settings) -> bool:
 
 
 def _heard_s(answer: dict[str, Any]) -> float:
-    """Seconds of audio that were really there: a header may say anything."""
-    return float(answer["duration_s"])
+    """Seconds of audio that were really there: a header may say anything. 0 where they were not
+    recognised, but decoded only: nothing is to be learned from that."""
+    return 0.0 if "pieces" in answer else float(answer["duration_s"])
 
 
 def _tell_if_crashed(task: asyncio.Task[None]) -> None:

@@ -13,7 +13,9 @@ import msgspec
 import msgspec.structs
 import structlog
 
+from modelserver.audio.channels import MIX
 from modelserver.serving.kernel_supply import KernelSupply
+from modelserver.serving.recordings import Recording, piece_length
 from modelserver.serving.served import ServedModel, memory_settings
 from modelserver.serving.traffic import Traffic
 from modelserver.settings import ModelSettings, Settings
@@ -28,6 +30,7 @@ from supervisor import (
     Draining,
     Guard,
     JobInput,
+    NotReady,
     PoolState,
     PoolStatus,
     Spool,
@@ -268,11 +271,14 @@ class SpeechService:
             if on_progress is not None:
                 on_progress(msgspec.convert(value, SpeechProgress))
 
+        timeout_s = None if patient else limits.request_s
+        if self._is_long(place, request):
+            return await self._in_pieces(place, audio, request, timeout_s, on_progress, request_id)
         try:
             result = await place.admission.run(
                 msgspec.to_builtins(request),
                 audio,
-                timeout_s=None if patient else limits.request_s,
+                timeout_s=timeout_s,
                 on_progress=told,
                 request_id=request_id,
             )
@@ -283,6 +289,43 @@ class SpeechService:
         speech = msgspec.convert(result.value, Speech)
         self.traffic.audio_s += speech.duration_s
         return Recognized(speech, result.queued_s, result.run_s)
+
+    def _is_long(self, place: Place, asked: SpeechRequest) -> bool:
+        """It is heard in pieces; where channels are heard one by one, it is not."""
+        units = place.admission.units
+        return asked.channels == MIX and units is not None and units >= self.settings.long.from_s
+
+    async def _in_pieces(
+        self,
+        place: Place,
+        audio: JobInput,
+        asked: SpeechRequest,
+        timeout_s: float | None,
+        on_progress: Callable[[SpeechProgress], None] | None,
+        request_id: str | None,
+    ) -> Recognized:
+        pool = place.served.pool
+        if pool is None:
+            raise NotReady("the model is not loaded any more")
+        units, workers = place.admission.units or 0.0, place.served.slots
+        recording = Recording(
+            pool,
+            self.spools,
+            workers,
+            asked,
+            piece_s=piece_length(units, workers, self.settings.long.piece_s),
+            told=on_progress,
+            request_id=request_id,
+        )
+        started = time.monotonic()
+        # Nobody waits behind it but for its samples.
+        place.admission.resize(0.0, known=False)
+        try:
+            speech = await recording.transcribe(place.admission, audio, timeout_s)
+        except TimeoutError:
+            raise DeadlineExceeded(f"not done after {timeout_s:g} s (limits.request_s)") from None
+        self.traffic.audio_s += speech.duration_s
+        return Recognized(speech, 0.0, time.monotonic() - started)
 
     # --- the life of the models -----------------------------------------------------------------
 

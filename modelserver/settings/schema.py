@@ -133,6 +133,18 @@ class StreamSettings(Section, frozen=True):
     ] = 0.7
 
 
+class LongSettings(Section, frozen=True):
+    """`[long]`: recordings that all idle workers hear at once, and nobody waits behind."""
+
+    from_s: Annotated[
+        Seconds, _about("a recording that is at least so long is heard in pieces")
+    ] = 60.0
+    piece_s: Annotated[
+        Annotated[float, Meta(ge=5, le=600)],
+        _about("the longest that a piece may be; it is cut in a pause, if there is one"),
+    ] = 45.0
+
+
 class VoskSettings(Section, frozen=True):
     """`[vosk]`: the protocol of the Vosk project's WebSocket server, on the public port (`/` and
     `/ws`) and on one of its own."""
@@ -336,6 +348,7 @@ class Settings(Section, frozen=True):
     cors: CorsSettings = CorsSettings()
     proxies: ProxySettings = ProxySettings()
     spool: SpoolSettings = SpoolSettings()
+    long: LongSettings = LongSettings()
     streams: StreamSettings = StreamSettings()
     vosk: VoskSettings = VoskSettings()
     wyoming: WyomingSettings = WyomingSettings()

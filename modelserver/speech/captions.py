@@ -118,7 +118,10 @@ class CaptionStream:
         if mark.raw is not None:
             mark.pcm, mark.undecoded = bytes(self._pending), self._audio.rest()
         return StreamAnswer(
-            values, settled=mark.raw is not None, mark=msgspec.to_builtins(mark), units=units
+            values,
+            settled=mark.raw is not None,
+            mark=msgspec.to_builtins(mark, builtin_types=(bytes,)),
+            units=units,
         )
 
     def _take(self, block: bytes) -> None:

@@ -25,6 +25,38 @@ class SpeechRequest(msgspec.Struct, frozen=True):
     channels: str = "mix"
 
 
+class DecodeRequest(msgspec.Struct, frozen=True):
+    """What a worker is asked of a long recording: its samples, in pieces of at most `piece_s`
+    seconds. Its progress is `DecodedPiece`s, its answer `Decoded`."""
+
+    piece_s: float
+    longest_audio_s: float | None = None
+    raw: RawFormat | None = None
+    phrases: tuple[str, ...] = ()
+
+
+class DecodedPiece(msgspec.Struct, frozen=True):
+    """See `modelserver.audio.pieces.AudioPiece`; `rate`: samples a second."""
+
+    number: int
+    start: float
+    begin: float
+    end: float
+    paused: bool
+    pcm: bytes
+    rate: int
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """That was all of it."""
+
+    duration_s: float
+    pieces: int
+    model: str
+    language: str
+    warnings: list[str]
+
+
 class SpeechWord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One word; times in seconds from the start of the audio. `channel`: where each is heard by
     itself, counted from 0."""

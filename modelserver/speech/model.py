@@ -4,6 +4,8 @@ Imported in those processes only; the supervisor names it in a `supervisor.Targe
 """
 
 import contextlib
+import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Generator
@@ -15,10 +17,14 @@ import msgspec
 import models
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
+from modelserver.audio.pieces import Cutter
 from modelserver.audio.reader import AudioReader
 from modelserver.speech.captions import CaptionStream
 from modelserver.speech.messages import (
     CaptionRequest,
+    Decoded,
+    DecodedPiece,
+    DecodeRequest,
     Speech,
     SpeechProgress,
     SpeechRequest,
@@ -99,6 +105,8 @@ class SpeechModel:
     ) -> Generator[Any, None, dict[str, Any]]:
         """One file, a quarter of a second of audio a step; progress is seconds of audio done."""
         assert spool is not None
+        if "piece_s" in request:
+            return (yield from self._decode(msgspec.convert(request, DecodeRequest), spool))
         asked = msgspec.convert(request, SpeechRequest)
         try:
             reader = AudioReader(
@@ -113,6 +121,31 @@ class SpeechModel:
         except AudioError as error:
             raise JobError(error.code, error.message) from error
         answer: dict[str, Any] = msgspec.to_builtins(self._speech(heard, reader, asked))
+        return answer
+
+    def _decode(
+        self, asked: DecodeRequest, spool: SpoolView
+    ) -> Generator[Any, None, dict[str, Any]]:
+        """A long recording's samples in pieces."""
+        rate, count = self._model.sample_rate, 0
+        cutter = Cutter(rate, asked.piece_s)
+        try:
+            reader = AudioReader(
+                spool, _size(spool), rate, raw=asked.raw, longest_s=asked.longest_audio_s
+            )
+            chunks = (chunk for _, chunk in reader.pcm(self._model.chunk_bytes))
+            for chunk in itertools.chain(chunks, (None,)):
+                for piece in cutter.finish() if chunk is None else cutter.feed(chunk):
+                    count += 1
+                    yield msgspec.to_builtins(
+                        DecodedPiece(**dataclasses.asdict(piece), rate=rate), builtin_types=(bytes,)
+                    )
+                yield None
+        except AudioError as error:
+            raise JobError(error.code, error.message) from error
+        warnings = [*reader.warnings, *not_known(self._model.unknown_words(asked.phrases))]
+        decoded = Decoded(round(reader.duration_s, 3), count, self._name, self._language, warnings)
+        answer: dict[str, Any] = msgspec.to_builtins(decoded)
         return answer
 
     def open(self, request: dict[str, Any], before: float, mark: Any) -> StreamSession:

@@ -49,6 +49,16 @@ def segment_of(
     )
 
 
+def segment_of_words(words: list[SpeechWord]) -> SpeechSegment:
+    """What they come to; at least one."""
+    return SpeechSegment(
+        start=words[0].start,
+        end=words[-1].end,
+        text=reader_text(word.word for word in words),
+        words=words,
+    )
+
+
 def in_order(segments: Iterable[SpeechSegment]) -> list[SpeechSegment]:
     """Of time, and of channels."""
     return sorted(segments, key=lambda segment: (segment.start, segment.channel or 0))

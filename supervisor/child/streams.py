@@ -1,5 +1,6 @@
 """The streams that a worker carries: one step of each in turn, and those that are told again what
-was answered elsewhere one after the other, behind the others."""
+was answered elsewhere one after the other, behind the others. Those in the background have theirs
+when there is nothing else."""
 
 import time
 import traceback
@@ -23,9 +24,10 @@ gets on."""
 class _Carried:
     """One stream, and what it has not heard yet."""
 
-    def __init__(self, number: int, session: StreamSession, answered: int) -> None:
-        self.number = number
-        self.answered = answered
+    def __init__(self, message: Open, session: StreamSession) -> None:
+        self.number = message.stream
+        self.answered = message.answered
+        self.background = message.background
         self.session = session
         self.inputs: deque[Feed] = deque()
         self.steps: Steps | None = None
@@ -44,6 +46,7 @@ class CarriedStreams:
         """Those that have something to do, in the order of their turns."""
         self._replaying: deque[_Carried] = deque()
         """Of those, the ones that hear again what was answered; the first until it is done."""
+        self._background: deque[_Carried] = deque()
         self._steps = 0
 
     def __bool__(self) -> bool:
@@ -52,6 +55,11 @@ class CarriedStreams:
     @property
     def waiting(self) -> bool:
         """One of them has something to do."""
+        return self.urgent or bool(self._background)
+
+    @property
+    def urgent(self) -> bool:
+        """One that is not in the background has."""
         return bool(self._turns or self._replaying)
 
     def obey(self, message: Open | Feed | Drop) -> None:
@@ -71,9 +79,14 @@ class CarriedStreams:
 
     def step(self) -> None:
         """One step of the stream whose turn it is."""
+        if not self.urgent:
+            self._step(self._background.popleft())
+            return
         live = self._turns and (not self._replaying or self._steps < _STEPS_BEFORE_REPLAY)
         self._steps = self._steps + 1 if live else 0
-        stream = self._turns.popleft() if live else self._replaying.popleft()
+        self._step(self._turns.popleft() if live else self._replaying.popleft())
+
+    def _step(self, stream: _Carried) -> None:
         before = self._record.turned_to(stream.number)
         started = time.process_time()
         try:
@@ -88,7 +101,9 @@ class CarriedStreams:
             self._queue(stream)
 
     def _queue(self, stream: _Carried) -> None:
-        if stream.inputs[0].number > stream.answered:
+        if stream.background:
+            self._background.append(stream)
+        elif stream.inputs[0].number > stream.answered:
             self._turns.append(stream)
         else:
             self._replaying.appendleft(stream)
@@ -104,7 +119,7 @@ class CarriedStreams:
             text = f"{type(error).__name__}: {error}"
             self._channel.send(StreamFailed(message.stream, None, text, traceback.format_exc()))
         else:
-            self._carried[message.stream] = _Carried(message.stream, session, message.answered)
+            self._carried[message.stream] = _Carried(message, session)
 
     def _advance(self, stream: _Carried, started: float) -> None:
         if stream.steps is None:
@@ -130,7 +145,7 @@ class CarriedStreams:
 
     def _forget(self, stream: _Carried) -> None:
         del self._carried[stream.number]
-        for turns in (self._turns, self._replaying):
+        for turns in (self._turns, self._replaying, self._background):
             if stream in turns:
                 turns.remove(stream)
         if stream.steps is not None:

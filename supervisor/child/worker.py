@@ -145,7 +145,7 @@ class Worker:
         while True:
             while (received := self._channel.receive(0)) is not None:
                 wanted = self._obey_beside(job, received[0]) and wanted
-            if not self._streams.waiting:
+            if not self._streams.urgent:
                 return wanted
             self._streams.step()
 

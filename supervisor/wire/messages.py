@@ -93,13 +93,15 @@ class Cancel(Message, frozen=True):
 class Open(Message, frozen=True):
     """Supervisor to worker: a stream begins, or goes on here after another worker, when `before`
     units of its input need not be told again, `mark` is where it was settled last, and answers to
-    inputs up to the number `answered` have been given."""
+    inputs up to the number `answered` have been given. `background`: it has its turns when there
+    is nothing else to do."""
 
     stream: int
     request: dict[str, Any]
     before: float
     mark: Any
     answered: int
+    background: bool
 
 
 class Feed(Message, frozen=True):

@@ -1,0 +1,116 @@
+"""A long recording in pieces, cut where nobody speaks. Runs in the workers.
+
+A piece ends in the quietest half second of its last half, if that is a pause; else its end and the
+next one's beginning overlap around it, so that no word is cut in both. Energies are taken of every
+fourth sample, which tells a pause as well as all of them would.
+"""
+
+from __future__ import annotations  # array is generic for type checkers only, before 3.12
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import mul
+
+_FRAME_S = 0.02
+_QUIET_S = 0.4
+"""How long a pause has to be: it is looked for in stretches of that length."""
+_PAUSE = 0.03
+"""A stretch with less of the energy of speech is a pause: -15 dB."""
+_SPEECH_SHARE = 0.8
+"""What is as loud as speech: the frame that is louder than this share of all."""
+_LEAST = 30.0
+"""Energy a sample below which a stretch is silence whatever else is there: 5 of 32768."""
+OVERLAP_S = 3.0
+"""Of two pieces with no pause between them."""
+_EVERY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPiece:
+    """One of them. Times in seconds from the start of the recording: of its first sample, and of
+    what is its own, `begin` to `end`; what is before and after that is its neighbours'. `paused`:
+    nobody speaks at its end."""
+
+    number: int
+    start: float
+    begin: float
+    end: float
+    paused: bool
+    pcm: bytes
+
+
+class Cutter:
+    """Feed it with 16-bit samples of one channel."""
+
+    def __init__(self, rate: int, piece_s: float) -> None:
+        """`piece_s`: the longest that a piece may be."""
+        self._rate = rate
+        self._frame = int(rate * _FRAME_S)
+        self._most = max(4 * self._frame, int(rate * piece_s))
+        self._overlap = min(int(rate * OVERLAP_S), self._most // 4)
+        self._pcm = bytearray()
+        self._energies: list[float] = []
+        self._number = 0
+        self._start = 0  # samples before what is held
+        self._begin = 0
+
+    def feed(self, pcm: bytes) -> Iterator[AudioPiece]:
+        """What is complete with these."""
+        self._pcm += pcm
+        self._measure()
+        while len(self._pcm) >= 2 * self._most:
+            yield self._cut()
+
+    def finish(self) -> Iterator[AudioPiece]:
+        """The rest."""
+        end = self._start + len(self._pcm) // 2
+        if self._pcm and (end > self._begin or self._number == 0):
+            yield self._piece(len(self._pcm) // 2, end, paused=True)
+
+    def _measure(self) -> None:
+        done = len(self._energies) * self._frame
+        samples = array("h", bytes(self._pcm[2 * done : len(self._pcm) // 2 * 2]))
+        for at in range(0, len(samples) - self._frame + 1, self._frame):
+            some = samples[at : at + self._frame : _EVERY]
+            self._energies.append(float(sum(map(mul, some, some))) / len(some))
+
+    def _cut(self) -> AudioPiece:
+        frames = self._most // self._frame
+        energies = self._energies[:frames]
+        width = max(1, int(_QUIET_S / _FRAME_S))
+        first = max(0, frames // 2)
+        quietest, least = first, float("inf")
+        window = sum(energies[first : first + width])
+        for at in range(first, frames - width):
+            if window <= least:  # the last of those that are alike: pieces are not many
+                quietest, least = at, window
+            window += energies[at + width] - energies[at]
+        speech = sorted(energies)[int(len(energies) * _SPEECH_SHARE)]
+        paused = least / width < max(_LEAST, _PAUSE * speech)
+        at = (quietest + width // 2) * self._frame
+        seam = self._start + at
+        if paused:
+            return self._piece(at, seam, paused=True)
+        half = self._overlap // 2
+        return self._piece(min(at + half, self._most), seam, paused=False, back=at - half)
+
+    def _piece(self, length: int, end: int, *, paused: bool, back: int | None = None) -> AudioPiece:
+        """The first `length` samples; the next one begins at `back`, or where it ends."""
+        piece = AudioPiece(
+            self._number,
+            self._start / self._rate,
+            self._begin / self._rate,
+            end / self._rate,
+            paused,
+            bytes(self._pcm[: 2 * length]),
+        )
+        gone = max(0, length if back is None else back) // self._frame * self._frame
+        if back is None and paused:
+            gone = length // self._frame * self._frame
+        self._number += 1
+        self._begin = end
+        self._start += gone
+        del self._pcm[: 2 * gone]
+        del self._energies[: gone // self._frame]
+        return piece

@@ -1,0 +1,237 @@
+"""A long recording on all workers: its samples in pieces, the pieces in the background of whatever
+else the workers do, and what was understood of them made one again.
+
+A piece is a part of a background stream, so that a dead worker costs no more than what it had heard
+since its last result, and a file or a live stream never waits for a piece.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from modelserver.audio.formats import RawFormat
+from modelserver.speech.joining import HeardPiece, Joiner, without_words
+from modelserver.speech.messages import (
+    RESET,
+    Caption,
+    CaptionRequest,
+    Decoded,
+    DecodedPiece,
+    DecodeRequest,
+    Speech,
+    SpeechAlternative,
+    SpeechProgress,
+    SpeechRequest,
+    SpeechSegment,
+)
+from modelserver.speech.transcript import reader_text
+from supervisor import Admission, JobInput, Pool, Spool, SpoolStore, Stream
+
+_MESSAGE_BYTES = 64_000
+"""Two seconds of samples at a time."""
+
+_LEAST_PIECE_S = 15.0
+_PIECES_EACH = 6
+
+Told = Callable[[SpeechProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A piece whose samples are in the spool."""
+
+    piece: DecodedPiece
+    offset: int
+    size: int
+
+
+class Recording:
+    """One of them, on its way."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        spools: SpoolStore,
+        workers: int,
+        asked: SpeechRequest,
+        *,
+        piece_s: float,
+        told: Told | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        """`workers`: how many pieces are heard at once."""
+        self._pool, self._spools, self._workers = pool, spools, workers
+        self._asked, self._piece_s = asked, piece_s
+        self._told, self._request_id = told, request_id
+        self._arrived: asyncio.Queue[DecodedPiece | None] = asyncio.Queue()
+        self._seen = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._changed = asyncio.Event()
+        self._complete = False
+        self._heard: dict[int, HeardPiece] = {}
+        self._joiner = Joiner()
+        self._next = 0
+        self._segments: list[SpeechSegment] = []
+        self._done_s = 0.0
+
+    async def transcribe(
+        self, admission: Admission, audio: JobInput, timeout_s: float | None
+    ) -> Speech:
+        """All of it. Raises `supervisor.PoolError`, or `TimeoutError` where it takes longer."""
+        async with asyncio.timeout(timeout_s), self._spools.open() as spool:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    decoding = tasks.create_task(self._decode(admission, audio))
+                    tasks.create_task(self._collect(spool))
+                    for _ in range(self._workers):
+                        tasks.create_task(self._recognise(spool))
+            except BaseExceptionGroup as errors:
+                raise _first(errors) from errors
+        return self._speech(decoding.result())
+
+    # --- samples --------------------------------------------------------------------------------
+
+    async def _decode(self, admission: Admission, audio: JobInput) -> Decoded:
+        request = DecodeRequest(
+            self._piece_s, self._asked.longest_audio_s, self._asked.raw, self._asked.phrases
+        )
+        done = await admission.run(
+            msgspec.to_builtins(request),
+            audio,
+            on_progress=self._arrives,
+            request_id=self._request_id,
+        )
+        self._arrived.put_nowait(None)
+        return msgspec.convert(done.value, Decoded)
+
+    def _arrives(self, value: Any) -> None:
+        piece = msgspec.convert(value, DecodedPiece)
+        if piece.number >= self._seen:  # or it comes again, from another worker
+            self._seen = piece.number + 1
+            self._arrived.put_nowait(piece)
+
+    async def _collect(self, spool: Spool) -> None:
+        """Samples wait in the spool, and not in our own memory."""
+        while (piece := await self._arrived.get()) is not None:
+            offset = spool.size
+            await spool.write(piece.pcm)
+            bare = msgspec.structs.replace(piece, pcm=b"")
+            self._waiting.append(_Waiting(bare, offset, len(piece.pcm)))
+            self._notify()
+        self._complete = True
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # --- recognition ----------------------------------------------------------------------------
+
+    async def _next_piece(self) -> _Waiting | None:
+        while not self._waiting:
+            if self._complete:
+                return None
+            await self._changed.wait()
+        return self._waiting.popleft()
+
+    async def _recognise(self, spool: Spool) -> None:
+        """One piece after the other, on whatever worker carries this stream."""
+        if (waiting := await self._next_piece()) is None:
+            return
+        rate = waiting.piece.rate
+        request = CaptionRequest(
+            raw=RawFormat("s16le", rate),
+            words=True,
+            alternatives=self._asked.alternatives,
+            partials=False,
+            phrases=self._asked.phrases,
+        )
+        with self._pool.background_stream(request_id=self._request_id) as stream:
+            stream.begin(msgspec.to_builtins(request))
+            fed_s = 0.0
+            while waiting is not None:
+                captions = await self._hear(stream, spool, waiting, rate)
+                self._understood(waiting.piece, captions, fed_s)
+                fed_s += waiting.size / 2 / rate
+                waiting = await self._next_piece()
+
+    async def _hear(
+        self, stream: Stream, spool: Spool, waiting: _Waiting, rate: int
+    ) -> list[Caption]:
+        end = waiting.offset + waiting.size
+        for at in range(waiting.offset, end, _MESSAGE_BYTES):
+            data = await spool.read(at, min(_MESSAGE_BYTES, end - at))
+            await stream.send(data, len(data) / 2 / rate)
+        await stream.send(RESET)
+        captions: list[Caption] = []
+        while not (captions and captions[-1].finalized):
+            captions += [msgspec.convert(one, Caption) for one in await stream.receive()]
+        return captions
+
+    def _understood(self, piece: DecodedPiece, captions: list[Caption], fed_s: float) -> None:
+        """Times of captions are those of their stream, which has heard other pieces before."""
+        add_s = piece.start - fed_s
+        segments = [_segment(caption, add_s) for caption in captions if caption.text]
+        self._heard[piece.number] = HeardPiece(piece.begin, piece.end, piece.paused, segments)
+        self._done_s += piece.end - piece.begin
+        self._tell(SpeechProgress(round(self._done_s, 3)))
+        while (heard := self._heard.pop(self._next, None)) is not None:
+            self._next += 1
+            self._ready(self._joiner.add(heard))
+
+    def _ready(self, segments: list[SpeechSegment]) -> None:
+        self._segments += segments
+        if self._asked.partials:
+            for segment in segments:
+                shown = segment if self._asked.words else without_words(segment)
+                self._tell(SpeechProgress(round(self._done_s, 3), segment=shown))
+
+    def _tell(self, progress: SpeechProgress) -> None:
+        if self._told is not None:
+            self._told(progress)
+
+    def _speech(self, decoded: Decoded) -> Speech:
+        self._ready(self._joiner.finish())
+        asked, segments = self._asked, self._segments
+        shown = segments if asked.words else [without_words(segment) for segment in segments]
+        return Speech(
+            text=reader_text(segment.text for segment in segments),
+            duration_s=decoded.duration_s,
+            model=decoded.model,
+            language=decoded.language,
+            words=[w for segment in segments for w in segment.words] if asked.words else [],
+            warnings=decoded.warnings,
+            segments=shown if asked.segments else [],
+        )
+
+
+def piece_length(seconds: float, workers: int, most_s: float) -> float:
+    """So that the workers are done at about the same time, and no piece is shorter than makes
+    sense."""
+    return min(most_s, max(_LEAST_PIECE_S, seconds / (workers * _PIECES_EACH)))
+
+
+def _segment(caption: Caption, add_s: float) -> SpeechSegment:
+    words = [
+        msgspec.structs.replace(
+            word, start=round(word.start + add_s, 2), end=round(word.end + add_s, 2)
+        )
+        for word in caption.words or ()
+    ]
+    return SpeechSegment(
+        start=round(caption.start + add_s, 2),
+        end=round(caption.end + add_s, 2),
+        text=caption.text,
+        words=words,
+        alternatives=[SpeechAlternative(a.text, a.confidence) for a in caption.alternatives or ()],
+    )
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first; the others were told to stop for it."""
+    first: BaseException = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,107 @@
+"""Transcripts of a recording's pieces, made one: no word lost at a seam, and none twice."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from modelserver.speech.messages import SpeechSegment, SpeechWord
+from modelserver.speech.segments import segment_of_words
+
+_SAME_S = 0.3
+"""Two words are the same if they are alike and begin within that."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeardPiece:
+    """What was understood of a piece; times from the start of the recording. Its own are `begin` to
+    `end`; `paused`: nobody speaks there."""
+
+    begin: float
+    end: float
+    paused: bool
+    segments: list[SpeechSegment]
+    """With their words."""
+
+
+class Joiner:
+    """Give it the pieces in order; each brings the segments that are complete with it."""
+
+    def __init__(self) -> None:
+        self._before: HeardPiece | None = None
+        self._open: list[SpeechSegment] = []
+        """Of the piece before, what may still change."""
+
+    def add(self, piece: HeardPiece) -> list[SpeechSegment]:
+        """The next one."""
+        before, self._before = self._before, piece
+        segments = list(piece.segments)
+        if before is None or before.paused:
+            done, self._open = self._open, segments
+            return done
+        earlier, later = _at_the_seam(self._open, segments, before.end)
+        done = earlier
+        if earlier and later and later[0].start - earlier[-1].end < _SAME_S:
+            # Nobody paused here: it is one utterance.
+            both = segment_of_words([*earlier[-1].words, *later[0].words])
+            done, later = earlier[:-1], [both, *later[1:]]
+        self._open = later
+        return done
+
+    def finish(self) -> list[SpeechSegment]:
+        """There are no more."""
+        done, self._open = self._open, []
+        return done
+
+
+def _at_the_seam(
+    earlier: list[SpeechSegment], later: list[SpeechSegment], seam: float
+) -> tuple[list[SpeechSegment], list[SpeechSegment]]:
+    """Both without what the other has. The change is after a word that both have heard, the one
+    that is nearest to the seam; or else at the seam itself."""
+    ours = [word for segment in earlier for word in segment.words]
+    theirs = [word for segment in later for word in segment.words]
+    same = [
+        (abs(one.end - seam), one, other)
+        for one in ours
+        for other in theirs
+        if one.word == other.word and abs(one.start - other.start) < _SAME_S
+    ]
+    if same:
+        _, one, other = min(same, key=lambda found: found[0])
+        return _cut(earlier, until=one.end), _cut(later, after=other.start + 0.001)
+    kept = _cut(earlier, until_middle=seam)
+    last = max((word.end for segment in kept for word in segment.words), default=seam)
+    return kept, _cut(later, after_middle=max(seam, last - _SAME_S / 2))
+
+
+def _cut(
+    segments: Iterable[SpeechSegment],
+    *,
+    until: float | None = None,
+    after: float | None = None,
+    until_middle: float | None = None,
+    after_middle: float | None = None,
+) -> list[SpeechSegment]:
+    def kept(word: SpeechWord) -> bool:
+        middle = (word.start + word.end) / 2
+        return (
+            (until is None or word.end <= until)
+            and (after is None or word.start >= after)
+            and (until_middle is None or middle < until_middle)
+            and (after_middle is None or middle >= after_middle)
+        )
+
+    found = []
+    for segment in segments:
+        words = [word for word in segment.words if kept(word)]
+        if len(words) == len(segment.words):
+            found.append(segment)
+        elif words:
+            found.append(segment_of_words(words))
+    return found
+
+
+def without_words(segment: SpeechSegment) -> SpeechSegment:
+    """For who has not asked for them."""
+    return msgspec.structs.replace(segment, words=[])
