@@ -101,11 +101,10 @@ def beside(spoken: list[bytes], rounds: int) -> str:
             for thread in threads:
                 thread.start()
             waits = []
-            while not done:
+            while len(done) < len(longs):
                 started = time.monotonic()
                 assert running.ask("/api/audio/convert", short, timeout_s=1000).status == 200
-                if not done:
-                    waits.append(time.monotonic() - started)
+                waits.append(time.monotonic() - started)
                 time.sleep(0.2)
             for thread in threads:
                 thread.join()

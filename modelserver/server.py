@@ -16,7 +16,7 @@ from modelserver import __version__
 from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.http.application import build_application, build_vosk_application
 from modelserver.http.connections import connections_beside
-from modelserver.http.listening import HttpServer, bind, url_of
+from modelserver.http.listening import HttpServer, bind, is_loopback, url_of
 from modelserver.notify import Notifier, keep_systemd_informed
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
@@ -67,6 +67,16 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
         fronts.append(HttpServer(vosk_app, vosk_sock, connections, service.traffic, give_up=True))
         await fronts[-1].start()
         log.info("vosk.listening", url=url_of(vosk_sock).replace("http", "ws", 1))
+    if service.access.open and not is_loopback(settings.host):
+        log.warning(
+            "server.open_to_all",
+            host=settings.host,
+            reason="anybody who reaches this address may use it: auth.keys_file is not set",
+        )
+    if not service.access.open and settings.wyoming.uri:
+        log.warning(
+            "wyoming.without_keys", reason="its protocol has none: auth does not hold there"
+        )
     log.info(
         "server.listening",
         version=__version__,

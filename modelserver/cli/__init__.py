@@ -5,6 +5,7 @@ import click
 from modelserver import __version__
 from modelserver.cli.config import config
 from modelserver.cli.doctor import doctor
+from modelserver.cli.keys import keys
 from modelserver.cli.listen import listen
 from modelserver.cli.models import models
 from modelserver.cli.ready import ready
@@ -24,6 +25,7 @@ main.add_command(transcribe)
 main.add_command(listen)
 main.add_command(config)
 main.add_command(models)
+main.add_command(keys)
 main.add_command(status)
 main.add_command(ready)
 main.add_command(doctor)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from modelserver.access.gate import NotAllowed
 from modelserver.audio.errors import AudioError
 from modelserver.serving.service import UnknownModel
 from modelserver.speech.phrases import PhrasesRefused
@@ -37,6 +38,7 @@ STATUS = {
     "expectation_failed": 417,
     "bad_settings": 422,
     "upgrade_required": 426,
+    "rate_limited": 429,
     "headers_too_large": 431,
     "internal": 500,
     "worker_lost": 500,
@@ -161,6 +163,11 @@ def as_api_error(error: Exception) -> ApiError | None:
             return ApiError("model_not_found", str(error))
         case AudioError():
             return ApiError(error.code, error.message)
+        case NotAllowed():
+            headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {}
+            return ApiError(
+                error.code, error.message, retry_after_s=error.retry_after_s, headers=headers
+            )
         case PhrasesRefused():
             return ApiError("bad_parameter", f"phrases: {error}")
         case PoolError() if error.code in STATUS and error.code != "internal":

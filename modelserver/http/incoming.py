@@ -5,10 +5,12 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
 
+from modelserver.access.gate import Pass
 from modelserver.http.keys import SERVICE
-from modelserver.http.middleware import NOTES, REQUEST_ID
+from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.http.upload import Upload, must_be_acceptable
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import Place, SpeechService
@@ -32,6 +34,7 @@ class Incoming:
     place: Place
     spool: Spool
     asked: Asked
+    passed: Pass
 
     async def transcribe(self, told: Callable[[SpeechProgress], None] | None = None) -> Speech:
         """What is said in it. Raises `supervisor.PoolError`."""
@@ -42,6 +45,7 @@ class Incoming:
             on_progress=told,
             request_id=self.request[REQUEST_ID],
         )
+        self.passed.heard(done.speech.duration_s)
         self.request[NOTES].update(
             audio_s=done.speech.duration_s,
             queued_s=round(done.queued_s, 3),
@@ -59,24 +63,27 @@ async def incoming(
     `PhrasesRefused` or `supervisor.PoolError`."""
     service: SpeechService = request.app[SERVICE]
     limits = service.settings.limits
+    if (most := service.settings.auth.key_body) and request.get(KEY_NAME) is not None:
+        limits = msgspec.structs.replace(limits, body=min(most, limits.body))
     must_be_acceptable(request, limits)
     asked = read({})
-    async with contextlib.AsyncExitStack() as held, service.open_spool() as spool:
-        admission = service.admit(asked.served, request.content_length)
-        place = await held.enter_async_context(admission)
-        async with service.uploading():
-            received = await Upload(request, spool, limits, asked.speech.raw).receive()
-        before = asked
-        if received.fields:
-            asked = read(received.fields)
-        if asked.served is not before.served:  # a field of the form has named another
-            await held.aclose()
-            place = await held.enter_async_context(service.admit(asked.served, spool.size))
-        request[NOTES].update(
-            model=asked.served.label, bytes=spool.size, audio_s=round(received.seconds, 3)
-        )
-        place.admission.resize(received.seconds, known=received.known)
-        yield Incoming(request, place, spool, asked)
+    with service.access.request(request.get(KEY_NAME)) as passed:
+        async with contextlib.AsyncExitStack() as held, service.open_spool() as spool:
+            admission = service.admit(asked.served, request.content_length)
+            place = await held.enter_async_context(admission)
+            async with service.uploading():
+                received = await Upload(request, spool, limits, asked.speech.raw).receive()
+            before = asked
+            if received.fields:
+                asked = read(received.fields)
+            if asked.served is not before.served:  # a field of the form has named another
+                await held.aclose()
+                place = await held.enter_async_context(service.admit(asked.served, spool.size))
+            request[NOTES].update(
+                model=asked.served.label, bytes=spool.size, audio_s=round(received.seconds, 3)
+            )
+            place.admission.resize(received.seconds, known=received.known)
+            yield Incoming(request, place, spool, asked, passed)
 
 
 def find_model(

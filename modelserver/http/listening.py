@@ -1,6 +1,7 @@
 """An application on a listening socket, from the first accept to the last answer."""
 
 import asyncio
+import ipaddress
 import socket
 
 from aiohttp import web
@@ -31,6 +32,15 @@ def bind(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def is_loopback(host: str) -> bool:
+    """Only this machine can reach it."""
+    try:
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(found[4][0]).is_loopback for found in addresses)
 
 
 def url_of(sock: socket.socket) -> str:

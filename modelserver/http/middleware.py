@@ -25,6 +25,14 @@ NOTES = web.RequestKey("notes", dict[str, object])
 CLIENT = web.RequestKey("client", str)
 """The client's address, behind gateways that are trusted."""
 
+KEY_NAME = web.RequestKey("key_name", str)
+"""Whose key it came with; not there where none is needed."""
+
+_FOR_ALL = ("/healthz", "/readyz", "/test", "/asyncapi.json")
+"""Need no key."""
+_KEY_PROTOCOL = "bearer."
+"""A browser's WebSocket can send no header of its own, but may name subprotocols."""
+
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -69,6 +77,10 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
                 f"{connections.open} connections are open, {connections.most} are allowed",
                 retry_after_s=5,
             )
+        if request.path not in _FOR_ALL:
+            name = request.app[SERVICE].access.who(_authorization(request))
+            if name is not None:
+                request[KEY_NAME] = request[NOTES]["key"] = name
         response = await handler(request)
     except Exception as exception:
         error = as_api_error(exception)
@@ -98,6 +110,16 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     request.app[SERVICE].traffic.answered(_route(request), response.status, code, seconds)
     _log_request(request, request_id, response.status, code, started)
     return response
+
+
+def _authorization(request: web.Request) -> str | None:
+    given = request.headers.get("Authorization")
+    if given is None:
+        offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+        keys = (one.strip() for one in offered)
+        key = next((one for one in keys if one.startswith(_KEY_PROTOCOL)), None)
+        given = None if key is None else f"Bearer {key[len(_KEY_PROTOCOL) :]}"
+    return given
 
 
 def signed(response: web.StreamResponse, request_id: str) -> web.StreamResponse:

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from modelserver.access.gate import NotAllowed
 from modelserver.audio.errors import AudioError
 from modelserver.http.errors import ApiError, ErrorInside, as_api_error
 from modelserver.http.keys import SERVICE
-from modelserver.http.middleware import NOTES, REQUEST_ID
+from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.http.parameters import STREAM_NAMES, Parameters, read_parameters
 from modelserver.http.websockets import (
     close_of,
@@ -152,14 +153,17 @@ class _Client:
                 served = self._service.with_phrases(served)
             self._request[NOTES].update(model=served.label)
             request_id = self._request[REQUEST_ID]
-            async with live_session(self._service, served, self._tell, request_id) as session:
+            key_name = self._request.get(KEY_NAME)
+            async with live_session(
+                self._service, served, self._tell, request_id, key_name
+            ) as session:
                 self._session = session
                 name = str(served.report().get("model") or served.label)
                 await self._send(Begin(request_id, name, served.language))
                 for warning in warnings:
                     await self._send(Notice(warning))
                 return await self._carry(session, asked)
-        except (ApiError, AudioError, UnknownModel, PhrasesRefused, PoolError) as error:
+        except (ApiError, AudioError, NotAllowed, UnknownModel, PhrasesRefused, PoolError) as error:
             return await self._fail(error)
 
     def _asked(self) -> tuple[Parameters, list[str]]:
@@ -235,8 +239,7 @@ class _Client:
     def _session_heard(self, seconds: float) -> None:
         """Of a container that is known only now."""
         if self._session is not None and not self._session.heard_s:
-            self._session.heard_s = seconds
-            self._service.traffic.audio_s += seconds
+            self._session.note_audio(seconds)
 
     async def _fail(self, error: Exception) -> tuple[int, str]:
         known = as_api_error(error) or ApiError("internal", "the server failed; its log says how")

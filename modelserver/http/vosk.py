@@ -15,7 +15,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from modelserver.http.errors import ApiError
 from modelserver.http.keys import SERVICE
-from modelserver.http.middleware import NOTES, REQUEST_ID
+from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.http.websockets import (
     close_of,
     closed_by,
@@ -140,7 +140,13 @@ class _Client:
         self._served = self._next = served
         self._place = place
         self._session = await place.enter_async_context(
-            live_session(self._service, served, self._tell, self._request[REQUEST_ID])
+            live_session(
+                self._service,
+                served,
+                self._tell,
+                self._request[REQUEST_ID],
+                self._request.get(KEY_NAME),
+            )
         )
         self._request[NOTES].update(model=served.label)
 

@@ -13,6 +13,8 @@ from supervisor import PoolError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
+PROTOCOL = "modelserver"
+"""The subprotocol, for who names one beside their key."""
 _MOST_REASON_BYTES = 123
 """Of a close frame (RFC 6455, 5.5)."""
 
@@ -31,7 +33,10 @@ def open_socket(request: web.Request) -> web.WebSocketResponse:
     """Not prepared yet."""
     settings = request.app[SERVICE].settings.streams
     return web.WebSocketResponse(
-        heartbeat=settings.ping_s, max_msg_size=settings.message, compress=False
+        heartbeat=settings.ping_s,
+        max_msg_size=settings.message,
+        compress=False,
+        protocols=(PROTOCOL,),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from modelserver.access.gate import Pass
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import EOF, CaptionRequest, StreamRequest
@@ -40,9 +41,14 @@ class LiveSession:
     client; `heard` is told of each of its messages."""
 
     def __init__(
-        self, service: SpeechService, stream: Stream, tell: Callable[[Any], Awaitable[None]]
+        self,
+        service: SpeechService,
+        stream: Stream,
+        tell: Callable[[Any], Awaitable[None]],
+        passed: Pass,
     ) -> None:
-        """`tell`: what to do with each answer."""
+        """`tell`: what to do with each answer. `passed`: what let its client in."""
+        self._passed = passed
         self._service = service
         self._settings = service.settings.streams
         self._stream = stream
@@ -72,9 +78,14 @@ class LiveSession:
 
     async def ask(self, data: bytes | str, audio_s: float = 0.0) -> None:
         """The next input; waits while enough is on its way. Raises `supervisor.PoolError`."""
-        self.heard_s += audio_s
-        self._service.traffic.audio_s += audio_s
+        self.note_audio(audio_s)
         await self._stream.send(data, audio_s)
+
+    def note_audio(self, seconds: float) -> None:
+        """So much has come."""
+        self.heard_s += seconds
+        self._service.traffic.audio_s += seconds
+        self._passed.heard(seconds)
 
     async def end(self, last: str | None = EOF) -> None:
         """Say that it is over (with None, only give up), and wait until all is answered. Raises
@@ -170,11 +181,14 @@ async def live_session(
     served: ServedModel,
     tell: Callable[[Any], Awaitable[None]],
     request_id: str | None = None,
+    key_name: str | None = None,
 ) -> AsyncIterator[LiveSession]:
-    """A place for one. Raises `supervisor.PoolError`."""
-    async with service.stream(served, request_id=request_id) as stream:
-        session = LiveSession(service, stream, tell)
-        try:
-            yield session
-        finally:
-            await session.close()
+    """A place for one, for the client with the key of that name. Raises `supervisor.PoolError` or
+    `NotAllowed`."""
+    with service.access.stream(key_name) as passed:
+        async with service.stream(served, request_id=request_id) as stream:
+            session = LiveSession(service, stream, tell, passed)
+            try:
+                yield session
+            finally:
+                await session.close()

@@ -13,6 +13,7 @@ import msgspec
 import msgspec.structs
 import structlog
 
+from modelserver.access.gate import AccessGate
 from modelserver.audio.channels import MIX
 from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.recordings import Recording, piece_length
@@ -111,6 +112,7 @@ class SpeechService:
             )
         )
         self.traffic = Traffic()
+        self.access = AccessGate(lambda: self.settings.auth)
         self.guard = Guard(memory_settings(settings), self.spools, reap_strangers=True)
         self._kernels = KernelSupply(self.guard)
         self._draining = ""  # or why

@@ -2,6 +2,7 @@
 
 from modelserver.settings.schema import (
     AdminSettings,
+    AuthSettings,
     CorsSettings,
     LimitSettings,
     LogSettings,
@@ -15,6 +16,7 @@ from modelserver.settings.schema import (
 
 __all__ = [
     "AdminSettings",
+    "AuthSettings",
     "CorsSettings",
     "LimitSettings",
     "LogSettings",

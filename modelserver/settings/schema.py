@@ -177,6 +177,32 @@ class WyomingSettings(Section, frozen=True):
     ] = ""
 
 
+class AuthSettings(Section, frozen=True):
+    """`[auth]`: keys for the public side, and what a client with one of them may take."""
+
+    keys_file: Annotated[
+        str,
+        _about(
+            "a file of names and hashes of keys (`modelserver keys add NAME`); empty: no key is "
+            "needed"
+        ),
+    ] = ""
+    key_requests: Annotated[
+        int, Meta(ge=0), _about("requests at once with one key; 0: as many as there is room for")
+    ] = 0
+    key_streams: Annotated[
+        int, Meta(ge=0), _about("live streams at once with one key; 0: as many as fit")
+    ] = 0
+    key_audio_s: Annotated[
+        float,
+        Meta(ge=0),
+        _about("seconds of audio a minute with one key, saved up for a minute; 0: any"),
+    ] = 0.0
+    key_body: Annotated[
+        Bytes, _about("largest request body with a key; 0: as large as limits.body")
+    ] = 0
+
+
 class CorsSettings(Section, frozen=True):
     """`[cors]`"""
 
@@ -345,6 +371,7 @@ class Settings(Section, frozen=True):
     workers: WorkerSettings = WorkerSettings()
     memory: MemoryLimitSettings = MemoryLimitSettings()
     limits: LimitSettings = LimitSettings()
+    auth: AuthSettings = AuthSettings()
     cors: CorsSettings = CorsSettings()
     proxies: ProxySettings = ProxySettings()
     spool: SpoolSettings = SpoolSettings()

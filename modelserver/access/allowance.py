@@ -1,0 +1,58 @@
+"""What one client may take at once and in a minute. A value and its rules, without a clock of its
+own."""
+
+from dataclasses import dataclass
+
+_MINUTE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """0: without a limit."""
+
+    requests: int = 0
+    streams: int = 0
+    audio_s: float = 0.0
+    """Seconds of audio a minute; as much may be saved up."""
+
+
+@dataclass(slots=True)
+class Allowance:
+    """Of one key."""
+
+    requests: int = 0
+    streams: int = 0
+    audio_left_s: float | None = None
+    looked_at: float = 0.0
+
+    def request_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
+        """Why one more request may not be, and in how many seconds it might."""
+        if allowed.requests and self.requests >= allowed.requests:
+            return f"{self.requests} requests with this key are in progress", 1.0
+        return self._audio_refusal(allowed, now)
+
+    def stream_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
+        """The same of a stream."""
+        if allowed.streams and self.streams >= allowed.streams:
+            return f"{self.streams} streams with this key are open", 5.0
+        return self._audio_refusal(allowed, now)
+
+    def heard(self, seconds: float) -> None:
+        """That much audio was taken; more than is left has to be waited for afterwards."""
+        if self.audio_left_s is not None:
+            self.audio_left_s -= seconds
+
+    def _audio_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
+        if not allowed.audio_s:
+            self.audio_left_s = None
+            return None
+        if self.audio_left_s is None:
+            self.audio_left_s = allowed.audio_s
+        else:
+            gained = (now - self.looked_at) * allowed.audio_s / _MINUTE_S
+            self.audio_left_s = min(allowed.audio_s, self.audio_left_s + gained)
+        self.looked_at = now
+        if self.audio_left_s > 0:
+            return None
+        wait_s = -self.audio_left_s * _MINUTE_S / allowed.audio_s
+        return f"this key may have {allowed.audio_s:g} s of audio a minute recognised", wait_s + 1

@@ -1,0 +1,128 @@
+"""Whether a request may come in: by its key, and by what that key has taken already."""
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+
+from modelserver.access.allowance import Allowance, Allowed
+from modelserver.access.keyring import Keyring
+from modelserver.settings import AuthSettings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
+
+
+class NotAllowed(Exception):
+    """`code`: "unauthorized", or "rate_limited" with the seconds after which to try again."""
+
+    def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class Pass:
+    """Of a request that was let in. `name`: of its key; None where none is needed."""
+
+    def __init__(self, name: str | None, allowance: Allowance) -> None:
+        self.name = name
+        self._allowance = allowance
+
+    def heard(self, seconds: float) -> None:
+        """It has had that much audio recognised."""
+        self._allowance.heard(seconds)
+
+
+class AccessGate:
+    """One for the whole server."""
+
+    def __init__(self, settings: Callable[[], AuthSettings]) -> None:
+        """`settings`: as they are now."""
+        self._settings = settings
+        self._keyring: Keyring | None = None
+        self._told: str | None = None
+        self._allowances: defaultdict[str, Allowance] = defaultdict(Allowance)
+
+    @property
+    def open(self) -> bool:
+        """No key is needed."""
+        return not self._settings().keys_file
+
+    def who(self, authorization: str | None) -> str | None:
+        """Whose key it is, of what an Authorization header says; None where none is needed. Raises
+        `NotAllowed`."""
+        settings = self._settings()
+        if not settings.keys_file:
+            return None
+        keyring = self._ring(Path(settings.keys_file))
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise NotAllowed("unauthorized", "a key is needed: Authorization: Bearer KEY")
+        name = keyring.name_of(key.strip())
+        self._tell(keyring.problem)
+        if name is None:
+            raise NotAllowed("unauthorized", "this key is not known")
+        return name
+
+    @contextlib.contextmanager
+    def request(self, name: str | None) -> Iterator[Pass]:
+        """Around one request that takes work. Raises `NotAllowed`."""
+        allowance = self._allowance(name)
+        _refuse(allowance.request_refusal(self._allowed(), time.monotonic()))
+        allowance.requests += 1
+        try:
+            yield Pass(name, allowance)
+        finally:
+            allowance.requests -= 1
+            self._forget(name)
+
+    @contextlib.contextmanager
+    def stream(self, name: str | None) -> Iterator[Pass]:
+        """Around one stream. Raises `NotAllowed`."""
+        allowance = self._allowance(name)
+        _refuse(allowance.stream_refusal(self._allowed(), time.monotonic()))
+        allowance.streams += 1
+        try:
+            yield Pass(name, allowance)
+        finally:
+            allowance.streams -= 1
+            self._forget(name)
+
+    def _allowance(self, name: str | None) -> Allowance:
+        return Allowance() if name is None else self._allowances[name]
+
+    def _allowed(self) -> Allowed:
+        settings = self._settings()
+        if not settings.keys_file:
+            return Allowed()
+        return Allowed(settings.key_requests, settings.key_streams, settings.key_audio_s)
+
+    def _forget(self, name: str | None) -> None:
+        """One that counts nothing any more; keys come and go."""
+        found = self._allowances.get(name) if name is not None else None
+        if found is not None and found == Allowance():
+            assert name is not None
+            del self._allowances[name]
+
+    def _ring(self, file: Path) -> Keyring:
+        if self._keyring is None or self._keyring.file != file:
+            self._keyring = Keyring(file)
+        return self._keyring
+
+    def _tell(self, problem: str | None) -> None:
+        if problem != self._told:
+            self._told = problem
+            if problem is not None:
+                log.error("keys.unreadable", reason=problem)
+            else:
+                log.info("keys.readable_again")
+
+
+def _refuse(refusal: tuple[str, float] | None) -> None:
+    if refusal is not None:
+        reason, wait_s = refusal
+        raise NotAllowed("rate_limited", reason, wait_s)

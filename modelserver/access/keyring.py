@@ -1,0 +1,157 @@
+"""The file of keys: a name and a key's hash a line. Keys themselves are kept nowhere.
+
+A key is 32 random bytes, so that a plain SHA-256 of it cannot be guessed back.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PREFIX = "ms-"
+_LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{0,63})\s+sha256:(?P<hash>[0-9a-f]{64})")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_LOOK_S = 1.0
+"""How often it is looked whether the file has changed, at the most."""
+_LONGEST_KEY = 512
+
+
+class KeysUnreadable(Exception):
+    """The file cannot be read, or a line of it means nothing; the text says which."""
+
+
+def new_key() -> str:
+    """One that nobody has."""
+    return _PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_of(key: str) -> str:
+    """What the file holds of it."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_keys(file: Path) -> dict[str, str]:
+    """Names, and the hashes of their keys. Raises `KeysUnreadable`."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise KeysUnreadable(f"{file} cannot be read: {reason}") from error
+    keys: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        if (found := _LINE.fullmatch(text)) is None:
+            raise KeysUnreadable(
+                f"{file}, line {number}: a name and sha256:HASH are expected (`modelserver keys "
+                "add NAME` writes such a line)"
+            )
+        if found["name"] in keys:
+            raise KeysUnreadable(f"{file}, line {number}: {found['name']} is there twice")
+        keys[found["name"]] = found["hash"]
+    return keys
+
+
+def add_key(file: Path, name: str) -> str:
+    """A new key under that name; the file is made if there is none. Raises `KeysUnreadable`."""
+    if not _NAME.fullmatch(name):
+        raise KeysUnreadable(
+            f"{name[:70]!r} is no name: letters, digits and . _ @ - are, up to 64 of them"
+        )
+    keys = read_keys(file) if file.exists() else {}
+    if name in keys:
+        raise KeysUnreadable(f"there is a key for {name} already: remove it first")
+    key = new_key()
+    _replace(file, _text_of(file) + f"{name} sha256:{hash_of(key)}\n")
+    return key
+
+
+def remove_key(file: Path, name: str) -> bool:
+    """False if there is none of that name. Raises `KeysUnreadable`."""
+    if name not in read_keys(file):
+        return False
+    kept = [
+        line
+        for line in _text_of(file).splitlines(keepends=True)
+        if line.partition("#")[0].split()[:1] != [name]
+    ]
+    _replace(file, "".join(kept))
+    return True
+
+
+def _text_of(file: Path) -> str:
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def _replace(file: Path, text: str) -> None:
+    """Whoever reads it finds the old file or the new one. Owner and mode stay."""
+    try:
+        before = file.stat() if file.exists() else None
+        descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as written:
+            written.write(text)
+            written.flush()
+            os.fsync(written.fileno())
+            if before is not None:
+                os.fchmod(written.fileno(), before.st_mode & 0o777)
+                if os.geteuid() == 0:
+                    os.fchown(written.fileno(), before.st_uid, before.st_gid)
+        Path(partial).replace(file)
+    except OSError as error:
+        raise KeysUnreadable(f"{file} cannot be written: {error.strerror}") from error
+
+
+@dataclass(slots=True)
+class Keyring:
+    """The keys of a file, read again when it has changed. One that has become unreadable goes on
+    holding what it held; `problem` says why."""
+
+    file: Path
+    problem: str | None = None
+    _keys: dict[str, str] = field(default_factory=dict)
+    _stamp: tuple[int, int, int] | None = None
+    _looked_at: float = float("-inf")
+
+    def name_of(self, key: str) -> str | None:
+        """Whose key it is; None if it is nobody's. Takes as long for either."""
+        self._look()
+        if len(key) > _LONGEST_KEY:
+            return None
+        given, found = hash_of(key), None
+        for name, known in self._keys.items():
+            if hmac.compare_digest(given, known):
+                found = name
+        return found
+
+    def read(self) -> None:
+        """Now. Raises `KeysUnreadable`."""
+        self._stamp = self._stamp_now()
+        self._keys = read_keys(self.file)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = now
+        if self._stamp_now() == self._stamp and self._stamp is not None:
+            return
+        try:
+            self.read()
+        except KeysUnreadable as error:
+            self.problem = str(error)
+        else:
+            self.problem = None
+
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        try:
+            status = self.file.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
