@@ -9,6 +9,7 @@ from modelserver.http.health import healthz, readyz, test
 from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.http.middleware import each_request, expect_continue
 from modelserver.http.openai import add_openai_routes
+from modelserver.http.openapi import openapi
 from modelserver.http.stream import stream
 from modelserver.http.upload import hold_continue
 from modelserver.http.vosk import vosk_stream
@@ -25,6 +26,7 @@ def build_application(service: SpeechService, connections: Connections) -> web.A
     add_vosk_routes(app)
     app.router.add_get("/api/audio/stream", stream, expect_handler=expect_continue)
     for path, handler in (
+        ("/openapi.json", openapi),
         ("/asyncapi.json", asyncapi),
         ("/test", test),
         ("/healthz", healthz),

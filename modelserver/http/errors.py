@@ -91,18 +91,22 @@ class ErrorDocument(msgspec.Struct):
     error: ErrorInside
 
 
-class _OpenAiError(msgspec.Struct):
+class OpenAiError(msgspec.Struct):
+    """As the clients of OpenAI's API parse it."""
+
     message: str
     type: str
     param: str | None
     code: str
 
 
-class _OpenAiErrorDocument(msgspec.Struct):
-    error: _OpenAiError
+class OpenAiErrorDocument(msgspec.Struct):
+    """Of every answer on its paths that is not a success."""
+
+    error: OpenAiError
 
 
-def openai_error(error: ApiError) -> _OpenAiErrorDocument:
+def openai_error(error: ApiError) -> OpenAiErrorDocument:
     """An error as the clients of OpenAI's API parse it."""
     match error.status:
         case 401:
@@ -116,7 +120,7 @@ def openai_error(error: ApiError) -> _OpenAiErrorDocument:
         case _:
             kind = "server_error"
     param = "model" if error.code == "model_not_found" else None
-    return _OpenAiErrorDocument(_OpenAiError(error.message, kind, param, error.code))
+    return OpenAiErrorDocument(OpenAiError(error.message, kind, param, error.code))
 
 
 def error_response(error: ApiError, request_id: str, path: str = "") -> web.Response:

@@ -28,8 +28,8 @@ from modelserver.settings.labels import DEFAULT_LABEL
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest, SpeechSegment
 from modelserver.speech.transcript import reader_text
 
-_FORMATS = ("json", "verbose_json", *TEXTS)
-_GRANULARITIES = ("word", "segment")
+FORMATS = ("json", "verbose_json", *TEXTS)
+GRANULARITIES = ("word", "segment")
 _FAMILIES = ("whisper", "gpt-4o", "parakeet", "canary")
 """What is in the names of models that clients ask for without meaning one: any server of this API
 has a default in their place."""
@@ -51,7 +51,9 @@ class _Usage(msgspec.Struct):
     type: str = "duration"
 
 
-class _Json(msgspec.Struct, omit_defaults=True):
+class Json(msgspec.Struct, omit_defaults=True):
+    """The plain answer."""
+
     text: str
     usage: _Usage
     warnings: list[str] | None = None
@@ -79,7 +81,9 @@ class _Word(msgspec.Struct):
     end: float
 
 
-class _Verbose(msgspec.Struct, omit_defaults=True):
+class Verbose(msgspec.Struct, omit_defaults=True):
+    """The answer with segments or words."""
+
     language: str
     duration: float
     text: str
@@ -90,19 +94,32 @@ class _Verbose(msgspec.Struct, omit_defaults=True):
     warnings: list[str] | None = None
 
 
-class _Model(msgspec.Struct):
+class Model(msgspec.Struct):
+    """A served model."""
+
     id: str
     created: int
     object: str = "model"
     owned_by: str = "modelserver"
 
 
-class _Delta(msgspec.Struct):
+class Models(msgspec.Struct):
+    """All of them."""
+
+    data: list[Model]
+    object: str = "list"
+
+
+class Delta(msgspec.Struct):
+    """A segment is final: what it adds to the text."""
+
     delta: str
     type: str = "transcript.text.delta"
 
 
-class _Done(msgspec.Struct):
+class Done(msgspec.Struct):
+    """The last event."""
+
     text: str
     usage: _Usage
     type: str = "transcript.text.done"
@@ -141,7 +158,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
         return text_response(speech, wanted.form)
     warnings = [*wanted.warnings, *speech.warnings] or None
     if wanted.form == "json":
-        return json_response(_Json(speech.text, _usage(speech), warnings))
+        return json_response(Json(speech.text, _usage(speech), warnings))
     return json_response(_verbose(speech, wanted, warnings))
 
 
@@ -163,15 +180,15 @@ def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
     form = fields.get("response_format") or "json"
     if form == "diarized_json":
         raise ApiError("bad_parameter", "speakers are not told apart: response_format may be "
-                       f"{', '.join(_FORMATS)}")  # fmt: skip
-    if form not in _FORMATS:
+                       f"{', '.join(FORMATS)}")  # fmt: skip
+    if form not in FORMATS:
         raise ApiError("bad_parameter", f"response_format={form[:40]!r} is not known; there are: "
-                       f"{', '.join(_FORMATS)}")  # fmt: skip
+                       f"{', '.join(FORMATS)}")  # fmt: skip
     if _listed(fields, "include"):
         raise ApiError("bad_parameter", "include: log probabilities of tokens are not given")
     granularities = _listed(fields, "timestamp_granularities")
     for one in granularities:
-        if one not in _GRANULARITIES:
+        if one not in GRANULARITIES:
             raise ApiError(
                 "bad_parameter", f"timestamp_granularities={one[:40]!r}: word and segment are known"
             )
@@ -201,9 +218,9 @@ def _listed(fields: Mapping[str, str], name: str) -> list[str]:
     return [one.strip() for one in text.replace(",", "\n").splitlines() if one.strip()]
 
 
-def _verbose(speech: Speech, wanted: _Wanted, warnings: list[str] | None) -> _Verbose:
+def _verbose(speech: Speech, wanted: _Wanted, warnings: list[str] | None) -> Verbose:
     primary = speech.language.split("-")[0].lower()
-    return _Verbose(
+    return Verbose(
         task="transcribe",
         language=_LANGUAGE_NAMES.get(primary, speech.language),
         duration=speech.duration_s,
@@ -260,10 +277,10 @@ class _Deltas:
             # The spaces between segments are those of their script.
             text = reader_text(self._segments)
             delta, self._text = text[len(self._text) :], text
-            yield Event(None, _Delta(delta))
+            yield Event(None, Delta(delta))
 
     def done(self, speech: Speech) -> Event:
-        return Event(None, _Done(speech.text, _usage(speech)))
+        return Event(None, Done(speech.text, _usage(speech)))
 
     def failed(self, error: ApiError, request_id: str) -> Event:
         return Event("error", openai_error(error))
@@ -279,7 +296,7 @@ async def translations(request: web.Request) -> web.StreamResponse:
 async def list_models(request: web.Request) -> web.Response:
     """`GET /v1/models`"""
     models = [_model(served) for served in request.app[SERVICE].models.values()]
-    return json_response({"object": "list", "data": models})
+    return json_response(Models(models))
 
 
 async def one_model(request: web.Request) -> web.Response:
@@ -289,10 +306,10 @@ async def one_model(request: web.Request) -> web.Response:
     return json_response(msgspec.structs.replace(_model(served), id=wanted))
 
 
-def _model(served: ServedModel) -> _Model:
+def _model(served: ServedModel) -> Model:
     """Called by its label, if it has one that somebody has given it."""
     name = str(served.report().get("model") or served.label)
-    return _Model(name if served.label == DEFAULT_LABEL else served.label, _STARTED)
+    return Model(name if served.label == DEFAULT_LABEL else served.label, _STARTED)
 
 
 def add_openai_routes(app: web.Application) -> None:

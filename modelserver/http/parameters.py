@@ -21,7 +21,7 @@ NAMES = (*_BOTH_NAMES, "segments", "format")
 """Of a file."""
 STREAM_NAMES = (*_BOTH_NAMES, "partials")
 """Of a live stream."""
-_FORMATS = ("json", "text", "srt", "vtt")
+FORMATS = ("json", "text", "srt", "vtt")
 MOST_ALTERNATIVES = 20
 _IGNORED = ("_",)
 """What browsers add so that nothing in between remembers the answer."""
@@ -128,9 +128,9 @@ def _unknown(name: str, names: tuple[str, ...]) -> str:
 
 
 def _format(text: str) -> str:
-    if text not in _FORMATS:
+    if text not in FORMATS:
         raise ApiError(
-            "bad_parameter", f"format={text[:40]!r} is not known; there are: {', '.join(_FORMATS)}"
+            "bad_parameter", f"format={text[:40]!r} is not known; there are: {', '.join(FORMATS)}"
         )
     return text
 

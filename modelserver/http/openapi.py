@@ -1,0 +1,332 @@
+"""The OpenAPI document of the public side, `/openapi.json`: every route, parameter, answer, error
+and header. Its schemas are made from what is really sent.
+
+Source: OpenAPI 3.1.
+"""
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from modelserver import __version__
+from modelserver.audio.formats import ENCODINGS
+from modelserver.http import openai
+from modelserver.http.convert import Transcript
+from modelserver.http.errors import STATUS, ErrorDocument, OpenAiErrorDocument, json_response
+from modelserver.http.health import Alive, Named, Ready
+from modelserver.http.parameters import FORMATS, MOST_ALTERNATIVES
+from modelserver.http.progress import PartialText, Progress
+
+_REF = "#/components/schemas/{name}"
+_STRUCTS = (
+    Transcript,
+    ErrorDocument,
+    OpenAiErrorDocument,
+    Alive,
+    Ready,
+    Named,
+    Progress,
+    PartialText,
+    openai.Json,
+    openai.Verbose,
+    openai.Delta,
+    openai.Done,
+    openai.Model,
+    openai.Models,
+)
+_FLAG = {"type": "string", "enum": ["true", "false"]}
+_TEXT = {"type": "string"}
+
+_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
+    "model": (_TEXT, "name of a served model; by default the first"),
+    "language": (_TEXT, "a served model that speaks it, as a BCP 47 tag; `auto` for any"),
+    "words": (_FLAG, "also the words, with times and confidences"),
+    "segments": (_FLAG, "also the utterances, with times"),
+    "alternatives": (
+        {"type": "integer", "minimum": 0, "maximum": MOST_ALTERNATIVES},
+        "how many readings of each segment",
+    ),
+    "phrases": (_TEXT, "recognise these alone: a JSON list, or one a line"),
+    "channels": (
+        {"type": "string", "pattern": "^(mix|split|[0-9]{1,2}(,[0-9]{1,2})*)$"},
+        "`mix`, `split`, or numbers of channels, counted from 0",
+    ),
+    "encoding": (
+        {"type": "string", "enum": list(ENCODINGS)},
+        "of samples without a container; with `rate`",
+    ),
+    "rate": ({"type": "integer", "minimum": 4000, "maximum": 768_000}, "samples a second"),
+    "format": ({"type": "string", "enum": list(FORMATS)}, "what the answer is to be"),
+}
+_BUSY = (
+    "not_ready", "queue_full", "memory_pressure", "resource_exhausted", "shutting_down",
+    "spool_full",
+)  # fmt: skip
+_OF_UPLOADS = (
+    "bad_request", "bad_parameter", "malformed_multipart", "missing_file", "too_many_files",
+    "incomplete_body", "not_audio", "unauthorized", "model_not_found", "grammar_unknown",
+    "grammar_unsupported", "upload_timeout", "body_too_large", "audio_too_long",
+    "too_large_for_server", "unsupported_media_type", "unsupported_audio", "expectation_failed",
+    "rate_limited", "internal", "worker_lost", *_BUSY, "deadline_exceeded",
+)  # fmt: skip
+_REQUEST_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "description": "an id of yours (up to 128 of A-Z a-z 0-9 . _ : / + = @ -), which comes back in "
+    "the answer, in errors and in the log; any other is replaced",
+    "schema": {"type": "string"},
+}
+_HEADERS = {"X-Request-ID": {"schema": _TEXT, "required": True}, "Server": {"schema": _TEXT}}
+_AUDIO = {"type": "string", "contentMediaType": "application/octet-stream"}
+
+
+def openapi_document() -> dict[str, Any]:
+    """The whole of it."""
+    _, schemas = msgspec.json.schema_components(_STRUCTS, ref_template=_REF)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "modelserver",
+            "version": __version__,
+            "description": "Speech to text. Live streams are described in /asyncapi.json.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{}, {"key": []}],
+        "paths": {
+            "/api/audio/convert": {"post": _convert()},
+            "/v1/audio/transcriptions": {"post": _transcriptions()},
+            "/v1/audio/translations": {
+                "post": {
+                    "operationId": "translate",
+                    "summary": "Nothing is translated here",
+                    "parameters": [_REQUEST_ID],
+                    "responses": _errors("OpenAiErrorDocument", "not_found", "unauthorized"),
+                }
+            },
+            "/v1/models": {
+                "get": _get("listModels", "Served models", "Models", openai_errors=True)
+            },
+            "/v1/models/{id}": {"get": _one_model()},
+            "/api/audio/stream": {"get": _socket("stream", "Our own live stream")},
+            "/ws": {"get": _socket("voskStream", "The Vosk project's protocol, also at `/`")},
+            "/healthz": {"get": _get("alive", "The supervisor lives", "Alive", public=True)},
+            "/readyz": {"get": _ready()},
+            "/test": {"get": _get("named", "The server and its version", "Named", public=True)},
+            "/openapi.json": {"get": _document("openapi", "This document")},
+            "/asyncapi.json": {"get": _document("asyncapi", "Live streams, as AsyncAPI")},
+        },
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "needed where the server asks for keys",
+                }
+            },
+        },
+    }
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": _REF.format(name=name)}
+
+
+def _json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _answer(description: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "headers": _HEADERS, "content": content}
+
+
+def _errors(document: str, *codes: str) -> dict[str, Any]:
+    """By status, each with the codes that it may have."""
+    by_status: dict[int, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(STATUS[code], []).append(code)
+    found: dict[str, Any] = {}
+    for status, names in sorted(by_status.items()):
+        answer = _answer(" or ".join(f"`{name}`" for name in names), _json(_ref(document)))
+        headers = dict(_HEADERS)
+        if status == 401:
+            headers["WWW-Authenticate"] = {"schema": _TEXT, "required": True}
+        if status in (429, 503):
+            headers["Retry-After"] = {"schema": {"type": "string", "pattern": "^[0-9]+$"}}
+        found[str(status)] = {**answer, "headers": headers}
+    return found
+
+
+def _query(*names: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": _PARAMETERS[name][1],
+            "schema": _PARAMETERS[name][0],
+        }
+        for name in names
+    ]
+
+
+def _convert() -> dict[str, Any]:
+    fields = {name: {**schema, "description": text} for name, (schema, text) in _PARAMETERS.items()}
+    return {
+        "operationId": "convert",
+        "summary": "One recording in, its text out",
+        "parameters": [*_query(*_PARAMETERS), _REQUEST_ID],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/octet-stream": {"schema": _AUDIO},
+                "audio/*": {"schema": _AUDIO},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["file"],
+                        "properties": {"file": _AUDIO, **fields},
+                    }
+                },
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["audio"],
+                        "properties": {
+                            "audio": {"type": "string", "contentEncoding": "base64"},
+                            **fields,
+                        },
+                    }
+                },
+            },
+        },
+        "responses": {
+            "200": _answer(
+                "what was said",
+                {
+                    **_json(_ref("Transcript")),
+                    "text/plain": {"schema": _TEXT},
+                    "application/x-subrip": {"schema": _TEXT},
+                    "text/vtt": {"schema": _TEXT},
+                    "text/event-stream": {"schema": _TEXT},
+                },
+            ),
+            **_errors("ErrorDocument", *_OF_UPLOADS),
+        },
+    }
+
+
+def _transcriptions() -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "file": _AUDIO,
+        "model": _TEXT,
+        "language": _TEXT,
+        "prompt": _TEXT,
+        "response_format": {"type": "string", "enum": list(openai.FORMATS)},
+        "temperature": {"type": "number", "minimum": 0, "maximum": 1},
+        "timestamp_granularities[]": {
+            "type": "array",
+            "items": {"type": "string", "enum": list(openai.GRANULARITIES)},
+        },
+        "stream": _FLAG,
+        "chunking_strategy": _TEXT,
+    }
+    return {
+        "operationId": "transcribe",
+        "summary": "As OpenAI's API",
+        "parameters": [_REQUEST_ID],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["file", "model"],
+                        "properties": properties,
+                    }
+                }
+            },
+        },
+        "responses": {
+            "200": _answer(
+                "what was said",
+                {
+                    **_json({"anyOf": [_ref("Json"), _ref("Verbose")]}),
+                    "text/plain": {"schema": _TEXT},
+                    "application/x-subrip": {"schema": _TEXT},
+                    "text/vtt": {"schema": _TEXT},
+                    "text/event-stream": {"schema": _TEXT},
+                },
+            ),
+            **_errors("OpenAiErrorDocument", *_OF_UPLOADS),
+        },
+    }
+
+
+def _get(
+    operation: str, summary: str, schema: str, *, public: bool = False, openai_errors: bool = False
+) -> dict[str, Any]:
+    document = "OpenAiErrorDocument" if openai_errors else "ErrorDocument"
+    made: dict[str, Any] = {
+        "operationId": operation,
+        "summary": summary,
+        "parameters": [_REQUEST_ID],
+        "responses": {"200": _answer(summary, _json(_ref(schema)))},
+    }
+    if public:
+        made["security"] = [{}]
+    else:
+        made["responses"] |= _errors(document, "unauthorized")
+    return made
+
+
+def _one_model() -> dict[str, Any]:
+    made = _get("getModel", "One of them", "Model", openai_errors=True)
+    path = {"name": "id", "in": "path", "required": True, "schema": {**_TEXT, "minLength": 1}}
+    made["parameters"] = [path, _REQUEST_ID]
+    made["responses"] |= _errors("OpenAiErrorDocument", "model_not_found", "unauthorized")
+    return made
+
+
+def _ready() -> dict[str, Any]:
+    made = _get("ready", "A model is loaded and a worker able", "Ready", public=True)
+    made["responses"] |= _errors("ErrorDocument", *_BUSY)
+    return made
+
+
+def _document(operation: str, summary: str) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "security": [{}],
+        "parameters": [_REQUEST_ID],
+        "responses": {"200": _answer(summary, _json({"type": "object"}))},
+    }
+
+
+def _socket(operation: str, summary: str) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": f"{summary}: a WebSocket",
+        "parameters": [_REQUEST_ID],
+        "responses": {
+            "101": {"description": "the connection is a WebSocket now"},
+            **_errors(
+                "ErrorDocument",
+                "bad_request",
+                "upgrade_required",
+                "unauthorized",
+                "rate_limited",
+                "model_not_found",
+                *_BUSY,
+            ),
+        },
+    }
+
+
+async def openapi(request: web.Request) -> web.Response:
+    """`/openapi.json`"""
+    return json_response(openapi_document())
