@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from supervisor.admission import Admission
     from supervisor.contract import (
         Reporting,
         Servable,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from supervisor.guard.guard import Guard, GuardStatus
     from supervisor.guard.history import DeathRecord
     from supervisor.job import JobResult
-    from supervisor.pool import Admission, Pool
+    from supervisor.pool import Pool
     from supervisor.processes.death import Cause, Death, ExitStatus
     from supervisor.processes.environment import (
         Allocator,
@@ -108,7 +109,8 @@ _HOMES = {
     "readings.memory": ("MemoryReader", "available_memory"),
     "readings.processes": ("read_process",),
     "readings.resources": ("raise_descriptor_limit",),
-    "pool": ("Admission", "Pool"),
+    "admission": ("Admission",),
+    "pool": ("Pool",),
     "processes.process": ("end_with_parent",),
     "settings": (
         "MemorySettings",

@@ -28,7 +28,6 @@ A twenty-line example, complete but for the model, which any module may hold::
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
@@ -36,6 +35,7 @@ from typing import Any
 
 import structlog
 
+from supervisor.admission import Admission
 from supervisor.errors import (
     DeadlineExceeded,
     Draining,
@@ -76,46 +76,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 
 _MOST_NEVER_BEGUN = 10
 """A job that so many workers did not even live to begin is given up."""
-
-
-class Admission:
-    """A place in the pool, held from before a job's input is read until its answer is given."""
-
-    def __init__(self, pool: "Pool", ask: Ask) -> None:
-        self._pool = pool
-        self._ask = ask
-
-    @property
-    def units(self) -> float | None:
-        """The job's size, in units of the caller's choice."""
-        return self._ask.units
-
-    def resize(self, units: float, *, known: bool = True) -> None:
-        """The job's size is known now, or can be guessed better. Raises `TooLarge` where it is
-        known and could not be done at all."""
-        self._ask = dataclasses.replace(self._ask, units=units)
-        if not known:
-            return
-        if (refused := self._pool._guard.never(self._pool._member, self._ask)) is not None:
-            raise refused
-
-    async def run(
-        self,
-        request: dict[str, Any],
-        spool: JobInput | None = None,
-        *,
-        timeout_s: float | None = None,
-        on_progress: Callable[[Any], None] | None = None,
-        request_id: str | None = None,
-    ) -> JobResult:
-        """Run one job; cancelling this coroutine drops it between two steps. `request_id`: what
-        the log shall call it beside its own number.
-
-        Raises `JobError` (the model refused), `JobCrashed`, `WorkerLost`, `DeadlineExceeded` or
-        `Draining`; for a request that MessagePack cannot carry `TypeError`, `ValueError`,
-        `OverflowError` or `RecursionError`; and what `on_progress` raises.
-        """
-        return await self._pool._run(request, spool, self.units, timeout_s, on_progress, request_id)
 
 
 class Pool:
@@ -312,7 +272,7 @@ class Pool:
             raise full
         self._admitted += 1
         ticket = self._guard.admitted(ask)
-        admission = Admission(self, ask)
+        admission = Admission(ask, functools.partial(self._guard.never, self._member), self._run)
         self._inside.add(admission)
         try:
             yield admission

@@ -14,6 +14,7 @@ from running import RunningServer, start_server
 import models
 from modelserver.http.application import build_application
 from modelserver.http.errors import STATUS
+from modelserver.http.pages import PAGES
 from modelserver.http.parameters import NAMES
 
 
@@ -43,7 +44,8 @@ def test_every_route_is_described(document: dict[str, Any]) -> None:
         if route.resource is not None and route.method != "HEAD"
     }
     described = {(method, path) for path, one in document["paths"].items() for method in one}
-    assert routes - {("get", "/")} == described
+    pages = {("get", path) for path in ("/", *PAGES)}
+    assert routes - pages == described
 
 
 def test_every_parameter_and_error_is_described(document: dict[str, Any]) -> None:

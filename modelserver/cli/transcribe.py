@@ -22,6 +22,7 @@ from modelserver.audio.riff import HEADER_LIMIT_BYTES
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
 from modelserver.serving.service import SpeechService
+from modelserver.serving.transcribing import transcribe as transcribe_recording
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
@@ -217,8 +218,8 @@ class _Transcription:
             async with service.admit(service.default, patient=True) as place:
                 # What comes through a pipe is taken for plain samples.
                 place.admission.resize(expected_s or audio.size / 32_000, known=False)
-                done = await service.transcribe(
-                    place, audio, self._asked, patient=True, on_progress=progress
+                done = await transcribe_recording(
+                    service, place, audio, self._asked, patient=True, on_progress=progress
                 )
                 return done.speech
 

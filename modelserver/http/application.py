@@ -10,6 +10,7 @@ from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.http.middleware import each_request, expect_continue
 from modelserver.http.openai import add_openai_routes
 from modelserver.http.openapi import openapi
+from modelserver.http.pages import add_pages
 from modelserver.http.stream import stream
 from modelserver.http.upload import hold_continue
 from modelserver.http.vosk import vosk_stream
@@ -23,6 +24,7 @@ def build_application(service: SpeechService, connections: Connections) -> web.A
     app[CONNECTIONS] = connections
     app.router.add_post("/api/audio/convert", convert, expect_handler=hold_continue)
     add_openai_routes(app)
+    add_pages(app)
     add_vosk_routes(app)
     app.router.add_get("/api/audio/stream", stream, expect_handler=expect_continue)
     for path, handler in (

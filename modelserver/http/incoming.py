@@ -14,6 +14,7 @@ from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.http.upload import Upload, must_be_acceptable
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import Place, SpeechService
+from modelserver.serving.transcribing import transcribe
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from supervisor import Spool
 
@@ -38,7 +39,8 @@ class Incoming:
 
     async def transcribe(self, told: Callable[[SpeechProgress], None] | None = None) -> Speech:
         """What is said in it. Raises `supervisor.PoolError`."""
-        done = await self.request.app[SERVICE].transcribe(
+        done = await transcribe(
+            self.request.app[SERVICE],
             self.place,
             self.spool,
             self.asked.speech,

@@ -28,7 +28,10 @@ CLIENT = web.RequestKey("client", str)
 KEY_NAME = web.RequestKey("key_name", str)
 """Whose key it came with; not there where none is needed."""
 
-_FOR_ALL = ("/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json")
+_FOR_ALL = (
+    "/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json",
+    "/docs", "/docs/docs.css", "/docs/docs.js",
+)  # fmt: skip
 """Need no key."""
 _KEY_PROTOCOL = "bearer."
 """A browser's WebSocket can send no header of its own, but may name subprotocols."""

@@ -9,6 +9,7 @@ import msgspec
 
 import models
 from modelserver.serving.service import SpeechService
+from modelserver.serving.transcribing import transcribe
 from modelserver.settings import Settings
 from modelserver.speech.messages import SpeechRequest
 from supervisor import NotReady, read_process
@@ -46,7 +47,7 @@ async def measure(settings: Settings) -> Measured:
                 service.open_spool() as spool,
             ):
                 await spool.write(_as_wav(clip, rate))
-                await service.transcribe(place, spool, SpeechRequest(), patient=True)
+                await transcribe(service, place, spool, SpeechRequest(), patient=True)
         await service.guard.look_again()
         (worker,) = pool.status().workers
         reading = read_process(worker.pid)

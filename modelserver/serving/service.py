@@ -5,33 +5,26 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import msgspec.structs
 import structlog
 
 from modelserver.access.gate import AccessGate
-from modelserver.audio.channels import MIX
 from modelserver.serving.kernel_supply import KernelSupply
-from modelserver.serving.recordings import Recording, piece_length
 from modelserver.serving.served import ServedModel, memory_settings
 from modelserver.serving.traffic import Traffic
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import own_settings, settings_for
-from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from modelserver.speech.phrases import PhrasesRefused
 from supervisor import (
     Admission,
     Allocator,
     Cause,
-    DeadlineExceeded,
     Draining,
     Guard,
-    JobInput,
-    NotReady,
     PoolState,
     PoolStatus,
     Spool,
@@ -79,15 +72,6 @@ class UnknownModel(Exception):
 
 class SettingsRefused(Exception):
     """These settings cannot be taken over while the server runs; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recognized:
-    """A transcript, and the seconds that its job waited and worked for it."""
-
-    speech: Speech
-    queued_s: float
-    run_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,85 +233,6 @@ class SpeechService:
     def open_spool(self) -> Spool:
         """Where the request's audio goes."""
         return self.spools.open()
-
-    async def transcribe(
-        self,
-        place: Place,
-        audio: JobInput,
-        asked: SpeechRequest,
-        *,
-        patient: bool = False,
-        on_progress: Callable[[SpeechProgress], None] | None = None,
-        request_id: str | None = None,
-    ) -> Recognized:
-        """What is said in the file, as it is `asked`; `on_progress` hears how far it is.
-
-        `patient`: however long it takes, and however long the audio is. Raises
-        `supervisor.PoolError`.
-        """
-        limits = self.settings.limits
-        longest_s = None if patient else limits.audio_s
-        request = msgspec.structs.replace(asked, longest_audio_s=longest_s)
-
-        def told(value: Any) -> None:
-            if on_progress is not None:
-                on_progress(msgspec.convert(value, SpeechProgress))
-
-        timeout_s = None if patient else limits.request_s
-        if self._is_long(place, request):
-            return await self._in_pieces(place, audio, request, timeout_s, on_progress, request_id)
-        try:
-            result = await place.admission.run(
-                msgspec.to_builtins(request),
-                audio,
-                timeout_s=timeout_s,
-                on_progress=told,
-                request_id=request_id,
-            )
-        except DeadlineExceeded as error:
-            raise DeadlineExceeded(
-                f"{error.message} (limits.request_s is {limits.request_s:g})"
-            ) from error
-        speech = msgspec.convert(result.value, Speech)
-        self.traffic.audio_s += speech.duration_s
-        return Recognized(speech, result.queued_s, result.run_s)
-
-    def _is_long(self, place: Place, asked: SpeechRequest) -> bool:
-        """It is heard in pieces; where channels are heard one by one, it is not."""
-        units = place.admission.units
-        return asked.channels == MIX and units is not None and units >= self.settings.long.from_s
-
-    async def _in_pieces(
-        self,
-        place: Place,
-        audio: JobInput,
-        asked: SpeechRequest,
-        timeout_s: float | None,
-        on_progress: Callable[[SpeechProgress], None] | None,
-        request_id: str | None,
-    ) -> Recognized:
-        pool = place.served.pool
-        if pool is None:
-            raise NotReady("the model is not loaded any more")
-        units, workers = place.admission.units or 0.0, place.served.slots
-        recording = Recording(
-            pool,
-            self.spools,
-            workers,
-            asked,
-            piece_s=piece_length(units, workers, self.settings.long.piece_s),
-            told=on_progress,
-            request_id=request_id,
-        )
-        started = time.monotonic()
-        # Nobody waits behind it but for its samples.
-        place.admission.resize(0.0, known=False)
-        try:
-            speech = await recording.transcribe(place.admission, audio, timeout_s)
-        except TimeoutError:
-            raise DeadlineExceeded(f"not done after {timeout_s:g} s (limits.request_s)") from None
-        self.traffic.audio_s += speech.duration_s
-        return Recognized(speech, 0.0, time.monotonic() - started)
 
     # --- the life of the models -----------------------------------------------------------------
 

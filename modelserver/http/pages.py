@@ -1,0 +1,56 @@
+"""The pages: files of ours, with headers that let nothing else in."""
+
+import hashlib
+import importlib.resources
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from modelserver.http.middleware import expect_continue
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+
+PAGES = {"/docs": "docs.html", "/docs/docs.css": "docs.css", "/docs/docs.js": "docs.js"}
+"""Path, to file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    body: bytes
+    kind: str
+    tag: str
+
+
+def add_pages(app: web.Application) -> None:
+    """Their routes. They say nothing that needs a key."""
+    for path, name in PAGES.items():
+        body = importlib.resources.files("modelserver.web").joinpath(name).read_bytes()
+        tag = hashlib.sha256(body).hexdigest()[:16]
+        file = _File(body, _KINDS[name.rpartition(".")[2]], tag)
+        app.router.add_get(path, _handler(file), expect_handler=expect_continue)
+
+
+def _handler(file: _File) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def page(request: web.Request) -> web.Response:
+        response = web.Response(body=file.body, content_type=file.kind, charset="utf-8")
+        response.etag = file.tag
+        given = request.if_none_match
+        if given and any(tag.value == file.tag for tag in given):
+            response = web.Response(status=304)
+            response.etag = file.tag
+        response.headers.update(
+            {
+                "Cache-Control": "no-cache",
+                "Content-Security-Policy": _POLICY,
+                "X-Content-Type-Options": "nosniff",
+                "Referrer-Policy": "no-referrer",
+            }
+        )
+        return response
+
+    return page

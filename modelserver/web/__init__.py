@@ -1,0 +1,1 @@
+"""Pages that the server serves: plain files, with nothing from anywhere else."""

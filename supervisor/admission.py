@@ -1,0 +1,55 @@
+"""A place in a pool, from before a job's input is read until its answer is given."""
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from supervisor.guard.admission import Ask
+from supervisor.job import JobResult
+from supervisor.spool import JobInput
+
+
+class Admission:
+    """A place in the pool, held from before a job's input is read until its answer is given."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        never: Callable[[Ask], Exception | None],
+        run: Callable[..., Awaitable[JobResult]],
+    ) -> None:
+        """`never`: why what is asked for could not be done at all. `run`: the pool's way of it."""
+        self._ask = ask
+        self._never, self._run = never, run
+
+    @property
+    def units(self) -> float | None:
+        """The job's size, in units of the caller's choice."""
+        return self._ask.units
+
+    def resize(self, units: float, *, known: bool = True) -> None:
+        """The job's size is known now, or can be guessed better. Raises `TooLarge` where it is
+        known and could not be done at all."""
+        self._ask = dataclasses.replace(self._ask, units=units)
+        if not known:
+            return
+        if (refused := self._never(self._ask)) is not None:
+            raise refused
+
+    async def run(
+        self,
+        request: dict[str, Any],
+        spool: JobInput | None = None,
+        *,
+        timeout_s: float | None = None,
+        on_progress: Callable[[Any], None] | None = None,
+        request_id: str | None = None,
+    ) -> JobResult:
+        """Run one job; cancelling this coroutine drops it between two steps. `request_id`: what
+        the log shall call it beside its own number.
+
+        Raises `JobError` (the model refused), `JobCrashed`, `WorkerLost`, `DeadlineExceeded` or
+        `Draining`; for a request that MessagePack cannot carry `TypeError`, `ValueError`,
+        `OverflowError` or `RecursionError`; and what `on_progress` raises.
+        """
+        return await self._run(request, spool, self.units, timeout_s, on_progress, request_id)
