@@ -10,6 +10,10 @@ const made = (name, properties = {}, ...children) => {
 const resolved = (schema, documentation) =>
   schema.$ref ? documentation.components.schemas[schema.$ref.split("/").pop()] : schema;
 
+// What is between backticks is code.
+const prose = (text) => (text || "").split("`").map((part, at) =>
+  at % 2 ? made("code", {}, part) : part);
+
 function field(name, schema, text, required) {
   let input;
   if (schema.contentMediaType) {
@@ -20,7 +24,7 @@ function field(name, schema, text, required) {
   } else {
     input = made("input", { name, required, spellcheck: false });
   }
-  return made("label", {}, made("code", {}, name), input, made("small", {}, text || ""));
+  return made("label", {}, made("code", {}, name), input, made("small", {}, ...prose(text)));
 }
 
 function fieldsOf(operation) {
@@ -75,9 +79,9 @@ function section(path, method, operation, documentation) {
   const summary = made("summary", {},
     made("span", { className: "method" }, method.toUpperCase()),
     made("span", { className: "path" }, path),
-    made("span", {}, operation.summary));
+    made("span", {}, ...prose(operation.summary)));
   const rows = Object.entries(operation.responses).map(([status, answer]) =>
-    made("tr", {}, made("td", {}, made("code", {}, status)), made("td", {}, answer.description)));
+    made("tr", {}, made("td", {}, made("code", {}, status)), made("td", {}, ...prose(answer.description))));
   if (!operation.responses["101"]) {
     const fields = fieldsOf(operation);
     const button = made("button", { type: "submit" }, "Try it");
@@ -109,4 +113,5 @@ async function show() {
   }
 }
 
+document.getElementById("access").addEventListener("submit", (event) => event.preventDefault());
 show();
