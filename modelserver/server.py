@@ -13,6 +13,7 @@ import structlog
 import uvloop
 
 from modelserver import __version__
+from modelserver.access.keyring import KeysUnreadable
 from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.http.application import build_application, build_vosk_application
 from modelserver.http.connections import connections_beside
@@ -55,6 +56,11 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
     except AllocatorMissing as error:
         sock.close()
         raise CannotStart(str(error)) from error
+    try:
+        service.access.check()
+    except KeysUnreadable as error:
+        sock.close()
+        raise CannotStart(f"auth.keys_file: {error}") from error
     stop, hangups = StopSignals(), Hangups()
     notifier = Notifier.from_environment()
     connections = connections_beside(service.places)

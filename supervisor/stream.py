@@ -90,9 +90,10 @@ class Stream:
         while self._unsent and self._failure is None:
             await self._change()
         self._raise_failure()
-        body = encoded(Feed(self.number, self._last + 1, data))
+        now = time.monotonic()
+        body = encoded(Feed(self.number, self._last + 1, data, now))
         self._last += 1
-        self._unsent.append(_Input(self._last, body, units, time.monotonic()))
+        self._unsent.append(_Input(self._last, body, units, now))
         self.kept_bytes += len(body)
         self._send_on()
 
@@ -169,6 +170,8 @@ class Stream:
             self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
             return
         self.replays += self._answered > 0
+        now = time.monotonic()
+        since = now - self.behind_s(now)
         self.worker = worker
         worker.streams.add(self)
         worker.send_stream(
@@ -179,6 +182,7 @@ class Stream:
                     self._before,
                     self._mark,
                     self._answered,
+                    since,
                     self.background,
                 )
             )

@@ -269,6 +269,32 @@ def test_the_command_makes_lists_and_takes_back_keys(tmp_path: Path) -> None:
     assert "auth.keys_file" in modelserver("keys", "list", file=None).stderr
 
 
+def test_a_server_whose_keys_cannot_be_read_does_not_start(
+    tmp_path: Path, small: models.ModelLocation
+) -> None:
+    environment = {**os.environ, "MODELSERVER_AUTH_KEYS_FILE": str(tmp_path / "none")}
+    done = subprocess.run(
+        [sys.executable, "-m", "modelserver", "serve", "--port", "0", "--model", small.directory],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"auth.keys_file: {tmp_path / 'none'} cannot be read" in done.stderr + done.stdout
+
+
+def test_the_terminal_has_a_key_too(server: RunningServer, key: str, clips: list[bytes]) -> None:
+    url = server.url.replace("http", "ws", 1) + "/"
+    asked = [sys.executable, "-m", "modelserver", "listen", "--server", url, "-"]
+    for given, status in ((key, 0), ("wrong", 1)):
+        done = subprocess.run(
+            [*asked, "--key", given], input=clips[0], capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == status, done.stderr
+
+
 def test_a_server_that_all_may_use_says_so(tmp_path: Path, small: models.ModelLocation) -> None:
     flags = ("--model", str(small.directory), "--host", "0.0.0.0")
     with start_server(tmp_path, *flags, MODELSERVER_WARMUP="none") as server:

@@ -111,7 +111,8 @@ def test_a_burst_of_500_long_uploads_is_bounded_and_all_answered(
         assert sum(outcome["codes"].values()) == 500
         assert set(outcome["codes"]) <= {"200", "queue_full", "memory_pressure"}
         assert outcome["codes"]["200"] >= places
-        assert 0 < outcome["most_on_disk"] <= places * body_bytes
+        # Each is there as it came, or as samples; as both while one of the two workers makes them.
+        assert 0 < outcome["most_on_disk"] <= (places + 2) * body_bytes
         assert supervisor.memory_info().rss - rss_before < 60 * MB
         assert group.oom_kills() == 0
         until(lambda: server.health()["queue"]["admitted"] == 0, 30)

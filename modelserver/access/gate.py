@@ -52,6 +52,11 @@ class AccessGate:
         """No key is needed."""
         return not self._settings().keys_file
 
+    def check(self) -> None:
+        """That the keys can be read. Raises `KeysUnreadable`."""
+        if not self.open:
+            self._ring(Path(self._settings().keys_file)).read()
+
     def who(self, authorization: str | None) -> str | None:
         """Whose key it is, of what an Authorization header says; None where none is needed. Raises
         `NotAllowed`."""

@@ -3,6 +3,7 @@
 A key is 32 random bytes, so that a plain SHA-256 of it cannot be guessed back.
 """
 
+import grp
 import hashlib
 import hmac
 import os
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _PREFIX = "ms-"
+_SERVICE_GROUP = "modelserver"
+"""Of the unit that `make install` puts in place."""
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{0,63})\s+sha256:(?P<hash>[0-9a-f]{64})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _LOOK_S = 1.0
@@ -91,7 +94,8 @@ def _text_of(file: Path) -> str:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Whoever reads it finds the old file or the new one. Owner and mode stay."""
+    """Whoever reads it finds the old file or the new one. Owner and mode stay; a new one that root
+    makes can be read by the service, if there is one."""
     try:
         before = file.stat() if file.exists() else None
         descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
@@ -103,9 +107,19 @@ def _replace(file: Path, text: str) -> None:
                 os.fchmod(written.fileno(), before.st_mode & 0o777)
                 if os.geteuid() == 0:
                     os.fchown(written.fileno(), before.st_uid, before.st_gid)
+            elif os.geteuid() == 0 and (group := _service_group()) is not None:
+                os.fchown(written.fileno(), 0, group)
+                os.fchmod(written.fileno(), 0o640)
         Path(partial).replace(file)
     except OSError as error:
         raise KeysUnreadable(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _service_group() -> int | None:
+    try:
+        return grp.getgrnam(_SERVICE_GROUP).gr_gid
+    except KeyError:
+        return None
 
 
 @dataclass(slots=True)

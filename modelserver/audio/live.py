@@ -17,6 +17,7 @@ from modelserver.audio.riff import FORMS, HEADER_LIMIT_BYTES, Piece, parse, raw_
 
 _ENDLESS = 1 << 62
 _MAGIC_BYTES = 12
+_TAIL_BYTES = 256 * 1024
 _BLOCK_BYTES = 8000
 """A quarter of a second: handed over at once, where there is so much."""
 
@@ -69,6 +70,8 @@ class LiveAudio:
         if self._raw is not None:
             self._fed_bytes += len(data)
             self._tail += data
+            if len(self._tail) > _TAIL_BYTES:
+                self._forget_decoded()
 
     def end(self) -> None:
         """There is no more."""
@@ -86,9 +89,13 @@ class LiveAudio:
         """Of raw samples, what was fed and has not come out yet."""
         if self._raw is None:
             return b""
+        self._forget_decoded()
+        return bytes(self._tail)
+
+    def _forget_decoded(self) -> None:
+        assert self._raw is not None
         out = self._source.frames_read * self._raw.frame_bytes
         del self._tail[: len(self._tail) - (self._fed_bytes - out)]
-        return bytes(self._tail)
 
     def close(self) -> None:
         """Let go of the decoder."""

@@ -16,6 +16,7 @@ import msgspec
 import uvloop
 
 from modelserver.admin.client import printable
+from modelserver.settings.configuration import KEY_VARIABLE
 from modelserver.speech.transcript import reader_text
 
 _RATE = 16_000
@@ -37,8 +38,9 @@ class _Cannot(Exception):
     help="where it listens; any server of the Vosk project's protocol",
 )
 @click.option("--model", help="which of its models")
+@click.option("--key", envvar=KEY_VARIABLE, help="what the server knows its clients by")
 @click.option("--fast", is_flag=True, help="send a file as fast as it is taken, not as it was said")
-def listen(file: str, server: str, model: str | None, *, fast: bool) -> None:
+def listen(file: str, server: str, model: str | None, key: str | None, *, fast: bool) -> None:
     """Send speech as it is spoken, and show what is understood.
 
     FILE: any audio file, at the pace at which it was said. With -: samples from standard input (16
@@ -51,7 +53,7 @@ def listen(file: str, server: str, model: str | None, *, fast: bool) -> None:
         file = MICROPHONE if sys.stdin.isatty() else STDIN
     paced = not fast and file not in (STDIN, MICROPHONE)
     try:
-        uvloop.run(_listen(file, server, model, paced=paced))
+        uvloop.run(_listen(file, server, model, key, paced=paced))
     except* av.FFmpegError as errors:
         error = errors.exceptions[0]
         raise click.ClickException(f"{file}: {getattr(error, 'strerror', error)}") from errors
@@ -59,8 +61,11 @@ def listen(file: str, server: str, model: str | None, *, fast: bool) -> None:
         raise click.ClickException(str(errors.exceptions[0])) from errors
 
 
-async def _listen(file: str, server: str, model: str | None, *, paced: bool) -> None:
-    async with aiohttp.ClientSession() as session:
+async def _listen(
+    file: str, server: str, model: str | None, key: str | None, *, paced: bool
+) -> None:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with aiohttp.ClientSession(headers=headers) as session:
         try:
             connecting = session.ws_connect(server, params={"model": model} if model else {})
             socket = await connecting

@@ -106,6 +106,8 @@ class Recording:
             request_id=self._request_id,
         )
         self._arrived.put_nowait(None)
+        if isinstance(audio, Spool):
+            audio.close()  # its samples are enough from here on
         return msgspec.convert(done.value, Decoded)
 
     def _arrives(self, value: Any) -> None:

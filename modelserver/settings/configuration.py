@@ -23,6 +23,9 @@ FLAG = "flag"
 """The origin of what was given with the command."""
 
 CONFIG_VARIABLE = "MODELSERVER_CONFIG"
+KEY_VARIABLE = ENVIRONMENT_PREFIX + "KEY"
+"""What a client of ours sends as its key."""
+_NO_SETTINGS = (CONFIG_VARIABLE, KEY_VARIABLE)
 SYSTEM_FILE = Path("/etc/modelserver.toml")
 INSTALLED_FILE = Path(sys.prefix, "share", "modelserver", "defaults.toml")
 """What an installation as a system service sets in place of our defaults; `make install` puts it
@@ -116,7 +119,7 @@ def _sources(
             yield name, value, str(path)
     by_variable = {field.variable: field for field in known.values()}
     for variable, text in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _NO_SETTINGS:
             continue
         if _SERVICE_LINK.fullmatch(variable) or (
             variable == "MODELSERVER_PORT" and _LINK.match(text)

@@ -1,6 +1,9 @@
-"""The streams that a worker carries: one step of each in turn, and those that are told again what
-was answered elsewhere one after the other, behind the others. Those in the background have theirs
-when there is nothing else."""
+"""The streams that a worker carries: the step is that of the one whose answer is the most overdue.
+Those in the background have theirs when there is nothing else.
+
+Earliest deadline first keeps the longest lateness as short as can be (Jackson, 1955): where a
+worker has died, streams that are told again what was answered elsewhere go before the others.
+"""
 
 import time
 import traceback
@@ -16,9 +19,9 @@ from supervisor.wire.scoreboard import RecordWriter
 Steps = Generator[None, None, StreamAnswer]
 
 
-_STEPS_BEFORE_REPLAY = 3
-"""Of streams that are up to date, for one of a stream that is not: so they are not late, and it
-gets on."""
+_STEP_S = 0.2
+"""By how much later the next step of an input is due: who sends much at once is ahead of the pace
+of speech, and is not to keep those waiting who are not."""
 
 
 class _Carried:
@@ -27,11 +30,25 @@ class _Carried:
     def __init__(self, message: Open, session: StreamSession) -> None:
         self.number = message.stream
         self.answered = message.answered
+        self.since = message.since
         self.background = message.background
         self.session = session
         self.inputs: deque[Feed] = deque()
         self.steps: Steps | None = None
         self.ran_s = 0.0
+        self.steps_done = 0
+
+    @property
+    def due(self) -> float:
+        """When its next step was, or will be, asked for."""
+        asked = self.inputs[0]
+        if asked.number <= self.answered:
+            return self.since
+        return asked.at + self.steps_done * _STEP_S
+
+
+def _due(stream: _Carried) -> float:
+    return stream.due
 
 
 class CarriedStreams:
@@ -42,12 +59,9 @@ class CarriedStreams:
         self._channel = channel
         self._record = record
         self._carried: dict[int, _Carried] = {}
-        self._turns: deque[_Carried] = deque()
-        """Those that have something to do, in the order of their turns."""
-        self._replaying: deque[_Carried] = deque()
-        """Of those, the ones that hear again what was answered; the first until it is done."""
+        self._ready: list[_Carried] = []
+        """Those that have something to do, the one that had its turn last at the end."""
         self._background: deque[_Carried] = deque()
-        self._steps = 0
 
     def __bool__(self) -> bool:
         return bool(self._carried)
@@ -60,7 +74,7 @@ class CarriedStreams:
     @property
     def urgent(self) -> bool:
         """One that is not in the background has."""
-        return bool(self._turns or self._replaying)
+        return bool(self._ready)
 
     def obey(self, message: Open | Feed | Drop) -> None:
         """Take a message about a stream."""
@@ -82,9 +96,9 @@ class CarriedStreams:
         if not self.urgent:
             self._step(self._background.popleft())
             return
-        live = self._turns and (not self._replaying or self._steps < _STEPS_BEFORE_REPLAY)
-        self._steps = self._steps + 1 if live else 0
-        self._step(self._turns.popleft() if live else self._replaying.popleft())
+        stream = min(self._ready, key=_due)
+        self._ready.remove(stream)
+        self._step(stream)
 
     def _step(self, stream: _Carried) -> None:
         before = self._record.turned_to(stream.number)
@@ -103,10 +117,8 @@ class CarriedStreams:
     def _queue(self, stream: _Carried) -> None:
         if stream.background:
             self._background.append(stream)
-        elif stream.inputs[0].number > stream.answered:
-            self._turns.append(stream)
         else:
-            self._replaying.appendleft(stream)
+            self._ready.append(stream)
 
     def _open(self, message: Open) -> None:
         try:
@@ -125,13 +137,14 @@ class CarriedStreams:
         if stream.steps is None:
             asked = stream.inputs[0]
             stream.steps = stream.session.feed(asked.data, quiet=asked.number <= stream.answered)
-            stream.ran_s = 0.0
+            stream.ran_s, stream.steps_done = 0.0, 0
+        stream.steps_done += 1
         try:
             next(stream.steps)
         except StopIteration as stop:
             said: StreamAnswer = stop.value
             number = stream.inputs.popleft().number
-            stream.steps = None
+            stream.steps, stream.steps_done = None, 0
             ran_s = stream.ran_s + time.process_time() - started
             self._channel.send(
                 Fed(stream.number, number, said.values, said.settled, said.mark, said.units, ran_s)
@@ -145,7 +158,7 @@ class CarriedStreams:
 
     def _forget(self, stream: _Carried) -> None:
         del self._carried[stream.number]
-        for turns in (self._turns, self._replaying, self._background):
+        for turns in (self._ready, self._background):
             if stream in turns:
                 turns.remove(stream)
         if stream.steps is not None:

@@ -93,23 +93,26 @@ class Cancel(Message, frozen=True):
 class Open(Message, frozen=True):
     """Supervisor to worker: a stream begins, or goes on here after another worker, when `before`
     units of its input need not be told again, `mark` is where it was settled last, and answers to
-    inputs up to the number `answered` have been given. `background`: it has its turns when there
-    is nothing else to do."""
+    inputs up to the number `answered` have been given. `since`: when the oldest input came that is
+    not answered. `background`: it has its turns when there is nothing else to do."""
 
     stream: int
     request: dict[str, Any]
     before: float
     mark: Any
     answered: int
+    since: float
     background: bool
 
 
 class Feed(Message, frozen=True):
-    """Supervisor to worker: what came next on a stream, numbered from 1."""
+    """Supervisor to worker: what came next on a stream, numbered from 1; `at`: when (seconds of
+    CLOCK_MONOTONIC)."""
 
     stream: int
     number: int
     data: Any
+    at: float
 
 
 class Drop(Message, frozen=True):
