@@ -413,6 +413,8 @@ async def test_bad_clients_make_no_good_one_late(
                 await writer.drain()  # stops it once nobody reads on
         finally:
             writer.transport.abort()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def fleeting() -> None:
         while True:
