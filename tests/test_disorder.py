@@ -154,7 +154,8 @@ async def test_a_worker_killed_while_it_was_asked_to_leave_is_not_called_recycle
     pool: Pool,
 ) -> None:
     job = asyncio.create_task(pool.run({"do": "steps", "count": 300}))
-    await eventually(lambda: "busy" in {w.state.value for w in pool.status().workers})
+    # By its own word: before that the job has not begun, and its death would not count.
+    await eventually(lambda: any(w.record.job for w in pool.status().workers))
     (busy,) = (w for w in pool.status().workers if w.state.value == "busy")
     pool.recycle(busy.slot)
     os.kill(busy.pid, signal.SIGKILL)
