@@ -141,6 +141,12 @@ class Stream:
         return self._request is not None
 
     @property
+    def to_be_placed(self) -> bool:
+        """It has no worker, or may leave the one it has."""
+        may_move = self.wants_to_move and self.settled
+        return self.begun and not self.over and (self.worker is None or may_move)
+
+    @property
     def settled(self) -> bool:
         """Another worker would not have to be told anything again."""
         return not self._sent

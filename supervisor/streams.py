@@ -145,14 +145,14 @@ class Streams:
 
     def place(self) -> None:
         """Find a worker for every stream that has none, or may leave the one it has."""
+        waiting = [stream for stream in self.all if stream.to_be_placed]
+        if not waiting:
+            return
         able = [worker for worker in self._workers() if worker.able]
         newest = [worker for worker in able if worker.server is self._live_server()]
         most = self._share_of_each(len(able))
         work = {worker: _work_of(worker.streams) for worker in able}
-        for stream in self.all:
-            may_move = stream.wants_to_move and stream.settled
-            if stream.over or not stream.begun or (stream.worker is not None and not may_move):
-                continue
+        for stream in waiting:
             if not able:
                 stream.leave_worker(tell=True)  # so that a successor can be started
                 continue

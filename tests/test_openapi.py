@@ -14,8 +14,8 @@ from running import RunningServer, start_server
 import models
 from modelserver.http.application import build_application
 from modelserver.http.errors import STATUS
-from modelserver.http.pages import PAGES
 from modelserver.http.parameters import NAMES
+from modelserver.web import PAGES
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,12 @@ from modelserver.settings import AuthSettings
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
 
+def bearer_of(authorization: str) -> str:
+    """The key or token in an Authorization header; empty if there is none (RFC 6750)."""
+    scheme, _, given = authorization.partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else ""
+
+
 class NotAllowed(Exception):
     """`code`: "unauthorized", or "rate_limited" with the seconds after which to try again."""
 
@@ -64,10 +70,9 @@ class AccessGate:
         if not settings.keys_file:
             return None
         keyring = self._ring(Path(settings.keys_file))
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        if not (key := bearer_of(authorization or "")):
             raise NotAllowed("unauthorized", "a key is needed: Authorization: Bearer KEY")
-        name = keyring.name_of(key.strip())
+        name = keyring.name_of(key)
         self._tell(keyring.problem)
         if name is None:
             raise NotAllowed("unauthorized", "this key is not known")

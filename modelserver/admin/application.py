@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
+from modelserver.access.gate import bearer_of
 from modelserver.admin.health import health
 from modelserver.admin.metrics import CONTENT_TYPE, Metrics
 from modelserver.http.connections import Connections
@@ -18,8 +19,6 @@ from modelserver.serving.reloading import Reloader, ReloadRefused
 from modelserver.serving.service import SpeechService
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
-
-_BEARER = "bearer"
 
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
@@ -81,8 +80,7 @@ class _Admin:
         if self._token is None:
             return
         # By the token alone: where a proxy stands in between, every address is its own.
-        scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
-        sent = sent.strip() if scheme.lower() == _BEARER else ""
+        sent = bearer_of(request.headers.get("Authorization", ""))
         if not hmac.compare_digest(_bytes(sent), _bytes(self._token.strip())):
             raise ApiError(
                 "unauthorized",

@@ -24,7 +24,8 @@ _SILENT = 1e-4
 """A channel has less than this share of the louder one's energy: -40 dB."""
 _NOTHING = 100.0
 """Energy a sample below which a block says nothing: 10 of 32768."""
-_EVERY = 4
+ENERGY_EVERY = 4
+"""Which of the samples are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ class LouderWhereMixingFails:
 
     def choose(self, channels: Sequence[array[int]], mean: array[int], rate: int) -> array[int]:
         """What is to be heard of one block of each channel and of their mean."""
-        energies = [_energy(channel) for channel in channels]
-        together = _energy(mean)
+        energies = [energy(channel) for channel in channels]
+        together = energy(mean)
         count = max(1, len(mean))
         before = self._channels or [0.0] * len(energies)
         self._channels = [_DECAY * past + now for past, now in zip(before, energies, strict=True)]
@@ -77,7 +78,7 @@ class LouderWhereMixingFails:
         loudest = max(range(len(energies)), key=self._channels.__getitem__)
         most = self._channels[loudest]
         now = max(range(len(energies)), key=energies.__getitem__)
-        if energies[now] * _EVERY / count < _NOTHING:
+        if energies[now] * ENERGY_EVERY / count < _NOTHING:
             now, here = loudest, False
         else:
             here = together < _CANCELLED * energies[now]
@@ -99,6 +100,7 @@ class LouderWhereMixingFails:
         return said
 
 
-def _energy(samples: array[int]) -> float:
-    some = samples[::_EVERY]
+def energy(samples: array[int]) -> float:
+    """Of every `ENERGY_EVERY`th of them, together."""
+    some = samples[::ENERGY_EVERY]
     return float(sum(map(mul, some, some)))

@@ -10,7 +10,8 @@ from __future__ import annotations  # array is generic for type checkers only, b
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import mul
+
+from modelserver.audio.channels import ENERGY_EVERY, energy
 
 _FRAME_S = 0.02
 _QUIET_S = 0.4
@@ -23,7 +24,6 @@ _LEAST = 30.0
 """Energy a sample below which a stretch is silence whatever else is there: 5 of 32768."""
 OVERLAP_S = 3.0
 """Of two pieces with no pause between them."""
-_EVERY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,9 @@ class Cutter:
     def _measure(self) -> None:
         done = len(self._energies) * self._frame
         samples = array("h", bytes(self._pcm[2 * done : len(self._pcm) // 2 * 2]))
+        counted = -(-self._frame // ENERGY_EVERY)
         for at in range(0, len(samples) - self._frame + 1, self._frame):
-            some = samples[at : at + self._frame : _EVERY]
-            self._energies.append(float(sum(map(mul, some, some))) / len(some))
+            self._energies.append(energy(samples[at : at + self._frame]) / counted)
 
     def _cut(self) -> AudioPiece:
         frames = self._most // self._frame
@@ -106,8 +106,6 @@ class Cutter:
             bytes(self._pcm[: 2 * length]),
         )
         gone = max(0, length if back is None else back) // self._frame * self._frame
-        if back is None and paused:
-            gone = length // self._frame * self._frame
         self._number += 1
         self._begin = end
         self._start += gone

@@ -153,6 +153,7 @@ class _Transcription:
         self._asked = asked
         self._write = _WRITERS[form]
         self._targets = targets
+        self._expected_s: dict[str, float] = {}
         self._done_s: dict[str, float] = {}
 
     async def run(self) -> int:
@@ -161,9 +162,9 @@ class _Transcription:
         async with SpeechService(self._settings) as service:
             await self._wait_ready(service)
             places = asyncio.Semaphore(service.default.slots)
-            total_s = sum(_seconds(file) for file in self._files)
+            self._expected_s = {file: _seconds(file) for file in self._files}
             with click.progressbar(
-                length=max(1, round(total_s)),
+                length=max(1, round(sum(self._expected_s.values()))),
                 label="Transcribing",
                 file=sys.stderr,
                 hidden=not sys.stderr.isatty(),
@@ -214,10 +215,10 @@ class _Transcription:
         self, service: SpeechService, file: str, progress: Callable[[SpeechProgress], None]
     ) -> Speech:
         async def recognise(audio: JobInput) -> Speech:
-            expected_s = await asyncio.to_thread(_seconds, file)
             async with service.admit(service.default, patient=True) as place:
                 # What comes through a pipe is taken for plain samples.
-                place.admission.resize(expected_s or audio.size / 32_000, known=False)
+                expected_s = self._expected_s[file] or audio.size / 32_000
+                place.admission.resize(expected_s, known=False)
                 done = await transcribe_recording(
                     service, place, audio, self._asked, patient=True, on_progress=progress
                 )
@@ -281,8 +282,8 @@ def _targets(files: tuple[str, ...], directory: Path | None, suffix: str) -> dic
 
 
 def _seconds(file: str) -> float:
-    """For the progress bar: what the first bytes say, or what its size lets guess; 0 where it
-    cannot be read (the worker says why)."""
+    """How long it is likely to be: what the first bytes say, or what its size lets guess; 0 where
+    it cannot be read (the worker says why)."""
     if file == STDIN or not Path(file).is_file():  # what is read from a pipe is gone
         return 0.0
     try:

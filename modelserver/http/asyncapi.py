@@ -3,6 +3,7 @@
 Source: AsyncAPI 3.0. Its schemas are made from the messages themselves.
 """
 
+import functools
 from typing import Any
 
 import msgspec
@@ -41,6 +42,7 @@ _PARAMETERS = {
 }
 
 
+@functools.cache
 def asyncapi_document() -> dict[str, Any]:
     """The whole of it."""
     messages: dict[str, Any] = {}

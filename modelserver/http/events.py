@@ -32,7 +32,7 @@ class EventStream:
     async def send(self, event: str | None, document: object) -> None:
         """One event. Raises `ConnectionError` where the client has gone."""
         name = f"event: {event}\n" if event else ""
-        data = document if isinstance(document, str) else msgspec.json.encode(document).decode()
+        data = msgspec.json.encode(document).decode()
         await self.response.write(f"{name}data: {data}\n\n".encode())
 
     async def stay(self) -> None:

@@ -13,6 +13,7 @@ from modelserver import __version__
 from modelserver.http.clients import allowed_origin, client_address, cors_headers, preflight
 from modelserver.http.errors import ApiError, as_api_error, error_response
 from modelserver.http.keys import CONNECTIONS, SERVICE
+from modelserver.web import PAGES
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
@@ -28,10 +29,7 @@ CLIENT = web.RequestKey("client", str)
 KEY_NAME = web.RequestKey("key_name", str)
 """Whose key it came with; not there where none is needed."""
 
-_FOR_ALL = (
-    "/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json",
-    "/docs", "/docs/docs.css", "/docs/docs.js",
-)  # fmt: skip
+_FOR_ALL = {"/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json", *PAGES}
 """Need no key."""
 _KEY_PROTOCOL = "bearer."
 """A browser's WebSocket can send no header of its own, but may name subprotocols."""

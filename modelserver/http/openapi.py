@@ -4,6 +4,7 @@ and header. Its schemas are made from what is really sent.
 Source: OpenAPI 3.1.
 """
 
+import functools
 from typing import Any
 
 import msgspec
@@ -82,6 +83,7 @@ _HEADERS = {"X-Request-ID": {"schema": _TEXT, "required": True}, "Server": {"sch
 _AUDIO = {"type": "string", "contentMediaType": "application/octet-stream"}
 
 
+@functools.cache
 def openapi_document() -> dict[str, Any]:
     """The whole of it."""
     _, schemas = msgspec.json.schema_components(_STRUCTS, ref_template=_REF)
@@ -141,6 +143,12 @@ def _json(schema: Any) -> dict[str, Any]:
 
 def _answer(description: str, content: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "headers": _HEADERS, "content": content}
+
+
+def _what_was_said(schema: Any) -> dict[str, Any]:
+    """As JSON of that schema, and in every other form that there is."""
+    texts = ("text/plain", "application/x-subrip", "text/vtt", "text/event-stream")
+    return _answer("what was said", _json(schema) | {kind: {"schema": _TEXT} for kind in texts})
 
 
 def _errors(document: str, *codes: str) -> dict[str, Any]:
@@ -204,16 +212,7 @@ def _convert() -> dict[str, Any]:
             },
         },
         "responses": {
-            "200": _answer(
-                "what was said",
-                {
-                    **_json(_ref("Transcript")),
-                    "text/plain": {"schema": _TEXT},
-                    "application/x-subrip": {"schema": _TEXT},
-                    "text/vtt": {"schema": _TEXT},
-                    "text/event-stream": {"schema": _TEXT},
-                },
-            ),
+            "200": _what_was_said(_ref("Transcript")),
             **_errors("ErrorDocument", *_OF_UPLOADS),
         },
     }
@@ -251,16 +250,7 @@ def _transcriptions() -> dict[str, Any]:
             },
         },
         "responses": {
-            "200": _answer(
-                "what was said",
-                {
-                    **_json({"anyOf": [_ref("Json"), _ref("Verbose")]}),
-                    "text/plain": {"schema": _TEXT},
-                    "application/x-subrip": {"schema": _TEXT},
-                    "text/vtt": {"schema": _TEXT},
-                    "text/event-stream": {"schema": _TEXT},
-                },
-            ),
+            "200": _what_was_said({"anyOf": [_ref("Json"), _ref("Verbose")]}),
             **_errors("OpenAiErrorDocument", *_OF_UPLOADS),
         },
     }

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from modelserver.http.middleware import expect_continue
+from modelserver.web import PAGES
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-
-PAGES = {"/docs": "docs.html", "/docs/docs.css": "docs.css", "/docs/docs.js": "docs.js"}
-"""Path, to file."""
 
 
 @dataclass(frozen=True, slots=True)

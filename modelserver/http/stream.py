@@ -15,6 +15,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from modelserver.access.gate import NotAllowed
 from modelserver.audio.errors import AudioError
 from modelserver.http.errors import ApiError, ErrorInside, as_api_error
+from modelserver.http.incoming import find_model
 from modelserver.http.keys import SERVICE
 from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.http.parameters import STREAM_NAMES, Parameters, read_parameters
@@ -148,9 +149,7 @@ class _Client:
     async def _until_its_end(self) -> tuple[int, str]:
         try:
             asked, warnings = self._asked()
-            served = self._service.find(asked.model, asked.language)
-            if asked.phrases:
-                served = self._service.with_phrases(served)
+            served = find_model(self._service, asked.model, asked.language, asked.phrases)
             self._request[NOTES].update(model=served.label)
             request_id = self._request[REQUEST_ID]
             key_name = self._request.get(KEY_NAME)

@@ -6,7 +6,6 @@ since its last result, and a file or a live stream never waits for a piece.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,6 @@ from modelserver.speech.messages import (
     DecodedPiece,
     DecodeRequest,
     Speech,
-    SpeechAlternative,
     SpeechProgress,
     SpeechRequest,
     SpeechSegment,
@@ -69,9 +67,8 @@ class Recording:
         self._told, self._request_id = told, request_id
         self._arrived: asyncio.Queue[DecodedPiece | None] = asyncio.Queue()
         self._seen = 0
-        self._waiting: deque[_Waiting] = deque()
-        self._changed = asyncio.Event()
-        self._complete = False
+        self._waiting: asyncio.Queue[_Waiting | None] = asyncio.Queue()
+        """None: there are no more; one for each that waits."""
         self._heard: dict[int, HeardPiece] = {}
         self._joiner = Joiner()
         self._next = 0
@@ -122,27 +119,15 @@ class Recording:
             offset = spool.size
             await spool.write(piece.pcm)
             bare = msgspec.structs.replace(piece, pcm=b"")
-            self._waiting.append(_Waiting(bare, offset, len(piece.pcm)))
-            self._notify()
-        self._complete = True
-        self._notify()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+            self._waiting.put_nowait(_Waiting(bare, offset, len(piece.pcm)))
+        for _ in range(self._workers):
+            self._waiting.put_nowait(None)
 
     # --- recognition ----------------------------------------------------------------------------
 
-    async def _next_piece(self) -> _Waiting | None:
-        while not self._waiting:
-            if self._complete:
-                return None
-            await self._changed.wait()
-        return self._waiting.popleft()
-
     async def _recognise(self, spool: Spool) -> None:
         """One piece after the other, on whatever worker carries this stream."""
-        if (waiting := await self._next_piece()) is None:
+        if (waiting := await self._waiting.get()) is None:
             return
         rate = waiting.piece.rate
         request = CaptionRequest(
@@ -159,7 +144,7 @@ class Recording:
                 captions = await self._hear(stream, spool, waiting, rate)
                 self._understood(waiting.piece, captions, fed_s)
                 fed_s += waiting.size / 2 / rate
-                waiting = await self._next_piece()
+                waiting = await self._waiting.get()
 
     async def _hear(
         self, stream: Stream, spool: Spool, waiting: _Waiting, rate: int
@@ -229,7 +214,7 @@ def _segment(caption: Caption, add_s: float) -> SpeechSegment:
         end=round(caption.end + add_s, 2),
         text=caption.text,
         words=words,
-        alternatives=[SpeechAlternative(a.text, a.confidence) for a in caption.alternatives or ()],
+        alternatives=caption.alternatives or [],
     )
 
 

@@ -11,14 +11,14 @@ import msgspec
 
 import models
 from modelserver.audio.channels import channel_choice
-from modelserver.audio.errors import AudioError
 from modelserver.audio.formats import RawFormat
 from modelserver.audio.live import LiveAudio
 from modelserver.speech.messages import EOF, RESET, Caption, CaptionRequest, LastCaption
 from modelserver.speech.phrases import not_known
+from modelserver.speech.refusals import told_to_the_caller
 from modelserver.speech.segments import segment_of
 from modelserver.speech.transcript import reader_text
-from supervisor import JobError, StreamAnswer
+from supervisor import StreamAnswer
 
 
 class _Mark(msgspec.Struct):
@@ -42,7 +42,7 @@ class CaptionStream:
     ) -> None:
         """`before_s`: seconds of it that came on another worker and are not told again; `mark`: the
         last one of that worker's session."""
-        self._model, self._request = model, request
+        self._request = request
         self._rate, self._piece_bytes = model.sample_rate, model.chunk_bytes
         at = _Mark(0, 0) if mark is None else msgspec.convert(mark, _Mark)
         self._segment = at.segment
@@ -63,31 +63,21 @@ class CaptionStream:
         self._from_s = self._samples / self._rate
         self._utterance_s = self._from_s
         self._said = ""
-        self._warned: list[str] = []
-        self._recognizer = self._new_recognizer()
+        options = models.RecognitionOptions(
+            words=True, alternatives=request.alternatives, grammar=request.phrases or None
+        )
+        with told_to_the_caller():
+            self._recognizer = model.recognizer(options)
+        self._warned = not_known(model.unknown_words(request.phrases))
 
     def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         yield
-        try:
+        with told_to_the_caller():
             return (yield from self._feed(data, quiet=quiet))
-        except AudioError as error:
-            raise JobError(error.code, error.message) from error
 
     def close(self) -> None:
         self._audio.close()
         self._recognizer.close()
-
-    def _new_recognizer(self) -> models.Recognizer:
-        asked = self._request
-        options = models.RecognitionOptions(
-            words=True, alternatives=asked.alternatives, grammar=asked.phrases or None
-        )
-        try:
-            recognizer = self._model.recognizer(options)
-        except models.ModelError as error:
-            raise JobError(error.code, error.message) from error
-        self._warned = not_known(self._model.unknown_words(asked.phrases))
-        return recognizer
 
     def _feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         before = self._samples

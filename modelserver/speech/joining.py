@@ -1,6 +1,6 @@
 """Transcripts of a recording's pieces, made one: no word lost at a seam, and none twice."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -69,32 +69,27 @@ def _at_the_seam(
     ]
     if same:
         _, one, other = min(same, key=lambda found: found[0])
-        return _cut(earlier, until=one.end), _cut(later, after=other.start + 0.001)
-    kept = _cut(earlier, until_middle=seam)
-    last = max((word.end for segment in kept for word in segment.words), default=seam)
-    return kept, _cut(later, after_middle=max(seam, last - _SAME_S / 2))
-
-
-def _cut(
-    segments: Iterable[SpeechSegment],
-    *,
-    until: float | None = None,
-    after: float | None = None,
-    until_middle: float | None = None,
-    after_middle: float | None = None,
-) -> list[SpeechSegment]:
-    def kept(word: SpeechWord) -> bool:
-        middle = (word.start + word.end) / 2
         return (
-            (until is None or word.end <= until)
-            and (after is None or word.start >= after)
-            and (until_middle is None or middle < until_middle)
-            and (after_middle is None or middle >= after_middle)
+            _kept(earlier, lambda word: word.end <= one.end),
+            _kept(later, lambda word: word.start > other.start),
         )
+    kept = _kept(earlier, lambda word: _middle(word) < seam)
+    last = max((word.end for segment in kept for word in segment.words), default=seam)
+    after = max(seam, last - _SAME_S / 2)
+    return kept, _kept(later, lambda word: _middle(word) >= after)
 
+
+def _middle(word: SpeechWord) -> float:
+    return (word.start + word.end) / 2
+
+
+def _kept(
+    segments: Iterable[SpeechSegment], wanted: Callable[[SpeechWord], bool]
+) -> list[SpeechSegment]:
+    """With those words only; without segments that have none left."""
     found = []
     for segment in segments:
-        words = [word for word in segment.words if kept(word)]
+        words = [word for word in segment.words if wanted(word)]
         if len(words) == len(segment.words):
             found.append(segment)
         elif words:

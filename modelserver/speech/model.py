@@ -16,7 +16,6 @@ import msgspec
 
 import models
 from modelserver.audio.channels import channel_choice
-from modelserver.audio.errors import AudioError
 from modelserver.audio.pieces import Cutter
 from modelserver.audio.reader import AudioReader
 from modelserver.speech.captions import CaptionStream
@@ -32,10 +31,11 @@ from modelserver.speech.messages import (
     StreamRequest,
 )
 from modelserver.speech.phrases import not_known
+from modelserver.speech.refusals import told_to_the_caller
 from modelserver.speech.segments import in_order, segment_of, words_of
 from modelserver.speech.stream import SpeechStream
 from modelserver.speech.transcript import reader_text
-from supervisor import JobError, SpoolView, StreamSession, allocator_in_use
+from supervisor import SpoolView, StreamSession, allocator_in_use
 
 _NOISE_S = 10
 _REPORT_S = 0.2
@@ -105,48 +105,44 @@ class SpeechModel:
     ) -> Generator[Any, None, dict[str, Any]]:
         """One file, a quarter of a second of audio a step; progress is seconds of audio done."""
         assert spool is not None
-        if "piece_s" in request:
-            return (yield from self._decode(msgspec.convert(request, DecodeRequest), spool))
-        asked = msgspec.convert(request, SpeechRequest)
-        try:
-            reader = AudioReader(
-                spool,
-                _size(spool),
-                self._model.sample_rate,
-                raw=asked.raw,
-                channels=channel_choice(asked.channels),
-                longest_s=asked.longest_audio_s,
-            )
-            heard = yield from self._recognise(reader, asked)
-        except AudioError as error:
-            raise JobError(error.code, error.message) from error
-        answer: dict[str, Any] = msgspec.to_builtins(self._speech(heard, reader, asked))
+        done: Speech | Decoded
+        with told_to_the_caller():
+            if "piece_s" in request:
+                done = yield from self._decode(msgspec.convert(request, DecodeRequest), spool)
+            else:
+                done = yield from self._transcribe(msgspec.convert(request, SpeechRequest), spool)
+        answer: dict[str, Any] = msgspec.to_builtins(done)
         return answer
 
-    def _decode(
-        self, asked: DecodeRequest, spool: SpoolView
-    ) -> Generator[Any, None, dict[str, Any]]:
+    def _transcribe(self, asked: SpeechRequest, spool: SpoolView) -> Generator[Any, None, Speech]:
+        reader = AudioReader(
+            spool,
+            _size(spool),
+            self._model.sample_rate,
+            raw=asked.raw,
+            channels=channel_choice(asked.channels),
+            longest_s=asked.longest_audio_s,
+        )
+        heard = yield from self._recognise(reader, asked)
+        return self._speech(heard, reader, asked)
+
+    def _decode(self, asked: DecodeRequest, spool: SpoolView) -> Generator[Any, None, Decoded]:
         """A long recording's samples in pieces."""
         rate, count = self._model.sample_rate, 0
         cutter = Cutter(rate, asked.piece_s)
-        try:
-            reader = AudioReader(
-                spool, _size(spool), rate, raw=asked.raw, longest_s=asked.longest_audio_s
-            )
-            chunks = (chunk for _, chunk in reader.pcm(self._model.chunk_bytes))
-            for chunk in itertools.chain(chunks, (None,)):
-                for piece in cutter.finish() if chunk is None else cutter.feed(chunk):
-                    count += 1
-                    yield msgspec.to_builtins(
-                        DecodedPiece(**dataclasses.asdict(piece), rate=rate), builtin_types=(bytes,)
-                    )
-                yield None
-        except AudioError as error:
-            raise JobError(error.code, error.message) from error
+        reader = AudioReader(
+            spool, _size(spool), rate, raw=asked.raw, longest_s=asked.longest_audio_s
+        )
+        chunks = (chunk for _, chunk in reader.pcm(self._model.chunk_bytes))
+        for chunk in itertools.chain(chunks, (None,)):
+            for piece in cutter.finish() if chunk is None else cutter.feed(chunk):
+                count += 1
+                yield msgspec.to_builtins(
+                    DecodedPiece(**dataclasses.asdict(piece), rate=rate), builtin_types=(bytes,)
+                )
+            yield None
         warnings = [*reader.warnings, *not_known(self._model.unknown_words(asked.phrases))]
-        decoded = Decoded(round(reader.duration_s, 3), count, self._name, self._language, warnings)
-        answer: dict[str, Any] = msgspec.to_builtins(decoded)
-        return answer
+        return Decoded(round(reader.duration_s, 3), count, self._name, self._language, warnings)
 
     def open(self, request: dict[str, Any], before: float, mark: Any) -> StreamSession:
         """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
@@ -168,10 +164,7 @@ class SpeechModel:
         with contextlib.ExitStack() as open_ones:
             recognizers = []
             for _ in range(count):
-                try:
-                    recognizer = self._model.recognizer(options)
-                except models.ModelError as error:
-                    raise JobError(error.code, error.message) from error
+                recognizer = self._model.recognizer(options)
                 open_ones.callback(recognizer.close)
                 recognizers.append(recognizer)
             done_bytes, reported = 0, time.monotonic()
@@ -218,12 +211,12 @@ class SpeechModel:
             if reader.numbers
             else [utterance.text for utterance in heard[0]]
         )
-        words = [
+        words = (
             word
             for utterances, number in by_channel
             for utterance in utterances
             for word in words_of(utterance, number)
-        ]
+        )
         return Speech(
             text=reader_text(said),
             duration_s=round(reader.duration_s, 3),

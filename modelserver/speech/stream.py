@@ -8,7 +8,8 @@ from collections.abc import Generator
 
 import models
 from modelserver.speech.messages import EOF, RESET, StreamRequest
-from supervisor import JobError, StreamAnswer
+from modelserver.speech.refusals import told_to_the_caller
+from supervisor import StreamAnswer
 
 _TIMES = re.compile(r'"(start|end)" : (\d+\.\d+)')
 
@@ -25,10 +26,8 @@ class SpeechStream:
             partial_words=request.partial_words,
             grammar=request.phrases or None,
         )
-        try:
+        with told_to_the_caller():
             self._recognizer = model.live(request.sample_rate, options)
-        except models.ModelError as error:
-            raise JobError(error.code, error.message) from error
         self._before_s = before_s
 
     def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:

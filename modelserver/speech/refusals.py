@@ -1,0 +1,17 @@
+"""What the engine or the audio refuses, as a worker tells it."""
+
+import contextlib
+from collections.abc import Iterator
+
+import models
+from modelserver.audio.errors import AudioError
+from supervisor import JobError
+
+
+@contextlib.contextmanager
+def told_to_the_caller() -> Iterator[None]:
+    """Around work that may be refused: the code and the sentence arrive at the caller."""
+    try:
+        yield
+    except (models.ModelError, AudioError) as error:
+        raise JobError(error.code, error.message) from error
