@@ -17,7 +17,10 @@ from modelserver.access.keyring import KeysUnreadable
 from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.http.application import build_application, build_vosk_application
 from modelserver.http.connections import connections_beside
+from modelserver.http.jobs import message_of
 from modelserver.http.listening import HttpServer, bind, is_loopback, url_of
+from modelserver.jobs.service import JobService
+from modelserver.jobs.webhooks import SecretUnreadable
 from modelserver.notify import Notifier, keep_systemd_informed
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
@@ -64,7 +67,12 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
     stop, hangups = StopSignals(), Hangups()
     notifier = Notifier.from_environment()
     connections = connections_beside(service.places)
-    app = build_application(service, connections)
+    try:
+        jobs = JobService(service, message_of)
+    except SecretUnreadable as error:
+        sock.close()
+        raise CannotStart(f"jobs.webhook_secret_file: {error}") from error
+    app = build_application(service, jobs, connections)
     http = HttpServer(app, sock, connections, service.traffic, give_up=True)
     await http.start()
     fronts = [http]
@@ -92,7 +100,8 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
     )
     try:
         reloader = Reloader(service, read_again)
-        async with service, AdminListener(service, reloader), _wyoming(service, settings):
+        admin = AdminListener(service, jobs, reloader)
+        async with service, jobs, admin, _wyoming(service, settings):
             informing = asyncio.create_task(keep_systemd_informed(service, notifier))
             informing.add_done_callback(_tell_if_failed)
             telling = asyncio.create_task(_tell_when_ready(service, started))
@@ -105,6 +114,7 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
             for front in fronts:
                 front.stop_accepting()
             log.info("server.draining", drain_s=settings.drain_s)
+            await jobs.pause()
             in_time = await _drain(service, settings.drain_s, stop)
             await service.end_uploads()
             log.info("server.drained" if in_time else "server.drain_cut_short")

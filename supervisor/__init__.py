@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TooLarge,
         WorkerLost,
     )
+    from supervisor.fairness import FairQueue
     from supervisor.guard.beforehand import explain_limits, find_headroom
     from supervisor.guard.guard import Guard, GuardStatus
     from supervisor.guard.history import DeathRecord
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     )
     from supervisor.status import PoolState, PoolStatus, WorkerStatus
     from supervisor.stream import Stream
+    from supervisor.tasks import Tasks
 
 _HOMES = {
     "contract": ("Reporting", "Servable", "StreamAnswer", "Streaming", "StreamSession", "Warmable"),
@@ -101,6 +103,8 @@ _HOMES = {
         "TooLarge",
         "WorkerLost",
     ),
+    "fairness": ("FairQueue",),
+    "tasks": ("Tasks",),
     "guard.beforehand": ("explain_limits", "find_headroom"),
     "guard.guard": ("Guard", "GuardStatus"),
     "guard.history": ("DeathRecord",),
@@ -148,6 +152,7 @@ __all__ = [
     "DeathRecord",
     "Draining",
     "ExitStatus",
+    "FairQueue",
     "FileInput",
     "Guard",
     "GuardStatus",
@@ -187,6 +192,7 @@ __all__ = [
     "Target",
     "TargetSource",
     "TargetUnavailable",
+    "Tasks",
     "TooLarge",
     "Warmable",
     "WorkerLost",

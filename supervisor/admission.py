@@ -17,9 +17,10 @@ class Admission:
         ask: Ask,
         never: Callable[[Ask], Exception | None],
         run: Callable[..., Awaitable[JobResult]],
+        client: str | None = None,
     ) -> None:
         """`never`: why what is asked for could not be done at all. `run`: the pool's way of it."""
-        self._ask = ask
+        self._ask, self._client = ask, client
         self._never, self._run = never, run
 
     @property
@@ -52,4 +53,6 @@ class Admission:
         `Draining`; for a request that MessagePack cannot carry `TypeError`, `ValueError`,
         `OverflowError` or `RecursionError`; and what `on_progress` raises.
         """
-        return await self._run(request, spool, self.units, timeout_s, on_progress, request_id)
+        return await self._run(
+            request, spool, self.units, timeout_s, on_progress, request_id, self._client
+        )

@@ -45,6 +45,8 @@ class Job:
     """Its size, in units of the caller's choice, such as seconds of audio."""
     request_id: str | None = None
     """What the caller calls it, for the log."""
+    client: str | None = None
+    """Whose it is: clients have their turns fairly."""
     started: float = 0.0
     state: JobState = JobState.WAITING
     deaths: list[Death] = field(default_factory=list)

@@ -247,13 +247,14 @@ class Pool:
         input_bytes: int | None = None,
         deadline_s: float | None = None,
         stream: bool = False,
+        client: str | None = None,
     ) -> Iterator[Admission]:
         """Take a place for one job, before its input is read.
 
         What is known of it helps to refuse it now rather than fail it later: its size in `units`
         of the caller's choice (always the same, such as seconds of audio), the bytes that will
         be spooled, and the seconds within which its answer is needed. `stream`: a job that may
-        go on for ever.
+        go on for ever. `client`: whose it is; one that brings much does not keep others waiting.
 
         Raises `Draining`, `NotReady`, `QueueFull`, `MemoryPressure`, `ResourceExhausted` or
         `TooLarge` at once rather than wait.
@@ -272,7 +273,8 @@ class Pool:
             raise full
         self._admitted += 1
         ticket = self._guard.admitted(ask)
-        admission = Admission(ask, functools.partial(self._guard.never, self._member), self._run)
+        never = functools.partial(self._guard.never, self._member)
+        admission = Admission(ask, never, self._run, client)
         self._inside.add(admission)
         try:
             yield admission
@@ -391,6 +393,7 @@ class Pool:
         timeout_s: float | None,
         on_progress: Callable[[Any], None] | None,
         request_id: str | None,
+        client: str | None,
     ) -> JobResult:
         if spool is not None:
             await spool.flush()
@@ -407,6 +410,7 @@ class Pool:
             submitted=loop.time(),
             units=units,
             request_id=request_id,
+            client=client,
         )
         self._queue.add(job)
         self._guard.begin_what_may()

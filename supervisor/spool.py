@@ -160,6 +160,13 @@ class Spool:
         fd = os.dup(self._fd)  # the spool may be closed while this goes on
         return await asyncio.to_thread(_read_and_close, fd, size, offset)
 
+    async def keep(self, directory: int, name: str) -> None:
+        """Give what was written a name in the open directory, safe from a loss of power. Raises
+        `SpoolFull`, and `FileExistsError`."""
+        await self.to_disk()
+        await self.flush()
+        await self._in_thread(_name, self._fd, directory, name)
+
     async def clear(self) -> None:
         """Forget what was written: something else takes its place. Raises `SpoolFull`."""
         await self.flush()
@@ -233,6 +240,23 @@ def _write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     try:
         while view:
             view = view[os.write(fd, view) :]
+    except OSError as error:
+        raise SpoolFull.from_os_error(error) from error
+
+
+def _name(fd: int, directory: int, name: str) -> None:
+    try:
+        os.fsync(fd)
+        os.link(
+            f"/proc/self/fd/{fd}",
+            name,
+            src_dir_fd=directory,
+            dst_dir_fd=directory,
+            follow_symlinks=True,
+        )
+        os.fsync(directory)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise SpoolFull.from_os_error(error) from error
 

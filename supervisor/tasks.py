@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import structlog
 
@@ -26,6 +27,12 @@ class Tasks:
         """Run it to its end; a failure is logged."""
         self._start(name, self._logged(name, run))
 
+    def wholly(self, name: str, run: Callable[[], Awaitable[None]]) -> Awaitable[None]:
+        """Run it to its end, even if whoever waits for that is cancelled; a failure is theirs."""
+        task = self._start(name, run())
+        task.add_done_callback(_heard)
+        return asyncio.shield(task)
+
     def alive(self) -> bool:
         """All that are to be kept run."""
         return self._kept > 0 and len(self._tasks) >= self._kept
@@ -36,11 +43,12 @@ class Tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, name: str, coroutine: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(coroutine)
+    def _start(self, name: str, coroutine: Awaitable[None]) -> "asyncio.Future[None]":
+        task = cast("asyncio.Task[None]", asyncio.ensure_future(coroutine))
         task.set_name(name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _again_and_again(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -52,3 +60,9 @@ class Tasks:
             await run()
         except Exception:
             log.critical("task.failed", task=name, exc_info=True)
+
+
+def _heard(task: "asyncio.Future[None]") -> None:
+    """A failure that nobody waits for any more is no news to the event loop."""
+    if not task.cancelled():
+        task.exception()

@@ -1,6 +1,7 @@
 """Fixtures: one loaded model and one running server are shared by all tests that need them."""
 
 import io
+import os
 import subprocess
 import time
 import wave
@@ -39,6 +40,12 @@ class ByFile(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """pytest-xdist's hook."""
     return ByFile(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What servers of the tests keep is not their user's."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(scope="session")

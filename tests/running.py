@@ -189,6 +189,7 @@ def start_server(
     variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
     variables |= {"MODELSERVER_PORT": "0", "MODELSERVER_LOG_FORMAT": "json"}
     variables |= {"MODELSERVER_PREPARE": "never"}
+    variables |= {"MODELSERVER_JOBS_DIRECTORY": str(directory / "jobs")}
     variables |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{directory}/admin.sock"} | environment
     with log.open("ab") as output:
         process = subprocess.Popen(

@@ -12,6 +12,8 @@ class Allowed:
 
     requests: int = 0
     streams: int = 0
+    jobs: int = 0
+    """Unfinished ones."""
     audio_s: float = 0.0
     """Seconds of audio a minute; as much may be saved up."""
 
@@ -36,6 +38,14 @@ class Allowance:
         if allowed.streams and self.streams >= allowed.streams:
             return f"{self.streams} streams with this key are open", 5.0
         return self._audio_refusal(allowed, now)
+
+    def job_refusal(
+        self, allowed: Allowed, unfinished: int, now: float
+    ) -> tuple[str, float] | None:
+        """The same of a job, where so many are `unfinished`."""
+        if allowed.jobs and unfinished >= allowed.jobs:
+            return f"{unfinished} jobs with this key are unfinished", 10.0
+        return self.request_refusal(allowed, now)
 
     def heard(self, seconds: float) -> None:
         """That much audio was taken; more than is left has to be waited for afterwards."""

@@ -79,10 +79,14 @@ class AccessGate:
         return name
 
     @contextlib.contextmanager
-    def request(self, name: str | None) -> Iterator[Pass]:
-        """Around one request that takes work. Raises `NotAllowed`."""
-        allowance = self._allowance(name)
-        _refuse(allowance.request_refusal(self._allowed(), time.monotonic()))
+    def request(self, name: str | None, unfinished_jobs: int | None = None) -> Iterator[Pass]:
+        """Around one request that takes work; `unfinished_jobs`: that adds a job to so many. Raises
+        `NotAllowed`."""
+        allowance, now = self._allowance(name), time.monotonic()
+        if unfinished_jobs is None:
+            _refuse(allowance.request_refusal(self._allowed(), now))
+        else:
+            _refuse(allowance.job_refusal(self._allowed(), unfinished_jobs, now))
         allowance.requests += 1
         try:
             yield Pass(name, allowance)
@@ -102,6 +106,10 @@ class AccessGate:
             allowance.streams -= 1
             self._forget(name)
 
+    def heard(self, name: str | None, seconds: float) -> None:
+        """A job with that key has had that much audio recognised."""
+        self._allowance(name).heard(seconds)
+
     def _allowance(self, name: str | None) -> Allowance:
         return Allowance() if name is None else self._allowances[name]
 
@@ -109,7 +117,9 @@ class AccessGate:
         settings = self._settings()
         if not settings.keys_file:
             return Allowed()
-        return Allowed(settings.key_requests, settings.key_streams, settings.key_audio_s)
+        return Allowed(
+            settings.key_requests, settings.key_streams, settings.key_jobs, settings.key_audio_s
+        )
 
     def _forget(self, name: str | None) -> None:
         """One that counts nothing any more; keys come and go."""

@@ -15,6 +15,7 @@ from modelserver.http.connections import Connections
 from modelserver.http.errors import ApiError, as_api_error, error_response, json_response
 from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.http.middleware import expect_continue, request_id_of, signed
+from modelserver.jobs.service import JobService
 from modelserver.serving.reloading import Reloader, ReloadRefused
 from modelserver.serving.service import SpeechService
 
@@ -26,11 +27,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_admin(
-    service: SpeechService, reloader: Reloader, token: str | None, connections: Connections
+    service: SpeechService,
+    jobs: JobService,
+    reloader: Reloader,
+    token: str | None,
+    connections: Connections,
 ) -> web.Application:
     """The routes. `token`: what every request must bring; None on a Unix socket, where the file's
     owner is the one who may come in."""
-    admin = _Admin(service, reloader, token)
+    admin = _Admin(service, jobs, reloader, token)
     app = web.Application(middlewares=[admin.each_request])
     app[SERVICE] = service
     app[CONNECTIONS] = connections
@@ -52,12 +57,14 @@ def _bytes(text: str) -> bytes:
 
 
 class _Admin:
-    def __init__(self, service: SpeechService, reloader: Reloader, token: str | None) -> None:
-        self._service = service
+    def __init__(
+        self, service: SpeechService, jobs: JobService, reloader: Reloader, token: str | None
+    ) -> None:
+        self._service, self._jobs = service, jobs
         self._reloader = reloader
         self._token = token
         self._started = time.monotonic()
-        self._metrics = Metrics(lambda: health(service, self._started), service.traffic)
+        self._metrics = Metrics(lambda: health(service, jobs, self._started), service.traffic)
 
     @web.middleware
     async def each_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -89,7 +96,7 @@ class _Admin:
             )
 
     async def health(self, _: web.Request) -> web.Response:
-        return json_response(health(self._service, self._started))
+        return json_response(health(self._service, self._jobs, self._started))
 
     async def metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})

@@ -2,10 +2,13 @@
 
 import os
 import time
+from collections.abc import Mapping
 
 import msgspec
 
 from modelserver import __version__
+from modelserver.jobs.record import State
+from modelserver.jobs.service import JobService
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from supervisor import DeathRecord, GuardStatus, PoolState, PoolStatus, WorkerStatus, in_units
@@ -135,6 +138,14 @@ class SpoolHealth(msgspec.Struct):
     directory: str
 
 
+class JobsHealth(msgspec.Struct):
+    """Transcription jobs, by state. `problem`: why none can be taken or looked up."""
+
+    counts: Mapping[State, int]
+    bytes: int
+    problem: str | None
+
+
 class DeathHealth(msgspec.Struct):
     """A process that ended without being asked, newest first."""
 
@@ -178,6 +189,7 @@ class Health(msgspec.Struct):
     streams: StreamsHealth
     memory: MemoryHealth | None
     spools: SpoolHealth
+    jobs: JobsHealth
     resources: list[ResourceHealth]
     exits_by_cause: dict[str, int]
     last_deaths: list[DeathHealth]
@@ -186,7 +198,7 @@ class Health(msgspec.Struct):
 _RECENT_S = 60.0
 
 
-def health(service: SpeechService, started: float) -> Health:
+def health(service: SpeechService, jobs: JobService, started: float) -> Health:
     """As it is now; `started` by CLOCK_MONOTONIC."""
     status = service.status()
     guard = status.guard
@@ -211,6 +223,7 @@ def health(service: SpeechService, started: float) -> Health:
         spools=SpoolHealth(
             usage.open, usage.memory_bytes, usage.disk_bytes, str(service.spools.limits.directory)
         ),
+        jobs=JobsHealth(jobs.counts, jobs.held_bytes, jobs.problem),
         resources=[ResourceHealth(r.name, r.used, r.limit) for r in guard.resources]
         if guard
         else [],

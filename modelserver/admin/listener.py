@@ -9,6 +9,7 @@ from modelserver.admin.address import AUTO, AdminAddress, BadAddress, admin_addr
 from modelserver.admin.application import build_admin
 from modelserver.http.connections import Connections
 from modelserver.http.listening import HttpServer, bind, url_of
+from modelserver.jobs.service import JobService
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
 from modelserver.settings import AdminSettings
@@ -26,8 +27,8 @@ class AdminRefused(Exception):
 class AdminListener:
     """Use as `async with`. Raises `AdminRefused` on entry, but not for an automatic address."""
 
-    def __init__(self, service: SpeechService, reloader: Reloader) -> None:
-        self._service = service
+    def __init__(self, service: SpeechService, jobs: JobService, reloader: Reloader) -> None:
+        self._service, self._jobs = service, jobs
         self._reloader = reloader
         self._settings = service.settings.admin
         self._http: HttpServer | None = None
@@ -65,7 +66,7 @@ class AdminListener:
         else:
             sock = bind(address.host, address.port)
         connections = Connections(_MOST_CONNECTIONS, told_why=0)
-        app = build_admin(self._service, self._reloader, token, connections)
+        app = build_admin(self._service, self._jobs, self._reloader, token, connections)
         self._http = HttpServer(app, sock, connections, self._service.traffic, give_up=False)
         await self._http.start()
         where = str(address) if address.path is not None else url_of(sock)

@@ -84,6 +84,11 @@ class _HealthCollector(Collector):
         yield CounterMetricFamily(
             "modelserver_streams_refused", "For want of processors.", streams.refused
         )
+        yield _gauge("jobs_bytes", "Held by jobs on the disk.", health.jobs.bytes)
+        jobs = GaugeMetricFamily("modelserver_jobs", "Jobs that are kept.", labels=["state"])
+        for state, count in health.jobs.counts.items():
+            jobs.add_metric([state], count)
+        yield jobs
         spools = health.spools
         held = GaugeMetricFamily("modelserver_spool_bytes", "Uploads held.", labels=["where"])
         held.add_metric(["memory"], spools.memory_bytes)

@@ -62,6 +62,11 @@ def in_words(health: Health) -> list[str]:
             f"streams: {streams.open} open, {streams.behind_s:.1f} s behind at the most, "
             f"{streams.replays} moved to another worker so far, {streams.refused} refused"
         )
+    if health.jobs.problem is not None:
+        lines.append(f"jobs: none can be taken: {health.jobs.problem}")
+    elif sum(health.jobs.counts.values()):
+        counted = ", ".join(f"{count} {state}" for state, count in health.jobs.counts.items())
+        lines.append(f"jobs: {counted}; {in_units(health.jobs.bytes)} on the disk")
     several = len(health.models) > 1
     for worker in health.workers:
         label = f" ({worker.model})" if several else ""

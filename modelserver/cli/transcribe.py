@@ -22,7 +22,7 @@ from modelserver.audio.riff import HEADER_LIMIT_BYTES
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
 from modelserver.serving.service import SpeechService
-from modelserver.serving.transcribing import transcribe as transcribe_recording
+from modelserver.serving.transcribing import Transcribing
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
@@ -219,9 +219,7 @@ class _Transcription:
                 # What comes through a pipe is taken for plain samples.
                 expected_s = self._expected_s[file] or audio.size / 32_000
                 place.admission.resize(expected_s, known=False)
-                done = await transcribe_recording(
-                    service, place, audio, self._asked, patient=True, on_progress=progress
-                )
+                done = await Transcribing(service, self._asked, told=progress).run(place, audio)
                 return done.speech
 
         if file != STDIN:

@@ -6,7 +6,8 @@ from modelserver.http.asyncapi import asyncapi
 from modelserver.http.connections import Connections
 from modelserver.http.convert import convert
 from modelserver.http.health import healthz, readyz, test
-from modelserver.http.keys import CONNECTIONS, SERVICE
+from modelserver.http.jobs import add_job_routes
+from modelserver.http.keys import CONNECTIONS, JOBS, SERVICE
 from modelserver.http.middleware import each_request, expect_continue
 from modelserver.http.openai import add_openai_routes
 from modelserver.http.openapi import openapi
@@ -14,16 +15,21 @@ from modelserver.http.pages import add_pages
 from modelserver.http.stream import stream
 from modelserver.http.upload import hold_continue
 from modelserver.http.vosk import vosk_stream
+from modelserver.jobs.service import JobService
 from modelserver.serving.service import SpeechService
 
 
-def build_application(service: SpeechService, connections: Connections) -> web.Application:
+def build_application(
+    service: SpeechService, jobs: JobService, connections: Connections
+) -> web.Application:
     """The routes. Body sizes are bounded by the handlers that take bodies."""
     app = web.Application(middlewares=[each_request])
     app[SERVICE] = service
+    app[JOBS] = jobs
     app[CONNECTIONS] = connections
     app.router.add_post("/api/audio/convert", convert, expect_handler=hold_continue)
     add_openai_routes(app)
+    add_job_routes(app)
     add_pages(app)
     add_vosk_routes(app)
     app.router.add_get("/api/audio/stream", stream, expect_handler=expect_continue)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import msgspec
 from aiohttp import web
 
 from modelserver.http.errors import json_response
@@ -12,28 +11,8 @@ from modelserver.http.middleware import REQUEST_ID
 from modelserver.http.negotiation import wants_events, wants_plain_text
 from modelserver.http.parameters import Parameters, read_parameters
 from modelserver.http.progress import OurStory, stream_events
-from modelserver.http.texts import TEXTS, text_response
-from modelserver.speech.messages import (
-    Speech,
-    SpeechProgress,
-    SpeechRequest,
-    SpeechSegment,
-    SpeechWord,
-)
-
-
-class Transcript(msgspec.Struct, omit_defaults=True):
-    """The answer. Times in seconds; `words` only where asked for, `segments` where they (or
-    alternatives) are asked for or channels are heard one by one."""
-
-    text: str
-    duration: float
-    language: str
-    model: str
-    request_id: str
-    words: list[SpeechWord] | None = None
-    segments: list[SpeechSegment] | None = None
-    warnings: list[str] | None = None
+from modelserver.http.texts import TEXTS, Transcript, text_response, transcript
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 
 
 async def convert(request: web.Request) -> web.StreamResponse:
@@ -64,28 +43,21 @@ async def convert(request: web.Request) -> web.StreamResponse:
     async with incoming(request, read) as came:
         asked, warnings = wanted
 
-        async def transcript(told: Callable[[SpeechProgress], None]) -> Transcript:
-            speech = await came.transcribe(told)
-            return _transcript(speech, asked, warnings, request[REQUEST_ID])
+        def answer(speech: Speech) -> Transcript:
+            return transcript(
+                speech,
+                words=asked.words,
+                segments=asked.segments,
+                warnings=warnings,
+                request_id=request[REQUEST_ID],
+            )
+
+        async def work(told: Callable[[SpeechProgress], None]) -> Transcript:
+            return answer(await came.transcribe(told))
 
         if events:
-            return await stream_events(request, transcript, OurStory())
+            return await stream_events(request, work, OurStory())
         speech = await came.transcribe()
     if asked.format in TEXTS or plain:
         return text_response(speech, asked.format if asked.format in TEXTS else "text")
-    return json_response(_transcript(speech, asked, warnings, request[REQUEST_ID]))
-
-
-def _transcript(
-    speech: Speech, asked: Parameters, warnings: list[str], request_id: str
-) -> Transcript:
-    return Transcript(
-        text=speech.text,
-        duration=speech.duration_s,
-        language=speech.language,
-        model=speech.model,
-        request_id=request_id,
-        words=speech.words if asked.words else None,
-        segments=speech.segments or ([] if asked.segments else None),
-        warnings=[*warnings, *speech.warnings] or None,
-    )
+    return json_response(answer(speech))

@@ -10,7 +10,9 @@ import msgspec
 from aiohttp import web
 
 from modelserver.access.gate import NotAllowed
+from modelserver.access.hosts import Refused
 from modelserver.audio.errors import AudioError
+from modelserver.jobs.service import InProgress, NotTheSame
 from modelserver.serving.service import UnknownModel
 from modelserver.speech.phrases import PhrasesRefused
 from supervisor import PoolError
@@ -24,8 +26,15 @@ STATUS = {
     "incomplete_body": 400,
     "not_audio": 400,
     "unauthorized": 401,
+    "url_refused": 400,
     "not_found": 404,
     "model_not_found": 404,
+    "job_not_found": 404,
+    "job_elsewhere": 404,
+    "job_unfinished": 409,
+    "job_failed": 409,
+    "repeat_in_progress": 409,
+    "repeat_differs": 422,
     "grammar_unknown": 400,
     "grammar_unsupported": 400,
     "method_not_allowed": 405,
@@ -49,6 +58,7 @@ STATUS = {
     "shutting_down": 503,
     "spool_full": 503,
     "stream_lost": 503,
+    "url_failed": 502,
     "deadline_exceeded": 504,
 }
 """Every code that the API answers with, and its status. Codes are stable."""
@@ -172,6 +182,18 @@ def as_api_error(error: Exception) -> ApiError | None:
             return ApiError(
                 error.code, error.message, retry_after_s=error.retry_after_s, headers=headers
             )
+        case InProgress():
+            return ApiError(
+                "repeat_in_progress",
+                "a request with this Idempotency-Key is being received",
+                retry_after_s=1,
+            )
+        case NotTheSame():
+            return ApiError(
+                "repeat_differs", "this Idempotency-Key was used for another request before"
+            )
+        case Refused():
+            return ApiError("url_refused", str(error))
         case PhrasesRefused():
             return ApiError("bad_parameter", f"phrases: {error}")
         case PoolError() if error.code in STATUS and error.code != "internal":

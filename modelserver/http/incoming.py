@@ -14,7 +14,8 @@ from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.http.upload import Upload, must_be_acceptable
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import Place, SpeechService
-from modelserver.serving.transcribing import transcribe
+from modelserver.serving.transcribing import Transcribing
+from modelserver.settings import LimitSettings
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from supervisor import Spool
 
@@ -39,14 +40,16 @@ class Incoming:
 
     async def transcribe(self, told: Callable[[SpeechProgress], None] | None = None) -> Speech:
         """What is said in it. Raises `supervisor.PoolError`."""
-        done = await transcribe(
-            self.request.app[SERVICE],
-            self.place,
-            self.spool,
-            self.asked.speech,
-            on_progress=told,
+        service = self.request.app[SERVICE]
+        limits = service.settings.limits
+        transcribing = Transcribing(
+            service,
+            msgspec.structs.replace(self.asked.speech, longest_audio_s=limits.audio_s),
+            timeout_s=limits.request_s,
+            told=told,
             request_id=self.request[REQUEST_ID],
         )
+        done = await transcribing.run(self.place, self.spool)
         self.passed.heard(done.speech.duration_s)
         self.request[NOTES].update(
             audio_s=done.speech.duration_s,
@@ -64,14 +67,13 @@ async def incoming(
     can be refused without them shall be. Raises `ApiError`, `AudioError`, `UnknownModel`,
     `PhrasesRefused` or `supervisor.PoolError`."""
     service: SpeechService = request.app[SERVICE]
-    limits = service.settings.limits
-    if (most := service.settings.auth.key_body) and request.get(KEY_NAME) is not None:
-        limits = msgspec.structs.replace(limits, body=min(most, limits.body))
+    limits = request_limits(request)
     must_be_acceptable(request, limits)
     asked = read({})
     with service.access.request(request.get(KEY_NAME)) as passed:
         async with contextlib.AsyncExitStack() as held, service.open_spool() as spool:
-            admission = service.admit(asked.served, request.content_length)
+            name = request.get(KEY_NAME)
+            admission = service.admit(asked.served, request.content_length, client=name)
             place = await held.enter_async_context(admission)
             async with service.uploading():
                 received = await Upload(request, spool, limits, asked.speech.raw).receive()
@@ -80,12 +82,21 @@ async def incoming(
                 asked = read(received.fields)
             if asked.served is not before.served:  # a field of the form has named another
                 await held.aclose()
-                place = await held.enter_async_context(service.admit(asked.served, spool.size))
+                admission = service.admit(asked.served, spool.size, client=name)
+                place = await held.enter_async_context(admission)
             request[NOTES].update(
                 model=asked.served.label, bytes=spool.size, audio_s=round(received.seconds, 3)
             )
             place.admission.resize(received.seconds, known=received.known)
             yield Incoming(request, place, spool, asked, passed)
+
+
+def request_limits(request: web.Request) -> LimitSettings:
+    """Those that hold for whoever sends it."""
+    settings = request.app[SERVICE].settings
+    if (most := settings.auth.key_body) and request.get(KEY_NAME) is not None:
+        return msgspec.structs.replace(settings.limits, body=min(most, settings.limits.body))
+    return settings.limits
 
 
 def find_model(

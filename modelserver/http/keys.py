@@ -3,7 +3,9 @@
 from aiohttp import web
 
 from modelserver.http.connections import Connections
+from modelserver.jobs.service import JobService
 from modelserver.serving.service import SpeechService
 
 CONNECTIONS = web.AppKey("connections", Connections)
+JOBS = web.AppKey("jobs", JobService)
 SERVICE = web.AppKey("service", SpeechService)

@@ -13,11 +13,11 @@ from aiohttp import web
 from modelserver import __version__
 from modelserver.audio.formats import ENCODINGS
 from modelserver.http import openai
-from modelserver.http.convert import Transcript
 from modelserver.http.errors import STATUS, ErrorDocument, OpenAiErrorDocument, json_response
 from modelserver.http.health import Alive, Named, Ready
 from modelserver.http.parameters import FORMATS, MOST_ALTERNATIVES
 from modelserver.http.progress import PartialText, Progress
+from modelserver.http.texts import Transcript
 
 _REF = "#/components/schemas/{name}"
 _STRUCTS = (

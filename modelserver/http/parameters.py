@@ -19,6 +19,8 @@ _BOTH_NAMES = (
 )  # fmt: skip
 NAMES = (*_BOTH_NAMES, "segments", "format")
 """Of a file."""
+JOB_NAMES = (*NAMES, "url", "webhook")
+"""Of a job."""
 STREAM_NAMES = (*_BOTH_NAMES, "partials")
 """Of a live stream."""
 FORMATS = ("json", "text", "srt", "vtt")
@@ -65,6 +67,8 @@ class Parameters:
     phrases: tuple[str, ...] = ()
     channels: str = MIX
     raw: RawFormat | None = None
+    url: str | None = None
+    webhook: str | None = None
 
 
 def read_parameters(
@@ -88,6 +92,8 @@ def read_parameters(
             phrases=_phrases(values.get("phrases", "")),
             channels=_channels(values),
             raw=_raw(values, content_type),
+            url=values.get("url") or None,
+            webhook=values.get("webhook") or None,
         ),
         warnings,
     )

@@ -1,21 +1,58 @@
-"""Transcripts as text and as subtitles."""
+"""Transcripts as documents, as text and as subtitles."""
 
+import msgspec
 from aiohttp import web
 
-from modelserver.speech.messages import Speech
+from modelserver.speech.messages import Speech, SpeechSegment, SpeechWord
 from modelserver.speech.subtitles import srt, vtt
 
 TEXTS = ("text", "srt", "vtt")
 """What a transcript can be beside JSON."""
 
 
-def text_response(speech: Speech, form: str) -> web.Response:
+class Transcript(msgspec.Struct, omit_defaults=True):
+    """What was said. Times in seconds; `words` only where asked for, `segments` where they (or
+    alternatives) are asked for or channels are heard one by one."""
+
+    text: str
+    duration: float
+    language: str
+    model: str
+    request_id: str
+    words: list[SpeechWord] | None = None
+    segments: list[SpeechSegment] | None = None
+    warnings: list[str] | None = None
+
+
+def transcript(
+    speech: Speech, *, words: bool, segments: bool, warnings: list[str], request_id: str
+) -> Transcript:
+    """`segments`: also where there are none; `warnings`: beside those of the recognition."""
+    return Transcript(
+        text=speech.text,
+        duration=speech.duration_s,
+        language=speech.language,
+        model=speech.model,
+        request_id=request_id,
+        words=speech.words if words else None,
+        segments=speech.segments or ([] if segments else None),
+        warnings=[*warnings, *speech.warnings] or None,
+    )
+
+
+def as_text(speech: Speech, form: str) -> str:
     """One of `TEXTS`; subtitles need the words."""
     match form:
         case "srt":
-            text, kind = srt(speech.words), "application/x-subrip"
+            return srt(speech.words)
         case "vtt":
-            text, kind = vtt(speech.words), "text/vtt"
+            return vtt(speech.words)
         case _:
-            text, kind = speech.text, "text/plain"
-    return web.Response(text=text, content_type=kind, charset="utf-8")
+            return speech.text
+
+
+def text_response(speech: Speech, form: str) -> web.Response:
+    """The same as an answer."""
+    kinds = {"srt": "application/x-subrip", "vtt": "text/vtt"}
+    kind = kinds.get(form, "text/plain")
+    return web.Response(text=as_text(speech, form), content_type=kind, charset="utf-8")

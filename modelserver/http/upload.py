@@ -61,9 +61,17 @@ class Upload:
     """The body of one request, on its way into a spool."""
 
     def __init__(
-        self, request: web.Request, spool: Spool, limits: LimitSettings, raw: RawFormat | None
+        self,
+        request: web.Request,
+        spool: Spool,
+        limits: LimitSettings,
+        raw: RawFormat | None,
+        *,
+        link: str | None = None,
     ) -> None:
-        """`raw`: what the samples are where there is no container, as far as the query says."""
+        """`raw`: what the samples are where there is no container, as far as the query says.
+        `link`: the field that may stand in place of the audio."""
+        self._link = link
         self._request, self._spool, self._limits, self._raw = request, spool, limits, raw
         plain = not _is_wrapped(request) and _coding(request) is None
         self._length = request.content_length if plain else None
@@ -72,9 +80,17 @@ class Upload:
         self._others = 0
         self._unwrap: Unwrapped | Base64 | None = None
 
+    async def take(self, chunks: AsyncIterator[bytes]) -> Received:
+        """Audio from elsewhere. Raises what `receive` raises."""
+        self._gate, self._unwrap = self._new_gate(), None
+        async for chunk in chunks:
+            await self.audio(chunk)
+        seconds, known = self._gate.finish()
+        return Received(seconds, known, self._fields)
+
     async def receive(self) -> Received:
-        """Take it in, refusing as early as can be. Raises `ApiError`, `AudioError`, or
-        `SpoolFull`."""
+        """Take it in, refusing as early as can be; there is nothing in the spool where a link has
+        come in its place. Raises `ApiError`, `AudioError`, or `SpoolFull`."""
         await say_continue(self._request)
         chunks = self._patiently()
         if (coding := _coding(self._request)) is not None:
@@ -88,8 +104,14 @@ class Upload:
             async for chunk in chunks:
                 await self.audio(chunk)
             await self.audio_ends()
+        if self._linked and not self._spool.size:
+            return Received(0.0, known=False, fields=self._fields)
         seconds, known = self._gate.finish()
         return Received(seconds, known, self._fields)
+
+    @property
+    def _linked(self) -> bool:
+        return self._link is not None and bool(self._fields.get(self._link))
 
     # --- the bytes ------------------------------------------------------------------------------
 
@@ -149,7 +171,7 @@ class Upload:
         parser.finish()
         if form.refused is not None and not form.file:
             raise form.refused
-        if not form.found:
+        if not form.found and not self._linked:
             there = ", ".join(repr(name) for name in self._fields) or "nothing"
             raise ApiError("missing_file", f"the form holds no file; there is {there} in it")
 
@@ -164,7 +186,7 @@ class Upload:
                     self.count_others(len(found[1]))
                     self.set_field(*found)
         body.finish()
-        if not body.found_audio:
+        if not body.found_audio and not self._linked:
             raise ApiError("missing_file", 'the JSON holds no audio: {"audio": "BASE64"} does')
         await self.audio_ends()
 

@@ -9,7 +9,7 @@ import msgspec
 
 import models
 from modelserver.serving.service import SpeechService
-from modelserver.serving.transcribing import transcribe
+from modelserver.serving.transcribing import Transcribing
 from modelserver.settings import Settings
 from modelserver.speech.messages import SpeechRequest
 from supervisor import NotReady, read_process
@@ -47,7 +47,7 @@ async def measure(settings: Settings) -> Measured:
                 service.open_spool() as spool,
             ):
                 await spool.write(_as_wav(clip, rate))
-                await transcribe(service, place, spool, SpeechRequest(), patient=True)
+                await Transcribing(service, SpeechRequest()).run(place, spool)
         await service.guard.look_again()
         (worker,) = pool.status().workers
         reading = read_process(worker.pid)

@@ -8,7 +8,7 @@ since its last result, and a file or a live stream never waits for a piece.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -38,6 +38,18 @@ _PIECES_EACH = 6
 Told = Callable[[SpeechProgress], None]
 
 
+class PieceJournal(Protocol):
+    """What is understood of pieces, kept for the case that all of it has to begin again."""
+
+    async def begin(self, piece_s: float) -> dict[int, HeardPiece]:
+        """By number, the pieces that are known, if they were cut so long."""
+        ...
+
+    async def keep(self, number: int, heard: HeardPiece) -> None:
+        """One more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A piece whose samples are in the spool."""
@@ -60,11 +72,14 @@ class Recording:
         piece_s: float,
         told: Told | None = None,
         request_id: str | None = None,
+        journal: PieceJournal | None = None,
     ) -> None:
-        """`workers`: how many pieces are heard at once."""
+        """`workers`: how many pieces are heard at once, at the most."""
         self._pool, self._spools, self._workers = pool, spools, workers
         self._asked, self._piece_s = asked, piece_s
         self._told, self._request_id = told, request_id
+        self._journal = journal
+        self._known: dict[int, HeardPiece] = {}
         self._arrived: asyncio.Queue[DecodedPiece | None] = asyncio.Queue()
         self._seen = 0
         self._waiting: asyncio.Queue[_Waiting | None] = asyncio.Queue()
@@ -80,6 +95,8 @@ class Recording:
     ) -> Speech:
         """All of it. Raises `supervisor.PoolError`, or `TimeoutError` where it takes longer."""
         async with asyncio.timeout(timeout_s), self._spools.open() as spool:
+            if self._journal is not None:
+                self._known = await self._journal.begin(self._piece_s)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     decoding = tasks.create_task(self._decode(admission, audio))
@@ -116,6 +133,10 @@ class Recording:
     async def _collect(self, spool: Spool) -> None:
         """Samples wait in the spool, and not in our own memory."""
         while (piece := await self._arrived.get()) is not None:
+            known = self._known.pop(piece.number, None)
+            if known is not None and (known.begin, known.end) == (piece.begin, piece.end):
+                self._take(piece.number, known)
+                continue
             offset = spool.size
             await spool.write(piece.pcm)
             bare = msgspec.structs.replace(piece, pcm=b"")
@@ -142,7 +163,7 @@ class Recording:
             fed_s = 0.0
             while waiting is not None:
                 captions = await self._hear(stream, spool, waiting, rate)
-                self._understood(waiting.piece, captions, fed_s)
+                await self._understood(waiting.piece, captions, fed_s)
                 fed_s += waiting.size / 2 / rate
                 waiting = await self._waiting.get()
 
@@ -159,16 +180,22 @@ class Recording:
             captions += [msgspec.convert(one, Caption) for one in await stream.receive()]
         return captions
 
-    def _understood(self, piece: DecodedPiece, captions: list[Caption], fed_s: float) -> None:
+    async def _understood(self, piece: DecodedPiece, captions: list[Caption], fed_s: float) -> None:
         """Times of captions are those of their stream, which has heard other pieces before."""
         add_s = piece.start - fed_s
         segments = [_segment(caption, add_s) for caption in captions if caption.text]
-        self._heard[piece.number] = HeardPiece(piece.begin, piece.end, piece.paused, segments)
-        self._done_s += piece.end - piece.begin
+        heard = HeardPiece(piece.begin, piece.end, piece.paused, segments)
+        if self._journal is not None:
+            await self._journal.keep(piece.number, heard)
+        self._take(piece.number, heard)
+
+    def _take(self, number: int, heard: HeardPiece) -> None:
+        self._heard[number] = heard
+        self._done_s += heard.end - heard.begin
         self._tell(SpeechProgress(round(self._done_s, 3)))
-        while (heard := self._heard.pop(self._next, None)) is not None:
+        while (following := self._heard.pop(self._next, None)) is not None:
             self._next += 1
-            self._ready(self._joiner.add(heard))
+            self._ready(self._joiner.add(following))
 
     def _ready(self, segments: list[SpeechSegment]) -> None:
         self._segments += segments

@@ -57,6 +57,7 @@ _FIXED = (
     "vosk",
     "wyoming",
     "streams",
+    "jobs",
     "workers",
     "memory",
     "spool",
@@ -172,10 +173,15 @@ class SpeechService:
 
     @contextlib.asynccontextmanager
     async def admit(
-        self, served: ServedModel, input_bytes: int | None = None, *, patient: bool = False
+        self,
+        served: ServedModel,
+        input_bytes: int | None = None,
+        *,
+        patient: bool = False,
+        client: str | None = None,
     ) -> AsyncIterator[Place]:
-        """A place for one request, before its body of `input_bytes` is read; a `patient` one has
-        no deadline. A model that is loaded on demand is loaded first. Raises
+        """A place for one request of that `client`, before its body of `input_bytes` is read; a
+        `patient` one has no deadline. A model that is loaded on demand is loaded first. Raises
         `supervisor.PoolError`."""
         if self._draining:
             raise Draining(self._draining)
@@ -185,6 +191,7 @@ class SpeechService:
                 units=None if input_bytes is None else input_bytes / _MOST_BYTES_PER_S,
                 input_bytes=input_bytes,
                 deadline_s=None if patient else self.settings.limits.request_s,
+                client=client,
             ) as admission:
                 yield Place(served, admission)
 

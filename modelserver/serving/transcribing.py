@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from modelserver.audio.channels import MIX
-from modelserver.serving.recordings import Recording, piece_length
+from modelserver.serving.recordings import PieceJournal, Recording, piece_length
 from modelserver.serving.service import Place, SpeechService
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from supervisor import DeadlineExceeded, JobInput, NotReady
@@ -26,88 +26,69 @@ class Recognized:
     run_s: float
 
 
-async def transcribe(
-    service: SpeechService,
-    place: Place,
-    audio: JobInput,
-    asked: SpeechRequest,
-    *,
-    patient: bool = False,
-    on_progress: Told | None = None,
-    request_id: str | None = None,
-) -> Recognized:
-    """What is said in the file, as it is `asked`; `on_progress` hears how far it is.
+@dataclass(frozen=True, slots=True)
+class Transcribing:
+    """One recording, as it is `asked`. `timeout_s`: what it may take; `told` hears how far it is;
+    with a `journal` it is heard in the background, in pieces that are kept, however short it is."""
 
-    `patient`: however long it takes, and however long the audio is. Raises
-    `supervisor.PoolError`.
-    """
-    limits = service.settings.limits
-    asked = msgspec.structs.replace(asked, longest_audio_s=None if patient else limits.audio_s)
-    timeout_s = None if patient else limits.request_s
-    # Where channels are heard one by one, it is one worker's.
-    if asked.channels == MIX and (place.admission.units or 0.0) >= service.settings.long.from_s:
-        done = await _in_pieces(service, place, audio, asked, timeout_s, on_progress, request_id)
-    else:
-        done = await _whole(service, place, audio, asked, timeout_s, on_progress, request_id)
-    service.traffic.audio_s += done.speech.duration_s
-    return done
+    service: SpeechService
+    asked: SpeechRequest
+    timeout_s: float | None = None
+    told: Told | None = None
+    request_id: str | None = None
+    journal: PieceJournal | None = None
 
+    async def run(self, place: Place, audio: JobInput) -> Recognized:
+        """What is said in it. Raises `supervisor.PoolError`."""
+        long = (place.admission.units or 0.0) >= self.service.settings.long.from_s
+        # Where channels are heard one by one, it is one worker's.
+        if self.asked.channels == MIX and (long or self.journal is not None):
+            done = await self._in_pieces(place, audio)
+        else:
+            done = await self._whole(place, audio)
+        self.service.traffic.audio_s += done.speech.duration_s
+        return done
 
-async def _whole(
-    service: SpeechService,
-    place: Place,
-    audio: JobInput,
-    asked: SpeechRequest,
-    timeout_s: float | None,
-    on_progress: Told | None,
-    request_id: str | None,
-) -> Recognized:
-    def told(value: Any) -> None:
-        if on_progress is not None:
-            on_progress(msgspec.convert(value, SpeechProgress))
+    async def _whole(self, place: Place, audio: JobInput) -> Recognized:
+        def told(value: Any) -> None:
+            if self.told is not None:
+                self.told(msgspec.convert(value, SpeechProgress))
 
-    try:
-        result = await place.admission.run(
-            msgspec.to_builtins(asked),
-            audio,
-            timeout_s=timeout_s,
-            on_progress=told,
-            request_id=request_id,
+        try:
+            result = await place.admission.run(
+                msgspec.to_builtins(self.asked),
+                audio,
+                timeout_s=self.timeout_s,
+                on_progress=told,
+                request_id=self.request_id,
+            )
+        except DeadlineExceeded as error:
+            limit = f"(limits.request_s is {self.timeout_s:g})"
+            raise DeadlineExceeded(f"{error.message} {limit}") from error
+        return Recognized(msgspec.convert(result.value, Speech), result.queued_s, result.run_s)
+
+    async def _in_pieces(self, place: Place, audio: JobInput) -> Recognized:
+        pool = place.served.pool
+        if pool is None:
+            raise NotReady("the model is not loaded any more")
+        units, workers = place.admission.units or 0.0, place.served.slots
+        recording = Recording(
+            pool,
+            self.service.spools,
+            workers,
+            self.asked,
+            piece_s=piece_length(units, workers, self.service.settings.long.piece_s),
+            told=self.told,
+            request_id=self.request_id,
+            journal=self.journal,
         )
-    except DeadlineExceeded as error:
-        raise DeadlineExceeded(f"{error.message} (limits.request_s is {timeout_s:g})") from error
-    return Recognized(msgspec.convert(result.value, Speech), result.queued_s, result.run_s)
-
-
-async def _in_pieces(
-    service: SpeechService,
-    place: Place,
-    audio: JobInput,
-    asked: SpeechRequest,
-    timeout_s: float | None,
-    on_progress: Told | None,
-    request_id: str | None,
-) -> Recognized:
-    pool = place.served.pool
-    if pool is None:
-        raise NotReady("the model is not loaded any more")
-    units, workers = place.admission.units or 0.0, place.served.slots
-    recording = Recording(
-        pool,
-        service.spools,
-        workers,
-        asked,
-        piece_s=piece_length(units, workers, service.settings.long.piece_s),
-        told=on_progress,
-        request_id=request_id,
-    )
-    started = time.monotonic()
-    # Nobody waits behind it but for its samples.
-    place.admission.resize(0.0, known=False)
-    try:
-        speech = await recording.transcribe(place.admission, audio, timeout_s)
-    except TimeoutError:
-        raise DeadlineExceeded(
-            f"not done after {timeout_s:g} s (limits.request_s is {timeout_s:g})"
-        ) from None
-    return Recognized(speech, 0.0, time.monotonic() - started)
+        started = time.monotonic()
+        # Nobody waits behind it but for its samples.
+        place.admission.resize(0.0, known=False)
+        try:
+            speech = await recording.transcribe(place.admission, audio, self.timeout_s)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"not done after {self.timeout_s:g} s (limits.request_s is {self.timeout_s:g})"
+            ) from None
+        return Recognized(speech, 0.0, time.monotonic() - started)

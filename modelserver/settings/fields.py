@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import inspect
 
+from modelserver.access.hosts import AllowedHosts
 from modelserver.settings.schema import ModelSettings, Section, Settings
 
 ENVIRONMENT_PREFIX = "MODELSERVER_"
@@ -50,6 +51,11 @@ class Field:
         return self._has_unit("networks")
 
     @property
+    def in_hosts(self) -> bool:
+        """It is a list of hosts that may be asked."""
+        return self._has_unit("hosts")
+
+    @property
     def secret(self) -> bool:
         """It is shown to nobody."""
         return self.name.endswith("token")
@@ -64,6 +70,8 @@ class Field:
         """What it may be, in words."""
         if self.in_networks:
             return 'a list of addresses or networks, such as "10.0.0.0/8"'
+        if self.in_hosts:
+            return 'a list of names, addresses or networks, such as "*.example.org", "10.0.0.0/8"'
         match kind := self._kind():
             case inspect.LiteralType(values=values):
                 return " or ".join(str(value) for value in values)
@@ -100,6 +108,8 @@ class Field:
         if self.in_networks:
             for network in converted:
                 ipaddress.ip_network(network, strict=False)
+        if self.in_hosts:
+            AllowedHosts(converted, self.name)
         return converted
 
     def _kind(self) -> inspect.Type:

@@ -15,6 +15,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Bytes = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
 BytesOrAuto = Annotated[Annotated[int, Meta(ge=0)] | Literal["auto"], Meta(extra={"unit": "bytes"})]
 Seconds = Annotated[float, Meta(gt=0)]
+Hosts = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(extra={"unit": "hosts"})]
 Names = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=1)]
 
@@ -145,6 +146,52 @@ class LongSettings(Section, frozen=True):
     ] = 45.0
 
 
+class JobSettings(Section, frozen=True):
+    """`[jobs]`: recordings that are transcribed when there is time, and kept until they are
+    fetched."""
+
+    directory: Annotated[
+        Path, _about("where jobs are kept, so that they outlive the server; on a disk of its own")
+    ] = msgspec.field(
+        default_factory=lambda: xdg_directory("XDG_STATE_HOME", ".local/state") / "jobs"
+    )
+    name: Annotated[
+        str,
+        Meta(pattern="^([A-Za-z0-9][A-Za-z0-9.]{0,62})?$"),
+        _about(
+            "what the ids of jobs begin with, so that the right one of several servers can be "
+            "asked; empty: the name of the machine"
+        ),
+    ] = ""
+    queue: Annotated[
+        int, Meta(ge=0, le=1_000_000), _about("jobs that may be unfinished; 0: none are taken")
+    ] = 10_000
+    disk: Annotated[
+        Bytes,
+        _about("what all jobs may hold on the disk; those that ended first are forgotten for it"),
+    ] = 10 * 1024 * 1024 * 1024
+    keep_s: Annotated[Seconds, _about("how long a job is kept after it has ended")] = (
+        7 * 24 * 3600.0
+    )
+    url_hosts: Annotated[
+        Hosts,
+        _about(
+            'where audio may be fetched from, such as "files.example.org", "*.example.org" or '
+            '"*"; private addresses only where they are named: "10.0.0.0/8"; empty: nowhere'
+        ),
+    ] = ()
+    webhook_hosts: Annotated[
+        Hosts, _about("where the end of a job may be told, in the same way; empty: nowhere")
+    ] = ()
+    webhook_secret_file: Annotated[
+        str,
+        _about("a file with the secret that signs such messages; needed where they may be sent"),
+    ] = ""
+    webhook_s: Annotated[
+        Seconds, _about("for how long a message that is not taken is sent again")
+    ] = 24 * 3600.0
+
+
 class VoskSettings(Section, frozen=True):
     """`[vosk]`: the protocol of the Vosk project's WebSocket server, on the public port (`/` and
     `/ws`) and on one of its own."""
@@ -198,6 +245,9 @@ class AuthSettings(Section, frozen=True):
         Meta(ge=0),
         _about("seconds of audio a minute with one key, saved up for a minute; 0: any"),
     ] = 0.0
+    key_jobs: Annotated[
+        int, Meta(ge=0), _about("unfinished jobs with one key; 0: as many as there is room for")
+    ] = 0
     key_body: Annotated[
         Bytes, _about("largest request body with a key; 0: as large as limits.body")
     ] = 0
@@ -376,6 +426,7 @@ class Settings(Section, frozen=True):
     proxies: ProxySettings = ProxySettings()
     spool: SpoolSettings = SpoolSettings()
     long: LongSettings = LongSettings()
+    jobs: JobSettings = msgspec.field(default_factory=JobSettings)
     streams: StreamSettings = StreamSettings()
     vosk: VoskSettings = VoskSettings()
     wyoming: WyomingSettings = WyomingSettings()

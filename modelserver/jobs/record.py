@@ -1,0 +1,79 @@
+"""A job, as it is kept."""
+
+from typing import Literal
+
+import msgspec
+
+from modelserver.speech.messages import Speech, SpeechRequest
+
+State = Literal["waiting", "running", "done", "failed"]
+STATES: tuple[State, ...] = ("waiting", "running", "done", "failed")
+UNFINISHED: tuple[State, ...] = ("waiting", "running")
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why there is no transcript; `code` as in answers that are errors."""
+
+    code: str
+    message: str
+
+
+class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How its transcript is to be shown where nothing else is asked for."""
+
+    format: str = "json"
+    words: bool = False
+    segments: bool = False
+
+
+class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is to be done. `model`, `language`: of `SpeechService.find`; `warnings`: what was said
+    of the request."""
+
+    speech: SpeechRequest
+    shown: Shown = Shown()
+    model: str | None = None
+    language: str | None = None
+    warnings: list[str] = []
+
+
+class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of the message that it is over. `attempts`: how many were begun; `next_at`: when the next is
+    due (Unix time); "delivered" and "given_up" are final."""
+
+    url: str
+    state: Literal["waiting", "delivered", "given_up"] = "waiting"
+    attempts: int = 0
+    next_at: float = 0.0
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One of them. Times are Unix times; `seconds`: of audio, a guess until it is done; `owner`:
+    the name of the key it came with, or empty."""
+
+    id: str
+    owner: str
+    state: State
+    created: float
+    wanted: Wanted
+    size: int
+    seconds: float
+    request_id: str = ""
+    started: float | None = None
+    ended: float | None = None
+    speech: Speech | None = None
+    """Only where it was asked for, too: it may be long."""
+    error: Failure | None = None
+    delivery: Delivery | None = None
+
+    @property
+    def over(self) -> bool:
+        """It has a transcript, or will never have one."""
+        return self.state not in UNFINISHED
+
+
+class Repeat(msgspec.Struct, frozen=True):
+    """Of a request that may come again: its Idempotency-Key, and a hash of all that it asks."""
+
+    key: str
+    fingerprint: str

@@ -1,0 +1,51 @@
+"""The one thread in which the store of jobs is used: the event loop never waits for the disk."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from modelserver.jobs.store import JobStore
+
+Result = TypeVar("Result")
+
+
+class StoreThread:
+    """A `JobStore` in it."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "jobs")
+        self._store: JobStore | None = None
+
+    async def open(self, directory: Path) -> JobStore:
+        """Raises what `JobStore` raises."""
+        loop = asyncio.get_running_loop()
+        self._store = await loop.run_in_executor(self._executor, JobStore, directory)
+        return self._store
+
+    async def do(self, call: Callable[[JobStore], Result]) -> Result:
+        """What the call gives. A caller that is cancelled does not undo it."""
+        assert self._store is not None
+        loop = asyncio.get_running_loop()
+        doing = loop.run_in_executor(self._executor, call, self._store)
+        doing.add_done_callback(_heard)
+        return await asyncio.shield(doing)
+
+    def audio(self, job_id: str) -> Path:
+        """Where its audio is, while it is needed."""
+        assert self._store is not None
+        return self._store.audio(job_id)
+
+    async def close(self) -> None:
+        """When all that was asked for is done."""
+        if self._store is not None:
+            store, self._store = self._store, None
+            await asyncio.get_running_loop().run_in_executor(self._executor, store.close)
+        self._executor.shutdown(wait=False)
+
+
+def _heard(doing: asyncio.Future[Any]) -> None:
+    """What it failed of is its caller's concern, if that has not gone."""
+    if not doing.cancelled():
+        doing.exception()
