@@ -84,16 +84,21 @@ def free_port() -> int:
 class RunningServer:
     """A `modelserver serve` process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, admin: Path) -> None:
-        """`admin`: the socket of its admin side, if the test leaves that where it is."""
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: Path, admin: Path, before: int = 0
+    ) -> None:
+        """`admin`: the socket of its admin side, if the test leaves that where it is; `before`:
+        events that an earlier server has left in the log."""
         self.process = process
         self.admin = admin
         self._log = log
+        self._before = before
         self.url = until(self._listening, what="server.listening")
 
     def _listening(self) -> str | None:
         assert self.process.poll() is None, self._log.read_text()
-        return next((e["url"] for e in self.events("server.listening")), None)
+        own = [e for e in self.events()[self._before :] if e["event"] == "server.listening"]
+        return own[0]["url"] if own else None
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """Events logged so far, of these names or all."""
@@ -191,6 +196,7 @@ def start_server(
     variables |= {"MODELSERVER_PREPARE": "never"}
     variables |= {"MODELSERVER_JOBS_DIRECTORY": str(directory / "jobs")}
     variables |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{directory}/admin.sock"} | environment
+    before = log.read_bytes().count(b"\n{") + 1 if log.is_file() and log.stat().st_size else 0
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, *program, "serve", *flags],
@@ -203,7 +209,7 @@ def start_server(
         )
     tree: list[psutil.Process] = []
     try:
-        server = RunningServer(process, log, directory / "admin.sock")
+        server = RunningServer(process, log, directory / "admin.sock", before)
         yield server
         unhandled = [e for e in server.events() if e["event"].startswith(UNHANDLED)]
         assert not unhandled, unhandled

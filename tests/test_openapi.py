@@ -14,7 +14,7 @@ from running import RunningServer, start_server
 import models
 from modelserver.http.application import build_application
 from modelserver.http.errors import STATUS
-from modelserver.http.parameters import NAMES
+from modelserver.http.parameters import JOB_NAMES, NAMES
 from modelserver.web import PAGES
 
 
@@ -37,7 +37,7 @@ def document(server: RunningServer) -> dict[str, Any]:
 
 def test_every_route_is_described(document: dict[str, Any]) -> None:
     nothing: Any = None
-    app = build_application(nothing, nothing)
+    app = build_application(nothing, nothing, nothing)
     routes = {
         (route.method.lower(), route.resource.canonical)
         for route in app.router.routes()
@@ -52,6 +52,8 @@ def test_every_parameter_and_error_is_described(document: dict[str, Any]) -> Non
     convert = document["paths"]["/api/audio/convert"]["post"]
     asked = {one["name"] for one in convert["parameters"] if one["in"] == "query"}
     assert asked == set(NAMES)
+    job = document["paths"]["/v1/jobs"]["post"]
+    assert {one["name"] for one in job["parameters"] if one["in"] == "query"} == set(JOB_NAMES)
     said = json.dumps(document)
     elsewhere = {
         "not_found", "method_not_allowed", "headers_too_large", "bad_settings", "stream_lost",

@@ -33,7 +33,8 @@ class AllowedHosts:
             except ValueError:
                 if not entry or set(entry) & set(" /:@"):
                     raise ValueError(f"{entry!r} is no host name, address or network") from None
-                self._names.add(_plain(entry))
+                wild, name = ("*.", entry[2:]) if entry.startswith("*.") else ("", entry)
+                self._names.add(wild + (name if name == "*" else _plain(name)))
 
     def __bool__(self) -> bool:
         return bool(self._names or self._networks)
@@ -74,7 +75,8 @@ class AllowedHosts:
 
 
 def _plain(host: str) -> str:
-    return host.lower().rstrip(".")
+    """As it is on the wire."""
+    return (URL.build(scheme="http", host=host).raw_host or "").lower().rstrip(".")
 
 
 def _address(host: str) -> Address | None:

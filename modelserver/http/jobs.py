@@ -27,7 +27,8 @@ from modelserver.speech.joining import without_words
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from supervisor import Spool
 
-_MOST_LISTED = 100
+MOST_LISTED = 100
+"""At once."""
 _REPEAT_KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,254}[\x21-\x7e])?")
 
 
@@ -226,8 +227,8 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     if state is None and "state" in asked:
         raise ApiError("bad_parameter", f"state is one of: {', '.join(STATES)}")
     text = asked.get("limit", "20")
-    if not re.fullmatch("[0-9]{1,3}", text) or not 0 < int(text) <= _MOST_LISTED:
-        raise ApiError("bad_parameter", f"limit is from 1 to {_MOST_LISTED}")
+    if not re.fullmatch("[0-9]{1,3}", text) or not 0 < int(text) <= MOST_LISTED:
+        raise ApiError("bad_parameter", f"limit is from 1 to {MOST_LISTED}")
     limit = int(text)
     owner = request.get(KEY_NAME, "")
     found = await jobs.listed(owner, state, asked.get("before"), limit + 1)

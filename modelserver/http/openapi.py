@@ -12,12 +12,13 @@ from aiohttp import web
 
 from modelserver import __version__
 from modelserver.audio.formats import ENCODINGS
-from modelserver.http import openai
+from modelserver.http import jobs, openai
 from modelserver.http.errors import STATUS, ErrorDocument, OpenAiErrorDocument, json_response
 from modelserver.http.health import Alive, Named, Ready
 from modelserver.http.parameters import FORMATS, MOST_ALTERNATIVES
 from modelserver.http.progress import PartialText, Progress
 from modelserver.http.texts import Transcript
+from modelserver.jobs.record import STATES
 
 _REF = "#/components/schemas/{name}"
 _STRUCTS = (
@@ -35,6 +36,9 @@ _STRUCTS = (
     openai.Done,
     openai.Model,
     openai.Models,
+    jobs.JobDocument,
+    jobs.JobList,
+    jobs.Message,
 )
 _FLAG = {"type": "string", "enum": ["true", "false"]}
 _TEXT = {"type": "string"}
@@ -71,6 +75,12 @@ _OF_UPLOADS = (
     "too_large_for_server", "unsupported_media_type", "unsupported_audio", "expectation_failed",
     "rate_limited", "internal", "worker_lost", *_BUSY, "deadline_exceeded",
 )  # fmt: skip
+_OF_NEW_JOBS = (*_OF_UPLOADS, "url_refused", "url_failed", "repeat_in_progress", "repeat_differs")
+_JOB_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
+    **_PARAMETERS,
+    "url": (_TEXT, "where the audio is, instead of a body; of hosts that the server allows"),
+    "webhook": (_TEXT, "what is told when it is over; of hosts that the server allows"),
+}
 _REQUEST_ID = {
     "name": "X-Request-ID",
     "in": "header",
@@ -108,6 +118,8 @@ def openapi_document() -> dict[str, Any]:
                     "responses": _errors("OpenAiErrorDocument", "not_found", "unauthorized"),
                 }
             },
+            "/v1/jobs": {"post": _new_job(), "get": _jobs()},
+            "/v1/jobs/{id}": {"get": _job(), "delete": _deleted_job()},
             "/v1/models": {
                 "get": _get("listModels", "Served models", "Models", openai_errors=True)
             },
@@ -119,6 +131,16 @@ def openapi_document() -> dict[str, Any]:
             "/test": {"get": _get("named", "The server and its version", "Named", public=True)},
             "/openapi.json": {"get": _document("openapi", "This document")},
             "/asyncapi.json": {"get": _document("asyncapi", "Live streams, as AsyncAPI")},
+        },
+        "webhooks": {
+            "jobOver": {
+                "post": {
+                    "operationId": "jobOver",
+                    "summary": "A job is over; signed as Standard Webhooks 1.0 says",
+                    "requestBody": {"required": True, "content": _json(_ref("Message"))},
+                    "responses": {"2XX": {"description": "it was taken"}},
+                }
+            }
         },
         "components": {
             "schemas": schemas,
@@ -168,49 +190,38 @@ def _errors(document: str, *codes: str) -> dict[str, Any]:
     return found
 
 
-def _query(*names: str) -> list[dict[str, Any]]:
+def _query(parameters: dict[str, tuple[dict[str, Any], str]]) -> list[dict[str, Any]]:
     return [
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "description": _PARAMETERS[name][1],
-            "schema": _PARAMETERS[name][0],
-        }
-        for name in names
+        {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+        for name, (schema, text) in parameters.items()
     ]
 
 
+def _audio_body(parameters: dict[str, tuple[dict[str, Any], str]]) -> dict[str, Any]:
+    """Audio as it is, or with fields beside it."""
+    fields = {name: {**schema, "description": text} for name, (schema, text) in parameters.items()}
+    base64 = {"type": "string", "contentEncoding": "base64"}
+    form = {"type": "object", "properties": {"file": _AUDIO, **fields}}
+    document = {"type": "object", "properties": {"audio": base64, **fields}}
+    if "url" not in parameters:
+        form["required"], document["required"] = ["file"], ["audio"]
+    return {
+        "required": "url" not in parameters,
+        "content": {
+            "application/octet-stream": {"schema": _AUDIO},
+            "audio/*": {"schema": _AUDIO},
+            "multipart/form-data": {"schema": form},
+            "application/json": {"schema": document},
+        },
+    }
+
+
 def _convert() -> dict[str, Any]:
-    fields = {name: {**schema, "description": text} for name, (schema, text) in _PARAMETERS.items()}
     return {
         "operationId": "convert",
         "summary": "One recording in, its text out",
-        "parameters": [*_query(*_PARAMETERS), _REQUEST_ID],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/octet-stream": {"schema": _AUDIO},
-                "audio/*": {"schema": _AUDIO},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["file"],
-                        "properties": {"file": _AUDIO, **fields},
-                    }
-                },
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["audio"],
-                        "properties": {
-                            "audio": {"type": "string", "contentEncoding": "base64"},
-                            **fields,
-                        },
-                    }
-                },
-            },
-        },
+        "parameters": [*_query(_PARAMETERS), _REQUEST_ID],
+        "requestBody": _audio_body(_PARAMETERS),
         "responses": {
             "200": _what_was_said(_ref("Transcript")),
             **_errors("ErrorDocument", *_OF_UPLOADS),
@@ -252,6 +263,79 @@ def _transcriptions() -> dict[str, Any]:
         "responses": {
             "200": _what_was_said({"anyOf": [_ref("Json"), _ref("Verbose")]}),
             **_errors("OpenAiErrorDocument", *_OF_UPLOADS),
+        },
+    }
+
+
+def _new_job() -> dict[str, Any]:
+    key = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "description": "of a request that may be sent again: it makes one job, however often",
+        "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,254}[!-~])?$"},
+    }
+    taken = _answer("it is on the disk", _json(_ref("JobDocument")))
+    headers = {
+        "Location": {"schema": _TEXT, "required": True},
+        "Idempotency-Replayed": {"schema": {"type": "string", "enum": ["true"]}},
+    }
+    return {
+        "operationId": "addJob",
+        "summary": "One recording in, to be transcribed when there is time",
+        "parameters": [*_query(_JOB_PARAMETERS), key, _REQUEST_ID],
+        "requestBody": _audio_body(_JOB_PARAMETERS),
+        "responses": {
+            "202": {**taken, "headers": {**_HEADERS, **headers}},
+            **_errors("ErrorDocument", *_OF_NEW_JOBS),
+        },
+    }
+
+
+def _jobs() -> dict[str, Any]:
+    made = _get("listJobs", "The newest first", "JobList")
+    made["parameters"] = [
+        *_query(
+            {
+                "state": ({"type": "string", "enum": list(STATES)}, "those alone"),
+                "limit": (
+                    {"type": "integer", "minimum": 1, "maximum": jobs.MOST_LISTED},
+                    "how many",
+                ),
+                "before": (_TEXT, "those that follow on this one: `next` of the page before"),
+            }
+        ),
+        _REQUEST_ID,
+    ]
+    made["responses"] |= _errors("ErrorDocument", "bad_parameter", "unauthorized", "not_ready")
+    return made
+
+
+_JOB_ID = {"name": "id", "in": "path", "required": True, "schema": {**_TEXT, "minLength": 1}}
+_OF_JOBS = ("job_not_found", "job_elsewhere", "unauthorized", "not_ready")
+
+
+def _job() -> dict[str, Any]:
+    shown = {name: _PARAMETERS[name] for name in ("format", "words", "segments")}
+    return {
+        "operationId": "getJob",
+        "summary": "How far it is, and its result; as text or subtitles the result alone",
+        "parameters": [_JOB_ID, *_query(shown), _REQUEST_ID],
+        "responses": {
+            "200": _what_was_said(_ref("JobDocument")),
+            **_errors("ErrorDocument", "bad_parameter", "job_unfinished", "job_failed", *_OF_JOBS),
+        },
+    }
+
+
+def _deleted_job() -> dict[str, Any]:
+    return {
+        "operationId": "deleteJob",
+        "summary": "Forget it, whatever its state is",
+        "parameters": [_JOB_ID, _REQUEST_ID],
+        "responses": {
+            "204": {"description": "it is gone", "headers": _HEADERS},
+            **_errors("ErrorDocument", *_OF_JOBS),
         },
     }
 

@@ -239,13 +239,14 @@ class JobService:
                 await asyncio.sleep(_OPEN_AGAIN_S)
         while True:
             self._tidy_now.clear()
+            wait_s = _TIDY_S
             try:
-                await self._tidy()
+                wait_s = min(wait_s, await self._tidy())
             except (sqlite3.Error, OSError, SpoolFull) as error:
                 log.error("jobs.cannot_be_tidied", reason=str(error))
             await asyncio.sleep(_TIDY_AGAIN_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TIDY_S):
+                async with asyncio.timeout(wait_s):
                     await self._tidy_now.wait()
 
     async def _open(self) -> None:
@@ -263,8 +264,8 @@ class JobService:
         self._webhooks.look()
         self._tidy_now.set()
 
-    async def _tidy(self) -> None:
-        """Forget what is too old, or too much."""
+    async def _tidy(self) -> float:
+        """Forget what is too old, or too much; in how many seconds the next will be too old."""
         settings = self._settings
         while True:
             self._held_bytes = await self._store.do(lambda store: store.held_bytes())
@@ -278,6 +279,7 @@ class JobService:
             await self._store.do(lambda store, gone=gone: store.remove(gone))  # type: ignore[misc]
             log.info("jobs.forgotten", count=len(gone))
         self._counts = await self._store.do(lambda store: store.counts())
+        return max(0.0, over[0][1] + settings.keep_s - time.time()) if over else settings.keep_s
 
     def _room(self) -> int:
         """Bytes that a job's audio may have."""

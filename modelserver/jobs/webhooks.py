@@ -42,12 +42,12 @@ def read_secrets(file: Path) -> list[bytes]:
     """One a line, as "whsec_" and base64, or as plain text; all of them sign, so that one can be
     exchanged. Raises `SecretUnreadable`."""
     try:
-        lines = file.read_text(encoding="utf-8").split()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise SecretUnreadable(f"{file} cannot be read: {reason}") from error
     secrets = []
-    for line in lines:
+    for line in filter(None, map(str.strip, lines)):
         try:
             coded = line.startswith(_PREFIX)
             secret = base64.b64decode(line[len(_PREFIX) :], validate=True) if coded else b""
