@@ -285,8 +285,8 @@ def test_directories_and_patterns_and_every_kind_of_file_are_taken(
     errors = done.stderr.decode()
     assert "broken.ogg: the Ogg file cannot be read" in errors
     assert "3 of 4 files transcribed" in errors
-    assert sorted(file.name for file in out.iterdir()) == ["a.txt", "b.txt", "c.txt"]
-    assert all("어제" in file.read_text() for file in out.iterdir())
+    assert sorted(file.name for file in out.glob("*.txt")) == ["a.txt", "b.txt", "c.txt"]
+    assert all("어제" in file.read_text() for file in out.glob("*.txt"))
     nothing = modelserver("transcribe", str(below.parent.parent / "out"))
     assert (nothing.returncode, b"there is no audio file" in nothing.stderr) == (1, True)
 

@@ -1,0 +1,1 @@
+"""Many files, transcribed on one engine or another: this machine's own pool, or a server."""

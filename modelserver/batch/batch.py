@@ -1,0 +1,125 @@
+"""All files of one call, handed to an engine, and their transcripts written."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from modelserver.batch.engine import Engine, NotTranscribed
+from modelserver.batch.files import seconds_of
+from modelserver.batch.journal import Journal
+from modelserver.batch.outcome import WRITERS, Outcome
+
+Moved = Callable[[str, float], None]
+
+
+class Batch:
+    """At most as many at once as the engine takes. Where they go to standard output it is in the
+    order in which they were named; else each is written when it is done."""
+
+    def __init__(
+        self, files: list[str], form: str, targets: dict[str, Path], journal: Journal
+    ) -> None:
+        """`targets`: where each file's transcript goes; empty for standard output."""
+        self._files, self._targets, self._journal = files, targets, journal
+        self._write = WRITERS[form]
+        self._expected_s: dict[str, float] = {}
+        self._done_s: dict[str, float] = {}
+        self.failed = 0
+        self.skipped = 0
+        """Those that were done before."""
+
+    async def run(self, engine: Engine) -> None:
+        """Raises `EngineUnusable` or `JournalUnusable`."""
+        to_do = [file for file in self._files if not self._done_before(file)]
+        self.skipped = len(self._files) - len(to_do)
+        if not to_do:
+            return
+        async with engine:
+            self._expected_s = {file: seconds_of(file) for file in to_do}
+            places = asyncio.Semaphore(engine.at_once)
+            with click.progressbar(
+                length=max(1, round(sum(self._expected_s.values()))),
+                label="Transcribing",
+                file=sys.stderr,
+                hidden=not sys.stderr.isatty(),
+                show_pos=True,
+            ) as bar:
+
+                def moved(file: str, done_s: float) -> None:
+                    self._done_s[file] = done_s
+                    bar.update(max(0, round(sum(self._done_s.values())) - bar.pos))
+
+                before = _done()
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        for file in to_do:
+                            turn = asyncio.get_running_loop().create_future()
+                            tasks.create_task(self._one(engine, places, file, moved, before, turn))
+                            if not self._targets:
+                                before = turn
+                except BaseExceptionGroup as errors:
+                    raise errors.exceptions[0] from errors
+
+    def _done_before(self, file: str) -> bool:
+        target = self._targets.get(file)
+        return self._journal.is_done(file) and (target is None or target.exists())
+
+    async def _one(
+        self,
+        engine: Engine,
+        places: asyncio.Semaphore,
+        file: str,
+        moved: Moved,
+        before: "asyncio.Future[None]",
+        turn: "asyncio.Future[None]",
+    ) -> None:
+        """`before`: when it may be written; `turn`: when the next may."""
+        async with places:
+            note = self._journal.note(file)
+            try:
+                speech = await engine.transcribe(
+                    file, self._expected_s[file], note, lambda done_s: moved(file, done_s)
+                )
+            except NotTranscribed as error:
+                outcome = Outcome(file, error=str(error))
+            except OSError as error:
+                outcome = Outcome(file, error=error.strerror or str(error))
+            else:
+                moved(file, speech.duration_s)
+                outcome = Outcome(file, speech)
+        await before
+        if self._deliver(outcome):
+            note.done()
+            await engine.delivered(note)
+        else:
+            self.failed += 1
+        turn.set_result(None)
+
+    def _deliver(self, outcome: Outcome) -> bool:
+        """Write it; False if there is nothing to write, or it cannot be."""
+        if outcome.speech is None:
+            click.echo(f"{outcome.file}: {outcome.error}", err=True)
+            return False
+        for warning in outcome.speech.warnings:
+            click.echo(f"{outcome.file}: {warning}", err=True)
+        text = self._write(outcome)
+        target = self._targets.get(outcome.file)
+        try:
+            if target is None:
+                click.echo(text, nl=False)
+            else:
+                target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            where = target or "standard output"
+            click.echo(f"{outcome.file}: {where} cannot be written: {error.strerror}", err=True)
+            return False
+        return True
+
+
+def _done() -> "asyncio.Future[None]":
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future

@@ -1,0 +1,37 @@
+"""What became of a file, and how it is written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from modelserver.speech.messages import Speech
+from modelserver.speech.subtitles import srt, vtt
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One file's transcript, or why there is none."""
+
+    file: str
+    speech: Speech | None = None
+    error: str | None = None
+
+
+class _Document(msgspec.Struct):
+    file: str
+    speech: Speech
+
+
+def _as_json(outcome: Outcome) -> str:
+    assert outcome.speech is not None
+    return msgspec.json.encode(_Document(outcome.file, outcome.speech)).decode() + "\n"
+
+
+WRITERS: dict[str, Callable[[Outcome], str]] = {
+    "text": lambda outcome: f"{outcome.speech.text}\n" if outcome.speech else "",
+    "json": _as_json,
+    "srt": lambda outcome: srt(outcome.speech.words) if outcome.speech else "",
+    "vtt": lambda outcome: vtt(outcome.speech.words) if outcome.speech else "",
+}
+SUFFIX = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}

@@ -1,0 +1,80 @@
+"""This machine's own workers, without a server."""
+
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from modelserver.batch.engine import EngineUnusable, NotTranscribed
+from modelserver.batch.files import STDIN
+from modelserver.batch.journal import Note
+from modelserver.serving.service import SpeechService
+from modelserver.serving.transcribing import Transcribing
+from modelserver.settings import Settings
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from supervisor import FileInput, JobInput, NotReady, PoolError
+
+
+class OwnPool:
+    """An `Engine`."""
+
+    def __init__(self, settings: Settings, asked: SpeechRequest) -> None:
+        # A command is over before its model would be prepared.
+        self._service = SpeechService(msgspec.structs.replace(settings, prepare="never"))
+        self._asked = asked
+        self.at_once = 1
+
+    async def __aenter__(self) -> "OwnPool":
+        await self._service.__aenter__()
+        try:
+            await self._service.default.loaded()
+        except NotReady as error:
+            # A server waits for its model to come; a command says why there is none.
+            await self._service.__aexit__()
+            raise EngineUnusable(error.message) from error
+        self.at_once = self._service.default.slots
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._service.__aexit__(*exception)
+
+    async def transcribe(
+        self, file: str, expected_s: float, note: Note, moved: Callable[[float], None]
+    ) -> Speech:
+        """See `Engine`."""
+        try:
+            if file == STDIN:
+                return await self._from_pipe(sys.stdin.buffer, moved)
+            with await asyncio.to_thread(Path(file).open, "rb") as opened:
+                if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                    return await self._recognise(FileInput(opened), expected_s, moved)
+                return await self._from_pipe(opened, moved)
+        except PoolError as error:
+            raise NotTranscribed(error.message) from error
+
+    async def delivered(self, note: Note) -> None:
+        """See `Engine`."""
+
+    async def _from_pipe(self, pipe: IO[bytes], moved: Callable[[float], None]) -> Speech:
+        async with self._service.open_spool() as spool:
+            while block := await asyncio.to_thread(pipe.read, 1 << 20):
+                await spool.write(block)
+            return await self._recognise(spool, 0.0, moved)
+
+    async def _recognise(
+        self, audio: JobInput, expected_s: float, moved: Callable[[float], None]
+    ) -> Speech:
+        def told(progress: SpeechProgress) -> None:
+            moved(progress.done_s)
+
+        service = self._service
+        async with service.admit(service.default, patient=True) as place:
+            # What comes through a pipe is taken for plain samples.
+            place.admission.resize(expected_s or audio.size / 32_000, known=False)
+            done = await Transcribing(service, self._asked, told=told).run(place, audio)
+            return done.speech
