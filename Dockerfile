@@ -44,6 +44,7 @@ ENV PATH=/opt/modelserver/bin:/usr/local/bin:/usr/bin:/bin \
     MODELSERVER_HOST=0.0.0.0 \
     MODELSERVER_MODELS_DIR=/var/lib/modelserver/models \
     MODELSERVER_PREPARED_DIR=/var/cache/modelserver/prepared \
+    MODELSERVER_JOBS_DIRECTORY=/var/lib/modelserver/jobs \
     MODELSERVER_SPOOL_DIRECTORY=/var/cache/modelserver \
     RUNTIME_DIRECTORY=/run/modelserver
 USER modelserver
