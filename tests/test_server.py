@@ -767,3 +767,9 @@ def test_sigterm_at_any_moment_of_the_start_ends_it(
             until(functools.partial(hears_sigterm, server.pid))
         server.send_signal(signal.SIGTERM)
         assert process.wait(2) in (0, 143, -signal.SIGTERM), after_s
+
+
+def test_the_supervisor_carries_no_decoder_and_no_engine(server: RunningServer) -> None:
+    maps = Path(f"/proc/{server.pid}/maps").read_text()
+    for library in ("libav", "libvosk", "numpy", "openblas"):
+        assert library not in maps

@@ -10,7 +10,6 @@ from contextlib import aclosing
 from typing import IO, Any
 
 import aiohttp
-import av
 import click
 import msgspec
 import uvloop
@@ -54,9 +53,6 @@ def listen(file: str, server: str, model: str | None, key: str | None, *, fast: 
     paced = not fast and file not in (STDIN, MICROPHONE)
     try:
         uvloop.run(_listen(file, server, model, key, paced=paced))
-    except* av.FFmpegError as errors:
-        error = errors.exceptions[0]
-        raise click.ClickException(f"{file}: {getattr(error, 'strerror', error)}") from errors
     except* (_Cannot, OSError, aiohttp.ClientError) as errors:
         raise click.ClickException(str(errors.exceptions[0])) from errors
 
@@ -147,14 +143,19 @@ async def _spoken() -> AsyncGenerator[bytes, None]:
 
 def _decoded(file: str) -> bytes:
     """All of it, as 16-bit mono samples."""
+    import av  # which a server's supervisor, that knows this command too, is not to carry
+
     resampler = av.AudioResampler(format="s16", layout="mono", rate=_RATE)
     pcm = bytearray()
-    with av.open(file) as container:
-        if not container.streams.audio:
-            raise _Cannot(f"{file}: there is no audio in it")
-        for frame in (*container.decode(audio=0), None):
-            for resampled in resampler.resample(frame):
-                pcm += bytes(resampled.planes[0])[: resampled.samples * 2]
+    try:
+        with av.open(file) as container:
+            if not container.streams.audio:
+                raise _Cannot(f"{file}: there is no audio in it")
+            for frame in (*container.decode(audio=0), None):
+                for resampled in resampler.resample(frame):
+                    pcm += bytes(resampled.planes[0])[: resampled.samples * 2]
+    except av.FFmpegError as error:
+        raise _Cannot(f"{file}: {error.strerror or error}") from error
     return bytes(pcm)
 
 
