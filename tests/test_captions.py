@@ -309,6 +309,35 @@ async def test_a_killed_worker_changes_nothing(
     )
 
 
+async def test_times_go_on_where_more_has_gone_than_is_kept(
+    tmp_path: Path, described: dict[str, Any], small: models.ModelLocation, clips: list[bytes]
+) -> None:
+    """Nobody pauses, so that nothing is settled, and what came first is not kept any more."""
+    given = {
+        "MODELSERVER_MODEL": str(small.directory),
+        "MODELSERVER_WARMUP": "none",
+        "MODELSERVER_STREAMS_REPLAY_S": "1",
+        "MODELSERVER_WORKERS_COUNT": "1",
+    }
+    spoken = clips[1][: 32_000 * 5]
+    with start_server(tmp_path, **given) as running:
+        running.wait_whole(1)
+        async with connected(running, described, RAW) as client:
+            await client.send(spoken)
+            async with asyncio.timeout(30):
+                while client.heard_s < 4:
+                    await asyncio.sleep(0.01)
+            assert not client.finals
+            (worker,) = running.health()["workers"]
+            os.kill(worker["pid"], signal.SIGKILL)
+            await client.send(spoken[: 32_000 * 2])
+            await client.tell("close")
+            await client.end()
+        assert running.health()["streams"]["replays"] == 1
+    assert client.finals[0]["start"] > 3
+    assert 6.9 < client.said[-1]["duration"] < 7.1
+
+
 async def test_progress_is_shown_while_a_file_is_decoded(
     server: RunningServer, wav_clips: list[bytes]
 ) -> None:

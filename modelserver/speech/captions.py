@@ -58,6 +58,8 @@ class CaptionStream:
             else:
                 self._pending += at.pcm
                 self._audio.feed(at.undecoded)
+        elif mark is None:
+            self._samples = int(before_s * self._rate)  # more has gone than is kept of samples
         elif at.samples:
             self._skip_bytes = 2 * at.samples  # all of it comes again
         self._from_s = self._samples / self._rate
