@@ -15,6 +15,7 @@ import uvloop
 from modelserver import __version__
 from modelserver.access.keyring import KeysUnreadable
 from modelserver.admin.listener import AdminListener, AdminRefused
+from modelserver.assistant.service import Assistant
 from modelserver.http.application import build_application, build_vosk_application
 from modelserver.http.connections import connections_beside
 from modelserver.http.jobs import message_of
@@ -72,7 +73,8 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
     except SecretUnreadable as error:
         sock.close()
         raise CannotStart(f"jobs.webhook_secret_file: {error}") from error
-    app = build_application(service, jobs, connections)
+    assistant = Assistant(lambda: service.settings.assistant)
+    app = build_application(service, jobs, assistant, connections)
     http = HttpServer(app, sock, connections, service.traffic, give_up=True)
     await http.start()
     fronts = [http]
@@ -101,7 +103,7 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
     try:
         reloader = Reloader(service, read_again)
         admin = AdminListener(service, jobs, reloader)
-        async with service, jobs, admin, _wyoming(service, settings):
+        async with service, jobs, assistant, admin, _wyoming(service, settings):
             informing = asyncio.create_task(keep_systemd_informed(service, notifier))
             informing.add_done_callback(_tell_if_failed)
             telling = asyncio.create_task(_tell_when_ready(service, started))

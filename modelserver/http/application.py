@@ -2,38 +2,46 @@
 
 from aiohttp import web
 
+from modelserver.assistant.service import Assistant
+from modelserver.http.about import about
+from modelserver.http.ask import ask
 from modelserver.http.asyncapi import asyncapi
 from modelserver.http.connections import Connections
 from modelserver.http.convert import convert
 from modelserver.http.health import healthz, readyz, test
 from modelserver.http.jobs import add_job_routes
-from modelserver.http.keys import CONNECTIONS, JOBS, SERVICE
+from modelserver.http.keys import ASSISTANT, CONNECTIONS, JOBS, SERVICE
 from modelserver.http.middleware import each_request, expect_continue
 from modelserver.http.openai import add_openai_routes
 from modelserver.http.openapi import openapi
-from modelserver.http.pages import add_pages
+from modelserver.http.pages import add_pages, page
 from modelserver.http.stream import stream
 from modelserver.http.upload import hold_continue
 from modelserver.http.vosk import vosk_stream
 from modelserver.jobs.service import JobService
 from modelserver.serving.service import SpeechService
+from modelserver.web import START_PAGE
 
 
 def build_application(
-    service: SpeechService, jobs: JobService, connections: Connections
+    service: SpeechService, jobs: JobService, assistant: Assistant, connections: Connections
 ) -> web.Application:
     """The routes. Body sizes are bounded by the handlers that take bodies."""
     app = web.Application(middlewares=[each_request])
     app[SERVICE] = service
     app[JOBS] = jobs
+    app[ASSISTANT] = assistant
     app[CONNECTIONS] = connections
     app.router.add_post("/api/audio/convert", convert, expect_handler=hold_continue)
+    app.router.add_post("/api/ask", ask, expect_handler=hold_continue)
     add_openai_routes(app)
     add_job_routes(app)
     add_pages(app)
-    add_vosk_routes(app)
+    app.router.add_get("/", root, expect_handler=expect_continue)
+    app.router.add_get("/ws", vosk_stream, expect_handler=expect_continue)
     app.router.add_get("/api/audio/stream", stream, expect_handler=expect_continue)
     for path, handler in (
+        ("/api/about", about),
         ("/openapi.json", openapi),
         ("/asyncapi.json", asyncapi),
         ("/test", test),
@@ -49,11 +57,16 @@ def build_vosk_application(service: SpeechService, connections: Connections) -> 
     app = web.Application(middlewares=[each_request])
     app[SERVICE] = service
     app[CONNECTIONS] = connections
-    add_vosk_routes(app)
+    for path in ("/", "/ws"):
+        app.router.add_get(path, vosk_stream, expect_handler=expect_continue)
     return app
 
 
-def add_vosk_routes(app: web.Application) -> None:
-    """Where its clients look."""
-    for path in ("/", "/ws"):
-        app.router.add_get(path, vosk_stream, expect_handler=expect_continue)
+_page = page(START_PAGE)
+
+
+async def root(request: web.Request) -> web.StreamResponse:
+    """`/`: the page for people; for clients of the Vosk project's protocol, who look here, that."""
+    if "websocket" in request.headers.get("Upgrade", "").lower():
+        return await vosk_stream(request)
+    return await _page(request)

@@ -7,9 +7,9 @@ from aiohttp import web
 
 from modelserver.settings import CorsSettings, ProxySettings
 
-_METHODS = "GET, POST, OPTIONS"
+_METHODS = "GET, POST, DELETE, OPTIONS"
 _HEADERS = "Authorization, Content-Type, X-Request-ID, Accept, Content-Encoding, Idempotency-Key"
-_EXPOSED = "X-Request-ID, Retry-After"
+_EXPOSED = "X-Request-ID, Retry-After, Location, Idempotency-Replayed"
 _REMEMBERED_S = 600
 
 

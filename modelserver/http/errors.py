@@ -11,6 +11,7 @@ from aiohttp import web
 
 from modelserver.access.gate import NotAllowed
 from modelserver.access.hosts import Refused
+from modelserver.assistant.chat import ChatFailed
 from modelserver.audio.errors import AudioError
 from modelserver.jobs.service import InProgress, NotTheSame
 from modelserver.serving.service import UnknownModel
@@ -29,6 +30,7 @@ STATUS = {
     "url_refused": 400,
     "not_found": 404,
     "model_not_found": 404,
+    "assistant_missing": 404,
     "job_not_found": 404,
     "job_elsewhere": 404,
     "job_unfinished": 409,
@@ -46,6 +48,7 @@ STATUS = {
     "unsupported_audio": 415,
     "expectation_failed": 417,
     "bad_settings": 422,
+    "nothing_said": 422,
     "upgrade_required": 426,
     "rate_limited": 429,
     "headers_too_large": 431,
@@ -59,6 +62,9 @@ STATUS = {
     "spool_full": 503,
     "stream_lost": 503,
     "url_failed": 502,
+    "assistant_failed": 502,
+    "assistant_busy": 503,
+    "assistant_timeout": 504,
     "deadline_exceeded": 504,
 }
 """Every code that the API answers with, and its status. Codes are stable."""
@@ -133,14 +139,17 @@ def openai_error(error: ApiError) -> OpenAiErrorDocument:
     return OpenAiErrorDocument(OpenAiError(error.message, kind, param, error.code))
 
 
-def error_response(error: ApiError, request_id: str, path: str = "") -> web.Response:
-    """The error document, as it is written at that path."""
+def error_response(
+    error: ApiError, request_id: str, path: str = "", document: object = None
+) -> web.Response:
+    """The error document, as it is written at that path, or the one that is given."""
     headers = dict(error.headers)
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    document: object = ErrorDocument(ErrorInside(error.code, error.message, request_id))
-    if path.startswith(_OPENAI):
+    if document is None and path.startswith(_OPENAI):
         document = openai_error(error)
+    elif document is None:
+        document = ErrorDocument(ErrorInside(error.code, error.message, request_id))
     return json_response(document, status=error.status, headers=headers)
 
 
@@ -192,6 +201,8 @@ def as_api_error(error: Exception) -> ApiError | None:
             return ApiError(
                 "repeat_differs", "this Idempotency-Key was used for another request before"
             )
+        case ChatFailed():
+            return ApiError(error.code, error.message, retry_after_s=error.retry_after_s)
         case Refused():
             return ApiError("url_refused", str(error))
         case PhrasesRefused():

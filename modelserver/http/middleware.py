@@ -29,7 +29,9 @@ CLIENT = web.RequestKey("client", str)
 KEY_NAME = web.RequestKey("key_name", str)
 """Whose key it came with; not there where none is needed."""
 
-_FOR_ALL = {"/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json", *PAGES}
+_FOR_ALL = {
+    "/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json", "/api/about", *PAGES,
+}  # fmt: skip
 """Need no key."""
 _KEY_PROTOCOL = "bearer."
 """A browser's WebSocket can send no header of its own, but may name subprotocols."""
@@ -78,7 +80,8 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
                 f"{connections.open} connections are open, {connections.most} are allowed",
                 retry_after_s=5,
             )
-        if request.path not in _FOR_ALL:
+        page = request.path == "/" and "Upgrade" not in request.headers
+        if request.path not in _FOR_ALL and not page:
             name = request.app[SERVICE].access.who(_authorization(request))
             if name is not None:
                 request[KEY_NAME] = request[NOTES]["key"] = name

@@ -12,10 +12,10 @@ from aiohttp import web
 
 from modelserver import __version__
 from modelserver.audio.formats import ENCODINGS
-from modelserver.http import jobs, openai
+from modelserver.http import about, ask, jobs, openai
 from modelserver.http.errors import STATUS, ErrorDocument, OpenAiErrorDocument, json_response
 from modelserver.http.health import Alive, Named, Ready
-from modelserver.http.parameters import FORMATS, MOST_ALTERNATIVES
+from modelserver.http.parameters import ASK_NAMES, FORMATS, MOST_ALTERNATIVES
 from modelserver.http.progress import PartialText, Progress
 from modelserver.http.texts import Transcript
 from modelserver.jobs.record import STATES
@@ -36,12 +36,29 @@ _STRUCTS = (
     openai.Done,
     openai.Model,
     openai.Models,
+    about.About,
+    ask.Answered,
+    ask.AskedInWriting,
+    ask.NotAnswered,
     jobs.JobDocument,
     jobs.JobList,
     jobs.Message,
 )
-_FLAG = {"type": "string", "enum": ["true", "false"]}
+_FLAG = {"type": "string", "enum": ["true", "false", "1", "0", "yes", "no", "on", "off"]}
 _TEXT = {"type": "string"}
+_EVENTS = {
+    "text/event-stream": {
+        # Of each event.
+        "schema": {
+            "type": "object",
+            "required": ["data"],
+            "properties": {
+                "event": _TEXT,
+                "data": {"type": "string", "contentMediaType": "application/json"},
+            },
+        }
+    }
+}
 
 _PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     "model": (_TEXT, "name of a served model; by default the first"),
@@ -76,6 +93,9 @@ _OF_UPLOADS = (
     "rate_limited", "internal", "worker_lost", *_BUSY, "deadline_exceeded",
 )  # fmt: skip
 _OF_NEW_JOBS = (*_OF_UPLOADS, "url_refused", "url_failed", "repeat_in_progress", "repeat_differs")
+_OF_QUESTIONS = (
+    "assistant_missing", "assistant_failed", "assistant_busy", "assistant_timeout", "nothing_said",
+)  # fmt: skip
 _JOB_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     **_PARAMETERS,
     "url": (_TEXT, "where the audio is, instead of a body; of hosts that the server allows"),
@@ -118,6 +138,8 @@ def openapi_document() -> dict[str, Any]:
                     "responses": _errors("OpenAiErrorDocument", "not_found", "unauthorized"),
                 }
             },
+            "/api/ask": {"post": _ask()},
+            "/api/about": {"get": _get("about", "What a page has to know", "About", public=True)},
             "/v1/jobs": {"post": _new_job(), "get": _jobs()},
             "/v1/jobs/{id}": {"get": _job(), "delete": _deleted_job()},
             "/v1/models": {
@@ -169,18 +191,20 @@ def _answer(description: str, content: dict[str, Any]) -> dict[str, Any]:
 
 def _what_was_said(schema: Any) -> dict[str, Any]:
     """As JSON of that schema, and in every other form that there is."""
-    texts = ("text/plain", "application/x-subrip", "text/vtt", "text/event-stream")
-    return _answer("what was said", _json(schema) | {kind: {"schema": _TEXT} for kind in texts})
+    texts = ("text/plain", "application/x-subrip", "text/vtt")
+    content = _json(schema) | {kind: {"schema": _TEXT} for kind in texts} | _EVENTS
+    return _answer("what was said", content)
 
 
-def _errors(document: str, *codes: str) -> dict[str, Any]:
+def _errors(document: str | dict[str, Any], *codes: str) -> dict[str, Any]:
     """By status, each with the codes that it may have."""
+    schema = _ref(document) if isinstance(document, str) else document
     by_status: dict[int, list[str]] = {}
     for code in codes:
         by_status.setdefault(STATUS[code], []).append(code)
     found: dict[str, Any] = {}
     for status, names in sorted(by_status.items()):
-        answer = _answer(" or ".join(f"`{name}`" for name in names), _json(_ref(document)))
+        answer = _answer(" or ".join(f"`{name}`" for name in names), _json(schema))
         headers = dict(_HEADERS)
         if status == 401:
             headers["WWW-Authenticate"] = {"schema": _TEXT, "required": True}
@@ -263,6 +287,25 @@ def _transcriptions() -> dict[str, Any]:
         "responses": {
             "200": _what_was_said({"anyOf": [_ref("Json"), _ref("Verbose")]}),
             **_errors("OpenAiErrorDocument", *_OF_UPLOADS),
+        },
+    }
+
+
+def _ask() -> dict[str, Any]:
+    fields = {name: _PARAMETERS[name] for name in ASK_NAMES if name in _PARAMETERS}
+    fields["history"] = (_TEXT, "what was said before: a JSON list of turns")
+    fields["stream"] = (_FLAG, "answer with events, as `Accept: text/event-stream` does")
+    body = _audio_body(fields)
+    body["content"]["application/json"] = {"schema": _ref("AskedInWriting")}
+    failed = {"anyOf": [_ref("ErrorDocument"), _ref("NotAnswered")]}
+    return {
+        "operationId": "ask",
+        "summary": "A question, spoken or written, and a language model's answer",
+        "parameters": [*_query(fields), _REQUEST_ID],
+        "requestBody": body,
+        "responses": {
+            "200": _answer("question and answer", _json(_ref("Answered")) | _EVENTS),
+            **_errors(failed, *_OF_UPLOADS, *_OF_QUESTIONS),
         },
     }
 

@@ -27,14 +27,16 @@ class _File:
 def add_pages(app: web.Application) -> None:
     """Their routes. They say nothing that needs a key."""
     for path, name in PAGES.items():
-        body = importlib.resources.files("modelserver.web").joinpath(name).read_bytes()
-        tag = hashlib.sha256(body).hexdigest()[:16]
-        file = _File(body, _KINDS[name.rpartition(".")[2]], tag)
-        app.router.add_get(path, _handler(file), expect_handler=expect_continue)
+        app.router.add_get(path, page(name), expect_handler=expect_continue)
 
 
-def _handler(file: _File) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def page(request: web.Request) -> web.Response:
+def page(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Answers with that file, and headers that let the page use this server and nothing else."""
+    body = importlib.resources.files("modelserver.web").joinpath(name).read_bytes()
+    tag = hashlib.sha256(body).hexdigest()[:16]
+    file = _File(body, _KINDS[name.rpartition(".")[2]], tag)
+
+    async def answer(request: web.Request) -> web.Response:
         response = web.Response(body=file.body, content_type=file.kind, charset="utf-8")
         response.etag = file.tag
         given = request.if_none_match
@@ -51,4 +53,4 @@ def _handler(file: _File) -> Callable[[web.Request], Awaitable[web.Response]]:
         )
         return response
 
-    return page
+    return answer

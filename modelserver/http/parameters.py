@@ -19,6 +19,8 @@ _BOTH_NAMES = (
 )  # fmt: skip
 NAMES = (*_BOTH_NAMES, "segments", "format")
 """Of a file."""
+ASK_NAMES = ("model", "language", "phrases", "channels", "encoding", "rate", "history", "stream")
+"""Of a question."""
 JOB_NAMES = (*NAMES, "url", "webhook")
 """Of a job."""
 STREAM_NAMES = (*_BOTH_NAMES, "partials")
@@ -69,6 +71,9 @@ class Parameters:
     raw: RawFormat | None = None
     url: str | None = None
     webhook: str | None = None
+    history: str = ""
+    """JSON, as it came."""
+    stream: bool = False
 
 
 def read_parameters(
@@ -94,6 +99,8 @@ def read_parameters(
             raw=_raw(values, content_type),
             url=values.get("url") or None,
             webhook=values.get("webhook") or None,
+            history=values.get("history", ""),
+            stream=read_flag("stream", values.get("stream", "false")),
         ),
         warnings,
     )

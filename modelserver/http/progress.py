@@ -49,8 +49,8 @@ class Event:
 class Story(Protocol):
     """How an API tells what happens."""
 
-    def told(self, progress: SpeechProgress) -> Iterator[Event]:
-        """How far it is now."""
+    def told(self, progress: Any) -> Iterator[Event]:
+        """How far it is now, as the work says it."""
         ...
 
     def done(self, result: Any) -> Event:
@@ -63,9 +63,7 @@ class Story(Protocol):
 
 
 async def stream_events(
-    request: web.Request,
-    work: Callable[[Callable[[SpeechProgress], None]], Awaitable[Any]],
-    story: Story,
+    request: web.Request, work: Callable[[Callable[[Any], None]], Awaitable[Any]], story: Story
 ) -> web.StreamResponse:
     """Do the `work`, which tells how far it is, and tell the client."""
     events = EventStream(request)
@@ -135,7 +133,7 @@ class _Waiting:
         self.some = asyncio.Event()
         self._story = story
 
-    def tell(self, progress: SpeechProgress) -> None:
+    def tell(self, progress: Any) -> None:
         for event in self._story.told(progress):
             last = self.events[-1] if self.events else None
             if last is not None and last.passing and last.name == event.name:

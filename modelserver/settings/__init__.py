@@ -2,6 +2,7 @@
 
 from modelserver.settings.schema import (
     AdminSettings,
+    AssistantSettings,
     AuthSettings,
     CorsSettings,
     JobSettings,
@@ -17,6 +18,7 @@ from modelserver.settings.schema import (
 
 __all__ = [
     "AdminSettings",
+    "AssistantSettings",
     "AuthSettings",
     "CorsSettings",
     "JobSettings",

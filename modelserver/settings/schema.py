@@ -253,6 +253,44 @@ class AuthSettings(Section, frozen=True):
     ] = 0
 
 
+class AssistantSettings(Section, frozen=True):
+    """`[assistant]`: a language model that answers what was said, on the page and at `/api/ask`."""
+
+    url: Annotated[
+        str,
+        Meta(pattern="^(https?://.+)?$"),
+        _about(
+            "a server of OpenAI's chat API (vLLM, Ollama, llama.cpp, a cloud), such as "
+            '"http://127.0.0.1:11434/v1"; empty: none'
+        ),
+    ] = ""
+    model: Annotated[str, _about("which of its models; some need none")] = ""
+    key_file: Annotated[
+        str, _about("a file with the key that it knows us by; no client ever sees it")
+    ] = ""
+    system_prompt: Annotated[str, _about("what it is told before each conversation")] = (
+        "Questions come from a speech recogniser and may hold its mistakes: answer what was "
+        "probably meant. Answer in the language of the question, briefly, in plain sentences that "
+        "can be read aloud, without Markdown."
+    )
+    timeout_s: Annotated[Seconds, _about("how long it may say nothing")] = 30.0
+    history_turns: Annotated[
+        int, Meta(ge=0, le=1000), _about("questions with their answers that it is told again")
+    ] = 10
+    max_tokens: Annotated[
+        int, Meta(ge=0), _about("longest answer, in its tokens; 0: as it likes")
+    ] = 1000
+    at_once: Annotated[
+        int, Meta(ge=0), _about("questions at once of one key, or one address; 0: any number")
+    ] = 4
+    per_minute: Annotated[
+        int, Meta(ge=0), _about("questions a minute of one key, or one address; 0: any number")
+    ] = 60
+    endpoint_ms: Annotated[
+        int, Meta(ge=200, le=10_000), _about("on the page, so much silence ends what is being said")
+    ] = 600
+
+
 class CorsSettings(Section, frozen=True):
     """`[cors]`"""
 
@@ -422,6 +460,7 @@ class Settings(Section, frozen=True):
     memory: MemoryLimitSettings = MemoryLimitSettings()
     limits: LimitSettings = LimitSettings()
     auth: AuthSettings = AuthSettings()
+    assistant: AssistantSettings = AssistantSettings()
     cors: CorsSettings = CorsSettings()
     proxies: ProxySettings = ProxySettings()
     spool: SpoolSettings = SpoolSettings()

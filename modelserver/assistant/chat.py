@@ -1,0 +1,215 @@
+"""A client of `POST /v1/chat/completions`: a conversation in, the answer bit by bit.
+
+Source: OpenAI's API reference, and what vLLM, Ollama and llama.cpp send in its place.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+import msgspec
+
+from modelserver import __version__
+from modelserver.settings import AssistantSettings
+
+_LONGEST_LINE = 1 << 20
+_SHOWN = 300
+
+Finish = Literal["stop", "length", "content_filter"]
+_FINISHES: dict[str, Finish] = {"length": "length", "content_filter": "content_filter"}
+
+
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that was said before."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The last thing of an answer. `finish`: whether it was cut, by its length or by a filter."""
+
+    finish: Finish
+    model: str
+
+
+class ChatFailed(Exception):
+    """There is no answer, or only the beginning of one. `code`: one of the API's errors."""
+
+    def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    """In place of `delta` where a server does not stream."""
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    model: str | None = None
+    error: Any = None
+
+
+class Chat:
+    """Use as `async with`, or close it."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """The connections that were kept."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def answer(
+        self, settings: AssistantSettings, history: list[Turn], question: str
+    ) -> AsyncGenerator[str | Ending, None]:
+        """Pieces of text, then an `Ending`. Closing the iterator ends the call. Raises
+        `ChatFailed`."""
+        messages = [{"role": turn.role, "content": turn.content} for turn in history]
+        if settings.system_prompt:
+            messages.insert(0, {"role": "system", "content": settings.system_prompt})
+        messages.append({"role": "user", "content": question})
+        body: dict[str, Any] = {"messages": messages, "stream": True}
+        if settings.model:
+            body["model"] = settings.model
+        if settings.max_tokens:
+            body["max_tokens"] = settings.max_tokens
+        waits = aiohttp.ClientTimeout(
+            total=None, sock_connect=min(10.0, settings.timeout_s), sock_read=settings.timeout_s
+        )
+        headers = await asyncio.to_thread(_headers, settings)
+        if self._session is None:
+            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        try:
+            async with self._session.post(
+                _completions(settings.url),
+                json=body,
+                headers=headers,
+                timeout=waits,
+                allow_redirects=False,
+                read_bufsize=_LONGEST_LINE,
+            ) as response:
+                if response.status != 200:
+                    raise await _refusal(response)
+                async for said in _read(response, settings):
+                    yield said
+        except TimeoutError as error:
+            raise ChatFailed(
+                "assistant_timeout",
+                f"the language model has said nothing for {settings.timeout_s:g} s",
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ChatFailed(
+                "assistant_failed", f"the language model cannot be reached, or broke off: {error}"
+            ) from error
+
+
+async def _read(
+    response: aiohttp.ClientResponse, settings: AssistantSettings
+) -> AsyncIterator[str | Ending]:
+    finish, model = None, settings.model
+    streams = response.content_type == "text/event-stream"
+    async for data in _events(response) if streams else _whole(response):
+        try:
+            chunk = msgspec.json.decode(data, type=_Chunk)
+        except msgspec.DecodeError as error:
+            raise ChatFailed(
+                "assistant_failed", f"the language model's answer cannot be read: {error}"
+            ) from error
+        if chunk.error is not None:
+            raise ChatFailed("assistant_failed", f"the language model: {_words_of(chunk.error)}")
+        model = chunk.model or model
+        for choice in chunk.choices[:1]:
+            said = choice.delta or choice.message or _Delta()
+            if text := said.content or said.refusal:
+                yield text
+            finish = choice.finish_reason or finish
+    if finish is None and streams:
+        raise ChatFailed("assistant_failed", "the language model broke off in mid-answer")
+    yield Ending(_FINISHES.get(finish or "", "stop"), model)
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The data of server-sent events, until the one that says that it was the last."""
+    parts: list[bytes] = []
+    while True:
+        try:
+            line = await response.content.readuntil(b"\n")
+        except ValueError as error:
+            raise ChatFailed(
+                "assistant_failed", "the language model has sent a line that does not end"
+            ) from error
+        text = line.rstrip(b"\r\n")
+        if text.startswith(b"data:"):
+            parts.append(text[5:].removeprefix(b" "))
+        elif not text and parts:
+            data, parts = b"\n".join(parts), []
+            if data == b"[DONE]":
+                return
+            yield data
+        if not line:
+            if parts and (data := b"\n".join(parts)) != b"[DONE]":
+                yield data
+            return
+
+
+async def _whole(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    body = await response.content.read(_LONGEST_LINE)
+    yield body + await response.content.read(_LONGEST_LINE)
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> ChatFailed:
+    """What it says of itself, in a line."""
+    body = await response.content.read(8192)
+    try:
+        words = _words_of(msgspec.json.decode(body).get("error"))
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+        words = ""
+    said = f"the language model's server answered with {response.status}"
+    if words:
+        said += f": {words}"
+    if response.status in (429, 503):
+        after = response.headers.get("Retry-After", "")
+        retry_s = float(after) if after.isdecimal() else 5.0
+        return ChatFailed("assistant_busy", said, min(retry_s, 3600.0))
+    return ChatFailed("assistant_failed", said)
+
+
+def _words_of(error: Any) -> str:
+    text = error.get("message", "") if isinstance(error, dict) else error
+    return " ".join(str(text or "").split())[:_SHOWN]
+
+
+def _completions(url: str) -> str:
+    url = url.rstrip("/")
+    return url if url.endswith("/chat/completions") else f"{url}/chat/completions"
+
+
+def _headers(settings: AssistantSettings) -> dict[str, str]:
+    """With the key, read again each time: it may have been exchanged. Raises `ChatFailed`."""
+    headers = {"User-Agent": f"modelserver/{__version__}", "Accept": "text/event-stream"}
+    if settings.key_file:
+        try:
+            key = Path(settings.key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ChatFailed(
+                "assistant_failed", "the key for the language model cannot be read"
+            ) from error
+        headers["Authorization"] = f"Bearer {key}"
+    return headers

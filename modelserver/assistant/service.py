@@ -1,0 +1,62 @@
+"""Questions to the language model: who may ask, and what of a conversation it is told."""
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+
+from modelserver.access.gate import NotAllowed
+from modelserver.assistant.chat import Chat, ChatFailed, Ending, Turn
+from modelserver.assistant.limits import QuestionLimits
+from modelserver.settings import AssistantSettings
+
+
+class Assistant:
+    """Use as `async with`."""
+
+    def __init__(self, settings: Callable[[], AssistantSettings]) -> None:
+        """`settings`: as they are now."""
+        self._settings = settings
+        self._chat = Chat()
+        self._limits = QuestionLimits()
+
+    async def __aenter__(self) -> "Assistant":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._chat.close()
+
+    @property
+    def there(self) -> bool:
+        """One is named in the settings."""
+        return bool(self._settings().url)
+
+    @contextlib.contextmanager
+    def asking(self, who: str) -> Iterator[None]:
+        """Around one question. Raises `ChatFailed` where there is nobody to ask, or `NotAllowed`
+        where they have asked enough."""
+        settings, now = self._settings(), time.monotonic()
+        if not settings.url:
+            raise ChatFailed(
+                "assistant_missing", "there is no language model here (setting assistant.url)"
+            )
+        refusal = self._limits.refusal(who, settings.at_once, settings.per_minute, now)
+        if refusal is not None:
+            reason, wait_s = refusal
+            raise NotAllowed("rate_limited", reason, wait_s)
+        self._limits.begins(who, now)
+        try:
+            yield
+        finally:
+            self._limits.ends(who)
+
+    async def answer(
+        self, history: list[Turn], question: str
+    ) -> AsyncGenerator[str | Ending, None]:
+        """Pieces of text, then an `Ending`. Closing the iterator ends the call. Raises
+        `ChatFailed`."""
+        settings = self._settings()
+        told = history[-2 * settings.history_turns :] if settings.history_turns else []
+        async with aclosing(self._chat.answer(settings, told, question)) as answer:
+            async for said in answer:
+                yield said

@@ -1,0 +1,125 @@
+"""A small server of OpenAI's chat API, which answers as the test says."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class LanguageModel:
+    """`words` come one after the other, `pause_s` apart; `way` says what goes wrong."""
+
+    def __init__(self) -> None:
+        self.words = ["Hello", ", ", "you ", "asked."]
+        self.pause_s = 0.0
+        self.way = "stream"
+        self.asked: list[dict[str, Any]] = []
+        self.authorizations: list[str | None] = []
+        self.left = 0
+        """Callers that have gone before the end."""
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                outer.asked.append(json.loads(self.rfile.read(length)))
+                outer.authorizations.append(self.headers.get("Authorization"))
+                with contextlib.suppress(OSError):
+                    getattr(self, f"_{outer.way}")()
+
+            def _document(self, status: int, document: Any, **headers: str) -> None:
+                body = json.dumps(document).encode()
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def _begin(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.end_headers()
+
+            def _say(self, delta: dict[str, Any], finish: str | None = None) -> None:
+                choice = {"index": 0, "delta": delta, "finish_reason": finish}
+                chunk = {"model": "small-talker", "choices": [choice]}
+                try:
+                    self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+                    self.wfile.flush()
+                except OSError:
+                    outer.left += 1
+                    raise
+
+            def _stream(self, finish: str = "stop") -> None:
+                self._begin()
+                self._say({"role": "assistant", "content": ""})
+                for word in outer.words:
+                    time.sleep(outer.pause_s)
+                    self._say({"content": word})
+                self._say({}, finish)
+                self.wfile.write(b"data: [DONE]\n\n")
+
+            def _too_long(self) -> None:
+                self._stream("length")
+
+            def _filtered(self) -> None:
+                self._stream("content_filter")
+
+            def _whole(self) -> None:
+                message = {"role": "assistant", "content": "".join(outer.words)}
+                choice = {"index": 0, "message": message, "finish_reason": "stop"}
+                self._document(200, {"model": "small-talker", "choices": [choice]})
+
+            def _breaks_off(self) -> None:
+                self._begin()
+                self._say({"content": outer.words[0]})
+
+            def _fails_midway(self) -> None:
+                self._begin()
+                self._say({"content": outer.words[0]})
+                self.wfile.write(b'data: {"error": {"message": "out of tokens"}}\n\n')
+
+            def _silent(self) -> None:
+                self._begin()
+                time.sleep(3)
+
+            def _refuses(self) -> None:
+                self._document(401, {"error": {"message": "no such key"}})
+
+            def _busy(self) -> None:
+                self._document(429, {"error": {"message": "slow down"}}, Retry_After="7")
+
+            def _nonsense(self) -> None:
+                self._begin()
+                self.wfile.write(b"data: nonsense\n\n")
+
+            def _page(self) -> None:
+                self.send_response(502)
+                self.end_headers()
+                self.wfile.write(b"<html>Bad Gateway</html>")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextlib.contextmanager
+def language_model() -> Iterator[LanguageModel]:
+    """It is gone afterwards."""
+    model = LanguageModel()
+    try:
+        yield model
+    finally:
+        model.close()
