@@ -4,13 +4,14 @@
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
 # make test-aarch64    the kernels on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
+# make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test test-systemd test-container test-aarch64 format install uninstall locust clean help
+.PHONY: serve test test-systemd test-container test-aarch64 format install uninstall certificate locust clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -58,6 +59,9 @@ install:
 
 uninstall:
 	scripts/install uninstall
+
+certificate:
+	scripts/certificate "$(HOST)" certificate
 
 $(VENV)/.locust: $(VENV)/.serve
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,locust]"

@@ -1,7 +1,10 @@
 """Fixtures: one loaded model and one running server are shared by all tests that need them."""
 
+import fcntl
 import io
+import json
 import os
+import shutil
 import subprocess
 import time
 import wave
@@ -170,6 +173,26 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         cannot("a tmpfs cannot be mounted")
     yield directory
     subprocess.run(["umount", directory], check=True)
+
+
+@pytest.fixture(scope="session")
+def node_packages() -> Path:
+    """The directory of npm packages that tests use, fetched once, and kept between runs."""
+    directory = Settings().prepared_dir.parent / "test-node"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of the other process of these tests
+        for file in (Path(__file__).parent / "node").iterdir():
+            shutil.copy(file, directory)
+        wanted = json.loads((directory / "package.json").read_text())["dependencies"]
+        if not all((directory / "node_modules" / name).is_dir() for name in wanted):
+            subprocess.run(
+                ["npm", "install", "--silent", "--no-audit", "--no-fund"],
+                cwd=directory,
+                check=True,
+                timeout=120,
+            )
+    return directory
 
 
 @pytest.fixture

@@ -186,6 +186,18 @@ async def test_sockets_bring_theirs_in_a_header_or_as_a_subprotocol(
         await until_no_stream(server)
 
 
+async def test_a_page_is_told_in_a_message_what_its_browser_would_hide(
+    server: RunningServer,
+) -> None:
+    url = server.url.replace("http", "ws", 1) + "/api/audio/stream"
+    async with websockets.connect(url, origin="http://any.example") as socket:
+        said = json.loads(await socket.recv())
+        assert (said["type"], said["error"]["code"]) == ("error", "unauthorized")
+        with pytest.raises(websockets.ConnectionClosed):
+            await socket.recv()
+    assert server.health()["streams"]["open"] == 0
+
+
 async def until_no_stream(server: RunningServer) -> None:
     async with asyncio.timeout(10):
         while server.health()["streams"]["open"]:

@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,24 +192,6 @@ def test_fields_that_nobody_needs_do_no_harm(client: openai.OpenAI, clips: list[
         extra_body={"vad_filter": "true", "hotwords": "a"},
     )
     assert answer.text
-
-
-@pytest.fixture(scope="session")
-def node_packages() -> Path:
-    """The npm packages, fetched once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = cache / "modelserver" / "test-node"
-    directory.mkdir(parents=True, exist_ok=True)
-    for file in HERE.iterdir():
-        shutil.copy(file, directory)
-    if not (directory / "node_modules" / "openai").is_dir():
-        subprocess.run(
-            ["npm", "install", "--silent", "--no-audit", "--no-fund"],
-            cwd=directory,
-            check=True,
-            timeout=120,
-        )
-    return directory
 
 
 def test_its_node_client_works_unchanged(

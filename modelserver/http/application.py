@@ -11,7 +11,7 @@ from modelserver.http.convert import convert
 from modelserver.http.health import healthz, readyz, test
 from modelserver.http.jobs import add_job_routes
 from modelserver.http.keys import ASSISTANT, CONNECTIONS, JOBS, SERVICE
-from modelserver.http.middleware import each_request, expect_continue
+from modelserver.http.middleware import STREAM_PATH, each_request, expect_continue
 from modelserver.http.openai import add_openai_routes
 from modelserver.http.openapi import openapi
 from modelserver.http.pages import add_pages, page
@@ -39,7 +39,7 @@ def build_application(
     add_pages(app)
     app.router.add_get("/", root, expect_handler=expect_continue)
     app.router.add_get("/ws", vosk_stream, expect_handler=expect_continue)
-    app.router.add_get("/api/audio/stream", stream, expect_handler=expect_continue)
+    app.router.add_get(STREAM_PATH, stream, expect_handler=expect_continue)
     for path, handler in (
         ("/api/about", about),
         ("/openapi.json", openapi),

@@ -10,6 +10,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 
 from modelserver import __version__
+from modelserver.access.gate import NotAllowed
 from modelserver.http.clients import allowed_origin, client_address, cors_headers, preflight
 from modelserver.http.errors import ApiError, as_api_error, error_response
 from modelserver.http.keys import CONNECTIONS, SERVICE
@@ -29,6 +30,11 @@ CLIENT = web.RequestKey("client", str)
 KEY_NAME = web.RequestKey("key_name", str)
 """Whose key it came with; not there where none is needed."""
 
+NOT_ALLOWED = web.RequestKey("not_allowed", NotAllowed)
+"""Why a page's stream is to be refused once its handshake is made: a browser tells the page nothing
+of one that is refused before."""
+
+STREAM_PATH = "/api/audio/stream"
 _FOR_ALL = {
     "/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json", "/api/about", *PAGES,
 }  # fmt: skip
@@ -82,9 +88,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
             )
         page = request.path == "/" and "Upgrade" not in request.headers
         if request.path not in _FOR_ALL and not page:
-            name = request.app[SERVICE].access.who(_authorization(request))
-            if name is not None:
-                request[KEY_NAME] = request[NOTES]["key"] = name
+            _let_in(request)
         response = await handler(request)
     except Exception as exception:
         error = as_api_error(exception)
@@ -114,6 +118,19 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     request.app[SERVICE].traffic.answered(_route(request), response.status, code, seconds)
     _log_request(request, request_id, response.status, code, started)
     return response
+
+
+def _let_in(request: web.Request) -> None:
+    """Whose key it is. Raises `NotAllowed`, but not where a page would not see it."""
+    try:
+        name = request.app[SERVICE].access.who(_authorization(request))
+    except NotAllowed as refused:
+        if request.path != STREAM_PATH or "Origin" not in request.headers:
+            raise
+        request[NOT_ALLOWED] = refused
+        return
+    if name is not None:
+        request[KEY_NAME] = request[NOTES]["key"] = name
 
 
 def _authorization(request: web.Request) -> str | None:

@@ -17,7 +17,7 @@ from modelserver.audio.errors import AudioError
 from modelserver.http.errors import ApiError, ErrorInside, as_api_error
 from modelserver.http.incoming import find_model
 from modelserver.http.keys import SERVICE
-from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
+from modelserver.http.middleware import KEY_NAME, NOT_ALLOWED, NOTES, REQUEST_ID
 from modelserver.http.parameters import STREAM_NAMES, Parameters, read_parameters
 from modelserver.http.websockets import (
     close_of,
@@ -148,6 +148,8 @@ class _Client:
 
     async def _until_its_end(self) -> tuple[int, str]:
         try:
+            if (refused := self._request.get(NOT_ALLOWED)) is not None:
+                raise refused
             asked, warnings = self._asked()
             served = find_model(self._service, asked.model, asked.language, asked.phrases)
             self._request[NOTES].update(model=served.label)

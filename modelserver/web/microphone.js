@@ -1,0 +1,72 @@
+// The microphone, and when somebody speaks into it.
+
+export const PIECE_MS = 50;
+const BEFORE_MS = 500; // of what was heard before it was noticed that somebody speaks
+const LEAST_LEVEL = 0.01;
+
+export class Microphone {
+  // `heard(piece, level)`: 16-bit samples, and their loudness from 0 to 1.
+  constructor(heard) {
+    this.heard = heard;
+  }
+
+  async open() {
+    this.stream = await navigator.mediaDevices.getUserMedia({
+      audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true },
+    });
+    try {
+      this.context = new AudioContext();
+      await this.context.audioWorklet.addModule("/voice/capture.js");
+      await this.context.resume();
+      this.node = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
+      this.node.port.onmessage = ({ data }) => this.heard(data.piece, data.level);
+      this.context.createMediaStreamSource(this.stream).connect(this.node);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  get rate() {
+    return this.context.sampleRate;
+  }
+
+  close() {
+    this.stream?.getTracks().forEach((track) => track.stop());
+    this.context?.close().catch(() => {});
+  }
+}
+
+// Tells speech from what is always there, by loudness alone: whether it was speech says the server.
+export class SpeechDetector {
+  constructor(silenceMs) {
+    this.silenceMs = silenceMs;
+    this.floor = 0.003;
+    this.reset();
+  }
+
+  reset() {
+    this.before = [];
+    this.loudMs = 0;
+    this.quietMs = 0;
+    this.speaking = false;
+  }
+
+  // "begins", with what came just before; "goes on"; "ends"; or "quiet".
+  take(piece, level, above = 3) {
+    const loud = level > Math.max(LEAST_LEVEL, this.floor * above);
+    this.floor = level < this.floor ? this.floor * 0.9 + level * 0.1 : Math.min(0.05, this.floor * 1.004 + 1e-6);
+    this.quietMs = loud ? 0 : this.quietMs + PIECE_MS;
+    if (this.speaking) {
+      if (this.quietMs < this.silenceMs) return "goes on";
+      this.reset();
+      return "ends";
+    }
+    this.before.push(piece);
+    if (this.before.length > BEFORE_MS / PIECE_MS) this.before.shift();
+    this.loudMs = loud ? this.loudMs + PIECE_MS : Math.max(0, this.loudMs - PIECE_MS);
+    if (this.loudMs < 100) return "quiet";
+    this.speaking = true;
+    return "begins";
+  }
+}
