@@ -13,6 +13,9 @@ from modelserver.settings.configuration import Configuration
 from modelserver.settings.fields import Field, named_fields, size_text
 from supervisor import explain_limits
 
+_WIDTH = 52
+"""Of what is set, before where it is from; longer ones just go on."""
+
 
 @click.command()
 @click.option("--explain", is_flag=True, help="say what each setting is for and what it may be")
@@ -21,7 +24,6 @@ def config(configuration: Configuration, explain: bool) -> None:
     """Print every setting as TOML, with where its value came from."""
     rows = [(field, _shown(field, value), origin) for field, value, origin in configuration.rows()]
     found = explain_limits(pool_settings(configuration.settings))
-    width = max(len(f"{field.name.rpartition('.')[2]} = {_toml(v)}") for field, v, _ in rows)
     section = ""
     for field, value, origin in rows:
         home, _, leaf = field.name.rpartition(".")
@@ -33,7 +35,7 @@ def config(configuration: Configuration, explain: bool) -> None:
         here = ""
         if value == "auto" and (explained := found.get(field.name)) is not None:
             here = f"; here {explained.bytes} bytes: {explained.reason}"
-        click.echo(f"{f'{leaf} = {_toml(value)}':<{width}}  # {origin}{here}")
+        click.echo(f"{f'{leaf} = {_toml(value)}':<{_WIDTH}}  # {origin}{here}")
     if explain and not configuration.settings.models:
         click.echo("\n# Several models at once, each in a section [models.NAME]:")
         for field in named_fields("NAME"):
