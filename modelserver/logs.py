@@ -10,14 +10,22 @@ import logging
 import queue
 import sys
 import threading
-from typing import Any, TextIO, cast
+from collections import deque
+from typing import Any, Literal, TextIO, cast
 
 import structlog
+from structlog.typing import EventDict
 
 from modelserver.settings import LogSettings
 
 _MOST_LINES = 10_000
 """That wait to be written."""
+_REMEMBERED = 500
+_OTHER_METHODS = {"exception": "error", "msg": "info", "warn": "warning", "fatal": "critical"}
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+_wanted: dict[str, object] = {"name": "info", "number": logging.INFO}
+
 _LAST_LINES_S = 1.0
 """How long the end of the process waits for them."""
 
@@ -25,6 +33,7 @@ _LAST_LINES_S = 1.0
 def configure_logs(settings: LogSettings) -> None:
     """Set up structlog, and send what libraries log through the standard library the same way."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
+    set_level(settings.level)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -34,8 +43,14 @@ def configure_logs(settings: LogSettings) -> None:
     renderer = _renderer(settings.format)
     stream = cast("TextIO", PatientStream(sys.stderr))
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[
+            _only_wanted,
+            *shared,
+            structlog.processors.format_exc_info,
+            recent_events.remember,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
@@ -46,6 +61,46 @@ def configure_logs(settings: LogSettings) -> None:
         )
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+def set_level(name: LogLevel) -> None:
+    """The least level that is logged from now on."""
+    _wanted.update(name=name, number=logging.getLevelNamesMapping()[name.upper()])
+
+
+def level_now() -> LogLevel:
+    """The least level that is logged."""
+    return cast("LogLevel", _wanted["name"])
+
+
+def _only_wanted(_: Any, method: str, event: EventDict) -> EventDict:
+    number = logging.getLevelNamesMapping()[_OTHER_METHODS.get(method, method).upper()]
+    if number < cast("int", _wanted["number"]):
+        raise structlog.DropEvent
+    return event
+
+
+class RecentEvents:
+    """The last events that were logged, for whoever asks later."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """How many there were so far."""
+        self._events: deque[tuple[int, dict[str, Any]]] = deque(maxlen=_REMEMBERED)
+
+    def remember(self, _: Any, __: str, event: EventDict) -> EventDict:
+        """As a processor of structlog's."""
+        self.count += 1
+        self._events.append((self.count, dict(event)))
+        return event
+
+    def since(self, count: int) -> list[dict[str, Any]]:
+        """Those after the first `count`, as far as they are remembered, oldest first."""
+        return [{"number": number, **event} for number, event in self._events if number > count]
+
+
+recent_events = RecentEvents()
+"""Of this process."""
 
 
 class PatientStream:

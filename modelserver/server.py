@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import structlog
 import uvloop
@@ -26,6 +26,7 @@ from modelserver.notify import Notifier, keep_systemd_informed
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
+from modelserver.settings.configuration import Configuration
 from supervisor import AllocatorMissing, directory_problem, raise_descriptor_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
@@ -35,15 +36,14 @@ class CannotStart(Exception):
     """The server cannot begin; the text says why."""
 
 
-def run_server(settings: Settings, read_again: Callable[[], Settings]) -> None:
-    """Serve until told to stop. `read_again`: the settings, when they are to be reloaded; it may
-    raise `ConfigurationError`. Raises `CannotStart`."""
+def run_server(configuration: Configuration) -> None:
+    """Serve until told to stop. Raises `CannotStart`."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, read_again))
+        runner.run(_serve(configuration))
 
 
-async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None:
-    started = time.monotonic()
+async def _serve(configuration: Configuration) -> None:
+    settings, started = configuration.settings, time.monotonic()
     try:
         sock = bind(settings.host, settings.port)
     except OSError as error:
@@ -101,7 +101,7 @@ async def _serve(settings: Settings, read_again: Callable[[], Settings]) -> None
         models=list(service.models),
     )
     try:
-        reloader = Reloader(service, read_again)
+        reloader = Reloader(service, configuration)
         admin = AdminListener(service, jobs, reloader)
         async with service, jobs, assistant, admin, _wyoming(service, settings):
             informing = asyncio.create_task(keep_systemd_informed(service, notifier))

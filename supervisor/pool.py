@@ -319,6 +319,16 @@ class Pool:
         finally:
             self._streams.remove(stream)
 
+    @property
+    def admitted(self) -> int:
+        """Jobs that are inside, without streams."""
+        return self._admitted - len(self._streams)
+
+    @property
+    def waiting(self) -> int:
+        """Of them, those that wait for a worker."""
+        return len(self._queue)
+
     def end_streams(self) -> None:
         """Ask those that are open to come to their end."""
         for stream in self._streams.all:
@@ -370,8 +380,8 @@ class Pool:
                 )
                 for w in sorted(lifecycle.workers, key=lambda w: (w.slot, w.pid))
             ),
-            admitted=self._admitted - len(self._streams),
-            waiting=len(self._queue),
+            admitted=self.admitted,
+            waiting=self.waiting,
             deaths=self.deaths,
             last_deaths=self._guard.history.deaths,
             guard=self._guard.status(),

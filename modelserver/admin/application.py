@@ -1,46 +1,86 @@
-"""The admin application: health, metrics, and the few things an operator may do."""
+"""The admin application: health, metrics, and what an operator may do; and its page."""
 
-import hmac
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
+import msgspec
 import structlog
 from aiohttp import web
 
-from modelserver.access.gate import bearer_of
+from modelserver.admin.access import AdminAccess
+from modelserver.admin.desk import ModelDesk
+from modelserver.admin.events import follow
 from modelserver.admin.health import health
+from modelserver.admin.history import FIELDS, History
 from modelserver.admin.metrics import CONTENT_TYPE, Metrics
+from modelserver.admin.report import report
 from modelserver.http.connections import Connections
 from modelserver.http.errors import ApiError, as_api_error, error_response, json_response
 from modelserver.http.keys import CONNECTIONS, SERVICE
-from modelserver.http.middleware import expect_continue, request_id_of, signed
+from modelserver.http.middleware import REQUEST_ID, expect_continue, request_id_of, signed
+from modelserver.http.pages import page
 from modelserver.jobs.service import JobService
+from modelserver.logs import LogLevel, level_now, recent_events, set_level
 from modelserver.serving.reloading import Reloader, ReloadRefused
 from modelserver.serving.service import SpeechService
+from modelserver.web import ADMIN_PAGES
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
 
+_FOR_ALL = {"/admin", "/admin/login", "/admin/session", *ADMIN_PAGES}
+"""Need no token: they say nothing, or ask for it."""
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
+Body = TypeVar("Body")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Login(msgspec.Struct, forbid_unknown_fields=True):
+    token: str
+
+
+class _Level(msgspec.Struct, forbid_unknown_fields=True):
+    level: LogLevel
+
+
+class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
 
 
 def build_admin(
     service: SpeechService,
     jobs: JobService,
+    history: History,
     reloader: Reloader,
     token: str | None,
     connections: Connections,
 ) -> web.Application:
     """The routes. `token`: what every request must bring; None on a Unix socket, where the file's
     owner is the one who may come in."""
-    admin = _Admin(service, jobs, reloader, token)
+    admin = _Admin(service, jobs, history, reloader, token)
     app = web.Application(middlewares=[admin.each_request])
     app[SERVICE] = service
     app[CONNECTIONS] = connections
     for method, path, handler in (
+        ("POST", "/admin/login", admin.login),
+        ("POST", "/admin/logout", admin.logout),
+        ("GET", "/admin/session", admin.session),
         ("GET", "/admin/health", admin.health),
+        ("GET", "/admin/history", admin.history),
+        ("GET", "/admin/events", admin.events),
+        ("GET", "/admin/settings", admin.settings),
+        ("GET", "/admin/log", admin.log),
+        ("POST", "/admin/log/level", admin.log_level),
+        ("GET", "/admin/report", admin.report),
+        ("GET", "/admin/models", admin.models),
+        ("POST", "/admin/models/pull", admin.pull),
+        ("POST", "/admin/models/change", admin.change),
+        ("POST", "/admin/models/{label}/prepare", admin.prepare),
+        ("POST", "/admin/models/{label}/load", admin.load),
+        ("POST", "/admin/models/{label}/unload", admin.unload),
         ("GET", "/metrics", admin.metrics),
         ("POST", "/admin/workers/{id}/recycle", admin.recycle),
         ("POST", "/admin/drain", admin.drain),
@@ -48,32 +88,42 @@ def build_admin(
         ("POST", "/admin/reload", admin.reload),
     ):
         app.router.add_route(method, path, handler, expect_handler=expect_continue)
+    for path, name in ADMIN_PAGES.items():
+        app.router.add_get(path, page(name), expect_handler=expect_continue)
+    app.router.add_get("/admin", _to_the_page)
     return app
 
 
-def _bytes(text: str) -> bytes:
-    """Of a header, which may hold any bytes."""
-    return text.encode("utf-8", "surrogateescape")
+async def _to_the_page(_: web.Request) -> web.Response:
+    return web.Response(status=308, headers={"Location": "/admin/"})
 
 
 class _Admin:
     def __init__(
-        self, service: SpeechService, jobs: JobService, reloader: Reloader, token: str | None
+        self,
+        service: SpeechService,
+        jobs: JobService,
+        history: History,
+        reloader: Reloader,
+        token: str | None,
     ) -> None:
-        self._service, self._jobs = service, jobs
+        self._service, self._jobs, self._history = service, jobs, history
         self._reloader = reloader
-        self._token = token
+        self._access = AdminAccess(token)
+        self._desk = ModelDesk(service)
         self._started = time.monotonic()
         self._metrics = Metrics(lambda: health(service, jobs, self._started), service.traffic)
 
     @web.middleware
     async def each_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        request_id = request_id_of(request)
+        request_id = request[REQUEST_ID] = request_id_of(request)
         connections = request.app[CONNECTIONS]
         connections.begins(request.protocol)
         try:
-            self._must_be_allowed(request)
-            return signed(await handler(request), request_id)
+            if request.path not in _FOR_ALL:
+                self._access.must_be_allowed(request)
+            response = await handler(request)
+            return response if response.prepared else signed(response, request_id)
         except Exception as exception:
             error = as_api_error(exception)
             if error is None:
@@ -83,23 +133,105 @@ class _Admin:
         finally:
             connections.rests(request.protocol)
 
-    def _must_be_allowed(self, request: web.Request) -> None:
-        if self._token is None:
-            return
-        # By the token alone: where a proxy stands in between, every address is its own.
-        sent = bearer_of(request.headers.get("Authorization", ""))
-        if not hmac.compare_digest(_bytes(sent), _bytes(self._token.strip())):
-            raise ApiError(
-                "unauthorized",
-                "send the admin token: Authorization: Bearer TOKEN",
-                headers={"WWW-Authenticate": 'Bearer realm="modelserver admin"'},
-            )
+    # --- who ------------------------------------------------------------------------------------
+
+    async def login(self, request: web.Request) -> web.Response:
+        """The token, once, for a cookie."""
+        login = await _body(request, _Login)
+        response = json_response({"status": "ok"})
+        await self._access.let_in(request, login.token, response)
+        return response
+
+    async def session(self, request: web.Request) -> web.Response:
+        """Whether the page has to ask for the token."""
+        return json_response(
+            {"in": self._access.is_in(request), "token_needed": self._access.token_needed}
+        )
+
+    async def logout(self, request: web.Request) -> web.Response:
+        response = json_response({"status": "ok"})
+        self._access.let_out(request, response)
+        return response
+
+    # --- readings -------------------------------------------------------------------------------
 
     async def health(self, _: web.Request) -> web.Response:
         return json_response(health(self._service, self._jobs, self._started))
 
+    async def history(self, _: web.Request) -> web.Response:
+        history = self._history
+        return json_response(
+            {"fields": FIELDS, "short": list(history.short), "long": list(history.long)}
+        )
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        return await follow(
+            request,
+            lambda: health(self._service, self._jobs, self._started),
+            self._history,
+            self._desk,
+        )
+
+    async def settings(self, _: web.Request) -> web.Response:
+        return json_response(self._reloader.in_force())
+
+    async def log(self, request: web.Request) -> web.Response:
+        after = request.query.get("after", "0")
+        if not re.fullmatch("[0-9]{1,15}", after):
+            raise ApiError("bad_parameter", "after is the number of an event")
+        return json_response({"level": level_now(), "events": recent_events.since(int(after))})
+
+    async def report(self, _: web.Request) -> web.Response:
+        document = health(self._service, self._jobs, self._started)
+        made = await asyncio.to_thread(report, document, list(self._history.long))
+        name = time.strftime("modelserver-%Y%m%d-%H%M%S.json", time.gmtime())
+        response = json_response(made)
+        response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+        return response
+
     async def metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    # --- acts -----------------------------------------------------------------------------------
+
+    async def log_level(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, _Level)
+        log.warning("admin.log_level", before=level_now(), now=wanted.level)
+        set_level(wanted.level)
+        return json_response({"level": level_now()})
+
+    async def models(self, _: web.Request) -> web.Response:
+        return json_response(await self._desk.all())
+
+    async def pull(self, request: web.Request) -> web.Response:
+        name = (await _body(request, _Wanted)).name
+        self._desk.pull(name)
+        log.info("admin.pull", model=name)
+        return json_response({"status": "pulling", "model": name}, status=202)
+
+    async def change(self, request: web.Request) -> web.Response:
+        name = (await _body(request, _Wanted)).name
+        log.info("admin.change_model", model=name)
+        await self._desk.change(name)
+        return json_response({"status": "changing", "model": name}, status=202)
+
+    async def prepare(self, request: web.Request) -> web.Response:
+        label = request.match_info["label"]
+        log.info("admin.prepare", model=label)
+        self._desk.find(label).prepare_soon()
+        return json_response({"status": "preparing", "model": label}, status=202)
+
+    async def load(self, request: web.Request) -> web.Response:
+        label = request.match_info["label"]
+        log.info("admin.load", model=label)
+        await self._desk.find(label).start()
+        return json_response({"status": "loading", "model": label}, status=202)
+
+    async def unload(self, request: web.Request) -> web.Response:
+        label = request.match_info["label"]
+        log.info("admin.unload", model=label)
+        await self._desk.unload(label)
+        return json_response({"status": "unloaded", "model": label})
 
     async def recycle(self, request: web.Request) -> web.Response:
         slot = request.match_info["id"]
@@ -131,3 +263,10 @@ class _Admin:
             raise ApiError("shutting_down", self._service.draining())
         log.info("admin.resume")
         return json_response({"status": "serving"})
+
+
+async def _body(request: web.Request, kind: type[Body]) -> Body:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiError("bad_request", f"the JSON cannot be read: {error}") from error

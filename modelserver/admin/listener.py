@@ -7,6 +7,7 @@ import structlog
 
 from modelserver.admin.address import AUTO, AdminAddress, BadAddress, admin_address, bind_unix
 from modelserver.admin.application import build_admin
+from modelserver.admin.history import History
 from modelserver.http.connections import Connections
 from modelserver.http.listening import HttpServer, bind, url_of
 from modelserver.jobs.service import JobService
@@ -31,6 +32,7 @@ class AdminListener:
         self._service, self._jobs = service, jobs
         self._reloader = reloader
         self._settings = service.settings.admin
+        self._history = History(service)
         self._http: HttpServer | None = None
         self._path: tuple[Path, int] | None = None
 
@@ -39,6 +41,7 @@ class AdminListener:
             address = admin_address(self._settings)
             if address is not None:
                 await self._listen(address)
+                await self._history.__aenter__()
         except (OSError, BadAddress) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             message = f"the admin side cannot listen on {self._settings.listen}: {reason}"
@@ -48,6 +51,7 @@ class AdminListener:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._history.__aexit__()
         if self._http is not None:
             await self._http.close()
         if self._path is not None:
@@ -66,7 +70,9 @@ class AdminListener:
         else:
             sock = bind(address.host, address.port)
         connections = Connections(_MOST_CONNECTIONS, told_why=0)
-        app = build_admin(self._service, self._jobs, self._reloader, token, connections)
+        app = build_admin(
+            self._service, self._jobs, self._history, self._reloader, token, connections
+        )
         self._http = HttpServer(app, sock, connections, self._service.traffic, give_up=False)
         await self._http.start()
         where = str(address) if address.path is not None else url_of(sock)

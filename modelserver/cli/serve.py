@@ -15,6 +15,6 @@ def serve(configuration: Configuration) -> None:
 
     configure_logs(configuration.settings.log)
     try:
-        run_server(configuration.settings, lambda: configuration.again().settings)
+        run_server(configuration)
     except CannotStart as error:
         raise click.ClickException(str(error)) from error

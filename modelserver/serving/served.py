@@ -230,6 +230,11 @@ class ServedModel:
             if self.settings.prepare == "auto":
                 self._in_background(self._prepare_in_background(pool))
 
+    def prepare_soon(self) -> None:
+        """Prepare it now, if it is loaded and is not prepared; returns at once."""
+        if self.pool is not None and self._preparation.progress is None:
+            self._in_background(self._prepare_in_background(self.pool))
+
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """In place of what was done there before."""
         if self._background is not None:

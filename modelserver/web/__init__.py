@@ -17,3 +17,12 @@ PAGES = {
     "/docs/docs.js": "docs.js",
 }
 """Path, to file in this directory."""
+
+ADMIN_PAGES = {
+    "/admin/": "admin.html",
+    "/admin/admin.css": "admin.css",
+    "/admin/admin.js": "admin.js",
+    "/admin/charts.js": "charts.js",
+    "/admin/phrases.js": "phrases.js",
+}
+"""The same of the admin side."""

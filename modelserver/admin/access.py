@@ -1,0 +1,107 @@
+"""Who may come in to the admin side: by its token in each request, or by a cookie that is had for
+it once, as a browser needs."""
+
+import asyncio
+import hmac
+import secrets
+import time
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import web
+
+from modelserver.access.gate import bearer_of
+from modelserver.http.errors import ApiError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
+
+_COOKIE = "modelserver_admin"
+_SESSION_S = 12 * 3600.0
+_MOST_SESSIONS = 100
+_AFTER_WRONG_S = 0.5
+
+
+class AdminAccess:
+    """`token`: None where nobody needs one (a Unix socket)."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+        self._sessions: dict[str, float] = {}
+        """Until when each is good, by CLOCK_MONOTONIC."""
+
+    @property
+    def token_needed(self) -> bool:
+        """By anybody."""
+        return self._token is not None
+
+    def is_in(self, request: web.Request) -> bool:
+        """It may read."""
+        return (
+            self._token is None
+            # By the token alone: where a proxy stands in between, every address is its own.
+            or self._is_token(bearer_of(request.headers.get("Authorization", "")))
+            or self._has_session(request)
+        )
+
+    def must_be_allowed(self, request: web.Request) -> None:
+        """Raises `ApiError`."""
+        if self.is_in(request):
+            if request.method not in ("GET", "HEAD") and not _from_our_page(request):
+                raise ApiError("unauthorized", "this comes from another page")
+            return
+        raise ApiError(
+            "unauthorized",
+            "send the admin token: Authorization: Bearer TOKEN",
+            headers={"WWW-Authenticate": 'Bearer realm="modelserver admin"'},
+        )
+
+    async def let_in(self, request: web.Request, token: str, response: web.Response) -> None:
+        """A cookie for the token, good for half a day. Raises `ApiError` for a wrong one."""
+        if not _from_our_page(request):
+            raise ApiError("unauthorized", "this comes from another page")
+        if self._token is not None and not self._is_token(token):
+            log.warning("admin.wrong_token")
+            await asyncio.sleep(_AFTER_WRONG_S)
+            raise ApiError("unauthorized", "this is not the admin token")
+        now = time.monotonic()
+        self._sessions = {one: until for one, until in self._sessions.items() if until > now}
+        while len(self._sessions) >= _MOST_SESSIONS:
+            del self._sessions[min(self._sessions, key=lambda one: self._sessions[one])]
+        session = secrets.token_urlsafe(32)
+        self._sessions[session] = now + _SESSION_S
+        response.set_cookie(
+            _COOKIE,
+            session,
+            max_age=int(_SESSION_S),
+            path="/",
+            httponly=True,
+            samesite="Strict",
+            secure=request.headers.get("X-Forwarded-Proto") == "https",
+        )
+        log.info("admin.login")
+
+    def let_out(self, request: web.Request, response: web.Response) -> None:
+        """The cookie is good for nothing any more."""
+        self._sessions.pop(request.cookies.get(_COOKIE, ""), None)
+        response.del_cookie(_COOKIE, path="/")
+
+    def _has_session(self, request: web.Request) -> bool:
+        return self._sessions.get(request.cookies.get(_COOKIE, ""), 0.0) > time.monotonic()
+
+    def _is_token(self, sent: str) -> bool:
+        wanted = (self._token or "").strip()
+        return hmac.compare_digest(_bytes(sent), _bytes(wanted))
+
+
+def _from_our_page(request: web.Request) -> bool:
+    """What a browser says of where a call that changes something comes from; true without one."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None and site not in ("same-origin", "none"):
+        return False
+    origin = request.headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc == request.headers.get("Host")
+
+
+def _bytes(text: str) -> bytes:
+    """Of a header, which may hold any bytes."""
+    return text.encode("utf-8", "surrogateescape")
