@@ -287,7 +287,7 @@ async def test_another_model_may_be_named_for_this_connection(
 
 
 def test_what_is_no_websocket_is_told_so(server: RunningServer) -> None:
-    assert server.ask("/").status == 404
+    assert server.ask("/").headers["Content-Type"].startswith("text/html")  # a page, to browsers
     answer = server.ask("/ws")
     assert answer.status == 426
     assert answer.json["error"]["code"] == "upgrade_required"
