@@ -12,7 +12,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from modelserver.admin.health import Health, MemoryHealth
-from modelserver.serving.traffic import Traffic
+from modelserver.serving.traffic import Histogram, Traffic
+from supervisor import Cause
 
 _WORKER_STATES = ("starting", "idle", "busy", "leaving")
 _LEVELS = ("normal", "pressure", "critical")
@@ -49,7 +50,11 @@ class _HealthCollector(Collector):
         yield _gauge("uptime_seconds", "Since the supervisor started.", health.uptime_s)
         yield from _workers(health)
         yield _counters(
-            "process_exits", "Processes that have ended, by cause.", "cause", health.exits_by_cause
+            "process_exits",
+            "Processes that have ended, by cause.",
+            "cause",
+            # From naught: Prometheus does not see a first increase that comes with its counter.
+            {cause.value: 0 for cause in Cause} | health.exits_by_cause,
         )
         ready = GaugeMetricFamily(
             "modelserver_model_ready", "1 if a worker of it is able.", labels=["model"]
@@ -89,6 +94,7 @@ class _HealthCollector(Collector):
         for state, count in health.jobs.counts.items():
             jobs.add_metric([state], count)
         yield jobs
+        yield _gauge("jobs_usable", "1 if jobs can be taken.", health.jobs.problem is None)
         spools = health.spools
         held = GaugeMetricFamily("modelserver_spool_bytes", "Uploads held.", labels=["where"])
         held.add_metric(["memory"], spools.memory_bytes)
@@ -199,19 +205,39 @@ def _traffic(traffic: Traffic) -> Iterable[Metric]:
     for code, count in traffic.stream_ends.items():
         ends.add_metric([code], count)
     yield ends
-    duration = HistogramMetricFamily(
-        "modelserver_http_request_duration_seconds",
+    yield _histogram(
+        "http_request_duration_seconds",
         "From the first byte in to the answer, by route.",
-        labels=["route"],
+        "route",
+        traffic.durations,
     )
-    for route, histogram in traffic.durations.items():
-        duration.add_metric([route], list(histogram.buckets()), histogram.sum)
-    yield duration
+    yield _histogram(
+        "queue_wait_seconds", "What recordings waited for a worker.", "model", traffic.waits
+    )
+    yield _histogram(
+        "decode_duration_seconds",
+        "What recordings took, once a worker had them.",
+        "model",
+        traffic.work,
+    )
+    yield _histogram(
+        "real_time_factor",
+        "Of recordings, decoding's time as a share of their length.",
+        "model",
+        traffic.real_time_factors,
+    )
 
 
 def _gauge(name: str, about: str, value: float, **labels: str) -> Metric:
     family = GaugeMetricFamily(f"modelserver_{name}", about, labels=list(labels))
     family.add_metric(list(labels.values()), value)
+    return family
+
+
+def _histogram(name: str, about: str, label: str, by: dict[str, Histogram]) -> Metric:
+    family = HistogramMetricFamily(f"modelserver_{name}", about, labels=[label])
+    for value, histogram in by.items():
+        family.add_metric([value], list(histogram.buckets()), histogram.sum)
     return family
 
 

@@ -89,6 +89,8 @@ class Recording:
         self._next = 0
         self._segments: list[SpeechSegment] = []
         self._done_s = 0.0
+        self.queued_s = 0.0
+        """What it waited for a worker that makes its samples."""
 
     async def transcribe(
         self, admission: Admission, audio: JobInput, timeout_s: float | None
@@ -119,6 +121,7 @@ class Recording:
             on_progress=self._arrives,
             request_id=self._request_id,
         )
+        self.queued_s = done.queued_s
         self._arrived.put_nowait(None)
         if isinstance(audio, Spool):
             audio.close()  # its samples are enough from here on

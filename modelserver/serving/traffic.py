@@ -5,29 +5,30 @@ from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 
-_BOUNDS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_RATIOS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0)
 
 _WORK = ("/api/audio/convert", "/v1/audio/transcriptions", "/api/ask")
 """The routes whose durations say how quick the server is."""
 
 
 class Histogram:
-    """Durations in seconds."""
+    """How often values were how large; in seconds, if nothing else is said."""
 
-    def __init__(self) -> None:
-        self._counts = [0] * (len(_BOUNDS_S) + 1)
+    def __init__(self, bounds: tuple[float, ...] = _SECONDS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, seconds: float) -> None:
+    def observe(self, value: float) -> None:
         """One more."""
-        self._counts[bisect_left(_BOUNDS_S, seconds)] += 1
-        self.sum += seconds
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
 
     def buckets(self) -> Iterator[tuple[str, float]]:
         """Upper bound as text, and how many were not above it; the last bound is "+Inf"."""
         total = 0
-        for bound, count in zip((*map(str, _BOUNDS_S), "+Inf"), self._counts, strict=True):
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
             total += count
             yield bound, total
 
@@ -38,6 +39,13 @@ class Traffic:
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int, str]] = Counter()
         self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.waits: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.work: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.real_time_factors: defaultdict[str, Histogram] = defaultdict(
+            lambda: Histogram(_RATIOS)
+        )
+        """Of recordings, by their model: what they waited for a worker, what decoding took, and
+        that as a share of their length."""
         self.abandoned = 0
         self.audio_s = 0.0
         self.answers = self.failures = 0
@@ -47,6 +55,14 @@ class Traffic:
         seconds."""
         self.stream_ends: Counter[str] = Counter()
         """Of live streams, by their WebSocket's close code."""
+
+    def recognized(self, model: str, queued_s: float, run_s: float, audio_s: float) -> None:
+        """A recording has been decoded."""
+        self.audio_s += audio_s
+        self.waits[model].observe(queued_s)
+        self.work[model].observe(run_s)
+        if audio_s > 0:
+            self.real_time_factors[model].observe(run_s / audio_s)
 
     def answered(self, route: str, status: int, code: str | None, seconds: float) -> None:
         """A request has its answer."""

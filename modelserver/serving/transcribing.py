@@ -46,7 +46,9 @@ class Transcribing:
             done = await self._in_pieces(place, audio)
         else:
             done = await self._whole(place, audio)
-        self.service.traffic.audio_s += done.speech.duration_s
+        self.service.traffic.recognized(
+            place.served.label, done.queued_s, done.run_s, done.speech.duration_s
+        )
         return done
 
     async def _whole(self, place: Place, audio: JobInput) -> Recognized:
@@ -91,4 +93,5 @@ class Transcribing:
             raise DeadlineExceeded(
                 f"not done after {self.timeout_s:g} s (limits.request_s is {self.timeout_s:g})"
             ) from None
-        return Recognized(speech, 0.0, time.monotonic() - started)
+        queued_s = recording.queued_s
+        return Recognized(speech, queued_s, time.monotonic() - started - queued_s)
