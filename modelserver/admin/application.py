@@ -33,6 +33,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
 _FOR_ALL = {"/admin", "/admin/login", "/admin/session", *ADMIN_PAGES}
 """Need no token: they say nothing, or ask for it."""
 _NUMBER = re.compile(r"[0-9]{1,6}")
+_TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 
 Body = TypeVar("Body")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -158,11 +159,13 @@ class _Admin:
     async def health(self, _: web.Request) -> web.Response:
         return json_response(health(self._service, self._jobs, self._started))
 
-    async def history(self, _: web.Request) -> web.Response:
-        history = self._history
-        return json_response(
-            {"fields": FIELDS, "short": list(history.short), "long": list(history.long)}
-        )
+    async def history(self, request: web.Request) -> web.Response:
+        """All that is kept, or what is newer than `since` (Unix time)."""
+        since = request.query.get("since", "0")
+        if not _TIME.fullmatch(since):
+            raise ApiError("bad_parameter", "since is a Unix time, in seconds")
+        short, long = (self._history.since(float(since), long) for long in (False, True))
+        return json_response({"fields": FIELDS, "short": short, "long": long})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         return await follow(

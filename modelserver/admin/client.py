@@ -1,4 +1,4 @@
-"""Asks a running server's admin side: for `modelserver status` and `modelserver doctor`."""
+"""Asks a running server's admin side, for the commands."""
 
 import errno
 import http.client
@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ from modelserver.settings import Settings
 
 _TIMEOUT_S = 5.0
 
+Document = TypeVar("Document")
+
 
 class NoServer(Exception):
     """No server answered; the text says where it was looked for and why not."""
@@ -25,6 +27,11 @@ class NoServer(Exception):
 
 def fetch_health(settings: Settings) -> Health:
     """The health of the server with these settings. Raises `NoServer`."""
+    return fetch(settings, "/admin/health", Health)
+
+
+def fetch(settings: Settings, path: str, kind: type[Document]) -> Document:
+    """What the server with these settings has there. Raises `NoServer`."""
     try:
         address = admin_address(settings.admin)
     except BadAddress as error:
@@ -33,14 +40,14 @@ def fetch_health(settings: Settings) -> Health:
         raise NoServer("the admin side is off (admin.listen)")
     try:
         token = read_token(settings.admin) if address.path is None else None
-        status, body = ask(address, "GET", "/admin/health", token)
+        status, body = ask(address, "GET", path, token)
     except (OSError, http.client.HTTPException) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise NoServer(f"no server answers on {address}: {reason}") from error
     if status != 200:
         raise NoServer(f"the server on {address} answered {status}: {_message(body)}")
     try:
-        return msgspec.json.decode(body, type=Health)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
         raise NoServer(f"what answers on {address} is no such server: {error}") from error
 

@@ -65,10 +65,10 @@ class History:
     async def __aexit__(self, *_: object) -> None:
         await self._tasks.close()
 
-    def since(self, when: float) -> list[Sample]:
-        """The short samples after that time."""
+    def since(self, when: float, long: bool = False) -> list[Sample]:
+        """The samples after that time."""
         found = []
-        for sample in reversed(self.short):
+        for sample in reversed(self.long if long else self.short):
             if sample.time <= when:
                 break
             found.append(sample)

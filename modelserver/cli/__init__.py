@@ -11,6 +11,7 @@ from modelserver.cli.models import models
 from modelserver.cli.ready import ready
 from modelserver.cli.serve import serve
 from modelserver.cli.status import status
+from modelserver.cli.top import top
 from modelserver.cli.transcribe import transcribe
 
 
@@ -27,5 +28,6 @@ main.add_command(config)
 main.add_command(models)
 main.add_command(keys)
 main.add_command(status)
+main.add_command(top)
 main.add_command(ready)
 main.add_command(doctor)

@@ -80,7 +80,7 @@ def in_words(health: Health) -> list[str]:
     if health.exits_by_cause:
         causes = ", ".join(f"{cause} {n}" for cause, n in sorted(health.exits_by_cause.items()))
         lines.append(f"ended so far: {causes}")
-    lines += [f"{_ago(death.time)}: {death.sentence}" for death in health.last_deaths[:5]]
+    lines += [f"{ago(death.time)}: {death.sentence}" for death in health.last_deaths[:5]]
     return lines
 
 
@@ -88,9 +88,15 @@ def _share(used: int, limit: int) -> str:
     return f"{100 * used / limit:.0f} % used" if limit else "unknown"
 
 
-def _ago(seconds_since_epoch: float) -> str:
-    seconds = max(0.0, time.time() - seconds_since_epoch)
+def ago(seconds_since_epoch: float) -> str:
+    """How long that is past, in words."""
+    return f"{span(time.time() - seconds_since_epoch)} ago"
+
+
+def span(seconds: float) -> str:
+    """How long that is, in the unit that suits it."""
+    seconds = max(0.0, seconds)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,248 @@
+"""`modelserver top`: a running server, live in a terminal."""
+
+import contextlib
+import curses
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import click
+import msgspec
+
+from modelserver.admin.client import NoServer, fetch, fetch_health, printable
+from modelserver.admin.health import Health, MemoryHealth, WorkerHealth
+from modelserver.admin.history import FIELDS, Sample
+from modelserver.cli.options import with_settings
+from modelserver.cli.status import ago, span
+from modelserver.settings import Settings
+from modelserver.settings.configuration import Configuration
+from supervisor import in_units
+
+_BAR = 30
+_BAD = ("unavailable", "critical")
+_RECENT_S = 5.0
+
+
+class _History(msgspec.Struct):
+    fields: list[str]
+    short: list[Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the screen. `mark`: "title", "bad", "warn", or "" for nothing special."""
+
+    text: str
+    mark: str = ""
+
+
+@click.command()
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="seconds between two looks",
+)
+@click.option("-n", "--count", type=click.IntRange(1), help="end after so many looks")
+@click.option(
+    "-b",
+    "--batch",
+    is_flag=True,
+    help="print one look below the other, as is done where the output is no terminal",
+)
+@with_settings("admin.listen")
+def top(configuration: Configuration, interval: float, count: int | None, batch: bool) -> None:
+    """Show the running server, live: q ends it."""
+    looks = _looks(configuration.settings, count)
+    if batch or not _terminal():
+        _print(looks, interval)
+    else:
+        curses.wrapper(_show, looks, interval)
+
+
+def _terminal() -> bool:
+    """There is one, and it is known how to draw on it."""
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        return False
+    try:
+        curses.setupterm()
+    except curses.error:
+        return False
+    return True
+
+
+def _looks(settings: Settings, count: int | None) -> Iterator[list[Line]]:
+    """The first that fails ends it; a server that is started anew meanwhile is waited for."""
+    seen = False
+    while count is None or count > 0:
+        try:
+            health = fetch_health(settings)
+            history = fetch(
+                settings, f"/admin/history?since={time.time() - _RECENT_S:.1f}", _History
+            )
+        except NoServer as error:
+            if not seen:
+                raise click.ClickException(str(error)) from error
+            yield [Line(f"modelserver: {error}", "bad")]
+        else:
+            seen = True
+            known = history.short and tuple(history.fields) == FIELDS
+            yield in_lines(health, history.short[-1] if known else None)
+        if count is not None:
+            count -= 1
+
+
+def in_lines(health: Health, sample: Sample | None) -> list[Line]:
+    """The whole of it: what one asks first comes first."""
+    return [
+        *_verdict(health),
+        *_speed(health, sample),
+        *_memory(health.memory),
+        *_kept(health),
+        Line(""),
+        *_workers(health),
+        *_deaths(health),
+    ]
+
+
+def _verdict(health: Health) -> Iterator[Line]:
+    mark = "bad" if health.status in _BAD else "" if health.status == "ok" else "warn"
+    name = health.model.get("model", "no model")
+    yield Line(
+        f"modelserver {health.version}: {health.status}, up {span(health.uptime_s)}, "
+        f"pid {health.pid}, {name}",
+        mark or "title",
+    )
+    for reason in health.reasons:
+        yield Line(f"  {reason}", mark)
+    if health.preparing:
+        yield Line(f"  preparing {health.preparing}")
+
+
+def _speed(health: Health, sample: Sample | None) -> Iterator[Line]:
+    queue, streams = health.queue, health.streams
+    waiting = "warn" if queue.waiting else ""
+    yield Line(
+        f"requests  {queue.admitted} of {queue.places} inside, {queue.waiting} waiting", waiting
+    )
+    if sample is not None:
+        took = ""
+        if sample.p50 is not None and sample.p95 is not None:
+            took = f"; in the last minute half within {sample.p50:.2f} s, 95 % {sample.p95:.2f} s"
+        failing = f", {sample.failures:.1f} of them failing" if sample.failures else ""
+        yield Line(
+            f"speed     {sample.requests:.1f} requests a second{failing}, "
+            f"{sample.audio:.1f} s of audio a second{took}",
+            "bad" if sample.failures else "",
+        )
+    yield Line(
+        f"streams   {streams.open} open, {streams.behind_s:.1f} s behind at the most; so far "
+        f"{streams.replays} moved, {streams.refused} refused",
+        "warn" if streams.behind_s > 1 else "",
+    )
+
+
+def _memory(memory: MemoryHealth | None) -> Iterator[Line]:
+    if memory is None:
+        return
+    room = max(1, memory.limit_bytes - memory.reserve_bytes)
+    full = min(_BAR, round(_BAR * memory.used_bytes / room))
+    mark = {"normal": "", "pressure": "warn"}.get(memory.level, "bad")
+    starved = ", starved" if memory.starved else ""
+    yield Line(
+        f"memory    [{'#' * full}{'-' * (_BAR - full)}] {in_units(memory.used_bytes)} of "
+        f"{in_units(room)}, {memory.level}{starved}; {in_units(memory.left_bytes)} left until "
+        f"{memory.tightest} is full",
+        "warn" if memory.starved and not mark else mark,
+    )
+
+
+def _kept(health: Health) -> Iterator[Line]:
+    spools, jobs = health.spools, health.jobs
+    mapped = in_units(health.memory.mapped_bytes) if health.memory else "?"
+    yield Line(
+        f"          {mapped} of the model mapped; uploads {in_units(spools.memory_bytes)} in "
+        f"memory, {in_units(spools.disk_bytes)} on disk"
+    )
+    if jobs.problem is not None:
+        yield Line(f"jobs      none can be taken: {jobs.problem}", "bad")
+    else:
+        counted = ", ".join(f"{count} {state}" for state, count in jobs.counts.items() if count)
+        yield Line(f"jobs      {counted or 'none'}; {in_units(jobs.bytes)} on the disk")
+
+
+def _workers(health: Health) -> Iterator[Line]:
+    several = len(health.models) > 1
+    yield Line(
+        f"{'WORKER':>6} {'STATE':<9}{'PID':>8}{'DONE':>8}{'ON IT':>8}{'GROWN BY':>10}{'OF':>9}"
+        f"{'RSS':>9}{'  MODEL' if several else ''}",
+        "title",
+    )
+    for worker in health.workers:
+        yield Line(_worker(worker, several), "bad" if worker.silent_s > 1 else "")
+
+
+def _worker(worker: WorkerHealth, several: bool) -> str:
+    busy = f"{worker.busy_s:.1f} s" if worker.state == "busy" else "-"
+    rss = "-" if worker.rss_bytes is None else in_units(worker.rss_bytes)
+    return (
+        f"{worker.id:>6} {worker.state:<9}{worker.pid:>8}{worker.jobs_done:>8}{busy:>8}"
+        f"{in_units(worker.growth_bytes):>10}{in_units(worker.budget_bytes):>9}{rss:>9}"
+        f"{f'  {worker.model}' if several else ''}"
+    )
+
+
+def _deaths(health: Health) -> Iterator[Line]:
+    if health.last_deaths:
+        yield Line("")
+        yield Line("ENDED WITHOUT BEING ASKED", "title")
+    for death in health.last_deaths[:8]:
+        recent = time.time() - death.time < 60
+        yield Line(f"{ago(death.time):>11}: {death.sentence}", "warn" if recent else "")
+
+
+def _print(looks: Iterator[list[Line]], interval: float) -> None:
+    for lines in looks:
+        for line in lines:
+            click.echo(printable(line.text))
+        click.echo()
+        sys.stdout.flush()
+        time.sleep(interval)
+
+
+def _show(screen: "curses.window", looks: Iterator[list[Line]], interval: float) -> None:
+    marks = _marks()
+    screen.timeout(round(interval * 1000))
+    for lines in looks:
+        while True:
+            _draw(screen, lines, marks)
+            key = screen.getch()
+            if key in (ord("q"), ord("Q"), 27):
+                return
+            if key != curses.KEY_RESIZE:
+                break
+
+
+def _marks() -> dict[str, int]:
+    """Never by colour alone: what is bad is bold, too."""
+    marks = {"title": curses.A_BOLD, "warn": curses.A_BOLD, "bad": curses.A_BOLD | curses.A_REVERSE}
+    with contextlib.suppress(curses.error):
+        curses.curs_set(0)
+    if curses.has_colors():
+        curses.use_default_colors()
+        curses.init_pair(1, curses.COLOR_YELLOW, -1)
+        curses.init_pair(2, curses.COLOR_RED, -1)
+        marks["warn"] |= curses.color_pair(1)
+        marks["bad"] = curses.A_BOLD | curses.color_pair(2)
+    return marks
+
+
+def _draw(screen: "curses.window", lines: list[Line], marks: dict[str, int]) -> None:
+    screen.erase()
+    height, width = screen.getmaxyx()
+    for row, line in enumerate(lines[:height]):
+        with contextlib.suppress(curses.error):  # the last column of the last line
+            screen.addnstr(row, 0, printable(line.text), width, marks.get(line.mark, 0))
+    screen.refresh()
