@@ -27,6 +27,7 @@ from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
+from modelserver.tracing import CannotTrace
 from supervisor import AllocatorMissing, directory_problem, raise_descriptor_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
@@ -57,7 +58,7 @@ async def _serve(configuration: Configuration) -> None:
         raise CannotStart(f"spool.directory: {problem}; larger uploads have to go there")
     try:
         service = SpeechService(settings)
-    except AllocatorMissing as error:
+    except (AllocatorMissing, CannotTrace) as error:
         sock.close()
         raise CannotStart(str(error)) from error
     try:

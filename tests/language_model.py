@@ -18,6 +18,7 @@ class LanguageModel:
         self.way = "stream"
         self.asked: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
+        self.headers: list[dict[str, str]] = []
         self.left = 0
         """Callers that have gone before the end."""
         outer = self
@@ -27,6 +28,7 @@ class LanguageModel:
                 length = int(self.headers["Content-Length"])
                 outer.asked.append(json.loads(self.rfile.read(length)))
                 outer.authorizations.append(self.headers.get("Authorization"))
+                outer.headers.append({k.lower(): v for k, v in self.headers.items()})
                 with contextlib.suppress(OSError):
                     getattr(self, f"_{outer.way}")()
 

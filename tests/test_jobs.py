@@ -188,6 +188,21 @@ def test_what_is_damaged_is_left_as_it_is(tmp_path: Path) -> None:
         JobStore(tmp_path)
 
 
+def test_what_an_earlier_version_kept_is_kept(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    store.add(job(1, traceparent="here"), None)
+    assert store.get("x-1") == job(1, traceparent="here")
+    store.close()
+    with sqlite3.connect(tmp_path / "jobs.db") as db:
+        db.execute("ALTER TABLE jobs DROP COLUMN traceparent")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        store = JobStore(tmp_path)
+        assert store.get("x-1") == job(1)
+        store.close()
+
+
 def test_messages_come_again_later_and_later(tmp_path: Path) -> None:
     waits = [wait_before(attempt) for attempt in range(1, 12)]
     assert waits == sorted(waits)
@@ -562,13 +577,17 @@ def test_a_resolved_address_is_looked_at(tmp_path: Path, settings: dict[str, str
 def test_its_end_is_told_and_signed(server: RunningServer, there: Elsewhere, short: bytes) -> None:
     there.asked.clear()
     there.reply = lambda _: Reply(204)
-    job_id = take(server, short, f"?webhook={there.url}/hook?a=b")["id"]
+    above = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    job_id = take(server, short, f"?webhook={there.url}/hook?a=b", traceparent=above)["id"]
     until(lambda: there.asked, what="the message")
     (asked,) = there.asked
     assert (asked.method, asked.path) == ("POST", "/hook?a=b")
     message = Webhook(SECRET).verify(asked.body, {k.lower(): v for k, v in asked.headers.items()})
     assert message["type"] == "job.done"
     assert message["attempt"] == 1
+    traceparent = asked.headers["traceparent"]
+    assert traceparent[:36] == above[:36]
+    assert traceparent != above
     data = message["data"]
     assert data["id"] == job_id == asked.headers["webhook-id"]
     assert data["result"]["text"] == server.convert(short).json["text"]

@@ -4,7 +4,7 @@ Source: OpenAI's API reference, and what vLLM, Ollama and llama.cpp send in its 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,10 +77,14 @@ class Chat:
             await self._session.close()
 
     async def answer(
-        self, settings: AssistantSettings, history: list[Turn], question: str
+        self,
+        settings: AssistantSettings,
+        history: list[Turn],
+        question: str,
+        headers: Mapping[str, str],
     ) -> AsyncGenerator[str | Ending, None]:
-        """Pieces of text, then an `Ending`. Closing the iterator ends the call. Raises
-        `ChatFailed`."""
+        """Pieces of text, then an `Ending`; `headers`: to be sent beside our own. Closing the
+        iterator ends the call. Raises `ChatFailed`."""
         messages = [{"role": turn.role, "content": turn.content} for turn in history]
         if settings.system_prompt:
             messages.insert(0, {"role": "system", "content": settings.system_prompt})
@@ -93,14 +97,14 @@ class Chat:
         waits = aiohttp.ClientTimeout(
             total=None, sock_connect=min(10.0, settings.timeout_s), sock_read=settings.timeout_s
         )
-        headers = await asyncio.to_thread(_headers, settings)
+        own = await asyncio.to_thread(_headers, settings)
         if self._session is None:
             self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         try:
             async with self._session.post(
                 _completions(settings.url),
                 json=body,
-                headers=headers,
+                headers={**headers, **own},
                 timeout=waits,
                 allow_redirects=False,
                 read_bufsize=_LONGEST_LINE,

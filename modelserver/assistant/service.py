@@ -9,6 +9,7 @@ from modelserver.access.gate import NotAllowed
 from modelserver.assistant.chat import Chat, ChatFailed, Ending, Turn
 from modelserver.assistant.limits import QuestionLimits
 from modelserver.settings import AssistantSettings
+from modelserver.tracing import span_below
 
 
 class Assistant:
@@ -57,6 +58,17 @@ class Assistant:
         `ChatFailed`."""
         settings = self._settings()
         told = history[-2 * settings.history_turns :] if settings.history_turns else []
-        async with aclosing(self._chat.answer(settings, told, question)) as answer:
-            async for said in answer:
-                yield said
+        chat = span_below("chat", "client")
+        chat.note(gen_ai__operation__name="chat", gen_ai__request__model=settings.model or None)
+        headers = chat.context.headers() if chat.context else {}
+        try:
+            async with aclosing(self._chat.answer(settings, told, question, headers)) as answer:
+                async for said in answer:
+                    if isinstance(said, Ending):
+                        chat.note(gen_ai__response__model=said.model)
+                    yield said
+        except ChatFailed as error:
+            chat.fail(error.code, error.message)
+            raise
+        finally:
+            chat.end()

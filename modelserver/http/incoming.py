@@ -17,6 +17,7 @@ from modelserver.serving.service import Place, SpeechService
 from modelserver.serving.transcribing import Transcribing
 from modelserver.settings import LimitSettings
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from modelserver.tracing import span
 from supervisor import Spool
 
 
@@ -76,7 +77,9 @@ async def incoming(
             admission = service.admit(asked.served, request.content_length, client=name)
             place = await held.enter_async_context(admission)
             async with service.uploading():
-                received = await Upload(request, spool, limits, asked.speech.raw).receive()
+                with span("receive") as receiving:
+                    received = await Upload(request, spool, limits, asked.speech.raw).receive()
+                    receiving.note(modelserver__bytes=spool.size)
             before = asked
             if received.fields:
                 asked = read(received.fields)

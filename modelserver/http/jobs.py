@@ -25,6 +25,7 @@ from modelserver.jobs.record import STATES, Failure, Job, Repeat, Shown, State, 
 from modelserver.jobs.service import JobService
 from modelserver.speech.joining import without_words
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from modelserver.tracing import current_traceparent
 from supervisor import Spool
 
 MOST_LISTED = 100
@@ -125,6 +126,7 @@ async def add(request: web.Request) -> web.StreamResponse:
                 webhook=asked.webhook,
                 repeat=repeat,
                 request_id=request[REQUEST_ID],
+                traceparent=current_traceparent(),
             )
     request[NOTES].update(job=job.id)
     headers = {"Location": f"/v1/jobs/{job.id}"}

@@ -14,6 +14,7 @@ from modelserver.access.gate import NotAllowed
 from modelserver.http.clients import allowed_origin, client_address, cors_headers, preflight
 from modelserver.http.errors import ApiError, as_api_error, error_response
 from modelserver.http.keys import CONNECTIONS, SERVICE
+from modelserver.tracing import incoming_context
 from modelserver.web import PAGES
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
@@ -39,6 +40,7 @@ _FOR_ALL = {
     "/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json", "/api/about", *PAGES,
 }  # fmt: skip
 """Need no key."""
+_PROBES = ("/healthz", "/readyz")
 _KEY_PROTOCOL = "bearer."
 """A browser's WebSocket can send no header of its own, but may name subprotocols."""
 
@@ -89,7 +91,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         page = request.path == "/" and "Upgrade" not in request.headers
         if request.path not in _FOR_ALL and not page:
             _let_in(request)
-        response = await handler(request)
+        response = await _traced(request, handler)
     except Exception as exception:
         error = as_api_error(exception)
         if error is None:
@@ -118,6 +120,40 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     request.app[SERVICE].traffic.answered(_route(request), response.status, code, seconds)
     _log_request(request, request_id, response.status, code, started)
     return response
+
+
+async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """As a part of the trace that the client names, if it names one."""
+    if request.path in _PROBES:
+        return await handler(request)
+    headers, route = request.headers, _route(request)
+    above = incoming_context(headers.get("traceparent"), ",".join(headers.getall("tracestate", [])))
+    tracing = request.app[SERVICE].tracing
+    with tracing.entered(f"{request.method} {route}", above) as span:
+        if span.context is not None:
+            request[NOTES]["trace_id"] = span.context.trace_id
+        span.note(
+            http__request__method=request.method,
+            http__route=route,
+            url__path=request.path,
+            client__address=request[CLIENT],
+            modelserver__request_id=request[REQUEST_ID],
+        )
+        try:
+            response = await handler(request)
+        except Exception as exception:  # noqa: BLE001 - it is raised again below
+            error = as_api_error(exception)
+            status, code = (error.status, error.code) if error else (500, "internal")
+            span.note(http__response__status_code=status, error__type=code)
+            if status >= 500:  # others are no failure of ours
+                span.fail(code, str(exception))
+            failed = exception
+        else:
+            span.note(http__response__status_code=response.status)
+            if response.status >= 500:
+                span.fail(str(response.status))
+            return response
+    raise failed
 
 
 def _let_in(request: web.Request) -> None:
@@ -195,8 +231,7 @@ def request_id_of(request: web.Request) -> str:
 def _log_request(
     request: web.Request, request_id: str, status: int | None, error: str | None, started: float
 ) -> None:
-    probe = request.path in ("/healthz", "/readyz")
-    (log.debug if probe else log.info)(
+    (log.debug if request.path in _PROBES else log.info)(
         "request.done" if status is not None else "request.abandoned",
         request_id=request_id,
         method=request.method,

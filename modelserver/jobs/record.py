@@ -59,6 +59,8 @@ class Job(msgspec.Struct, frozen=True):
     size: int
     seconds: float
     request_id: str = ""
+    traceparent: str = ""
+    """The place in a trace of the request that brought it, if it was in one."""
     started: float | None = None
     ended: float | None = None
     speech: Speech | None = None

@@ -139,6 +139,7 @@ class JobService:
         webhook: str | None,
         repeat: Repeat | None,
         request_id: str,
+        traceparent: str = "",
     ) -> tuple[Job, bool]:
         """A job for what is in the spool, on the disk when this returns; False with the one that
         was made of the same request before. Raises `supervisor.PoolError` or `NotTheSame`."""
@@ -151,6 +152,7 @@ class JobService:
             size=spool.size,
             seconds=seconds,
             request_id=request_id,
+            traceparent=traceparent,
             delivery=Delivery(webhook) if webhook else None,
         )
         if repeat is not None:

@@ -28,7 +28,7 @@ from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech
 from supervisor import SpoolFull
 
-_VERSION = 1
+_VERSION = 2
 _SUFFIX = ".audio"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -51,7 +51,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     url TEXT,
     delivery TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
-    next_at REAL
+    next_at REAL,
+    traceparent TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX IF NOT EXISTS by_repeat ON jobs (owner, repeat_key)
     WHERE repeat_key IS NOT NULL;
@@ -64,9 +65,15 @@ CREATE TABLE IF NOT EXISTS pieces (
     PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
 """
+_FROM_1 = """
+BEGIN;
+ALTER TABLE jobs ADD COLUMN traceparent TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = 2;
+COMMIT;
+"""
 _COLUMNS = (
     "id, owner, state, created, wanted, size, seconds, request_id, started, ended, error, url, "
-    "delivery, attempts, next_at"
+    "delivery, attempts, next_at, traceparent"
 )
 
 
@@ -117,7 +124,8 @@ class JobStore:
         with self._change() as db:
             db.execute(
                 "INSERT INTO jobs (id, owner, state, created, wanted, size, seconds, request_id, "
-                "repeat_key, fingerprint, url) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "repeat_key, fingerprint, url, traceparent) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job.id,
                     job.owner,
@@ -130,6 +138,7 @@ class JobStore:
                     repeat.key if repeat else None,
                     repeat.fingerprint if repeat else None,
                     delivery.url if delivery else None,
+                    job.traceparent,
                 ),
             )
 
@@ -349,7 +358,9 @@ def _opened(file: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_size_limit = 4194304")
         db.execute("PRAGMA cache_size = -1024")
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
+        if version == 1:  # before jobs knew the trace that they are a part of
+            db.executescript(_FROM_1)
+        elif version not in (0, _VERSION):
             raise sqlite3.DatabaseError(f"it is of another version of this program ({version})")
         db.executescript(_SCHEMA)
         db.execute(f"PRAGMA user_version = {_VERSION}")
@@ -362,7 +373,7 @@ def _opened(file: Path) -> sqlite3.Connection:
 def _job(row: tuple[Any, ...]) -> Job:
     (
         job_id, owner, state, created, wanted, size, seconds, request_id, started, ended, error,
-        url, delivery, attempts, next_at, *rest,
+        url, delivery, attempts, next_at, traceparent, *rest,
     ) = row  # fmt: skip
     return Job(
         id=job_id,
@@ -373,6 +384,7 @@ def _job(row: tuple[Any, ...]) -> Job:
         size=size,
         seconds=seconds,
         request_id=request_id,
+        traceparent=traceparent,
         started=started,
         ended=ended,
         speech=msgspec.json.decode(rest[0], type=Speech) if rest and rest[0] else None,

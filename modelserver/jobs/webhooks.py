@@ -22,6 +22,7 @@ from modelserver.jobs.outside import Failed, Outside
 from modelserver.jobs.record import Job
 from modelserver.jobs.thread import StoreThread
 from modelserver.settings import JobSettings
+from modelserver.tracing import incoming_context
 from supervisor import SpoolFull
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
@@ -145,6 +146,8 @@ class Webhooks:
             secrets = read_secrets(Path(settings.webhook_secret_file))
             body = await asyncio.to_thread(self._body_of, job, number)
             headers = signed_headers(secrets, job.id, time.time(), body)
+            if (above := incoming_context(job.traceparent)) is not None:
+                headers |= above.child().headers()
             status, _ = await self._outside.post(url, body, headers, _ANSWER_S)
         except (SecretUnreadable, Refused, Failed) as error:
             return str(error)

@@ -22,6 +22,7 @@ from modelserver.serving.transcribing import Transcribing
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech, SpeechProgress
 from modelserver.speech.phrases import PhrasesRefused
+from modelserver.tracing import incoming_context
 from supervisor import (
     DeadlineExceeded,
     Draining,
@@ -188,7 +189,10 @@ class JobWork:
         speech: Speech | None = None
         error: Failure | None = None
         try:
-            speech = await self._transcribe(known)
+            above = incoming_context(job.traceparent)
+            with self._service.tracing.entered("job", above, "internal") as span:
+                span.note(modelserver__job=job.id)
+                speech = await self._transcribe(known)
         except _LATER as later:
             log.info("job.waits", job=job.id, reason=later.message)
             await self._store.do(lambda store: store.waits(job.id))

@@ -3,6 +3,7 @@ share."""
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from modelserver.serving.traffic import Traffic
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import own_settings, settings_for
 from modelserver.speech.phrases import PhrasesRefused
+from modelserver.tracing import Tracing
 from supervisor import (
     Admission,
     Allocator,
@@ -64,6 +66,7 @@ _FIXED = (
     "admin",
     "allocator",
     "log",
+    "tracing",
 )
 
 
@@ -88,7 +91,7 @@ class SpeechService:
     """Use as `async with`; entering returns at once, while models load."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `supervisor.AllocatorMissing`."""
+        """Raises `supervisor.AllocatorMissing` or `CannotTrace`."""
         choose_allocator(Allocator(settings.allocator), find_jemalloc())
         self.settings = settings
         self.spools = SpoolStore(
@@ -97,6 +100,7 @@ class SpeechService:
             )
         )
         self.traffic = Traffic()
+        self.tracing = Tracing(settings.tracing, os.environ)
         self.access = AccessGate(lambda: self.settings.auth)
         self.guard = Guard(memory_settings(settings), self.spools, reap_strangers=True)
         self._kernels = KernelSupply(self.guard)
@@ -130,6 +134,7 @@ class SpeechService:
         await asyncio.gather(*(served.stop() for served in self.all_served()))
         await asyncio.gather(*leaving)
         await self.guard.__aexit__(*exception)
+        await asyncio.to_thread(self.tracing.close)
 
     # --- requests -------------------------------------------------------------------------------
 

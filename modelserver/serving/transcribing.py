@@ -12,7 +12,8 @@ from modelserver.audio.channels import MIX
 from modelserver.serving.recordings import PieceJournal, Recording, piece_length
 from modelserver.serving.service import Place, SpeechService
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
-from supervisor import DeadlineExceeded, JobInput, NotReady
+from modelserver.tracing import past_span, span
+from supervisor import DeadlineExceeded, Death, JobInput, NotReady
 
 Told = Callable[[SpeechProgress], None]
 
@@ -24,6 +25,8 @@ class Recognized:
     speech: Speech
     queued_s: float
     run_s: float
+    deaths: tuple[Death, ...] = ()
+    """Of workers, of earlier attempts at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,23 @@ class Transcribing:
         """What is said in it. Raises `supervisor.PoolError`."""
         long = (place.admission.units or 0.0) >= self.service.settings.long.from_s
         # Where channels are heard one by one, it is one worker's.
-        if self.asked.channels == MIX and (long or self.journal is not None):
-            done = await self._in_pieces(place, audio)
-        else:
-            done = await self._whole(place, audio)
+        in_pieces = self.asked.channels == MIX and (long or self.journal is not None)
+        with span("transcribe") as transcribing:
+            transcribing.note(
+                modelserver__model=place.served.label, modelserver__in_pieces=in_pieces
+            )
+            done = await (self._in_pieces if in_pieces else self._whole)(place, audio)
+            transcribing.note(modelserver__audio_s=done.speech.duration_s)
+            began = time.time() - done.run_s
+            past_span("queue", began - done.queued_s, began)
+            past_span("decode", began, time.time())
+            for death in done.deaths:
+                transcribing.event(
+                    "worker.exited",
+                    modelserver__cause=death.cause.value,
+                    process__pid=death.pid,
+                    modelserver__sentence=death.sentence,
+                )
         self.service.traffic.recognized(
             place.served.label, done.queued_s, done.run_s, done.speech.duration_s
         )
@@ -67,7 +83,8 @@ class Transcribing:
         except DeadlineExceeded as error:
             limit = f"(limits.request_s is {self.timeout_s:g})"
             raise DeadlineExceeded(f"{error.message} {limit}") from error
-        return Recognized(msgspec.convert(result.value, Speech), result.queued_s, result.run_s)
+        speech = msgspec.convert(result.value, Speech)
+        return Recognized(speech, result.queued_s, result.run_s, result.deaths)
 
     async def _in_pieces(self, place: Place, audio: JobInput) -> Recognized:
         pool = place.served.pool

@@ -12,6 +12,7 @@ from modelserver.settings.schema import (
     ProxySettings,
     Section,
     Settings,
+    TracingSettings,
     WorkerSettings,
     xdg_directory,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "ProxySettings",
     "Section",
     "Settings",
+    "TracingSettings",
     "WorkerSettings",
     "xdg_directory",
 ]

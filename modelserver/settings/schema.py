@@ -386,6 +386,24 @@ class LogSettings(Section, frozen=True):
     ] = "auto"
 
 
+class TracingSettings(Section, frozen=True):
+    """`[tracing]`"""
+
+    endpoint: Annotated[
+        str,
+        Meta(pattern="^(https?://.+)?$"),
+        _about(
+            "an OpenTelemetry collector (OTLP over HTTP) that is sent what each request did, such "
+            'as "http://127.0.0.1:4318"; empty: as $OTEL_EXPORTER_OTLP_ENDPOINT says, or none'
+        ),
+    ] = ""
+    sample: Annotated[
+        float,
+        Meta(ge=0, le=1),
+        _about("the share of requests that is kept, of those that bring no trace of their own"),
+    ] = 1.0
+
+
 class Settings(Section, frozen=True):
     """All settings."""
 
@@ -471,5 +489,6 @@ class Settings(Section, frozen=True):
     wyoming: WyomingSettings = WyomingSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     models: dict[str, ModelSettings] = {}
     """`[models.NAME]`: several models at once, the first for requests that name none."""
