@@ -114,6 +114,11 @@ async def _serve(configuration: Configuration) -> None:
             reloading.cancel()
             telling.cancel()
             notifier.tell(STOPPING=1, STATUS="draining: no new requests are taken")
+            if notice_s := service.stop_admitting():
+                log.info("server.gives_notice", notice_s=notice_s)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(notice_s):
+                        await stop.second.wait()
             for front in fronts:
                 front.stop_accepting()
             log.info("server.draining", drain_s=settings.drain_s)

@@ -182,6 +182,10 @@ class Pool:
         Where there is no room for both (`Target.needs`), the one that serves goes first."""
         self._lifecycle.renew()
 
+    def hopeless(self) -> bool:
+        """No worker is able, and it will take longer than the milliseconds of a replacement."""
+        return self._lifecycle.hopeless()
+
     def failed(self) -> bool:
         """Loading has failed at least once, and no worker is able."""
         return self._lifecycle.load_failures > 0 and self.unready_reason() is not None

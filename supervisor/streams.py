@@ -98,6 +98,12 @@ class Streams:
             _RETRY_S,
         )
 
+    def capacity(self, s_per_unit: float | None) -> int:
+        """How many there may be at once, as things are."""
+        pace = self._pace(s_per_unit)
+        more = int((self.settings.share * self._count - self.load(pace)) / pace)
+        return max(1, len(self) + max(0, more))
+
     def _pace(self, s_per_unit: float | None) -> float:
         """Seconds of work a unit of a stream takes."""
         if self._pace_units < _LEAST_UNITS:

@@ -3,15 +3,14 @@
 import contextlib
 import http.client
 import json
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from front import running_nginx
 from running import RunningServer, free_port, start_server, until
 
 import models
@@ -42,35 +41,9 @@ class Gateway:
 @contextlib.contextmanager
 def nginx(directory: Path, server_port: int, largest: str = "3m") -> Iterator[Gateway]:
     """The shipped file as it is, but for the two ports and the largest body."""
-    assert shutil.which("nginx"), "nginx is not installed (scripts/system-packages test)"
-    port = free_port()
     site = CONF.read_text().replace("127.0.0.1:8091", f"127.0.0.1:{server_port}")
-    site = site.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("1026m", largest)
-    (directory / "site.conf").write_text(site)
-    (directory / "nginx.conf").write_text(
-        f"daemon off;\nworker_processes 1;\npid {directory}/nginx.pid;\n"
-        f"error_log {directory}/error.log;\nevents {{}}\n"
-        f"http {{ access_log off; client_body_temp_path {directory}/body;\n"
-        f"proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/f;\n"
-        f"uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;\n"
-        f"include {directory}/site.conf; }}\n"
-    )
-    command = ["nginx", "-p", str(directory), "-e", f"{directory}/error.log"]
-    command += ["-c", f"{directory}/nginx.conf"]
-    subprocess.run([*command, "-t", "-q"], check=True)
-    process = subprocess.Popen(command)
-    try:
-
-        def listening() -> bool:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                return True
-            return False
-
-        until(listening)
+    with running_nginx(directory, site.replace("1026m", largest)) as port:
         yield Gateway(port)
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture(scope="module")

@@ -47,11 +47,18 @@ def admin_address(settings: AdminSettings) -> AdminAddress | None:
         return AdminAddress(path=runtime_directory() / _SOCKET_NAME)
     if text.startswith(_UNIX):
         return AdminAddress(path=Path(text.removeprefix(_UNIX)))
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+    if (address := host_and_port(text)) is None:
         raise BadAddress(
             f'admin.listen is {text!r}; it may be "auto", "off", "unix:/path" or "host:port"'
         )
+    return address
+
+
+def host_and_port(text: str) -> AdminAddress | None:
+    """Of "host:port", or "[::1]:port"; None for anything else."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        return None
     return AdminAddress(host=host.strip("[]"), port=int(port))
 
 

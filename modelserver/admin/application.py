@@ -257,9 +257,13 @@ class _Admin:
 
     async def drain(self, _: web.Request) -> web.Response:
         log.info("admin.drain")
-        self._service.stop_admitting("the server takes no requests: its operator has said so")
+        notice_s = self._service.stop_admitting(
+            "the server takes no requests: its operator has said so"
+        )
         admitted = self._service.status().admitted
-        return json_response({"status": "draining", "admitted": admitted}, status=202)
+        return json_response(
+            {"status": "draining", "admitted": admitted, "notice_s": notice_s}, status=202
+        )
 
     async def resume(self, _: web.Request) -> web.Response:
         if not self._service.resume():

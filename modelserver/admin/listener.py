@@ -5,7 +5,15 @@ from pathlib import Path
 
 import structlog
 
-from modelserver.admin.address import AUTO, AdminAddress, BadAddress, admin_address, bind_unix
+from modelserver.admin.address import (
+    AUTO,
+    AdminAddress,
+    BadAddress,
+    admin_address,
+    bind_unix,
+    host_and_port,
+)
+from modelserver.admin.agent import Agent
 from modelserver.admin.application import build_admin
 from modelserver.admin.history import History
 from modelserver.http.connections import Connections
@@ -34,9 +42,12 @@ class AdminListener:
         self._settings = service.settings.admin
         self._history = History(service)
         self._http: HttpServer | None = None
+        self._agent: Agent | None = None
         self._path: tuple[Path, int] | None = None
 
     async def __aenter__(self) -> "AdminListener":
+        if self._settings.agent:
+            await self._listen_for_gateways(self._settings.agent)
         try:
             address = admin_address(self._settings)
             if address is not None:
@@ -52,6 +63,8 @@ class AdminListener:
 
     async def __aexit__(self, *_: object) -> None:
         await self._history.__aexit__()
+        if self._agent is not None:
+            await self._agent.__aexit__()
         if self._http is not None:
             await self._http.close()
         if self._path is not None:
@@ -59,6 +72,18 @@ class AdminListener:
             with contextlib.suppress(OSError):
                 if path.stat().st_ino == inode:
                     path.unlink()
+
+    async def _listen_for_gateways(self, where: str) -> None:
+        try:
+            if (address := host_and_port(where)) is None:
+                raise BadAddress("it is no host:port")
+            sock = bind(address.host, address.port)
+        except (OSError, BadAddress) as error:
+            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            raise AdminRefused(f"cannot listen on admin.agent, {where}: {reason}") from error
+        self._agent = Agent(self._service, sock)
+        await self._agent.__aenter__()
+        log.info("agent.listening", address=url_of(sock).replace("http", "tcp", 1))
 
     async def _listen(self, address: AdminAddress) -> None:
         token = read_token(self._settings) if address.path is None else None

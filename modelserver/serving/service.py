@@ -105,6 +105,8 @@ class SpeechService:
         self.guard = Guard(memory_settings(settings), self.spools, reap_strangers=True)
         self._kernels = KernelSupply(self.guard)
         self._draining = ""  # or why
+        self._announced = ""
+        self._notice: asyncio.TimerHandle | None = None
         self.reload_refused: str | None = None
         """Why the last reload of settings was refused; None if it was not, or there was none."""
         self._uploads: set[asyncio.Timeout] = set()
@@ -126,7 +128,7 @@ class SpeechService:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self._draining = _ENDING
+        self._refuse_from_now_on(_ENDING)
         if self._idling is not None:
             self._idling.cancel()
             await asyncio.gather(self._idling, return_exceptions=True)
@@ -248,24 +250,43 @@ class SpeechService:
 
     # --- the life of the models -----------------------------------------------------------------
 
-    def stop_admitting(self, reason: str = _ENDING) -> None:
-        """Take no new requests; those inside go on, and those who wait for a model get it."""
-        self._draining = self._draining or reason
+    def stop_admitting(self, reason: str = _ENDING) -> float:
+        """Take no new requests, `notice_s` from now (which is returned); those inside go on, and
+        those who wait for a model get it."""
+        notice_s = self.settings.notice_s
+        if not notice_s:
+            self._refuse_from_now_on(self._draining or reason)
+        elif not self._announced or reason == _ENDING:
+            self._announced = reason
+            loop = asyncio.get_running_loop()
+            self._forget_notice()
+            self._notice = loop.call_later(notice_s, self._refuse_from_now_on, reason)
+        return notice_s
+
+    def _refuse_from_now_on(self, reason: str) -> None:
+        self._forget_notice()
+        self._announced = self._draining = reason
+
+    def _forget_notice(self) -> None:
+        if self._notice is not None:
+            self._notice.cancel()
+            self._notice = None
 
     def resume(self) -> bool:
         """Take requests again after an operator's `stop_admitting`; False where the server ends."""
-        if self._draining == _ENDING:
+        if self._announced == _ENDING:
             return False
-        self._draining = ""
+        self._forget_notice()
+        self._announced = self._draining = ""
         return True
 
     def draining(self) -> str:
-        """Why no new requests are taken; empty while they are."""
-        return self._draining
+        """Why no new requests are taken, or soon will not be; empty while they are."""
+        return self._announced
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new requests, and wait for those inside; True if all were done in time."""
-        self._draining = _ENDING
+        self._refuse_from_now_on(_ENDING)
         for served in self.all_served():
             if served.pool is not None:
                 served.pool.end_streams()
@@ -413,7 +434,7 @@ class SpeechService:
         reason = self.unready_reason()
         state = PoolState.READY if reason is None else PoolState.NOT_READY
         return PoolStatus(
-            state=PoolState.DRAINING if self._draining else state,
+            state=PoolState.DRAINING if self._announced else state,
             reason=reason,
             allocator=first.allocator if first else "",
             fork_server_pid=first.fork_server_pid if first else None,

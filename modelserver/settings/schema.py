@@ -370,6 +370,14 @@ class AdminSettings(Section, frozen=True):
             '"unix:/path", "host:port" with a token, or "off"'
         ),
     ] = "auto"
+    agent: Annotated[
+        str,
+        Meta(pattern=r"^(\S+:[0-9]{1,5})?$"),
+        _about(
+            'where HAProxy asks how much this server can take (its agent-check), as "host:port"; '
+            "what is said there is no secret; empty: nowhere"
+        ),
+    ] = ""
     token: Annotated[str, _about("what every admin request over TCP must bring")] = ""
     token_file: Annotated[str, _about("a file that holds the token instead")] = ""
 
@@ -474,6 +482,14 @@ class Settings(Section, frozen=True):
     drain_s: Annotated[
         float, Meta(ge=0), _about("how long requests in progress may take to finish after SIGTERM")
     ] = 30.0
+    notice_s: Annotated[
+        float,
+        Meta(ge=0),
+        _about(
+            "how long, before no more are taken, requests still are while /readyz and the agent "
+            "say already that they will not be: for gateways, which look only now and then"
+        ),
+    ] = 0.0
     workers: WorkerSettings = WorkerSettings()
     memory: MemoryLimitSettings = MemoryLimitSettings()
     limits: LimitSettings = LimitSettings()
