@@ -15,6 +15,7 @@ from modelserver.logs import configure_logs
 from modelserver.serving.choice import Choice, candidate, does_not_fit, worker_count, workers_text
 from modelserver.serving.measure import Measured, measure
 from modelserver.serving.served import memory_settings
+from modelserver.serving.sizing import kubernetes_patch, server_needs
 from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
@@ -28,9 +29,14 @@ from supervisor import Headroom, NotReady, find_headroom, in_units
     "--measure", "measured", is_flag=True, help="load it once, and correct the prediction"
 )
 @click.option("--json", "as_json", is_flag=True, help="the same as JSON, sizes in bytes")
+@click.option(
+    "--kubernetes",
+    is_flag=True,
+    help="what its containers have to ask for, as a patch for deploy/kubernetes",
+)
 @with_settings("models_dir", "prepared_dir", "language", "workers.count", "prepare")
 def inspect_model(
-    configuration: Configuration, model: str | None, measured: bool, as_json: bool
+    configuration: Configuration, model: str | None, measured: bool, as_json: bool, kubernetes: bool
 ) -> None:
     """Show a model's parts, and predict the memory they will take, from the sizes of its files.
 
@@ -51,6 +57,12 @@ def inspect_model(
         )
     headroom = find_headroom(memory_settings(settings))
     workers = worker_count(settings)
+    if kubernetes:
+        needs = server_needs(prediction, workers, settings)
+        with told():
+            patch = kubernetes_patch(location.name, location.directory, needs)
+        click.echo(patch, nl=False)
+        return
     if as_json:
         document = _document(choice, prediction, result, headroom, workers)
         click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
