@@ -123,6 +123,7 @@ def network(count: int) -> Iterator[Network]:
             _run(*inside, "address", "add", f"{host.address}/24", "dev", there)
             _run(*inside, "link", "set", there, "up")
             _run(*inside, "link", "set", "lo", "up")
+            _run(*inside, "route", "add", "default", "via", f"{first}.1")
         network = Network(hosts, f"{first}.1")
         try:
             yield network

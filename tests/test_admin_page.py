@@ -1,5 +1,6 @@
 """The operator's page, in a real browser; and what is underneath it, as JSON."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ import psutil
 import pytest
 import requests
 from browser import Browsers, Visit, browsers, violations, visit
-from cgroup import MB, memory_cgroup
+from cgroup import MB, MemoryCgroup, memory_cgroup
 from playwright.sync_api import Browser, Page, expect
 from running import RunningServer, free_port, start_server, until
 
@@ -342,6 +343,15 @@ def test_what_it_does_is_confirmed_and_logged(admin: Admin, launched: Browser) -
     admin.server.wait_whole()
 
 
+def squeeze(cgroup: MemoryCgroup, used: int) -> None:
+    """As far as the kernel lets: some of its own is charged, too."""
+    for spare in range(4, 44, 8):
+        with contextlib.suppress(AssertionError):
+            cgroup.limit(used + spare * MB)
+            return
+    raise AssertionError(f"no limit near {used} can be set")
+
+
 def test_a_squeeze_is_seen_as_it_happens(
     tmp_path: Path, prepared_embedded: PreparedModel, launched: Browser
 ) -> None:
@@ -355,7 +365,7 @@ def test_a_squeeze_is_seen_as_it_happens(
         page = logged_in(launched, f"http://127.0.0.1:{port}").page
         expect(page.locator("#answers li").nth(3)).to_contain_text("No")
         used = Admin(running, port).get("/admin/health")["memory"]["used_bytes"]
-        cgroup.limit(used + 4 * MB)
+        squeeze(cgroup, used)
         expect(page.locator("#answers li").nth(3)).to_contain_text("Yes", timeout=5000)
         expect(page.locator("#verdict")).to_contain_text("memory is short")
         expect(page.locator("#memory-chart rect[class^=level]").first).to_be_attached()

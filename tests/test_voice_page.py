@@ -78,12 +78,23 @@ def opened(
     return found
 
 
+WATCH_ANSWERS = """() => {
+  window.answers = new Set();
+  new MutationObserver(() => {
+    const open = document.querySelector('.turn.assistant.open .text');
+    if (open) window.answers.add(open.textContent);
+  }).observe(document.body, {subtree: true, childList: true, characterData: true});
+}"""
+"""What stood there of an answer while it came."""
+
+
 def test_one_speaks_sees_it_and_gets_an_answer(
     server: RunningServer, listening: Browser, talker: LanguageModel, node_packages: Path
 ) -> None:
     visited = opened(listening, server)
     page = visited.page
     assert violations(page, node_packages) == []
+    page.evaluate(WATCH_ANSWERS)
     page.get_by_role("button", name="Speak").click()
     expect(page.locator("#state")).to_have_text("Listening. Speak now.")
     expect(page.locator("#partial")).to_have_text(KOREAN, timeout=10_000)
@@ -91,9 +102,9 @@ def test_one_speaks_sees_it_and_gets_an_answer(
     expect(mine).to_have_count(1, timeout=15_000)
     said = mine.inner_text()
     assert KOREAN.search(said)
-    expect(page.locator(".turn.assistant.open")).to_be_visible()
     answer = page.locator(".turn.assistant:not(.open) .text").first
     expect(answer).to_have_text("Hello, you asked.")
+    assert len(page.evaluate("[...window.answers]")) > 2  # it came word by word
     assert talker.asked[0]["messages"][-1]["content"] == said
     # The next thing that is said is the next question, with what was said before it.
     expect(mine).to_have_count(2, timeout=20_000)

@@ -3,15 +3,17 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
 
 from modelserver.batch.engine import Engine, NotTranscribed
 from modelserver.batch.files import seconds_of
-from modelserver.batch.journal import Journal
+from modelserver.batch.journal import Journal, stamp_of
 from modelserver.batch.outcome import WRITERS, Outcome
 
+_ASKED_AT_ONCE = 16
 Moved = Callable[[str, float], None]
 
 
@@ -27,13 +29,17 @@ class Batch:
         self._write = WRITERS[form]
         self._expected_s: dict[str, float] = {}
         self._done_s: dict[str, float] = {}
-        self.failed = 0
+        self._stamps: dict[str, str] = {}
+        self.failed: list[str] = []
+        """With the reason for each."""
+        self.audio_s = 0.0
         self.skipped = 0
         """Those that were done before."""
 
     async def run(self, engine: Engine) -> None:
         """Raises `EngineUnusable` or `JournalUnusable`."""
-        to_do = [file for file in self._files if not self._done_before(file)]
+        stamps = self._stamps = await asyncio.to_thread(_stamps, self._files)
+        to_do = [file for file in self._files if not self._done_before(file, stamps[file])]
         self.skipped = len(self._files) - len(to_do)
         if not to_do:
             return
@@ -63,9 +69,9 @@ class Batch:
                 except BaseExceptionGroup as errors:
                     raise errors.exceptions[0] from errors
 
-    def _done_before(self, file: str) -> bool:
+    def _done_before(self, file: str, stamp: str) -> bool:
         target = self._targets.get(file)
-        return self._journal.is_done(file) and (target is None or target.exists())
+        return self._journal.is_done(file, stamp) and (target is None or target.exists())
 
     async def _one(
         self,
@@ -78,7 +84,7 @@ class Batch:
     ) -> None:
         """`before`: when it may be written; `turn`: when the next may."""
         async with places:
-            note = self._journal.note(file)
+            note = self._journal.note(file, self._stamps[file])
             try:
                 speech = await engine.transcribe(
                     file, self._expected_s[file], note, lambda done_s: moved(file, done_s)
@@ -94,8 +100,9 @@ class Batch:
         if self._deliver(outcome):
             note.done()
             await engine.delivered(note)
+            self.audio_s += outcome.speech.duration_s if outcome.speech else 0.0
         else:
-            self.failed += 1
+            self.failed.append(f"{file}: {outcome.error or 'its transcript cannot be written'}")
         turn.set_result(None)
 
     def _deliver(self, outcome: Outcome) -> bool:
@@ -117,6 +124,12 @@ class Batch:
             click.echo(f"{outcome.file}: {where} cannot be written: {error.strerror}", err=True)
             return False
         return True
+
+
+def _stamps(files: list[str]) -> dict[str, str]:
+    """Of addresses several at once: each is a question to somebody."""
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+        return dict(zip(files, threads.map(stamp_of, files), strict=True))
 
 
 def _done() -> "asyncio.Future[None]":

@@ -1,10 +1,12 @@
 """What transcribes: an engine gets a file and its note in the journal, and gives what was said."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from modelserver.batch.journal import Note
 from modelserver.speech.messages import Speech
+
+if TYPE_CHECKING:
+    from modelserver.batch.journal import Note
 
 
 class EngineUnusable(Exception):
@@ -26,12 +28,16 @@ class Engine(Protocol):
     async def __aexit__(self, *exception: object) -> None: ...
 
     async def transcribe(
-        self, file: str, expected_s: float, note: Note, moved: Callable[[float], None]
+        self, file: str, expected_s: float, note: "Note", moved: Callable[[float], None]
     ) -> Speech:
         """`moved` hears how many seconds of it are done. Raises `NotTranscribed`, `OSError`, or
         `EngineUnusable` where no other file could be transcribed either."""
         ...
 
-    async def delivered(self, note: Note) -> None:
+    async def delivered(self, note: "Note") -> None:
         """Its transcript is where it belongs."""
+        ...
+
+    def summary(self) -> str:
+        """Who has done how much, for a last line; empty where that goes without saying."""
         ...

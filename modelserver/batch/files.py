@@ -7,6 +7,7 @@ from pathlib import Path
 from modelserver.audio.errors import AudioError
 from modelserver.audio.look import Gate
 from modelserver.audio.riff import HEADER_LIMIT_BYTES
+from modelserver.batch.remote import expanded, is_url, names_several
 
 STDIN = "-"
 
@@ -24,9 +25,13 @@ class SameNames(Exception):
 
 def found(arguments: Iterable[str]) -> list[str]:
     """The files that are meant: those of a directory, below it too, that may be audio by their
-    names; those that fit a pattern; and all others as they are."""
+    names; those that fit a pattern; and all others as they are. Raises `OSError` or
+    `EngineUnusable` for addresses that cannot be looked into."""
     files: list[str] = []
     for argument in arguments:
+        if is_url(argument):
+            files += _at(argument) if names_several(argument) else [argument]
+            continue
         path = Path(argument)
         if argument != STDIN and path.is_dir():
             inside = (file for file in sorted(path.rglob("*")) if file.is_file())
@@ -36,6 +41,11 @@ def found(arguments: Iterable[str]) -> list[str]:
         else:
             files.append(argument)
     return list(dict.fromkeys(files))
+
+
+def _at(url: str) -> list[str]:
+    every = not url.endswith("/")
+    return [one for one in expanded(url) if every or Path(one).suffix.lower() in _AUDIO_SUFFIXES]
 
 
 def targets(files: Iterable[str], directory: Path | None, suffix: str) -> dict[str, Path]:
@@ -59,7 +69,9 @@ def targets(files: Iterable[str], directory: Path | None, suffix: str) -> dict[s
 def seconds_of(file: str) -> float:
     """How long it is likely to be: what the first bytes say, or what its size lets guess; 0 where
     it cannot be read (the engine says why)."""
-    if file == STDIN or not Path(file).is_file():  # what is read from a pipe is gone
+    if (
+        file == STDIN or is_url(file) or not Path(file).is_file()
+    ):  # what is read from a pipe is gone
         return 0.0
     try:
         size = Path(file).stat().st_size

@@ -12,6 +12,7 @@ from typing import IO
 import msgspec
 
 from modelserver.batch.files import STDIN
+from modelserver.batch.remote import is_url, stamp
 
 
 class JournalUnusable(Exception):
@@ -85,9 +86,10 @@ class Journal:
         if self._file is not None:
             self._file.close()
 
-    def note(self, file: str) -> Note:
-        """Of that file, from before if it is the same still."""
-        stamp = _stamp(file)
+    def note(self, file: str, stamp: str | None = None) -> Note:
+        """Of that file, from before if it is the same still. `stamp`: `stamp_of` it, if that is
+        known already."""
+        stamp = stamp_of(file) if stamp is None else stamp
         before = self._lines.get(file)
         if before is not None and (before.stamp, before.asked) == (stamp, self._asked):
             return Note(self, before)
@@ -96,14 +98,12 @@ class Journal:
         note.sent(None)
         return note
 
-    def is_done(self, file: str) -> bool:
+    def is_done(self, file: str, stamp: str | None = None) -> bool:
         """Nothing is left to do for it."""
         before = self._lines.get(file)
-        return (
-            before is not None
-            and before.done
-            and (before.stamp, before.asked) == (_stamp(file), self._asked)
-        )
+        if before is None or not before.done or before.asked != self._asked:
+            return False
+        return before.stamp == (stamp_of(file) if stamp is None else stamp)
 
     def forget(self) -> None:
         """All is done: it is of no use any more."""
@@ -137,7 +137,11 @@ def _read(file: Path) -> list[tuple[str, _Line]]:
     return found
 
 
-def _stamp(file: str) -> str:
+def stamp_of(file: str) -> str:
+    """Of what is in it, without reading it; empty where there is none, or it cannot be told.
+    Blocks."""
+    if is_url(file):
+        return stamp(file)
     try:
         status = Path(file).stat()
     except OSError:

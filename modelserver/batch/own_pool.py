@@ -1,6 +1,7 @@
 """This machine's own workers, without a server."""
 
 import asyncio
+import contextlib
 import os
 import stat
 import sys
@@ -13,6 +14,7 @@ import msgspec
 from modelserver.batch.engine import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note
+from modelserver.batch.remote import is_url, opened, read
 from modelserver.serving.service import SpeechService
 from modelserver.serving.transcribing import Transcribing
 from modelserver.settings import Settings
@@ -44,18 +46,33 @@ class OwnPool:
         await self._service.__aexit__(*exception)
 
     async def transcribe(
-        self, file: str, expected_s: float, note: Note, moved: Callable[[float], None]
+        self, file: str, expected_s: float, note: Note | None, moved: Callable[[float], None]
     ) -> Speech:
         """See `Engine`."""
         try:
+            if is_url(file):
+                return await self._from_elsewhere(file, moved)
             if file == STDIN:
                 return await self._from_pipe(sys.stdin.buffer, moved)
-            with await asyncio.to_thread(Path(file).open, "rb") as opened:
-                if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                    return await self._recognise(FileInput(opened), expected_s, moved)
-                return await self._from_pipe(opened, moved)
+            with await asyncio.to_thread(Path(file).open, "rb") as own:
+                if stat.S_ISREG(os.fstat(own.fileno()).st_mode):
+                    return await self._recognise(FileInput(own), expected_s, moved)
+                return await self._from_pipe(own, moved)
         except PoolError as error:
             raise NotTranscribed(error.message) from error
+
+    async def transcribe_bytes(self, content: bytes, expected_s: float) -> Speech:
+        """The same of what is in memory. Raises `NotTranscribed`."""
+        try:
+            async with self._service.open_spool() as spool:
+                await spool.write(content)
+                return await self._recognise(spool, expected_s, lambda _: None)
+        except PoolError as error:
+            raise NotTranscribed(error.message) from error
+
+    def summary(self) -> str:
+        """See `Engine`."""
+        return ""
 
     async def delivered(self, note: Note) -> None:
         """See `Engine`."""
@@ -65,6 +82,14 @@ class OwnPool:
             while block := await asyncio.to_thread(pipe.read, 1 << 20):
                 await spool.write(block)
             return await self._recognise(spool, 0.0, moved)
+
+    async def _from_elsewhere(self, url: str, moved: Callable[[float], None]) -> Speech:
+        with contextlib.ExitStack() as held:
+            there = await asyncio.to_thread(lambda: held.enter_context(opened(url)))
+            async with self._service.open_spool() as spool:
+                while block := await asyncio.to_thread(read, there, url, 1 << 20):
+                    await spool.write(block)
+                return await self._recognise(spool, 0.0, moved)
 
     async def _recognise(
         self, audio: JobInput, expected_s: float, moved: Callable[[float], None]

@@ -78,6 +78,10 @@ class Server:
         said["duration_s"] = said.pop("duration")
         return msgspec.convert(said, Speech)
 
+    def summary(self) -> str:
+        """See `Engine`."""
+        return ""
+
     async def delivered(self, note: Note) -> None:
         """See `Engine`: what it is kept for there is over."""
         if note.job is not None:

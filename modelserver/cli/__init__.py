@@ -8,6 +8,7 @@ from modelserver.cli.doctor import doctor
 from modelserver.cli.keys import keys
 from modelserver.cli.listen import listen
 from modelserver.cli.models import models
+from modelserver.cli.plan import plan
 from modelserver.cli.ready import ready
 from modelserver.cli.serve import serve
 from modelserver.cli.status import status
@@ -31,3 +32,4 @@ main.add_command(status)
 main.add_command(top)
 main.add_command(ready)
 main.add_command(doctor)
+main.add_command(plan)

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -18,11 +19,13 @@ from modelserver.batch.journal import Journal, JournalUnusable
 from modelserver.batch.outcome import SUFFIX, WRITERS
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
+from modelserver.settings import Settings
 from modelserver.settings.configuration import FLAG, KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
 
 _JOURNAL = ".modelserver-journal"
 """Its name in a directory of transcripts."""
+_SHOWN_AT_ONCE = 20
 
 
 @click.command()
@@ -47,6 +50,14 @@ _JOURNAL = ".modelserver-journal"
 @click.option(
     "--server", metavar="URL", help="have it done by a running server, such as http://host:8091"
 )
+@click.option(
+    "--on",
+    type=click.Choice(["ray"]),
+    help="have it done by all machines of a Ray cluster, or by one that is started here",
+)
+@click.option(
+    "--ray-address", metavar="HOST:PORT", help="of the cluster  [default: as Ray finds it]"
+)
 @click.option("--key", envvar=KEY_VARIABLE, help="what that server knows its clients by")
 @click.option(
     "--journal",
@@ -66,6 +77,8 @@ def transcribe(
     encoding: str | None,
     rate: int | None,
     server: str | None,
+    on: str | None,
+    ray_address: str | None,
     key: str | None,
     journal: Path | None,
 ) -> None:
@@ -76,7 +89,15 @@ def transcribe(
     after it was stopped, with the same directory of transcripts, it goes on where it was.
     """
     asked = _asked(channels, encoding, rate)
-    if not (chosen := found(files)):
+    if on and server:
+        raise click.UsageError("--server and --on are two ways: choose one")
+    if ray_address and not on:
+        raise click.UsageError("--ray-address is for --on ray")
+    try:
+        chosen = found(files)
+    except (OSError, EngineUnusable) as error:
+        raise click.ClickException(getattr(error, "strerror", None) or str(error)) from error
+    if not chosen:
         raise click.ClickException("there is no audio file in what was named")
     try:
         where = targets(chosen, output_dir, SUFFIX[form])
@@ -88,7 +109,11 @@ def transcribe(
         )
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
-    engine = _engine(configuration, asked, encoding, rate, server, key)
+    if on is not None:
+        engine = _on_ray(configuration, asked, ray_address)
+    else:
+        engine = _engine(configuration, asked, encoding, rate, server, key)
+    began = time.monotonic()
     how = msgspec.json.encode((form, asked, *_named(configuration).items())).decode()
     try:
         own = output_dir / _JOURNAL if output_dir is not None else None
@@ -101,11 +126,42 @@ def transcribe(
     except (EngineUnusable, JournalUnusable) as error:
         raise click.ClickException(str(error)) from error
     if len(chosen) > 1 and (batch.failed or batch.skipped or sys.stderr.isatty()):
-        before = f", {batch.skipped} of them before" if batch.skipped else ""
-        done = len(chosen) - batch.failed
-        click.echo(f"{done} of {len(chosen)} files transcribed{before}", err=True)
+        _tell_the_end(batch, len(chosen), time.monotonic() - began, engine.summary())
     if batch.failed:
         raise SystemExit(1)
+
+
+def _tell_the_end(batch: Batch, files: int, took_s: float, by: str) -> None:
+    """Totals, and once more what has failed, where it has scrolled away since."""
+    if len(batch.failed) and files > _SHOWN_AT_ONCE:
+        click.echo(f"{len(batch.failed)} could not be transcribed:", err=True)
+        for reason in batch.failed:
+            click.echo(f"  {reason}", err=True)
+    before = f", {batch.skipped} of them before" if batch.skipped else ""
+    done = files - len(batch.failed)
+    click.echo(f"{done} of {files} files transcribed{before}", err=True)
+    if batch.audio_s:
+        where = f", {by}" if by else ""
+        click.echo(
+            f"{batch.audio_s / 60:.1f} min of audio in {took_s / 60:.1f} min{where}", err=True
+        )
+
+
+def _on_ray(configuration: Configuration, asked: SpeechRequest, address: str | None) -> Engine:
+    try:
+        from modelserver.batch.on_ray import RayMachines
+    except ImportError as error:
+        raise click.ClickException(
+            "--on ray needs the package ray: pip install modelserver[ray]"
+        ) from error
+    return RayMachines(_pool_settings(configuration), asked, address)
+
+
+def _pool_settings(configuration: Configuration) -> Settings:
+    settings = configuration.settings
+    if "warmup" not in configuration.origins:  # it takes longer than a few files do
+        settings = msgspec.structs.replace(settings, warmup="none")
+    return settings
 
 
 def _engine(
@@ -124,9 +180,7 @@ def _engine(
         return Server(server, key, {**parameters, **_named(configuration)})
     from modelserver.batch.own_pool import OwnPool
 
-    settings = configuration.settings
-    if "warmup" not in configuration.origins:  # it takes longer than a few files do
-        settings = msgspec.structs.replace(settings, warmup="none")
+    settings = _pool_settings(configuration)
     quiet = msgspec.structs.replace(settings.log, level="warning")
     configure_logs(quiet if settings.log.level == "info" else settings.log)
     return OwnPool(settings, asked)

@@ -46,7 +46,7 @@ async def measure(settings: Settings) -> Measured:
                 service.admit(service.default, patient=True) as place,
                 service.open_spool() as spool,
             ):
-                await spool.write(_as_wav(clip, rate))
+                await spool.write(as_wav(clip, rate))
                 await Transcribing(service, SpeechRequest()).run(place, spool)
         await service.guard.look_again()
         (worker,) = pool.status().workers
@@ -56,7 +56,8 @@ async def measure(settings: Settings) -> Measured:
         return Measured(held.kept, worker.growth_bytes, mapped, *loaded, seconds)
 
 
-def _as_wav(pcm: bytes, rate: int) -> bytes:
+def as_wav(pcm: bytes, rate: int) -> bytes:
+    """A WAV file of 16-bit mono samples."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)

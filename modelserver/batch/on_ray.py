@@ -1,0 +1,307 @@
+"""The machines of a Ray cluster, each with a pool of its own. Imported only where it is asked for.
+
+One actor a machine runs what `transcribe` runs by itself (`OwnPool`): its fork server, its workers,
+its guard. Ray says which machines there are and which are no more; a file whose machine is lost is
+given to another one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import msgspec
+import ray
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from modelserver.batch.engine import EngineUnusable, NotTranscribed
+from modelserver.batch.files import STDIN
+from modelserver.batch.journal import Note, stamp_of
+from modelserver.batch.own_pool import OwnPool
+from modelserver.batch.remote import is_url
+from modelserver.logs import configure_logs
+from modelserver.settings import Settings
+from modelserver.speech.messages import Speech, SpeechRequest
+
+_AT_ONCE = 10_000
+"""Of files: how many are on their way is decided here."""
+_EACH = 2
+"""Files for each worker: one that it works on, and one that is on its way."""
+_LOOK_S = 2.0
+_LOST_AT_MOST = 3
+"""Machines that may be lost while they have a file, before it is taken to be its fault."""
+_NONE_LEFT_S = 60.0
+"""So long a machine may be waited for, once there was one."""
+_SENT_WHOLE_BYTES = 2 << 30
+
+
+class _Said(msgspec.Struct):
+    """What an actor gives: a transcript, why there is none, or (neither) that it has to be sent
+    the file."""
+
+    speech: Speech | None = None
+    error: str | None = None
+
+
+class Machine:
+    """What runs on each machine, as a Ray actor."""
+
+    def __init__(self, settings: Settings, asked: SpeechRequest) -> None:
+        configure_logs(msgspec.structs.replace(settings.log, level="warning"))
+        self._pool = OwnPool(settings, asked)
+
+    async def begin(self) -> int:
+        """Load the model; the number of its workers. Raises `EngineUnusable`."""
+        await self._pool.__aenter__()
+        return self._pool.at_once
+
+    async def transcribe(
+        self, file: str, stamp: str, expected_s: float, content: bytes | None
+    ) -> bytes:
+        """`content`: of the file, where it is not here too, as it is there. A `_Said`."""
+        try:
+            if content is not None:
+                speech = await self._pool.transcribe_bytes(content, expected_s)
+            elif is_url(file) or (stamp and stamp_of(file) == stamp):
+                speech = await self._pool.transcribe(file, expected_s, None, _nobody)
+            else:
+                return msgspec.msgpack.encode(_Said())
+        except (NotTranscribed, EngineUnusable, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            return msgspec.msgpack.encode(_Said(error=reason or str(error)))
+        return msgspec.msgpack.encode(_Said(speech))
+
+    async def end(self) -> None:
+        """Its processes go with it."""
+        await self._pool.__aexit__()
+
+
+def _nobody(_: float) -> None:
+    """Who waits for it is elsewhere."""
+
+
+@dataclass(eq=False)
+class _There:
+    """A machine, as it is known here."""
+
+    name: str
+    actor: Any
+    slots: int = 0
+    running: int = 0
+    done: int = 0
+    lost: bool = False
+    problem: str = ""
+    beginning: "asyncio.Task[None] | None" = field(default=None, repr=False)
+
+
+class RayMachines:
+    """An `Engine`. Where no address is given, and Ray knows of none, it is this machine alone."""
+
+    def __init__(self, settings: Settings, asked: SpeechRequest, address: str | None) -> None:
+        self._settings, self._asked, self._address = settings, asked, address
+        self._machines: dict[str, _There] = {}
+        self._changed = asyncio.Condition()
+        self._looking: asyncio.Task[None] | None = None
+        self.at_once = _AT_ONCE
+        self.lost = 0
+        """Machines that were there and are no more."""
+
+    async def __aenter__(self) -> "RayMachines":
+        try:
+            await asyncio.to_thread(self._connect)
+        except (RayError, OSError, RuntimeError, ValueError) as error:
+            raise EngineUnusable(f"Ray: {error}") from error
+        try:
+            self._look()
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._any_ready() or self._all_failed())
+            if not self._any_ready():
+                problems = {one.problem for one in self._machines.values()}
+                raise EngineUnusable("; ".join(sorted(problems)) or "Ray has no machine")
+        except BaseException:
+            await self.__aexit__()
+            raise
+        self._looking = asyncio.create_task(self._look_for_ever())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        for one in self._machines.values():
+            if one.beginning is not None:
+                one.beginning.cancel()
+        ends = [one.actor.end.remote() for one in self._machines.values() if not one.lost]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                await asyncio.gather(*ends, return_exceptions=True)
+        await asyncio.to_thread(ray.shutdown)
+
+    async def transcribe(
+        self, file: str, expected_s: float, note: Note | None, moved: Callable[[float], None]
+    ) -> Speech:
+        """See `Engine`."""
+        stamp = await asyncio.to_thread(stamp_of, file)
+        content: Any = None
+        if file == STDIN:
+            content = ray.put(await asyncio.to_thread(sys.stdin.buffer.read))
+        lost = 0
+        while True:
+            machine = await self._place()
+            try:
+                answer = await machine.actor.transcribe.remote(file, stamp, expected_s, content)
+            except RayActorError:
+                self._lose(machine)
+                lost += 1
+                if lost >= _LOST_AT_MOST:
+                    raise NotTranscribed(
+                        f"{lost} machines were lost while they had it, one after the other"
+                    ) from None
+                continue
+            except RayError as error:
+                raise NotTranscribed(f"Ray: {error}") from error
+            finally:
+                await self._leave(machine)
+            said = msgspec.msgpack.decode(answer, type=_Said)
+            if said.speech is not None:
+                machine.done += 1
+                return said.speech
+            if said.error is not None:
+                raise NotTranscribed(said.error)
+            content = await asyncio.to_thread(_put, file)
+
+    async def delivered(self, note: Note) -> None:
+        """See `Engine`."""
+
+    def summary(self) -> str:
+        """Who has done how much."""
+        each = ", ".join(f"{one.name} {one.done}" for one in self._machines.values() if one.done)
+        gone = f"; {self.lost} lost" if self.lost else ""
+        return (
+            f"on {sum(bool(one.done) for one in self._machines.values())} machines ({each}){gone}"
+        )
+
+    # --- machines -------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            address=self._address,
+            include_dashboard=None if self._address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+    def _look(self) -> None:
+        """Begin on machines that have come."""
+        for node in cast("Any", ray).nodes():
+            known = self._machines.get(node["NodeID"])
+            cpus = int(node["Resources"].get("CPU", 0))
+            if not node["Alive"] or not cpus:
+                if known is not None:
+                    self._lose(known)
+                continue
+            if known is None:
+                self._begin(node, cpus)
+
+    def _begin(self, node: dict[str, Any], cpus: int) -> None:
+        settings = self._settings
+        workers = min(settings.workers.count or cpus, cpus)
+        memory = int(node["Resources"].get("memory", 0))
+        if settings.memory.limit != "auto":
+            memory = min(memory, settings.memory.limit) if memory else settings.memory.limit
+        settings = msgspec.structs.replace(
+            settings,
+            workers=msgspec.structs.replace(settings.workers, count=workers),
+            # What Ray counts as this machine's memory is ours, and no more.
+            memory=msgspec.structs.replace(settings.memory, limit=memory or "auto"),
+        )
+        actor = (
+            ray.remote(Machine)
+            .options(
+                num_cpus=workers,
+                memory=memory or None,
+                max_concurrency=_EACH * workers + 2,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            )
+            .remote(settings, self._asked)
+        )
+        there = _There(node["NodeManagerAddress"], actor)
+        self._machines[node["NodeID"]] = there
+        there.beginning = asyncio.create_task(self._wait_for(there))
+
+    async def _wait_for(self, there: _There) -> None:
+        try:
+            there.slots = await there.actor.begin.remote()
+        except RayActorError as error:
+            there.lost, there.problem = True, f"{there.name}: {error}"
+        except RayError as error:
+            cause = getattr(error, "cause", None) or error
+            there.lost, there.problem = True, f"{there.name}: {cause}"
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _look_for_ever(self) -> None:
+        since = time.monotonic()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with contextlib.suppress(RayError):
+                self._look()
+            if self._any_ready():
+                since = time.monotonic()
+            async with self._changed:
+                if time.monotonic() - since > _NONE_LEFT_S:
+                    self._machines.clear()
+                self._changed.notify_all()
+
+    def _any_ready(self) -> bool:
+        return any(one.slots and not one.lost for one in self._machines.values())
+
+    def _all_failed(self) -> bool:
+        return all(one.lost for one in self._machines.values())
+
+    def _lose(self, machine: _There) -> None:
+        if machine.lost:
+            return
+        machine.lost = True
+        self.lost += 1
+        click.echo(f"the machine {machine.name} is lost; its files go to others", err=True)
+
+    async def _place(self) -> _There:
+        """The machine with the most room, when there is one. Raises `EngineUnusable`."""
+
+        def free() -> list[_There]:
+            return [
+                one
+                for one in self._machines.values()
+                if not one.lost and one.running < _EACH * one.slots
+            ]
+
+        async with self._changed:
+            await self._changed.wait_for(lambda: free() or not self._machines)
+            if not self._machines:
+                raise EngineUnusable(f"no machine has been there for {_NONE_LEFT_S:g} s")
+            best = min(free(), key=lambda one: one.running / one.slots)
+            best.running += 1
+            return best
+
+    async def _leave(self, machine: _There) -> None:
+        machine.running -= 1
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _put(file: str) -> Any:
+    """Into Ray's object store. Raises `OSError`."""
+    path = Path(file)
+    if path.stat().st_size > _SENT_WHOLE_BYTES:
+        raise OSError(0, f"it is not on the machines, and too large to be sent there ({file})")
+    return ray.put(path.read_bytes())

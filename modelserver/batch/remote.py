@@ -1,0 +1,91 @@
+"""Files that have an address (`s3://bucket/a.wav`, `https://...`), by fsspec and whatever of its
+backends is installed. Blocks."""
+
+import contextlib
+import importlib
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+from modelserver.batch.engine import EngineUnusable
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.+")
+_PATTERN = frozenset("*?[")
+
+
+def is_url(file: str) -> bool:
+    """It has an address, and is no path here."""
+    return _URL.fullmatch(file) is not None
+
+
+def names_several(url: str) -> bool:
+    """It is a directory (it ends with /), or a pattern."""
+    return url.endswith("/") or any(letter in _PATTERN for letter in url.partition("://")[2])
+
+
+def expanded(url: str) -> list[str]:
+    """The files of a directory, below it too, or those that fit a pattern. Raises `OSError` or
+    `EngineUnusable`."""
+    with _told(url):
+        system, path = _system(url)
+        if url.endswith("/"):
+            found = system.find(path)
+        else:
+            found = [one for one in system.glob(path) if not system.isdir(one)]
+        return sorted(str(system.unstrip_protocol(one)) for one in found)
+
+
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[IO[bytes]]:
+    """To be read. Raises `OSError` or `EngineUnusable`."""
+    with _told(url):
+        system, path = _system(url)
+        file = system.open(path, "rb")
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def read(file: IO[bytes], url: str, size: int) -> bytes:
+    """The next part. Raises `OSError`."""
+    with _told(url):
+        return file.read(size)
+
+
+def stamp(url: str) -> str:
+    """Something that is another once its content is; empty if nothing is known of it."""
+    try:
+        with _told(url):
+            system, path = _system(url)
+            known = system.info(path)
+    except (OSError, EngineUnusable):
+        return ""
+    marks = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "updated")
+    return " ".join(str(known[mark]) for mark in marks if known.get(mark) is not None)
+
+
+def _system(url: str) -> tuple[Any, str]:
+    try:
+        core = importlib.import_module("fsspec.core")
+    except ImportError as error:
+        raise EngineUnusable(
+            f"{url}: addresses need the package fsspec: pip install modelserver[fsspec]"
+        ) from error
+    try:
+        system, path = core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise EngineUnusable(f"{url}: {error}") from error
+    return system, str(path)
+
+
+@contextlib.contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Backends raise what their libraries do: made one kind."""
+    try:
+        yield
+    except (OSError, EngineUnusable):
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise OSError(0, f"{url} cannot be read: {reason}") from error

@@ -1,0 +1,213 @@
+"""`modelserver plan`: how many machines of this kind a load needs."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import uvloop
+
+from modelserver.cli.options import with_settings
+from modelserver.logs import configure_logs
+from modelserver.planning.load import Load, LoadUnreadable, of_file, supposed
+from modelserver.planning.machine import Machine, measured_machine, streams_of
+from modelserver.planning.queueing import latency, machines_for, machines_for_streams, rate_within
+from modelserver.serving.choice import worker_count, workers_text
+from modelserver.settings import Settings
+from modelserver.settings.configuration import Configuration
+from supervisor import NotReady, in_units
+
+_NUMBERS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
+_SIMULATED, _EACH = 20_000, 60
+"""Requests: in all, and for each machine, at the least."""
+
+
+@click.command()
+@click.option(
+    "--load",
+    "load_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="a server's log in JSON, or lines of when,seconds",
+)
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="recordings a second")
+@click.option(
+    "--mean",
+    type=click.FloatRange(0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="seconds of a recording",
+)
+@click.option(
+    "--spread",
+    type=click.FloatRange(0),
+    default=0.8,
+    show_default=True,
+    help="standard deviation of the lengths over their mean",
+)
+@click.option(
+    "--p95",
+    "most_s",
+    type=click.FloatRange(0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="seconds in which 95 % shall have their answer",
+)
+@click.option(
+    "--streams", type=click.FloatRange(0), default=0.0, help="live streams at once, on average"
+)
+@click.option(
+    "--down",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="machines that may be missing",
+)
+@click.option("--pace", type=float, help="seconds a second of audio takes, instead of measuring it")
+@click.option("--overhead", type=float, default=0.01, help="seconds any recording takes, with it")
+@click.option("--json", "as_json", is_flag=True, help="the same as JSON")
+@with_settings("workers.count", "model", "models_dir", "prepared_dir", "language")
+def plan(
+    configuration: Configuration,
+    load_file: Path | None,
+    rate: float | None,
+    mean: float,
+    spread: float,
+    most_s: float,
+    streams: float,
+    down: int,
+    pace: float | None,
+    overhead: float,
+    as_json: bool,
+) -> None:
+    """Say what a machine of this kind carries, and how many are needed for a load: by a formula,
+    and by a simulation where the package simpy is there.
+
+    The machine is measured for a few seconds: nothing else should use it meanwhile.
+    """
+    if (load_file is None) == (rate is None) and not streams:
+        raise click.UsageError("say what is to be carried: --load FILE, --rate R, or --streams N")
+    try:
+        load = None
+        if load_file is not None:
+            load = of_file(load_file)
+        elif rate is not None:
+            load = supposed(rate, mean, spread)
+        machine = _machine(configuration.settings, pace, overhead)
+    except (LoadUnreadable, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except NotReady as error:
+        raise click.ClickException(error.message) from error
+    document = {"machine": machine, "p95_s": most_s, "down": down}
+    lines = _about(machine)
+    if load is not None:
+        lines += _for_recordings(load, machine, most_s, down, document)
+    if streams:
+        lines += _for_streams(streams, machine, down, document)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+        return
+    for line in lines:
+        click.echo(line)
+
+
+def _machine(settings: Settings, pace: float | None, overhead: float) -> Machine:
+    if pace is not None:
+        workers = worker_count(settings)
+        carried = streams_of(workers, pace, settings.streams.share)
+        return Machine(workers, pace, overhead, 0.1, carried, None, "as it was given")
+    configure_logs(msgspec.structs.replace(settings.log, level="error"))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(measured_machine(settings))
+
+
+def _about(machine: Machine) -> list[str]:
+    memory = f"; it holds {in_units(machine.memory)} of memory" if machine.memory else ""
+    takes = f"{1000 * machine.overhead_s:.0f} ms for a recording and {1000 * machine.pace:.1f} ms "
+    carries = f"{machine.carries:.0f} s of audio a second, or {machine.streams} live streams"
+    return [
+        f"A machine of this kind: {workers_text(machine.workers)}, {takes}for each second of it:",
+        f"{carries}{memory}",
+        f"  ({machine.by})",
+    ]
+
+
+def _for_recordings(
+    load: Load, machine: Machine, most_s: float, down: int, document: dict[str, object]
+) -> list[str]:
+    needed = machines_for(load, machine, most_s)
+    lines = ["", f"To be carried: {load.rate:.3g} a second; {load.of}"]
+    if needed is None:
+        alone = latency(Load(1e-9, load.lengths, ""), machine, 1, 0.95)
+        lines.append(
+            f"No number of machines does that within {most_s:g} s: 95 % take {alone:.2f} s with "
+            "nobody else there"
+        )
+    else:
+        expected = latency(load, machine, needed, 0.95)
+        lines.append(
+            f"Needed: {needed + down} machines, {down} of which may be missing; with {needed} 95 % "
+            f"have their answer within {expected:.2f} s"
+        )
+    document.update(rate=load.rate, needed=None if needed is None else needed + down)
+    lines += ["", *_table(load, machine, most_s, document), "", *_ASSUMED]
+    return lines
+
+
+def _table(load: Load, machine: Machine, most_s: float, document: dict[str, object]) -> list[str]:
+    simulate = _simulator()
+    simulated = f"   simulated:{'P50':>8}{'P95':>8}{'P99':>8}{'BUSY':>7}" if simulate else ""
+    lines = [
+        f"What machines carry so that 95 % take no longer than {most_s:g} s:",
+        f"{'MACHINES':>8}{'A SECOND':>10}{'AUDIO S/S':>11}{'P95':>8}{simulated}",
+    ]
+    rows: list[dict[str, object]] = []
+    for machines in _NUMBERS:
+        rate = rate_within(load, machine, machines, most_s)
+        if not rate:
+            continue
+        given = Load(rate, load.lengths, load.of)
+        formula = latency(given, machine, machines, 0.95)
+        row: dict[str, object] = {"machines": machines, "rate": rate, "p95_s": formula}
+        line = f"{machines:>8}{rate:>10.2f}{rate * load.mean_s:>11.0f}{formula:>8.2f}"
+        if simulate:
+            seen = simulate(given, machine, machines, max(_SIMULATED, _EACH * machines))
+            line += f"{'':>13}{seen.p50:>8.2f}{seen.p95:>8.2f}{seen.p99:>8.2f}{seen.busy:>7.0%}"
+            row["simulated"] = seen
+        lines.append(line)
+        rows.append(row)
+    if not simulate:
+        lines.append("(the package simpy would simulate it, too: pip install modelserver[plan])")
+    document["table"] = rows
+    return lines
+
+
+def _simulator() -> Callable[[Load, Machine, int, int], Any] | None:
+    """None where the package is not there."""
+    try:
+        from modelserver.planning.simulation import simulate
+    except ImportError:
+        return None
+    return simulate
+
+
+def _for_streams(
+    streams: float, machine: Machine, down: int, document: dict[str, object]
+) -> list[str]:
+    needed = machines_for_streams(streams, machine)
+    document.update(streams=streams, needed_for_streams=needed + down)
+    places = needed * machine.streams
+    return [
+        "",
+        f"Live streams: {streams:g} at once on average need {needed + down} machines, {down} to",
+        f"spare: of {places} places there, one stream of a hundred finds none.",
+    ]
+
+
+_ASSUMED = [
+    "Assumed: recordings come independently of each other (a Poisson process); all machines are",
+    "like this one and do nothing else; what waits, waits in front of them (deploy/haproxy); the",
+    "network costs nothing; nothing dies. More machines than one are not measured here: the table",
+    "is what this says of them.",
+]

@@ -1,0 +1,125 @@
+"""The same load on the same machines, request by request.
+
+As `deploy/haproxy` does it: each machine is given at most two requests for each of its workers, the
+one with the fewest in proportion first; what is more waits in front. Imported only where it is
+asked for (the package simpy).
+"""
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import simpy
+
+from modelserver.planning.load import Load
+from modelserver.planning.machine import HTTP_S, Machine
+
+_EACH = 2
+_WARM = 0.1
+"""Of the requests: until the queues are as they stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """Latencies in seconds; `throughput`: seconds of audio a second; `busy`: share of the workers'
+    time."""
+
+    p50: float
+    p95: float
+    p99: float
+    throughput: float
+    busy: float
+
+
+class _Machine:
+    """One of them, and what it was given."""
+
+    def __init__(self, workers: int) -> None:
+        self.idle = workers
+        self.inside = 0
+        self.waiting: deque[tuple[float, float]] = deque()
+
+
+class _Run:
+    def __init__(self, load: Load, machine: Machine, machines: int, seed: int) -> None:
+        self.env = simpy.Environment()
+        self._load, self._machine = load, machine
+        self._random = random.Random(seed)  # noqa: S311 - no secret
+        self._machines = [_Machine(machine.workers) for _ in range(machines)]
+        # The one with the least first; entries that are out of date are skipped.
+        self._order = [(0, number) for number in range(machines)]
+        self._front: deque[tuple[float, float]] = deque()
+        self.done: list[tuple[float, float, float]] = []  # when it came, took, and its length
+        self.busy_s = 0.0
+
+    def arrive(self, requests: int) -> Generator[Any, None, None]:
+        lengths, chosen = self._load.lengths, self._random
+        for _ in range(requests):
+            yield self.env.timeout(chosen.expovariate(self._load.rate))
+            self._front.append((self.env.now, chosen.choice(lengths)))
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._front and (number := self._with_room()) is not None:
+            machine = self._machines[number]
+            machine.inside += 1
+            heapq.heappush(self._order, (machine.inside, number))
+            machine.waiting.append(self._front.popleft())
+            self._begin(number)
+
+    def _with_room(self) -> int | None:
+        while self._order:
+            inside, number = self._order[0]
+            if inside != self._machines[number].inside:
+                heapq.heappop(self._order)
+                continue
+            if inside >= _EACH * self._machine.workers:
+                return None
+            heapq.heappop(self._order)
+            return number
+        return None
+
+    def _begin(self, number: int) -> None:
+        machine = self._machines[number]
+        while machine.idle and machine.waiting:
+            machine.idle -= 1
+            self.env.process(self._work(number, *machine.waiting.popleft()))
+
+    def _work(self, number: int, came: float, length: float) -> Generator[Any, None, None]:
+        noise = max(0.1, self._random.gauss(1.0, self._machine.noise))
+        service_s = self._machine.service_s(length) * noise
+        self.busy_s += service_s
+        yield self.env.timeout(service_s)
+        self.done.append((came, self.env.now - came + HTTP_S, length))
+        machine = self._machines[number]
+        machine.idle += 1
+        machine.inside -= 1
+        heapq.heappush(self._order, (machine.inside, number))
+        self._begin(number)
+        self._hand_out()
+
+
+def simulate(
+    load: Load, machine: Machine, machines: int, requests: int = 20_000, seed: int = 1
+) -> Simulated:
+    """So many requests, from empty queues, of which the first tenth does not count."""
+    run = _Run(load, machine, machines, seed)
+    run.env.process(run.arrive(requests))
+    run.env.run()
+    counted = sorted(run.done)[int(_WARM * requests) :]
+    took = sorted(one for _, one, _ in counted)
+    begin, end = counted[0][0], counted[-1][0]
+
+    def at(quantile: float) -> float:
+        return took[min(len(took) - 1, int(quantile * len(took)))]
+
+    return Simulated(
+        at(0.5),
+        at(0.95),
+        at(0.99),
+        sum(length for _, _, length in counted) / (end - begin),
+        run.busy_s / (machines * machine.workers * run.env.now),
+    )
