@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -41,6 +42,7 @@ _LOST_AT_MOST = 3
 _NONE_LEFT_S = 60.0
 """So long a machine may be waited for, once there was one."""
 _SENT_WHOLE_BYTES = 2 << 30
+_ANSWER_S = 10.0
 
 
 class _Said(msgspec.Struct):
@@ -118,7 +120,8 @@ class RayMachines:
         try:
             await asyncio.to_thread(self._connect)
         except (RayError, OSError, RuntimeError, ValueError) as error:
-            raise EngineUnusable(f"Ray: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise EngineUnusable(f"Ray: {reason or error}") from error
         try:
             self._look()
             async with self._changed:
@@ -193,6 +196,8 @@ class RayMachines:
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self._address is not None:
+            _must_answer(self._address)
         ray.init(
             address=self._address,
             include_dashboard=None if self._address else False,
@@ -297,6 +302,17 @@ class RayMachines:
         machine.running -= 1
         async with self._changed:
             self._changed.notify_all()
+
+
+def _must_answer(address: str) -> None:
+    """Where nobody does, Ray would end this process without saying why. Raises `OSError`."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(error.errno, f"nothing answers at {address}: {reason}") from error
 
 
 def _put(file: str) -> Any:
