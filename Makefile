@@ -1,6 +1,7 @@
 # make serve    run the server on 127.0.0.1:8091 with the embedded model
 # make test     pass every check
 # Both make their own virtual environment first, and are fast the second time.
+# make test-many    several hosts behind HAProxy and nginx, and a Ray cluster
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
 # make test-aarch64    the kernels on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test test-systemd test-container test-aarch64 format install uninstall certificate locust clean help
+.PHONY: serve test test-many test-systemd test-container test-aarch64 format install uninstall certificate locust clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -24,7 +25,12 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 2 --durations 40
+
+test-many: $(VENV)/.test
+	scripts/system-packages many
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,test,ray]"
+	$(BIN)/pytest -m many
 
 test-systemd: $(VENV)/.test
 	scripts/system-packages boot

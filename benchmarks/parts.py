@@ -6,6 +6,8 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from cgroup import MB, MemoryCgroup, memory_cgroup, slow_disk, swap_file
+from front import Balancer, haproxy, send
+from hosts import Host, network
 from naive_client import naive_server
 from neighbour import neighbour
 from ordinary_user import NOBODY, entrance
@@ -27,19 +29,24 @@ __all__ = [
     "PROGRAM",
     "SMALL_WORDS",
     "TESTS",
+    "Balancer",
+    "Host",
     "MemoryCgroup",
     "RemotePool",
     "RunningServer",
     "add_rescoring",
     "entrance",
     "free_port",
+    "haproxy",
     "make_small_model",
     "make_static_model",
     "memory_cgroup",
     "naive_server",
     "neighbour",
+    "network",
     "read_symbols",
     "remote_pool",
+    "send",
     "slow_disk",
     "start_server",
     "swap_file",

@@ -5,13 +5,14 @@
 The machine is measured as the command does it. Then recordings, whose lengths are spread
 lognormally, come at random times (a Poisson process, an open loop) to a server of one worker and of
 two, at shares of what they can carry, and at last faster than that. Throughput and the 95th
-percentile are compared with the simulation's and the formula's.
+percentile are compared with the simulation's, of the same arrivals: with the pace that was measured
+before, and with that of the run itself.
 """
 
 import argparse
 import asyncio
-import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -22,57 +23,50 @@ from server import server
 from tables import spread, table
 from waves import wav
 
+from modelserver.logs import configure_logs
 from modelserver.planning.load import Load, supposed
-from modelserver.planning.machine import Machine, measured_machine
-from modelserver.planning.queueing import latency
-from modelserver.planning.simulation import simulate
-from modelserver.settings import Settings
+from modelserver.planning.machine import Machine, fitted_line, measured_machine
+from modelserver.planning.simulation import Arrival, arrivals_of, simulate_arrivals
+from modelserver.settings import LogSettings, Settings
 
 SHARES = (0.5, 0.7, 1.3)
 
 
-async def arrive(
-    url: str, load: Load, speech: bytes, seconds: float, seed: int
-) -> tuple[float, float]:
+async def arrive(url: str, arrivals: list[Arrival], speech: bytes) -> tuple[float, float]:
     """Audio seconds a second that were answered, and the 95th percentile of the time it took."""
-    chance = random.Random(seed)
     took: list[float] = []
-    heard = 0.0
     # As the simulation has it: nobody is refused, and nobody shares a connection.
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
-
-        async def one(length_s: float) -> None:
-            nonlocal heard
-            size = int(length_s * utterances.RATE) * 2
-            at = chance.randrange(0, len(speech) - size, 2)
-            began = time.monotonic()
-            async with session.post(
-                f"{url}/api/audio/convert", data=wav(speech[at : at + size])
-            ) as a:
-                assert a.status == 200, await a.text()
-            took.append(time.monotonic() - began)
-            heard += length_s
-
         begun = time.monotonic()
-        async with asyncio.TaskGroup() as tasks:
-            while time.monotonic() - begun < seconds:
-                await asyncio.sleep(chance.expovariate(load.rate))
-                tasks.create_task(one(chance.choice(load.lengths)))
-        span = time.monotonic() - begun
+
+        async def one(number: int, when: float, length_s: float) -> None:
+            size = int(length_s * utterances.RATE) * 2
+            at = number * 54_321 * 2 % (len(speech) - size)
+            body = wav(speech[at : at + size])
+            await asyncio.sleep(when - (time.monotonic() - begun))
+            sent = time.monotonic()
+            async with session.post(f"{url}/api/audio/convert", data=body) as answer:
+                assert answer.status == 200, await answer.text()
+            took.append(time.monotonic() - sent)
+
+        await asyncio.gather(*(one(n, *arrival) for n, arrival in enumerate(arrivals)))
+        span = time.monotonic() - begun - arrivals[0][0]
     took.sort()
-    return heard / span, took[int(0.95 * len(took))]
+    return sum(length for _, length in arrivals) / span, took[int(0.95 * len(took))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--audio", type=Path)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    speech = b"".join(utterances.utterances(options.audio, 40)) * 2
+    speech = b"".join(utterances.utterances(options.audio, 40)) * 4
     rows = []
-    for workers in (1, 2):
+    configure_logs(LogSettings(level="error"))
+    for workers in options.workers:
         settings = Settings()
         settings = msgspec.structs.replace(
             settings,
@@ -80,22 +74,53 @@ def main() -> None:
             workers=msgspec.structs.replace(settings.workers, count=workers),
         )
         seen: dict[float, list[tuple[float, float]]] = {share: [] for share in SHARES}
-        told: dict[float, list[tuple[float, float, float]]] = {share: [] for share in SHARES}
+        told: dict[float, list[tuple[float, ...]]] = {share: [] for share in SHARES}
         for number in range(options.rounds):
-            machine = asyncio.run(measured_machine(settings))
+            machine = asyncio.run(measured_machine(settings, like_those(speech)))
             print(workers, machine, flush=True)
             with server("prepared", workers, MODELSERVER_LIMITS_QUEUE="10000") as running:
+                warm = [(0.01 * n, 10.0) for n in range(6)]
+                asyncio.run(arrive(running.url, warm, speech))
                 for share in SHARES:
                     load = at_share(machine, share)
-                    seen[share].append(
-                        asyncio.run(arrive(running.url, load, speech, options.seconds, number))
+                    requests = int(load.rate * options.seconds)
+                    arrivals = list(arrivals_of(load, requests, 1 + number))
+                    before = len(running.events("request.done"))
+                    seen[share].append(asyncio.run(arrive(running.url, arrivals, speech)))
+                    done = running.events("request.done")[before:]
+                    then = as_it_was(machine, [(e["audio_s"], e["run_s"]) for e in done])
+                    told[share].append(
+                        tuple(
+                            number
+                            for one in (machine, then)
+                            for number in (
+                                simulate_arrivals(arrivals, one, 1).throughput,
+                                simulate_arrivals(arrivals, one, 1).p95,
+                            )
+                        )
                     )
-                    requests = max(50, int(load.rate * options.seconds))
-                    told[share].append(foretold(load, machine, requests))
                     print(workers, share, seen[share][-1], told[share][-1], flush=True)
         rows += [row(workers, share, seen[share], told[share]) for share in SHARES]
-    head = ["workers", "share of what it carries", "audio s/s", "over foretold"]
-    print(table([*head, "95 % within, s", "over simulation", "over formula"], rows))
+    foretold = ["over foretold", "over the simulation at the run's own pace"]
+    head = ["workers", "share", "audio s/s", *foretold, "95 % within, s", *foretold]
+    print(table(head, rows))
+
+
+def like_those(speech: bytes) -> list[bytes]:
+    """What the machine is measured with: of the same speech, but other parts of it."""
+    found = []
+    for number, length_s in enumerate((1.0, 2.0, 4.0, 8.0, 16.0) * 4):
+        size = int(length_s * utterances.RATE) * 2
+        at = number * 98_765 * 2 % (len(speech) - size)
+        found.append(wav(speech[at : at + size]))
+    return found
+
+
+def as_it_was(machine: Machine, points: list[tuple[float, float]]) -> Machine:
+    """The machine by what its log says of the run itself: on a machine that others use, too, the
+    pace of a minute ago is not that of now."""
+    overhead_s, pace, noise = fitted_line(points)
+    return replace(machine, overhead_s=overhead_s, pace=pace, noise=noise)
 
 
 def at_share(machine: Machine, share: float) -> Load:
@@ -105,20 +130,8 @@ def at_share(machine: Machine, share: float) -> Load:
     return Load(share * machine.workers / mean, load.lengths, load.of)
 
 
-def foretold(load: Load, machine: Machine, requests: int) -> tuple[float, float, float]:
-    """Throughput and the 95th percentile by simulation (of as many requests, the median of several
-    runs where they are few), and the latter by the formula."""
-    runs = [simulate(load, machine, 1, requests, seed) for seed in range(1, 10)]
-    middle = sorted(runs, key=lambda run: run.p95)[len(runs) // 2]
-    throughput = sorted(run.throughput for run in runs)[len(runs) // 2]
-    return throughput, middle.p95, latency(load, machine, 1, 0.95)
-
-
 def row(
-    workers: int,
-    share: float,
-    seen: list[tuple[float, float]],
-    told: list[tuple[float, float, float]],
+    workers: int, share: float, seen: list[tuple[float, float]], told: list[tuple[float, ...]]
 ) -> list[str]:
     pairs = list(zip(seen, told, strict=True))
     return [
@@ -126,9 +139,10 @@ def row(
         f"{share:.1f}",
         spread([one for one, _ in seen], ".1f"),
         spread([s[0] / t[0] for s, t in pairs]),
+        spread([s[0] / t[2] for s, t in pairs]),
         spread([one for _, one in seen]),
         spread([s[1] / t[1] for s, t in pairs]),
-        spread([s[1] / t[2] for s, t in pairs]) if share < 1 else "-",
+        spread([s[1] / t[3] for s, t in pairs]),
     ]
 
 

@@ -33,6 +33,11 @@ class Host:
     server: RunningServer | None = None
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
+    @property
+    def url(self) -> str:
+        """Of its server."""
+        return f"http://{self.address}:{PORT}"
+
     def enter(self) -> None:
         """Move this process there; to be called in a child before exec."""
         descriptor = os.open(f"/run/netns/{self.namespace}", os.O_RDONLY)

@@ -25,6 +25,8 @@ from websockets.sync.client import connect
 import models
 from models.prepared import PreparedModel
 
+pytestmark = pytest.mark.many
+
 MOST_ON_IT = 4
 """Requests that a machine of one worker has or has just been sent: two, and two that come when
 those have gone."""

@@ -21,6 +21,8 @@ from running import until
 import models
 from models.prepared import PreparedModel
 
+pytestmark = pytest.mark.many
+
 FILES = 500
 HEAD_PORT = 6379
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}

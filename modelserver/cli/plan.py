@@ -9,6 +9,7 @@ import click
 import msgspec
 import uvloop
 
+from modelserver.batch.files import found
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
 from modelserver.planning.load import Load, LoadUnreadable, of_file, supposed
@@ -20,6 +21,8 @@ from modelserver.settings.configuration import Configuration
 from supervisor import NotReady, in_units
 
 _NUMBERS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
+_MEASURED = 40
+"""Recordings, at the most."""
 _SIMULATED, _EACH = 20_000, 60
 """Requests: in all, and for each machine, at the least."""
 
@@ -64,6 +67,12 @@ _SIMULATED, _EACH = 20_000, 60
     show_default=True,
     help="machines that may be missing",
 )
+@click.option(
+    "--audio",
+    multiple=True,
+    metavar="FILE|DIR",
+    help="measure with recordings like those that will come",
+)
 @click.option("--pace", type=float, help="seconds a second of audio takes, instead of measuring it")
 @click.option("--overhead", type=float, default=0.01, help="seconds any recording takes, with it")
 @click.option("--json", "as_json", is_flag=True, help="the same as JSON")
@@ -77,6 +86,7 @@ def plan(
     most_s: float,
     streams: float,
     down: int,
+    audio: tuple[str, ...],
     pace: float | None,
     overhead: float,
     as_json: bool,
@@ -94,7 +104,8 @@ def plan(
             load = of_file(load_file)
         elif rate is not None:
             load = supposed(rate, mean, spread)
-        machine = _machine(configuration.settings, pace, overhead)
+        recordings = [Path(file).read_bytes() for file in found(audio)[:_MEASURED]]
+        machine = _machine(configuration.settings, recordings, pace, overhead)
     except (LoadUnreadable, OSError) as error:
         raise click.ClickException(str(error)) from error
     except NotReady as error:
@@ -112,14 +123,16 @@ def plan(
         click.echo(line)
 
 
-def _machine(settings: Settings, pace: float | None, overhead: float) -> Machine:
+def _machine(
+    settings: Settings, recordings: list[bytes], pace: float | None, overhead: float
+) -> Machine:
     if pace is not None:
         workers = worker_count(settings)
         carried = streams_of(workers, pace, settings.streams.share)
         return Machine(workers, pace, overhead, 0.1, carried, None, "as it was given")
     configure_logs(msgspec.structs.replace(settings.log, level="error"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(measured_machine(settings))
+        return runner.run(measured_machine(settings, recordings))
 
 
 def _about(machine: Machine) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
@@ -18,7 +19,9 @@ from supervisor import NotReady, read_process
 
 _RATE = 16_000
 _LENGTHS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-_ROUNDS = 3
+_OF_EACH = 4
+_WARMED = 3
+_STRIDE_S = 2.7
 HTTP_S = 0.002
 """What a request takes before and after its worker (benchmarks/README.md: 1.8 ms)."""
 
@@ -52,32 +55,40 @@ def streams_of(workers: int, pace: float, share: float) -> int:
     return max(1, int(share * workers / pace))
 
 
-async def measured_machine(settings: Settings) -> Machine:
-    """With the model that the settings name, on all workers at once. Raises `NotReady`."""
+def bundled_recordings(language: str) -> list[bytes]:
+    """Files of speech of several lengths, other words in each: what is said makes a difference."""
+    speech = b"".join(models.warm_up_clips(language, _RATE))
+    lengths = [seconds for seconds in _LENGTHS_S for _ in range(_OF_EACH)] if speech else []
+    return [_cut(speech, seconds, number) for number, seconds in enumerate(lengths)]
+
+
+async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ()) -> Machine:
+    """With the model that the settings name, on all workers at once; `recordings`: files like those
+    that will come, or else bundled speech. Raises `NotReady`."""
     alone = msgspec.structs.replace(settings, prepare="never", models={})
     async with SpeechService(alone) as service:
         pool = await service.default.loaded()
         workers = service.default.slots
-        speech = b"".join(models.warm_up_clips(service.default.language, _RATE))
-        if not speech:
+        files = list(recordings) or bundled_recordings(service.default.language)
+        if not files:
             raise NotReady("there is no speech to measure with")
-        files = {seconds: _cut(speech, seconds) for seconds in _LENGTHS_S}
-        work = [seconds for seconds in _LENGTHS_S for _ in range(_ROUNDS * workers)]
+        work = [file for file in files for _ in range(workers)]
         taken: list[tuple[float, float]] = []
 
-        async def worker_of_ours() -> None:
+        async def client() -> None:
+            # What is mapped is read from the disk once, which is nobody's pace.
+            for file in files[-_WARMED:]:
+                await _run(service, file)
             while work:
-                seconds = work.pop()
-                taken.append((seconds, await _run(service, files[seconds])))
+                taken.append(await _run(service, work.pop()))
 
-        await asyncio.gather(*(worker_of_ours() for _ in range(workers)))
-        overhead_s, pace = _line(taken)
-        expected = [overhead_s + pace * seconds for seconds, _ in taken]
-        noise = pstdev([took / line for (_, took), line in zip(taken, expected, strict=True)])
+        await asyncio.gather(*(client() for _ in range(workers)))
+        overhead_s, pace, noise = fitted_line(taken)
         await service.guard.look_again()
         pid = pool.status().fork_server_pid
         held = read_process(pid) if pid is not None else None
         grown = sum(worker.growth_bytes for worker in pool.status().workers)
+        lengths = [seconds for seconds, _ in taken]
         return Machine(
             workers,
             pace,
@@ -85,27 +96,34 @@ async def measured_machine(settings: Settings) -> Machine:
             noise,
             streams_of(workers, pace, settings.streams.share),
             SUPERVISOR_BYTES + held.kept + grown if held is not None else None,
-            f"measured on {len(taken)} recordings of 1 to 16 s, all workers busy",
+            f"measured on {len(taken)} recordings of {min(lengths):.1f} to {max(lengths):.1f} s, "
+            "with all workers busy",
         )
 
 
-async def _run(service: SpeechService, wav: bytes) -> float:
+async def _run(service: SpeechService, file: bytes) -> tuple[float, float]:
+    """How long it is, and what it took."""
     began = time.monotonic()
     async with service.admit(service.default, patient=True) as place, service.open_spool() as spool:
-        await spool.write(wav)
-        await Transcribing(service, SpeechRequest()).run(place, spool)
-    return time.monotonic() - began
+        await spool.write(file)
+        done = await Transcribing(service, SpeechRequest()).run(place, spool)
+    return done.speech.duration_s, time.monotonic() - began
 
 
-def _cut(speech: bytes, seconds: float) -> bytes:
+def _cut(speech: bytes, seconds: float, number: int) -> bytes:
     size = int(seconds * _RATE) * 2
-    return as_wav((speech * (size // len(speech) + 1))[:size], _RATE)
+    at = int(number * _STRIDE_S * _RATE) * 2 % len(speech)
+    return as_wav((speech * (size // len(speech) + 2))[at : at + size], _RATE)
 
 
-def _line(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """Where it begins and how it rises, by least squares; neither below nothing."""
+def fitted_line(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """Of lengths and what they took: where the line begins and how it rises, by least squares,
+    neither below nothing; and how far they are from it, as a share (a standard deviation)."""
     mean_x, mean_y = fmean(x for x, _ in points), fmean(y for _, y in points)
     spread = sum((x - mean_x) ** 2 for x, _ in points)
+    if spread < 1e-6:  # all of one length
+        return 0.0, mean_y / mean_x, pstdev([y / mean_y for _, y in points])
     rise = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
     rise = max(rise, 1e-6)
-    return max(0.0, mean_y - rise * mean_x), rise
+    begin = max(0.0, mean_y - rise * mean_x)
+    return begin, rise, pstdev([y / (begin + rise * x) for x, y in points])

@@ -8,7 +8,7 @@ asked for (the package simpy).
 import heapq
 import random
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from modelserver.planning.load import Load
 from modelserver.planning.machine import HTTP_S, Machine
 
 _EACH = 2
+Arrival = tuple[float, float]
+"""When a recording comes, and its length; in seconds."""
 _WARM = 0.1
 """Of the requests: until the queues are as they stay."""
 
@@ -44,9 +46,9 @@ class _Machine:
 
 
 class _Run:
-    def __init__(self, load: Load, machine: Machine, machines: int, seed: int) -> None:
+    def __init__(self, machine: Machine, machines: int, seed: int) -> None:
         self.env = simpy.Environment()
-        self._load, self._machine = load, machine
+        self._machine = machine
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._machines = [_Machine(machine.workers) for _ in range(machines)]
         # The one with the least first; entries that are out of date are skipped.
@@ -55,11 +57,10 @@ class _Run:
         self.done: list[tuple[float, float, float]] = []  # when it came, took, and its length
         self.busy_s = 0.0
 
-    def arrive(self, requests: int) -> Generator[Any, None, None]:
-        lengths, chosen = self._load.lengths, self._random
-        for _ in range(requests):
-            yield self.env.timeout(chosen.expovariate(self._load.rate))
-            self._front.append((self.env.now, chosen.choice(lengths)))
+    def arrive(self, arrivals: Iterable[Arrival]) -> Generator[Any, None, None]:
+        for when, length in arrivals:
+            yield self.env.timeout(when - self.env.now)
+            self._front.append((self.env.now, length))
             self._hand_out()
 
     def _hand_out(self) -> None:
@@ -106,12 +107,30 @@ def simulate(
     load: Load, machine: Machine, machines: int, requests: int = 20_000, seed: int = 1
 ) -> Simulated:
     """So many requests, from empty queues, of which the first tenth does not count."""
-    run = _Run(load, machine, machines, seed)
-    run.env.process(run.arrive(requests))
+    arrivals = arrivals_of(load, requests, seed)
+    return simulate_arrivals(arrivals, machine, machines, seed, int(_WARM * requests))
+
+
+def arrivals_of(load: Load, requests: int, seed: int) -> Iterator[Arrival]:
+    """So many, at random."""
+    chance, now = random.Random(seed), 0.0  # noqa: S311 - no secret
+    for _ in range(requests):
+        now += chance.expovariate(load.rate)
+        yield now, chance.choice(load.lengths)
+
+
+def simulate_arrivals(
+    arrivals: Iterable[Arrival], machine: Machine, machines: int, seed: int = 1, skipped: int = 0
+) -> Simulated:
+    """Those that come as they are given, of which the first ones do not count."""
+    run = _Run(machine, machines, seed)
+    run.env.process(run.arrive(arrivals))
     run.env.run()
-    counted = sorted(run.done)[int(_WARM * requests) :]
+    counted = sorted(run.done)[skipped:]
     took = sorted(one for _, one, _ in counted)
-    begin, end = counted[0][0], counted[-1][0]
+    begin = counted[0][0]
+    # Where they come faster than they are done, that is what takes the time.
+    end = max(came + one for came, one, _ in counted)
 
     def at(quantile: float) -> float:
         return took[min(len(took) - 1, int(quantile * len(took)))]
