@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import as_wav
+from elsewhere import Asked, Elsewhere, Reply, elsewhere
 from running import RunningServer, free_port, start_server, until
 
 import models
@@ -222,3 +224,60 @@ def test_its_own_pool_goes_on_too(
     third = transcribe(*arguments)
     assert third.returncode == 0
     assert (out / "00.txt").read_text().strip() == expected[0]
+
+
+# --- at addresses ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(clips: list[bytes]) -> Iterator[Elsewhere]:
+    """A web server that has a recording, and a page that leads to it."""
+    content = {
+        "/a.wav": as_wav(clips[0][:96_000]),
+        "/dir/": b'<html><a href="/a.wav">a</a> <a href="/none.txt">n</a></html>',
+    }
+
+    def reply(asked: Asked) -> Reply:
+        body = content.get(asked.path)
+        return Reply(404) if body is None else Reply(200, body)
+
+    with elsewhere() as there:
+        there.reply = reply
+        yield there
+
+
+def test_a_file_at_an_address_is_fetched(
+    shelf: Elsewhere, small: models.ModelLocation, tmp_path: Path, clips: list[bytes]
+) -> None:
+    own = tmp_path / "own.wav"
+    own.write_bytes(as_wav(clips[0][:96_000]))
+    given = ["--model", str(small.directory), "--workers", "1"]
+    done = transcribe(*given, f"{shelf.url}/a.wav", str(own), f"file://{tmp_path}/*.wav")
+    assert done.returncode == 0, done.stderr
+    first, *others = done.stdout.decode().splitlines()
+    assert first
+    assert others == [first, first]
+    out = tmp_path / "out"
+    done = transcribe(*given, "-o", str(out), f"{shelf.url}/a.wav", f"{shelf.url}/none.wav")
+    assert done.returncode == 1
+    assert f"{shelf.url}/none.wav: " in done.stderr.decode()
+    assert (out / "a.txt").read_text() == f"{first}\n"
+    done = transcribe(*given, "-o", str(out), f"{shelf.url}/a.wav", f"{shelf.url}/none.wav")
+    assert "1 of 2 files transcribed, 1 of them before" in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nosuch://bucket/a.wav", "nosuch"),
+        ("s3://bucket/*.wav", "s3fs"),
+        ("http://127.0.0.1:1/*.wav", "127.0.0.1:1"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_told(
+    small: models.ModelLocation, address: str, said: str
+) -> None:
+    done = transcribe("--model", str(small.directory), "--workers", "1", address)
+    assert done.returncode == 1
+    assert said in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()

@@ -84,8 +84,10 @@ def _told(url: str) -> Iterator[None]:
     """Backends raise what their libraries do: made one kind."""
     try:
         yield
-    except (OSError, EngineUnusable):
+    except EngineUnusable:
         raise
+    except FileNotFoundError as error:
+        raise OSError(0, f"{url} is not there") from error
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise OSError(0, f"{url} cannot be read: {reason}") from error
