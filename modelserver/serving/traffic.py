@@ -10,6 +10,7 @@ _RATIOS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
 
 _WORK = ("/api/audio/convert", "/v1/audio/transcriptions", "/api/ask")
 """The routes whose durations say how quick the server is."""
+_PROBES = ("/healthz", "/readyz")
 
 
 class Histogram:
@@ -49,7 +50,7 @@ class Traffic:
         self.abandoned = 0
         self.audio_s = 0.0
         self.answers = self.failures = 0
-        """All answers, and those with a status of 500 and more."""
+        """All answers but those to probes, and those with a status of 500 and more."""
         self.latest: deque[tuple[float, float]] = deque(maxlen=1024)
         """Of requests with audio: when they were answered (by CLOCK_MONOTONIC), and after how many
         seconds."""
@@ -67,8 +68,9 @@ class Traffic:
     def answered(self, route: str, status: int, code: str | None, seconds: float) -> None:
         """A request has its answer."""
         self.requests[route, status, code or "ok"] += 1
-        self.answers += 1
-        self.failures += status >= 500
+        if route not in _PROBES:  # whoever asks whether it is ready may be told that it is not
+            self.answers += 1
+            self.failures += status >= 500
         if route in _WORK:
             self.latest.append((time.monotonic(), seconds))
         self.durations[route].observe(seconds)

@@ -33,7 +33,7 @@ function frame(W, height, from, to, most, shown, title) {
     svg.append(made("line", { class: "axis", x1: LEFT, x2: W - 6, y1: y(value), y2: y(value) }),
       made("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, shown(value)));
   }
-  const parts = W < 500 ? 2 : 4;
+  const parts = W < 300 ? 1 : W < 500 ? 2 : 4;
   for (let n = 0; n <= parts; n += 1) {
     const time = from + ((to - from) * n) / parts;
     const text = new Date(time * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: to - from < 600 ? "2-digit" : undefined });
