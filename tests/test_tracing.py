@@ -236,11 +236,13 @@ def test_a_worker_that_dies_is_seen(server: RunningServer, collector: Collector)
             server.convert(audio, traceparent=f"00-{trace}-{ABOVE}-01").status
         )
     )
+    before = {w["pid"]: w["busy_s"] for w in server.health()["workers"]}
     asking.start()
 
     def busy() -> int | None:
+        """The worker that has begun, by its own word."""
         workers = server.health()["workers"]
-        return next((int(w["pid"]) for w in workers if w["state"] == "busy"), None)
+        return next((int(w["pid"]) for w in workers if w["busy_s"] > before[w["pid"]]), None)
 
     pid = until(busy)
     os.kill(pid, signal.SIGKILL)

@@ -176,7 +176,7 @@ def _kept(health: Health) -> Iterator[Line]:
 def _workers(health: Health) -> Iterator[Line]:
     several = len(health.models) > 1
     yield Line(
-        f"{'WORKER':>6} {'STATE':<9}{'PID':>8}{'DONE':>8}{'ON IT':>8}{'GROWN BY':>10}{'OF':>9}"
+        f"{'WORKER':>6} {'STATE':<9}{'PID':>8}{'DONE':>8}{'WORKED':>9}{'GROWN BY':>10}{'OF':>9}"
         f"{'RSS':>9}{'  MODEL' if several else ''}",
         "title",
     )
@@ -185,10 +185,10 @@ def _workers(health: Health) -> Iterator[Line]:
 
 
 def _worker(worker: WorkerHealth, several: bool) -> str:
-    busy = f"{worker.busy_s:.1f} s" if worker.state == "busy" else "-"
+    worked = f"{worker.busy_s:.1f} s"
     rss = "-" if worker.rss_bytes is None else in_units(worker.rss_bytes)
     return (
-        f"{worker.id:>6} {worker.state:<9}{worker.pid:>8}{worker.jobs_done:>8}{busy:>8}"
+        f"{worker.id:>6} {worker.state:<9}{worker.pid:>8}{worker.jobs_done:>8}{worked:>9}"
         f"{in_units(worker.growth_bytes):>10}{in_units(worker.budget_bytes):>9}{rss:>9}"
         f"{f'  {worker.model}' if several else ''}"
     )
