@@ -178,6 +178,24 @@ class RunningServer:
         return self.process.wait(timeout_s)
 
 
+def busy_worker(server: RunningServer) -> psutil.Process:
+    """The worker that decodes: the one that uses the processor."""
+
+    def find() -> psutil.Process | None:
+        try:
+            workers = server.workers()
+            before = [sum(w.cpu_times()[:2]) for w in workers]
+            time.sleep(0.05)
+            used = [sum(w.cpu_times()[:2]) - b for w, b in zip(workers, before, strict=True)]
+        except psutil.NoSuchProcess:
+            return None  # one that was killed just before
+        return workers[used.index(max(used))] if max(used, default=0) > 0.02 else None
+
+    found = until(find, what="a busy worker")
+    assert isinstance(found, psutil.Process)
+    return found
+
+
 @contextlib.contextmanager
 def start_server(
     directory: Path,

@@ -16,7 +16,7 @@ from elsewhere import Asked, Elsewhere, Reply, elsewhere
 from language_model import LanguageModel, language_model
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from running import RunningServer, start_server, until
+from running import RunningServer, busy_worker, start_server, until
 
 import models
 from modelserver.tracing import TraceContext, incoming_context
@@ -228,23 +228,18 @@ def test_a_request_is_seen_in_its_parts(
     assert server.wait_event("request.done", trace_id=trace)
 
 
-def test_a_worker_that_dies_is_seen(server: RunningServer, collector: Collector) -> None:
-    trace, audio = _trace(2), as_wav(bytes(2 * 16_000 * 55))
+def test_a_worker_that_dies_is_seen(
+    server: RunningServer, collector: Collector, clips: list[bytes]
+) -> None:
+    trace, audio = _trace(2), as_wav(b"".join(clips) * 2)
     done = []
     asking = threading.Thread(
         target=lambda: done.append(
             server.convert(audio, traceparent=f"00-{trace}-{ABOVE}-01").status
         )
     )
-    before = {w["pid"]: w["busy_s"] for w in server.health()["workers"]}
     asking.start()
-
-    def busy() -> int | None:
-        """The worker that has begun, by its own word."""
-        workers = server.health()["workers"]
-        return next((int(w["pid"]) for w in workers if w["busy_s"] > before[w["pid"]]), None)
-
-    pid = until(busy)
+    pid = busy_worker(server).pid
     os.kill(pid, signal.SIGKILL)
     asking.join()
     assert done == [200]
