@@ -11,6 +11,7 @@ import math
 import socket
 
 from modelserver.serving.service import SpeechService
+from modelserver.serving.sizing import AT_ONCE_EACH
 
 _AT_ONCE = 32
 _QUESTION_S = 0.02
@@ -23,8 +24,6 @@ _PACE_UNKNOWN = 0.1
 _UNITS_A_PERCENT = 4.0
 """Audio seconds a second that are one percent: a server of two processors has some 10 %, one of
 sixty-four some 250 %, of which 256 is the most."""
-_EACH = 2
-"""Requests for each worker: one that it works on, and one that is on its way."""
 
 
 class Agent:
@@ -92,7 +91,7 @@ def line(service: SpeechService, kind: str = "") -> str:
     if kind == "streams":
         most = sum(pool.streams.capacity(status.s_per_unit) for pool in pools)
     else:
-        most = min(_EACH * at_once, service.places)
+        most = min(AT_ONCE_EACH * at_once, service.places)
     return f"{said} maxconn:{most}\n"
 
 

@@ -38,8 +38,8 @@ class Batch:
 
     async def run(self, engine: Engine) -> None:
         """Raises `EngineUnusable` or `JournalUnusable`."""
-        stamps = self._stamps = await asyncio.to_thread(_stamps, self._files)
-        to_do = [file for file in self._files if not self._done_before(file, stamps[file])]
+        self._stamps = await asyncio.to_thread(_stamps, self._files)
+        to_do = [file for file in self._files if not self._done_before(file)]
         self.skipped = len(self._files) - len(to_do)
         if not to_do:
             return
@@ -69,9 +69,10 @@ class Batch:
                 except BaseExceptionGroup as errors:
                     raise errors.exceptions[0] from errors
 
-    def _done_before(self, file: str, stamp: str) -> bool:
+    def _done_before(self, file: str) -> bool:
         target = self._targets.get(file)
-        return self._journal.is_done(file, stamp) and (target is None or target.exists())
+        done = self._journal.is_done(file, self._stamps[file])
+        return done and (target is None or target.exists())
 
     async def _one(
         self,

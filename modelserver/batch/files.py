@@ -69,9 +69,8 @@ def targets(files: Iterable[str], directory: Path | None, suffix: str) -> dict[s
 def seconds_of(file: str) -> float:
     """How long it is likely to be: what the first bytes say, or what its size lets guess; 0 where
     it cannot be read (the engine says why)."""
-    if (
-        file == STDIN or is_url(file) or not Path(file).is_file()
-    ):  # what is read from a pipe is gone
+    # What is read from a pipe is gone.
+    if file == STDIN or is_url(file) or not Path(file).is_file():
         return 0.0
     try:
         size = Path(file).stat().st_size

@@ -29,13 +29,12 @@ from modelserver.batch.journal import Note, stamp_of
 from modelserver.batch.own_pool import OwnPool
 from modelserver.batch.remote import is_url
 from modelserver.logs import configure_logs
+from modelserver.serving.sizing import AT_ONCE_EACH
 from modelserver.settings import Settings
 from modelserver.speech.messages import Speech, SpeechRequest
 
 _AT_ONCE = 10_000
 """Of files: how many are on their way is decided here."""
-_EACH = 2
-"""Files for each worker: one that it works on, and one that is on its way."""
 _LOOK_S = 2.0
 _LOST_AT_MOST = 3
 """Machines that may be lost while they have a file, before it is taken to be its fault."""
@@ -234,7 +233,7 @@ class RayMachines:
             .options(
                 num_cpus=workers,
                 memory=memory or None,
-                max_concurrency=_EACH * workers + 2,
+                max_concurrency=AT_ONCE_EACH * workers + 2,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             )
             .remote(settings, self._asked)
@@ -287,7 +286,7 @@ class RayMachines:
             return [
                 one
                 for one in self._machines.values()
-                if not one.lost and one.running < _EACH * one.slots
+                if not one.lost and one.running < AT_ONCE_EACH * one.slots
             ]
 
         async with self._changed:

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -53,11 +53,11 @@ class OwnPool:
             if is_url(file):
                 return await self._from_elsewhere(file, moved)
             if file == STDIN:
-                return await self._from_pipe(sys.stdin.buffer, moved)
+                return await self._from_pipe(sys.stdin.buffer.read, moved)
             with await asyncio.to_thread(Path(file).open, "rb") as own:
                 if stat.S_ISREG(os.fstat(own.fileno()).st_mode):
                     return await self._recognise(FileInput(own), expected_s, moved)
-                return await self._from_pipe(own, moved)
+                return await self._from_pipe(own.read, moved)
         except PoolError as error:
             raise NotTranscribed(error.message) from error
 
@@ -77,19 +77,18 @@ class OwnPool:
     async def delivered(self, note: Note) -> None:
         """See `Engine`."""
 
-    async def _from_pipe(self, pipe: IO[bytes], moved: Callable[[float], None]) -> Speech:
+    async def _from_pipe(
+        self, read_some: Callable[[int], bytes], moved: Callable[[float], None]
+    ) -> Speech:
         async with self._service.open_spool() as spool:
-            while block := await asyncio.to_thread(pipe.read, 1 << 20):
+            while block := await asyncio.to_thread(read_some, 1 << 20):
                 await spool.write(block)
             return await self._recognise(spool, 0.0, moved)
 
     async def _from_elsewhere(self, url: str, moved: Callable[[float], None]) -> Speech:
         with contextlib.ExitStack() as held:
             there = await asyncio.to_thread(lambda: held.enter_context(opened(url)))
-            async with self._service.open_spool() as spool:
-                while block := await asyncio.to_thread(read, there, url, 1 << 20):
-                    await spool.write(block)
-                return await self._recognise(spool, 0.0, moved)
+            return await self._from_pipe(functools.partial(read, there, url), moved)
 
     async def _recognise(
         self, audio: JobInput, expected_s: float, moved: Callable[[float], None]

@@ -16,8 +16,8 @@ import simpy
 
 from modelserver.planning.load import Load
 from modelserver.planning.machine import HTTP_S, Machine
+from modelserver.serving.sizing import AT_ONCE_EACH
 
-_EACH = 2
 Arrival = tuple[float, float]
 """When a recording comes, and its length; in seconds."""
 _WARM = 0.1
@@ -77,7 +77,7 @@ class _Run:
             if inside != self._machines[number].inside:
                 heapq.heappop(self._order)
                 continue
-            if inside >= _EACH * self._machine.workers:
+            if inside >= AT_ONCE_EACH * self._machine.workers:
                 return None
             heapq.heappop(self._order)
             return number

@@ -8,6 +8,8 @@ from models.prepared import estimate_needs
 from modelserver.settings import Settings
 from supervisor import in_units
 
+AT_ONCE_EACH = 2
+"""What a worker is given by who hands out work: one that it works on, and one on its way."""
 SUPERVISOR_BYTES = 80_000_000
 """What the supervisor takes, with what its work brings (measured: 62 MB)."""
 _MARGIN = 1.25

@@ -45,9 +45,6 @@ class OtelSpan:
             own.trace_state.to_header(),
         )
 
-    def rename(self, name: str) -> None:
-        self._inner.update_name(name)
-
     def note(self, **attributes: Value | None) -> None:
         for name, value in attributes.items():
             if value is not None:

@@ -25,10 +25,6 @@ class Span(Protocol):
         """Its place; None where it is in no trace."""
         ...
 
-    def rename(self, name: str) -> None:
-        """It is known better now."""
-        ...
-
     def note(self, **attributes: Value | None) -> None:
         """What is known of it. Names have __ for a dot; None is left out."""
         ...
@@ -55,9 +51,6 @@ class _Silent:
 
     def __init__(self, context: TraceContext | None) -> None:
         self.context = context
-
-    def rename(self, name: str) -> None:
-        pass
 
     def note(self, **attributes: Value | None) -> None:
         pass
@@ -159,12 +152,9 @@ def current_traceparent() -> str:
     return context.traceparent if context else ""
 
 
-def past_span(name: str, began: float, ended: float, **attributes: Value | None) -> Span:
+def past_span(name: str, began: float, ended: float) -> None:
     """A part that is over, between two Unix times."""
-    past = _current.get().below(name, at=began)
-    past.note(**attributes)
-    past.end(ended)
-    return past
+    _current.get().below(name, at=began).end(ended)
 
 
 @contextlib.contextmanager
