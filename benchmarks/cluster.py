@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import utterances
 from parts import Balancer, Host, haproxy, network, send, until
 from tables import spread, table
@@ -84,8 +83,6 @@ def loaded(url: str, files: list[bytes], seconds: float) -> Counter[str]:
 
 def killed(balancer: Balancer, host: Host, files: list[bytes]) -> float:
     """Until HAProxy knows it, with requests on their way."""
-    assert host.server is not None
-    supervisor = psutil.Process(host.server.process.pid)
     over = threading.Event()
 
     def client() -> None:
@@ -96,10 +93,8 @@ def killed(balancer: Balancer, host: Host, files: list[bytes]) -> float:
     for thread in threads:
         thread.start()
     time.sleep(2)
-    processes = [supervisor, *supervisor.children(recursive=True)]
     died = time.monotonic()
-    for process in processes:
-        process.kill()
+    host.end_at_once()
     until(lambda: balancer.status(host.name).startswith("DOWN"))
     known_s = time.monotonic() - died
     over.set()

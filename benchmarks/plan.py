@@ -41,9 +41,7 @@ async def arrive(url: str, arrivals: list[Arrival], speech: bytes) -> tuple[floa
         begun = time.monotonic()
 
         async def one(number: int, when: float, length_s: float) -> None:
-            size = int(length_s * utterances.RATE) * 2
-            at = number * 54_321 * 2 % (len(speech) - size)
-            body = wav(speech[at : at + size])
+            body = cut(speech, length_s, 54_321 * number)
             await asyncio.sleep(when - (time.monotonic() - begun))
             sent = time.monotonic()
             async with session.post(f"{url}/api/audio/convert", data=body) as answer:
@@ -89,31 +87,30 @@ def main() -> None:
                     seen[share].append(asyncio.run(arrive(running.url, arrivals, speech)))
                     done = running.events("request.done")[before:]
                     then = as_it_was(machine, [(e["audio_s"], e["run_s"]) for e in done])
+                    foretold, at_its_pace = (
+                        simulate_arrivals(arrivals, one, 1) for one in (machine, then)
+                    )
                     told[share].append(
-                        tuple(
-                            number
-                            for one in (machine, then)
-                            for number in (
-                                simulate_arrivals(arrivals, one, 1).throughput,
-                                simulate_arrivals(arrivals, one, 1).p95,
-                            )
-                        )
+                        (foretold.throughput, foretold.p95, at_its_pace.throughput, at_its_pace.p95)
                     )
                     print(workers, share, seen[share][-1], told[share][-1], flush=True)
         rows += [row(workers, share, seen[share], told[share]) for share in SHARES]
-    foretold = ["over foretold", "over the simulation at the run's own pace"]
-    head = ["workers", "share", "audio s/s", *foretold, "95 % within, s", *foretold]
+    ratios = ["over foretold", "over the simulation at the run's own pace"]
+    head = ["workers", "share", "audio s/s", *ratios, "95 % within, s", *ratios]
     print(table(head, rows))
 
 
 def like_those(speech: bytes) -> list[bytes]:
     """What the machine is measured with: of the same speech, but other parts of it."""
-    found = []
-    for number, length_s in enumerate((1.0, 2.0, 4.0, 8.0, 16.0) * 4):
-        size = int(length_s * utterances.RATE) * 2
-        at = number * 98_765 * 2 % (len(speech) - size)
-        found.append(wav(speech[at : at + size]))
-    return found
+    lengths = (1.0, 2.0, 4.0, 8.0, 16.0) * 4
+    return [cut(speech, length_s, 98_765 * number) for number, length_s in enumerate(lengths)]
+
+
+def cut(speech: bytes, length_s: float, sample: int) -> bytes:
+    """So much of it, from that sample on, as a file."""
+    size = int(length_s * utterances.RATE) * 2
+    at = 2 * sample % (len(speech) - size)
+    return wav(speech[at : at + size])
 
 
 def as_it_was(machine: Machine, points: list[tuple[float, float]]) -> Machine:

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,7 @@ class Balancer:
 
 
 @contextlib.contextmanager
-def haproxy(
-    directory: Path, network: Network, change: Callable[[str], str] = lambda text: text
-) -> Iterator[Balancer]:
+def haproxy(directory: Path, network: Network) -> Iterator[Balancer]:
     """The shipped file as it is, but for addresses, our ports and the number of servers."""
     directory.mkdir(exist_ok=True)
     text = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
@@ -123,7 +121,7 @@ def haproxy(
             line = re.sub(r" \|\| \{ var\(txn\.home\) -m str c \} !\{ srv_is_up\(c\) \}", "", line)
         lines.append(line)
     file = directory / "haproxy.cfg"
-    file.write_text(change("\n".join(lines) + "\n"))
+    file.write_text("\n".join(lines) + "\n")
     log = directory / "haproxy.log"
     with log.open("wb") as output:
         process = subprocess.Popen(["haproxy", "-f", file], stdout=output, stderr=output)

@@ -5,21 +5,31 @@ import contextlib
 import ctypes
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from cgroup import cannot
 from running import RunningServer, start_server
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
-AGENT_PORT, PORT, WYOMING_PORT = 8093, 8091, 10300
+AGENT_PORT, PORT = 8093, 8091
 
 
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
+
+
+def end_at_once(pid: int) -> None:
+    """A process and all below it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        for process in (first, *first.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @dataclass
@@ -45,19 +55,9 @@ class Host:
             raise OSError(ctypes.get_errno(), "setns")
         os.close(descriptor)
 
-    def start(
-        self,
-        directory: Path,
-        also: Callable[[], None] = lambda: None,
-        wait: bool = True,
-        **settings: str,
-    ) -> RunningServer:
+    def start(self, directory: Path, wait: bool = True, **settings: str) -> RunningServer:
         """Its server, with an agent, on the ports that `deploy/` expects."""
         directory.mkdir(exist_ok=True)
-
-        def before() -> None:
-            also()
-            self.enter()
 
         given = {
             "MODELSERVER_HOST": self.address,
@@ -68,7 +68,7 @@ class Host:
         }
         self.stack = contextlib.ExitStack()
         self.server = self.stack.enter_context(
-            start_server(directory, before_exec=before, **given | settings)
+            start_server(directory, before_exec=self.enter, **given | settings)
         )
         if wait:
             self.server.wait_ready()
@@ -79,6 +79,11 @@ class Host:
         self.stack.close()
         self.server = None
 
+    def end_at_once(self) -> None:
+        """All its server's processes, as when the power goes."""
+        assert self.server is not None
+        end_at_once(self.server.process.pid)
+
     def cut(self, off: bool = True) -> None:
         """Its network cable."""
         _run("ip", "link", "set", self.link, "down" if off else "up")
@@ -86,10 +91,9 @@ class Host:
 
 @dataclass(frozen=True)
 class Network:
-    """The machines, and the address of this one among them."""
+    """The machines."""
 
     hosts: list[Host]
-    address: str
 
     def __getitem__(self, number: int) -> Host:
         return self.hosts[number]
@@ -129,7 +133,7 @@ def network(count: int) -> Iterator[Network]:
             _run(*inside, "link", "set", there, "up")
             _run(*inside, "link", "set", "lo", "up")
             _run(*inside, "route", "add", "default", "via", f"{first}.1")
-        network = Network(hosts, f"{first}.1")
+        network = Network(hosts)
         try:
             yield network
         finally:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from conftest import as_wav
 from front import Balancer, Outcome, haproxy, nginx, send
@@ -353,7 +352,7 @@ def test_of_a_machine_that_dies_only_what_was_on_it_is_lost(
         until(lambda: load.served_by()["b"] > 3, 30)
         until(lambda: all(speaker.finals for speaker in speakers), 30)
         died = time.monotonic()
-        _end_at_once(host)
+        host.end_at_once()
         before = [speaker.finals for speaker in speakers]
         until(lambda: cluster.balancer.status("b").startswith("DOWN"), KNOWN_DEAD_S)
         known_s = time.monotonic() - died
@@ -440,7 +439,7 @@ def test_behind_nginx_nobody_notices_that_a_machine_ends(
         job_id = ask(f"{url}/v1/jobs", bodies[0]).json["id"]
         with Load(url, bodies) as load, Speaker(url, clips[0]) as speaker:
             until(lambda: len(load.outcomes) > 10 and speaker.finals, 30)
-            for end in (cluster.net[0].stop, lambda: _end_at_once(cluster.net[1])):
+            for end in (cluster.net[0].stop, cluster.net[1].end_at_once):
                 end()
                 since = time.monotonic()
                 until(lambda since=since: sum(load.served_by(since).values()) > 10, 30)
@@ -451,10 +450,3 @@ def test_behind_nginx_nobody_notices_that_a_machine_ends(
         until(lambda: ask(f"{url}/v1/jobs/{job_id}").json["state"] == "done")
         answer = ask(f"{url}/admin/health", X_Request_ID="mine")
         assert (answer.status, answer.json["error"]["request_id"]) == (404, "mine")
-
-
-def _end_at_once(host: Host) -> None:
-    assert host.server is not None
-    supervisor = psutil.Process(host.server.process.pid)
-    for process in (supervisor, *supervisor.children(recursive=True)):
-        process.send_signal(signal.SIGKILL)

@@ -1,10 +1,8 @@
 """Many files on the machines of a Ray cluster: two hosts, one of which is lost half way."""
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import as_wav
-from hosts import Host, Network, network
+from hosts import Host, Network, end_at_once, network
 from running import until
 
 import models
@@ -38,11 +35,7 @@ class Node:
 
     def end_at_once(self) -> None:
         """All its processes, as when the power goes."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            raylet = psutil.Process(self.process.pid)
-            for process in (*raylet.children(recursive=True), raylet):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGKILL)
+        end_at_once(self.process.pid)
         self.process.wait()
 
 
