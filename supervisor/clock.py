@@ -9,13 +9,13 @@ import asyncio
 import time
 from typing import Any
 
-_MOST_S = 0.5
+_MOST_S = 0.75
 """What one gap between two looks at the clock counts at the most."""
 _STEP_S = 0.25
 
 
 class LoopClock:
-    """To be looked at a few times a second (the guard does), or it runs slow, which is harmless."""
+    """To be looked at twice a second (the guard does), or it runs slow, which is harmless."""
 
     def __init__(self) -> None:
         self._seen = time.monotonic()

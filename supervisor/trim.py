@@ -11,6 +11,12 @@ _ALL_ARENAS = 4096
 def give_back() -> None:
     """Collect garbage, then have the allocator let its free pages go."""
     gc.collect()
+    let_go()
+
+
+def let_go() -> None:
+    """Have the allocator let its free pages go. No other thread waits for it, as all would for the
+    garbage collector, at a moment when the supervisor has to be quick."""
     libc = ctypes.CDLL(None)
     with contextlib.suppress(AttributeError):
         libc.mallctl(b"arena.%d.purge" % _ALL_ARENAS, None, None, None, ctypes.c_size_t(0))

@@ -34,7 +34,7 @@ class MemoryCgroup:
 
     def enter(self) -> None:
         """Move this process in; to be called in a child before exec."""
-        (self.directory / "cgroup.procs").write_text(str(os.getpid()))
+        enter(self.directory, os.getpid())
 
     def oom_kills(self) -> int:
         """How often the kernel's OOM killer acted here."""
@@ -47,20 +47,33 @@ class MemoryCgroup:
 
 
 @contextlib.contextmanager
-def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
-    """A cgroup with a limit in bytes. Skips where none can be made, but fails in CI."""
-    parent = Path("/sys/fs/cgroup/memory") / own_cgroups().get("memory", "/").lstrip("/")
+def cgroup_of(controller: str) -> Iterator[Path]:
+    """The directory of a version 1 cgroup below our own. Skips where none can be made, but fails in
+    CI."""
+    parent = Path("/sys/fs/cgroup") / controller / own_cgroups().get(controller, "/").lstrip("/")
     directory = parent / f"modelserver-test-{uuid.uuid4().hex[:8]}"
     try:
         directory.mkdir()
     except OSError as error:
-        cannot(f"no memory cgroup can be made: {error}")
-    group = MemoryCgroup(directory)
+        cannot(f"no {controller} cgroup can be made: {error}")
     try:
-        group.limit(limit)
-        yield group
+        yield directory
     finally:
         remove(directory)
+
+
+def enter(directory: Path, pid: int) -> None:
+    """Move a process into a cgroup."""
+    (directory / "cgroup.procs").write_text(str(pid))
+
+
+@contextlib.contextmanager
+def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
+    """A cgroup with a limit in bytes."""
+    with cgroup_of("memory") as directory:
+        group = MemoryCgroup(directory)
+        group.limit(limit)
+        yield group
 
 
 def remove(directory: Path) -> None:
@@ -83,7 +96,7 @@ class Freezer:
 
     def freeze(self, pid: int) -> None:
         """Nothing ends it from now on, not even SIGKILL."""
-        (self._directory / "cgroup.procs").write_text(str(pid))
+        enter(self._directory, pid)
         (self._directory / "freezer.state").write_text("FROZEN")
 
     def thaw(self) -> None:
@@ -93,19 +106,13 @@ class Freezer:
 
 @contextlib.contextmanager
 def freezer() -> Iterator[Freezer]:
-    """Skips where none can be made, but fails in CI; what is in it goes on at the end."""
-    parent = Path("/sys/fs/cgroup/freezer") / own_cgroups().get("freezer", "/").lstrip("/")
-    directory = parent / f"modelserver-test-{uuid.uuid4().hex[:8]}"
-    try:
-        directory.mkdir()
-    except OSError as error:
-        cannot(f"no freezer cgroup can be made: {error}")
-    group = Freezer(directory)
-    try:
-        yield group
-    finally:
-        group.thaw()
-        remove(directory)
+    """What is in it goes on at the end."""
+    with cgroup_of("freezer") as directory:
+        group = Freezer(directory)
+        try:
+            yield group
+        finally:
+            group.thaw()
 
 
 class SlowDisk:

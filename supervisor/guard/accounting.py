@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from supervisor.readings.processes import PreciseMemory, ProcessMemory, quick_look
 
 _NOTABLE = 4 * 1024 * 1024
+_AT_ONCE_S = 0.003
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class Accounting:
     def __init__(self) -> None:
         self._accounts: dict[int, _Account] = {}
         self._refreshed = True
+        self._looked_at = 0.0
         self._left_shared: dict[int, int] = {}
         """By family, what members that have ended since the last exact readings had been counted
         for of memory that the others still share."""
@@ -146,7 +148,11 @@ class Accounting:
         self._left_shared.clear()
 
     def look(self, time: float) -> None:
-        """Between two readings: what is in RAM, a microsecond each."""
+        """Between two readings: what is in RAM, a microsecond each. Not again at once: the kernel's
+        counters move in batches, and no rate could be told from so short a time."""
+        if time - self._looked_at < _AT_ONCE_S:
+            return
+        self._looked_at = time
         for account in self._accounts.values():
             seen = quick_look(account.statm_fd)
             if seen is not None:

@@ -94,7 +94,7 @@ class AdmissionControl:
             s_per_unit=member.pace.s_per_unit,
             slots=member.slots,
             queued_units=queued_units,
-            disk_total=disk.free + on_disk if disk else None,
+            disk_total=disk.limit if disk else None,
             disk_left=self._disk_left(on_disk),
             spool_memory_each=self._spools.limits.memory_each if self._spools else 0,
             descriptors_free=descriptors.free if descriptors else None,

@@ -25,7 +25,7 @@ from supervisor.processes.process import kill_descendant, reap_orphan
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.spool import Spool, SpoolStore
 from supervisor.tasks import Tasks
-from supervisor.trim import give_back
+from supervisor.trim import let_go
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 
@@ -131,7 +131,7 @@ class Effects:
                 worker.trim()
         for server in self._members.live_servers:
             server.trim()
-        self._observer.run(give_back)
+        self._observer.run(let_go)
 
     def _jobs_waiting(self) -> Iterable[Job]:
         return (job for member in self._members for job in member.queue)

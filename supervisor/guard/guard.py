@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -17,9 +17,10 @@ from supervisor.guard.effects import Effects
 from supervisor.guard.history import History
 from supervisor.guard.limits import Budget, Limits
 from supervisor.guard.members import Member, Members
-from supervisor.guard.observer import LOOK_EVERY_S, READ_EVERY_S, Observer
+from supervisor.guard.observer import LOOK_EVERY_S, STIRRED, Observer
 from supervisor.guard.policy import GuardState, decide
 from supervisor.guard.starvation import Waiting
+from supervisor.guard.watch import Watch
 from supervisor.processes.death import Cause
 from supervisor.processes.deaths import Deaths
 from supervisor.processes.helper import Helper
@@ -34,8 +35,6 @@ from supervisor.spool import SpoolStore
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 
 _LATELY_S = 10.0
-_NOTABLE = 256 * 1024
-"""Bytes: growth that is worth a decision of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +96,23 @@ class Guard:
         self._decided_at, self._decided_at_growth = -1e9, 0
         self._alive_at = -1e9
         self._known = asyncio.Event()
+        self._watch: Watch | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Guard":
+        self._watch = Watch(self._observer)
         await self._read()
-        self._task = asyncio.create_task(self._watch(), name="guard")
+        self._task = asyncio.create_task(self._keep_watching(), name="guard")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._task is not None
+        assert self._watch is not None
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await self._effects.close()
         self._observer.close()
+        self._watch.close()
         self.evidence.close()
 
     def join(self, member: Member) -> None:
@@ -153,6 +156,8 @@ class Guard:
                 return
             if member.queue.begin(worker) is not None:
                 self._admission.began(member, worker, job)
+                if self._watch is not None:
+                    self._watch.hasten()
 
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
@@ -197,6 +202,25 @@ class Guard:
             if death is not None:
                 self._deaths.died(role, death, helper.outcome.reason)
 
+    def leave_alone(self, pid: int | None) -> None:
+        """What is below that process of ours is no concern of this guard: it has one of its own.
+        None: there is no such process any more."""
+        self._observer.left_alone = () if pid is None else (pid,)
+
+    def held_bytes(self) -> int:
+        """What all models and workers hold: what would be free without them."""
+        return sum(self._held(member) for member in self._members)
+
+    def expect_to_be_freed(self, count: Callable[[], int]) -> None:
+        """Another process, which is about to end, holds so many bytes: models are chosen as if it
+        had ended, and its memory counts against the setting `memory.limit`."""
+        self._observer.elsewhere = count
+
+    def _held(self, member: Member) -> int:
+        accounting = self._observer.accounting
+        loaded = sum(accounting.kept(server.pid) for server in member.lifecycle.servers)
+        return loaded + sum(accounting.growth(worker.pid) for worker in member.lifecycle.workers)
+
     @property
     def deaths(self) -> dict[Cause, int]:
         """How many helpers have ended without having done what they were for, by cause."""
@@ -209,13 +233,10 @@ class Guard:
     async def headroom(self, member: Member) -> Headroom:
         """What there is for a model of this pool, as soon as it is known."""
         await self._known.wait()
-        observer, accounting = self._observer, self._observer.accounting
+        observer = self._observer
         _, left = observer.look()
-        loaded = sum(accounting.kept(server.pid) for server in member.lifecycle.servers)
-        grown = sum(accounting.growth(worker.pid) for worker in member.lifecycle.workers)
-        return Headroom(
-            max(0, left), max(0, left + loaded + grown), limit_in_words(observer.limits)
-        )
+        freed = self._held(member) + observer.elsewhere()
+        return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.limits))
 
     def growth(self, worker: Worker) -> int:
         """What the worker holds of its own."""
@@ -253,7 +274,7 @@ class Guard:
 
     # --- watching -------------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
+    async def _keep_watching(self) -> None:
         while True:
             await self._until_next_reading()
             try:
@@ -262,10 +283,11 @@ class Guard:
                 log.critical("guard.failed", exc_info=True)
 
     async def _until_next_reading(self) -> None:
+        assert self._watch is not None
         loop = asyncio.get_running_loop()
-        next_reading = loop.time() + READ_EVERY_S
+        next_reading = loop.time() + self._watch.reading_every(self.state.level)
         while (remaining := next_reading - loop.time()) > 0:
-            await asyncio.sleep(min(self._observer.interval(), remaining))
+            await self._watch.wait(remaining)
             try:
                 if self._observer.outdated(self._look()):
                     return
@@ -279,12 +301,13 @@ class Guard:
         grown, left = self._observer.look()
         self.clock.now()
         overdue = time.monotonic() - self._decided_at > LOOK_EVERY_S
-        if overdue or abs(grown - self._decided_at_growth) > _NOTABLE:
+        if overdue or abs(grown - self._decided_at_growth) > STIRRED:
             self._decided_at_growth = grown
             self._decide(left)
         return grown
 
     async def _read(self) -> None:
+        assert self._watch is not None
         reading = asyncio.create_task(self._observer.read())
         try:
             # It takes milliseconds, but many of them where processors are fought for; and a leak
@@ -296,6 +319,7 @@ class Guard:
         finally:
             reading.cancel()
         self._known.set()
+        self._watch.keep_armed()
         self._effects.reap_orphans()
         self._decided_at_growth, left = self._observer.look()
         self._decide(left)
@@ -307,6 +331,8 @@ class Guard:
         before = self.state
         decision = decide(before, self._observer.situation(left))
         self.state = decision.state
+        if self._watch is not None:
+            self._watch.critical = not self.state.takes_work
         if self.state.level != before.level:
             self._effects.level_changed(before, self.state, left)
         if (self.state.starved, self.state.starved_concurrency) != (

@@ -2,17 +2,17 @@
 bounds them.
 
 Readings that take more than microseconds are made in a thread of their own, once a second. Between
-them, at least four times a second and more often the closer the limit is, a quick look: one counter
-a process, and what the kernel calls available.
+them, at least twice a second and more often the closer the limit is, a quick look: one counter a
+process, and what the kernel calls available. At rest both are less frequent.
 """
 
 import asyncio
-import contextlib
 import functools
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -20,15 +20,23 @@ import structlog
 from supervisor.guard.accounting import Accounting
 from supervisor.guard.admission import disk_reserve
 from supervisor.guard.history import Moment, ProcessMoment
-from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
+from supervisor.guard.limits import SETTING, Limits, bounds_of, find_budget, find_limits
 from supervisor.guard.members import Members
 from supervisor.guard.policy import HelperView, Level, LoadView, Situation, WorkerView
 from supervisor.guard.reader import FullReading, Reader
 from supervisor.guard.starvation import WaitingMeter, WorkReading
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.worker import Worker, WorkerState
+from supervisor.readings.alarms import KernelAlarms
+from supervisor.readings.files import read_file, read_number
 from supervisor.readings.kernel_oom import OomEvidence
-from supervisor.readings.memory import AvailableMemory, Bound, MemoryReading, usage_files
+from supervisor.readings.memory import (
+    AvailableMemory,
+    Bound,
+    MemoryReading,
+    limit_files,
+    usage_files,
+)
 from supervisor.readings.resources import ResourceReading
 from supervisor.settings import MemorySettings
 from supervisor.sizes import in_units
@@ -37,16 +45,34 @@ from supervisor.spool import Spool, SpoolStore
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 
 READ_EVERY_S = 1.0
-LOOK_EVERY_S = 0.25
+READ_IF_TOLD_EVERY_S = 2.0
+READ_AT_REST_EVERY_S = 5.0
+LOOK_EVERY_S = 0.5
+LOOK_AT_REST_EVERY_S = 1.0
 _EXACT_EVERY_S = 10.0
+_EXACT_AT_REST_EVERY_S = 60.0
 _EXACT_SHARE = 0.001
 """The share of a core that exact readings may take, where processes are large."""
 _EXACT_SPACING_S = 1.0
-_LEAST_INTERVAL_S = 0.01
+LEAST_INTERVAL_S = 0.01
 _NOTABLE_CHANGE = 1 / 8
 """Of a budget: by less it is not found anew."""
 _FASTEST_GROWTH = 5e9
 """Bytes a second: about as fast as the kernel hands out huge pages."""
+_TOLD_IN_TIME = 1e9
+"""Bytes a second: an alarm that such growth sets off no later than somebody would have looked is
+waited for."""
+STIRRED = 256 * 1024
+"""Bytes: growth that is worth a look and a decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What the last look found, in bytes."""
+
+    kept: int
+    available: int
+    charged: int
 
 
 class Observer:
@@ -68,6 +94,10 @@ class Observer:
         self._ending: set[int] = set()
         """Helpers that were ended, for as long as they are there."""
         self._spools = spools
+        self.left_alone: tuple[int, ...] = ()
+        """Processes below us that, with all below them, are looked after elsewhere."""
+        self.elsewhere: Callable[[], int] = lambda: 0
+        """Bytes that a process holds which is to make way for us."""
         self.accounting = Accounting()
         self.reading: MemoryReading | None = None
         self.resources: tuple[ResourceReading, ...] = ()
@@ -78,7 +108,15 @@ class Observer:
         self._budget_for: tuple[tuple[int, ...], int, bool] | None = None
         self._budget_logged = -1
         self._kept_at_reading = 0
-        self._charged_at_reading: list[tuple[Path, int]] = []
+        self._counters: list[Path] = []
+        """Of what is charged to the cgroups that have a limit."""
+        self._charged_at_reading = 0
+        self._limit_files: list[Path] = []
+        self._limits_at_reading: list[bytes] = []
+        self._limits_looked_at = 0.0
+        self._bounds: tuple[Bound, ...] = ()
+        """At the last reading."""
+        self._looked = _Looked(0, 0, 0)
         self.meter = WaitingMeter()
         self._helpers: set[int] = set()
         """What was below us at the last whole reading and was no fork server or worker then."""
@@ -103,13 +141,16 @@ class Observer:
         """A whole reading, in the thread."""
         now = time.monotonic()
         settled = now - self._exact_at > _EXACT_SPACING_S
-        every = max(_EXACT_EVERY_S, self._exact_cost_s / _EXACT_SHARE)
+        usual = _EXACT_AT_REST_EVERY_S if self.at_rest() else _EXACT_EVERY_S
+        every = max(usual, self._exact_cost_s / _EXACT_SHARE)
         exact = (self.accounting.outdated and settled) or now - self._exact_at > every
         known = [process.pid for process in self._processes()]
         helpers = [helper.pid for helper in self._members.helpers]
         spools = self._spools_in_memory()
         loop = asyncio.get_running_loop()
-        read = functools.partial(self._reader.read, known, helpers, exact=exact)
+        read = functools.partial(
+            self._reader.read, known, helpers, exact=exact, but=self.left_alone
+        )
         reading = await loop.run_in_executor(self._thread, read)
         for helper in self._members.helpers:
             helper.seen_below(now, reading.below_helpers.get(helper.pid, frozenset()))
@@ -130,34 +171,75 @@ class Observer:
         self._take(reading, spools)
         self._set_limits()
         self.left = self._left_now()
+        self._bounds = self.bounds()
 
-    def interval(self) -> float:
+    def interval(self, alarms: KernelAlarms | None = None) -> float:
         """Seconds until the next look: less than the fastest growth would take to use up what is
-        left."""
-        if any(not server.loaded.done() for server in self._members.servers):
-            return _LEAST_INTERVAL_S
+        left of anything. What the kernel tells of in time by one of the `alarms` need not be
+        looked at."""
+        if self._loading():
+            return LEAST_INTERVAL_S
         if not self._busy():
-            return LOOK_EVERY_S
-        left = max(0, self.left + self.limits.reserve.bytes)
-        return max(_LEAST_INTERVAL_S, min(LOOK_EVERY_S, left / _FASTEST_GROWTH))
+            return LOOK_AT_REST_EVERY_S
+        return min(self._interval_for(bound, alarms) for bound in self._bounds)
+
+    def _interval_for(self, bound: Bound, alarms: KernelAlarms | None) -> float:
+        in_time = max(0, _left(bound)) / _FASTEST_GROWTH
+        interval = max(LEAST_INTERVAL_S, min(LOOK_EVERY_S, in_time))
+        if interval == LOOK_EVERY_S or alarms is None:
+            return interval
+        group = _charged_group(bound, alarms)
+        reach = alarms.reach(group) if group is not None else None
+        told = reach is not None and reach <= interval * _TOLD_IN_TIME
+        return LOOK_EVERY_S if told else interval
+
+    def at_rest(self) -> bool:
+        """Nobody has work, and no model is being loaded."""
+        return not self._busy() and not self._loading()
+
+    def stirred(self) -> bool:
+        """A glance: our processes have grown or shrunk, or the machine's memory or what is
+        charged to our cgroups has moved, by more than what makes no difference."""
+        self.accounting.look(time.monotonic())
+        if abs(self.accounting.total_kept() - self._looked.kept) > STIRRED:
+            return True
+        notable = max(STIRRED, self.left // 4)
+        if self._looked.available - self._available.read() > notable:
+            return True
+        return sum(map(read_number, self._counters)) - self._looked.charged > notable
 
     def look(self) -> tuple[int, int]:
         """A quick look: by how much our processes have grown since the last reading, and the
         bytes that are left now."""
         self.accounting.look(time.monotonic())
-        grown = self.accounting.total_kept() - self._kept_at_reading
-        available = self._available.read() - self.limits.reserve.bytes
-        return grown, min(self.left - max(0, grown), available)
+        kept, available = self.accounting.total_kept(), self._available.read()
+        self._looked = _Looked(kept, available, sum(map(read_number, self._counters)))
+        grown = kept - self._kept_at_reading
+        return grown, min(self.left - max(0, grown), available - self.limits.reserve.bytes)
 
     def outdated(self, grown: int) -> bool:
-        """A whole reading is due at once: there is a process without an account, or somebody
-        else in our cgroups has taken or cached much."""
+        """A whole reading is due at once: there is a process without an account, a limit
+        was set anew, or somebody else in our cgroups has taken or cached much."""
         if any(process.pid not in self.accounting.known() for process in self._processes()):
             return True
-        if self.accounting.uncertain():
+        if self.accounting.uncertain() or self._limits_moved():
             return True
-        charged = sum(_counter(file) - then for file, then in self._charged_at_reading)
+        charged = self._looked.charged - self._charged_at_reading
         return charged - grown > max(0, self.left) / 2
+
+    def _limits_moved(self) -> bool:
+        """Somebody has set a cgroup's limit anew. This costs too much to ask at every look."""
+        now = time.monotonic()
+        if now - self._limits_looked_at < LOOK_EVERY_S:
+            return False
+        self._limits_looked_at = now
+        return [read_file(path) for path in self._limit_files] != self._limits_at_reading
+
+    def groups_to_watch(self, alarms: KernelAlarms) -> set[Path]:
+        """The cgroups to which it is charged what uses up the bounds that are near."""
+        near = (b for b in self._bounds if _left(b) < LOOK_EVERY_S * _FASTEST_GROWTH)
+        groups = (_charged_group(bound, alarms) for bound in near)
+        return {group for group in groups if group is not None}
 
     def run(self, function: Callable[[], None]) -> None:
         """Run something in the thread, when it is free."""
@@ -179,7 +261,7 @@ class Observer:
     def bounds(self) -> tuple[Bound, ...]:
         """Everything that bounds our memory."""
         assert self.reading is not None
-        return bounds_of(self.reading, self._settings, self.used())
+        return bounds_of(self.reading, self._settings, self.used() + self.elsewhere())
 
     def tightest(self) -> Bound:
         """The one with the least left."""
@@ -291,6 +373,9 @@ class Observer:
         found = ((w.pid, w.job.spool) for w in self._members.workers if w.job is not None)
         return {pid: s.size for pid, s in found if isinstance(s, Spool) and s.in_memory}
 
+    def _loading(self) -> bool:
+        return any(not server.loaded.done() for server in self._members.servers)
+
     def _busy(self) -> int:
         return sum(worker.job is not None for worker in self._members.workers)
 
@@ -327,7 +412,10 @@ class Observer:
         self.reading = reading.memory
         # What was looked at since the reading counts as growth since then.
         self._kept_at_reading = sum(kept[pid] for pid in self.accounting.known())
-        self._charged_at_reading = [(file, _counter(file)) for file in usage_files(reading.memory)]
+        self._counters = usage_files(reading.memory)
+        self._charged_at_reading = sum(map(read_number, self._counters))
+        self._limit_files = limit_files(reading.memory)
+        self._limits_at_reading = [read_file(path) for path in self._limit_files]
 
     def _set_limits(self) -> None:
         limits = find_limits(self.bounds(), self._settings)
@@ -373,11 +461,12 @@ class Observer:
         return _left(self.tightest()) - self.limits.reserve.bytes
 
 
+def _charged_group(bound: Bound, alarms: KernelAlarms) -> Path | None:
+    """The version 1 cgroup to which everything is charged that uses up this bound."""
+    if bound.name == SETTING:
+        return alarms.own
+    return bound.cgroup if bound.cgroup is not None else alarms.everybody
+
+
 def _left(bound: Bound) -> int:
     return bound.limit - bound.used
-
-
-def _counter(file: Path) -> int:
-    with contextlib.suppress(OSError, ValueError):
-        return int(file.read_bytes())
-    return 0

@@ -55,15 +55,22 @@ class Reader:
         self._slow_at = -1e9
         self._seen_below: frozenset[int] = frozenset()
 
-    def read(self, known: Collection[int], helpers: Collection[int], *, exact: bool) -> FullReading:
+    def read(
+        self,
+        known: Collection[int],
+        helpers: Collection[int],
+        *,
+        exact: bool,
+        but: Collection[int] = (),
+    ) -> FullReading:
         """The `known` fork servers and workers, and all else found in the last second below us,
-        `helpers` or not."""
+        `helpers` or not; `but`: not these, nor what is below them."""
         now, me = time.monotonic(), os.getpid()
         resources, zombies = None, frozenset[int]()
         if now - self._slow_at > _RESOURCES_EVERY_S:
             self._slow_at = now
             # A worker that is just being born is its fork server's, and nobody's helper.
-            below = descendants(me, known)
+            below = descendants(me, {*known, *but})
             zombies = frozenset(pid for pid in below if is_zombie(pid))
             self._helpers = [pid for pid in below if pid not in zombies]
             ours = {pid for parent in (*known, *helpers) for pid in descendants(parent)}

@@ -29,3 +29,9 @@ def field(text: bytes, name: bytes) -> int | None:
     rest = text[at + len(name) : end if end >= 0 else None]
     number, *_ = rest.split(None, 1)
     return int(number)
+
+
+def read_number(path: str | os.PathLike[str]) -> int:
+    """A small file that is a number; 0 where it cannot be read or is none."""
+    text = read_file(path).strip()
+    return int(text) if text.isdigit() else 0

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
-from supervisor.readings.files import field, read_file
+from supervisor.readings.files import field, read_file, read_number
 from supervisor.readings.pressure import Pressure, read_pressure
 
 _NO_LIMIT = 1 << 60
 """Version 1 writes a number of about this size where there is no limit."""
 
-_SWAP_EVERY_S = 2.0
+_MEMINFO = "/proc/meminfo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class CgroupMemory:
 
 @dataclass(frozen=True, slots=True)
 class MachineMemory:
-    """The whole machine, in bytes: what psutil reads from /proc/meminfo."""
+    """The whole machine, in bytes (/proc/meminfo, proc(5))."""
 
     total: int
     available: int
@@ -53,6 +51,8 @@ class Bound:
     name: str
     limit: int
     used: int
+    cgroup: Path | None = None
+    """Whose limit it is, if it is a cgroup's."""
 
     @property
     def headroom(self) -> int:
@@ -80,7 +80,12 @@ class MemoryReading:
         machine = self.machine
         found = [Bound("the machine", machine.total, machine.total - machine.available)]
         found += [
-            Bound(f"cgroup {cgroup.directory} ({cgroup.set_by})", cgroup.limit, cgroup.used)
+            Bound(
+                f"cgroup {cgroup.directory} ({cgroup.set_by})",
+                cgroup.limit,
+                cgroup.used,
+                cgroup.directory,
+            )
             for cgroup in self.cgroups
             if cgroup.limit is not None
         ]
@@ -99,23 +104,16 @@ class MemoryReader:
 
     def __init__(self, root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> None:
         self._sources = _find_sources(root, own_cgroups() if cgroups is None else cgroups)
-        self._swap = psutil.swap_memory()
-        self._swap_read = 0.0
 
     def read(self) -> MemoryReading:
         """Read everything now; about a hundred microseconds."""
         now = time.monotonic()
-        groups = tuple(read for source in self._sources if (read := source.read()) is not None)
-        if now - self._swap_read > _SWAP_EVERY_S:
-            self._swap, self._swap_read = psutil.swap_memory(), now
-        virtual = psutil.virtual_memory()
+        meminfo = read_file(_MEMINFO)
+        found = (source.read(meminfo) for source in self._sources)
+        groups = tuple(group for group in found if group is not None)
         own = [group.refaults for group in groups if group.refaults is not None]
         return MemoryReading(
-            now,
-            MachineMemory(virtual.total, virtual.available, self._swap.total, self._swap.free),
-            groups,
-            read_pressure(),
-            own[-1] if own else _machine_refaults(),
+            now, _machine(meminfo), groups, read_pressure(), own[-1] if own else _machine_refaults()
         )
 
 
@@ -123,7 +121,7 @@ class AvailableMemory:
     """What the kernel calls available, for a look at any time: some microseconds."""
 
     def __init__(self) -> None:
-        self._fd = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.open(_MEMINFO, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self) -> int:
         """In bytes."""
@@ -152,13 +150,14 @@ class _Source:
     kernel: str
     """Where version 1 tells of kernel memory."""
 
-    def read(self) -> CgroupMemory | None:
+    def read(self, meminfo: bytes) -> CgroupMemory | None:
+        """`meminfo`: the content of /proc/meminfo."""
         usage = read_file(f"{self.directory}/{self.usage}")
         if not usage:
             return None
         stat = read_file(f"{self.directory}/memory.stat")
         cache = sum(field(stat, self.prefix + kind) or 0 for kind in _RECLAIMABLE)
-        cache += self._reclaimable_slab(stat)
+        cache += self._reclaimable_slab(stat, meminfo)
         limit, set_by = self._limit()
         return CgroupMemory(
             self.directory,
@@ -170,14 +169,14 @@ class _Source:
             read_pressure(self.pressure) if self.pressure else None,
         )
 
-    def _reclaimable_slab(self, stat: bytes) -> int:
+    def _reclaimable_slab(self, stat: bytes, meminfo: bytes) -> int:
         """Names and inodes of files that the kernel remembers: taken back before it kills."""
         if not self.kernel:
             return field(stat, b"slab_reclaimable ") or 0
         # Version 1 tells only of kernel memory as a whole. What share of it can be taken back is
         # known for the machine, and estimated to be the same here.
-        charged = read_file(f"{self.directory}/{self.kernel}").strip()
-        return int(int(charged) * _reclaimable_share()) if charged.isdigit() else 0
+        charged = read_number(f"{self.directory}/{self.kernel}")
+        return int(charged * _reclaimable_share(meminfo))
 
     def _limit(self) -> tuple[int | None, str]:
         found: list[tuple[int, str]] = []
@@ -228,11 +227,22 @@ def usage_files(reading: MemoryReading) -> list[Path]:
     return [c.directory / names[c.set_by] for c in reading.cgroups if c.limit is not None]
 
 
-def _reclaimable_share() -> float:
-    """Of the machine's kernel memory, by /proc/meminfo."""
-    text = read_file("/proc/meminfo")
+def limit_files(reading: MemoryReading) -> list[Path]:
+    """The files in which the limits of our cgroups stand, set or not."""
+    names = ("memory.limit_in_bytes", "memory.max", "memory.high")
+    found = (cgroup.directory / name for cgroup in reading.cgroups for name in names)
+    return [path for path in found if path.is_file()]
+
+
+def _machine(meminfo: bytes) -> MachineMemory:
+    kinds = (b"MemTotal:", b"MemAvailable:", b"SwapTotal:", b"SwapFree:")
+    return MachineMemory(*((field(meminfo, kind) or 0) * 1024 for kind in kinds))
+
+
+def _reclaimable_share(meminfo: bytes) -> float:
+    """Of the machine's kernel memory."""
     kinds = (b"SReclaimable:", b"SUnreclaim:", b"KernelStack:", b"PageTables:", b"Percpu:")
-    sizes = [field(text, kind) or 0 for kind in kinds]
+    sizes = [field(meminfo, kind) or 0 for kind in kinds]
     return sizes[0] / sum(sizes) if sum(sizes) else 0.0
 
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from supervisor.readings.files import field, read_file
 
@@ -134,8 +133,9 @@ def descendants(pid: int, but: Collection[int] = ()) -> list[int]:
 
 def _children(pid: int) -> Iterable[int]:
     try:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            yield from map(int, (task / "children").read_text(encoding="ascii").split())
+        with os.scandir(f"/proc/{pid}/task") as tasks:
+            for task in tasks:
+                yield from map(int, read_file(f"{task.path}/children").split())
     except OSError:
         return  # it has ended
 

@@ -1,12 +1,16 @@
 """What else can run out: space where spools go, open descriptors, processes."""
 
+import contextlib
+import functools
+import os
 import resource
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups, read_word
+from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
+from supervisor.readings.files import read_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,9 @@ def read_disk(directory: Path) -> ResourceReading | None:
 def read_descriptors() -> ResourceReading:
     """This process's open files and sockets, against its soft limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return ResourceReading("descriptors", psutil.Process().num_fds(), soft)
+    with os.scandir("/proc/self/fd") as descriptors:
+        used = sum(1 for _ in descriptors) - 1  # the one by which they are read
+    return ResourceReading("descriptors", used, soft)
 
 
 def raise_descriptor_limit() -> int:
@@ -48,12 +54,31 @@ def raise_descriptor_limit() -> int:
 
 def read_processes(root: Path = ROOT) -> ResourceReading | None:
     """Processes and threads in the tightest pids cgroup on the path; None where there is none."""
-    cgroups = own_cgroups()
     found = []
-    for controller in (UNIFIED, "pids"):
-        for directory in directories(root, cgroups, controller):
-            limit = read_word(directory / "pids.max")
-            if limit.isdigit():
-                used = int(read_word(directory / "pids.current") or 0)
-                found.append(ResourceReading("processes", used, int(limit)))
+    for directory in _pids_cgroups(root):
+        if limit := read_number(directory / "pids.max"):
+            used = read_number(directory / "pids.current")
+            found.append(ResourceReading("processes", used, limit))
     return min(found, key=lambda reading: reading.free, default=None)
+
+
+def read_processes_of_user() -> ResourceReading | None:
+    """Processes and threads of this user, against `ulimit -u`; None where it does not bind: it is
+    none, or we are root (setrlimit(2)). Asks for every process of the machine."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    user = os.getuid()
+    if soft == resource.RLIM_INFINITY or user == 0:
+        return None
+    used = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.uids().real == user:
+                used += process.num_threads()
+    return ResourceReading("processes of this user", used, soft)
+
+
+@functools.cache
+def _pids_cgroups(root: Path) -> tuple[Path, ...]:
+    cgroups = own_cgroups()
+    found = (d for kind in (UNIFIED, "pids") for d in directories(root, cgroups, kind))
+    return tuple(directory for directory in found if (directory / "pids.max").exists())
