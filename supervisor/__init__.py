@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from supervisor.admission import Admission
+    from supervisor.child.sandbox import try_sandbox
     from supervisor.contract import (
         Reporting,
         Servable,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from supervisor.processes.environment import (
         Allocator,
         AllocatorMissing,
+        Sandbox,
         allocator_in_use,
         choose_allocator,
         find_jemalloc,
@@ -52,7 +54,11 @@ if TYPE_CHECKING:
     from supervisor.readings.kernel_oom import KernelLog, OomCounter, OomReport
     from supervisor.readings.memory import MemoryReader, available_memory
     from supervisor.readings.processes import read_process
-    from supervisor.readings.resources import raise_descriptor_limit
+    from supervisor.readings.resources import (
+        raise_descriptor_limit,
+        read_processes,
+        read_processes_of_user,
+    )
     from supervisor.settings import (
         Headroom,
         MemorySettings,
@@ -79,10 +85,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "contract": ("Reporting", "Servable", "StreamAnswer", "Streaming", "StreamSession", "Warmable"),
+    "child.sandbox": ("try_sandbox",),
     "processes.death": ("Cause", "Death", "ExitStatus"),
     "processes.environment": (
         "Allocator",
         "AllocatorMissing",
+        "Sandbox",
         "allocator_in_use",
         "choose_allocator",
         "find_jemalloc",
@@ -112,7 +120,7 @@ _HOMES = {
     "readings.kernel_oom": ("KernelLog", "OomCounter", "OomReport"),
     "readings.memory": ("MemoryReader", "available_memory"),
     "readings.processes": ("read_process",),
-    "readings.resources": ("raise_descriptor_limit",),
+    "readings.resources": ("raise_descriptor_limit", "read_processes", "read_processes_of_user"),
     "admission": ("Admission",),
     "pool": ("Pool",),
     "processes.process": ("end_with_parent",),
@@ -176,6 +184,7 @@ __all__ = [
     "QueueFull",
     "Reporting",
     "ResourceExhausted",
+    "Sandbox",
     "Servable",
     "Spool",
     "SpoolFull",
@@ -208,6 +217,9 @@ __all__ = [
     "in_units",
     "raise_descriptor_limit",
     "read_process",
+    "read_processes",
+    "read_processes_of_user",
+    "try_sandbox",
     "usable_cpus",
 ]
 

@@ -85,9 +85,10 @@ class WorkerLost(PoolError):
 
     code = "worker_lost"
 
-    def __init__(self, deaths: list[Death]) -> None:
+    def __init__(self, deaths: list[Death], *, again: bool = False) -> None:
         causes = "; ".join(death.sentence for death in deaths)
-        super().__init__(f"the job ended {len(deaths)} workers and was given up: {causes}")
+        what = "was not tried again" if again else "was given up"
+        super().__init__(f"the job ended {len(deaths)} workers and {what}: {causes}")
         self.deaths = deaths
 
 
@@ -98,15 +99,16 @@ class StreamLost(PoolError):
     retry_after_s = 1.0
 
 
-def given_up(deaths: list[Death]) -> PoolError:
-    """The job was tried as often as allowed. If its workers took more than their budget each
-    time, then it is the job that does not fit; if memory was short, it may be tried later."""
+def given_up(deaths: list[Death], *, again: bool = False) -> PoolError:
+    """The job, or, `again`, the same one before, was tried as often as allowed. If its workers took
+    more than their budget each time, then it is the job that does not fit; if memory was short, it
+    may be tried later."""
     causes = "; ".join(death.sentence for death in deaths)
     if all(death.intent is Intent.BUDGET for death in deaths):
         return TooLarge(f"the job takes more memory than there is for it: {causes}")
     if all(death.intent in (Intent.BUDGET, Intent.SHORTAGE) for death in deaths):
         return MemoryPressure(f"memory was too short to finish the job: {causes}")
-    return WorkerLost(deaths)
+    return WorkerLost(deaths, again=again)
 
 
 class JobError(PoolError):

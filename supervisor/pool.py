@@ -42,6 +42,7 @@ from supervisor.errors import (
     JobCrashed,
     JobError,
     NotReady,
+    PoolError,
     QueueFull,
     given_up,
 )
@@ -50,6 +51,7 @@ from supervisor.guard.guard import Guard
 from supervisor.guard.history import DeathRecord, Moment
 from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
+from supervisor.poison import KEEP_S, PoisonInputs
 from supervisor.processes.death import Cause, Death, Intent
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker import Worker, WorkerState
@@ -67,6 +69,7 @@ from supervisor.wire.messages import (
     Done,
     Failed,
     Fed,
+    Loaded,
     Progress,
     Run,
     StreamFailed,
@@ -115,6 +118,7 @@ class Pool:
         self._suspended: set[Job] = set()
         """Jobs whose worker has crashed, while it is found out what that says of the model."""
         self._tasks = Tasks()
+        self._poison = PoisonInputs()
         self._member = Member(self._lifecycle, self.settings.workers, self._queue)
         self._job_ids = itertools.count(1)
         self._admitted = 0
@@ -213,9 +217,13 @@ class Pool:
 
     def load_times(self) -> tuple[float, float] | None:
         """Seconds that loading and warming took; None while no model is loaded."""
-        server = self._lifecycle.live_server()
-        loaded = server.loaded.result() if server else None
+        loaded = self._loaded()
         return (loaded.load_s, loaded.warm_s) if loaded else None
+
+    def _loaded(self) -> Loaded | None:
+        """What the fork server told when its model was in memory."""
+        server = self._lifecycle.live_server()
+        return server.loaded.result() if server else None
 
     def watched(self) -> bool:
         """The pool's own tasks live, and the guard has looked lately."""
@@ -360,7 +368,7 @@ class Pool:
     def status(self) -> PoolStatus:
         """A reading of the whole pool."""
         lifecycle = self._lifecycle
-        server = lifecycle.live_server()
+        server, loaded = lifecycle.live_server(), self._loaded()
         reason = lifecycle.unready_reason()
         if self._draining:
             state = PoolState.DRAINING
@@ -370,6 +378,8 @@ class Pool:
             state=state,
             reason=reason,
             allocator=lifecycle.allocator.name,
+            sandbox=tuple(loaded.sandbox) if loaded else (),
+            sandbox_missing=tuple(loaded.sandbox_missing) if loaded else (),
             fork_server_pid=server.pid if server else None,
             model=self.report(),
             workers=tuple(
@@ -413,6 +423,9 @@ class Pool:
             await spool.flush()
         if self._closed:
             raise _closing()
+        if deaths := await self._poison.deaths_by(request, spool):
+            log.warning("job.remembered", request_id=request_id, ended=len(deaths))
+            raise given_up(deaths, again=True)
         loop = asyncio.get_running_loop()
         number = next(self._job_ids)
         job = Job(
@@ -438,6 +451,12 @@ class Pool:
             raise DeadlineExceeded(
                 f"not done after {timeout_s:g} s; the time ran out {where}"
             ) from None
+        except PoolError:
+            if len(job.deaths) >= self.settings.attempts and await self._poison.remember(
+                request, spool, job.deaths
+            ):
+                log.error("job.is_poison", request_id=request_id, remembered_s=KEEP_S)
+            raise
         finally:
             self._forget(job)
 

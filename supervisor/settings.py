@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor.processes.environment import Allocator
+from supervisor.processes.environment import Allocator, Sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,8 @@ class PoolSettings:
     memory: MemorySettings = MemorySettings()
     allocator: Allocator = Allocator.AUTO
     streams: StreamSettings = StreamSettings()
+    sandbox: Sandbox = Sandbox.OFF
+    """For models whose steps open no files and start no processes."""
 
     @property
     def heartbeat_s(self) -> float:

@@ -40,6 +40,10 @@ class PoolStatus:
     state: PoolState
     reason: str | None
     allocator: str
+    sandbox: tuple[str, ...]
+    """What the workers have given up; empty where it is off, or nothing could be."""
+    sandbox_missing: tuple[str, ...]
+    """What they could not, and why."""
     fork_server_pid: int | None
     model: dict[str, Any]
     workers: tuple[WorkerStatus, ...]

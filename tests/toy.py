@@ -1,9 +1,13 @@
 """A toy model for tests of the supervisor: it does what each request tells it to."""
 
 import contextlib
+import ctypes
 import mmap
 import os
+import pathlib
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -72,6 +76,8 @@ class Toy:
                 from supervisor import JobError
 
                 raise JobError("no_thanks", "this is refused")
+            case "forbidden":
+                return _FORBIDDEN[request["what"]](request)
             case "huge":
                 return 1 << 70  # MessagePack carries 64 bits
             case "talk":
@@ -197,6 +203,47 @@ for number in range(300):
     except OSError:
         break
 """
+
+
+def _raw(name: str, *arguments: int) -> int:
+    import pyseccomp
+
+    number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
+    result: int = ctypes.CDLL(None, use_errno=True).syscall(number, *arguments)
+    return ctypes.get_errno() if result < 0 else 0
+
+
+_FORBIDDEN = {
+    "run a program": lambda _: os.execv("/bin/true", ["true"]),
+    "start a process": lambda _: os.fork(),
+    "start a shell": lambda _: os.system("true"),
+    "read a file": lambda _: pathlib.Path("/etc/passwd").read_text(),
+    "write a file": lambda request: pathlib.Path(request["file"]).write_text("x"),
+    "remove a file": lambda request: os.unlink(request["file"]),
+    "connect": lambda _: socket.socket().connect(("127.0.0.1", 9)),
+    "listen": lambda _: socket.socket(socket.AF_UNIX),
+    "end another": lambda request: os.kill(request["pid"], signal.SIGKILL),
+    "end all": lambda _: os.kill(-1, signal.SIGTERM),
+    "trace another": lambda request: _raw("ptrace", 16, request["pid"], 0, 0),
+    "read another's memory": lambda request: _raw("process_vm_readv", request["pid"], 0, 0, 0, 0),
+    "be somebody else": lambda _: os.setuid(65534),
+    "leave its namespaces": lambda _: _raw("unshare", 0x10000000),
+    "load a program into the kernel": lambda _: _raw("bpf", 0, 0, 0),
+    "use a ring": lambda _: _raw("io_uring_setup", 1, 0),
+    "raise its own limits": lambda _: resource.setrlimit(resource.RLIMIT_CORE, (1, 1)),
+    "ask what is not known": lambda _: _raw("sync"),
+    "look around": lambda _: os.stat("/etc/passwd"),
+    "start a thread": lambda _: _in_a_thread(),
+}
+"""What a sandbox takes away, or allows."""
+
+
+def _in_a_thread() -> str:
+    said: list[str] = []
+    thread = threading.Thread(target=said.append, args=("done",))
+    thread.start()
+    thread.join()
+    return said[0]
 
 
 def _end(how: str) -> None:

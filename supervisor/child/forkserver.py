@@ -16,10 +16,13 @@ import time
 import traceback
 from typing import Any
 
+from supervisor.child import sandbox
 from supervisor.child.worker import work
 from supervisor.contract import Reporting, Servable, Warmable
+from supervisor.processes.environment import Sandbox
 from supervisor.processes.process import (
     end_with_parent,
+    not_started,
     raise_oom_score,
     set_parent_death_signal,
     wait_status,
@@ -68,7 +71,7 @@ def main(channel_fd: int, scoreboard_fd: int, supervisor_pid: int) -> int:
             message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             channel.send(LoadFailed(message, traceback.format_exc()))
             return EXIT_LOAD_FAILED
-        ForkServer(channel, servable, scoreboard, request.heartbeat_s).serve()
+        ForkServer(channel, servable, scoreboard, request.heartbeat_s, request.sandbox).serve()
     except ChannelClosed:
         pass
     return 0
@@ -87,10 +90,14 @@ def _load(channel: Channel, request: Load) -> Servable:
     warmed = time.monotonic()
     report: dict[str, Any] = servable.report() if isinstance(servable, Reporting) else {}
     tempfile.tempdir = None  # the supervisor removes it now
+    off = request.sandbox is Sandbox.OFF
+    in_force, missing = ([], []) if off else sandbox.try_sandbox()
+    if request.sandbox is Sandbox.ON and sandbox.ESSENTIAL not in in_force:
+        raise RuntimeError(f"no sandbox can be made here: {'; '.join(missing)}")
     # What is garbage now must not be found, and its pages copied, in every worker.
     gc.collect()
     gc.freeze()
-    channel.send(Loaded(loaded - started, warmed - loaded, report))
+    channel.send(Loaded(loaded - started, warmed - loaded, report, in_force, missing))
     return servable
 
 
@@ -98,8 +105,14 @@ class ForkServer:
     """Forks workers on request and reports their ends."""
 
     def __init__(
-        self, channel: Channel, servable: Servable, scoreboard: Scoreboard, heartbeat_s: float
+        self,
+        channel: Channel,
+        servable: Servable,
+        scoreboard: Scoreboard,
+        heartbeat_s: float,
+        mode: Sandbox,
     ) -> None:
+        self._mode = mode
         self._channel = channel
         self._servable = servable
         self._scoreboard = scoreboard
@@ -138,7 +151,7 @@ class ForkServer:
             pid = os.fork()
         except OSError as error:
             os.close(worker_fd)
-            self._channel.send(ForkFailed(request.ticket, str(error)))
+            self._channel.send(ForkFailed(request.ticket, not_started(error)))
             return
         if pid == 0:
             self._become_worker(request, worker_fd)
@@ -159,7 +172,7 @@ class ForkServer:
                 os.close(pidfd)
             record = self._scoreboard.writer(request.record)
             channel = Channel(socket.socket(fileno=worker_fd))
-            status = work(channel, self._servable, record, self._heartbeat_s)
+            status = work(channel, self._servable, record, self._heartbeat_s, self._mode)
         except BaseException:  # noqa: BLE001 - a worker must never unwind into the fork server's code
             traceback.print_exc()
         finally:

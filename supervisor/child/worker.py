@@ -7,12 +7,14 @@ import os
 import signal
 import time
 import traceback
-from pathlib import Path
 
+from supervisor.child import sandbox
 from supervisor.child.streams import CarriedStreams
 from supervisor.contract import Servable
 from supervisor.errors import JobError
+from supervisor.processes.environment import Sandbox
 from supervisor.processes.process import set_parent_death_signal
+from supervisor.readings.files import field
 from supervisor.spool import SpoolView, open_view
 from supervisor.trim import give_back
 from supervisor.wire.channel import Channel, ChannelClosed
@@ -35,16 +37,23 @@ from supervisor.wire.messages import (
 from supervisor.wire.scoreboard import RecordWriter
 
 
-def work(channel: Channel, servable: Servable, record: RecordWriter, heartbeat_s: float) -> int:
+def work(
+    channel: Channel, servable: Servable, record: RecordWriter, heartbeat_s: float, mode: Sandbox
+) -> int:
     """Run jobs until told to leave or until the supervisor is gone; returns the exit status."""
-    return Worker(channel, servable, record, heartbeat_s).serve()
+    return Worker(channel, servable, record, heartbeat_s, mode).serve()
 
 
 class Worker:
     """The loop and what it must remember."""
 
     def __init__(
-        self, channel: Channel, servable: Servable, record: RecordWriter, heartbeat_s: float
+        self,
+        channel: Channel,
+        servable: Servable,
+        record: RecordWriter,
+        heartbeat_s: float,
+        mode: Sandbox,
     ) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.enable()
@@ -52,14 +61,16 @@ class Worker:
         self._servable = servable
         self._record = record
         self._heartbeat_s = heartbeat_s
-        self._born_with_bytes = anonymous_bytes()
+        self._mode = mode
+        self._status_fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+        self._born_with_bytes = self._anonymous_bytes()
         self._leaving = False
         self._streams = CarriedStreams(servable, channel, record)
         self._parent = os.getppid()
 
     def serve(self) -> int:
         try:
-            self._channel.send(Ready(self._born_with_bytes))
+            self._channel.send(Ready(self._born_with_bytes), self._enter_sandbox())
             # One that is to leave stays for its streams until they go on elsewhere.
             while not self._leaving or self._streams:
                 wait_s = 0.0 if self._streams.waiting else self._heartbeat_s
@@ -73,6 +84,19 @@ class Worker:
         except ChannelClosed:
             return 0
         return 0
+
+    def _enter_sandbox(self) -> list[int]:
+        """Returns the descriptor by which the supervisor hears of forbidden calls, if any are."""
+        if self._mode is Sandbox.OFF:
+            return []
+        listener = sandbox.enter().listener
+        if listener is None and self._mode is Sandbox.ON:
+            raise RuntimeError("no sandbox can be made any more")
+        return [] if listener is None else [listener]
+
+    def _anonymous_bytes(self) -> int:
+        """Anonymous memory of this process, shared pages included (`RssAnon`, proc(5))."""
+        return (field(os.pread(self._status_fd, 4096, 0), b"RssAnon:") or 0) * 1024
 
     def _obey(self, message: AnyMessage, fds: list[int]) -> None:
         match message:
@@ -127,7 +151,7 @@ class Worker:
                     value = next(steps)
                 except StopIteration as stop:
                     run_s = (time.monotonic_ns() - started) / 1e9
-                    growth = anonymous_bytes() - self._born_with_bytes
+                    growth = self._anonymous_bytes() - self._born_with_bytes
                     return Done(run.job, stop.value, run_s, growth)
                 self._record.beat()
                 if value is not None:
@@ -172,12 +196,3 @@ class Worker:
             set_parent_death_signal(signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
-
-
-def anonymous_bytes() -> int:
-    """Anonymous memory of this process, shared pages included (`RssAnon`, proc(5))."""
-    with Path("/proc/self/status").open("rb") as status:
-        for line in status:
-            if line.startswith(b"RssAnon:"):
-                return int(line.split()[1]) * 1024
-    return 0

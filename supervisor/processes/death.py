@@ -16,6 +16,8 @@ class Cause(enum.Enum):
     """Ended by us: its heartbeat had stopped."""
     GUARD = "guard"
     """Ended by us: it had more memory than its budget, or than was left."""
+    SANDBOX = "sandbox"
+    """Ended by us: it called what its sandbox forbids."""
     RECYCLED = "recycled"
     """It left because we asked it to, to begin anew."""
     SHUTDOWN = "shutdown"
@@ -43,6 +45,7 @@ class Intent(enum.Enum):
     HANG = "hang"
     BUDGET = "budget"
     SHORTAGE = "shortage"
+    SANDBOX = "sandbox"
     RECYCLE = "recycle"
     SHUTDOWN = "shutdown"
 
@@ -87,6 +90,7 @@ _BY_INTENT = {
     Intent.HANG: (Cause.HANG, "stopped answering and was ended"),
     Intent.BUDGET: (Cause.GUARD, "was ended by the guard"),
     Intent.SHORTAGE: (Cause.GUARD, "was ended by the guard"),
+    Intent.SANDBOX: (Cause.SANDBOX, "was ended by its sandbox"),
     Intent.RECYCLE: (Cause.RECYCLED, "was recycled"),
     Intent.SHUTDOWN: (Cause.SHUTDOWN, "was ended by the shutdown"),
 }

@@ -1,4 +1,5 @@
-"""What a fork server's process is given before exec: its allocator; and how many workers fit.
+"""What a fork server's process is given before exec: its allocator; what its workers give up; and
+how many fit.
 
 An allocator is chosen by environment variables, so it cannot be chosen later.
 """
@@ -45,6 +46,15 @@ class Allocator(enum.Enum):
     AUTO = "auto"
     JEMALLOC = "jemalloc"
     GLIBC = "glibc"
+
+
+class Sandbox(enum.Enum):
+    """The setting: whether workers give up, after their warm-up, what they do not need. `AUTO`: as
+    much of it as this machine can; `ON`: or no model is served."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 def choose_allocator(

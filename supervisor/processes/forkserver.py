@@ -92,6 +92,7 @@ class ForkServer:
             records,
             settings.heartbeat_s,
             settings.nice,
+            settings.sandbox,
         )
         encoded(load)
         # Ours, since one that is killed while it loads removes nothing.

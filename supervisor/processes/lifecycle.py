@@ -20,7 +20,7 @@ from supervisor.processes.death import Cause, Death, Intent
 from supervisor.processes.deaths import Deaths
 from supervisor.processes.environment import choose_allocator, find_jemalloc
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
-from supervisor.processes.process import become_subreaper, reap_group
+from supervisor.processes.process import become_subreaper, not_started, reap_group
 from supervisor.processes.slots import WorkerSlots, WorkersOwner
 from supervisor.processes.worker import Worker, WorkerStillborn
 from supervisor.readings.kernel_oom import OomEvidence
@@ -204,7 +204,7 @@ class ProcessLifecycle:
             self._install(await self._load(await self._find_target()))
         except _CANNOT_LOAD as error:
             self._failed(error)
-            await self._sleep_after_failure(str(error), wanted)
+            await self._sleep_after_failure(not_started(error), wanted)
             return
         self.load_death = None
         self._answer(wanted)
@@ -389,6 +389,8 @@ class ProcessLifecycle:
             pid=server.pid,
             load_s=round(loaded.load_s, 3),
             warm_s=round(loaded.warm_s, 3),
+            sandbox=loaded.sandbox or "off",
+            sandbox_missing=loaded.sandbox_missing or None,
             **loaded.report,
         )
         return server

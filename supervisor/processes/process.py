@@ -12,7 +12,7 @@ from supervisor.processes.death import ExitStatus
 from supervisor.readings.files import read_file
 from supervisor.readings.processes import descendants
 
-_PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STATUS_ASKS = 500
 _STATUS_POLL_S = 0.01
@@ -22,7 +22,7 @@ _EXIT_CODE = 49
 
 def become_subreaper() -> None:
     """Orphans below this process become its children, so that it can learn how they ended."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_parent(parent_pid: int) -> bool:
@@ -65,9 +65,19 @@ def reap_group(group: int) -> bool:
     return True
 
 
+def not_started(error: BaseException) -> str:
+    """Why a process could not be, for a person. The kernel says the same of several limits."""
+    if isinstance(error, BlockingIOError):
+        return (
+            "no more processes may be started: pids.max of a cgroup, ulimit -u, or the machine's "
+            f"own limit is reached ({error})"
+        )
+    return str(error)
+
+
 def set_parent_death_signal(number: int) -> None:
     """Send this process signal `number` when its parent dies; 0 for none."""
-    _prctl(_PR_SET_PDEATHSIG, number)
+    prctl(PR_SET_PDEATHSIG, number)
 
 
 def raise_oom_score(by: int) -> None:
@@ -78,7 +88,8 @@ def raise_oom_score(by: int) -> None:
         file.write_text(str(min(1000, now + by)), encoding="ascii")
 
 
-def _prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int) -> None:
+    """prctl(2) of one argument. Raises `OSError`."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")

@@ -16,6 +16,7 @@ import structlog
 from supervisor.clock import LoopClock
 from supervisor.job import Job, JobState
 from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
+from supervisor.processes.forbidden import ForbiddenCalls
 from supervisor.processes.forkserver import ForkServer, StartingWorker
 from supervisor.processes.process import Process
 from supervisor.stream import Stream
@@ -107,6 +108,7 @@ class Worker:
         self._clock = clock
         self._heartbeat_ns, self._heard_at = 0, clock.now()
         self._stuck_timer: asyncio.TimerHandle | None = None
+        self._forbidden: ForbiddenCalls | None = None
         self._channel = AsyncChannel(born.sock, self._on_message, self._on_channel_closed)
         self._process = Process(born.pid, born.pidfd, self._on_exit, self._on_end)
         server.adopt(self._process)
@@ -227,6 +229,8 @@ class Worker:
 
     def _on_message(self, message: AnyMessage, fds: list[int]) -> None:
         if isinstance(message, Ready):
+            if fds:
+                self._forbidden = ForbiddenCalls(fds[0], self._on_forbidden_call)
             self.born_bytes = message.anonymous_bytes
             if not self.ready.done():
                 self.ready.set_result(None)
@@ -234,6 +238,10 @@ class Worker:
                 self._become_idle()
         else:
             self._owner.worker_message(self, message)
+
+    def _on_forbidden_call(self, name: str) -> None:
+        log.error("worker.forbidden_call", worker=self.slot, pid=self.pid, call=name)
+        self.kill(Intent.SANDBOX, f"it called {name}")
 
     def _on_channel_closed(self) -> None:
         # It is about to exit; give it the moment that an exit takes.
@@ -256,6 +264,8 @@ class Worker:
 
     def _on_exit(self, status: ExitStatus) -> None:
         self._channel.drain()
+        if self._forbidden is not None:
+            self._forbidden.close()
         self.server.release(self.pid)
         if self._stuck_timer is not None:
             self._stuck_timer.cancel()

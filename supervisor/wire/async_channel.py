@@ -14,7 +14,7 @@ from supervisor.wire.messages import AnyMessage, Message, encode
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
 
-_MOST_AT_ONCE = 32
+MOST_AT_ONCE = 32
 """Messages that are taken in one turn of the loop; whatever else there is comes in between."""
 _NO_DESCRIPTORS_PAUSE_S = 0.05
 
@@ -104,7 +104,7 @@ class AsyncChannel:
         self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
-        for _ in range(_MOST_AT_ONCE):
+        for _ in range(MOST_AT_ONCE):
             if not self._open:
                 return
             if not _descriptor_free():

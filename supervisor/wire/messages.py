@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from supervisor.processes.environment import Sandbox
+
 
 class Message(msgspec.Struct, frozen=True, tag=True):
     """Base of all messages; the class name is the tag on the wire."""
@@ -24,14 +26,18 @@ class Load(Message, frozen=True):
     records: int
     heartbeat_s: float
     nice: int
+    sandbox: Sandbox
 
 
 class Loaded(Message, frozen=True):
-    """Fork server to supervisor: the model is in memory and warm; forks may be asked for."""
+    """Fork server to supervisor: the model is in memory and warm; forks may be asked for.
+    `sandbox`: what workers will have given up, and why not the rest."""
 
     load_s: float
     warm_s: float
     report: dict[str, Any]
+    sandbox: list[str] = []
+    sandbox_missing: list[str] = []
 
 
 class LoadFailed(Message, frozen=True):
@@ -71,7 +77,8 @@ class Reaped(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """Worker to supervisor: jobs may be sent. `anonymous_bytes`: what it shares from birth."""
+    """Worker to supervisor: jobs may be sent. `anonymous_bytes`: what it shares from birth.
+    Descriptor: what its sandbox tells of forbidden calls on, if it is in one."""
 
     anonymous_bytes: int
 

@@ -1,0 +1,48 @@
+"""What transcribes for a command: workers of its own, or a running server."""
+
+import msgspec
+
+from modelserver.batch.engine import Engine
+from modelserver.logs import configure_logs
+from modelserver.settings import Settings
+from modelserver.settings.configuration import FLAG, Configuration
+from modelserver.speech.messages import SpeechRequest
+
+
+def pool_settings_of(configuration: Configuration) -> Settings:
+    """For workers of a command's own."""
+    settings = configuration.settings
+    if "warmup" not in configuration.origins:  # it takes longer than a few files do
+        settings = msgspec.structs.replace(settings, warmup="none")
+    return settings
+
+
+def engine_of(
+    configuration: Configuration,
+    asked: SpeechRequest,
+    encoding: str | None,
+    rate: int | None,
+    server: str | None,
+    key: str | None,
+) -> Engine:
+    """A running server, where one is named, or workers of its own. `encoding` and `rate` of samples
+    go to a server as they were given."""
+    if server is not None:
+        from modelserver.batch.server import Server
+
+        given = {"channels": asked.channels, "encoding": encoding, "rate": rate and str(rate)}
+        parameters = {name: value for name, value in given.items() if value}
+        return Server(server, key, {**parameters, **named(configuration)})
+    from modelserver.batch.own_pool import OwnPool
+
+    settings = pool_settings_of(configuration)
+    quiet = msgspec.structs.replace(settings.log, level="warning")
+    configure_logs(quiet if settings.log.level == "info" else settings.log)
+    return OwnPool(settings, asked)
+
+
+def named(configuration: Configuration) -> dict[str, str]:
+    """The model, language and profile that were asked for with the command."""
+    settings = configuration.settings
+    given = {"model": settings.model[0], "language": settings.language, "profile": settings.profile}
+    return {n: value for n, value in given.items() if configuration.origins.get(n) == FLAG}

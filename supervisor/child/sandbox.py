@@ -1,0 +1,223 @@
+"""What a worker gives up before its first job: it meets other people's audio with C and C++ code,
+and whoever takes that over shall find nothing to do.
+
+Calls are allowed, refused with EPERM, or forbidden. A forbidden one never happens: the kernel holds
+it and tells the supervisor, which ends the worker and names the call (seccomp_unotify(2)).
+"""
+
+import contextlib
+import ctypes
+import errno
+import json
+import linecache
+import os
+import resource
+from dataclasses import dataclass
+from typing import Any
+
+from supervisor.processes.process import PR_SET_PDEATHSIG, prctl
+
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_SECCOMP_SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3
+_LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
+"""The same on every architecture."""
+_LANDLOCK_VERSION = 1
+_CLONE_THREAD = 0x10000
+_AT_EMPTY_PATH = 0x1000
+_PR_SET_NAME, _PR_SET_VMA = 15, 0x53564D41
+
+_ALLOWED = """
+    read write readv writev pread64 preadv pwrite64 lseek close fstat dup dup3 fcntl ftruncate
+    fallocate fadvise64 memfd_create
+    mmap mprotect munmap mremap madvise brk msync mincore
+    futex futex_waitv rseq set_robust_list membarrier sched_yield sched_getaffinity getcpu
+    nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times getrusage
+    getrandom getpid getppid gettid getuid geteuid getgid getegid sysinfo uname
+    rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending sigaltstack restart_syscall
+    exit exit_group poll ppoll select pselect6 recvmsg recvfrom sendmsg sendto
+"""
+_FORBIDDEN = """
+    execve execveat fork vfork
+    open openat openat2 creat open_by_handle_at name_to_handle_at
+    unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat mkdir mkdirat rmdir
+    mknod mknodat chmod fchmodat chown lchown fchownat truncate chroot pivot_root mount umount2
+    move_mount open_tree fsopen fsmount fspick mount_setattr swapon swapoff quotactl acct
+    socket socketpair connect bind listen accept accept4
+    ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_open pidfd_getfd
+    pidfd_send_signal tkill rt_sigqueueinfo rt_tgsigqueueinfo
+    unshare setns setuid setgid setreuid setregid setresuid setresgid setgroups capset
+    bpf perf_event_open io_uring_setup io_uring_enter io_uring_register userfaultfd
+    keyctl add_key request_key init_module finit_module delete_module kexec_load kexec_file_load
+    reboot ioperm iopl settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname
+    personality modify_ldt fanotify_init inotify_init inotify_init1 shmget msgget semget mq_open
+"""
+_LIMITS = {
+    resource.RLIMIT_CORE: 0,
+    resource.RLIMIT_MEMLOCK: 0,
+    resource.RLIMIT_MSGQUEUE: 0,
+    resource.RLIMIT_NOFILE: 256,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """What is in force from now on, and why the rest is not. `listener`: a descriptor on which the
+    kernel tells of forbidden calls, if there is a filter."""
+
+    in_force: list[str]
+    missing: list[str]
+    listener: int | None
+
+
+ESSENTIAL = "seccomp"
+"""Without it, forbidden calls do happen."""
+
+
+def try_sandbox() -> tuple[list[str], list[str]]:
+    """What would be in force and what would be missing, and why: tried by a child. To be called
+    once before workers are forked: the filter's library is found then."""
+    with contextlib.suppress(ImportError, OSError, RuntimeError):
+        import pyseccomp  # noqa: F401
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            entered = enter()
+            os.write(writer, json.dumps([entered.in_force, entered.missing]).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        text = told.read()
+    os.waitpid(pid, 0)
+    if not text:
+        return [], ["the child that tried has ended of it"]
+    in_force, missing = json.loads(text)
+    return in_force, missing
+
+
+def enter() -> Entered:
+    """For this process and all its threads, and for ever."""
+    linecache.updatecache = lambda *_: []  # a traceback shall not try to read sources
+    in_force, missing = [], []
+    program: _Program | None = None
+    try:
+        program = _filter()
+    except (ImportError, OSError, RuntimeError) as error:
+        missing.append(f"{ESSENTIAL}: {error}")
+    for name, step in _STEPS.items():
+        try:
+            step()
+        except (OSError, ValueError) as error:
+            missing.append(f"{name}: {error}")
+        else:
+            in_force.append(name)
+    listener = None
+    if program is not None:
+        try:
+            listener = _load(program)
+            in_force.append(ESSENTIAL)
+        except OSError as error:
+            missing.append(f"{ESSENTIAL}: {error}")
+    return Entered(in_force, missing, listener)
+
+
+def _no_new_privileges() -> None:
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _not_dumpable() -> None:
+    """For root only: an ordinary user's supervisor could not read any more what it holds."""
+    if os.geteuid() != 0:
+        raise PermissionError("the supervisor, which is not root, has to read its memory use")
+    prctl(_PR_SET_DUMPABLE, 0)
+
+
+def _limit() -> None:
+    for which, most in _LIMITS.items():
+        hard = resource.getrlimit(which)[1]
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(which, (least, least))
+
+
+def _no_files() -> None:
+    """Landlock (landlock(7)): a set of rules that handles every access and allows none."""
+    version = _system_call(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
+    # Accesses to files by version: 13 bits in the first, then refer, truncate, and ioctl in 5.
+    bits = 13 + (version >= 2) + (version >= 3) + (version >= 5)
+    attribute = ctypes.c_uint64((1 << bits) - 1)
+    rules = _system_call(_LANDLOCK_CREATE_RULESET, ctypes.byref(attribute), 8, 0)
+    try:
+        _system_call(_LANDLOCK_RESTRICT_SELF, rules, 0)
+    finally:
+        os.close(rules)
+
+
+_STEPS = {
+    "no_new_privs": _no_new_privileges,
+    "rlimits": _limit,
+    "landlock": _no_files,
+    "not dumpable": _not_dumpable,
+}
+
+
+def _filter() -> "_Program":
+    """For this process, which may raise signals of its own."""
+    import pyseccomp as seccomp
+
+    rules = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
+    only_own = seccomp.Arg(0, seccomp.EQ, os.getpid())
+    for action, names in ((seccomp.ALLOW, _ALLOWED), (seccomp.NOTIFY, _FORBIDDEN)):
+        for name in names.split():
+            _add(rules, action, name)
+    # To raise a signal of one's own is how a program aborts.
+    not_own = seccomp.Arg(0, seccomp.NE, os.getpid())
+    for name in ("kill", "tgkill"):
+        _add(rules, seccomp.ALLOW, name, only_own)
+        _add(rules, seccomp.NOTIFY, name, not_own)
+    for option in (PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_VMA):
+        _add(rules, seccomp.ALLOW, "prctl", seccomp.Arg(0, seccomp.EQ, option))
+    # How the C library asks for the size of an open file.
+    empty_path = seccomp.Arg(3, seccomp.MASKED_EQ, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
+    _add(rules, seccomp.ALLOW, "newfstatat", empty_path)
+    _add(rules, seccomp.ALLOW, "prlimit64", seccomp.Arg(2, seccomp.EQ, 0))
+    # Threads, as a decoder may want them, and no processes. What clone3 is asked for cannot be
+    # seen from here; without it the C library takes clone.
+    thread = seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD)
+    process = seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, 0)
+    _add(rules, seccomp.ALLOW, "clone", thread)
+    _add(rules, seccomp.NOTIFY, "clone", process)
+    _add(rules, seccomp.ERRNO(errno.ENOSYS), "clone3")
+    with os.fdopen(os.memfd_create("rules"), "rb") as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        instructions = file.read()
+    return _Program(len(instructions) // 8, instructions)  # each of 8 bytes
+
+
+def _load(program: "_Program") -> int:
+    """Returns the descriptor on which forbidden calls are told."""
+    import pyseccomp as seccomp
+
+    number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, "seccomp")
+    return _system_call(number, _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER, ctypes.byref(program))
+
+
+def _add(rules: Any, action: int, name: str, *arguments: Any) -> None:
+    with contextlib.suppress(OSError, ValueError):  # this architecture has no such call
+        rules.add_rule(action, name, *arguments)
+
+
+class _Program(ctypes.Structure):
+    """`struct sock_fprog`, linux/filter.h."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _system_call(number: int, *arguments: Any) -> int:
+    """One that the C library has no function for. Raises `OSError`."""
+    result: int = ctypes.CDLL(None, use_errno=True).syscall(number, *arguments)
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result

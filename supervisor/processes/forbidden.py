@@ -1,0 +1,69 @@
+"""What a worker's sandbox has stopped: the kernel holds a forbidden call and tells of it here
+(seccomp_unotify(2), linux/seccomp.h)."""
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+_RECEIVE = 0xC0502100
+"""SECCOMP_IOCTL_NOTIF_RECV: _IOWR('!', 0, struct seccomp_notif)."""
+_NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+"""Id, pid, flags; number of the call, architecture, instruction, arguments."""
+
+_PATHS = {"open": 0, "creat": 0, "unlink": 0, "rename": 0, "execve": 0, "openat": 1, "unlinkat": 1}
+"""Which argument is a path."""
+_MOST_PATH_BYTES = 200
+
+
+class ForbiddenCalls:
+    """Owns `listener`; `on_call` gets the name of each call, and the path that it was for. Nobody
+    answers: whoever made it waits until it is ended."""
+
+    def __init__(self, listener: int, on_call: Callable[[str], None]) -> None:
+        self._listener = listener
+        self._on_call = on_call
+        os.set_blocking(listener, False)
+        asyncio.get_running_loop().add_reader(listener, self._told)
+
+    def _told(self) -> None:
+        told = bytearray(_NOTIFICATION.size)
+        try:
+            fcntl.ioctl(self._listener, _RECEIVE, told)
+        except OSError:
+            self.close()  # its process has ended meanwhile
+            return
+        _, pid, _, number, architecture, _, *arguments = _NOTIFICATION.unpack(told)
+        name = _name(architecture, number)
+        path = _path(pid, arguments[_PATHS[name]]) if name in _PATHS else ""
+        self._on_call(f"{name} of {path!r}" if path else name)
+
+    def close(self) -> None:
+        """May be called twice."""
+        if self._listener >= 0:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            os.close(self._listener)
+            self._listener = -1
+
+
+def _path(pid: int, address: int) -> str:
+    """What the waiting process has there; empty where it may not be read."""
+    with contextlib.suppress(OSError), Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        memory.seek(address)
+        found = memory.read(_MOST_PATH_BYTES).split(b"\0", 1)[0]
+        return found.decode("utf-8", "replace")
+    return ""
+
+
+def _name(architecture: int, number: int) -> str:
+    """As the manual calls it; the library that made the filter knows."""
+    with contextlib.suppress(OSError, AttributeError):
+        resolve = ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_num_arch
+        resolve.restype = ctypes.c_void_p
+        if found := resolve(ctypes.c_uint32(architecture), ctypes.c_int(number)):
+            return ctypes.string_at(found).decode("ascii")  # its few bytes are not given back
+    return f"call {number}"
