@@ -6,6 +6,7 @@ Outside of systemd there is nobody to tell, and nothing is sent.
 import asyncio
 import contextlib
 import os
+import select
 import socket
 
 import structlog
@@ -20,6 +21,7 @@ _EXTEND_BY_S = 30
 """While a model loads, systemd is asked for this much more time, again and again."""
 _WATCHDOG_SHARE = 0.25
 _LONGEST_FIELD = 800
+_BUSY_S = 1.0
 
 
 class Notifier:
@@ -56,6 +58,48 @@ class Notifier:
         lines = "\n".join(f"{name}={_in_a_field(value)}" for name, value in fields.items())
         with contextlib.suppress(BlockingIOError, ConnectionError):  # systemd is busy, or gone
             self._socket.send(lines.encode(errors="replace"))
+
+    def store(self, name: str, sock: socket.socket) -> bool:
+        """Have systemd keep a socket under that name, and give it to the service when it starts
+        anew (`FileDescriptorStoreMax`; without that it is let go). False where there is nobody."""
+        if self._socket is None:
+            return False
+        self._socket.settimeout(_BUSY_S)  # it must not be lost where systemd is busy
+        try:
+            message = f"FDSTORE=1\nFDNAME={name}".encode()
+            socket.send_fds(self._socket, [message], [sock.fileno()])
+        except OSError as error:
+            log.warning("service_manager.keeps_nothing", name=name, reason=str(error))
+            return False
+        finally:
+            self._socket.setblocking(False)
+        return True
+
+    def forget(self, name: str) -> None:
+        """It shall not keep what it has under that name."""
+        self.tell(FDSTOREREMOVE=1, FDNAME=name)
+
+    def until_heard(self, timeout_s: float) -> None:
+        """Wait until all that was said has been taken in: whoever says something and ends at once
+        may not be known any more when it is heard (sd_notify_barrier(3))."""
+        if self._socket is None:
+            return
+        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._socket.settimeout(timeout_s)
+            socket.send_fds(self._socket, [b"BARRIER=1"], [theirs])
+            os.close(theirs)
+            theirs = -1
+            poll = select.poll()
+            poll.register(ours, 0)
+            poll.poll(timeout_s * 1000)
+        except OSError:
+            pass  # it has gone
+        finally:
+            self._socket.setblocking(False)
+            os.close(ours)
+            if theirs >= 0:
+                os.close(theirs)
 
     def close(self) -> None:
         """Say no more."""

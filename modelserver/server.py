@@ -1,13 +1,12 @@
-"""The server's life: listen, serve, drain, end. Runs in the supervisor process."""
+"""The server's life: listen, serve, drain, end; or hand all over to its successor. Runs in the
+supervisor process."""
 
 import asyncio
 import contextlib
 import os
-import signal
 import socket
-import sys
 import time
-from collections.abc import AsyncIterator
+from typing import Any
 
 import structlog
 import uvloop
@@ -16,10 +15,13 @@ from modelserver import __version__
 from modelserver.access.keyring import KeysUnreadable
 from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.assistant.service import Assistant
+from modelserver.fronts import CannotListen, Fronts
+from modelserver.handover import Predecessor, Sockets, Upgrader
+from modelserver.handover.sockets import Inherited, connection_name, kept_name
 from modelserver.http.application import build_application, build_vosk_application
 from modelserver.http.connections import connections_beside
 from modelserver.http.jobs import message_of
-from modelserver.http.listening import HttpServer, bind, is_loopback, url_of
+from modelserver.http.listening import is_loopback
 from modelserver.jobs.service import JobService
 from modelserver.jobs.webhooks import SecretUnreadable
 from modelserver.notify import Notifier, keep_systemd_informed
@@ -27,10 +29,16 @@ from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
+from modelserver.signals import Hangups, StopSignals, UpgradeSignals
 from modelserver.tracing import CannotTrace
 from supervisor import AllocatorMissing, directory_problem, raise_descriptor_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
+
+_PATIENCE_S = 30.0
+"""Clients that were there before this process wait so long for the model; then they are told."""
+_JOBS_S = 10.0
+_HEARD_S = 5.0
 
 
 class CannotStart(Exception):
@@ -44,121 +52,237 @@ def run_server(configuration: Configuration) -> None:
 
 
 async def _serve(configuration: Configuration) -> None:
-    settings, started = configuration.settings, time.monotonic()
+    predecessor = Predecessor.from_environment(os.environ)
     try:
-        sock = bind(settings.host, settings.port)
-    except OSError as error:
-        raise CannotStart(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
-        ) from error
-    vosk_sock = _vosk_socket(settings, sock)
-    raise_descriptor_limit()
-    if (problem := directory_problem(settings.spool.directory)) is not None:
-        sock.close()
-        raise CannotStart(f"spool.directory: {problem}; larger uploads have to go there")
-    try:
-        service = SpeechService(settings)
-    except (AllocatorMissing, CannotTrace) as error:
-        sock.close()
-        raise CannotStart(str(error)) from error
-    try:
-        service.access.check()
-    except KeysUnreadable as error:
-        sock.close()
-        raise CannotStart(f"auth.keys_file: {error}") from error
-    stop, hangups = StopSignals(), Hangups()
-    notifier = Notifier.from_environment()
-    connections = connections_beside(service.places)
-    try:
-        jobs = JobService(service, message_of)
-    except SecretUnreadable as error:
-        sock.close()
-        raise CannotStart(f"jobs.webhook_secret_file: {error}") from error
-    assistant = Assistant(lambda: service.settings.assistant)
-    app = build_application(service, jobs, assistant, connections)
-    http = HttpServer(app, sock, connections, service.traffic, give_up=True)
-    await http.start()
-    fronts = [http]
-    if vosk_sock is not None:
-        vosk_app = build_vosk_application(service, connections)
-        fronts.append(HttpServer(vosk_app, vosk_sock, connections, service.traffic, give_up=True))
-        await fronts[-1].start()
-        log.info("vosk.listening", url=url_of(vosk_sock).replace("http", "ws", 1))
-    if service.access.open and not is_loopback(settings.host):
-        log.warning(
-            "server.open_to_all",
-            host=settings.host,
-            reason="anybody who reaches this address may use it: auth.keys_file is not set",
-        )
-    if not service.access.open and settings.wyoming.uri:
-        log.warning(
-            "wyoming.without_keys", reason="its protocol has none: auth does not hold there"
-        )
-    log.info(
-        "server.listening",
-        version=__version__,
-        url=url_of(sock),
-        workers=service.default.slots,
-        models=list(service.models),
-    )
-    try:
-        reloader = Reloader(service, configuration)
-        admin = AdminListener(service, jobs, reloader)
-        async with service, jobs, assistant, admin, _wyoming(service, settings):
-            informing = asyncio.create_task(keep_systemd_informed(service, notifier))
-            informing.add_done_callback(_tell_if_failed)
-            telling = asyncio.create_task(_tell_when_ready(service, started))
-            reloading = asyncio.create_task(hangups.obeyed_by(reloader, stop))
-            await stop.first.wait()
-            informing.cancel()
-            reloading.cancel()
-            telling.cancel()
-            notifier.tell(STOPPING=1, STATUS="draining: no new requests are taken")
-            if notice_s := service.stop_admitting():
-                log.info("server.gives_notice", notice_s=notice_s)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(notice_s):
-                        await stop.second.wait()
-            for front in fronts:
-                front.stop_accepting()
-            log.info("server.draining", drain_s=settings.drain_s)
-            await jobs.pause()
-            in_time = await _drain(service, settings.drain_s, stop)
-            await service.end_uploads()
-            log.info("server.drained" if in_time else "server.drain_cut_short")
-    except (AdminRefused, WyomingRefused) as error:
-        raise CannotStart(str(error)) from error
+        await predecessor.introduce()
+        await Server(configuration, predecessor).serve()
+    except CannotStart as error:
+        await predecessor.failed(str(error))
+        raise
     finally:
-        for front in fronts:
-            await front.close()
-        notifier.close()
-    log.info("server.stopped")
+        await predecessor.close()
 
 
-def _vosk_socket(settings: Settings, other: socket.socket) -> socket.socket | None:
-    """For the Vosk project's protocol, if it has a port of its own. Raises `CannotStart`."""
-    if not settings.vosk.port:
-        return None
-    try:
-        return bind(settings.host, settings.vosk.port)
-    except OSError as error:
-        other.close()
-        raise CannotStart(
-            f"cannot listen on {settings.host} port {settings.vosk.port} (vosk.port): "
-            f"{error.strerror}"
-        ) from error
+class Server:
+    """All that lives as long as the server does. Raises `CannotStart`."""
+
+    def __init__(self, configuration: Configuration, predecessor: Predecessor) -> None:
+        self._started = time.monotonic()
+        self._configuration, self._predecessor = configuration, predecessor
+        self._settings = settings = configuration.settings
+        self._notifier = Notifier.from_environment()
+        inherited = predecessor.inherited
+        if not predecessor.is_there:
+            inherited = Inherited.from_systemd(os.environ)
+        self._sockets = Sockets(inherited)
+        raise_descriptor_limit()
+        try:
+            self._fronts = Fronts(settings, self._sockets)
+        except CannotListen as error:
+            raise CannotStart(str(error)) from error
+        try:
+            self._build()
+        except BaseException:
+            self._sockets.close()
+            raise
+
+    def _build(self) -> None:
+        settings = self._settings
+        if (problem := directory_problem(settings.spool.directory)) is not None:
+            raise CannotStart(f"spool.directory: {problem}; larger uploads have to go there")
+        try:
+            self._service = service = SpeechService(settings)
+        except (AllocatorMissing, CannotTrace) as error:
+            raise CannotStart(str(error)) from error
+        service.make_way = self._predecessor.make_way
+        service.guard.expect_to_be_freed(lambda: self._predecessor.held_bytes)
+        try:
+            service.access.check()
+        except KeysUnreadable as error:
+            raise CannotStart(f"auth.keys_file: {error}") from error
+        try:
+            self._jobs = JobService(service, message_of)
+        except SecretUnreadable as error:
+            raise CannotStart(f"jobs.webhook_secret_file: {error}") from error
+        self._assistant = Assistant(lambda: service.settings.assistant)
+        self._upgrader = Upgrader(service, self._configuration, self._sockets, self._notifier)
+
+    async def serve(self) -> None:
+        """From here to the end."""
+        self._stop, hangups, upgrades = StopSignals(), Hangups(), UpgradeSignals()
+        service, jobs = self._service, self._jobs
+        reloader = Reloader(service, self._configuration)
+        following = self._predecessor.is_there
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                await stack.enter_async_context(service)
+                keeping = asyncio.create_task(keep_systemd_informed(service, self._notifier))
+                keeping.add_done_callback(_tell_if_failed)
+                if following:
+                    jobs.patience_s = _PATIENCE_S
+                    await self._take_over()
+                await stack.enter_async_context(jobs)
+                await stack.enter_async_context(self._assistant)
+                self._admin = AdminListener(
+                    *(service, jobs, reloader, self._upgrader, self._sockets), before=following
+                )
+                await stack.enter_async_context(self._admin)
+                self._wyoming = await _wyoming(service, self._settings, self._sockets, stack)
+                self._sockets.close_unused()
+                background = [
+                    asyncio.create_task(self._accept()),
+                    asyncio.create_task(_tell_when_ready(service, self._started)),
+                    asyncio.create_task(hangups.obeyed_by(reloader, self._stop)),
+                    asyncio.create_task(upgrades.obeyed_by(self._upgrader)),
+                ]
+                background[0].add_done_callback(_tell_if_failed)
+                await _first_of(self._stop.first, self._upgrader.leaving)
+                for task in (keeping, *background):
+                    task.cancel()
+                await self._leave()
+        except (AdminRefused, WyomingRefused) as error:
+            raise CannotStart(str(error)) from error
+        finally:
+            await self._fronts.close()
+            self._upgrader.close()
+            self._notifier.close()
+        log.info("server.stopped")
+
+    # --- beginning ------------------------------------------------------------------------------
+
+    async def _take_over(self) -> None:
+        """From the server before: once our model is loaded, beside its own or after it. Raises
+        `CannotStart`, and it goes on."""
+        service, stop = self._service, asyncio.create_task(self._stop.first.wait())
+        settled = asyncio.create_task(service.settled())
+        await asyncio.wait({settled, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not settled.done():
+            settled.cancel()
+            raise CannotStart("it was told to stop before it had begun")
+        reason = settled.result()
+        if reason is not None and self._predecessor.is_there:
+            raise CannotStart(f"it does not take the place of the server before: {reason}")
+        await self._predecessor.ready()
+
+    async def _accept(self) -> None:
+        """Who was there before us waits until there is something to be had."""
+        service = self._service
+        if self._fronts.waited_for:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_S):
+                    await service.settled()
+        connections = connections_beside(service.places)
+        app = build_application(service, self._jobs, self._assistant, connections)
+        vosk_app = build_vosk_application(service, connections)
+        await self._fronts.accept(app, vosk_app, connections, service.traffic)
+        self._keep_sockets()
+        self._warn()
+        log.info(
+            "server.listening",
+            version=__version__,
+            url=self._fronts.url,
+            workers=service.default.slots,
+            models=list(service.models),
+        )
+        while self._predecessor.is_there:
+            await self._predecessor.something_came()
+            await self._fronts.adopt()
+        await self._fronts.adopt()  # what came just before it had gone
+
+    def _keep_sockets(self) -> None:
+        """Systemd keeps them for the time between us and the next. What it had for us is ours
+        now: a connection would not end with its end here."""
+        for stored in self._sockets.stored:
+            self._notifier.forget(stored)
+        for name, sock in self._sockets.held_by_us():
+            self._sockets.outlive |= self._notifier.store(kept_name(name), sock)
+
+    def _warn(self) -> None:
+        service, settings = self._service, self._settings
+        if service.access.open and not is_loopback(settings.host):
+            log.warning(
+                "server.open_to_all",
+                host=settings.host,
+                reason="anybody who reaches this address may use it: auth.keys_file is not set",
+            )
+        if not service.access.open and settings.wyoming.uri:
+            log.warning(
+                "wyoming.without_keys", reason="its protocol has none: auth does not hold there"
+            )
+
+    # --- ending ---------------------------------------------------------------------------------
+
+    async def _leave(self) -> None:
+        """Somebody takes our place, now or as soon as we have gone; or nobody."""
+        service, drain_s = self._service, self._settings.drain_s
+        began = time.monotonic()
+        upgraded = self._upgrader.leaving.is_set()
+        followed = upgraded or self._sockets.outlive
+        if not upgraded:
+            self._upgrader.abandon()
+            self._notifier.tell(STOPPING=1, STATUS="draining: no new requests are taken")
+            await self._give_notice(refuse=not followed)
+        if not followed:
+            self._sockets.close()
+        self._fronts.stop_accepting()
+        if followed:
+            self._admin.stop_accepting()
+            if self._wyoming is not None:
+                self._wyoming.stop_accepting()
+        log.info("server.draining", drain_s=drain_s, handed_over=followed)
+        if followed:
+            service.announce_end()
+            service.end_streams()
+            give = self._upgrader.give if upgraded else self._store
+            handing = self._fronts.hand_over(give, drain_s, self._stop.second)
+            jobs = self._jobs.hand_over(min(_JOBS_S, drain_s))
+            handed, _ = await asyncio.gather(handing, jobs)
+            log.info("server.handed_over", connections=handed)
+        else:
+            await self._jobs.pause()
+        left_s = max(0.0, drain_s - (time.monotonic() - began))
+        in_time = await _drain(service, left_s, self._stop)
+        await service.end_uploads()
+        log.info("server.drained" if in_time else "server.drain_cut_short")
+        if followed and not upgraded:
+            await asyncio.to_thread(self._notifier.until_heard, _HEARD_S)
+
+    async def _give_notice(self, *, refuse: bool) -> None:
+        """Gateways get to know before they notice. `refuse`: when it is over."""
+        service = self._service
+        if refuse:
+            notice_s = service.stop_admitting()
+        else:
+            service.announce_end()
+            notice_s = self._settings.notice_s
+        if notice_s:
+            log.info("server.gives_notice", notice_s=notice_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(notice_s):
+                    await self._stop.second.wait()
+
+    async def _store(self, name: str, sock: socket.socket) -> bool:
+        return self._notifier.store(connection_name(name), sock)
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 class WyomingRefused(Exception):
     """It cannot be served; the text says why."""
 
 
-@contextlib.asynccontextmanager
-async def _wyoming(service: SpeechService, settings: Settings) -> AsyncIterator[None]:
-    """Its listener, if there is to be one. Raises `WyomingRefused`."""
+async def _wyoming(
+    service: SpeechService, settings: Settings, sockets: Sockets, stack: contextlib.AsyncExitStack
+) -> Any:
+    """Its listener, if there is to be one, until the stack ends. Raises `WyomingRefused`."""
     if not settings.wyoming.uri:
-        yield
-        return
+        return None
     try:
         from modelserver.wyoming import BadUri, WyomingListener
     except ImportError as error:
@@ -166,15 +290,11 @@ async def _wyoming(service: SpeechService, settings: Settings) -> AsyncIterator[
             "wyoming.uri is set, and the package that speaks it is not installed: "
             "pip install modelserver[wyoming]"
         ) from error
-    listener = WyomingListener(service, settings.wyoming.uri)
+    listener = WyomingListener(service, settings.wyoming.uri, sockets)
     try:
-        await listener.__aenter__()
+        return await stack.enter_async_context(listener)
     except BadUri as error:
         raise WyomingRefused(f"wyoming.uri: {error}") from error
-    try:
-        yield
-    finally:
-        await listener.__aexit__()
 
 
 async def _tell_when_ready(service: SpeechService, started: float) -> None:
@@ -204,46 +324,3 @@ async def _drain(service: SpeechService, drain_s: float, stop: "StopSignals") ->
         draining.cancel()
         return False
     return draining.result()
-
-
-class Hangups:
-    """SIGHUP: reload, or, where the terminal that it was started from is closed, stop."""
-
-    def __init__(self) -> None:
-        self._told = asyncio.Event()
-        self._terminal = sys.stdin.isatty() if sys.stdin else False
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._told.set)
-
-    async def obeyed_by(self, reloader: Reloader, stop: "StopSignals") -> None:
-        """For ever; what came while the server was starting is not forgotten."""
-        while True:
-            await self._told.wait()
-            self._told.clear()
-            if self._terminal and not _terminal_is_there():
-                log.info("server.terminal_closed")
-                stop.first.set()
-                return
-            await reloader.reload_if_possible()
-
-
-def _terminal_is_there() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
-class StopSignals:
-    """SIGTERM and SIGINT: the first asks to stop, the second to stop now."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._received, number)
-
-    def _received(self, number: signal.Signals) -> None:
-        log.info("server.signal", signal=number.name)
-        (self.second if self.first.is_set() else self.first).set()

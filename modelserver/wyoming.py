@@ -8,7 +8,6 @@ The protocol has no keys and no encryption. Imported only where it is served.
 
 import asyncio
 import contextlib
-import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +21,8 @@ from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
 from wyoming.ping import Ping, Pong
 
 from modelserver import __version__
+from modelserver.handover import Sockets
+from modelserver.handover.sockets import WYOMING
 from modelserver.http.errors import as_api_error
 from modelserver.serving.live import Ended, LiveSession, Why, live_session
 from modelserver.serving.service import SpeechService, UnknownModel
@@ -79,9 +80,9 @@ class _BoundedReader:
 class WyomingListener:
     """Use as `async with`: listens, and at the end lets every client have its transcript."""
 
-    def __init__(self, service: SpeechService, uri: str) -> None:
+    def __init__(self, service: SpeechService, uri: str, sockets: Sockets) -> None:
         self._service = service
-        self._uri = uri
+        self._uri, self._sockets = uri, sockets
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._announcement: Any = None
@@ -92,9 +93,8 @@ class WyomingListener:
             if parts.scheme == "unix":
                 self._server = await asyncio.start_unix_server(self._accept, parts.path)
             elif parts.scheme == "tcp" and parts.hostname and parts.port is not None:
-                self._server = await asyncio.start_server(
-                    self._accept, parts.hostname, parts.port, family=socket.AF_UNSPEC
-                )
+                sock = self._sockets.listen(WYOMING, parts.hostname, parts.port)
+                self._server = await asyncio.start_server(self._accept, sock=sock)
             else:
                 raise BadUri(f"{self._uri!r}: it must be tcp://HOST:PORT or unix:///PATH")
         except (OSError, ValueError) as error:
@@ -113,13 +113,18 @@ class WyomingListener:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        assert self._server is not None
         if self._announcement is not None:
             await self._announcement.end()
-        self._server.close()
+        self.stop_accepting()
         for client in self._clients:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
+
+    def stop_accepting(self) -> None:
+        """Those that are there go on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -14,6 +14,7 @@ import pytest
 from booted import Machine, booted_machine
 from cgroup import memory_cgroup
 from debian import CERTIFICATES
+from everybody import everybody
 from running import Answer, ask, until
 
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(400)]
@@ -96,6 +97,30 @@ def test_it_is_reloaded_without_a_new_start(
     after = machine.status()
     assert (after["pid"], machine.show(UNIT, "NRestarts")) == (before["pid"], ["0"])
     until(lambda: len(machine.status()["workers"]) == 2)
+
+
+def test_a_restart_lets_clients_wait_and_refuses_nobody(
+    machine: Machine, port: int, wav_clips: list[bytes]
+) -> None:
+    clip = min(wav_clips, key=len)
+    with everybody(f"http://127.0.0.1:{port}", clip, kept=2, streams=0) as account:
+        until(lambda: len(account.done) == 3, 60, "an answer of each kind")
+        for _ in range(3):
+            before = machine.show(UNIT, "MainPID")
+            machine.run("systemctl", "restart", UNIT)
+            assert machine.show(UNIT, "MainPID") != before
+            seen = sum(account.done.values())
+            until(lambda seen=seen: sum(account.done.values()) > seen + 5, 60)
+    assert int(machine.show(UNIT, "NFileDescriptorStore")[0]) >= 1
+    until(lambda: len(machine.status()["workers"]) == 2, 30)
+
+
+def test_an_upgrade_beside_systemd_is_refused(machine: Machine) -> None:
+    before = machine.show(UNIT, "MainPID")
+    command = ("/opt/modelserver/bin/modelserver", "upgrade", "--config=/etc/modelserver.toml")
+    done = machine.run(*command, check=False)
+    assert (done.returncode, "systemctl restart" in done.stderr) == (1, True)
+    assert machine.show(UNIT, "MainPID") == before
 
 
 def test_requests_in_flight_are_answered_when_it_is_stopped(

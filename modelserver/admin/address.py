@@ -86,9 +86,9 @@ def runtime_directory() -> Path:
     return Path(tempfile.gettempdir()) / f"modelserver-{os.getuid()}"
 
 
-def bind_unix(path: Path) -> socket.socket:
+def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
     """A socket that only this user may connect to. Raises `OSError`; a socket that a dead server
-    left is replaced, one that answers is not."""
+    left is replaced, one that answers only where we are there `in_place_of` who answers."""
     if path.parent == runtime_directory():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.stat().st_uid != os.getuid() and os.getuid() != 0:
@@ -98,7 +98,7 @@ def bind_unix(path: Path) -> socket.socket:
         # Two that begin at the same moment take turns, and nobody sees a socket that does not
         # listen yet.
         with _locked(path.parent):
-            if path.is_socket() and _answers(path):
+            if path.is_socket() and not in_place_of and _answers(path):
                 raise OSError(errno.EADDRINUSE, "another server listens there")
             before = path.with_name(f".{path.name}-{os.getpid()}")
             before.unlink(missing_ok=True)

@@ -41,8 +41,13 @@ class Agent:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.stop_accepting()
+
+    def stop_accepting(self) -> None:
+        """Questions that have come are answered."""
         if self._server is not None:
             self._server.close()
+            self._server = None
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1

@@ -17,6 +17,7 @@ from modelserver.admin.health import health
 from modelserver.admin.history import FIELDS, History
 from modelserver.admin.metrics import CONTENT_TYPE, Metrics
 from modelserver.admin.report import report
+from modelserver.handover import Upgrader, UpgradeRefused
 from modelserver.http.connections import Connections
 from modelserver.http.errors import ApiError, as_api_error, error_response, json_response
 from modelserver.http.keys import CONNECTIONS, SERVICE
@@ -56,12 +57,13 @@ def build_admin(
     jobs: JobService,
     history: History,
     reloader: Reloader,
+    upgrader: Upgrader,
     token: str | None,
     connections: Connections,
 ) -> web.Application:
     """The routes. `token`: what every request must bring; None on a Unix socket, where the file's
     owner is the one who may come in."""
-    admin = _Admin(service, jobs, history, reloader, token)
+    admin = _Admin(service, jobs, history, reloader, upgrader, token)
     app = web.Application(middlewares=[admin.each_request])
     app[SERVICE] = service
     app[CONNECTIONS] = connections
@@ -87,6 +89,7 @@ def build_admin(
         ("POST", "/admin/drain", admin.drain),
         ("POST", "/admin/resume", admin.resume),
         ("POST", "/admin/reload", admin.reload),
+        ("POST", "/admin/upgrade", admin.upgrade),
     ):
         app.router.add_route(method, path, handler, expect_handler=expect_continue)
     for path, name in ADMIN_PAGES.items():
@@ -106,10 +109,11 @@ class _Admin:
         jobs: JobService,
         history: History,
         reloader: Reloader,
+        upgrader: Upgrader,
         token: str | None,
     ) -> None:
         self._service, self._jobs, self._history = service, jobs, history
-        self._reloader = reloader
+        self._reloader, self._upgrader = reloader, upgrader
         self._access = AdminAccess(token)
         self._desk = ModelDesk(service)
         self._started = time.monotonic()
@@ -254,6 +258,15 @@ class _Admin:
         return json_response(
             {"status": "reloading", "models": list(self._service.models)}, status=202
         )
+
+    async def upgrade(self, _: web.Request) -> web.Response:
+        log.info("admin.upgrade")
+        try:
+            pid = await self._upgrader.upgrade()
+        except UpgradeRefused as error:
+            raise ApiError("not_upgraded", str(error)) from error
+        after = self._upgrader.why_after
+        return json_response({"status": "waits" if after else "serves", "pid": pid, "why": after})
 
     async def drain(self, _: web.Request) -> web.Response:
         log.info("admin.drain")

@@ -17,6 +17,7 @@ from modelserver.admin.listener import read_token
 from modelserver.settings import Settings
 
 _TIMEOUT_S = 5.0
+_REFUSALS = (409, 422)
 
 Document = TypeVar("Document")
 
@@ -25,13 +26,25 @@ class NoServer(Exception):
     """No server answered; the text says where it was looked for and why not."""
 
 
+class Refused(Exception):
+    """The server will not do it; the text says why."""
+
+
 def fetch_health(settings: Settings) -> Health:
     """The health of the server with these settings. Raises `NoServer`."""
     return fetch(settings, "/admin/health", Health)
 
 
-def fetch(settings: Settings, path: str, kind: type[Document]) -> Document:
-    """What the server with these settings has there. Raises `NoServer`."""
+def fetch(
+    settings: Settings,
+    path: str,
+    kind: type[Document],
+    *,
+    method: str = "GET",
+    timeout_s: float = _TIMEOUT_S,
+) -> Document:
+    """What the server with these settings has there, or does. Raises `NoServer`, or `Refused`
+    where it says why it does not."""
     try:
         address = admin_address(settings.admin)
     except BadAddress as error:
@@ -40,10 +53,12 @@ def fetch(settings: Settings, path: str, kind: type[Document]) -> Document:
         raise NoServer("the admin side is off (admin.listen)")
     try:
         token = read_token(settings.admin) if address.path is None else None
-        status, body = ask(address, "GET", path, token)
+        status, body = ask(address, method, path, token, timeout_s)
     except (OSError, http.client.HTTPException) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise NoServer(f"no server answers on {address}: {reason}") from error
+    if status in _REFUSALS:
+        raise Refused(_message(body))
     if status != 200:
         raise NoServer(f"the server on {address} answered {status}: {_message(body)}")
     try:
@@ -52,13 +67,15 @@ def fetch(settings: Settings, path: str, kind: type[Document]) -> Document:
         raise NoServer(f"what answers on {address} is no such server: {error}") from error
 
 
-def ask(address: AdminAddress, method: str, path: str, token: str | None) -> tuple[int, bytes]:
+def ask(
+    address: AdminAddress, method: str, path: str, token: str | None, timeout_s: float = _TIMEOUT_S
+) -> tuple[int, bytes]:
     """One answer: its status and body. Raises `OSError` or `http.client.HTTPException`."""
     connection: http.client.HTTPConnection
     if address.path is not None:
-        connection = _UnixConnection(address.path)
+        connection = _UnixConnection(address.path, timeout_s)
     else:
-        connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
+        connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
     try:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         connection.request(method, path, headers=headers)
@@ -82,13 +99,13 @@ def printable(text: str) -> str:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
         pid, owner, _ = struct.unpack(
             "3i", self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)

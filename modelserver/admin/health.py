@@ -49,6 +49,14 @@ class ModelHealth(msgspec.Struct):
     kernels: str | None
     not_packed: str | None
     blas: str | None
+    profile: str
+    """Of requests that name none."""
+    text_steps: dict[str, str]
+    """By name, whether each does something for this model's language."""
+    sandbox: tuple[str, ...]
+    """What its workers have given up; empty: nothing."""
+    sandbox_missing: tuple[str, ...]
+    """What they could not give up here, and why."""
 
 
 class QueueHealth(msgspec.Struct):
@@ -298,6 +306,10 @@ def _model(served: ServedModel) -> ModelHealth:
         kernels=report.get("kernels"),
         not_packed=report.get("not_packed") or served.kernels_missing,
         blas=report.get("blas_kernel"),
+        profile=served.settings.profile,
+        text_steps=report.get("text_steps", {}),
+        sandbox=status.sandbox if status else (),
+        sandbox_missing=status.sandbox_missing if status else (),
     )
 
 

@@ -16,8 +16,10 @@ from modelserver.admin.address import (
 from modelserver.admin.agent import Agent
 from modelserver.admin.application import build_admin
 from modelserver.admin.history import History
+from modelserver.handover import Sockets, Upgrader
+from modelserver.handover.sockets import ADMIN, AGENT
 from modelserver.http.connections import Connections
-from modelserver.http.listening import HttpServer, bind, url_of
+from modelserver.http.listening import HttpServer, url_of
 from modelserver.jobs.service import JobService
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
@@ -36,9 +38,21 @@ class AdminRefused(Exception):
 class AdminListener:
     """Use as `async with`. Raises `AdminRefused` on entry, but not for an automatic address."""
 
-    def __init__(self, service: SpeechService, jobs: JobService, reloader: Reloader) -> None:
+    def __init__(
+        self,
+        service: SpeechService,
+        jobs: JobService,
+        reloader: Reloader,
+        upgrader: Upgrader,
+        sockets: Sockets,
+        *,
+        before: bool,
+    ) -> None:
+        """`before`: the server that we follow may still listen on the same path, which is ours
+        now."""
         self._service, self._jobs = service, jobs
-        self._reloader = reloader
+        self._reloader, self._upgrader = reloader, upgrader
+        self._sockets, self._before = sockets, before
         self._settings = service.settings.admin
         self._history = History(service)
         self._http: HttpServer | None = None
@@ -73,11 +87,18 @@ class AdminListener:
                 if path.stat().st_ino == inode:
                     path.unlink()
 
+    def stop_accepting(self) -> None:
+        """Another process answers from now on."""
+        if self._http is not None:
+            self._http.stop_accepting()
+        if self._agent is not None:
+            self._agent.stop_accepting()
+
     async def _listen_for_gateways(self, where: str) -> None:
         try:
             if (address := host_and_port(where)) is None:
                 raise BadAddress("it is no host:port")
-            sock = bind(address.host, address.port)
+            sock = self._sockets.listen(AGENT, address.host, address.port)
         except (OSError, BadAddress) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             raise AdminRefused(f"cannot listen on admin.agent, {where}: {reason}") from error
@@ -90,13 +111,19 @@ class AdminListener:
         if address.path is None and not token:
             raise BadAddress("it needs a token: set admin.token or admin.token_file")
         if address.path is not None:
-            sock = bind_unix(address.path)
+            sock = bind_unix(address.path, in_place_of=self._before)
             self._path = address.path, address.path.stat().st_ino
         else:
-            sock = bind(address.host, address.port)
+            sock = self._sockets.listen(ADMIN, address.host, address.port)
         connections = Connections(_MOST_CONNECTIONS, told_why=0)
         app = build_admin(
-            self._service, self._jobs, self._history, self._reloader, token, connections
+            self._service,
+            self._jobs,
+            self._history,
+            self._reloader,
+            self._upgrader,
+            token,
+            connections,
         )
         self._http = HttpServer(app, sock, connections, self._service.traffic, give_up=False)
         await self._http.start()

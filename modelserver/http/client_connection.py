@@ -2,6 +2,7 @@
 they send, that close their side and wait, that go away, or that do not speak HTTP."""
 
 import asyncio
+import os
 import socket
 import uuid
 from collections.abc import Iterable
@@ -40,6 +41,7 @@ class ClientConnection(RequestHandler):
     """aiohttp's connection, counted, with our error document for what is not even HTTP."""
 
     __slots__ = (
+        "_begun",
         "_connections",
         "_counted",
         "_half_closed",
@@ -69,11 +71,43 @@ class ClientConnection(RequestHandler):
         self._traffic = traffic
         self._counted = self._half_closed = self.cut_short = False
         self._heard = loop.time()
+        self._begun = False
         self._timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         self._heard = asyncio.get_running_loop().time()
+        heard = self._request_count
+        waited = self._waits or not heard
+        request = self._current_request
+        ahead = request is not None and request.content.is_eof()
         super().data_received(data)
+        if data and (waited or ahead):
+            # Part of a next request's head may be in the parser, and cannot be had back.
+            self._begun = self._request_count == heard or ahead
+
+    @property
+    def _waits(self) -> bool:
+        """For its next request."""
+        return self._waiter is not None and not self._waiter.done() and not self._messages
+
+    @property
+    def halfway(self) -> bool:
+        """It has heard a part of its next request's head, and waits for the rest."""
+        return self._waits and self._begun
+
+    def let_go(self) -> socket.socket | None:
+        """Its socket, if it waits for its next request and has heard nothing of that: what comes
+        from now on is for who has that socket. None, and all as it was, otherwise."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or not self._waits or self._begun:
+            return None
+        if self._half_closed or transport.get_write_buffer_size():
+            return None
+        sock = cast("socket.socket", transport.get_extra_info("socket"))
+        kept = socket.socket(fileno=os.dup(sock.fileno()))
+        os.set_inheritable(kept.fileno(), False)
+        transport.abort()
+        return kept
 
     def linger(self) -> None:
         """After a refusal: aiohttp reads what is still sent until it is over; we end it where

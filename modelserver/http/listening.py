@@ -1,8 +1,10 @@
 """An application on a listening socket, from the first accept to the last answer."""
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
+from collections.abc import Iterator
 
 from aiohttp import web
 
@@ -15,6 +17,8 @@ _RECEIVE_BUFFER_BYTES = 128 * 1024
 this, and not the uploads' size, is what the supervisor's memory depends on."""
 
 _CLEANUP_S = 2.0
+BACKLOG = 1024
+"""Connections that may wait to be accepted, where `net.core.somaxconn` allows as many."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -60,7 +64,9 @@ class HttpServer:
         traffic: Traffic,
         *,
         give_up: bool,
+        name: str = "",
     ) -> None:
+        """`name`: of the socket, for whoever it is handed over to."""
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=give_up, shutdown_timeout=_CLEANUP_S
         )
@@ -68,24 +74,45 @@ class HttpServer:
         self._traffic = traffic
         self._socket = sock
         self._listener: asyncio.Server | None = None
+        self.name = name
 
     async def start(self) -> None:
         """Accept connections."""
         await self._runner.setup()
-        server = self._runner.server
-        assert server is not None
         loop = asyncio.get_running_loop()
-
-        def connection() -> ClientConnection:
-            return ClientConnection(server, self._connections, self._traffic, loop=loop)
-
         create = (
             loop.create_unix_server if self._socket.family is socket.AF_UNIX else loop.create_server
         )
-        self._listener = await create(connection, sock=self._socket, backlog=1024)
+        self._listener = await create(self._connection, sock=self._socket, backlog=BACKLOG)
+
+    def _connection(self) -> ClientConnection:
+        server = self._runner.server
+        assert server is not None
+        loop = asyncio.get_running_loop()
+        return ClientConnection(server, self._connections, self._traffic, loop=loop)
+
+    async def adopt(self, sock: socket.socket) -> None:
+        """Serve a connection that another process has accepted."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):  # its client has gone
+            await loop.connect_accepted_socket(self._connection, sock)
+
+    def let_go(self) -> Iterator[socket.socket]:
+        """Every connection that waits for its next request, for another process to serve: it is
+        none of ours any more."""
+        for connection in self.connections():
+            if (sock := connection.let_go()) is not None:
+                yield sock
+
+    def connections(self) -> list[ClientConnection]:
+        """Those that are open."""
+        server = self._runner.server
+        there = server.connections if server is not None else ()
+        return [one for one in there if isinstance(one, ClientConnection)]
 
     def stop_accepting(self) -> None:
-        """New connections are refused by the kernel; those that are open stay."""
+        """New connections are refused by the kernel, unless somebody else holds the socket too:
+        then they wait for him. Those that are open stay."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None

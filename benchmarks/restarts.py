@@ -1,0 +1,60 @@
+"""Restarts without a gap: clients of every kind, and a server that is upgraded again and again.
+
+    python benchmarks/restarts.py --audio FILE [--times 50]
+
+Prints what became of all requests, and the longest that one of each kind took, beside the same
+without any upgrade.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from everybody import Account, Everybody
+from parts import free_port
+from server import server
+
+QUIET_S = 30.0
+
+
+def main() -> None:
+    """Once quietly, once with upgrades."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("--audio", type=Path, required=True, help="a WAV file, 16 kHz mono")
+    arguments = parser.parse_args()
+    wav = arguments.audio.read_bytes()
+    with server("prepared", MODELSERVER_PORT=str(free_port()), MODELSERVER_STREAMS_SHARE="1") as it:
+        with Everybody(it.url, wav, kept=4, streams=2) as quiet:
+            time.sleep(QUIET_S)
+        show("without a restart", quiet.account)
+        with Everybody(it.url, wav, kept=4, streams=2) as clients:
+            for number in range(arguments.times):
+                began = time.monotonic()
+                command = ["upgrade", f"--admin-listen=unix:{it.admin}"]
+                subprocess.run(
+                    [sys.executable, "-m", "modelserver", *command],
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                )
+                took = time.monotonic() - began
+                print(f"{number + 1} of {arguments.times}: {took:.1f} s", file=sys.stderr)
+        show(f"with {arguments.times} upgrades", clients.account)
+        psutil.Process(json.loads(it.ask_admin("GET", "/admin/health")[1])["pid"]).terminate()
+
+
+def show(what: str, account: Account) -> None:
+    """A table's worth."""
+    print(f"{what}: {sum(account.done.values())} answered, {len(account.failed)} failed")
+    for kind, count in sorted(account.done.items()):
+        print(f"  {kind}: {count}, the longest {account.longest_s[kind]:.2f} s")
+    for failed in account.failed[:20]:
+        print(f"  {failed}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The public listeners: HTTP, and the Vosk project's protocol where it has a port of its own."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from modelserver.handover.sockets import HTTP, VOSK, Sockets
+from modelserver.http.connections import Connections
+from modelserver.http.listening import HttpServer, url_of
+from modelserver.serving.traffic import Traffic
+from modelserver.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
+
+_LOOK_S = 0.005
+_HALF_A_REQUEST_S = 2.0
+"""Who has sent half a request's head, which cannot be handed on, has so long for the rest."""
+
+Give = Callable[[str, socket.socket], Awaitable[bool]]
+"""Hand a connection on that came in by the socket of that name; False if nobody takes it."""
+
+
+class CannotListen(Exception):
+    """An address cannot be had; the text says which and why."""
+
+
+class Fronts:
+    """Takes the addresses at once, and accepts when it is told to."""
+
+    def __init__(self, settings: Settings, sockets: Sockets) -> None:
+        """Raises `CannotListen`."""
+        self._sockets = sockets
+        self._listening = {}
+        for name, port, setting in (
+            (HTTP, settings.port, ""),
+            (VOSK, settings.vosk.port, " (vosk.port)"),
+        ):
+            if name == VOSK and not port:
+                continue
+            try:
+                self._listening[name] = sockets.listen(name, settings.host, port)
+            except OSError as error:
+                sockets.close()
+                raise CannotListen(
+                    f"cannot listen on {settings.host} port {port}{setting}: {error.strerror}"
+                ) from error
+        self.url = url_of(self._listening[HTTP])
+        self._servers: dict[str, HttpServer] = {}
+
+    @property
+    def waited_for(self) -> bool:
+        """Clients may be waiting on them from before this process."""
+        return bool(self._sockets.waited_for & set(self._listening))
+
+    async def accept(
+        self,
+        app: web.Application,
+        vosk_app: web.Application,
+        connections: Connections,
+        traffic: Traffic,
+    ) -> None:
+        """Serve who comes, and who was being served by another process."""
+        for name, sock in self._listening.items():
+            served = app if name == HTTP else vosk_app
+            server = HttpServer(served, sock, connections, traffic, give_up=True, name=name)
+            await server.start()
+            self._servers[name] = server
+        if VOSK in self._listening:
+            url = url_of(self._listening[VOSK]).replace("http", "ws", 1)
+            log.info("vosk.listening", url=url)
+        await self.adopt()
+
+    async def adopt(self) -> None:
+        """The connections that have been handed to us meanwhile."""
+        handed = self._sockets.connections
+        while handed:
+            name, sock = handed.pop()
+            if name in self._servers:
+                await self._servers[name].adopt(sock)
+            else:
+                sock.close()
+
+    def stop_accepting(self) -> None:
+        """Those that are open stay."""
+        for server in self._servers.values():
+            server.stop_accepting()
+
+    async def hand_over(self, give: Give, timeout_s: float, stop: asyncio.Event) -> int:
+        """Hand every connection on as soon as it waits for its next request, until there is none;
+        returns how many were."""
+        began, handed = time.monotonic(), 0
+        while not stop.is_set() and (took := time.monotonic() - began) < timeout_s:
+            for name, server in self._servers.items():
+                for sock in server.let_go():
+                    with sock:
+                        handed += await give(name, sock)
+            left = [one for server in self._servers.values() for one in server.connections()]
+            if not left:
+                break
+            if took > _HALF_A_REQUEST_S and all(one.halfway for one in left):
+                break
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await stop.wait()
+        return handed
+
+    async def close(self) -> None:
+        """Give answers that are ready a moment to leave, then close every connection."""
+        for server in self._servers.values():
+            await server.close()
+        for sock in self._listening.values():
+            sock.close()
+        self._sockets.close()

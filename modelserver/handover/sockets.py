@@ -1,0 +1,194 @@
+"""What this process listens on, by what it is for; some of it was there before the process was.
+
+Sockets come from a unit of systemd (`modelserver.socket`), which says where to listen, whatever the
+settings say; or from the process before this one, by way of systemd's store or of an upgrade: those
+are used where the settings still want them. Source of the first two: sd_listen_fds(3),
+systemd.service(5) on `FileDescriptorStoreMax`.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable, Iterator, MutableMapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from modelserver.http.listening import bind
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
+
+HTTP, VOSK, ADMIN, AGENT, WYOMING = "http", "vosk", "admin", "agent", "wyoming"
+NAMES = (HTTP, VOSK, ADMIN, AGENT, WYOMING)
+_KEPT, _CONNECTION = "kept-", "connection-"
+"""Before the name of what a process of ours has put into systemd's store."""
+_FIRST = 3
+"""Descriptor that systemd passes (SD_LISTEN_FDS_START)."""
+
+
+@dataclass
+class Inherited:
+    """What was there before this process."""
+
+    from_unit: dict[str, socket.socket] = field(default_factory=dict)
+    unnamed: list[socket.socket] = field(default_factory=list)
+    """From a unit as well, under names that mean nothing here."""
+    kept: dict[str, socket.socket] = field(default_factory=dict)
+    connections: list[tuple[str, socket.socket]] = field(default_factory=list)
+    """Which wait for their next request, with the names of what they came in by."""
+    stored: set[str] = field(default_factory=set)
+    """The names under which systemd's store has them."""
+
+    def take(self, name: str, sock: socket.socket) -> None:
+        """One of them, under the name that it was given on."""
+        kind = sock.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        if kind != socket.SOCK_STREAM:
+            log.warning("sockets.not_used", name=name, reason="it is no stream socket")
+            sock.close()
+            return
+        sock.setblocking(False)
+        if name.startswith((_KEPT, _CONNECTION)):
+            self.stored.add(name)
+        if name.startswith(_CONNECTION):
+            self.connections.append((name.removeprefix(_CONNECTION), sock))
+        elif name.startswith(_KEPT):
+            self.kept[name.removeprefix(_KEPT)] = sock
+        elif name in NAMES and name not in self.from_unit:
+            self.from_unit[name] = sock
+        else:
+            self.unnamed.append(sock)
+
+    @classmethod
+    def from_systemd(cls, environment: MutableMapping[str, str]) -> "Inherited":
+        """What it has passed. The variables are taken away: they are not for our children."""
+        pid = environment.pop("LISTEN_PID", "")
+        count = environment.pop("LISTEN_FDS", "")
+        names = environment.pop("LISTEN_FDNAMES", "").split(":")
+        found = cls()
+        if pid != str(os.getpid()) or not count.isdigit():
+            return found
+        for number in range(int(count)):
+            descriptor = _FIRST + number
+            os.set_inheritable(descriptor, False)
+            try:
+                sock = socket.socket(fileno=descriptor)
+            except OSError as error:
+                log.warning("sockets.not_used", descriptor=descriptor, reason=error.strerror)
+                continue
+            found.take(names[number] if number < len(names) else "", sock)
+        return found
+
+
+def kept_name(name: str) -> str:
+    """Under which a listening socket is stored."""
+    return _KEPT + name
+
+
+def connection_name(name: str) -> str:
+    """Under which a connection that came in by it is stored."""
+    return _CONNECTION + name
+
+
+class Sockets:
+    """Use `listen` for each that is wanted, then `close_unused`."""
+
+    def __init__(self, inherited: Inherited) -> None:
+        self._inherited = inherited
+        self._held: dict[str, socket.socket] = {}
+        self._of_unit: set[str] = set()
+        self.waited_for: set[str] = set()
+        """Names of those that were there before this process: their clients may be waiting."""
+        self.outlive = bool(inherited.from_unit or inherited.unnamed)
+        """They go on when this process ends; True as well once somebody keeps them."""
+
+    @property
+    def connections(self) -> list[tuple[str, socket.socket]]:
+        """As `Inherited` has them."""
+        return self._inherited.connections
+
+    @property
+    def stored(self) -> set[str]:
+        """As `Inherited` has them."""
+        return self._inherited.stored
+
+    def listen(self, name: str, host: str, port: int) -> socket.socket:
+        """A listening socket's address taken, or the one that there is. Raises `OSError`."""
+        sock = self._from_unit(name, port)
+        if sock is not None:
+            at = sock.getsockname()
+            log.info("sockets.from_unit", name=name, address=str(at))
+            self._of_unit.add(name)
+        else:
+            sock = self._kept(name, host, port)
+        if sock is not None:
+            self.waited_for.add(name)
+        else:
+            sock = bind(host, port)
+        # aiohttp's server closes the one that it is given.
+        self._held[name] = sock.dup()
+        return sock
+
+    def _from_unit(self, name: str, port: int) -> socket.socket | None:
+        """The one of that name; or that port; or, for the public one, whichever is left."""
+        found = self._inherited.from_unit.pop(name, None)
+        if found is not None:
+            return found
+        unnamed = self._inherited.unnamed
+        fitting = [sock for sock in unnamed if _port_of(sock) == port]
+        if not fitting and name == HTTP:
+            fitting = unnamed[:1]
+        for sock in fitting[:1]:
+            unnamed.remove(sock)
+        return fitting[0] if fitting else None
+
+    def _kept(self, name: str, host: str, port: int) -> socket.socket | None:
+        sock = self._inherited.kept.pop(name, None)
+        if sock is not None and not _is_at(sock, host, port):
+            sock.close()  # the settings have changed
+            return None
+        return sock
+
+    def close_unused(self) -> None:
+        """What nobody has asked for."""
+        for sock in self._inherited.unnamed:
+            log.warning("sockets.not_used", address=str(sock.getsockname()))
+        for sock in (
+            *self._inherited.unnamed,
+            *self._inherited.from_unit.values(),
+            *self._inherited.kept.values(),
+        ):
+            sock.close()
+
+    def held(self) -> Iterable[tuple[str, socket.socket]]:
+        """All that this process listens on."""
+        return self._held.items()
+
+    def held_by_us(self) -> Iterable[tuple[str, socket.socket]]:
+        """Those of them that no unit has opened."""
+        return [(name, sock) for name, sock in self._held.items() if name not in self._of_unit]
+
+    def close(self) -> None:
+        """As far as this process goes, nobody listens there any more."""
+        for sock in self._held.values():
+            sock.close()
+        self._held.clear()
+
+
+def _port_of(sock: socket.socket) -> int:
+    return 0 if sock.family is socket.AF_UNIX else int(sock.getsockname()[1])
+
+
+def _is_at(sock: socket.socket, host: str, port: int) -> bool:
+    """The address is the one that is wanted; any port is where 0 is."""
+    if sock.family is socket.AF_UNIX:
+        return False
+    at = sock.getsockname()
+    return port in (0, at[1]) and at[0] in _addresses(host)
+
+
+def _addresses(host: str) -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        for found in socket.getaddrinfo(
+            host or None, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            yield str(found[4][0])

@@ -1,0 +1,104 @@
+"""What a server and its successor say to each other, and the sockets that go along: a message a
+packet, on a pair of Unix sockets."""
+
+import array
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+_MOST_BYTES = 64 * 1024
+_MOST_SOCKETS = 64
+
+
+class Held(msgspec.Struct, frozen=True, tag="held"):
+    """To the successor, first: what the sockets that come along are for, and how many bytes the
+    one before holds that will be free once it has gone."""
+
+    names: tuple[str, ...]
+    bytes: int
+
+
+class Connection(msgspec.Struct, frozen=True, tag="connection"):
+    """To the successor: a connection comes along, which came in by that socket."""
+
+    name: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """From the successor: it serves."""
+
+
+class MakeWay(msgspec.Struct, frozen=True, tag="make_way"):
+    """From the successor: both do not fit; it begins when the one before has gone."""
+
+    needs_bytes: int
+    left_bytes: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """From the successor: it cannot serve, and ends."""
+
+    reason: str
+
+
+Message = Held | Connection | Ready | MakeWay | Failed
+_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Message)
+
+
+class Ended(Exception):
+    """The other side has gone."""
+
+
+class Wire:
+    """One end."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+
+    @classmethod
+    def pair(cls) -> tuple["Wire", socket.socket]:
+        """One end, and the other as a socket to be inherited."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours), theirs
+
+    async def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
+        """Raises `Ended`."""
+        body = msgspec.json.encode(message)
+        descriptors = array.array("i", [sock.fileno() for sock in sockets])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if sockets else []
+        while True:
+            try:
+                self._socket.sendmsg([body], rights)
+            except BlockingIOError:
+                await asyncio.sleep(0.005)
+            except OSError as error:
+                raise Ended from error
+            else:
+                return
+
+    async def receive(self) -> tuple[Message, list[socket.socket]]:
+        """The next message. Raises `Ended`."""
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._socket, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._socket)
+        try:
+            body, descriptors, _, _ = socket.recv_fds(
+                self._socket, _MOST_BYTES, _MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as error:
+            raise Ended from error
+        if not body:
+            raise Ended
+        return _decoder.decode(body), [socket.socket(fileno=fd) for fd in descriptors]
+
+    def close(self) -> None:
+        """The other side is told by that."""
+        self._socket.close()

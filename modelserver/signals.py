@@ -1,0 +1,74 @@
+"""The signals that a server obeys: SIGTERM and SIGINT end it, SIGHUP has it reload, SIGUSR2 has it
+start its successor."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+
+import structlog
+
+from modelserver.handover import Upgrader, UpgradeRefused
+from modelserver.serving.reloading import Reloader
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
+
+
+class Hangups:
+    """SIGHUP: reload, or, where the terminal that it was started from is closed, stop."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+        self._terminal = sys.stdin.isatty() if sys.stdin else False
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._told.set)
+
+    async def obeyed_by(self, reloader: Reloader, stop: "StopSignals") -> None:
+        """For ever; what came while the server was starting is not forgotten."""
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            if self._terminal and not _terminal_is_there():
+                log.info("server.terminal_closed")
+                stop.first.set()
+                return
+            await reloader.reload_if_possible()
+
+
+def _terminal_is_there() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+class StopSignals:
+    """SIGTERM and SIGINT: the first asks to stop, the second to stop now."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._received, number)
+
+    def _received(self, number: signal.Signals) -> None:
+        log.info("server.signal", signal=number.name)
+        (self.second if self.first.is_set() else self.first).set()
+
+
+class UpgradeSignals:
+    """SIGUSR2: start a successor, which takes our place."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, self._told.set)
+
+    async def obeyed_by(self, upgrader: Upgrader) -> None:
+        """For ever; what came while the server was starting is not forgotten."""
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            with contextlib.suppress(UpgradeRefused):  # it has been logged
+                await upgrader.upgrade()

@@ -1,0 +1,448 @@
+"""Restarts and upgrades: under clients of every kind nobody is refused, and what is handed over is
+served."""
+
+import contextlib
+import errno
+import functools
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from everybody import Account, everybody
+from running import RunningServer, free_port, gone, start_server, until
+
+from models.prepared import PreparedModel
+from modelserver.handover.sockets import Inherited, Sockets
+
+pytestmark = pytest.mark.timeout(180)
+
+COMMON = {
+    "MODELSERVER_WARMUP": "none",
+    "MODELSERVER_WORKERS_COUNT": "2",
+    "MODELSERVER_STREAMS_SHARE": "1",  # two of them, beside other tests
+}
+
+
+def upgrade(server: RunningServer, *flags: str) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "modelserver", "upgrade"),
+            *(f"--admin-listen=unix:{server.admin}", *flags),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def successor_of(server: RunningServer) -> psutil.Process:
+    """One that has just been started."""
+    os.kill(server.pid, signal.SIGUSR2)
+    return psutil.Process(server.wait_event("server.successor_started")["pid"])
+
+
+def each_kind(account: Account, kinds: int) -> bool:
+    """Each has had an answer, and none has failed."""
+    assert not account.failed, account.failed
+    return len(account.done) == kinds
+
+
+def end(pid: int) -> None:
+    """A successor is no child of the test."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        process.send_signal(signal.SIGTERM)
+        process.wait(40)
+
+
+def pid_of(server: RunningServer) -> int:
+    return int(server.health()["pid"])
+
+
+@contextlib.contextmanager
+def upgradable(directory: Path, *flags: str, **settings: str) -> Iterator[RunningServer]:
+    """A server whose successors end with the test, too."""
+    settings = COMMON | settings
+    settings.setdefault("MODELSERVER_PORT", str(free_port()))
+    with start_server(directory, *flags, **settings) as server:
+        server.wait_ready()
+        try:
+            yield server
+        finally:
+            if server.process.poll() is not None:
+                with contextlib.suppress(OSError, AssertionError):
+                    end(pid_of(server))
+
+
+# --- upgrades -------------------------------------------------------------------------------------
+
+
+def test_upgrades_under_clients_of_every_kind_fail_nobody(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    assert prepared_embedded
+    with upgradable(tmp_path) as server:
+        pids = [server.pid]
+        with everybody(server.url, min(wav_clips, key=len), kept=3, streams=2) as account:
+            until(functools.partial(each_kind, account, 4), 60, "an answer of each kind")
+            for _ in range(2):
+                done = upgrade(server)
+                assert done.returncode == 0, done.stderr + done.stdout
+                pids.append(pid_of(server))
+                before = sum(account.done.values())
+                until(lambda seen=before: sum(account.done.values()) > seen + 10, 60)
+        assert len(set(pids)) == 3
+        assert [e["reason"] for e in server.events("job.over") if e.get("error")] == []
+        handed = [e["connections"] for e in server.events("server.handed_over")]
+        assert sum(handed) >= 3, "kept connections went along"
+        assert server.process.wait(10) == 0
+
+
+def test_what_takes_a_new_start_is_changed_by_an_upgrade(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    assert prepared_embedded
+    settings = tmp_path / "settings.toml"
+    first, second = free_port(), free_port()
+    settings.write_text(f"port = {first}\nworkers.count = 2\n")
+    environment = {"MODELSERVER_CONFIG": str(settings)}
+    given = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    given |= environment | {
+        "MODELSERVER_LOG_FORMAT": "json",
+        "MODELSERVER_PREPARE": "never",
+        "MODELSERVER_WARMUP": "none",
+        "MODELSERVER_JOBS_DIRECTORY": str(tmp_path / "jobs"),
+        "MODELSERVER_ADMIN_LISTEN": f"unix:{tmp_path}/admin.sock",
+    }
+    with (tmp_path / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "modelserver", "serve"], env=given, stdout=log, stderr=log
+        )
+    server = RunningServer(process, tmp_path / "log", tmp_path / "admin.sock")
+    try:
+        server.wait_ready()
+        settings.write_text(f"port = {second}\nworkers.count = 1\nmemory.limit = '3GB'\n")
+        done = upgrade(server)
+        assert done.returncode == 0, done.stderr
+        server.url = f"http://127.0.0.1:{second}"
+        assert server.convert(wav_clips[0]).status == 200
+        health = server.health()
+        assert len(health["workers"]) == 1
+        assert health["memory"]["limit_bytes"] == 3_000_000_000
+        until(lambda: process.poll() is not None)
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", first)) == errno.ECONNREFUSED
+    finally:
+        end(pid_of(server))
+        process.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nonsense = 1", "nonsense"),
+        ('model = "no-such-model"', "no-such-model"),
+        ('spool.directory = "/proc/none"', "spool.directory"),
+    ],
+)
+def test_an_upgrade_that_cannot_be_leaves_all_as_it_was(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes], line: str, said: str
+) -> None:
+    assert prepared_embedded
+    settings = tmp_path / "settings.toml"
+    settings.write_text("")
+    with upgradable(tmp_path, MODELSERVER_CONFIG=str(settings)) as server:
+        settings.write_text(f"{line}\n")
+        done = upgrade(server)
+        assert done.returncode != 0
+        assert said in done.stderr
+        assert server.convert(wav_clips[0]).status == 200
+        assert (pid_of(server), server.process.poll()) == (server.pid, None)
+        assert all(process.is_running() for process in server.workers())
+        below = psutil.Process(server.pid).children(recursive=True)
+        until(lambda: not [p for p in below if p.is_running() and "serve" in p.cmdline()], 10)
+
+
+def test_where_both_do_not_fit_the_old_one_goes_first_and_clients_wait(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    assert prepared_embedded
+    with upgradable(tmp_path, MODELSERVER_MEMORY_LIMIT="400MB") as server:
+        with everybody(server.url, min(wav_clips, key=len), kept=2, jobs=0) as account:
+            until(functools.partial(each_kind, account, 3), 60)
+            done = upgrade(server)
+            assert done.returncode == 0, done.stderr
+            assert "waits until the one before has ended" in done.stdout
+            seen = sum(account.done.values())
+            until(lambda: sum(account.done.values()) > seen + 5, 60)
+        assert server.events("server.successor_waits")
+        assert all(
+            e["cause"] in ("shutdown", "recycled")
+            for e in server.events("worker.exited", "fork_server.exited")
+        )
+
+
+def test_a_signal_does_it_too(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    assert prepared_embedded
+    with upgradable(tmp_path) as server:
+        os.kill(server.pid, signal.SIGUSR2)
+        until(lambda: server.process.poll() == 0, 60, "the end of the one before")
+        assert pid_of(server) != server.pid
+        assert server.convert(wav_clips[0]).status == 200
+
+
+def test_a_successor_that_dies_leaves_the_one_before_serving(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    assert prepared_embedded
+    with upgradable(tmp_path) as server:
+        successor_of(server).kill()
+        assert "ended before it served" in server.wait_event("server.not_upgraded")["reason"]
+        assert server.convert(wav_clips[0]).status == 200
+        assert upgrade(server).returncode == 0, "and another may be tried"
+
+
+def test_a_server_that_is_told_to_stop_takes_its_successor_along(
+    tmp_path: Path, prepared_embedded: PreparedModel
+) -> None:
+    assert prepared_embedded
+    with upgradable(tmp_path) as server:
+        successor = successor_of(server)
+        assert server.stop() == 0
+        until(lambda: gone(successor), 30, "the end of the successor")
+
+
+# --- restarts below a service manager -------------------------------------------------------------
+
+
+class ServiceManager:
+    """What systemd does with sockets: keeps what it is sent, and gives it to the next process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "notify"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._socket.settimeout(0.05)
+        self.stored: list[tuple[str, int]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                body, descriptors, _, _ = socket.recv_fds(self._socket, 65536, 8)
+                said = dict(line.split("=", 1) for line in body.decode().splitlines())
+                if "BARRIER" in said:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+                elif "FDSTOREREMOVE" in said:
+                    for name, descriptor in self.stored:
+                        if name == said["FDNAME"]:
+                            os.close(descriptor)
+                    self.stored = [s for s in self.stored if s[0] != said["FDNAME"]]
+                elif "FDSTORE" in said:
+                    self.stored += [(said["FDNAME"], descriptor) for descriptor in descriptors]
+
+    @contextlib.contextmanager
+    def start(self, directory: Path, **settings: str) -> Iterator[RunningServer]:
+        """The service, with what is kept for it."""
+        passed = [os.dup(descriptor) for _, descriptor in self.stored]
+        for descriptor in passed:
+            os.set_inheritable(descriptor, True)
+        with start_server(
+            directory,
+            program=_AS_SYSTEMD,
+            inherited=tuple(passed),
+            NOTIFY_SOCKET=str(self.path),
+            TEST_PASSED=",".join(map(str, passed)),
+            TEST_NAMES=":".join(name for name, _ in self.stored),
+            **settings,
+        ) as server:
+            for descriptor in passed:
+                os.close(descriptor)
+            yield server
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._socket.close()
+        for _, descriptor in self.stored:
+            os.close(descriptor)
+
+
+_AS_SYSTEMD = (
+    "-c",
+    """
+import os, sys
+passed = [int(fd) for fd in os.environ.pop("TEST_PASSED").split(",") if fd]
+moved = [os.dup2(fd, 500 + at) for at, fd in enumerate(passed)]
+for fd in passed: os.close(fd)
+for at, fd in enumerate(moved): os.dup2(fd, 3 + at, inheritable=True); os.close(fd)
+if passed: os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(passed)),
+    "LISTEN_FDNAMES": os.environ.pop("TEST_NAMES")}
+os.execv(sys.executable, [sys.executable, "-m", "modelserver", *sys.argv[1:]])
+""",
+)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[ServiceManager]:
+    manager = ServiceManager(tmp_path)
+    yield manager
+    manager.close()
+
+
+def test_restarts_by_a_service_manager_fail_nobody(
+    tmp_path: Path,
+    manager: ServiceManager,
+    prepared_embedded: PreparedModel,
+    wav_clips: list[bytes],
+) -> None:
+    assert prepared_embedded
+    port = str(free_port())
+    given = COMMON | {"MODELSERVER_PORT": port}
+    url = f"http://127.0.0.1:{port}"
+    with contextlib.ExitStack() as first:
+        server = first.enter_context(manager.start(tmp_path, **given))
+        server.wait_ready()
+        with everybody(url, min(wav_clips, key=len), kept=3, streams=2) as account:
+            until(functools.partial(each_kind, account, 4), 60, "an answer of each kind")
+            for _ in range(2):
+                until(lambda: "kept-http" in [name for name, _ in manager.stored])
+                server.process.send_signal(signal.SIGTERM)
+                assert server.process.wait(60) == 0
+                first.close()
+                server = first.enter_context(manager.start(tmp_path, **given))
+                seen = sum(account.done.values())
+                until(lambda seen=seen: sum(account.done.values()) > seen + 10, 60)
+        assert server.events("server.handed_over")
+
+
+def test_a_connection_that_waits_is_served_by_the_next_process(
+    tmp_path: Path, manager: ServiceManager, prepared_embedded: PreparedModel
+) -> None:
+    assert prepared_embedded
+    given = {"MODELSERVER_PORT": str(free_port()), "MODELSERVER_WARMUP": "none"}
+    with manager.start(tmp_path, **given) as server:
+        server.wait_ready()
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        client.request("GET", "/test")
+        assert client.getresponse().read()
+        mine = client.sock
+        # Half a head is heard already: that one is not handed on, but ends here.
+        with socket.create_connection(("127.0.0.1", server.port)) as halfway:
+            halfway.sendall(b"GET /test HTTP/1.1\r\nHo")
+            time.sleep(0.1)  # nobody tells when it has come
+            assert server.stop(10) == 0
+            assert halfway.recv(10) == b""
+        assert sorted(name for name, _ in manager.stored) == ["connection-http", "kept-http"]
+    client.sock.sendall(b"GET /test HTTP/1.1\r\nHost: x\r\n\r\n")
+    with manager.start(tmp_path, **given) as server:
+        assert b"200 OK" in client.sock.recv(65536)
+        assert client.sock is mine
+        # It is known to one process only: with that it ends.
+        until(lambda: [name for name, _ in manager.stored] == ["kept-http"])
+        client.sock.sendall(b"GET /test HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        with client.sock.makefile("rb") as answer:
+            assert b"200 OK" in answer.read()
+    client.close()
+
+
+def test_the_port_is_the_settings_after_a_restart(
+    tmp_path: Path, manager: ServiceManager, prepared_embedded: PreparedModel
+) -> None:
+    assert prepared_embedded
+    first, second = free_port(), free_port()
+    with manager.start(tmp_path, MODELSERVER_PORT=str(first)) as server:
+        assert server.port == first
+        refused = upgrade(server)
+        assert (refused.returncode, "systemctl restart" in refused.stderr) == (1, True)
+        assert server.stop() == 0
+    with manager.start(tmp_path, MODELSERVER_PORT=str(second)) as server:
+        assert server.port == second
+        server.wait_ready()
+        until(lambda: [name for name, _ in manager.stored] == ["kept-http"])
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", first)) == errno.ECONNREFUSED
+
+
+def test_a_socket_unit_says_where_to_listen(
+    tmp_path: Path, manager: ServiceManager, prepared_embedded: PreparedModel
+) -> None:
+    assert prepared_embedded
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        manager.stored = [("modelserver.socket", os.dup(opened.fileno()))]
+        # It is there before the server is, and waits.
+        client = http.client.HTTPConnection(*opened.getsockname(), timeout=60)
+        client.request("GET", "/readyz")
+        with manager.start(tmp_path, MODELSERVER_WARMUP="none") as server:
+            assert client.getresponse().status == 200
+            assert server.port == opened.getsockname()[1]
+        client.close()
+
+
+# --- which socket is whose ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def sockets(**named: tuple[str, int]) -> Iterator[tuple[Sockets, dict[str, socket.socket]]]:
+    """As inherited under these names."""
+    inherited, made = Inherited(), {}
+    for name, address in named.items():
+        made[name] = socket.create_server(address)
+        inherited.take(name.replace("_", "-"), made[name])
+    found = Sockets(inherited)
+    yield found, made
+    found.close()
+    for sock in made.values():
+        sock.close()
+
+
+def port_of(found: Sockets, name: str, port: int, host: str = "127.0.0.1") -> int:
+    """Where it listens for that, if it is to be there."""
+    with found.listen(name, host, port) as sock:
+        return int(sock.getsockname()[1])
+
+
+def test_sockets_are_found_by_name_then_by_port_then_for_http() -> None:
+    where = ("127.0.0.1", 0)
+    with sockets(vosk=where, some=where, other=where) as (found, made):
+        ports = {name: sock.getsockname()[1] for name, sock in made.items()}
+        assert port_of(found, "vosk", 1) == ports["vosk"]
+        assert port_of(found, "agent", ports["other"]) == ports["other"]
+        assert port_of(found, "http", 1) == ports["some"]
+        assert found.waited_for == {"vosk", "agent", "http"}
+        assert found.outlive
+
+
+def test_what_was_kept_is_used_only_where_the_settings_still_want_it() -> None:
+    with sockets(kept_http=("127.0.0.1", 0)) as (found, made):
+        free = free_port()
+        assert port_of(found, "http", free) == free
+        assert made["kept_http"].fileno() == -1
+        assert not found.waited_for
+    with sockets(kept_http=("127.0.0.1", free)) as (found, _):
+        assert port_of(found, "http", free, "localhost") == free
+        assert found.waited_for == {"http"}
+        assert not found.outlive, "until somebody keeps it again"
+
+
+def test_variables_of_another_process_are_not_ours() -> None:
+    environment = {"LISTEN_PID": str(os.getpid() + 1), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x"}
+    found = Inherited.from_systemd(environment)
+    assert not found.unnamed
+    assert environment == {}
