@@ -40,7 +40,7 @@ def test_every_bound_counts_by_what_it_has_left() -> None:
     now = reading(3 * GIB, (2 * GIB, 2 * GIB - 10 * MIB), (GIB, 100 * MIB))
     bounds = bounds_of(now, MemorySettings(limit=GIB), 100 * MIB)
     assert min(bounds, key=lambda bound: bound.headroom) == Bound(
-        "cgroup /g0 (memory.max)", 2 * GIB, 2 * GIB - 10 * MIB
+        "cgroup /g0 (memory.max)", 2 * GIB, 2 * GIB - 10 * MIB, Path("/g0")
     )
 
 

@@ -22,13 +22,16 @@ from modelserver.jobs.thread import StoreThread
 from modelserver.jobs.webhooks import SecretUnreadable, Webhooks, read_secrets
 from modelserver.jobs.work import JobWork, Told
 from modelserver.serving.service import SpeechService
+from modelserver.serving.usage import Usage
 from supervisor import NotReady, QueueFull, Spool, SpoolFull, SpoolLimits, SpoolStore, Tasks
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 
 _TIDY_S = 30.0
 _TIDY_AGAIN_S = 1.0
-_OPEN_AGAIN_S = 1.0
+_OPEN_AGAIN_S = 0.2
+_OPENING_S = 1.0
+"""For so long a request waits for the directory."""
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
 """On the disk, beside what jobs may hold of it."""
 _FORGOTTEN_AT_ONCE = 20
@@ -72,6 +75,11 @@ class JobService:
         self._tidy_now = asyncio.Event()
         self._arriving: set[tuple[str, str]] = set()
         self._directory = -1
+        self.patience_s = _OPENING_S
+        """How long a request waits for the directory: longer where the server before this one is
+        about to hand it over."""
+        self._waited_for = asyncio.Event()
+        self._usage = Usage()
         self._counts: dict[State, int] = {}
         self._held_bytes = 0
         self._tasks = Tasks()
@@ -81,19 +89,42 @@ class JobService:
             self._tasks.keep("jobs", self._live)
         else:
             self.problem = "no jobs are taken (jobs.queue is 0)"
+            self._waited_for.set()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.pause()
-        await self._tasks.close()
-        self.problem = "the server is shutting down"
+        await self._close("the server is shutting down")
         await self.outside.__aexit__()
         await self._webhooks_outside.__aexit__()
-        await self._store.close()
 
     async def pause(self) -> None:
         """Work on none any more: the server is about to end."""
         await self._work.pause()
+
+    async def opened(self) -> None:
+        """Wait until the directory is open, or it is known why it cannot be; while another server
+        has it, for `patience_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.patience_s):
+                await self._waited_for.wait()
+
+    def in_use(self) -> contextlib.AbstractContextManager[None]:
+        """`hand_over` waits until this is left."""
+        return self._usage.one_more()
+
+    async def hand_over(self, timeout_s: float) -> None:
+        """Another server takes the jobs from here, once who uses them now has his answer."""
+        await self.pause()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._usage.over()
+        await self._close("the jobs are another server's now")
+
+    async def _close(self, problem: str) -> None:
+        await self._tasks.close()
+        self.problem = problem
+        await self._store.close()
 
     # --- taking in ------------------------------------------------------------------------------
 
@@ -238,6 +269,8 @@ class JobService:
                 if problem != self.problem:
                     log.error("jobs.unusable", reason=problem)
                 self.problem = problem
+                if not isinstance(error, InUse):
+                    self._waited_for.set()
                 await asyncio.sleep(_OPEN_AGAIN_S)
         while True:
             self._tidy_now.clear()
@@ -258,6 +291,7 @@ class JobService:
         for job in waiting:
             self._work.add(job)
         self.problem = None
+        self._waited_for.set()
         if waiting:
             log.info("jobs.go_on", unfinished=len(waiting))
         self._tasks.keep("webhooks", self._webhooks.run)
@@ -271,8 +305,11 @@ class JobService:
         settings = self._settings
         while True:
             self._held_bytes = await self._store.do(lambda store: store.held_bytes())
-            over = await self._store.do(lambda store: store.oldest_over(_FORGOTTEN_AT_ONCE))
-            before = time.time() - settings.keep_s
+            # At one time: the clock may be set between two questions.
+            over, now = await self._store.do(
+                lambda store: (store.oldest_over(_FORGOTTEN_AT_ONCE), time.time())
+            )
+            before = now - settings.keep_s
             gone = [job_id for job_id, ended in over if ended < before]
             if not gone and self._held_bytes > settings.disk:
                 gone = [job_id for job_id, _ in over]

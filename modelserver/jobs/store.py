@@ -223,6 +223,17 @@ class JobStore:
         delivery = job.delivery if job else None
         return delivery if delivery and delivery.state == "waiting" else None
 
+    def move(self, seconds: float, now: float) -> None:
+        """The clock was set by so much: all that has happened, and what is due, is so by the new
+        time."""
+        with self._change() as db:
+            db.execute(
+                "UPDATE jobs SET created = min(created + :by, :now), "
+                "started = min(started + :by, :now), ended = min(ended + :by, :now), "
+                "next_at = next_at + :by",
+                {"by": seconds, "now": now},
+            )
+
     def delivered(self, job_id: str, *, given_up: bool) -> None:
         """Its message needs no attempt any more."""
         with self._change() as db:

@@ -1,12 +1,18 @@
 """The one thread in which the store of jobs is used: the event loop never waits for the disk."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
+from modelserver.jobs.clock import SetClock
 from modelserver.jobs.store import JobStore
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 
 Result = TypeVar("Result")
 
@@ -17,6 +23,7 @@ class StoreThread:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "jobs")
         self._store: JobStore | None = None
+        self._clock = SetClock()
 
     async def open(self, directory: Path) -> JobStore:
         """Raises what `JobStore` raises."""
@@ -28,9 +35,15 @@ class StoreThread:
         """What the call gives. A caller that is cancelled does not undo it."""
         assert self._store is not None
         loop = asyncio.get_running_loop()
-        doing = loop.run_in_executor(self._executor, call, self._store)
+        doing = loop.run_in_executor(self._executor, self._call, self._store, call)
         doing.add_done_callback(_heard)
         return await asyncio.shield(doing)
+
+    def _call(self, store: JobStore, call: Callable[[JobStore], Result]) -> Result:
+        if moved := self._clock.set_by():
+            log.warning("jobs.clock_set", by_s=round(moved))
+            store.move(moved, time.time())
+        return call(store)
 
     def audio(self, job_id: str) -> Path:
         """Where its audio is, while it is needed."""

@@ -1,0 +1,25 @@
+"""Whether the clock was set. Jobs are kept and told of by the time of day, which outlives the
+server; a machine without a clock of its own learns it minutes after its start."""
+
+import time
+
+_NOTABLE_S = 30.0
+"""By less it is only adjusted."""
+
+
+class SetClock:
+    """Notices it, between one question and the next."""
+
+    def __init__(self) -> None:
+        self._difference = _difference()
+
+    def set_by(self) -> float:
+        """Seconds by which it was set since the last question; 0 if it was not."""
+        before, self._difference = self._difference, _difference()
+        moved = self._difference - before
+        return moved if abs(moved) > _NOTABLE_S else 0.0
+
+
+def _difference() -> float:
+    """Of the time of day and the time since the machine's start, asleep or not."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
