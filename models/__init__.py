@@ -24,8 +24,11 @@ from models.contract import (
 from models.language import language_of
 from models.location import ModelLocation, composes_its_graph, find_model, installed_models
 from models.prediction import Part, Prediction, if_prepared, measured, predict, rescoring_folders
+from models.search import DEFAULT_PROFILE, PROFILES, widths
 
 __all__ = [
+    "DEFAULT_PROFILE",
+    "PROFILES",
     "Alternative",
     "CatalogEntry",
     "LiveRecognizer",
@@ -52,6 +55,7 @@ __all__ = [
     "predict",
     "rescoring_folders",
     "warm_up_clips",
+    "widths",
 ]
 
 

@@ -17,6 +17,8 @@ class RecognitionOptions:
     """Give the words of partial results too."""
     grammar: tuple[str, ...] | None = None
     """Recognise only these phrases."""
+    profile: str = ""
+    """How widely to search (`models.PROFILES`); empty: as the model was published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class Model(Protocol):
 
     sample_rate: int
     """Samples a second that its recognisers take."""
+    has_profiles: bool
+    """It can search more or less widely than it was published to."""
     chunk_bytes: int
     """How much a recogniser is best given at once; always the same gives always the same text."""
 

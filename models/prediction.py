@@ -34,6 +34,9 @@ _COMPOSED_SHARED, _COMPOSED_MOST = 20, 150 * _MB
 _COMPOSED_GROWTH, _COMPOSED_GROWTH_MOST = 6, 235 * _MB
 """The same for what each worker composes after that in minutes of speech."""
 _GROWTH = 15 * _MB
+_GROWTH_ACCURATE, _GROWTH_ACCURATE_LAZY = 21 * _MB, 2.7
+"""What a wider search adds to that; where the graph is composed lazily, in proportion, since more
+of it is composed."""
 _STATIC = 1.0
 _MAPPED_ANONYMOUS = 0.03
 TOUCHED_SHARE = 0.47
@@ -100,6 +103,13 @@ class Prediction:
     def total(self, workers: int) -> int:
         """Of the fork server and so many workers, after minutes of speech."""
         return self.model + workers * self.growth
+
+    @property
+    def growth_accurate(self) -> int:
+        """Of each worker that is asked for the profile "accurate", after minutes of speech."""
+        if self.graph == "lazy":
+            return int(self.growth * (1 + _GROWTH_ACCURATE_LAZY))
+        return self.growth + _GROWTH_ACCURATE
 
     @property
     def rescoring(self) -> int:

@@ -15,6 +15,7 @@ import msgspec
 
 from models.contract import Alternative, ModelError, Partial, RecognitionOptions, Utterance, Word
 from models.mapping import read_through
+from models.search import DEFAULT_PROFILE, Search
 from models.vosk_loading import load_vosk, vosk
 
 SAMPLE_RATE = 16_000
@@ -55,6 +56,8 @@ class VoskModel:
         self._kept: list[VoskRecognizer] = []
         self._left_out = left_out
         self._model, self.loaded = load_vosk(directory, made or {}, left_out, kernels)
+        self._search = Search(self._model, vosk._ffi, directory)
+        self.has_profiles = self._search.found
         self._prefetched = prefetch and self.loaded.graph is not None
         if prefetch and self.loaded.graph is not None:
             read_through(self.loaded.graph)
@@ -92,8 +95,8 @@ class VoskModel:
             recognizer = self._kept.pop()
         else:
             keep = self.loaded.lazy and grammar is None
-            engine = self._engine_recognizer(SAMPLE_RATE, grammar)
-            recognizer = VoskRecognizer(engine, self._kept if keep else None)
+            engine = self._engine_recognizer(SAMPLE_RATE, options)
+            recognizer = VoskRecognizer(engine, self._search, self._kept if keep else None)
         recognizer.begin(options)
         return recognizer
 
@@ -105,6 +108,7 @@ class VoskModel:
         """How it was loaded."""
         facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
         facts["kernels"] = "engine"
+        facts["profiles"] = self.has_profiles
         kernels = self.loaded.kernels
         not_packed = self.loaded.not_packed if kernels is None else kernels.refused
         if not_packed is not None:
@@ -118,7 +122,7 @@ class VoskModel:
         self, pcm: bytes, chunk_bytes: int, *, alternatives: int, partials: bool
     ) -> Iterator[str]:
         """All that Vosk says of a clip, as its own JSON, from a recogniser that is new."""
-        recognizer = vosk.KaldiRecognizer(self._model, SAMPLE_RATE)
+        recognizer = self._engine_recognizer(SAMPLE_RATE, RecognitionOptions())
         recognizer.SetWords(True)
         recognizer.SetPartialWords(partials)
         recognizer.SetMaxAlternatives(alternatives)
@@ -131,16 +135,18 @@ class VoskModel:
 
     def live(self, sample_rate: float, options: RecognitionOptions) -> "LiveRecognizer":
         """A new recogniser for a stream of that rate, with the engine's own answers."""
-        recognizer = self._engine_recognizer(sample_rate, options.grammar)
+        recognizer = self._engine_recognizer(sample_rate, options)
         _set_options(recognizer, options)
-        return LiveRecognizer(recognizer, sample_rate)
+        return LiveRecognizer(recognizer, sample_rate, self._search, options.profile)
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
         """Those that are not in its vocabulary."""
         words = dict.fromkeys(word for phrase in phrases for word in phrase.split())
         return [word for word in words if self._model.vosk_model_find_word(word) < 0]
 
-    def _engine_recognizer(self, sample_rate: float, grammar: tuple[str, ...] | None) -> Any:
+    def _engine_recognizer(self, sample_rate: float, options: RecognitionOptions) -> Any:
+        grammar = options.grammar
+        self._search.take(options.profile or DEFAULT_PROFILE)
         if grammar is None:
             return vosk.KaldiRecognizer(self._model, sample_rate)
         if not self.loaded.lazy:
@@ -162,8 +168,11 @@ class LiveRecognizer:
     """One Vosk recogniser, as the engine's own programs use it. Implements
     `models.contract.LiveRecognizer`."""
 
-    def __init__(self, recognizer: vosk.KaldiRecognizer, sample_rate: float) -> None:
+    def __init__(
+        self, recognizer: vosk.KaldiRecognizer, sample_rate: float, search: Search, profile: str
+    ) -> None:
         self._recognizer = recognizer
+        self._search, self._profile = search, profile or DEFAULT_PROFILE
         # The engine works through what it is given in pieces of this many samples (Vosk:
         # Recognizer::AcceptWaveform), and looks for an endpoint after the last one. So pieces of
         # several of them, given one after the other, come to the same.
@@ -174,6 +183,7 @@ class LiveRecognizer:
         for at in range(0, max(1, len(pcm)), self._piece_bytes):
             if at:
                 yield
+            self._search.take(self._profile)  # others have had their turn
             ended = bool(self._recognizer.AcceptWaveform(pcm[at : at + self._piece_bytes]))
         return ended
 
@@ -201,9 +211,13 @@ class VoskRecognizer:
     """One Vosk recogniser. Implements `models.contract.Recognizer`."""
 
     def __init__(
-        self, recognizer: vosk.KaldiRecognizer, keep_in: "list[VoskRecognizer] | None"
+        self,
+        recognizer: vosk.KaldiRecognizer,
+        search: Search,
+        keep_in: "list[VoskRecognizer] | None",
     ) -> None:
         self._recognizer = recognizer
+        self._search, self._profile = search, DEFAULT_PROFILE
         self._keep_in = keep_in
         self._samples = 0  # heard since birth
         self._begun_at_s = 0.0
@@ -213,6 +227,7 @@ class VoskRecognizer:
     def begin(self, options: RecognitionOptions) -> None:
         """Start on new audio. Options stick to a Vosk recogniser, so all are set."""
         _set_options(self._recognizer, options)
+        self._profile = options.profile or DEFAULT_PROFILE
         self._begun_at_s = self._samples / SAMPLE_RATE
         self._open = True
 
@@ -221,6 +236,7 @@ class VoskRecognizer:
             return None
         self._samples += len(pcm) // 2
         self._in_utterance = True
+        self._search.take(self._profile)
         if not self._recognizer.AcceptWaveform(pcm):
             return None
         self._in_utterance = False

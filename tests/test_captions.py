@@ -136,7 +136,8 @@ async def hear(
 async def test_what_comes_in_pieces_is_what_a_file_is(
     server: RunningServer, described: dict[str, Any], clips: list[bytes], kind: str, piece: int
 ) -> None:
-    data = encoded(clips[0], kind)
+    # A byte a message is a thousand messages a second of audio: a few seconds of it.
+    data = encoded(clips[0] if piece > 1 else clips[0][: 4 * 32_000], kind)
     file = server.convert(data, "?words=true&segments=true").json
     client = await hear(server, described, data, piece, "words=true")
     assert client.text == file["text"] != ""
@@ -475,7 +476,7 @@ def test_the_document_names_every_parameter_and_message(described: dict[str, Any
     stream = described["channels"]["stream"]
     assert set(stream["messages"]) == {
         "begin", "partial", "final", "warning", "end", "error",
-        "keepalive", "finalize", "close", "audio",
+        "revised", "keepalive", "finalize", "close", "audio",
     }  # fmt: skip
     parameters = stream["bindings"]["ws"]["query"]["properties"]
     assert {"encoding", "rate", "phrases", "alternatives", "partials"} <= set(parameters)

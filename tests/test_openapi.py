@@ -64,7 +64,7 @@ def test_every_parameter_and_error_is_described(document: dict[str, Any]) -> Non
     said = json.dumps(document)
     elsewhere = {
         "not_found", "method_not_allowed", "headers_too_large", "bad_settings", "stream_lost",
-        "upgrade_required",
+        "upgrade_required", "not_upgraded",
     }  # fmt: skip
     for code in STATUS:
         assert code in elsewhere or f"`{code}`" in said, code

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 from encoded import encoded
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import RunningServer, start_server
 from waves import wav
@@ -60,6 +60,7 @@ def test_where_nobody_pauses_pieces_overlap() -> None:
     assert pieces[-1].end == 35
 
 
+@settings(deadline=None)  # processors are shared
 @given(
     parts=st.lists(st.tuples(st.floats(0.05, 9), st.booleans()), max_size=12),
     piece_s=st.floats(2, 12),

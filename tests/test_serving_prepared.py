@@ -291,6 +291,7 @@ def test_what_crashes_while_it_is_loaded_is_verified_and_the_original_served(
         assert not any((tmp_path / "store").glob("*/prepared.json"))
 
 
+@pytest.mark.timeout(240)  # a server serves, is damaged, and prepares its model anew
 @pytest.mark.parametrize("damage", [cut_short, overwrite])
 def test_what_is_damaged_while_it_serves_costs_no_request(
     tmp_path: Path,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from modelserver.batch.engine import Engine, NotTranscribed
+from modelserver.batch.engine import Engine
 from modelserver.batch.files import seconds_of
 from modelserver.batch.journal import Journal, stamp_of
-from modelserver.batch.outcome import WRITERS, Outcome
+from modelserver.batch.outcome import WRITERS, Outcome, outcome_of
 
 _ASKED_AT_ONCE = 16
 Moved = Callable[[str, float], None]
@@ -86,17 +86,11 @@ class Batch:
         """`before`: when it may be written; `turn`: when the next may."""
         async with places:
             note = self._journal.note(file, self._stamps[file])
-            try:
-                speech = await engine.transcribe(
-                    file, self._expected_s[file], note, lambda done_s: moved(file, done_s)
-                )
-            except NotTranscribed as error:
-                outcome = Outcome(file, error=str(error))
-            except OSError as error:
-                outcome = Outcome(file, error=error.strerror or str(error))
-            else:
-                moved(file, speech.duration_s)
-                outcome = Outcome(file, speech)
+            outcome = await outcome_of(
+                engine, file, self._expected_s[file], note, lambda done_s: moved(file, done_s)
+            )
+            if outcome.speech is not None:
+                moved(file, outcome.speech.duration_s)
         await before
         if self._deliver(outcome):
             note.done()

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from modelserver.batch.engine import Engine, NotTranscribed
 from modelserver.speech.messages import Speech
 from modelserver.speech.subtitles import srt, vtt
+
+if TYPE_CHECKING:
+    from modelserver.batch.journal import Note
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +21,18 @@ class Outcome:
     file: str
     speech: Speech | None = None
     error: str | None = None
+
+
+async def outcome_of(
+    engine: Engine, file: str, expected_s: float, note: "Note", moved: Callable[[float], None]
+) -> Outcome:
+    """One file, by the engine. Raises `EngineUnusable` where no other could be done either."""
+    try:
+        return Outcome(file, await engine.transcribe(file, expected_s, note, moved))
+    except NotTranscribed as error:
+        return Outcome(file, error=str(error))
+    except OSError as error:
+        return Outcome(file, error=error.strerror or str(error))
 
 
 class _Document(msgspec.Struct):

@@ -5,6 +5,7 @@ import click
 from modelserver import __version__
 from modelserver.cli.config import config
 from modelserver.cli.doctor import doctor
+from modelserver.cli.evaluate import evaluate
 from modelserver.cli.keys import keys
 from modelserver.cli.listen import listen
 from modelserver.cli.models import models
@@ -14,6 +15,7 @@ from modelserver.cli.serve import serve
 from modelserver.cli.status import status
 from modelserver.cli.top import top
 from modelserver.cli.transcribe import transcribe
+from modelserver.cli.upgrade import upgrade
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -24,11 +26,13 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(transcribe)
+main.add_command(evaluate)
 main.add_command(listen)
 main.add_command(config)
 main.add_command(models)
 main.add_command(keys)
 main.add_command(status)
+main.add_command(upgrade)
 main.add_command(top)
 main.add_command(ready)
 main.add_command(doctor)

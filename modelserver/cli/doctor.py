@@ -27,6 +27,7 @@ from supervisor import (
     explain_limits,
     find_headroom,
     in_units,
+    try_sandbox,
     usable_cpus,
 )
 
@@ -85,7 +86,16 @@ def _machine(settings: Settings, problems: list[str]) -> list[str]:
             f"compiler ({HOW_TO_GET_IT})"
         )
     lines.append(_kernels(settings))
+    lines.append(_sandbox(settings))
     return lines
+
+
+def _sandbox(settings: Settings) -> str:
+    if settings.sandbox == "off":
+        return "sandbox of workers: off, by the settings"
+    in_force, missing = try_sandbox()
+    without = f"; not: {'; '.join(missing)}" if missing else ""
+    return f"sandbox of workers: {', '.join(in_force) or 'none'}{without}"
 
 
 def _kernels(settings: Settings) -> str:

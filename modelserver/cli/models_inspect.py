@@ -1,6 +1,7 @@
 """`modelserver models inspect`: what a model is made of, and what it will take here."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import click
@@ -113,6 +114,10 @@ def _in_words(
         f"loads in about {prediction.load_s:g} s, from a warm disk cache, and warms up after that",
         f"this rests on {prediction.rests_on}",
     ]
+    lines += [
+        f"profiles, of one model in memory: {_profiles(location)};",
+        f"  with accurate a worker grows by about {in_units(prediction.growth_accurate)}",
+    ]
     if result is not None:
         off = (choice.prediction.model - result.model) / result.model
         lines.append(
@@ -148,9 +153,14 @@ def _document(
         "mapped_bytes": prediction.mapped,
         "touched_bytes": prediction.touched,
         "growth_bytes": prediction.growth,
+        "growth_accurate_bytes": prediction.growth_accurate,
         "workers": workers,
         "total_bytes": prediction.total(workers),
         "load_s": prediction.load_s,
+        "profiles": {
+            profile: dataclasses.asdict(width)
+            for profile, width in model_package.widths(choice.location.directory).items()
+        },
         "rests_on": prediction.rests_on,
         "predicted_model_bytes": choice.prediction.model,
         "measured": msgspec.to_builtins(result) if result is not None else None,
@@ -166,6 +176,13 @@ _GRAPHS = {
     "static": "copied into memory (preparing the model would have it mapped)",
     "mapped": "mapped",
 }
+
+
+def _profiles(location: model_package.ModelLocation) -> str:
+    return ", ".join(
+        f"{profile} (beam {width.beam:g}, {width.max_active} states)"
+        for profile, width in model_package.widths(location.directory).items()
+    )
 
 
 def _or_dash(count: int) -> str:

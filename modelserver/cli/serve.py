@@ -1,5 +1,7 @@
 """`modelserver serve`: the server."""
 
+from pathlib import Path
+
 import click
 
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
@@ -13,6 +15,10 @@ def serve(configuration: Configuration) -> None:
     """Serve speech recognition over HTTP until SIGTERM or Ctrl-C."""
     from modelserver.server import CannotStart, run_server
 
+    if not Path("/proc/self/status").exists():
+        raise click.ClickException(
+            "/proc is not mounted: the server reads there what memory it has"
+        )
     configure_logs(configuration.settings.log)
     try:
         run_server(configuration)

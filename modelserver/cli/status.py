@@ -5,6 +5,7 @@ import time
 import click
 import msgspec
 
+from models import DEFAULT_PROFILE
 from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
 from modelserver.cli.options import with_settings
@@ -38,6 +39,12 @@ def in_words(health: Health) -> list[str]:
         lines.append(f"preparing: {health.preparing}")
     lines += [f"not prepared: {m.not_prepared}" for m in health.models if m.not_prepared]
     for model in health.models:
+        if model.sandbox or model.sandbox_missing:
+            lines.append(f"sandbox of its workers: {', '.join(model.sandbox) or 'none'}")
+            lines += [f"  not: {missing}" for missing in model.sandbox_missing]
+        if model.profile != DEFAULT_PROFILE:
+            lines.append(f"profile: {model.profile}")
+        lines += [f"text step {name}: {state}" for name, state in model.text_steps.items()]
         if model.kernels is not None:
             why = f" ({model.not_packed})" if model.not_packed else ""
             lines.append(f"kernels: {model.kernels}{why}")

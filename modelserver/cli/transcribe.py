@@ -17,10 +17,9 @@ from modelserver.batch.engine import Engine, EngineUnusable
 from modelserver.batch.files import SameNames, found, targets
 from modelserver.batch.journal import Journal, JournalUnusable
 from modelserver.batch.outcome import SUFFIX, WRITERS
+from modelserver.cli.engines import engine_of, named, pool_settings_of
 from modelserver.cli.options import with_settings
-from modelserver.logs import configure_logs
-from modelserver.settings import Settings
-from modelserver.settings.configuration import FLAG, KEY_VARIABLE, Configuration
+from modelserver.settings.configuration import KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
 
 _JOURNAL = ".modelserver-journal"
@@ -66,7 +65,14 @@ _SHOWN_AT_ONCE = 20
     f"[default: OUTPUT_DIR/{_JOURNAL}, until all is done]",
 )
 @with_settings(
-    "workers.count", "model", "models_dir", "prepared_dir", "language", "allocator", "warmup"
+    "workers.count",
+    "model",
+    "models_dir",
+    "prepared_dir",
+    "language",
+    "profile",
+    "allocator",
+    "warmup",
 )
 def transcribe(
     configuration: Configuration,
@@ -112,9 +118,9 @@ def transcribe(
     if on is not None:
         engine = _on_ray(configuration, asked, ray_address)
     else:
-        engine = _engine(configuration, asked, encoding, rate, server, key)
+        engine = engine_of(configuration, asked, encoding, rate, server, key)
     began = time.monotonic()
-    how = msgspec.json.encode((form, asked, *_named(configuration).items())).decode()
+    how = msgspec.json.encode((form, asked, *named(configuration).items())).decode()
     try:
         own = output_dir / _JOURNAL if output_dir is not None else None
         with Journal(journal or own, how) as kept:
@@ -154,42 +160,7 @@ def _on_ray(configuration: Configuration, asked: SpeechRequest, address: str | N
         raise click.ClickException(
             "--on ray needs the package ray: pip install modelserver[ray]"
         ) from error
-    return RayMachines(_pool_settings(configuration), asked, address)
-
-
-def _pool_settings(configuration: Configuration) -> Settings:
-    settings = configuration.settings
-    if "warmup" not in configuration.origins:  # it takes longer than a few files do
-        settings = msgspec.structs.replace(settings, warmup="none")
-    return settings
-
-
-def _engine(
-    configuration: Configuration,
-    asked: SpeechRequest,
-    encoding: str | None,
-    rate: int | None,
-    server: str | None,
-    key: str | None,
-) -> Engine:
-    if server is not None:
-        from modelserver.batch.server import Server
-
-        given = {"channels": asked.channels, "encoding": encoding, "rate": rate and str(rate)}
-        parameters = {name: value for name, value in given.items() if value}
-        return Server(server, key, {**parameters, **_named(configuration)})
-    from modelserver.batch.own_pool import OwnPool
-
-    settings = _pool_settings(configuration)
-    quiet = msgspec.structs.replace(settings.log, level="warning")
-    configure_logs(quiet if settings.log.level == "info" else settings.log)
-    return OwnPool(settings, asked)
-
-
-def _named(configuration: Configuration) -> dict[str, str]:
-    """The model and language that were asked for with the command."""
-    given = {"model": configuration.settings.model[0], "language": configuration.settings.language}
-    return {n: value for n, value in given.items() if configuration.origins.get(n) == FLAG}
+    return RayMachines(pool_settings_of(configuration), asked, address)
 
 
 def _asked(channels: str, encoding: str | None, rate: int | None) -> SpeechRequest:

@@ -22,9 +22,10 @@ from modelserver.http.stream import (
     KeepAlive,
     Notice,
     Partial,
+    Revised,
 )
 
-FROM_SERVER = (Begin, Partial, Final, Notice, End, Failure)
+FROM_SERVER = (Begin, Partial, Final, Revised, Notice, End, Failure)
 FROM_CLIENT = (KeepAlive, Finalize, Close)
 
 _AUDIO = "audio"
@@ -35,9 +36,12 @@ _PARAMETERS = {
     "words": "true: final messages have words, with times and confidences",
     "alternatives": "how many readings of each segment final messages have",
     "phrases": "recognise these only: a JSON list, or one each time it is given",
+    "profile": "fast, balanced or accurate: how much work goes into the same audio",
     "channels": "mix, or the number of the one that is heard",
     "encoding": "of samples without a container, such as s16le; with rate, and channels as a count",
     "rate": "samples a second of samples without a container",
+    "second_pass": "true: what was said in each segment is heard once more, with the profile "
+    "accurate, and told as revised",
     "partials": "false: final messages only",
 }
 

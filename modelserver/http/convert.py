@@ -32,6 +32,7 @@ async def convert(request: web.Request) -> web.StreamResponse:
                 words=asked.words or asked.format in ("srt", "vtt"),
                 alternatives=asked.alternatives,
                 phrases=asked.phrases,
+                profile=asked.profile,
                 # Readings are of segments.
                 segments=asked.segments or asked.alternatives > 0,
                 partials=events,

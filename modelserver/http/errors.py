@@ -48,6 +48,7 @@ STATUS = {
     "unsupported_audio": 415,
     "expectation_failed": 417,
     "bad_settings": 422,
+    "not_upgraded": 409,
     "nothing_said": 422,
     "upgrade_required": 426,
     "rate_limited": 429,

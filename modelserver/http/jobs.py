@@ -14,7 +14,7 @@ from modelserver.audio.channels import MIX
 from modelserver.http.errors import ApiError, json_response
 from modelserver.http.incoming import find_model, request_limits
 from modelserver.http.keys import JOBS, SERVICE
-from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID, expect_continue
+from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID, Handler, expect_continue
 from modelserver.http.negotiation import wants_events
 from modelserver.http.parameters import FORMATS, JOB_NAMES, Parameters, read_flag, read_parameters
 from modelserver.http.progress import OurStory, stream_events
@@ -79,10 +79,24 @@ class Message(msgspec.Struct):
 
 def add_job_routes(app: web.Application) -> None:
     """Where jobs are."""
-    app.router.add_post("/v1/jobs", add, expect_handler=hold_continue)
-    app.router.add_get("/v1/jobs", list_jobs, expect_handler=expect_continue)
-    app.router.add_get("/v1/jobs/{id}", show, expect_handler=expect_continue)
-    app.router.add_delete("/v1/jobs/{id}", delete, expect_handler=expect_continue)
+    app.router.add_post("/v1/jobs", _in_use(add), expect_handler=hold_continue)
+    app.router.add_get("/v1/jobs", _in_use(list_jobs), expect_handler=expect_continue)
+    app.router.add_get("/v1/jobs/{id}", _in_use(show), expect_handler=expect_continue)
+    app.router.add_delete("/v1/jobs/{id}", _in_use(delete), expect_handler=expect_continue)
+
+
+def _in_use(handler: Handler) -> Handler:
+    """The jobs are there, and stay, until it has answered; not for who follows one for long."""
+
+    async def with_jobs(request: web.Request) -> web.StreamResponse:
+        jobs = request.app[JOBS]
+        await jobs.opened()
+        if "text/event-stream" in request.headers.get("Accept", ""):
+            return await handler(request)
+        with jobs.in_use():
+            return await handler(request)
+
+    return with_jobs
 
 
 def message_of(job: Job, attempt: int) -> bytes:
@@ -157,6 +171,7 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
         segments=True,
         alternatives=asked.alternatives,
         phrases=asked.phrases,
+        profile=asked.profile,
         partials=True,
         channels=asked.channels,
         raw=asked.raw,

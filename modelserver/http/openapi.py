@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from models import PROFILES
 from modelserver import __version__
 from modelserver.audio.formats import ENCODINGS
 from modelserver.http import about, ask, jobs, openai
@@ -70,6 +71,10 @@ _PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
         "how many readings of each segment",
     ),
     "phrases": (_TEXT, "recognise these alone: a JSON list, or one a line"),
+    "profile": (
+        {"type": "string", "enum": list(PROFILES)},
+        "how much work goes into the same audio; by default as the server is set up",
+    ),
     "channels": (
         {"type": "string", "pattern": "^(mix|split|[0-9]{1,2}(,[0-9]{1,2})*)$"},
         "`mix`, `split`, or numbers of channels, counted from 0",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from models import PROFILES
 from modelserver.audio.channels import MIX, channel_choice
 from modelserver.audio.errors import AudioError
 from modelserver.audio.formats import RawFormat, raw_format, type_encoding
@@ -15,7 +16,8 @@ from modelserver.http.forms import media_type, parameter
 from modelserver.speech.phrases import phrase_list
 
 _BOTH_NAMES = (
-    "model", "language", "words", "alternatives", "phrases", "channels", "encoding", "rate",
+    "model", "language", "words", "alternatives", "phrases", "profile", "channels", "encoding",
+    "rate",
 )  # fmt: skip
 NAMES = (*_BOTH_NAMES, "segments", "format")
 """Of a file."""
@@ -23,7 +25,7 @@ ASK_NAMES = ("model", "language", "phrases", "channels", "encoding", "rate", "hi
 """Of a question."""
 JOB_NAMES = (*NAMES, "url", "webhook")
 """Of a job."""
-STREAM_NAMES = (*_BOTH_NAMES, "partials")
+STREAM_NAMES = (*_BOTH_NAMES, "partials", "second_pass")
 """Of a live stream."""
 FORMATS = ("json", "text", "srt", "vtt")
 MOST_ALTERNATIVES = 20
@@ -65,8 +67,11 @@ class Parameters:
     segments: bool = False
     format: str = "json"
     partials: bool = True
+    second_pass: bool = False
     alternatives: int = 0
     phrases: tuple[str, ...] = ()
+    profile: str = ""
+    """Empty: the model's own."""
     channels: str = MIX
     raw: RawFormat | None = None
     url: str | None = None
@@ -93,8 +98,10 @@ def read_parameters(
             segments=read_flag("segments", values.get("segments", "false")),
             format=_format(values.get("format", "json")),
             partials=read_flag("partials", values.get("partials", "true")),
+            second_pass=read_flag("second_pass", values.get("second_pass", "false")),
             alternatives=_alternatives(values.get("alternatives", "0")),
             phrases=_phrases(values.get("phrases", "")),
+            profile=read_profile(values.get("profile", "")),
             channels=_channels(values),
             raw=_raw(values, content_type),
             url=values.get("url") or None,
@@ -173,6 +180,16 @@ def read_flag(name: str, text: str) -> bool:
     if wanted not in _TRUE + _FALSE:
         raise ApiError("bad_parameter", f"{name}={text[:40]!r} is neither true nor false")
     return wanted in _TRUE
+
+
+def read_profile(text: str) -> str:
+    """One of the profiles, or empty. Raises `ApiError`."""
+    wanted = text.strip().lower()
+    if wanted and wanted not in PROFILES:
+        raise ApiError(
+            "bad_parameter", f"profile={text[:40]!r} is not known; there are: {', '.join(PROFILES)}"
+        )
+    return wanted
 
 
 def read_language(text: str) -> str | None:

@@ -28,11 +28,14 @@ from modelserver.http.websockets import (
     tell_end,
 )
 from modelserver.serving.live import Ended, LiveSession, live_session
+from modelserver.serving.second_pass import SecondPass, is_heard_audio
+from modelserver.serving.served import ServedModel
 from modelserver.serving.service import UnknownModel
 from modelserver.speech.messages import (
     RESET,
     Caption,
     CaptionRequest,
+    HeardAudio,
     LastCaption,
     SpeechAlternative,
     SpeechWord,
@@ -59,17 +62,25 @@ class Partial(msgspec.Struct, tag_field="type", tag="partial"):
     end: float
 
 
-class Final(msgspec.Struct, tag_field="type", tag="final", omit_defaults=True):
-    """A segment that will not change: its text, and when it was said. `words` and `alternatives`
-    where they are asked for; `finalized`: it was ended by the client's `finalize`."""
-
+class _Segment(msgspec.Struct, omit_defaults=True):
     segment: int
     text: str
     start: float
     end: float
     words: list[SpeechWord] | None = None
     alternatives: list[SpeechAlternative] | None = None
+
+
+class Final(_Segment, tag_field="type", tag="final"):
+    """A segment that will not change: its text, and when it was said. `words` and `alternatives`
+    where they are asked for; `finalized`: it was ended by the client's `finalize`."""
+
     finalized: bool = False
+
+
+class Revised(_Segment, tag_field="type", tag="revised"):
+    """A segment that was told as final, as a second pass has understood it; the last word on it.
+    Where no worker has time for that, none comes."""
 
 
 class Notice(msgspec.Struct, tag_field="type", tag="warning"):
@@ -95,7 +106,7 @@ class Failure(msgspec.Struct, tag_field="type", tag="error"):
     retry_after: float | None = None
 
 
-ServerMessage = Begin | Partial | Final | Notice | End | Failure
+ServerMessage = Begin | Partial | Final | Revised | Notice | End | Failure
 
 
 class KeepAlive(msgspec.Struct, tag_field="type", tag="keepalive"):
@@ -130,6 +141,7 @@ class _Client:
         self._socket = socket
         self._service = request.app[SERVICE]
         self._session: LiveSession | None = None
+        self._second: SecondPass | None = None
         self._reason = "closed"
 
     async def serve(self) -> None:
@@ -163,7 +175,7 @@ class _Client:
                 await self._send(Begin(request_id, name, served.language))
                 for warning in warnings:
                     await self._send(Notice(warning))
-                return await self._carry(session, asked)
+                return await self._carry(session, served, asked)
         except (ApiError, AudioError, NotAllowed, UnknownModel, PhrasesRefused, PoolError) as error:
             return await self._fail(error)
 
@@ -173,7 +185,9 @@ class _Client:
             raise ApiError("bad_parameter", "a stream has one channel: name one, or mix")
         return asked, warnings
 
-    async def _carry(self, session: LiveSession, asked: Parameters) -> tuple[int, str]:
+    async def _carry(
+        self, session: LiveSession, served: ServedModel, asked: Parameters
+    ) -> tuple[int, str]:
         request = CaptionRequest(
             raw=asked.raw,
             words=asked.words,
@@ -181,16 +195,22 @@ class _Client:
             partials=asked.partials,
             phrases=asked.phrases,
             channels=asked.channels,
+            profile=asked.profile,
+            heard=asked.second_pass,
         )
-        session.begin(request, whole=asked.raw is None)
-        try:
-            async with session.listening():
-                code = await self._listen(session, asked)
-        except Ended as ended:
-            self._reason = ended.reason
-            await session.end_soon()
-            return end_code(ended.why), ended.reason
-        return code, ""
+        async with contextlib.AsyncExitStack() as beside:
+            if asked.second_pass and (pool := served.pool) is not None:
+                second = SecondPass(pool, request, self._revise, self._request[REQUEST_ID])
+                self._second = await beside.enter_async_context(second)
+            session.begin(request, whole=asked.raw is None)
+            try:
+                async with session.listening():
+                    code = await self._listen(session, asked)
+            except Ended as ended:
+                self._reason = ended.reason
+                await session.end_soon()
+                return end_code(ended.why), ended.reason
+            return code, ""
 
     async def _listen(self, session: LiveSession, asked: Parameters) -> int:
         raw = asked.raw
@@ -215,7 +235,13 @@ class _Client:
             session.heard()
 
     async def _tell(self, answer: dict[str, Any]) -> None:
+        if is_heard_audio(answer):
+            if self._second is not None:
+                self._second.heard(msgspec.convert(answer, HeardAudio))
+            return
         if "kind" not in answer:
+            if self._second is not None:
+                await self._second.finish()
             last = msgspec.convert(answer, LastCaption)
             end = End(last.duration, last.segments, last.warnings, self._reason)
             self._session_heard(last.duration)
@@ -236,6 +262,13 @@ class _Client:
                     said.finalized,
                 )
             )
+            if self._second is not None:
+                self._second.ended(said)
+
+    async def _revise(self, said: Caption) -> None:
+        await self._send(
+            Revised(said.segment, said.text, said.start, said.end, said.words, said.alternatives)
+        )
 
     def _session_heard(self, seconds: float) -> None:
         """Of a container that is known only now."""

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from models import PROFILES
 from modelserver.http.errors import ApiError
 from modelserver.http.keys import SERVICE
 from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
@@ -27,6 +28,7 @@ from modelserver.http.websockets import (
 from modelserver.serving.live import Ended, live_session
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService, UnknownModel
+from modelserver.speech.engine_answers import with_texts
 from modelserver.speech.messages import RESET, StreamRequest
 from modelserver.speech.phrases import PhrasesRefused, phrase_list
 from modelserver.speech.transcript import reader_text
@@ -53,6 +55,7 @@ class _Config(msgspec.Struct):
     partial_words: bool | int | None = None
     phrase_list: list[Any] | None = None
     model: str | None = None
+    profile: str | None = None
 
 
 class _Said(msgspec.Struct):
@@ -68,6 +71,7 @@ class _Wanted:
     sample_rate: float
     words: bool = True
     alternatives: int = 0
+    profile: str = ""
     partial_words: bool = False
     phrases: tuple[str, ...] = ()
 
@@ -85,6 +89,12 @@ class _Wanted:
                     f"sample_rate must be from {_LEAST_RATE} to {_MOST_RATE}",
                 )
             self.sample_rate = config.sample_rate
+        if config.profile is not None:
+            if config.profile not in ("", *PROFILES):
+                raise Refused(
+                    WSCloseCode.POLICY_VIOLATION, f"profile must be one of {', '.join(PROFILES)}"
+                )
+            self.profile = config.profile
         if config.words is not None:
             self.words = bool(config.words)
         if config.partial_words is not None:
@@ -99,7 +109,12 @@ class _Wanted:
     def request(self) -> StreamRequest:
         """For a worker."""
         return StreamRequest(
-            self.sample_rate, self.words, self.alternatives, self.partial_words, self.phrases
+            self.sample_rate,
+            self.words,
+            self.alternatives,
+            self.partial_words,
+            self.phrases,
+            self.profile,
         )
 
 
@@ -258,9 +273,4 @@ class _Client:
 def for_readers(answer: str) -> str:
     """With texts as people write them: without the spaces that the engine puts between words of
     scripts that have none."""
-    said = msgspec.json.decode(answer)
-    for part in (said, *said.get("alternatives", ())):
-        for name in ("text", "partial"):
-            if name in part:
-                part[name] = reader_text([part[name]])
-    return msgspec.json.format(msgspec.json.encode(said)).decode()
+    return with_texts(answer, ("text", "partial"), lambda text: reader_text([text]))

@@ -175,10 +175,18 @@ def _ways(
     """As it is, and then without what only corrects, where that is left to us."""
     store, damaged = settings.prepared_dir, lessons.damaged
     first = candidate(location, store, settings.rescoring, damaged, plain=plain)
-    yield dataclasses.replace(first, shown=lessons.needs_of(first.form))
+    yield _as_served(first, settings, lessons)
     if settings.rescoring == "auto" and first.prediction.rescoring:
         trimmed = candidate(location, store, "off", damaged, plain=plain)
-        yield dataclasses.replace(trimmed, shown=lessons.needs_of(trimmed.form))
+        yield _as_served(trimmed, settings, lessons)
+
+
+def _as_served(choice: Choice, settings: Settings, lessons: Lessons) -> Choice:
+    """With what is known of its loads, and of the profile that requests have unless they say."""
+    prediction = choice.prediction
+    if settings.profile == "accurate":
+        prediction = dataclasses.replace(prediction, growth=prediction.growth_accurate)
+    return dataclasses.replace(choice, prediction=prediction, shown=lessons.needs_of(choice.form))
 
 
 def _first_that_fits(ways: list[Choice], workers: int, headroom: Headroom) -> Choice | None:

@@ -6,18 +6,17 @@ since its last result, and a file or a live stream never waits for a piece.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
-from modelserver.audio.formats import RawFormat
+from modelserver.serving import background
 from modelserver.speech.joining import HeardPiece, Joiner, without_words
 from modelserver.speech.messages import (
-    RESET,
     Caption,
-    CaptionRequest,
     Decoded,
     DecodedPiece,
     DecodeRequest,
@@ -73,8 +72,10 @@ class Recording:
         told: Told | None = None,
         request_id: str | None = None,
         journal: PieceJournal | None = None,
+        writes: bool = False,
     ) -> None:
-        """`workers`: how many pieces are heard at once, at the most."""
+        """`workers`: how many pieces are heard at once, at the most; `writes`: texts go through
+        steps, those that are made of two pieces' words, too."""
         self._pool, self._spools, self._workers = pool, spools, workers
         self._asked, self._piece_s = asked, piece_s
         self._told, self._request_id = told, request_id
@@ -86,6 +87,11 @@ class Recording:
         """None: there are no more; one for each that waits."""
         self._heard: dict[int, HeardPiece] = {}
         self._joiner = Joiner()
+        self._joining = asyncio.Lock()
+        self._writes = writes
+        self._writer: Stream | None = None
+        self._written: set[str] = set()
+        """Texts that have gone through the steps, on a worker."""
         self._next = 0
         self._segments: list[SpeechSegment] = []
         self._done_s = 0.0
@@ -96,7 +102,16 @@ class Recording:
         self, admission: Admission, audio: JobInput, timeout_s: float | None
     ) -> Speech:
         """All of it. Raises `supervisor.PoolError`, or `TimeoutError` where it takes longer."""
-        async with asyncio.timeout(timeout_s), self._spools.open() as spool:
+        async with (
+            asyncio.timeout(timeout_s),
+            self._spools.open() as spool,
+            contextlib.AsyncExitStack() as held,
+        ):
+            if self._writes:
+                self._writer = held.enter_context(
+                    self._pool.background_stream(request_id=self._request_id)
+                )
+                self._writer.begin({"texts": True})
             if self._journal is not None:
                 self._known = await self._journal.begin(self._piece_s)
             try:
@@ -107,13 +122,18 @@ class Recording:
                         tasks.create_task(self._recognise(spool))
             except BaseExceptionGroup as errors:
                 raise _first(errors) from errors
+            await self._ready(self._joiner.finish())
         return self._speech(decoding.result())
 
     # --- samples --------------------------------------------------------------------------------
 
     async def _decode(self, admission: Admission, audio: JobInput) -> Decoded:
         request = DecodeRequest(
-            self._piece_s, self._asked.longest_audio_s, self._asked.raw, self._asked.phrases
+            self._piece_s,
+            self._asked.longest_audio_s,
+            self._asked.raw,
+            self._asked.phrases,
+            self._asked.profile,
         )
         done = await admission.run(
             msgspec.to_builtins(request),
@@ -138,7 +158,7 @@ class Recording:
         while (piece := await self._arrived.get()) is not None:
             known = self._known.pop(piece.number, None)
             if known is not None and (known.begin, known.end) == (piece.begin, piece.end):
-                self._take(piece.number, known)
+                await self._take(piece.number, known)
                 continue
             offset = spool.size
             await spool.write(piece.pcm)
@@ -154,15 +174,9 @@ class Recording:
         if (waiting := await self._waiting.get()) is None:
             return
         rate = waiting.piece.rate
-        request = CaptionRequest(
-            raw=RawFormat("s16le", rate),
-            words=True,
-            alternatives=self._asked.alternatives,
-            partials=False,
-            phrases=self._asked.phrases,
-        )
+        asked = self._asked
         with self._pool.background_stream(request_id=self._request_id) as stream:
-            stream.begin(msgspec.to_builtins(request))
+            background.begin(stream, rate, asked.alternatives, asked.phrases, asked.profile)
             fed_s = 0.0
             while waiting is not None:
                 captions = await self._hear(stream, spool, waiting, rate)
@@ -177,11 +191,7 @@ class Recording:
         for at in range(waiting.offset, end, _MESSAGE_BYTES):
             data = await spool.read(at, min(_MESSAGE_BYTES, end - at))
             await stream.send(data, len(data) / 2 / rate)
-        await stream.send(RESET)
-        captions: list[Caption] = []
-        while not (captions and captions[-1].finalized):
-            captions += [msgspec.convert(one, Caption) for one in await stream.receive()]
-        return captions
+        return await background.end_utterance(stream)
 
     async def _understood(self, piece: DecodedPiece, captions: list[Caption], fed_s: float) -> None:
         """Times of captions are those of their stream, which has heard other pieces before."""
@@ -190,29 +200,47 @@ class Recording:
         heard = HeardPiece(piece.begin, piece.end, piece.paused, segments)
         if self._journal is not None:
             await self._journal.keep(piece.number, heard)
-        self._take(piece.number, heard)
+        await self._take(piece.number, heard)
 
-    def _take(self, number: int, heard: HeardPiece) -> None:
+    async def _take(self, number: int, heard: HeardPiece) -> None:
         self._heard[number] = heard
         self._done_s += heard.end - heard.begin
+        if self._writes:
+            self._written.update(segment.text for segment in heard.segments)
         self._tell(SpeechProgress(round(self._done_s, 3)))
-        while (following := self._heard.pop(self._next, None)) is not None:
-            self._next += 1
-            self._ready(self._joiner.add(following))
+        async with self._joining:
+            while (following := self._heard.pop(self._next, None)) is not None:
+                self._next += 1
+                await self._ready(self._joiner.add(following))
 
-    def _ready(self, segments: list[SpeechSegment]) -> None:
+    async def _ready(self, joined: list[SpeechSegment]) -> None:
+        segments = await self._as_written(joined)
         self._segments += segments
         if self._asked.partials:
             for segment in segments:
                 shown = segment if self._asked.words else without_words(segment)
                 self._tell(SpeechProgress(round(self._done_s, 3), segment=shown))
 
+    async def _as_written(self, segments: list[SpeechSegment]) -> list[SpeechSegment]:
+        """Those that were made anew, of words, go through the steps."""
+        if self._writer is None:
+            return segments
+        spoken = [segment.text for segment in segments if segment.text not in self._written]
+        if not spoken:
+            return segments
+        await self._writer.send(spoken)
+        (texts,) = await self._writer.receive()
+        written = dict(zip(spoken, texts, strict=True))
+        return [
+            msgspec.structs.replace(segment, text=written.get(segment.text, segment.text))
+            for segment in segments
+        ]
+
     def _tell(self, progress: SpeechProgress) -> None:
         if self._told is not None:
             self._told(progress)
 
     def _speech(self, decoded: Decoded) -> Speech:
-        self._ready(self._joiner.finish())
         asked, segments = self._asked, self._segments
         shown = segments if asked.words else [without_words(segment) for segment in segments]
         return Speech(
@@ -233,17 +261,11 @@ def piece_length(seconds: float, workers: int, most_s: float) -> float:
 
 
 def _segment(caption: Caption, add_s: float) -> SpeechSegment:
-    words = [
-        msgspec.structs.replace(
-            word, start=round(word.start + add_s, 2), end=round(word.end + add_s, 2)
-        )
-        for word in caption.words or ()
-    ]
     return SpeechSegment(
         start=round(caption.start + add_s, 2),
         end=round(caption.end + add_s, 2),
         text=caption.text,
-        words=words,
+        words=background.words_later(caption, add_s),
         alternatives=caption.alternatives or [],
     )
 

@@ -12,11 +12,13 @@ import msgspec
 import structlog
 
 import models
+from modelserver.serving.allowances import not_allowed
 from modelserver.serving.choice import Choice, worker_count
 from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.lessons import CrashInquiry, Lessons
 from modelserver.serving.preparation import Preparation
 from modelserver.serving.targets import find_choice, find_model, target_of, wants_kernels
+from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import DEFAULT_LABEL
 from supervisor import (
@@ -29,6 +31,7 @@ from supervisor import (
     Pool,
     PoolSettings,
     PoolStatus,
+    Sandbox,
     SpoolStore,
     StreamSettings,
     Target,
@@ -44,6 +47,10 @@ done, so it is more; and a room that is larger by that is worth another try."""
 
 MakeRoom = Callable[["ServedModel"], Awaitable[bool]]
 """Unload something else for this model; False if there is nothing."""
+
+MakeWay = Callable[[int, int], Awaitable[None]]
+"""So many bytes are needed and so many are left: have the server before this one end, if there is
+one."""
 
 
 def memory_settings(settings: Settings) -> MemorySettings:
@@ -66,6 +73,7 @@ def pool_settings(settings: Settings, first_slot: int = 0) -> PoolSettings:
         nice=settings.workers.nice,
         memory=memory_settings(settings),
         allocator=Allocator(settings.allocator),
+        sandbox=Sandbox(settings.sandbox),
         streams=StreamSettings(replay=settings.streams.replay_s, share=settings.streams.share),
     )
 
@@ -105,6 +113,7 @@ class ServedModel:
         guard: Guard,
         spools: SpoolStore,
         make_room: MakeRoom,
+        make_way: MakeWay,
         kernels: KernelSupply,
         plain: bool = False,
     ) -> None:
@@ -115,14 +124,12 @@ class ServedModel:
         self.settings = settings
         self.own = own
         self.used_at = time.monotonic()
-        self._users = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self._usage = Usage()
         self._past_deaths: Counter[Cause] = Counter()
         self._first_slot = first_slot
         self._guard = guard
         self._spools = spools
-        self._make_room = make_room
+        self._make_room, self._make_way = make_room, make_way
         self._preparation = Preparation(settings, guard)
         self._kernels = kernels
         self._background: asyncio.Task[None] | None = None
@@ -196,23 +203,19 @@ class ServedModel:
     @property
     def idle(self) -> bool:
         """Loaded, and nobody uses it or waits for it."""
-        return self.pool is not None and not self._users
+        return self.pool is not None and not self._usage.count
 
     async def out_of_use(self) -> None:
         """Until nobody uses it or waits for it."""
-        await self._unused.wait()
+        await self._usage.over()
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
         """By a request, from before it is loaded until it is answered."""
-        self._users += 1
-        self._unused.clear()
         try:
-            yield
+            with self._usage.one_more():
+                yield
         finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
             self.used_at = time.monotonic()
 
     async def start(self) -> None:
@@ -319,6 +322,10 @@ class ServedModel:
                     raise
             else:
                 break
+        if (missing := not_allowed(choice, self.slots)) is not None:
+            raise TargetUnavailable(missing)
+        if (needs := choice.needs(self.slots)) > headroom.now:
+            await self._make_way(needs, headroom.now)
         self._chosen = choice
         wanted = wants_kernels(self.settings, choice)
         kernels, self.kernels_missing = None, None

@@ -15,7 +15,7 @@ import structlog
 
 from modelserver.access.gate import AccessGate
 from modelserver.serving.kernel_supply import KernelSupply
-from modelserver.serving.served import ServedModel, memory_settings
+from modelserver.serving.served import MakeWay, ServedModel, memory_settings
 from modelserver.serving.traffic import Traffic
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import own_settings, settings_for
@@ -65,6 +65,7 @@ _FIXED = (
     "spool",
     "admin",
     "allocator",
+    "sandbox",
     "log",
     "tracing",
 )
@@ -76,6 +77,10 @@ class UnknownModel(Exception):
 
 class SettingsRefused(Exception):
     """These settings cannot be taken over while the server runs; the text says why."""
+
+
+async def _nobody_there(needs: int, left: int) -> None:
+    """The model is loaded whatever is left: readings may be late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class SpeechService:
         """Raises `supervisor.AllocatorMissing` or `CannotTrace`."""
         choose_allocator(Allocator(settings.allocator), find_jemalloc())
         self.settings = settings
+        self.make_way: MakeWay = _nobody_there
+        """Has the server before this one end where both do not fit."""
         self.spools = SpoolStore(
             SpoolLimits(
                 settings.spool.memory_each, settings.spool.memory_total, settings.spool.directory
@@ -250,6 +257,25 @@ class SpeechService:
 
     # --- the life of the models -----------------------------------------------------------------
 
+    async def settled(self) -> str | None:
+        """Wait until every model that is loaded at the start is there, or cannot be loaded: why
+        the first is not there; None if it is."""
+        pools = [served.pool for served in self.models.values() if served.pool is not None]
+        reasons = [await pool.settled() for pool in pools]
+        return reasons[0] if self.default.pool is not None else None
+
+    def announce_end(self) -> None:
+        """Gateways are told that this process ends, and nobody is refused: somebody else will take
+        what comes."""
+        self._forget_notice()
+        self._announced = _ENDING
+
+    def end_streams(self) -> None:
+        """Those that are open get their last result, and are closed."""
+        for served in self.all_served():
+            if served.pool is not None:
+                served.pool.end_streams()
+
     def stop_admitting(self, reason: str = _ENDING) -> float:
         """Take no new requests, `notice_s` from now (which is returned); those inside go on, and
         those who wait for a model get it."""
@@ -287,9 +313,7 @@ class SpeechService:
     async def drain(self, timeout_s: float) -> bool:
         """Take no new requests, and wait for those inside; True if all were done in time."""
         self._refuse_from_now_on(_ENDING)
-        for served in self.all_served():
-            if served.pool is not None:
-                served.pool.end_streams()
+        self.end_streams()
         try:
             async with asyncio.timeout(timeout_s):
                 for served in self.all_served():
@@ -399,6 +423,7 @@ class SpeechService:
             guard=self.guard,
             spools=self.spools,
             make_room=self._make_room,
+            make_way=lambda needs, left: self.make_way(needs, left),
             kernels=self._kernels,
             plain=plain,
         )
@@ -437,6 +462,8 @@ class SpeechService:
             state=PoolState.DRAINING if self._announced else state,
             reason=reason,
             allocator=first.allocator if first else "",
+            sandbox=first.sandbox if first else (),
+            sandbox_missing=first.sandbox_missing if first else (),
             fork_server_pid=first.fork_server_pid if first else None,
             model=first.model if first else {},
             workers=tuple(worker for status in found for worker in status.workers),

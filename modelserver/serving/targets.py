@@ -79,6 +79,8 @@ def target_of(settings: Settings, choice: Choice, kernels: Kernels | None) -> Ta
         prefetch=prepared is not None and _prefetch(settings, prepared),
         environment=environment,
         kernels=kernels.variant if kernels else None,
+        profile=settings.profile,
+        text_steps=settings.text.steps,
         needs=choice.needs(worker_count(settings)),
     )
 

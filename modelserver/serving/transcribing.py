@@ -100,6 +100,7 @@ class Transcribing:
             told=self.told,
             request_id=self.request_id,
             journal=self.journal,
+            writes=bool(self.service.settings.text.steps),
         )
         started = time.monotonic()
         # Nobody waits behind it but for its samples.

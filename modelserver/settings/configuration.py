@@ -25,7 +25,9 @@ FLAG = "flag"
 CONFIG_VARIABLE = "MODELSERVER_CONFIG"
 KEY_VARIABLE = ENVIRONMENT_PREFIX + "KEY"
 """What a client of ours sends as its key."""
-_NO_SETTINGS = (CONFIG_VARIABLE, KEY_VARIABLE)
+HANDOVER_VARIABLE = ENVIRONMENT_PREFIX + "HANDOVER"
+"""The descriptor of the wire to the server before, for its successor."""
+_NO_SETTINGS = (CONFIG_VARIABLE, KEY_VARIABLE, HANDOVER_VARIABLE)
 SYSTEM_FILE = Path("/etc/modelserver.toml")
 INSTALLED_FILE = Path(sys.prefix, "share", "modelserver", "defaults.toml")
 """What an installation as a system service sets in place of our defaults; `make install` puts it

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import inspect
 
 from modelserver.access.hosts import AllowedHosts
+from modelserver.settings.plugins import known_steps, unknown_step
 from modelserver.settings.schema import ModelSettings, Section, Settings
 
 ENVIRONMENT_PREFIX = "MODELSERVER_"
@@ -56,6 +57,11 @@ class Field:
         return self._has_unit("hosts")
 
     @property
+    def in_text_steps(self) -> bool:
+        """It is a list of installed text steps."""
+        return self._has_unit("text steps")
+
+    @property
     def secret(self) -> bool:
         """It is shown to nobody."""
         return self.name.endswith("token")
@@ -72,6 +78,8 @@ class Field:
             return 'a list of addresses or networks, such as "10.0.0.0/8"'
         if self.in_hosts:
             return 'a list of names, addresses or networks, such as "*.example.org", "10.0.0.0/8"'
+        if self.in_text_steps:
+            return f"a list of installed text steps ({', '.join(known_steps())})"
         match kind := self._kind():
             case inspect.LiteralType(values=values):
                 return " or ".join(str(value) for value in values)
@@ -110,6 +118,8 @@ class Field:
                 ipaddress.ip_network(network, strict=False)
         if self.in_hosts:
             AllowedHosts(converted, self.name)
+        if self.in_text_steps and (problem := unknown_step(converted)) is not None:
+            raise ValueError(problem)
         return converted
 
     def _kind(self) -> inspect.Type:

@@ -192,6 +192,19 @@ class JobSettings(Section, frozen=True):
     ] = 24 * 3600.0
 
 
+class TextSettings(Section, frozen=True):
+    """`[text]`: what is done to a text once it is recognised."""
+
+    steps: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(extra={"unit": "text steps"}),
+        _about(
+            'steps that final texts go through, in this order, such as "numbers" (numbers, dates '
+            "and amounts as people write them, with the extra `numbers`)"
+        ),
+    ] = ()
+
+
 class VoskSettings(Section, frozen=True):
     """`[vosk]`: the protocol of the Vosk project's WebSocket server, on the public port (`/` and
     `/ws`) and on one of its own."""
@@ -344,6 +357,9 @@ class ModelSettings(Section, frozen=True):
     prepare: Annotated[
         Literal["auto", "never", "first"] | None, _about("as the setting `prepare`")
     ] = None
+    profile: Annotated[
+        Literal["fast", "balanced", "accurate"] | None, _about("as the setting `profile`")
+    ] = None
     warmup: Annotated[
         Literal["clips", "noise", "none"] | None, _about("as the setting `warmup`")
     ] = None
@@ -475,6 +491,20 @@ class Settings(Section, frozen=True):
         Literal["auto", "jemalloc", "glibc"],
         _about("memory allocator of the workers; auto: jemalloc if the machine has it"),
     ] = "auto"
+    sandbox: Annotated[
+        Literal["auto", "on", "off"],
+        _about(
+            "what workers give up once warm: opening files, starting processes, connecting, "
+            "signalling others; auto: as much as can be taken away here; on: or nothing is served"
+        ),
+    ] = "auto"
+    profile: Annotated[
+        Literal["fast", "balanced", "accurate"],
+        _about(
+            "how much work goes into the same audio, unless a request says; balanced: as the model "
+            "was published"
+        ),
+    ] = "balanced"
     warmup: Annotated[
         Literal["clips", "noise", "none"],
         _about("what is decoded before the first request: bundled speech, noise, or nothing"),
@@ -499,6 +529,7 @@ class Settings(Section, frozen=True):
     proxies: ProxySettings = ProxySettings()
     spool: SpoolSettings = SpoolSettings()
     long: LongSettings = LongSettings()
+    text: TextSettings = TextSettings()
     jobs: JobSettings = msgspec.field(default_factory=JobSettings)
     streams: StreamSettings = StreamSettings()
     vosk: VoskSettings = VoskSettings()

@@ -13,8 +13,8 @@ import models
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.formats import RawFormat
 from modelserver.audio.live import LiveAudio
-from modelserver.speech.messages import EOF, RESET, Caption, CaptionRequest, LastCaption
-from modelserver.speech.phrases import not_known
+from modelserver.speech.messages import EOF, RESET, Caption, CaptionRequest, HeardAudio, LastCaption
+from modelserver.speech.profiles import not_as_asked
 from modelserver.speech.refusals import told_to_the_caller
 from modelserver.speech.segments import segment_of
 from modelserver.speech.transcript import reader_text
@@ -66,11 +66,14 @@ class CaptionStream:
         self._utterance_s = self._from_s
         self._said = ""
         options = models.RecognitionOptions(
-            words=True, alternatives=request.alternatives, grammar=request.phrases or None
+            words=True,
+            alternatives=request.alternatives,
+            grammar=request.phrases or None,
+            profile=request.profile,
         )
         with told_to_the_caller():
             self._recognizer = model.recognizer(options)
-        self._warned = not_known(model.unknown_words(request.phrases))
+        self._warned = not_as_asked(model, request.phrases, request.profile)
 
     def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         yield
@@ -126,6 +129,9 @@ class CaptionStream:
         piece = bytes(self._pending[:size])
         del self._pending[:size]
         self._samples += len(piece) // 2
+        if self._request.heard:
+            heard = HeardAudio(piece, self._rate)
+            values.append(msgspec.to_builtins(heard, builtin_types=(bytes,)))
         utterance = self._recognizer.accept(piece)
         if utterance is None:
             return False

@@ -23,6 +23,8 @@ class SpeechRequest(msgspec.Struct, frozen=True):
     longest_audio_s: float | None = None
     raw: RawFormat | None = None
     channels: str = "mix"
+    profile: str = ""
+    """One of `models.PROFILES`; empty: the model's own."""
 
 
 class DecodeRequest(msgspec.Struct, frozen=True):
@@ -33,6 +35,7 @@ class DecodeRequest(msgspec.Struct, frozen=True):
     longest_audio_s: float | None = None
     raw: RawFormat | None = None
     phrases: tuple[str, ...] = ()
+    profile: str = ""
 
 
 class DecodedPiece(msgspec.Struct, frozen=True):
@@ -117,6 +120,7 @@ class StreamRequest(msgspec.Struct, frozen=True):
     alternatives: int = 0
     partial_words: bool = False
     phrases: tuple[str, ...] = ()
+    profile: str = ""
 
 
 EOF, RESET = "eof", "reset"
@@ -133,6 +137,17 @@ class CaptionRequest(msgspec.Struct, frozen=True):
     partials: bool = True
     phrases: tuple[str, ...] = ()
     channels: str = "mix"
+    profile: str = ""
+    heard: bool = False
+    """Answer with what was heard, too (`HeardAudio`): for a second pass."""
+
+
+class HeardAudio(msgspec.Struct, frozen=True):
+    """Samples (16-bit, mono), `rate` a second, that the recogniser was given; before the caption
+    that they brought."""
+
+    pcm: bytes
+    rate: int
 
 
 class Caption(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -167,6 +182,8 @@ def speech_target(
     prefetch: bool,
     environment: Mapping[str, str],
     kernels: str | None,
+    profile: str,
+    text_steps: tuple[str, ...],
     needs: int,
 ) -> Target:
     """Tells a pool to load `modelserver.speech.model` with the model at `location`, with what a
@@ -181,6 +198,8 @@ def speech_target(
         "warmup": warmup,
         "prefetch": prefetch,
         "kernels": kernels,
+        "profile": profile,
+        "text_steps": list(text_steps),
     }
     # What a lazily composed graph becomes is large and walked all the time; beside a mapped graph
     # the heap is small.

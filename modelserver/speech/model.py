@@ -4,14 +4,19 @@ Imported in those processes only; the supervisor names it in a `supervisor.Targe
 """
 
 import contextlib
+import ctypes
 import dataclasses
+import importlib
 import itertools
 import os
+import pkgutil
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import av
 import msgspec
 
 import models
@@ -30,15 +35,20 @@ from modelserver.speech.messages import (
     SpeechSegment,
     StreamRequest,
 )
-from modelserver.speech.phrases import not_known
+from modelserver.speech.profiles import ProfiledModel, not_as_asked
 from modelserver.speech.refusals import told_to_the_caller
 from modelserver.speech.segments import in_order, segment_of, words_of
 from modelserver.speech.stream import SpeechStream
+from modelserver.speech.text_steps import TextSteps, TextStream, WritingModel
 from modelserver.speech.transcript import reader_text
 from supervisor import SpoolView, StreamSession, allocator_in_use
 
 _NOISE_S = 10
 _REPORT_S = 0.2
+_SERVICE_NAME_SETS = (
+    *(f"ISO-8859-{part}" for part in (*range(1, 12), *range(13, 17))),
+    *("ISO6937", "UCS-2BE", "UTF-16BE", "KSC_5601", "GB2312", "BIG5", "UTF-8"),
+)
 
 
 def load(
@@ -50,13 +60,37 @@ def load(
     warmup: str,
     prefetch: bool,
     kernels: str | None = None,
+    profile: str = models.DEFAULT_PROFILE,
+    text_steps: Iterable[str] = (),
 ) -> "SpeechModel":
     """Called in the fork server. Raises `models.ModelError`."""
+    steps = TextSteps(text_steps, language)
+    _import_whole(av)
+    _load_character_sets()
     files = {inside: Path(file) for inside, file in made.items()}
     model = models.load_model(
         Path(directory), files, prefetch=prefetch, left_out=tuple(left_out), kernels=kernels
     )
-    return SpeechModel(model, name, language, warmup, with_kernels=kernels is not None)
+    whole: models.Model = ProfiledModel(model, profile)
+    if steps.report:
+        whole = WritingModel(whole, steps)
+    return SpeechModel(whole, name, language, warmup, steps, with_kernels=kernels is not None)
+
+
+def _import_whole(package: ModuleType) -> None:
+    """A worker's sandbox opens no files: what is imported on first use is imported here."""
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
+def _load_character_sets() -> None:
+    """In which MPEG-TS names its services (ETSI EN 300 468, annex A): FFmpeg has the C library
+    convert them, which loads a file for each. They are left open."""
+    libc = ctypes.CDLL(None)
+    libc.iconv_open.restype = ctypes.c_void_p
+    for name in _SERVICE_NAME_SETS:
+        libc.iconv_open(b"UTF-8", name.encode())
 
 
 class SpeechModel:
@@ -68,13 +102,16 @@ class SpeechModel:
         name: str,
         language: str,
         warmup: str,
+        steps: TextSteps,
         *,
         with_kernels: bool = False,
     ) -> None:
+        """`model` with the `steps` in place already."""
         self._model = model
         self._name = name
         self._language = language
         self._warmup = warmup
+        self._steps = steps
         self._with_kernels = with_kernels
 
     def warm(self) -> None:
@@ -141,11 +178,13 @@ class SpeechModel:
                     DecodedPiece(**dataclasses.asdict(piece), rate=rate), builtin_types=(bytes,)
                 )
             yield None
-        warnings = [*reader.warnings, *not_known(self._model.unknown_words(asked.phrases))]
+        warnings = [*reader.warnings, *not_as_asked(self._model, asked.phrases, asked.profile)]
         return Decoded(round(reader.duration_s, 3), count, self._name, self._language, warnings)
 
     def open(self, request: dict[str, Any], before: float, mark: Any) -> StreamSession:
         """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
+        if "texts" in request:
+            return TextStream(self._steps)
         if "sample_rate" in request:
             return SpeechStream(self._model, msgspec.convert(request, StreamRequest), before)
         return CaptionStream(self._model, msgspec.convert(request, CaptionRequest), before, mark)
@@ -157,7 +196,10 @@ class SpeechModel:
         # Times of segments are those of their words.
         words = asked.words or asked.segments or asked.partials or bool(reader.numbers)
         options = models.RecognitionOptions(
-            words=words, alternatives=asked.alternatives, grammar=asked.phrases or None
+            words=words,
+            alternatives=asked.alternatives,
+            grammar=asked.phrases or None,
+            profile=asked.profile,
         )
         count = max(1, len(reader.numbers))
         utterances: list[list[models.Utterance]] = [[] for _ in range(count)]
@@ -223,7 +265,7 @@ class SpeechModel:
             model=self._name,
             language=self._language,
             words=sorted(words, key=lambda word: word.start) if asked.words else [],
-            warnings=[*reader.warnings, *not_known(self._model.unknown_words(asked.phrases))],
+            warnings=[*reader.warnings, *not_as_asked(self._model, asked.phrases, asked.profile)],
             segments=segments,
         )
 

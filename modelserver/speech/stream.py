@@ -25,6 +25,7 @@ class SpeechStream:
             alternatives=request.alternatives,
             partial_words=request.partial_words,
             grammar=request.phrases or None,
+            profile=request.profile,
         )
         with told_to_the_caller():
             self._recognizer = model.live(request.sample_rate, options)

@@ -40,6 +40,11 @@ def is_engine_token(word: str) -> bool:
     return word.lower() in ENGINE_TOKENS
 
 
+def spaced_out(text: str) -> str:
+    """With spaces around each character of a script that is written without them."""
+    return _UNSPACED.sub(r" \g<0> ", text)
+
+
 def join_words(words: Iterable[str]) -> str:
     """One line of text, without engine tokens, with spaces where the script has them."""
     text = ""

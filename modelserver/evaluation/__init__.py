@@ -1,0 +1,1 @@
+"""How well a model hears: error rates against references, and whether two runs differ."""

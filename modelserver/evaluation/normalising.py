@@ -1,0 +1,44 @@
+"""Texts as they are compared: what is no error of recognition shall not count as one.
+
+The rules, in their order: Unicode's compatibility form (NFKC), lower case, the engine's own tokens
+away, punctuation and symbols become spaces (an apostrophe within a word stays), blanks are one
+space. Words are what stands between blanks; where a script is written without them (Chinese,
+Japanese) each character is a word. Characters are compared without any blanks: a Korean or German
+compound that is written apart is no wrong character, though it is a wrong word.
+"""
+
+import re
+import unicodedata
+
+from modelserver.speech.transcript import is_engine_token, spaced_out
+
+RULES = (
+    "NFKC, lower case, engine tokens dropped, punctuation and symbols as blanks; words: by blanks, "
+    "each character where a script has none; characters: without blanks"
+)
+
+_WITHIN_WORDS = re.compile(r"(?<=\w)['’](?=\w)")
+_APOSTROPHE = "\ue000"
+"""Of the private use area: kept through the rules."""
+
+
+def normalised(text: str) -> str:
+    """Words with one space between any two."""
+    words = (word for word in text.split() if not is_engine_token(word))
+    plain = unicodedata.normalize("NFKC", " ".join(words)).lower()
+    plain = _WITHIN_WORDS.sub(_APOSTROPHE, plain)
+    kept = "".join(
+        " " if unicodedata.category(letter)[0] in "PSZC" and letter != _APOSTROPHE else letter
+        for letter in plain
+    )
+    return " ".join(kept.replace(_APOSTROPHE, "'").split())
+
+
+def words_of(text: str) -> list[str]:
+    """Of a normalised text."""
+    return spaced_out(text).split()
+
+
+def characters_of(text: str) -> list[str]:
+    """Of a normalised text."""
+    return list(text.replace(" ", ""))

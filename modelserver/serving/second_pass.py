@@ -1,0 +1,130 @@
+"""What was said on a live stream, heard once more with the profile "accurate".
+
+The second pass goes along with the first, a stream in the background on whatever worker has nothing
+else to do, and ends its utterances where the first did: so little is left to do when one has ended.
+Where no worker has the time it leaves utterances out, and the first pass never waits for it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from modelserver.serving import background
+from modelserver.speech.messages import Caption, CaptionRequest, HeardAudio
+from modelserver.speech.transcript import reader_text
+from supervisor import Pool, PoolError, Stream
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("streams")
+
+_MOST_BEHIND_S = 15.0
+"""Of audio: further behind than that, it leaves out what was said."""
+_LAST_S = 5.0
+"""How long the stream's end waits for it."""
+
+
+class SecondPass:
+    """Use as `async with`. `heard` and `ended` take what the first pass answers, in order."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        asked: CaptionRequest,
+        tell: Callable[[Caption], Awaitable[None]],
+        request_id: str | None = None,
+    ) -> None:
+        """`asked`: of the first pass; `tell`: of each utterance that was heard again, a final
+        caption with the number of the first pass's."""
+        self._pool, self._asked, self._tell = pool, asked, tell
+        self._request_id = request_id
+        self._waiting: asyncio.Queue[HeardAudio | Caption | None] = asyncio.Queue()
+        self._behind_s = 0.0
+        self._fed_s = self._came_s = 0.0
+        self._left_out = False
+        self._following: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "SecondPass":
+        self._following = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        assert self._following is not None
+        self._following.cancel()
+        await asyncio.gather(self._following, return_exceptions=True)
+
+    def heard(self, audio: HeardAudio) -> None:
+        """More of it, which the first pass has heard."""
+        self._behind_s += _seconds(audio)
+        self._waiting.put_nowait(audio)
+
+    def ended(self, final: Caption) -> None:
+        """The first pass has ended an utterance."""
+        self._waiting.put_nowait(final)
+
+    async def finish(self) -> None:
+        """Wait for the last of them, for a while."""
+        assert self._following is not None
+        self._waiting.put_nowait(None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_S):
+                await asyncio.shield(self._following)
+
+    async def _follow(self) -> None:
+        try:
+            with self._pool.background_stream(request_id=self._request_id) as stream:
+                while (what := await self._waiting.get()) is not None:
+                    if isinstance(what, HeardAudio):
+                        await self._feed(stream, what)
+                    else:
+                        await self._revise(stream, what)
+        except PoolError as error:
+            log.warning("second_pass.ended", reason=error.message, request_id=self._request_id)
+
+    async def _feed(self, stream: Stream, audio: HeardAudio) -> None:
+        seconds = _seconds(audio)
+        self._came_s += seconds
+        self._left_out |= self._behind_s > _MOST_BEHIND_S
+        self._behind_s -= seconds
+        if self._left_out:
+            return
+        if not stream.begun:
+            asked = self._asked
+            background.begin(stream, audio.rate, asked.alternatives, asked.phrases, "accurate")
+        self._fed_s += seconds
+        await stream.send(audio.pcm, seconds)
+
+    async def _revise(self, stream: Stream, final: Caption) -> None:
+        if not stream.begun:
+            return
+        captions = await background.end_utterance(stream)
+        if self._left_out:
+            self._left_out = False  # a part of it was not heard
+            return
+        await self._tell(self._revised(final, captions))
+
+    def _revised(self, final: Caption, captions: list[Caption]) -> Caption:
+        """One caption of all that was heard until the first pass found an end."""
+        said = [caption for caption in captions if caption.text]
+        add_s = self._came_s - self._fed_s
+        words = [word for caption in said for word in background.words_later(caption, add_s)]
+        alone = said[0].alternatives if len(said) == 1 else None
+        return msgspec.structs.replace(
+            final,
+            text=reader_text(caption.text for caption in said),
+            start=round(said[0].start + add_s, 2) if said else final.start,
+            end=round(said[-1].end + add_s, 2) if said else final.end,
+            words=words if self._asked.words else None,
+            alternatives=alone,
+        )
+
+
+def _seconds(audio: HeardAudio) -> float:
+    return len(audio.pcm) / 2 / audio.rate
+
+
+def is_heard_audio(answer: dict[str, Any]) -> bool:
+    """A worker's answer is `HeardAudio`, and no caption."""
+    return "pcm" in answer

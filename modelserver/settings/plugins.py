@@ -1,0 +1,21 @@
+"""What other packages may bring along: found by entry points, and loaded where it is used."""
+
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+
+TEXT_STEPS = "modelserver.text_steps"
+"""The group of text steps (`modelserver.speech.text_steps`)."""
+
+
+def known_steps() -> list[str]:
+    """The names of all that are installed."""
+    return sorted(entry_points(group=TEXT_STEPS).names)
+
+
+def unknown_step(names: Iterable[str]) -> str | None:
+    """What to say of the first of these that is not installed; None if all are."""
+    known = known_steps()
+    for name in names:
+        if name not in known:
+            return f"there is no text step {name!r}; there are: {', '.join(known)}"
+    return None

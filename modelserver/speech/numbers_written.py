@@ -1,0 +1,75 @@
+"""The text step "numbers": numbers as people write them, by libraries for each language.
+
+For Chinese what is a number is found here, since single numerals are parts of words (一起,
+三心二意); its value is the library's. (Grammars on OpenFst, as WeTextProcessing has them, cannot be
+loaded beside the engine: both bring an OpenFst, and share what it registers.)
+"""
+
+import re
+
+from modelserver.speech.text_steps import TextStep
+
+_BY_RULES = ("en", "de", "fr", "es", "pt", "it", "nl")
+"""The package text2num."""
+
+_DIGIT = "零〇一二两三四五六七八九"
+_CHINESE = re.compile(
+    f"(?P<percent>百分之)?(?P<number>"
+    # With a unit inside: 三十二, 一百二十五, 十五, 两万三千.
+    f"(?:[{_DIGIT}]+[十百千万亿]|十(?=[{_DIGIT}]))[{_DIGIT}十百千万亿]*(?:点[{_DIGIT}]+)?"
+    # Digit by digit: years, telephone numbers.
+    f"|[{_DIGIT}]{{3,}}(?:点[{_DIGIT}]+)?"
+    # A decimal, or after 百分之 anything.
+    f"|[{_DIGIT}]点[{_DIGIT}]+(?![{_DIGIT}十百千点分钟])"
+    f"|(?<=百分之)[{_DIGIT}十百千万亿]+)"
+    # 三四十 is about as many; 十几 and 二十多 are left to readers as they are.
+    f"(?![几])"
+)
+_CLOCK = re.compile(f"([{_DIGIT}]|十[{_DIGIT}]?|二十[{_DIGIT}]?)点(?=([{_DIGIT}十]+)分)")
+_DATE = re.compile(f"(?<![{_DIGIT}十百千万亿第])([{_DIGIT}]|十)(?=月[{_DIGIT}十])")
+_DAY = re.compile(f"(?<=月)([{_DIGIT}]|十)(?=[日号])")
+
+
+def numbers_written(language: str) -> TextStep | None:
+    """For a language, as a BCP 47 tag. Raises `ImportError` where the extra is not installed."""
+    primary = language.replace("_", "-").split("-")[0].lower()
+    try:
+        if primary in ("zh", "cn", "cmn"):
+            return _chinese()
+        if primary in _BY_RULES:
+            from text_to_num import alpha2digit
+
+            return lambda text: str(alpha2digit(text, primary))
+    except ImportError as error:
+        raise ImportError("it needs the extra: pip install modelserver[numbers]") from error
+    return None
+
+
+def _chinese() -> TextStep:
+    from cn2an import cn2an
+
+    def value(numerals: str) -> str:
+        if re.fullmatch(f"[{_DIGIT}]{{3,}}", numerals):  # digit by digit, zeros in front included
+            return "".join(str("零一二三四五六七八九".index(_plain(one))) for one in numerals)
+        found = cn2an(numerals, "smart")
+        return f"{found:g}" if isinstance(found, float) and abs(found) < 1e6 else str(found)
+
+    def written(match: re.Match[str]) -> str:
+        try:
+            return value(match["number"]) + ("%" if match["percent"] else "")
+        except ValueError:  # what looks like one and is none, such as 三四十
+            return match[0]
+
+    def single(match: re.Match[str]) -> str:
+        return match[0].replace(match[1], value(match[1]), 1)
+
+    def step(text: str) -> str:
+        for what in (_CLOCK, _DATE, _DAY):
+            text = what.sub(single, text)
+        return _CHINESE.sub(written, text)
+
+    return step
+
+
+def _plain(digit: str) -> str:
+    return {"〇": "零", "两": "二"}.get(digit, digit)

@@ -1,0 +1,38 @@
+"""A model around a model: what it does not change is as it was."""
+
+from typing import Any
+
+import models
+
+
+class WrappedModel:
+    """Implements `models.Model`."""
+
+    def __init__(self, model: models.Model) -> None:
+        self._model = model
+        self.sample_rate, self.chunk_bytes = model.sample_rate, model.chunk_bytes
+        self.has_profiles = model.has_profiles
+
+    def warm(self, pcm: list[bytes]) -> None:
+        """See `models.Model`."""
+        self._model.warm(pcm)
+
+    def check_kernels(self, pcm: list[bytes]) -> bool:
+        """See `models.Model`."""
+        return self._model.check_kernels(pcm)
+
+    def recognizer(self, options: models.RecognitionOptions) -> models.Recognizer:
+        """See `models.Model`."""
+        return self._model.recognizer(options)
+
+    def live(self, sample_rate: float, options: models.RecognitionOptions) -> models.LiveRecognizer:
+        """See `models.Model`."""
+        return self._model.live(sample_rate, options)
+
+    def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
+        """See `models.Model`."""
+        return self._model.unknown_words(phrases)
+
+    def report(self) -> dict[str, Any]:
+        """See `models.Model`."""
+        return self._model.report()
