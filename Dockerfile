@@ -21,17 +21,22 @@ RUN g++ -O2 -std=c++17 -o /usr/local/bin/modelserver-compile-graph \
 COPY models/kernels/source models/kernels/source
 RUN g++ -O3 -std=c++17 -shared -fPIC -fvisibility=hidden -o /usr/local/lib/modelserver-kernels.so \
         models/kernels/source/*.cc -ldl
+# All that comes from a package index, to the hash (scripts/lock).
+COPY requirements requirements
+RUN python3 -m venv /opt/modelserver && /opt/modelserver/bin/pip install --require-hashes \
+        --requirement "requirements/image${EXTRAS:+-$EXTRAS}.txt"
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY supervisor supervisor
 COPY modelserver modelserver
-RUN python3 -m venv /opt/modelserver && /opt/modelserver/bin/pip install ".${EXTRAS:+[$EXTRAS]}" \
-    && /opt/modelserver/bin/pip uninstall --yes pip setuptools
+RUN /opt/modelserver/bin/pip install --no-deps --no-build-isolation . \
+    && /opt/modelserver/bin/pip uninstall --yes hatchling editables pathspec pluggy trove-classifiers \
+        pip setuptools
 
 FROM debian:bookworm-slim
-# libjemalloc2: the faster allocator. libfst22: for the graph compiler.
+# libjemalloc2: the faster allocator. libfst22: for the graph compiler. libseccomp2: for the sandbox.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 libjemalloc2 libfst22 \
+    && apt-get install -y --no-install-recommends python3 libjemalloc2 libfst22 libseccomp2 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /var/lib/modelserver modelserver \
     && install -d -o modelserver -g modelserver -m 750 \

@@ -6,13 +6,14 @@
 # make test-aarch64    the kernels on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
+# make lock, make audit, make sbom    pin what the image is made of; look for known holes in it; list it
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test test-many test-systemd test-container test-aarch64 format install uninstall certificate locust clean help
+.PHONY: serve test test-many test-systemd test-container test-aarch64 format lock audit sbom install uninstall certificate locust clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -21,12 +22,15 @@ help:
 serve: $(VENV)/.serve
 	$(BIN)/modelserver serve
 
+# One races the kernel, the other brings as much load as two processors take.
+ALONE := tests/test_guard.py tests/test_handover.py
+
 test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2 --durations 40 --ignore tests/test_guard.py
-	$(BIN)/pytest tests/test_guard.py  # races the kernel, and has the machine for itself
+	$(BIN)/pytest --numprocesses 2 --durations 40 $(ALONE:%=--ignore %)
+	$(BIN)/pytest --durations 10 $(ALONE)
 
 test-many: $(VENV)/.test
 	scripts/system-packages many
@@ -44,6 +48,22 @@ test-container: $(VENV)/.test
 test-aarch64: $(VENV)/.test
 	scripts/system-packages aarch64
 	$(BIN)/pytest -m aarch64 tests/test_kernels_aarch64.py
+
+# With the Python of the image's Debian (3.11).
+lock:
+	scripts/lock "$(PYTHON)"
+
+audit: $(VENV)/.audit
+	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements/image-ko.txt
+
+sbom: $(VENV)/.audit
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements requirements/image-ko.txt --pyproject pyproject.toml \
+		--output-file dist/sbom.cdx.json
+
+$(VENV)/.audit: $(VENV)/.serve
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit cyclonedx-bom
+	touch $@
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
