@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from cgroup import MB, MemoryCgroup, memory_cgroup, slow_disk, swap_file
+from encoded import LOSSLESS, LOSSY, encoded
 from front import Balancer, haproxy, send
 from hosts import Host, network
 from naive_client import naive_server
@@ -24,6 +25,8 @@ from small_model import (
 TESTS = Path(__file__).parents[1] / "tests"
 
 __all__ = [
+    "LOSSLESS",
+    "LOSSY",
     "MB",
     "NOBODY",
     "PROGRAM",
@@ -35,6 +38,7 @@ __all__ = [
     "RemotePool",
     "RunningServer",
     "add_rescoring",
+    "encoded",
     "entrance",
     "free_port",
     "haproxy",

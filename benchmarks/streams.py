@@ -19,16 +19,16 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import utterances
-from parts import RunningServer, free_port
+from bare import anonymous
+from contestants import threads
+from parts import RunningServer
 from server import WORKERS, server
 from serving import load
 from tables import table
@@ -143,10 +143,8 @@ def memory_of_a_stream(running: RunningServer, pcm: bytes) -> str:
     """By the tree's anonymous memory, each page once, with four streams that have heard ten
     seconds and with twenty: what the first ones cost beside that a worker has once."""
 
-    def anonymous() -> int:
-        rollups = [Path(f"/proc/{one.pid}/smaps_rollup").read_text() for one in running.tree()]
-        lines = [line for rollup in rollups for line in rollup.splitlines()]
-        return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:"))
+    def held() -> int:
+        return sum(anonymous(one.pid) for one in running.tree())
 
     async def hold(count: int) -> int:
         url = running.url.replace("http", "ws", 1) + "/"
@@ -157,64 +155,13 @@ def memory_of_a_stream(running: RunningServer, pcm: bytes) -> str:
                 for at in range(0, utterances.RATE * 2 * 10, PIECE_BYTES):
                     await socket.send_bytes(pcm[at : at + PIECE_BYTES])
                     await socket.receive_str()
-            return anonymous()
+            return held()
 
-    none, four, twenty = anonymous(), asyncio.run(hold(4)), asyncio.run(hold(20))
+    none, four, twenty = held(), asyncio.run(hold(4)), asyncio.run(hold(20))
     return (
         f"memory: {(twenty - four) / 16e6:.1f} MB a stream; {(twenty - none) / 1e6:.0f} MB for the "
         "first twenty"
     )
-
-
-THEIRS = """
-import asyncio, concurrent.futures, json, os, sys
-from pathlib import Path
-from aiohttp import web
-import models
-from models.vosk_loading import load_vosk, vosk
-from modelserver.settings import Settings
-vosk.SetLogLevel(-1)
-model, _ = load_vosk(models.find_model("auto", Settings().models_dir).directory, {})
-pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-def chunk(recognizer, message):
-    if isinstance(message, str):
-        return recognizer.FinalResult()
-    return recognizer.Result() if recognizer.AcceptWaveform(message) else recognizer.PartialResult()
-async def recognize(request):
-    socket = web.WebSocketResponse()
-    await socket.prepare(request)
-    recognizer, rate = None, 8000
-    async for message in socket:
-        if isinstance(message.data, str) and "config" in message.data:
-            rate = float(json.loads(message.data)["config"]["sample_rate"])
-            continue
-        if recognizer is None:
-            recognizer = vosk.KaldiRecognizer(model, rate)
-            recognizer.SetWords(True)
-        loop = asyncio.get_running_loop()
-        await socket.send_str(await loop.run_in_executor(pool, chunk, recognizer, message.data))
-        if isinstance(message.data, str):
-            break
-    return socket
-app = web.Application()
-app.router.add_get("/", recognize)
-web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=lambda _: print("up", flush=True))
-"""
-
-
-@contextlib.contextmanager
-def theirs() -> Iterator[str]:
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-c", THEIRS, str(port)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
-    try:
-        yield f"ws://127.0.0.1:{port}/"
-    finally:
-        process.kill()
-        process.wait()
 
 
 def main() -> None:
@@ -230,9 +177,9 @@ def main() -> None:
     length = int(asked.seconds * utterances.RATE) * 2
     audio = [b"".join(spoken[n:] + spoken[:n])[:length] for n in range(0, 80, 3)]
     rows = []
-    with theirs() as url:
+    with threads() as theirs:
         for count in map(int, filter(None, asked.theirs.split(","))):
-            rows.append(asyncio.run(many(url, count, audio)).row("theirs", count))
+            rows.append(asyncio.run(many(theirs.url, count, audio)).row("theirs", count))
             print(rows[-1], file=sys.stderr, flush=True)
     quiet = [half_silent(pcm) for pcm in audio]
     with server("prepared", MODELSERVER_STREAMS_SHARE=asked.share) as running:
