@@ -83,6 +83,12 @@ def visit(context: Browser | BrowserContext, url: str, **given: Any) -> Visit:
     return Visit(context.new_page(**given), url)
 
 
+def close_pages(browser: Browser) -> None:
+    """Those that a test has left open listen, ask and draw on."""
+    for context in browser.contexts:
+        context.close()
+
+
 def violations(page: Page, node_packages: Path) -> list[str]:
     """What axe-core finds that is serious."""
     page.evaluate((node_packages / "node_modules/axe-core/axe.min.js").read_text())

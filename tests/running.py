@@ -93,7 +93,7 @@ class RunningServer:
         self.admin = admin
         self._log = log
         self._before = before
-        self.url = until(self._listening, what="server.listening")
+        self.url = until(self._listening, READY_S, "server.listening")
 
     def _listening(self) -> str | None:
         assert self.process.poll() is None, self._log.read_text()
@@ -202,6 +202,8 @@ def start_server(
     *flags: str,
     before_exec: Callable[[], None] | None = None,
     program: tuple[str, ...] = PROGRAM,
+    inherited: tuple[int, ...] = (),
+    python: str = sys.executable,
     **environment: str,
 ) -> Iterator[RunningServer]:
     """Start `modelserver serve` on any port; it is gone at the end, whatever happened.
@@ -217,13 +219,14 @@ def start_server(
     before = log.read_bytes().count(b"\n{") + 1 if log.is_file() and log.stat().st_size else 0
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, *program, "serve", *flags],
+            [python, *program, "serve", *flags],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=variables,
             cwd=directory,
             preexec_fn=before_exec,
+            pass_fds=inherited,
         )
     tree: list[psutil.Process] = []
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from browser import Browsers, Visit, browsers, violations, visit
+from browser import Browsers, Visit, browsers, close_pages, violations, visit
 from cgroup import MB, MemoryCgroup, memory_cgroup
 from playwright.sync_api import Browser, Page, expect
 from running import RunningServer, free_port, start_server, until
@@ -76,6 +76,12 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browsers]:
 def launched(driver: Browsers) -> Iterator[Browser]:
     with driver.launch() as browser:
         yield browser
+
+
+@pytest.fixture(autouse=True)
+def _closed(launched: Browser) -> Iterator[None]:
+    yield
+    close_pages(launched)
 
 
 def logged_in(launched: Browser, url: str, locale: str = "en-US") -> Visit:

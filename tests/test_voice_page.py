@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browsers, Visit, browsers, violations, visit
+from browser import Browsers, Visit, browsers, close_pages, violations, visit
 from language_model import LanguageModel, language_model
 from playwright.sync_api import Browser, expect
 from running import RunningServer, free_port, start_server, until
@@ -29,9 +29,11 @@ def talker() -> Iterator[LanguageModel]:
 
 
 @pytest.fixture(autouse=True)
-def _well(talker: LanguageModel) -> None:
+def _well(talker: LanguageModel, listening: Browser) -> Iterator[None]:
     talker.way, talker.pause_s = "stream", 0.1
     talker.asked.clear()
+    yield
+    close_pages(listening)
 
 
 @pytest.fixture(scope="module")
