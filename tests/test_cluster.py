@@ -334,7 +334,7 @@ def _died_with_it(load: Load, name: str, at: float) -> list[Outcome]:
     lost = load.failed()
     for one in lost:
         assert one.at < at + KNOWN_DEAD_S
-        assert one.served_by == name
+        assert one.served_by == name, one
         assert one.status in (502, 503, 504), one
         assert one.document["error"]["code"] in ("server_lost", "not_ready", "deadline_exceeded")
         assert one.document["error"]["request_id"]
