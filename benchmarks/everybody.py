@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 _COME_AGAIN = (1001, 1012)
 _RATE = 16_000
 _PIECE = _RATE // 2 * 2
 _LONGEST_S = 120.0
+_REFUSED_S = 1.0
+"""Before one who was refused asks again."""
 
 
 @dataclass
@@ -127,9 +129,13 @@ class Everybody:
                 code = error.rcvd.code if error.rcvd else 1006
                 if code not in _COME_AGAIN:
                     problem = f"closed with {code}"
+            except InvalidStatus as error:
+                problem = _said(error.response.status_code, error.response.body or b"")
             except Exception as error:  # noqa: BLE001 - the connection's, or the handshake's
                 problem = repr(error)
             self.account.ended("stream", began, problem)
+            if problem:
+                self._stop.wait(_REFUSED_S)
 
     def _talk(self, client: ClientConnection, pcm: bytes) -> str:
         client.send(json.dumps({"config": {"sample_rate": _RATE}}))
@@ -151,6 +157,8 @@ class Everybody:
             except (OSError, http.client.HTTPException) as error:
                 problem = repr(error)
             self.account.ended("job", began, problem)
+            if problem:
+                self._stop.wait(_REFUSED_S)
 
     def _job(self) -> str:
         key = {"Idempotency-Key": uuid.uuid4().hex, "Content-Type": "audio/wav"}

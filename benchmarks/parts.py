@@ -9,6 +9,7 @@ from cgroup import MB, MemoryCgroup, memory_cgroup, slow_disk, swap_file
 from encoded import LOSSLESS, LOSSY, encoded
 from front import Balancer, haproxy, send
 from hosts import Host, network
+from language_model import language_model
 from naive_client import naive_server
 from neighbour import neighbour
 from ordinary_user import NOBODY, entrance
@@ -42,6 +43,7 @@ __all__ = [
     "entrance",
     "free_port",
     "haproxy",
+    "language_model",
     "make_small_model",
     "make_static_model",
     "memory_cgroup",

@@ -1,7 +1,7 @@
 """A soak: everything at once, for as long as one likes. Files of many formats and of none, clients
-that hang up, live streams and jobs; workers that are killed, models that are loaded anew, and a
-squeeze of the memory every few minutes. It counts that every request has its answer and that
-nothing is left over.
+that hang up, live streams, jobs and questions to a language model; workers that are killed, models
+that are loaded anew, upgrades of the whole server, and a squeeze of the memory every few minutes.
+It counts that every request has its answer and that nothing is left over.
 
     python benchmarks/soak.py [--minutes 60] [--memory 700MB] [--form prepared|plain]
 
@@ -17,6 +17,8 @@ import signal
 import socket
 import statistics
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -24,7 +26,16 @@ from collections import Counter
 import psutil
 import utterances
 from everybody import Everybody
-from parts import LOSSLESS, LOSSY, MemoryCgroup, RunningServer, encoded, memory_cgroup
+from parts import (
+    LOSSLESS,
+    LOSSY,
+    MemoryCgroup,
+    RunningServer,
+    encoded,
+    free_port,
+    language_model,
+    memory_cgroup,
+)
 from server import server
 from tables import table
 from waves import wav
@@ -34,9 +45,11 @@ from modelserver.settings.fields import bytes_of
 CLIENTS = 3
 MB = 1e6
 RELOAD_EVERY_S = 50.0
+UPGRADES = (1 / 30, 2 / 30, 3 / 30, 29 / 30)
+"""When the server is upgraded, as shares of the time: between them it is left to get old."""
 SQUEEZE_EVERY_S, SQUEEZE_S = 120.0, 6.0
 SETTLED_S = 600.0
-"""Before that, or half of a shorter soak, the supervisor may still grow."""
+"""A supervisor that is younger may still grow."""
 SLOPE = 1.0
 """MB an hour that it may grow by then."""
 
@@ -66,6 +79,23 @@ def convert(port: int, body: bytes) -> str:
         if response.status == 200:
             assert isinstance(document["text"], str)
             return "transcript"
+        return str(document["error"]["code"])
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer: {type(error).__name__}"
+    finally:
+        connection.close()
+
+
+def question(port: int, body: bytes) -> str:
+    """A spoken one, for the language model."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    try:
+        connection.request("POST", "/api/ask", body, {"Content-Type": "audio/wav"})
+        response = connection.getresponse()
+        document = json.loads(response.read())
+        if response.status == 200:
+            assert document["answer"]["text"]
+            return "answer"
         return str(document["error"]["code"])
     except (OSError, http.client.HTTPException) as error:
         return f"no answer: {type(error).__name__}"
@@ -103,8 +133,10 @@ def client(
             tally.count("long", convert(port, long))
         elif dice < 0.80:
             tally.count("cut short", convert(port, clip[: random.randrange(44, len(clip))]))
-        elif dice < 0.85:
+        elif dice < 0.83:
             tally.count("no audio", convert(port, random.randbytes(random.randrange(1, 5000))))
+        elif dice < 0.88:
+            tally.count("question", question(port, clip))
         else:
             body = random.choice((clip, long))
             tally.count("hung up", hang_up(port, body, random.randrange(len(body))))
@@ -127,6 +159,48 @@ def reloader(running: RunningServer, until: float, done: Counter[str]) -> None:
         time.sleep(RELOAD_EVERY_S)
         status, _ = running.ask_admin("POST", "/admin/reload")
         done[f"reload {status}"] += 1
+
+
+def upgrader(running: RunningServer, minutes: float, done: Counter[str]) -> None:
+    """A new process in place of the old one, while everything goes on."""
+    began = time.monotonic()
+    for share in UPGRADES:
+        time.sleep(max(0.0, began + share * minutes * 60 - time.monotonic()))
+        ended = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "modelserver",
+                "upgrade",
+                f"--admin-listen=unix:{running.admin}",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        done[f"upgrades {'done' if ended.returncode == 0 else ended.stderr}"] += 1
+
+
+class Ages:
+    """The supervisors' memory, second by second, each by itself."""
+
+    def __init__(self, running: RunningServer) -> None:
+        self._running = running
+        self._pid = running.pid
+        self.of: dict[int, list[float]] = {}
+
+    def look(self) -> None:
+        """Once."""
+        # In the moment of an upgrade nobody may answer.
+        with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
+            self._pid = int(self._running.health()["pid"])
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rss = psutil.Process(self._pid).memory_info().rss / MB
+            self.of.setdefault(self._pid, []).append(rss)
+
+    def oldest(self) -> list[float]:
+        """Of the one that lived longest, MB."""
+        return max(self.of.values(), key=len)
 
 
 def squeezer(group: MemoryCgroup, limit: int, until: float, done: Counter[str]) -> None:
@@ -157,7 +231,18 @@ def main() -> None:
     long = wav(b"".join(utterances.utterances(None, 24)))
     with contextlib.ExitStack() as stack:
         group = stack.enter_context(memory_cgroup(options.memory))
-        running = stack.enter_context(server(options.form, before_exec=group.enter))
+        talker = stack.enter_context(language_model())
+        running = stack.enter_context(
+            server(
+                options.form,
+                before_exec=group.enter,
+                MODELSERVER_PORT=str(free_port()),
+                MODELSERVER_ASSISTANT_URL=talker.url,
+                MODELSERVER_ASSISTANT_MODEL="talker",
+                MODELSERVER_ASSISTANT_PER_MINUTE="0",
+            )
+        )
+        stack.callback(end, running)
         soak(running, clips, long, options.minutes, group, options.memory)
 
 
@@ -169,31 +254,33 @@ def soak(
     group: MemoryCgroup,
     limit: int,
 ) -> None:
-    supervisor = psutil.Process(running.pid)
     for clip in clips[:4]:
         convert(running.port, clip)
     before = left_over(running)
     until = time.monotonic() + minutes * 60
-    tally, killed, rss = Tally(), Counter[str](), list[float]()
+    tally, killed, ages = Tally(), Counter[str](), Ages(running)
     arguments = (running.port, clips, other_formats(clips[0]), long, until, tally)
     threads = [threading.Thread(target=client, args=arguments) for _ in range(CLIENTS)]
     threads.append(threading.Thread(target=killer, args=(running, until, killed)))
     threads.append(threading.Thread(target=reloader, args=(running, until, killed)))
     threads.append(threading.Thread(target=squeezer, args=(group, limit, until, killed)))
-    began = time.monotonic()
+    threads.append(threading.Thread(target=upgrader, args=(running, minutes, killed)))
     with Everybody(running.url, clips[1], kept=1, fresh=1, streams=1, jobs=1) as others:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            rss.append(supervisor.memory_info().rss / MB)
+            ages.look()
             time.sleep(1)
-    settled = int(min(SETTLED_S, (time.monotonic() - began) / 2))
+    rss = ages.oldest()
+    settled = int(min(SETTLED_S, len(rss) / 2))
     slope = statistics.linear_regression(range(len(rss) - settled), rss[settled:]).slope * 3600
     deadline = time.monotonic() + 60
     while running.health()["queue"]["admitted"] and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(2)
     after, health = left_over(running), running.health()
+    exits = running.events("worker.exited", "fork_server.exited")
+    deaths = Counter(str(event["cause"]) for event in exits)
     quarter = max(1, len(rss) // 4)
     kills = group.oom_kills()
     answered = sum(n for end, n in tally.ended.items() if not end.startswith("no answer"))
@@ -204,7 +291,7 @@ def soak(
         ["streams, jobs and kept connections", json.dumps(others.account.done)],
         ["of those refused or failed", str(len(others.account.failed))],
         ["what was done to it", ", ".join(f"{name} {n}" for name, n in sorted(killed.items()))],
-        ["deaths by cause", json.dumps(health["exits_by_cause"])],
+        ["deaths by cause", json.dumps(deaths)],
         ["OOM kills by the kernel's count", str(kills)],
         [
             "supervisor RSS, first / last quarter, MB",
@@ -217,8 +304,8 @@ def soak(
     ]
     print(table(["soak", f"{minutes:g} min"], rows))
     assert answered == sum(tally.sent.values()), tally.ended
-    for failed in others.account.failed:
-        print(failed)
+    for failed, count in Counter(f[:120] for f in others.account.failed).most_common(20):
+        print(count, failed)
     assert all(
         ": 503 " in failed or "closed with 1013" in failed for failed in others.account.failed
     )
@@ -227,15 +314,23 @@ def soak(
     assert last <= 1.1 * first + 2, (first, last)
     if minutes * 60 > SETTLED_S * 3:  # of a shorter one it says nothing
         assert slope < SLOPE, slope
-    assert health["pid"] == supervisor.pid
+    assert killed["upgrades done"] == len(UPGRADES), killed
     assert health["spools"]["open"] == 0
     assert after["fds"] <= before["fds"] + 4, (before, after)
     assert after["processes"] == before["processes"]
 
 
 def left_over(running: RunningServer) -> dict[str, int]:
-    supervisor = psutil.Process(running.pid)
+    supervisor = psutil.Process(running.health()["pid"])
     return {"fds": supervisor.num_fds(), "processes": len(supervisor.children(recursive=True))}
+
+
+def end(running: RunningServer) -> None:
+    """The last successor: it is no child of ours."""
+    with contextlib.suppress(OSError, AssertionError, psutil.NoSuchProcess):
+        last = psutil.Process(running.health()["pid"])
+        last.terminate()
+        last.wait(40)
 
 
 if __name__ == "__main__":
