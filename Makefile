@@ -7,13 +7,15 @@
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
 # make lock, make audit, make sbom    pin what the image is made of; look for known holes in it; list it
+# make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT)
+# make bench-full    all of them, for hours
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test test-many test-systemd test-container test-aarch64 format lock audit sbom install uninstall certificate locust clean help
+.PHONY: serve test test-many test-systemd test-container test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -89,6 +91,22 @@ uninstall:
 
 certificate:
 	scripts/certificate "$(HOST)" certificate
+
+$(VENV)/.benchmark: $(VENV)/.serve
+	scripts/system-packages benchmark
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,benchmark]"
+	touch $@
+
+# ONLY=throughput,streams: only these; COMPARE=COMMIT: beside another commit's server.
+comma := ,
+BENCH = $(BIN)/modelserver models prepare && \
+	$(BIN)/python benchmarks/bench.py $(subst $(comma), ,$(ONLY)) $(if $(COMPARE),--compare $(COMPARE))
+
+bench: $(VENV)/.benchmark
+	$(BENCH)
+
+bench-full: $(VENV)/.benchmark
+	$(BENCH) --full
 
 $(VENV)/.locust: $(VENV)/.serve
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,locust]"

@@ -18,18 +18,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from contestants import RUN_TREE
 from server import server
 from serving import load
 from utterances import RATE, seconds, utterances
 from waves import wav
 
 ROOT = Path(__file__).parents[1]
-_RUN = """
-import os, sys
-sys.path.insert(0, os.environ["TREE"])
-from modelserver.__main__ import main
-main()
-"""
 
 
 @contextlib.contextmanager
@@ -70,12 +65,11 @@ def main() -> None:
     files, total_s = [wav(samples) for samples in pcm], sum(map(seconds, pcm))
     five_seconds = wav(b"".join(pcm)[: 5 * 2 * RATE])
     ratios, added = [], []
-    program = ("-c", _RUN)
     with checked_out(asked.before) as tree, contextlib.ExitStack() as running:
         ports = {}
         for name, place in (("before", tree), ("after", ROOT)):
             os.environ["PYTHONPATH"] = os.environ["TREE"] = str(place)
-            ports[name] = running.enter_context(server("prepared", program=program)).port
+            ports[name] = running.enter_context(server("prepared", program=RUN_TREE)).port
         for port in ports.values():
             load(port, files, 4)  # as they are after a while
         for number in range(asked.rounds):

@@ -1,189 +1,196 @@
 """This server beside those that people would take instead: throughput, latency against offered
-load, memory.
-
-    python benchmarks/contest.py [--rounds N] [--count N] [--seconds S] [--audio DIR]
+load, memory. A part of `bench.py`.
 
 All run at once, and are asked one after the other, round by round. In the closed loop eight clients
-ask without a pause. In the open loop requests come at random (Poisson), at shares of what each did
-in the closed loop, whether or not the ones before are answered; past 1 the queue grows for as long
-as it goes on, or the server refuses.
+ask without a pause. In the open loop requests come at random moments (Poisson), at shares of what
+each did in a short closed loop, whether or not the ones before are answered; past 1 the queue grows
+for as long as it goes on, or the server refuses.
 """
 
-import argparse
 import asyncio
 import contextlib
-import random
-import statistics
 import sys
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 
-import aiohttp
 import utterances
 from bare import Bare
-from contestants import Contestant, old_shape, prefork, this_server, threads
+from contestants import THIS, Contestant, litserve, mosec, old_shape, prefork, this_server, threads
+from findings import Asked, Finding, Line, Plot, Table
+from load import CONCURRENCY, closed, offered
 from server import WORKERS
-from tables import spread, table
+from tables import spread
 
-CONCURRENCY = 8
 SHARES = (0.5, 0.8, 1.2)
-_PATIENCE_S = 60.0
+LIMIT = "the limit"
+_FAST_TIMES = 4
+"""How often those that are quick go through the files in a round."""
 
 
-@dataclass
-class Outcome:
-    """What the clients of one round saw; seconds."""
-
-    took_s: list[float] = field(default_factory=list)
-    failed: int = 0
-    wall_s: float = 0.0
-
-    def percentile(self, share: float) -> float:
-        ordered = sorted(self.took_s) or [float("nan")]
-        return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
-async def _one(
-    contestant: Contestant, session: aiohttp.ClientSession, pcm: bytes, seen: Outcome
-) -> None:
-    began = time.monotonic()
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            await contestant.ask(session, pcm)
-    except (aiohttp.ClientError, TimeoutError, OSError, TypeError, ValueError):
-        seen.failed += 1
-    else:
-        seen.took_s.append(time.monotonic() - began)
+@contextlib.contextmanager
+def everyone(asked: Asked, *, slowest: bool = True) -> Iterator[list[Contestant]]:
+    """All that are compared, this server first."""
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(this_server())]
+        if asked.before is not None:
+            another = this_server(name=asked.before_name, tree=asked.before)
+            found.append(stack.enter_context(another))
+        found += [stack.enter_context(start()) for start in (threads, mosec, litserve, prefork)]
+        if slowest:
+            found.append(stack.enter_context(old_shape()))
+        yield found
 
 
-def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+def _quick(contestant: Contestant, asked: Asked) -> bool:
+    return contestant.name in (THIS, asked.before_name)
 
 
-async def closed(contestant: Contestant, files: list[bytes]) -> Outcome:
-    """Each file once."""
-    seen, left = Outcome(), iter(files)
-
-    async def client(session: aiohttp.ClientSession) -> None:
-        for pcm in left:
-            await _one(contestant, session, pcm, seen)
-
-    async with _session() as session:
-        began = time.monotonic()
-        await asyncio.gather(*(client(session) for _ in range(CONCURRENCY)))
-        seen.wall_s = time.monotonic() - began
-    return seen
-
-
-async def offered(
-    contestant: Contestant, files: list[bytes], a_second: float, seconds: float
-) -> Outcome:
-    """So many requests a second, for so long."""
-    seen, random_ = Outcome(), random.Random(1)
-    async with _session() as session:
-        began = time.monotonic()
-        at, number, asked = 0.0, 0, []
-        while (at := at + random_.expovariate(a_second)) < seconds:
-            await asyncio.sleep(max(0.0, began + at - time.monotonic()))
-            pcm = files[number % len(files)]
-            asked.append(asyncio.create_task(_one(contestant, session, pcm, seen)))
-            number += 1
-        await asyncio.gather(*asked)
-        seen.wall_s = time.monotonic() - began
-    return seen
-
-
-def contest(rounds: int, files: list[bytes], seconds: float, audio: str, count: int) -> str:
-    """Both loops, and the memory after them."""
+def closed_loop(asked: Asked) -> Finding:
+    """Audio seconds a second, eight clients without a pause, beside as many forked processes
+    without a server."""
+    files = asked.files()
     audio_s = sum(map(utterances.seconds, files))
     rates: dict[str, list[float]] = {}
-    closed_p95: dict[str, list[float]] = {}
-    ratios: dict[str, list[float]] = {}
-    limit = Bare("prepared", WORKERS, audio, count, "auto")
-    with contextlib.ExitStack() as running:
-        servers = [
-            running.enter_context(start()) for start in (this_server, threads, prefork, old_shape)
-        ]
-        ours = servers[0].name
-        for contestant in servers:  # the first requests are slower
-            asyncio.run(closed(contestant, files[: len(files) // 4]))
+    p95: dict[str, list[float]] = {}
+    limit = Bare("prepared", WORKERS, str(asked.audio), len(files), "auto")
+    with everyone(asked) as contestants:
+        for contestant in contestants:  # the first requests are slower
+            asyncio.run(closed(contestant, files[-WORKERS:]))
         limit.run()
-        for number in range(rounds):
-            found = {"the limit": audio_s / limit.run()["wall_s"]}
-            for contestant in servers:
-                seen = asyncio.run(closed(contestant, files))
-                assert not seen.failed, f"{contestant.name}: {seen.failed} failed"
-                found[contestant.name] = audio_s / seen.wall_s
-                closed_p95.setdefault(contestant.name, []).append(seen.percentile(0.95))
-            for name, rate in found.items():
-                rates.setdefault(name, []).append(rate)
-                ratios.setdefault(name, []).append(found[ours] / rate)
-            _say(f"round {number + 1} of {rounds}: {found}")
-        rows = [
+        for number in range(asked.rounds):
+            limit_s = sum(limit.run()["wall_s"] for _ in range(_FAST_TIMES))
+            rates.setdefault(LIMIT, []).append(_FAST_TIMES * audio_s / limit_s)
+            for contestant in contestants[:: 1 if number % 2 else -1]:
+                times = _FAST_TIMES if _quick(contestant, asked) else 1
+                rounds = [asyncio.run(closed(contestant, files)) for _ in range(times)]
+                assert not any(r.lost for r in rounds), (contestant.name, rounds[0].failed)
+                wall_s = sum(r.wall_s for r in rounds)
+                rates.setdefault(contestant.name, []).append(times * audio_s / wall_s)
+                worst = max(r.percentile(0.95) for r in rounds)
+                p95.setdefault(contestant.name, []).append(worst)
+            last = ", ".join(f"{name} {found[-1]:.1f}" for name, found in rates.items())
+            say(f"round {number + 1} of {asked.rounds}: {last}")
+    limit.close()
+    ratios = {
+        name: [ours / theirs for ours, theirs in zip(rates[THIS], found, strict=True)]
+        for name, found in rates.items()
+    }
+    finding = Finding(raw={"audio_s_per_s": rates, "p95_s": p95, "this_server_over": ratios})
+    finding.said.append(
+        f"{len(files)} files, {audio_s:.0f} s of audio, {CONCURRENCY} clients, {WORKERS} workers, "
+        f"{asked.rounds} rounds, all servers standing and asked in turn. Ratios are taken round by "
+        "round."
+    )
+    names = [contestant.name for contestant in contestants]
+    for name, bar in ((LIMIT, 0.95), (names[names.index("MOSEC") - 1], 22), ("the old shape", 40)):
+        finding.bar(f"{THIS} over {name}", bar, ratios[name])
+    finding.tables.append(
+        Table(
+            "",
+            ("", "audio s per s", "this server over it", "95th percentile, s"),
             [
-                name,
-                spread(rates[name], ".1f"),
-                spread(ratios[name], ".2f"),
-                spread(closed_p95[name]) if name in closed_p95 else "",
-            ]
-            for name in rates
-        ]
-        head = ["closed loop, 8 clients", "audio s per s", "this server over it", "p95, s"]
-        parts = [table(head, rows)]
-        mean_s = audio_s / len(files)
-        rows = []
-        for contestant in servers:
-            own = statistics.median(rates[contestant.name]) / mean_s
+                (
+                    name,
+                    spread(rates[name], ".1f"),
+                    spread(ratios[name], ".2f"),
+                    spread(p95[name]) if name in p95 else "",
+                )
+                for name in rates
+            ],
+        )
+    )
+    return finding
+
+
+def open_loop(asked: Asked) -> Finding:
+    """How long requests take when they come at random, below and above what a server can do."""
+    files = asked.short(3.0)
+    mean_s = sum(map(utterances.seconds, files)) / len(files)
+    count = 200 if asked.full else 16
+    finding = Finding(raw={"mean_s": mean_s, "offered": {}})
+    rows, lines = [], []
+    with everyone(asked, slowest=asked.full) as contestants:
+        for contestant in contestants:
+            quick = _quick(contestant, asked)
+            first = asyncio.run(closed(contestant, files * (_FAST_TIMES if quick else 1)))
+            assert not first.lost, (contestant.name, first.failed)
+            own = len(first.took_s) / first.wall_s
+            xs, ys = [], []
             for share in SHARES:
-                seen = asyncio.run(offered(contestant, files, own * share, seconds))
+                seen = asyncio.run(
+                    offered(contestant, files, own * share, count * (8 if quick else 1))
+                )
+                xs.append(own * share * mean_s)
+                ys.append(seen.percentile(0.95))
                 rows.append(
-                    [
+                    (
                         contestant.name,
                         f"{share:g}",
-                        f"{own * share * mean_s:.1f}",
+                        f"{xs[-1]:.1f}",
                         *(f"{seen.percentile(p):.2f}" for p in (0.5, 0.95, 0.99)),
                         str(len(seen.took_s)),
-                        str(seen.failed),
-                    ]
+                        str(seen.lost),
+                    )
                 )
-                _say(str(rows[-1]))
-        head = ["open loop", "of its own rate", "offered, audio s per s", "p50, s", "p95, s",
-                "p99, s", "answered", "not"]  # fmt: skip
-        parts.append(table(head, rows))
-    limit.close()
-    return "\n\n".join(parts)
+                finding.raw["offered"].setdefault(contestant.name, []).append(
+                    {"share": share, "audio_s_per_s": xs[-1], "took_s": seen.took_s,
+                     "failed": seen.failed}
+                )  # fmt: skip
+            lines.append(Line(contestant.name, xs, ys))
+            say(", ".join(" ".join(row[1:5]) for row in rows[-len(SHARES) :]) + contestant.name)
+    finding.said.append(
+        f"Clips of at most 3 s ({mean_s:.1f} s on average), at {SHARES} of each server's own rate; "
+        f"{count} requests a point, {8 * count} of {THIS}."
+    )
+    head = ("", "of its own rate", "offered, audio s per s", "median, s", "95th percentile, s",
+            "99th, s", "answered", "not")  # fmt: skip
+    finding.tables.append(Table("", head, rows))
+    finding.plots.append(
+        Plot(
+            "latency",
+            "95th percentile of latency against offered load",
+            "offered, audio seconds a second",
+            "seconds",
+            lines,
+            log_x=True,
+            log_y=True,
+        )
+    )
+    return finding
 
 
-def memory(files: list[bytes]) -> str:
-    """After all files, with one, two and four workers."""
-    rows = []
-    for workers in (1, 2, 4):
-        with this_server(workers) as ours, prefork(workers) as theirs:
-            for contestant in (ours, theirs):
+def memory(asked: Asked) -> Finding:
+    """What the kernel cannot drop, after all files, over the number of workers."""
+    files = asked.short(6.0)
+    counts = (1, 2, 4, 8) if asked.full else (1, 2, 4)
+    starts = (this_server, mosec, litserve, prefork)
+    found: dict[str, list[float]] = {}
+    for workers in counts:
+        for start in starts:
+            with start(workers) as contestant:
                 asyncio.run(closed(contestant, files))
-            mine, other = ours.memory_mb(), theirs.memory_mb()
-            rows.append([str(workers), f"{mine:.0f}", f"{other:.0f}", f"{mine / other:.3f}"])
-    head = ["workers", "this server, MB", "prefork, MB", "ratio"]
-    return table(head, rows)
+                found.setdefault(contestant.name, []).append(contestant.memory_mb())
+        say(f"{workers} workers: " + ", ".join(f"{n} {mb[-1]:.0f} MB" for n, mb in found.items()))
+    with threads() as contestant:
+        asyncio.run(closed(contestant, files))
+        found[f"{contestant.name} (one process)"] = [contestant.memory_mb()] * len(counts)
+    finding = Finding(raw={"workers": counts, "anonymous_mb": found})
+    at = counts.index(4)
+    finding.bar(f"4 workers of {THIS} over prefork", 0.12, [found[THIS][at] / found["prefork"][at]],
+                most=True)  # fmt: skip
+    finding.tables.append(
+        Table(
+            "Anonymous memory of all processes, MB",
+            ("workers", *map(str, counts)),
+            [(name, *(f"{one:.0f}" for one in mb)) for name, mb in found.items()],
+        )
+    )
+    finding.plots.append(
+        Plot("memory", "Memory over workers", "workers", "MB of anonymous memory",
+             [Line(name, counts, mb) for name, mb in found.items()])
+    )  # fmt: skip
+    return finding
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=24, help="utterances")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each offered load")
-    parser.add_argument("--audio", default="", help="directory of 16 kHz mono WAV files")
-    asked = parser.parse_args()
-    files = utterances.utterances(Path(asked.audio) if asked.audio else None, asked.count)
-    result = contest(asked.rounds, files, asked.seconds, asked.audio, asked.count)
-    print(result, end="\n\n", flush=True)
-    print(memory(files))
-
-
-if __name__ == "__main__":
-    main()
+def say(text: str) -> None:
+    """Progress."""
+    print(f"    {text}", file=sys.stderr, flush=True)

@@ -4,23 +4,27 @@ All have the embedded model. "The old shape": one blocking process, a new recogn
 request. "Prefork": the same in as many processes as there are workers, each of which has loaded the
 model itself. "Threads": the protocol of the Vosk project's server over WebSockets, with a thread
 pool and a new recogniser for each connection, re-stated from its documentation; or that server
-itself, where $CONTESTANT_VOSK_SERVER names a checkout of it.
+itself, where $CONTESTANT_VOSK_SERVER names a checkout of it. MOSEC and LitServe: model servers from
+PyPI, with as many workers, each of which has loaded the model itself, and a new recogniser for each
+request.
 """
 
+import base64
 import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import psutil
 import utterances
 from bare import anonymous
-from parts import free_port, naive_server, until
+from parts import PROGRAM, free_port, naive_server, until
 from server import WORKERS, server
 from waves import wav
 
@@ -30,10 +34,36 @@ from modelserver.settings import Settings
 PIECE_BYTES = utterances.RATE // 5 * 2
 """What the Vosk project's own clients send at once: a fifth of a second."""
 
+THIS = "this server"
+
+_TREE = """
+import os, sys
+sys.path.insert(0, os.environ["TREE"])
+from modelserver.__main__ import main
+main()
+"""
+RUN_TREE = ("-c", _TREE)
+"""What Python runs for the server of the checkout that $TREE names."""
+
 VOSK_SERVER_VARIABLE = "CONTESTANT_VOSK_SERVER"
 
 Ask = Callable[[aiohttp.ClientSession, bytes], Awaitable[str]]
 """Has one file's samples transcribed; its text. Raises what the client sees."""
+
+Enter = Callable[[], None] | None
+"""Called in the server's first process before it begins: into a cgroup, say."""
+
+
+def _loaded(processes: list[psutil.Process]) -> int:
+    """How many of them have a model, by their size."""
+    return sum(_rss(process) > 100e6 for process in processes)
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -45,15 +75,48 @@ class Contestant:
     pid: int
     """Of its first process."""
     url: str = ""
+    able_: Callable[[], int] | None = field(default=None, repr=False)
 
     def processes(self) -> list[psutil.Process]:
         """All of it."""
-        first = psutil.Process(self.pid)
-        return [first, *first.children(recursive=True)]
+        try:
+            first = psutil.Process(self.pid)
+            everyone = [first, *first.children(recursive=True)]
+            return [one for one in everyone if one.status() != psutil.STATUS_ZOMBIE]
+        except psutil.NoSuchProcess:
+            return []
 
     def memory_mb(self) -> float:
         """What the kernel cannot drop: anonymous memory, shared pages by their share."""
-        return sum(anonymous(process.pid) for process in self.processes()) / 1e6
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(OSError):  # one that has just ended
+                total += anonymous(process.pid)
+        return total / 1e6
+
+    def workers(self) -> list[psutil.Process]:
+        """Those that decode: its leaves, if it has children at all."""
+        everyone = self.processes()
+        parents = {_parent(one) for one in everyone}
+        return [one for one in everyone if one.pid not in parents and _rss(one) > 20e6]
+
+    def able(self) -> int:
+        """How many can decode now."""
+        return self.able_() if self.able_ is not None else _loaded(self.workers())
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return 0
+
+
+Start = Callable[..., AbstractContextManager[Contestant]]
+"""Takes `workers` and `enter`."""
+
+
+# --- how they are asked ---------------------------------------------------------------------------
 
 
 def over_http(url: str) -> Ask:
@@ -64,6 +127,18 @@ def over_http(url: str) -> Ask:
             body = await answer.read()
             answer.raise_for_status()
             return str(json.loads(body)["text"])
+
+    return ask
+
+
+def over_json(url: str) -> Ask:
+    """One WAV file a request, in Base64: what LitServe takes without a form."""
+
+    async def ask(session: aiohttp.ClientSession, pcm: bytes) -> str:
+        document = {"audio": base64.b64encode(wav(pcm)).decode()}
+        async with session.post(url, json=document) as answer:
+            answer.raise_for_status()
+            return str((await answer.json())["text"])
 
     return ask
 
@@ -85,33 +160,57 @@ def over_vosk(url: str) -> Ask:
     return ask
 
 
+# --- this server ----------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
-def this_server(workers: int = WORKERS) -> Iterator[Contestant]:
-    """The model prepared, our kernels."""
-    with server("prepared", workers) as running:
+def this_server(
+    workers: int = WORKERS,
+    enter: Enter = None,
+    name: str = THIS,
+    tree: Path | None = None,
+    **settings: str,
+) -> Iterator[Contestant]:
+    """The model prepared, our kernels. `tree`: a checkout of another commit, which is run."""
+    program = PROGRAM
+    if tree is not None:
+        program = RUN_TREE
+        settings |= {"TREE": str(tree), "PYTHONPATH": str(tree)}
+    with server("prepared", workers, enter, program, **settings) as running:
         ask = over_http(f"{running.url}/api/audio/convert")
-        yield Contestant("this server", ask, running.process.pid)
+
+        def able() -> int:
+            return sum(w["state"] in ("idle", "busy") for w in running.health()["workers"])
+
+        url = running.url.replace("http", "ws", 1) + "/"
+        yield Contestant(name, ask, running.process.pid, url, able)
+
+
+# --- others ---------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def old_shape() -> Iterator[Contestant]:
+def old_shape(workers: int = 1, enter: Enter = None) -> Iterator[Contestant]:
     """One process."""
-    with prefork(1, "the old shape") as found:
+    assert workers == 1
+    with prefork(1, enter, "the old shape") as found:
         yield found
 
 
 @contextlib.contextmanager
-def prefork(workers: int = WORKERS, name: str = "prefork") -> Iterator[Contestant]:
+def prefork(
+    workers: int = WORKERS, enter: Enter = None, name: str = "prefork"
+) -> Iterator[Contestant]:
     """So many."""
-    with naive_server(_model(), workers, lambda: None) as running:
+    with naive_server(_model(), workers, enter or (lambda: None)) as running:
         ask = over_http(f"http://127.0.0.1:{running.port}/")
         yield Contestant(name, ask, psutil.Process(running.pids[0]).ppid())
 
 
-THREADS = """
+_THREADS = """
 import asyncio, concurrent.futures, json, os, sys
+import vosk
 from aiohttp import web
-from models.vosk_loading import vosk
 vosk.SetLogLevel(-1)
 model = vosk.Model(sys.argv[2])
 pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
@@ -140,34 +239,149 @@ app.router.add_get("/", recognize)
 web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 """
 
+_RECOGNISE = """
+import io, os, sys, wave
+import vosk
+port, workers = int(os.environ["PORT"]), int(os.environ["WORKERS"])
+model_path = os.environ["MODEL"]
+vosk.SetLogLevel(-1)
+def recognised(model, body):
+    with wave.open(io.BytesIO(body)) as audio:
+        pcm = audio.readframes(audio.getnframes())
+    recognizer = vosk.KaldiRecognizer(model, 16000)
+    recognizer.AcceptWaveform(pcm)
+    return recognizer.FinalResult()
+"""
+
+_MOSEC = (
+    _RECOGNISE
+    + """
+sys.argv[1:] = ["--address", "127.0.0.1", "--port", str(port), "--timeout", "120000",
+                "--log-level", "error"]
+import mosec
+class Recogniser(mosec.Worker):
+    def __init__(self):
+        super().__init__()
+        self.model = vosk.Model(model_path)
+    def deserialize(self, data):
+        return data
+    def serialize(self, data):
+        return data.encode()
+    def forward(self, data):
+        return recognised(self.model, data)
+if __name__ == "__main__":
+    server = mosec.Server()
+    server.append_worker(Recogniser, num=workers)
+    server.run()
+"""
+)
+
+_LITSERVE = (
+    _RECOGNISE
+    + """
+import base64, json
+import litserve
+class Recogniser(litserve.LitAPI):
+    def setup(self, device):
+        self.model = vosk.Model(model_path)
+    def decode_request(self, request):
+        return base64.b64decode(request["audio"])
+    def predict(self, body):
+        return recognised(self.model, body)
+    def encode_response(self, output):
+        return json.loads(output)
+if __name__ == "__main__":
+    server = litserve.LitServer(Recogniser(), accelerator="cpu",
+                                workers_per_device=workers, timeout=120, restart_workers=True)
+    server.run(host="127.0.0.1", port=port, log_level="error", generate_client_file=False)
+"""
+)
+
 
 @contextlib.contextmanager
-def threads() -> Iterator[Contestant]:
-    """The method of the Vosk project's server, or itself."""
-    port = free_port()
+def threads(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestant]:
+    """The method of the Vosk project's server, or itself; it takes as many threads as there are
+    processors."""
     theirs = os.environ.get(VOSK_SERVER_VARIABLE)
+    port = free_port()
     if theirs:
         program = [f"{theirs}/websocket/asr_server.py", str(_model())]
         variables = {"VOSK_SERVER_INTERFACE": "127.0.0.1", "VOSK_SERVER_PORT": str(port)}
     else:
-        program, variables = ["-c", THREADS, str(port), str(_model())], {}
+        program, variables = ["-c", _THREADS, str(port), str(_model())], {}
+    with _started(program, port, enter, **variables) as pid:
+        url = f"ws://127.0.0.1:{port}/"
+        yield Contestant(
+            "the Vosk project's server" if theirs else "threads", over_vosk(url), pid, url
+        )
+
+
+@contextlib.contextmanager
+def mosec(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestant]:
+    """A controller in Rust, workers in Python."""
+    with _model_server("MOSEC", _MOSEC, "/inference", over_http, workers, enter) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def litserve(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestant]:
+    """FastAPI in front, workers behind queues."""
+    with _model_server("LitServe", _LITSERVE, "/predict", over_json, workers, enter) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def _model_server(
+    name: str, program: str, path: str, over: Callable[[str], Ask], workers: int, enter: Enter
+) -> Iterator[Contestant]:
+    """One whose workers are processes; ready once they have loaded."""
+    port = free_port()
+    # A file of its own: workers that are spawned import it again.
+    file = utterances.CACHE / f"benchmark-{name.lower()}.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(program)
+    variables = {"PORT": str(port), "MODEL": str(_model()), "WORKERS": str(workers)}
+    with _started([str(file)], port, enter, **variables) as pid:
+        found = Contestant(name, over(f"http://127.0.0.1:{port}{path}"), pid)
+        until(lambda: found.able() >= workers, 60, f"{name} has loaded")
+        yield found
+
+
+@contextlib.contextmanager
+def _started(arguments: list[str], port: int, enter: Enter, **variables: str) -> Iterator[int]:
     process = subprocess.Popen(
-        [sys.executable, *program], env=os.environ | variables, stderr=subprocess.DEVNULL
+        [sys.executable, *arguments],
+        env=os.environ | variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=enter,
     )
+    below: list[psutil.Process] = []
     try:
         until(lambda: _listens(process, port), 60, "it listens")
-        url = f"ws://127.0.0.1:{port}/"
-        name = "the Vosk project's server" if theirs else "threads"
-        yield Contestant(name, over_vosk(url), process.pid, url)
+        yield process.pid
     finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below = psutil.Process(process.pid).children(recursive=True)
+        for one in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
         process.kill()
         process.wait()
 
 
 def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
     assert process.poll() is None, "it has ended"
-    connections = psutil.Process(process.pid).net_connections("tcp")
-    return any(one.status == "LISTEN" and one.laddr.port == port for one in connections)
+    everyone = [psutil.Process(process.pid)]
+    everyone += everyone[0].children(recursive=True)
+    for one in everyone:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any(
+                found.status == "LISTEN" and found.laddr.port == port
+                for found in one.net_connections("tcp")
+            ):
+                return True
+    return False
 
 
 def _model() -> Path:

@@ -1,23 +1,34 @@
-"""Load for locust: people who send files of several lengths, and somebody who watches.
+"""Load for locust: people who send files of several lengths, programs that use OpenAI's API, live
+speakers, jobs, and somebody who watches. Name a class to have only that:
+
+    locust -f benchmarks/locustfile.py --host http://127.0.0.1:8091 Speaker Talker
 
     locust -f benchmarks/locustfile.py --host http://127.0.0.1:8091
 
+"Steady" comes only if it is named: files without a pause, for a server's limit.
+
 Settings, as environment variables:
     LOCUST_AUDIO          a directory of WAV files instead of synthetic speech
+    LOCUST_LONGEST_S      cut "Steady"'s files to that
     LOCUST_LATENCY_S      fail if the 95th percentile of short files is above this (none by default)
     LOCUST_ADMIN          the admin side to watch: http://host:port, or the path of its Unix socket
     LOCUST_ADMIN_TOKEN    its token, where it is over TCP
 """
 
+import itertools
+import json
 import os
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import utterances
-from locust import HttpUser, between, events, tag, task
+from locust import HttpUser, User, between, constant, events, tag, task
 from locust.env import Environment
 from waves import wav
+from websockets.sync.client import connect
 
 from modelserver.admin.address import AdminAddress
 from modelserver.admin.client import ask
@@ -28,6 +39,10 @@ _PCM = utterances.utterances(_AUDIO, 24)
 SHORT = [wav(pcm) for pcm in _PCM]
 MIDDLE = [wav(b"".join(_PCM[at : at + 4])) for at in range(0, len(_PCM), 4)]
 LONG = [wav(b"".join(_PCM))]
+_LONGEST = int(float(os.environ.get("LOCUST_LONGEST_S", "1000")) * utterances.RATE) * 2
+STEADY = [wav(pcm[:_LONGEST]) for pcm in sorted(_PCM, key=len, reverse=True)]
+_PIECE = utterances.RATE // 5 * 2
+_NUMBERS = itertools.count()
 
 
 class Speaker(HttpUser):
@@ -60,6 +75,113 @@ class Speaker(HttpUser):
                 response.failure(f"{response.status_code}: {response.text[:200]}")
             elif "text" not in response.json():
                 response.failure("no text in the answer")
+
+
+class Steady(HttpUser):
+    """One file after the other, without a pause, on a connection that is kept."""
+
+    weight = 0
+    wait_time = constant(0)
+
+    def on_start(self) -> None:
+        self._next = next(_NUMBERS)
+
+    @task
+    def file(self) -> None:
+        body = STEADY[self._next % len(STEADY)]
+        self._next += int(self.environment.parsed_options.num_users or 1)
+        self.client.post(CONVERT, data=body, headers={"Content-Type": "audio/wav"}, name="steady")
+
+
+class OpenAI(HttpUser):
+    """A program that was written for OpenAI's transcriptions."""
+
+    weight = 2
+    wait_time = between(0.1, 0.5)
+
+    @task
+    def transcription(self) -> None:
+        files = {"file": ("speech.wav", random.choice(SHORT), "audio/wav")}
+        with self.client.post(
+            "/v1/audio/transcriptions", files=files, data={"model": "whisper-1"},
+            name="OpenAI (4 s)", catch_response=True,
+        ) as response:  # fmt: skip
+            if response.status_code != 200 or "text" not in response.json():
+                response.failure(f"{response.status_code}: {response.text[:200]}")
+
+
+class Talker(User):
+    """Speaks over the Vosk protocol, at the pace of speech. Two figures: how late a result is after
+    its piece, and the last one after the end."""
+
+    weight = 2
+    wait_time = between(0.1, 0.5)
+
+    @task
+    def talk(self) -> None:
+        pcm = random.choice(_PCM)
+        url = str(self.host).replace("http", "ws", 1) + "/ws"
+        with self._measured("whole stream"), connect(url, open_timeout=30) as socket:
+            socket.send(json.dumps({"config": {"sample_rate": utterances.RATE}}))
+            for at in range(0, len(pcm), _PIECE):
+                sent = time.perf_counter()
+                with self._measured("result of a piece"):
+                    socket.send(pcm[at : at + _PIECE])
+                    socket.recv(30)
+                time.sleep(max(0.0, 0.2 - (time.perf_counter() - sent)))
+            with self._measured("last result"):
+                socket.send('{"eof" : 1}')
+                json.loads(socket.recv(30))["text"]
+
+    @contextmanager
+    def _measured(self, name: str) -> Iterator[None]:
+        """One figure of locust's."""
+        began, error = time.perf_counter(), None
+        try:
+            yield
+        except Exception as failed:  # noqa: BLE001 - locust counts it
+            error = failed
+        self.environment.events.request.fire(
+            request_type="WS",
+            name=name,
+            response_time=(time.perf_counter() - began) * 1000,
+            response_length=0,
+            exception=error,
+            context={},
+        )
+        if error is not None and name != "whole stream":
+            raise error
+
+
+class Clerk(HttpUser):
+    """Hands in a job, and asks until it is done."""
+
+    weight = 1
+    wait_time = between(0.5, 1.0)
+
+    @task
+    def job(self) -> None:
+        with self.client.post(
+            "/v1/jobs", data=random.choice(MIDDLE), headers={"Content-Type": "audio/wav"},
+            name="/v1/jobs", catch_response=True,
+        ) as response:  # fmt: skip
+            if response.status_code != 202:
+                response.failure(f"{response.status_code}: {response.text[:200]}")
+                return
+            job = response.json()["id"]
+        for _ in range(240):
+            with self.client.get(
+                f"/v1/jobs/{job}", name="/v1/jobs/ID", catch_response=True
+            ) as response:
+                if response.status_code != 200:
+                    response.failure(f"{response.status_code}: {response.text[:200]}")
+                    return
+                state = response.json()["state"]
+                if state == "failed":
+                    response.failure(response.text[:200])
+                if state in ("done", "failed"):
+                    return
+            time.sleep(0.5)
 
 
 class Watcher(HttpUser):

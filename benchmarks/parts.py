@@ -11,7 +11,7 @@ from front import Balancer, haproxy, send
 from hosts import Host, network
 from language_model import language_model
 from naive_client import naive_server
-from neighbour import neighbour
+from neighbour import Neighbour, neighbour
 from ordinary_user import NOBODY, entrance
 from remote_pool import RemotePool, remote_pool
 from running import PROGRAM, RunningServer, free_port, start_server, until
@@ -36,6 +36,7 @@ __all__ = [
     "Balancer",
     "Host",
     "MemoryCgroup",
+    "Neighbour",
     "RemotePool",
     "RunningServer",
     "add_rescoring",

@@ -43,6 +43,8 @@ class Heard:
     """What the clients of one round saw."""
 
     late_s: list[float] = field(default_factory=list)
+    first_s: list[float] = field(default_factory=list)
+    """From the first piece to the first partial result with a word in it."""
     last_s: list[float] = field(default_factory=list)
     refused: int = 0
     broken: int = 0
@@ -71,9 +73,13 @@ async def one(session: aiohttp.ClientSession, url: str, pcm: bytes, heard: Heard
             sent: list[float] = []
 
             async def listen() -> None:
+                word = False
                 for number in range(-(-len(pcm) // PIECE_BYTES)):
-                    await socket.receive_str()
+                    message = json.loads(await socket.receive_str())
                     heard.late_s.append(time.monotonic() - sent[number])
+                    if not word and (message.get("partial") or message.get("text")):
+                        heard.first_s.append(time.monotonic() - sent[0])
+                        word = True
 
             listening = asyncio.create_task(listen())
             began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The audio of the benchmarks: short spoken sentences, 16 kHz mono.
+"""The audio of the benchmarks: spoken sentences, 16 kHz mono.
 
 Either the WAV files of a directory, or synthetic speech: random sentences of Korean words, spoken
 by espeak-ng with different voices and speeds, made once and kept. Always in the same order.
@@ -57,21 +57,46 @@ def _synthetic(count: int) -> Path:
     for number in range(count):
         words = " ".join(generator.choices(vocabulary, k=generator.randint(4, 7)))
         voice = generator.choice(["ko", "ko+m3", "ko+f2", "ko+f4", "ko+m7"])
-        options = [
-            "-v",
-            voice,
-            "-s",
-            str(generator.randint(130, 175)),
-            "-p",
-            str(generator.randint(30, 70)),
-        ]
+        options = _voice(voice, generator.randint(130, 175), generator.randint(30, 70))
         jobs.append((directory / f"{number:03}.wav", options, words))
     with ThreadPoolExecutor() as threads:
-        list(threads.map(lambda job: _speak(*job), jobs))
+        list(threads.map(lambda job: _write(job[0], _spoken(*job[1:])), jobs))
     return directory
 
 
-def _speak(file: Path, options: list[str], text: str) -> None:
+def varied(count: int, longest_s: float, seed: int = 22) -> Path:
+    """A directory of speech of about 1 s to `longest_s`, as many files of each doubling; many
+    voices, paces and pitches; behind every other one noise, 10 to 25 dB below it."""
+    directory = CACHE / f"benchmark-speech-{count}-{longest_s:g}-{seed}"
+    if len(list(directory.glob("*.wav"))) >= count:
+        return directory
+    directory.mkdir(parents=True, exist_ok=True)
+    chance, vocabulary = random.Random(seed), _WORDS.split()
+    lengths = [longest_s ** ((number + 0.5) / count) for number in range(count)]
+    chance.shuffle(lengths)
+    for number, length in enumerate(lengths):
+        voice = f"ko+{chance.choice('mf')}{chance.randint(1, 4)}"
+        pace = chance.randint(120, 190)
+        words = chance.choices(vocabulary, k=max(1, round(length * pace / 110)))
+        samples = _spoken(_voice(voice, pace, chance.randint(20, 80)), " ".join(words))
+        if number % 2:
+            _add_noise(samples, chance.uniform(10, 25), chance)
+        _write(directory / f"{number:03}.wav", samples)
+    return directory
+
+
+def _add_noise(samples: "array.array[int]", below_db: float, chance: random.Random) -> None:
+    power = sum(one * one for one in samples) / len(samples)
+    level = (power / 10 ** (below_db / 10)) ** 0.5
+    for at, one in enumerate(samples):
+        samples[at] = max(-32768, min(32767, one + round(chance.gauss(0, level))))
+
+
+def _voice(name: str, pace: int, pitch: int) -> list[str]:
+    return ["-v", name, "-s", str(pace), "-p", str(pitch)]
+
+
+def _spoken(options: list[str], text: str) -> "array.array[int]":
     """espeak-ng speaks at 22,050 Hz; linear interpolation is good enough for load."""
     spoken = subprocess.run(
         ["espeak-ng", *options, "--stdout", text], capture_output=True, check=True
@@ -85,6 +110,10 @@ def _speak(file: Path, options: list[str], text: str) -> None:
         part = position - at
         resampled.append(int(samples[at] * (1 - part) + samples[at + 1] * part))
         position += step
+    return resampled
+
+
+def _write(file: Path, samples: "array.array[int]") -> None:
     with wave.open(str(file), "wb") as writer:
         writer.setparams((1, 2, RATE, 0, "NONE", ""))
-        writer.writeframes(resampled.tobytes())
+        writer.writeframes(samples.tobytes())

@@ -1,0 +1,200 @@
+"""All benchmarks, one after the other, and a report of them: `make bench`.
+
+    python benchmarks/bench.py [NAME ...] [--full] [--rounds N] [--compare COMMIT]
+                               [--audio DIR [--references FILE]] [--report DIR] [--keep]
+
+Without names: what fits into a quarter of an hour on two processors; with --full all of it, which
+takes hours. --compare measures another commit's server beside this one, in the same rounds. --keep
+copies the report to docs/benchmarks.md, once somebody has looked at it.
+"""
+
+import argparse
+import contextlib
+import datetime
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import utterances
+from accuracy import accuracy
+from agreement import agreement
+from before_after import checked_out
+from contest import closed_loop, memory, open_loop
+from deaths import deaths
+from findings import Asked, Finding, LeftOutError
+from growth import growth
+from live import carried
+from mixed import mixed
+from page import ROOT, Section, machine, write
+from processor_time import processor_time
+from squeeze import squeeze
+
+REPORT = Path(__file__).with_name("report")
+_COUNT, _LONGEST_S = 10, 10.0
+_FULL_COUNT, _FULL_LONGEST_S = 40, 30.0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """`quick`: a part of `make bench`."""
+
+    title: str
+    run: Callable[[Asked], Finding]
+    quick: bool = True
+
+
+BENCHMARKS = {
+    "throughput": Benchmark("Throughput", closed_loop),
+    "latency": Benchmark("Latency against offered load", open_loop),
+    "streams": Benchmark("Live streams", carried),
+    "memory": Benchmark("Memory over workers", memory),
+    "squeeze": Benchmark("A memory squeeze", squeeze),
+    "deaths": Benchmark("Killed workers", deaths),
+    "growth": Benchmark("Growth over requests", growth),
+    "mixed": Benchmark("Long recordings", mixed),
+    "processor": Benchmark("Where the processor's time goes", processor_time),
+    "accuracy": Benchmark("Accuracy of the profiles", accuracy),
+    "locust": Benchmark("locust and our own clients", agreement, quick=False),
+}
+
+SCRIPTS = {
+    "engines": "one model, three ways",
+    "serving": "the server over the bare limit",
+    "kernels": "our kernels against OpenBLAS",
+    "products": "the matrix products alone",
+    "profiles": "what each profile costs",
+    "stream-details": "live streams, closer",
+    "long-recordings": "a recording on all workers",
+    "long-files": "memory for two hours of each kind of file",
+    "clients": "what OpenAI's client costs",
+    "jobs": "a thousand jobs",
+    "hour": "an hour as one job",
+    "restarts": "upgrades under load",
+    "plan": "what `modelserver plan` foretells",
+    "cluster": "two servers behind HAProxy",
+    "fitting": "predicted memory against measured",
+    "guard": "the guard against the kernel",
+    "starved": "a model larger than the file cache",
+    "hostile": "ten thousand files that should not be",
+    "slow-refusals": "refused while sending",
+    "experiments": "what else might pay",
+    "soak": "everything at once",
+}
+"""The scripts beside this one, which print their own tables: by name, in `--full`."""
+
+_SCRIPT_FILES = {"stream-details": "streams.py"}
+_SCRIPT_TIMES = {"restarts": ("--times", "50")}
+
+
+def main() -> None:
+    """All that was asked for; exit status 1 if one of them failed."""
+    asked = _arguments()
+    names = asked.names or [n for n, b in BENCHMARKS.items() if b.quick or asked.full]
+    if asked.full and not asked.names:
+        names += list(SCRIPTS)
+    if asked.references is None and not asked.names:
+        names.remove("accuracy")
+    count, longest_s = (_FULL_COUNT, _FULL_LONGEST_S) if asked.full else (_COUNT, _LONGEST_S)
+    audio = asked.audio or utterances.varied(count, longest_s)
+    facts = machine() | {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "command": " ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
+    }
+    sections, began = [], time.monotonic()
+    with _another(asked.compare) as before:
+        given = Asked(
+            full=asked.full,
+            rounds=asked.rounds or (5 if asked.full else 3),
+            audio=audio,
+            references=asked.references,
+            before=before,
+            before_name=f"before ({asked.compare})" if asked.compare else "",
+        )
+        for number, name in enumerate(names, 1):
+            passed = time.monotonic() - began
+            print(f"[{number}/{len(names)}] {name}, after {passed:.0f} s", file=sys.stderr)
+            sections.append(_one(name, given))
+            write(asked.report, facts, sections)
+    print(f"{asked.report / 'index.html'}, after {time.monotonic() - began:.0f} s")
+    if asked.keep:
+        _keep(asked.report)
+    sys.exit(any(one.failed.startswith("it failed") for one in sections))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*BENCHMARKS, *SCRIPTS, []],
+                        help=f"of {', '.join([*BENCHMARKS, *SCRIPTS])}")  # fmt: skip
+    parser.add_argument("--full", action="store_true", help="all of them, as long as it takes")
+    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--compare", metavar="COMMIT", default="")
+    parser.add_argument("--audio", type=Path, help="directory of 16 kHz mono WAV files")
+    parser.add_argument("--references", type=Path, help="what was said in them")
+    parser.add_argument("--report", type=Path, default=REPORT)
+    parser.add_argument("--keep", action="store_true", help="copy it to docs/benchmarks.md")
+    asked = parser.parse_args()
+    if asked.references and not asked.audio:
+        parser.error("--references needs --audio")
+    return asked
+
+
+def _one(name: str, asked: Asked) -> Section:
+    began = time.monotonic()
+    finding, failed, output = Finding(), "", ""
+    if name in BENCHMARKS:
+        title, about = BENCHMARKS[name].title, BENCHMARKS[name].run.__doc__ or ""
+        try:
+            finding = BENCHMARKS[name].run(asked)
+        except LeftOutError as error:
+            failed = str(error)
+        except Exception as error:  # noqa: BLE001 - the others are still worth their time
+            failed = f"it failed: {type(error).__name__}: {error}"
+    else:
+        title, about = f"{name}: {SCRIPTS[name]}", f"What `{_script(name).name}` prints."
+        command = [sys.executable, str(_script(name)), *_SCRIPT_TIMES.get(name, ())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        output = done.stdout
+        if done.returncode != 0:
+            failed = f"it failed with {done.returncode}: {done.stderr[-500:]}"
+    if failed:
+        print(f"    {failed}", file=sys.stderr)
+    about = " ".join(about.split())
+    return Section(name, title, about, time.monotonic() - began, finding, failed, output)
+
+
+def _script(name: str) -> Path:
+    return Path(__file__).with_name(_SCRIPT_FILES.get(name, f"{name.replace('-', '_')}.py"))
+
+
+@contextlib.contextmanager
+def _another(commit: str) -> Iterator[Path | None]:
+    if not commit:
+        yield None
+        return
+    with checked_out(commit) as tree:
+        yield tree
+
+
+def _keep(report: Path) -> None:
+    """The page and its pictures, where the documents are."""
+    pictures = ROOT / "docs" / "benchmarks"
+    pictures.mkdir(exist_ok=True)
+    for old in pictures.glob("*.png"):
+        old.unlink()
+    text = (report / "report.md").read_text()
+    for name in re.findall(r"\]\(([\w-]+\.png)\)", text):
+        shutil.copy(report / name, pictures / name)
+    text = re.sub(r"\]\(([\w-]+\.png)\)", r"](benchmarks/\1)", text)
+    (ROOT / "docs" / "benchmarks.md").write_text(text)
+    shutil.copy(report / "results.json", pictures / "results.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What clients lose when a worker is killed, and how soon there are as many as before. A part of
+`bench.py`."""
+
+import asyncio
+import random
+import statistics
+import time
+
+import psutil
+from contest import say
+from contestants import Contestant, Start, litserve, mosec, prefork, this_server, threads
+from findings import Asked, Finding, Table
+from load import Seen, gone, steady
+
+_CLIENTS = 4
+_RECOVERY_S = 15.0
+
+
+def deaths(asked: Asked) -> Finding:
+    """SIGKILL to one that decodes, again and again, under load."""
+    kills, starts = (10 if asked.full else 3), (this_server, threads, mosec, litserve, prefork)
+    files = asked.short(3.0)
+    finding, rows = Finding(raw={"deaths": {}}), []
+    for start in starts:
+        name, seen, back = asyncio.run(_one(start, files, kills))
+        ready = [one for one in back if one is not None]
+        lost = seen.lost
+        rows.append(
+            (
+                name,
+                str(len(back)),
+                str(lost),
+                str(len(seen.took_s)),
+                f"{1000 * statistics.median(ready):.0f} ms" if ready else "never",
+                f"{1000 * max(ready):.0f} ms" if len(ready) == len(back) and ready else "never",
+            )
+        )
+        say(" | ".join(rows[-1]))
+        finding.raw["deaths"][name] = {"lost": seen.failed, "answered": len(seen.took_s),
+                                       "back_s": back}  # fmt: skip
+        if start is this_server:
+            finding.bar("requests that this server lost", 0, [lost], most=True)
+    finding.said.append(
+        f"{_CLIENTS} clients without a pause; a process that decodes is killed, up to {kills} "
+        "times. Lost: requests without a right answer. After a server has gone for good nothing "
+        "more is counted."
+    )
+    head = ("", "killed", "requests lost", "answered", "as many as before after, median",
+            "at most")  # fmt: skip
+    finding.tables.append(Table("", head, rows))
+    return finding
+
+
+async def _one(
+    start: Start, files: list[bytes], kills: int
+) -> tuple[str, Seen, list[float | None]]:
+    chance, seen, back = random.Random(1), Seen(), list[float | None]()
+    over = False
+    with start() as contestant:
+        clients = asyncio.create_task(steady(contestant, files, lambda: over, seen, _CLIENTS))
+        await asyncio.sleep(2)
+        for _ in range(kills):
+            before = await asyncio.to_thread(contestant.able)
+            victims = [one for one in contestant.workers() if one.memory_info().rss > 100e6]
+            chance.choice(victims or contestant.workers()).kill()
+            back.append(await _back(contestant, before))
+            if back[-1] is None:
+                break
+            await asyncio.sleep(2)
+        over = True
+        await gone(clients, seen, _RECOVERY_S if back[-1] is not None else 0.0)
+    return contestant.name, seen, back
+
+
+async def _back(contestant: Contestant, before: int) -> float | None:
+    """Seconds until as many can decode, once one fewer could; None: not in time."""
+    killed, fewer = time.monotonic(), False
+    while time.monotonic() < killed + _RECOVERY_S:
+        try:
+            now = await asyncio.to_thread(contestant.able)
+        except (psutil.NoSuchProcess, OSError, AssertionError):
+            now = 0
+        fewer = fewer or now < before or time.monotonic() > killed + 0.5
+        if not contestant.processes():
+            return None
+        if fewer and now >= before:
+            return time.monotonic() - killed
+        await asyncio.sleep(0.005)
+    return None

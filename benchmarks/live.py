@@ -1,0 +1,86 @@
+"""How many people can speak at once: live streams at the pace of speech, beside the Vosk project's
+protocol as its own server does it. A part of `bench.py`; `streams.py` looks closer at ours."""
+
+import asyncio
+import statistics
+
+import utterances
+from contest import say
+from contestants import THIS, Contestant, this_server, threads
+from findings import Asked, Finding, Line, Plot, Table
+from streams import Heard, many
+
+IN_TIME_S = 0.5
+"""What 95 of 100 results may be late by at most, for the streams to count as carried."""
+_RATIO = 12
+
+
+def carried(asked: Asked) -> Finding:
+    """The most streams whose results come in time; the first word and the last."""
+    seconds = 20.0 if asked.full else 10.0
+    spoken = asked.files()
+    length = int(seconds * utterances.RATE) * 2
+    joined = [b"".join(spoken[n:] + spoken[:n]) for n in range(len(spoken))]
+    audio = [(one * (length // len(one) + 1))[:length] for one in joined]
+    finding, rows, lines = Finding(raw={"streams": {}}), [], []
+    most: dict[str, int] = {}
+    with threads() as theirs, this_server(MODELSERVER_STREAMS_SHARE="1") as ours:
+        plan = [(theirs, (1, 2, 3, 4)), (ours, (1, 24, 36, 48))]
+        if asked.full:
+            plan = [(theirs, (1, 2, 3, 4, 5, 6)), (ours, (1, 12, 24, 30, 36, 42, 48, 60))]
+        for contestant, counts in plan:
+            late = []
+            for count in counts:
+                heard = asyncio.run(many(contestant.url, count, audio))
+                rows.append(_row(contestant, count, heard))
+                say(" | ".join(rows[-1]))
+                p95 = _percentile(heard.late_s, 0.95)
+                taken = count - heard.refused - heard.broken
+                late.append((taken, p95))
+                if p95 <= IN_TIME_S and not heard.broken:
+                    most[contestant.name] = max(most.get(contestant.name, 0), taken)
+                finding.raw["streams"].setdefault(contestant.name, []).append(
+                    {"asked": count, "taken": taken, "p95_late_s": p95,
+                     "median_late_s": statistics.median(heard.late_s or [0.0]),
+                     "first_word_s": heard.first_s, "last_result_s": heard.last_s}
+                )  # fmt: skip
+            taken_of, late_of = zip(*sorted(late), strict=True)
+            lines.append(Line(contestant.name, taken_of, late_of))
+    finding.said.append(
+        f"Streams of {seconds:g} s, a fifth of a second at a time; a result is late by the time "
+        f"from the sending of its piece. In time: 95 of 100 within {IN_TIME_S:g} s. Ours refuses "
+        "what it could not carry, theirs takes everyone. All of ours' workers may have streams "
+        "(`streams.share = 1`)."
+    )
+    names = [theirs.name, THIS]
+    finding.said.append(
+        "Carried in time: " + ", ".join(f"{name} {most.get(name, 0)}" for name in names) + "."
+    )
+    least = most.get(theirs.name, 0)
+    finding.bar("live streams over theirs", _RATIO, [most.get(THIS, 0) / least] if least else [])
+    head = ("", "streams", "refused", "broken", "late, median, ms", "95th percentile, ms",
+            "first word, ms", "last result after the end, ms")  # fmt: skip
+    finding.tables.append(Table("", head, rows))
+    finding.plots.append(
+        Plot("streams", "Lateness of results over live streams", "streams taken",
+             "95th percentile, seconds", lines, log_x=True, log_y=True)
+    )  # fmt: skip
+    return finding
+
+
+def _row(contestant: Contestant, count: int, heard: Heard) -> tuple[str, ...]:
+    return (
+        contestant.name,
+        str(count),
+        str(heard.refused),
+        str(heard.broken),
+        f"{1000 * statistics.median(heard.late_s or [0.0]):.0f}",
+        f"{1000 * _percentile(heard.late_s, 0.95):.0f}",
+        f"{1000 * statistics.median(heard.first_s or [0.0]):.0f}",
+        f"{1000 * statistics.median(heard.last_s or [0.0]):.0f}",
+    )
+
+
+def _percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values) or [0.0]
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]

@@ -1,0 +1,72 @@
+"""A long recording, alone and with short files beside it. A part of `bench.py`;
+`long_recordings.py` looks closer at ours."""
+
+import asyncio
+import time
+
+import utterances
+from contest import say
+from contestants import Contestant, litserve, mosec, prefork, this_server
+from findings import Asked, Finding, Table
+from load import Seen, one, session
+from long_recordings import recording
+from tables import spread
+
+
+def mixed(asked: Asked) -> Finding:
+    """How long the recording takes, and what a short file waits for beside it."""
+    seconds = 600.0 if asked.full else 30.0
+    pcm = recording(asked.files(), seconds)
+    short = asked.short(2.0)
+    starts = (this_server, mosec, litserve, prefork) if asked.full else (this_server, mosec)
+    finding, rows = Finding(raw={"mixed": {}}), []
+    for start in starts:
+        with start() as contestant:
+            alone, beside, waited = [], [], []
+            for _ in range(asked.rounds if asked.full else 1):
+                alone.append(asyncio.run(_alone(contestant, pcm)))
+                took, seen = asyncio.run(_beside(contestant, pcm, short))
+                beside.append(took)
+                waited += seen.took_s
+        rows.append(
+            (
+                contestant.name,
+                spread([seconds / took for took in alone], ".1f"),
+                spread([seconds / took for took in beside], ".1f"),
+                f"{sorted(waited)[len(waited) // 2]:.2f} (at most {max(waited):.2f})",
+                str(len(waited)),
+            )
+        )
+        say(" | ".join(rows[-1]))
+        finding.raw["mixed"][contestant.name] = {
+            "alone_s": alone, "beside_s": beside, "short_s": waited
+        }  # fmt: skip
+    finding.said.append(
+        f"A recording of {seconds:g} s; beside it one client sends clips of at most 2 s, one after "
+        "the other."
+    )
+    head = ("", "audio s per s, alone", "with short files", "a short file takes, median, s",
+            "of them")  # fmt: skip
+    finding.tables.append(Table("", head, rows))
+    return finding
+
+
+async def _alone(contestant: Contestant, pcm: bytes) -> float:
+    seen = Seen()
+    async with session() as connections:
+        assert await one(contestant, connections, pcm, seen), seen.failed
+    return seen.took_s[0]
+
+
+async def _beside(contestant: Contestant, pcm: bytes, short: list[bytes]) -> tuple[float, Seen]:
+    long, seen = Seen(), Seen()
+    async with session() as connections:
+        began = time.monotonic()
+        recording_ = asyncio.create_task(one(contestant, connections, pcm, long))
+        number = 0
+        while not recording_.done():
+            assert await one(contestant, connections, short[number % len(short)], seen), seen.failed
+            number += 1
+        assert await recording_, long.failed
+        assert utterances.seconds(pcm) > 0
+    return long.ended[0] - began, seen

@@ -1,0 +1,160 @@
+"""Where the processor's time goes: of a second of audio, by part. A part of `bench.py`.
+
+perf samples the workers and the supervisor; what it finds in libraries is told by library and
+function. The supervisor's own Python is told by py-spy, by the module it is in.
+"""
+
+import asyncio
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import utterances
+from contest import say
+from contestants import this_server
+from findings import Asked, Finding, LeftOutError, Table
+from load import CONCURRENCY, Seen, steady
+
+_MATRICES = r"modelserver_kernels|kernels.*\.so|openblas|cblas|gemm|nnet3|CuMatrix|Matrix|Vector"
+_SEARCH = r"Decoder|Lattice|fst::|HashList|Token|ProcessEmitting|ProcessNonemitting|Prune"
+
+_WORKER = (
+    ("neural network", _MATRICES),
+    ("search in the graph", _SEARCH),
+    ("features", r"Mfcc|Fbank|Fft|Mel|Feature|Ivector|Online"),
+    ("reading and resampling audio", r"libav|libsw|av\.|resampl"),
+    ("allocator", r"jemalloc|malloc|free"),
+    ("Python", r"libpython|python3|\.cpython-"),
+    ("the kernel", r"\[kernel|\[k\]|kallsyms"),
+)
+"""What a sample's function and library say of its part; the first that fits."""
+
+_SUPERVISOR = (
+    ("HTTP", r"modelserver/http|aiohttp|multidict|yarl"),
+    ("channel and spools", r"supervisor/wire|supervisor/spool|supervisor/processes"),
+    ("guard and readings", r"supervisor/guard|supervisor/readings|psutil"),
+    ("queue, choice and accounts", r"supervisor/|modelserver/"),
+)
+
+
+def processor_time(asked: Asked) -> Finding:
+    """Milliseconds of one processor for a second of audio."""
+    if shutil.which("perf") is None:
+        raise LeftOutError("it needs perf (Debian: linux-perf)")
+    seconds = 20.0 if asked.full else 8.0
+    files = asked.short(6.0)
+    with this_server() as contestant, tempfile.TemporaryDirectory() as name:
+        workers = contestant.workers()
+        first = psutil.Process(contestant.pid)
+        seen, over = Seen(), False
+        audio = 0.0
+
+        async def run() -> tuple[float, float]:
+            nonlocal over
+            clients = asyncio.create_task(
+                steady(contestant, files, lambda: over, seen, CONCURRENCY)
+            )
+            await asyncio.sleep(1)
+            begun, done = [_used(one) for one in (first, *workers)], len(seen.took_s)
+            began = time.monotonic()
+            await asyncio.gather(
+                _sample(workers, seconds, Path(name) / "workers"),
+                _spy(first.pid, seconds, Path(name) / "supervisor"),
+            )
+            used = [_used(one) - b for one, b in zip((first, *workers), begun, strict=True)]
+            share = (len(seen.took_s) - done) / (time.monotonic() - began)
+            over = True
+            await clients
+            nonlocal audio
+            audio = share * (time.monotonic() - began)
+            return used[0], sum(used[1:])
+
+        supervisor_s, workers_s = asyncio.run(run())
+        mean_s = sum(map(utterances.seconds, files)) / len(files)
+        audio_s = audio * mean_s
+        worker_parts = _parts(_perf_samples(Path(name) / "workers"), _WORKER)
+        supervisor_parts = _parts(_spy_samples(Path(name) / "supervisor"), _SUPERVISOR)
+    finding = Finding(
+        raw={"audio_s": audio_s, "workers_s": workers_s, "supervisor_s": supervisor_s,
+             "workers": worker_parts, "supervisor": supervisor_parts}
+    )  # fmt: skip
+    rows = []
+    for who, used_s, parts in (
+        ("worker", workers_s, worker_parts),
+        ("supervisor", supervisor_s, supervisor_parts),
+    ):
+        for part, share in sorted(parts.items(), key=lambda item: -item[1]):
+            rows.append(
+                (who, part, f"{100 * share:.1f} %", f"{1000 * used_s * share / audio_s:.2f}")
+            )
+        rows.append((who, "all", "100 %", f"{1000 * used_s / audio_s:.2f}"))
+    say(f"workers {1000 * workers_s / audio_s:.1f} ms, supervisor "
+        f"{1000 * supervisor_s / audio_s:.2f} ms of processor for a second of audio")  # fmt: skip
+    finding.said.append(
+        f"{audio_s:.0f} s of audio in clips of at most 6 s, {CONCURRENCY} clients, while perf and "
+        "py-spy look on (which slows what they look at a little)."
+    )
+    finding.tables.append(
+        Table("", ("process", "part", "of its time", "ms for a second of audio"), rows)
+    )
+    return finding
+
+
+def _used(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+async def _sample(workers: list[psutil.Process], seconds: float, file: Path) -> None:
+    pids = ",".join(str(one.pid) for one in workers)
+    process = await asyncio.create_subprocess_exec(
+        "perf", "record", "-q", "-e", "cpu-clock", "-F", "299", "-p", pids, "-o", str(file),
+        "--", "sleep", str(seconds), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    await process.wait()
+
+
+async def _spy(pid: int, seconds: float, file: Path) -> None:
+    program = Path(sys.executable).with_name("py-spy")
+    if not program.exists():
+        raise LeftOutError("it needs py-spy (the extra `benchmark`)")
+    process = await asyncio.create_subprocess_exec(
+        str(program), "record", "-p", str(pid), "-d", str(int(seconds)), "-r", "250", "-f", "raw",
+        "-F", "-o", str(file), "--nonblocking", stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    await process.wait()
+
+
+def _perf_samples(file: Path) -> Counter[str]:
+    shown = subprocess.run(
+        ["perf", "script", "-i", str(file), "-F", "ip,sym,dso"],
+        capture_output=True, text=True, errors="replace", check=True,
+    ).stdout  # fmt: skip
+    return Counter(line.strip() for line in shown.splitlines() if line.strip())
+
+
+def _spy_samples(file: Path) -> Counter[str]:
+    """By the innermost function that is ours or aiohttp's."""
+    counts: Counter[str] = Counter()
+    for line in file.read_text().splitlines() if file.exists() else ():
+        stack, _, count = line.rpartition(" ")
+        frames = stack.split(";")
+        named = [f for f in frames if re.search("|".join(p for _, p in _SUPERVISOR), f)]
+        counts[(named or frames)[-1]] += int(count)
+    return counts
+
+
+def _parts(samples: Counter[str], known: tuple[tuple[str, str], ...]) -> dict[str, float]:
+    found: Counter[str] = Counter()
+    for sample, count in samples.items():
+        part = next((name for name, pattern in known if re.search(pattern, sample)), "the rest")
+        found[part] += count
+    total = sum(found.values()) or 1
+    return {part: count / total for part, count in found.items()}

@@ -1,0 +1,150 @@
+"""What servers do when memory gets short: a limit of 1 GB, and somebody else in it who takes more
+and more. A part of `bench.py`; as root, with version 1 of the memory controller."""
+
+import asyncio
+import itertools
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from contest import say
+from contestants import Start, litserve, mosec, prefork, this_server, threads
+from findings import Asked, Finding, LeftOutError, Line, Plot, Table
+from load import Seen, gone, steady
+from parts import MB, MemoryCgroup, Neighbour, memory_cgroup, neighbour
+
+LIMIT = 1000 * MB
+LEFT = (1000, 700, 300, 1000)
+"""MB that are left for the server, phase after phase."""
+_CLIENTS = 3
+_LOOK_S = 0.25
+
+
+class _Watch:
+    """What was seen, four times a second."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+        self.memory_mb: list[float] = []
+        self.answered: list[int] = []
+        self.failed: list[int] = []
+
+
+def squeeze(asked: Asked) -> Finding:
+    """Memory, answers and kills, phase by phase."""
+    if os.geteuid() != 0 or not Path("/sys/fs/cgroup/memory").is_dir():
+        raise LeftOutError("it needs root and version 1 of the memory controller")
+    phase_s = 15.0 if asked.full else 5.0
+    starts: list[Start] = [this_server, threads, mosec, prefork]
+    if asked.full:
+        starts.append(litserve)
+    files = asked.short(3.0)
+    finding, rows = Finding(raw={"squeeze": {}}), []
+    memory, answers = [], []
+    for start in starts:
+        name, watch, seen, kills, gone = _one(start, files, phase_s)
+        phases = _by_phase(watch, phase_s)
+        why = ", ".join(f"{count} x {reason}" for reason, count in seen.failed.items())
+        rows.append((name, *phases, str(kills), why or "none", gone))
+        say(" | ".join(rows[-1]))
+        finding.raw["squeeze"][name] = {
+            "at_s": watch.at, "memory_mb": watch.memory_mb, "answered": watch.answered,
+            "failed": watch.failed, "oom_kills": kills, "reasons": seen.failed, "end": gone,
+        }  # fmt: skip
+        memory.append(Line(name, watch.at, watch.memory_mb))
+        answers.append(Line(name, watch.at, watch.answered))
+    finding.said.append(
+        f"{_CLIENTS} clients ask for short clips all the time; {phase_s:g} s with each of "
+        + ", ".join(f"{left} MB" for left in LEFT)
+        + " left. A refusal with 503 says that there is no room now; the other reasons are what a "
+        "client sees when nobody answers."
+    )
+    head = ("", *(f"answered at {left} MB" for left in LEFT), "kills by the kernel",
+            "requests without an answer", "at the end")  # fmt: skip
+    finding.tables.append(Table("", head, rows))
+    marks = [(number * phase_s, f"{left} MB left") for number, left in enumerate(LEFT)]
+    finding.plots += [
+        Plot("squeeze-memory", "A memory squeeze: what each server holds", "seconds",
+             "MB of anonymous memory", memory, marks=marks, steps=True),
+        Plot("squeeze-answers", "A memory squeeze: requests answered so far", "seconds",
+             "requests", answers, marks=marks, steps=True),
+    ]  # fmt: skip
+    return finding
+
+
+def _one(start: Start, files: list[bytes], phase_s: float) -> tuple[str, _Watch, Seen, int, str]:
+    watch, seen = _Watch(), Seen()
+    with memory_cgroup(LIMIT) as group:
+        try:
+            with start(enter=_victim(group)) as contestant:
+                name = contestant.name
+                with neighbour(group.enter) as other:
+                    over = threading.Event()
+                    taker = threading.Thread(target=_take, args=(other, phase_s, over), daemon=True)
+                    taker.start()
+                    began = time.monotonic()
+
+                    async def run() -> None:
+                        async def look() -> None:
+                            while not over.is_set():
+                                watch.at.append(round(time.monotonic() - began, 2))
+                                watch.memory_mb.append(round(contestant.memory_mb(), 1))
+                                watch.answered.append(len(seen.took_s))
+                                watch.failed.append(seen.lost)
+                                await asyncio.sleep(_LOOK_S)
+
+                        clients = asyncio.create_task(
+                            steady(contestant, files, over.is_set, seen, _CLIENTS)
+                        )
+                        await look()
+                        await gone(clients, seen, phase_s)
+
+                    asyncio.run(run())
+                    taker.join()
+                able = contestant.able()
+                return (
+                    name,
+                    watch,
+                    seen,
+                    group.oom_kills(),
+                    f"{able} that decode" if able else "gone",
+                )
+        except (AssertionError, OSError, ValueError) as error:
+            if not watch.at:
+                watch.at, watch.memory_mb, watch.answered, watch.failed = [0.0], [0.0], [0], [0]
+            name = start.__name__.replace("_", " ")
+            return name, watch, seen, group.oom_kills(), f"did not start ({type(error).__name__})"
+
+
+def _victim(group: MemoryCgroup) -> Callable[[], None]:
+    """Whom the kernel kills before the neighbour, who is larger."""
+
+    def enter() -> None:
+        group.enter()
+        Path("/proc/self/oom_score_adj").write_text("900")
+
+    return enter
+
+
+def _take(other: Neighbour, phase_s: float, over: threading.Event) -> None:
+    began = time.monotonic()
+    for number, (before, left) in enumerate(itertools.pairwise(LEFT), 1):
+        time.sleep(max(0.0, began + number * phase_s - time.monotonic()))
+        if left < before:
+            other.take((before - left) * MB)
+        else:
+            other.give_back()
+    time.sleep(max(0.0, began + len(LEFT) * phase_s - time.monotonic()))
+    over.set()
+
+
+def _by_phase(watch: _Watch, phase_s: float) -> list[str]:
+    counts: Counter[int] = Counter()
+    last = 0
+    for at, answered in zip(watch.at, watch.answered, strict=True):
+        counts[min(len(LEFT) - 1, int(at / phase_s))] += answered - last
+        last = answered
+    return [str(counts[number]) for number in range(len(LEFT))]
