@@ -3,6 +3,7 @@
 # Both make their own virtual environment first, and are fast the second time.
 # make test-many    several hosts behind HAProxy and nginx, and a Ray cluster
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
+# make test-cgroup2    the guard under another kernel, with version 2 of the memory controller
 # make test-aarch64    the kernels on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
@@ -15,7 +16,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test test-many test-systemd test-container test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust clean help
+.PHONY: serve test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -46,6 +47,12 @@ test-systemd: $(VENV)/.test
 test-container: $(VENV)/.test
 	scripts/system-packages container
 	$(BIN)/pytest -m container
+
+# Not a part of CI: without /dev/kvm it takes hours.
+CGROUP2 := tests/test_guard.py tests/test_alarms.py tests/test_readings.py tests/test_story.py
+test-cgroup2: $(VENV)/.test
+	scripts/system-packages virtual
+	scripts/virtual-machine $(BIN)/pytest -p no:cacheprovider --timeout 600 $(CGROUP2)
 
 test-aarch64: $(VENV)/.test
 	scripts/system-packages aarch64

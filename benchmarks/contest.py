@@ -105,7 +105,7 @@ def open_loop(asked: Asked) -> Finding:
     """How long requests take when they come at random, below and above what a server can do."""
     files = asked.short(3.0)
     mean_s = sum(map(utterances.seconds, files)) / len(files)
-    count = 200 if asked.full else 16
+    count = 200 if asked.full else 12
     finding = Finding(raw={"mean_s": mean_s, "offered": {}})
     rows, lines = [], []
     with everyone(asked, slowest=asked.full) as contestants:
@@ -160,7 +160,7 @@ def open_loop(asked: Asked) -> Finding:
 
 def memory(asked: Asked) -> Finding:
     """What the kernel cannot drop, after all files, over the number of workers."""
-    files = asked.short(6.0)
+    files = asked.short(3.0)
     counts = (1, 2, 4, 8) if asked.full else (1, 2, 4)
     starts = (this_server, mosec, litserve, prefork)
     found: dict[str, list[float]] = {}

@@ -25,9 +25,9 @@ def carried(asked: Asked) -> Finding:
     finding, rows, lines = Finding(raw={"streams": {}}), [], []
     most: dict[str, int] = {}
     with threads() as theirs, this_server(MODELSERVER_STREAMS_SHARE="1") as ours:
-        plan = [(theirs, (1, 2, 3, 4)), (ours, (1, 24, 36, 48))]
+        plan = [(theirs, (1, 2, 3, 4)), (ours, (1, 24, 48, 72))]
         if asked.full:
-            plan = [(theirs, (1, 2, 3, 4, 5, 6)), (ours, (1, 12, 24, 30, 36, 42, 48, 60))]
+            plan = [(theirs, (1, 2, 3, 4, 5, 6)), (ours, (1, 12, 24, 30, 36, 48, 60, 72, 84))]
         for contestant, counts in plan:
             late = []
             for count in counts:

@@ -16,17 +16,23 @@ from supervisor.readings.cgroups import own_cgroups
 MB = 1_000_000
 
 
+ROOT = Path("/sys/fs/cgroup")
+UNIFIED = (ROOT / "cgroup.controllers").is_file()
+"""There is nothing but version 2 here."""
+
+
 class MemoryCgroup:
-    """A version 1 memory cgroup that this test made."""
+    """A memory cgroup that this test made, of either version."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def limit(self, count: int) -> None:
         """Set the limit. The kernel takes file cache back to get there, which may take tries."""
+        file = "memory.max" if UNIFIED else "memory.limit_in_bytes"
         for _ in range(50):
             try:
-                (self.directory / "memory.limit_in_bytes").write_text(str(count))
+                (self.directory / file).write_text(str(count))
                 return
             except OSError:
                 time.sleep(0.1)
@@ -38,21 +44,27 @@ class MemoryCgroup:
 
     def oom_kills(self) -> int:
         """How often the kernel's OOM killer acted here."""
-        lines = (self.directory / "memory.oom_control").read_text().splitlines()
+        file = "memory.events" if UNIFIED else "memory.oom_control"
+        lines = (self.directory / file).read_text().splitlines()
         return int(dict(line.split() for line in lines)["oom_kill"])
 
     def usage(self) -> int:
         """What is charged, file cache included."""
-        return int((self.directory / "memory.usage_in_bytes").read_text())
+        file = "memory.current" if UNIFIED else "memory.usage_in_bytes"
+        return int((self.directory / file).read_text())
 
 
 @contextlib.contextmanager
 def cgroup_of(controller: str) -> Iterator[Path]:
-    """The directory of a version 1 cgroup below our own. Skips where none can be made, but fails in
-    CI."""
-    parent = Path("/sys/fs/cgroup") / controller / own_cgroups().get(controller, "/").lstrip("/")
+    """The directory of a cgroup below our own. Skips where none can be made, but fails in CI."""
+    if UNIFIED:
+        parent = ROOT / own_cgroups().get("", "/").lstrip("/")
+    else:
+        parent = ROOT / controller / own_cgroups().get(controller, "/").lstrip("/")
     directory = parent / f"modelserver-test-{uuid.uuid4().hex[:8]}"
     try:
+        if UNIFIED:
+            (parent / "cgroup.subtree_control").write_text(f"+{controller}")
         directory.mkdir()
     except OSError as error:
         cannot(f"no {controller} cgroup can be made: {error}")
