@@ -81,7 +81,8 @@ def closed_loop(asked: Asked) -> Finding:
         "round."
     )
     names = [contestant.name for contestant in contestants]
-    for name, bar in ((LIMIT, 0.95), (names[names.index("MOSEC") - 1], 22), ("the old shape", 40)):
+    theirs = names[names.index("MOSEC") - 1]
+    for name, bar in ((LIMIT, 0.95), (theirs, 22), ("the old shape", 40)):
         finding.bar(f"{THIS} over {name}", bar, ratios[name])
     finding.tables.append(
         Table(
@@ -94,7 +95,7 @@ def closed_loop(asked: Asked) -> Finding:
                     spread(ratios[name], ".2f"),
                     spread(p95[name]) if name in p95 else "",
                 )
-                for name in rates
+                for name in (LIMIT, *names)
             ],
         )
     )
@@ -138,7 +139,8 @@ def open_loop(asked: Asked) -> Finding:
             lines.append(Line(contestant.name, xs, ys))
             say(", ".join(" ".join(row[1:5]) for row in rows[-len(SHARES) :]) + contestant.name)
     finding.said.append(
-        f"Clips of at most 3 s ({mean_s:.1f} s on average), at {SHARES} of each server's own rate; "
+        f"Clips of at most 3 s ({mean_s:.1f} s on average), at {', '.join(map(str, SHARES))} "
+        "of each server's own rate; "
         f"{count} requests a point, {8 * count} of {THIS}."
     )
     head = ("", "of its own rate", "offered, audio s per s", "median, s", "95th percentile, s",

@@ -2,6 +2,7 @@
 
 import html
 import importlib.metadata
+import itertools
 import json
 import platform
 import re
@@ -15,11 +16,28 @@ from findings import Finding, Plot, Table
 from tables import table
 
 matplotlib.use("Agg")
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 
 ROOT = Path(__file__).parents[1]
 _PACKAGES = ("vosk", "aiohttp", "uvloop", "av", "mosec", "litserve", "locust", "matplotlib")
-_COLOURS = ("#0b6e4f", "#c1292e", "#33658a", "#f2a541", "#6b4e9b", "#555555", "#a3a380")
+_OWN = {
+    "this server": "#0b6e4f",
+    "threads": "#c1292e",
+    "the Vosk project's server": "#c1292e",
+    "MOSEC": "#33658a",
+    "LitServe": "#f2a541",
+    "prefork": "#6b4e9b",
+    "the old shape": "#555555",
+}
+"""The same colour in every plot."""
+_OTHERS = ("#a3a380", "#d16ba5", "#1b9aaa")
+_ABOUT = (
+    "Made by `make bench`, which starts every server that is compared and asks them in turn, in "
+    "the same minutes on the same machine: nothing is compared across runs. A cell is a median, "
+    "with the least and the most in brackets. The speech is made by espeak-ng: trust the ratios, "
+    "and measure your own audio with `--audio DIR` for the rest. What the contestants are is said "
+    "at the top of `benchmarks/contestants.py`."
+)
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #1b1b1b; background: #fff; }
@@ -95,8 +113,9 @@ def write(directory: Path, facts: dict[str, str], sections: Sequence[Section]) -
 
 def _draw(plot: Plot, file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for number, line in enumerate(plot.lines):
-        colour = _COLOURS[number % len(_COLOURS)]
+    others = itertools.cycle(_OTHERS)
+    for line in plot.lines:
+        colour = _OWN.get(line.name) or next(others)
         if plot.steps:
             axes.plot(line.x, line.y, label=line.name, color=colour, linewidth=1.8)
         else:
@@ -109,7 +128,9 @@ def _draw(plot: Plot, file: Path) -> None:
         axes.set_ylim(bottom=0)
     for axis, logarithmic in ((axes.xaxis, plot.log_x), (axes.yaxis, plot.log_y)):
         if logarithmic:
-            axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
+            axis.set_minor_formatter(ticker.NullFormatter())
     for at, what in plot.marks:
         axes.axvline(at, color="#999", linewidth=0.8, linestyle="--")
         axes.annotate(
@@ -122,13 +143,13 @@ def _draw(plot: Plot, file: Path) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(plot.lines) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
 
 
 def _markdown(facts: dict[str, str], sections: Sequence[Section]) -> str:
-    parts = ["# Benchmarks", _facts_line(facts)]
+    parts = ["# Benchmarks", _ABOUT, _facts_line(facts)]
     for one in sections:
         parts += [f"## {one.title} (`{one.name}`)", one.about]
         if one.failed:
@@ -147,7 +168,11 @@ def _facts_line(facts: dict[str, str]) -> str:
 
 
 def _html(facts: dict[str, str], sections: Sequence[Section]) -> str:
-    body = ["<h1>Benchmarks</h1>", _html_table(Table("", ("", ""), list(facts.items())))]
+    body = [
+        "<h1>Benchmarks</h1>",
+        f"<p>{_inline(_ABOUT)}</p>",
+        _html_table(Table("", ("", ""), list(facts.items()))),
+    ]
     body.append("<ul>")
     body += [f'<li><a href="#{one.name}">{html.escape(one.title)}</a></li>' for one in sections]
     body.append("</ul>")

@@ -145,13 +145,15 @@ def _balancer(balancer: Balancer, process: subprocess.Popen[bytes]) -> Balancer:
 
 @dataclass
 class Outcome:
-    """Of one request: when it was sent, what came (None: nothing), and how long that took."""
+    """Of one request: when it was sent, what came (None: nothing), and how long that took; `sent`:
+    bytes of its body."""
 
     at: float
     status: int | None
     took_s: float
     served_by: str = ""
     document: Any = None
+    sent: int = 0
 
 
 def send(url: str, body: bytes, path: str = "/api/audio/convert", **headers: str) -> Outcome:
@@ -160,14 +162,15 @@ def send(url: str, body: bytes, path: str = "/api/audio/convert", **headers: str
     try:
         answer = ask(url + path, body, **headers)
     except OSError as error:
-        return Outcome(started, None, time.monotonic() - started, document=repr(error))
+        took_s = time.monotonic() - started
+        return Outcome(started, None, took_s, document=repr(error), sent=len(body))
     took_s = time.monotonic() - started
     served_by = answer.headers.get("x-served-by", answer.headers.get("X-Served-By", ""))
     try:
         document = answer.json
     except ValueError:
         document = answer.body
-    return Outcome(started, answer.status, took_s, served_by, document)
+    return Outcome(started, answer.status, took_s, served_by, document, len(body))
 
 
 @contextlib.contextmanager

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.many
 MOST_ON_IT = 4
 """Requests that a machine of one worker has or has just been sent: two, and two that come when
 those have gone."""
+BUFFER = 131_072
+"""What HAProxy takes of a body before it asks a server."""
 KNOWN_DEAD_S = 5.0
 """HAProxy asks each second, waits two for the answer, and believes the second failure."""
 
@@ -334,6 +336,10 @@ def _died_with_it(load: Load, name: str, at: float) -> list[Outcome]:
     lost = load.failed()
     for one in lost:
         assert one.at < at + KNOWN_DEAD_S
+        if one.status is None:
+            # HAProxy answered while it was still sending: it hears that the connection is over.
+            assert one.sent > BUFFER, one
+            continue
         assert one.served_by == name, one
         assert one.status in (502, 503, 504), one
         assert one.document["error"]["code"] in ("server_lost", "not_ready", "deadline_exceeded")
