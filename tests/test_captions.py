@@ -16,6 +16,7 @@ from urllib.parse import quote
 import jsonschema
 import pytest
 import websockets
+from conftest import as_wav
 from encoded import encoded
 from running import RunningServer, start_server, until
 
@@ -340,10 +341,12 @@ async def test_times_go_on_where_more_has_gone_than_is_kept(
 
 
 async def test_progress_is_shown_while_a_file_is_decoded(
-    server: RunningServer, wav_clips: list[bytes]
+    server: RunningServer, clips: list[bytes]
 ) -> None:
-    plain = server.convert(wav_clips[0]).json
-    answer = server.convert(wav_clips[0], "?words=true", **EVENTS)
+    # Without a pause: on a fast machine an utterance of a few seconds is over before it is told of.
+    long = as_wav((clips[0][2 * 8_000 : 2 * 28_000] * 44)[: 2 * 16_000 * 55])
+    plain = server.convert(long).json
+    answer = server.convert(long, "?words=true", **EVENTS)
     assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
     events = [
         (event.split("\n")[0][7:], json.loads(event.split("\n")[1][6:]))
