@@ -48,7 +48,7 @@ test-container: $(VENV)/.test
 	scripts/system-packages container
 	$(BIN)/pytest -m container
 
-# Not a part of CI: without /dev/kvm it takes hours.
+# Not a part of CI: an emulated processor takes long.
 CGROUP2 := tests/test_guard.py tests/test_alarms.py tests/test_readings.py tests/test_story.py
 test-cgroup2: $(VENV)/.test
 	scripts/system-packages virtual
