@@ -117,7 +117,8 @@ def _one(start: Start, files: list[bytes], phase_s: float) -> tuple[str, _Watch,
             if not watch.at:
                 watch.at, watch.memory_mb, watch.answered, watch.failed = [0.0], [0.0], [0], [0]
             name = start.__name__.replace("_", " ")
-            return name, watch, seen, group.oom_kills(), f"did not start ({type(error).__name__})"
+            end = f"did not start ({type(error).__name__})" if watch.at == [0.0] else "gone"
+            return name, watch, seen, group.oom_kills(), end
 
 
 def _victim(group: MemoryCgroup) -> Callable[[], None]:
