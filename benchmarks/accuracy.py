@@ -7,8 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from contest import say
-from findings import Asked, Finding, LeftOutError, Table
+from findings import Asked, Finding, LeftOutError, Table, say
 
 PROFILES = ("fast", "balanced", "accurate")
 

@@ -3,15 +3,15 @@
 import asyncio
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from contest import say
 from contestants import Contestant, this_server
-from findings import Asked, Finding, LeftOutError, Table
+from findings import Asked, Finding, LeftOutError, Table, say
 from load import Seen, steady
 from tables import spread
 
@@ -34,7 +34,7 @@ def agreement(asked: Asked) -> Finding:
         for _ in range(max(3, asked.rounds)):
             seen = asyncio.run(_ours(contestant, files, seconds))
             rates["our clients"].append(len(seen.took_s) / seen.wall_s)
-            medians["our clients"].append(seen.median())
+            medians["our clients"].append(statistics.median(seen.took_s))
             found = _locust(contestant, asked.audio, seconds)
             rates["locust"].append(found["rate"])
             medians["locust"].append(found["median_s"])

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,6 @@ SCRIPTS = {
 """The scripts beside this one, which print their own tables: by name, in `--full`."""
 
 _SCRIPT_FILES = {"stream-details": "streams.py"}
-_SCRIPT_TIMES = {"restarts": ("--times", "50")}
 
 
 def main() -> None:
@@ -106,7 +105,8 @@ def main() -> None:
         "command": " ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
     }
     sections, began = [], time.monotonic()
-    with _another(asked.compare) as before:
+    another = checked_out(asked.compare) if asked.compare else contextlib.nullcontext()
+    with another as before:
         given = Asked(
             full=asked.full,
             rounds=asked.rounds or (5 if asked.full else 3),
@@ -158,7 +158,7 @@ def _one(name: str, asked: Asked) -> Section:
             failed = f"it failed: {type(error).__name__}: {error}"
     else:
         title, about = f"{name}: {SCRIPTS[name]}", f"What `{_script(name).name}` prints."
-        command = [sys.executable, str(_script(name)), *_SCRIPT_TIMES.get(name, ())]
+        command = [sys.executable, str(_script(name))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         output = done.stdout
         if done.returncode != 0:
@@ -171,15 +171,6 @@ def _one(name: str, asked: Asked) -> Section:
 
 def _script(name: str) -> Path:
     return Path(__file__).with_name(_SCRIPT_FILES.get(name, f"{name.replace('-', '_')}.py"))
-
-
-@contextlib.contextmanager
-def _another(commit: str) -> Iterator[Path | None]:
-    if not commit:
-        yield None
-        return
-    with checked_out(commit) as tree:
-        yield tree
 
 
 def _keep(report: Path) -> None:

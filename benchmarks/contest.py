@@ -9,13 +9,22 @@ for as long as it goes on, or the server refuses.
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Iterator
 
 import utterances
 from bare import Bare
-from contestants import THIS, Contestant, litserve, mosec, old_shape, prefork, this_server, threads
-from findings import Asked, Finding, Line, Plot, Table
+from contestants import (
+    THIS,
+    Contestant,
+    litserve,
+    mosec,
+    old_shape,
+    prefork,
+    this_server,
+    threads,
+    threads_name,
+)
+from findings import Asked, Finding, Line, Plot, Table, say
 from load import CONCURRENCY, closed, offered
 from server import WORKERS
 from tables import spread
@@ -80,9 +89,7 @@ def closed_loop(asked: Asked) -> Finding:
         f"{asked.rounds} rounds, all servers standing and asked in turn. Ratios are taken round by "
         "round."
     )
-    names = [contestant.name for contestant in contestants]
-    theirs = names[names.index("MOSEC") - 1]
-    for name, bar in ((LIMIT, 0.95), (theirs, 22), ("the old shape", 40)):
+    for name, bar in ((LIMIT, 0.95), (threads_name(), 22), ("the old shape", 40)):
         finding.bar(f"{THIS} over {name}", bar, ratios[name])
     finding.tables.append(
         Table(
@@ -95,7 +102,7 @@ def closed_loop(asked: Asked) -> Finding:
                     spread(ratios[name], ".2f"),
                     spread(p95[name]) if name in p95 else "",
                 )
-                for name in (LIMIT, *names)
+                for name in (LIMIT, *(contestant.name for contestant in contestants))
             ],
         )
     )
@@ -191,8 +198,3 @@ def memory(asked: Asked) -> Finding:
              [Line(name, counts, mb) for name, mb in found.items()])
     )  # fmt: skip
     return finding
-
-
-def say(text: str) -> None:
-    """Progress."""
-    print(f"    {text}", file=sys.stderr, flush=True)

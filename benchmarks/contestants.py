@@ -82,9 +82,9 @@ class Contestant:
         try:
             first = psutil.Process(self.pid)
             everyone = [first, *first.children(recursive=True)]
-            return [one for one in everyone if one.status() != psutil.STATUS_ZOMBIE]
         except psutil.NoSuchProcess:
             return []
+        return [one for one in everyone if _alive(one)]
 
     def memory_mb(self) -> float:
         """What the kernel cannot drop: anonymous memory, shared pages by their share."""
@@ -103,6 +103,13 @@ class Contestant:
     def able(self) -> int:
         """How many can decode now."""
         return self.able_() if self.able_ is not None else _loaded(self.workers())
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _parent(process: psutil.Process) -> int:
@@ -298,6 +305,11 @@ if __name__ == "__main__":
 )
 
 
+def threads_name() -> str:
+    """What `threads` is called here."""
+    return "the Vosk project's server" if VOSK_SERVER_VARIABLE in os.environ else "threads"
+
+
 @contextlib.contextmanager
 def threads(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestant]:
     """The method of the Vosk project's server, or itself; it takes as many threads as there are
@@ -311,9 +323,7 @@ def threads(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestant]
         program, variables = ["-c", _THREADS, str(port), str(_model())], {}
     with _started(program, port, enter, **variables) as pid:
         url = f"ws://127.0.0.1:{port}/"
-        yield Contestant(
-            "the Vosk project's server" if theirs else "threads", over_vosk(url), pid, url
-        )
+        yield Contestant(threads_name(), over_vosk(url), pid, url)
 
 
 @contextlib.contextmanager

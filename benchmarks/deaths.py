@@ -7,9 +7,8 @@ import statistics
 import time
 
 import psutil
-from contest import say
 from contestants import Contestant, Start, litserve, mosec, prefork, this_server, threads
-from findings import Asked, Finding, Table
+from findings import Asked, Finding, Table, say
 from load import Seen, gone, steady
 
 _CLIENTS = 4

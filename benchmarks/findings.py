@@ -1,6 +1,7 @@
 """What a benchmark found: sentences, tables, plots, and the figures themselves."""
 
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,3 +92,8 @@ class Finding:
 
 class LeftOutError(Exception):
     """What a benchmark needs is not to be had here."""
+
+
+def say(text: str) -> None:
+    """Progress."""
+    print(f"    {text}", file=sys.stderr, flush=True)

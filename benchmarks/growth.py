@@ -2,9 +2,8 @@
 
 import asyncio
 
-from contest import say
 from contestants import prefork, this_server
-from findings import Asked, Finding, Line, Plot, Table
+from findings import Asked, Finding, Line, Plot, Table, say
 from load import closed
 
 _LOOKS = 20

@@ -5,10 +5,10 @@ import asyncio
 import statistics
 
 import utterances
-from contest import say
 from contestants import THIS, Contestant, this_server, threads
-from findings import Asked, Finding, Line, Plot, Table
+from findings import Asked, Finding, Line, Plot, Table, say
 from streams import Heard, many
+from tables import percentile
 
 IN_TIME_S = 0.5
 """What 95 of 100 results may be late by at most, for the streams to count as carried."""
@@ -34,7 +34,7 @@ def carried(asked: Asked) -> Finding:
                 heard = asyncio.run(many(contestant.url, count, audio))
                 rows.append(_row(contestant, count, heard))
                 say(" | ".join(rows[-1]))
-                p95 = _percentile(heard.late_s, 0.95)
+                p95 = percentile(heard.late_s or [0.0], 0.95)
                 taken = count - heard.refused - heard.broken
                 late.append((taken, p95))
                 if p95 <= IN_TIME_S and not heard.broken:
@@ -75,12 +75,7 @@ def _row(contestant: Contestant, count: int, heard: Heard) -> tuple[str, ...]:
         str(heard.refused),
         str(heard.broken),
         f"{1000 * statistics.median(heard.late_s or [0.0]):.0f}",
-        f"{1000 * _percentile(heard.late_s, 0.95):.0f}",
+        f"{1000 * percentile(heard.late_s or [0.0], 0.95):.0f}",
         f"{1000 * statistics.median(heard.first_s or [0.0]):.0f}",
         f"{1000 * statistics.median(heard.last_s or [0.0]):.0f}",
     )
-
-
-def _percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values) or [0.0]
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]

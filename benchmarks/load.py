@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import random
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
 from contestants import Contestant
+from tables import percentile
 
 CONCURRENCY = 8
 _PATIENCE_S = 120.0
@@ -22,8 +22,6 @@ class Seen:
     """What the clients of one round saw; seconds."""
 
     took_s: list[float] = field(default_factory=list)
-    ended: list[float] = field(default_factory=list)
-    """When (`time.monotonic`)."""
     failed: dict[str, int] = field(default_factory=dict)
     begun: int = 0
     wall_s: float = 0.0
@@ -35,12 +33,7 @@ class Seen:
 
     def percentile(self, share: float) -> float:
         """Of the answered ones."""
-        ordered = sorted(self.took_s) or [float("nan")]
-        return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-    def median(self) -> float:
-        """Of the answered ones."""
-        return statistics.median(self.took_s) if self.took_s else float("nan")
+        return percentile(self.took_s, share)
 
 
 async def one(
@@ -58,7 +51,6 @@ async def one(
         why = type(error).__name__
     else:
         seen.took_s.append(time.monotonic() - began)
-        seen.ended.append(time.monotonic())
         return True
     seen.failed[why] = seen.failed.get(why, 0) + 1
     return False

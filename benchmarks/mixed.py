@@ -2,13 +2,11 @@
 `long_recordings.py` looks closer at ours."""
 
 import asyncio
-import time
+import statistics
 
-import utterances
-from contest import say
 from contestants import Contestant, litserve, mosec, prefork, this_server
-from findings import Asked, Finding, Table
-from load import Seen, one, session
+from findings import Asked, Finding, Table, say
+from load import Seen, closed, one, session
 from long_recordings import recording
 from tables import spread
 
@@ -24,7 +22,9 @@ def mixed(asked: Asked) -> Finding:
         with start() as contestant:
             alone, beside, waited = [], [], []
             for _ in range(asked.rounds if asked.full else 1):
-                alone.append(asyncio.run(_alone(contestant, pcm)))
+                seen = asyncio.run(closed(contestant, [pcm]))
+                assert not seen.lost, seen.failed
+                alone += seen.took_s
                 took, seen = asyncio.run(_beside(contestant, pcm, short))
                 beside.append(took)
                 waited += seen.took_s
@@ -33,7 +33,7 @@ def mixed(asked: Asked) -> Finding:
                 contestant.name,
                 spread([seconds / took for took in alone], ".1f"),
                 spread([seconds / took for took in beside], ".1f"),
-                f"{sorted(waited)[len(waited) // 2]:.2f} (at most {max(waited):.2f})",
+                f"{statistics.median(waited):.2f} (at most {max(waited):.2f})",
                 str(len(waited)),
             )
         )
@@ -51,22 +51,13 @@ def mixed(asked: Asked) -> Finding:
     return finding
 
 
-async def _alone(contestant: Contestant, pcm: bytes) -> float:
-    seen = Seen()
-    async with session() as connections:
-        assert await one(contestant, connections, pcm, seen), seen.failed
-    return seen.took_s[0]
-
-
 async def _beside(contestant: Contestant, pcm: bytes, short: list[bytes]) -> tuple[float, Seen]:
     long, seen = Seen(), Seen()
     async with session() as connections:
-        began = time.monotonic()
         recording_ = asyncio.create_task(one(contestant, connections, pcm, long))
         number = 0
         while not recording_.done():
             assert await one(contestant, connections, short[number % len(short)], seen), seen.failed
             number += 1
         assert await recording_, long.failed
-        assert utterances.seconds(pcm) > 0
-    return long.ended[0] - began, seen
+    return long.took_s[0], seen

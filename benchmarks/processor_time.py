@@ -10,15 +10,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
 import psutil
 import utterances
-from contest import say
 from contestants import this_server
-from findings import Asked, Finding, LeftOutError, Table
+from findings import Asked, Finding, LeftOutError, Table, say
 from load import CONCURRENCY, Seen, steady
 
 _MATRICES = r"modelserver_kernels|kernels.*\.so|openblas|cblas|gemm|nnet3|CuMatrix|Matrix|Vector"
@@ -53,31 +51,27 @@ def processor_time(asked: Asked) -> Finding:
         workers = contestant.workers()
         first = psutil.Process(contestant.pid)
         seen, over = Seen(), False
-        audio = 0.0
 
-        async def run() -> tuple[float, float]:
+        async def run() -> tuple[float, float, int]:
+            """Seconds of the supervisor's and the workers' processors, and files in that time."""
             nonlocal over
             clients = asyncio.create_task(
                 steady(contestant, files, lambda: over, seen, CONCURRENCY)
             )
             await asyncio.sleep(1)
             begun, done = [_used(one) for one in (first, *workers)], len(seen.took_s)
-            began = time.monotonic()
             await asyncio.gather(
                 _sample(workers, seconds, Path(name) / "workers"),
                 _spy(first.pid, seconds, Path(name) / "supervisor"),
             )
             used = [_used(one) - b for one, b in zip((first, *workers), begun, strict=True)]
-            share = (len(seen.took_s) - done) / (time.monotonic() - began)
+            done = len(seen.took_s) - done
             over = True
             await clients
-            nonlocal audio
-            audio = share * (time.monotonic() - began)
-            return used[0], sum(used[1:])
+            return used[0], sum(used[1:]), done
 
-        supervisor_s, workers_s = asyncio.run(run())
-        mean_s = sum(map(utterances.seconds, files)) / len(files)
-        audio_s = audio * mean_s
+        supervisor_s, workers_s, done = asyncio.run(run())
+        audio_s = done * sum(map(utterances.seconds, files)) / len(files)
         worker_parts = _parts(_perf_samples(Path(name) / "workers"), _WORKER)
         supervisor_parts = _parts(_spy_samples(Path(name) / "supervisor"), _SUPERVISOR)
     finding = Finding(

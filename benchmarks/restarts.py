@@ -1,6 +1,6 @@
 """Restarts without a gap: clients of every kind, and a server that is upgraded again and again.
 
-    python benchmarks/restarts.py --audio FILE [--times 50]
+    python benchmarks/restarts.py [--audio FILE] [--times 50]
 
 Prints what became of all requests, and the longest that one of each kind took, beside the same
 without any upgrade.
@@ -14,9 +14,11 @@ import time
 from pathlib import Path
 
 import psutil
+import utterances
 from everybody import Account, Everybody
 from parts import free_port
 from server import server
+from waves import wav
 
 QUIET_S = 30.0
 
@@ -25,14 +27,17 @@ def main() -> None:
     """Once quietly, once with upgrades."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=50)
-    parser.add_argument("--audio", type=Path, required=True, help="a WAV file, 16 kHz mono")
+    parser.add_argument("--audio", type=Path, help="a WAV file, 16 kHz mono")
     arguments = parser.parse_args()
-    wav = arguments.audio.read_bytes()
+    if arguments.audio is not None:
+        audio = arguments.audio.read_bytes()
+    else:
+        audio = wav(utterances.utterances(None, 24)[0])
     with server("prepared", MODELSERVER_PORT=str(free_port()), MODELSERVER_STREAMS_SHARE="1") as it:
-        with Everybody(it.url, wav, kept=4, streams=2) as quiet:
+        with Everybody(it.url, audio, kept=4, streams=2) as quiet:
             time.sleep(QUIET_S)
         show("without a restart", quiet.account)
-        with Everybody(it.url, wav, kept=4, streams=2) as clients:
+        with Everybody(it.url, audio, kept=4, streams=2) as clients:
             for number in range(arguments.times):
                 began = time.monotonic()
                 command = ["upgrade", f"--admin-listen=unix:{it.admin}"]

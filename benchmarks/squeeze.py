@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from contest import say
-from contestants import Start, litserve, mosec, prefork, this_server, threads
-from findings import Asked, Finding, LeftOutError, Line, Plot, Table
+import psutil
+from contestants import Contestant, Start, litserve, mosec, prefork, this_server, threads
+from findings import Asked, Finding, LeftOutError, Line, Plot, Table, say
 from load import Seen, gone, steady
 from parts import MB, MemoryCgroup, Neighbour, memory_cgroup, neighbour
 
@@ -46,14 +46,14 @@ def squeeze(asked: Asked) -> Finding:
     finding, rows = Finding(raw={"squeeze": {}}), []
     memory, answers = [], []
     for start in starts:
-        name, watch, seen, kills, gone = _one(start, files, phase_s)
+        name, watch, seen, kills, end = _one(start, files, phase_s)
         phases = _by_phase(watch, phase_s)
         why = ", ".join(f"{count} x {reason}" for reason, count in seen.failed.items())
-        rows.append((name, *phases, str(kills), why or "none", gone))
+        rows.append((name, *phases, str(kills), why or "none", end))
         say(" | ".join(rows[-1]))
         finding.raw["squeeze"][name] = {
             "at_s": watch.at, "memory_mb": watch.memory_mb, "answered": watch.answered,
-            "failed": watch.failed, "oom_kills": kills, "reasons": seen.failed, "end": gone,
+            "failed": watch.failed, "oom_kills": kills, "reasons": seen.failed, "end": end,
         }  # fmt: skip
         memory.append(Line(name, watch.at, watch.memory_mb))
         answers.append(Line(name, watch.at, watch.answered))
@@ -78,47 +78,40 @@ def squeeze(asked: Asked) -> Finding:
 
 def _one(start: Start, files: list[bytes], phase_s: float) -> tuple[str, _Watch, Seen, int, str]:
     watch, seen = _Watch(), Seen()
+    name, end = start.__name__.replace("_", " "), ""
     with memory_cgroup(LIMIT) as group:
         try:
-            with start(enter=_victim(group)) as contestant:
-                name = contestant.name
-                with neighbour(group.enter) as other:
-                    over = threading.Event()
-                    taker = threading.Thread(target=_take, args=(other, phase_s, over), daemon=True)
-                    taker.start()
-                    began = time.monotonic()
+            with start(enter=_victim(group)) as contestant, neighbour(group.enter) as other:
+                name, end = contestant.name, "gone"
+                asyncio.run(_watched(contestant, other, files, phase_s, watch, seen))
+                if able := contestant.able():
+                    end = f"{able} that decode"
+        except (AssertionError, OSError, ValueError, psutil.NoSuchProcess) as error:
+            # Where the kernel has killed a server or the neighbour, pipes to them are broken.
+            end = end or f"did not start ({type(error).__name__})"
+        return name, watch, seen, group.oom_kills(), end
 
-                    async def run() -> None:
-                        async def look() -> None:
-                            while not over.is_set():
-                                watch.at.append(round(time.monotonic() - began, 2))
-                                watch.memory_mb.append(round(contestant.memory_mb(), 1))
-                                watch.answered.append(len(seen.took_s))
-                                watch.failed.append(seen.lost)
-                                await asyncio.sleep(_LOOK_S)
 
-                        clients = asyncio.create_task(
-                            steady(contestant, files, over.is_set, seen, _CLIENTS)
-                        )
-                        await look()
-                        await gone(clients, seen, phase_s)
-
-                    asyncio.run(run())
-                    taker.join()
-                able = contestant.able()
-                return (
-                    name,
-                    watch,
-                    seen,
-                    group.oom_kills(),
-                    f"{able} that decode" if able else "gone",
-                )
-        except (AssertionError, OSError, ValueError) as error:
-            if not watch.at:
-                watch.at, watch.memory_mb, watch.answered, watch.failed = [0.0], [0.0], [0], [0]
-            name = start.__name__.replace("_", " ")
-            end = f"did not start ({type(error).__name__})" if watch.at == [0.0] else "gone"
-            return name, watch, seen, group.oom_kills(), end
+async def _watched(
+    contestant: Contestant,
+    other: Neighbour,
+    files: list[bytes],
+    phase_s: float,
+    watch: _Watch,
+    seen: Seen,
+) -> None:
+    over = threading.Event()
+    taking = asyncio.create_task(asyncio.to_thread(_take, other, phase_s, over))
+    clients = asyncio.create_task(steady(contestant, files, over.is_set, seen, _CLIENTS))
+    began = time.monotonic()
+    while not over.is_set():
+        watch.at.append(round(time.monotonic() - began, 2))
+        watch.memory_mb.append(round(contestant.memory_mb(), 1))
+        watch.answered.append(len(seen.took_s))
+        watch.failed.append(seen.lost)
+        await asyncio.sleep(_LOOK_S)
+    await taking
+    await gone(clients, seen, phase_s)
 
 
 def _victim(group: MemoryCgroup) -> Callable[[], None]:

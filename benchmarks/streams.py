@@ -31,7 +31,7 @@ from contestants import threads
 from parts import RunningServer
 from server import WORKERS, server
 from serving import load
-from tables import table
+from tables import percentile, table
 from waves import wav
 
 PIECE_S = 0.2
@@ -50,17 +50,16 @@ class Heard:
     broken: int = 0
 
     def row(self, name: str, clients: int) -> list[str]:
-        late = sorted(self.late_s) or [0.0]
-        last = sorted(self.last_s) or [0.0]
+        late, last = self.late_s or [0.0], self.last_s or [0.0]
         return [
             name,
             str(clients),
             str(self.refused),
             str(self.broken),
             f"{1000 * statistics.median(late):.0f}",
-            f"{1000 * late[int(len(late) * 0.95)]:.0f}",
-            f"{1000 * late[-1]:.0f}",
-            f"{1000 * statistics.median(last):.0f} / {1000 * last[int(len(last) * 0.99)]:.0f}",
+            f"{1000 * percentile(late, 0.95):.0f}",
+            f"{1000 * max(late):.0f}",
+            f"{1000 * statistics.median(last):.0f} / {1000 * percentile(last, 0.99):.0f}",
         ]
 
 
@@ -137,11 +136,10 @@ def beside_files(running: RunningServer, audio: list[bytes], spoken: list[bytes]
         return await talking, took
 
     heard, took_s = asyncio.run(both())
-    late = sorted(heard.late_s)
     return (
         f"files: {sum(map(utterances.seconds, spoken)) / alone_s:.1f} audio s per s alone, "
         f"{alone_s / took_s:.2f} of that beside {20 - heard.refused} streams, which were late by "
-        f"{1000 * late[int(len(late) * 0.95)]:.0f} ms at the 95th percentile"
+        f"{1000 * percentile(heard.late_s, 0.95):.0f} ms at the 95th percentile"
     )
 
 

@@ -1,5 +1,6 @@
-"""Medians with their spread, and Markdown tables."""
+"""Medians with their spread, percentiles, and Markdown tables."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -10,6 +11,12 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
         return format(values[0], form)
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:{form}} ({low:{form}} - {high:{form}})"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of them is below; not a number where there are none."""
+    ordered = sorted(values) or [math.nan]
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,13 +11,12 @@ from typing import NoReturn
 
 import pytest
 
-from supervisor.readings.cgroups import own_cgroups
+from supervisor.readings.cgroups import ROOT, UNIFIED, own_cgroups
 
 MB = 1_000_000
 
 
-ROOT = Path("/sys/fs/cgroup")
-UNIFIED = (ROOT / "cgroup.controllers").is_file()
+VERSION_2 = (ROOT / "cgroup.controllers").is_file()
 """There is nothing but version 2 here."""
 
 
@@ -29,7 +28,7 @@ class MemoryCgroup:
 
     def limit(self, count: int) -> None:
         """Set the limit. The kernel takes file cache back to get there, which may take tries."""
-        file = "memory.max" if UNIFIED else "memory.limit_in_bytes"
+        file = "memory.max" if VERSION_2 else "memory.limit_in_bytes"
         for _ in range(50):
             try:
                 (self.directory / file).write_text(str(count))
@@ -44,26 +43,26 @@ class MemoryCgroup:
 
     def oom_kills(self) -> int:
         """How often the kernel's OOM killer acted here."""
-        file = "memory.events" if UNIFIED else "memory.oom_control"
+        file = "memory.events" if VERSION_2 else "memory.oom_control"
         lines = (self.directory / file).read_text().splitlines()
         return int(dict(line.split() for line in lines)["oom_kill"])
 
     def usage(self) -> int:
         """What is charged, file cache included."""
-        file = "memory.current" if UNIFIED else "memory.usage_in_bytes"
+        file = "memory.current" if VERSION_2 else "memory.usage_in_bytes"
         return int((self.directory / file).read_text())
 
 
 @contextlib.contextmanager
 def cgroup_of(controller: str) -> Iterator[Path]:
     """The directory of a cgroup below our own. Skips where none can be made, but fails in CI."""
-    if UNIFIED:
-        parent = ROOT / own_cgroups().get("", "/").lstrip("/")
+    if VERSION_2:
+        parent = ROOT / own_cgroups().get(UNIFIED, "/").lstrip("/")
     else:
         parent = ROOT / controller / own_cgroups().get(controller, "/").lstrip("/")
     directory = parent / f"modelserver-test-{uuid.uuid4().hex[:8]}"
     try:
-        if UNIFIED:
+        if VERSION_2:
             (parent / "cgroup.subtree_control").write_text(f"+{controller}")
         directory.mkdir()
     except OSError as error:

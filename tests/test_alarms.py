@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cgroup import MB, ROOT, UNIFIED, MemoryCgroup, memory_cgroup
+from cgroup import MB, VERSION_2, MemoryCgroup, memory_cgroup
 from remote_pool import RemotePool, remote_pool
 from running import until
 
 from supervisor.readings.alarms import STEP_BYTES, KernelAlarms, pressure
+from supervisor.readings.cgroups import ROOT, UNIFIED
 
 
 @contextlib.contextmanager
@@ -62,12 +63,12 @@ def take(count: int) -> mmap.mmap:
 
 
 def inside(group: MemoryCgroup) -> dict[str, str]:
-    if UNIFIED:
-        return {"": "/" + str(group.directory.relative_to(ROOT))}
+    if VERSION_2:
+        return {UNIFIED: "/" + str(group.directory.relative_to(ROOT))}
     return {"memory": "/" + str(group.directory.relative_to(ROOT / "memory"))}
 
 
-@pytest.mark.skipif(UNIFIED, reason="version 2 has no thresholds")
+@pytest.mark.skipif(VERSION_2, reason="version 2 has no thresholds")
 def test_a_threshold_rings_once_when_it_is_crossed_and_is_set_anew() -> None:
     with memory_cgroup(400 * MB) as group, alarms(inside(group)) as kernel:
         assert kernel.own == group.directory
