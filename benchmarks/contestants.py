@@ -13,6 +13,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -365,18 +366,17 @@ def _started(arguments: list[str], port: int, enter: Enter, **variables: str) ->
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         preexec_fn=enter,
+        start_new_session=True,
     )
-    below: list[psutil.Process] = []
     try:
         until(lambda: _listens(process, port), 60, "it listens")
         yield process.pid
     finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            below = psutil.Process(process.pid).children(recursive=True)
-        for one in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        process.kill()
+        # Those, too, whose parent the kernel has killed.
+        for pid in psutil.pids():
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(pid) == process.pid:
+                    os.kill(pid, signal.SIGKILL)
         process.wait()
 
 
