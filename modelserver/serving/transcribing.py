@@ -47,14 +47,17 @@ class Transcribing:
         # Where channels are heard one by one, it is one worker's.
         in_pieces = self.asked.channels == MIX and (long or self.journal is not None)
         with span("transcribe") as transcribing:
+            entered = time.time()
             transcribing.note(
                 modelserver__model=place.served.label, modelserver__in_pieces=in_pieces
             )
             done = await (self._in_pieces if in_pieces else self._whole)(place, audio)
             transcribing.note(modelserver__audio_s=done.speech.duration_s)
-            began = time.time() - done.run_s
-            past_span("queue", began - done.queued_s, began)
-            past_span("decode", began, time.time())
+            # Clocks that tick in milliseconds must not put them before what they are in.
+            ended = time.time()
+            began = max(entered, ended - done.run_s)
+            past_span("queue", max(entered, began - done.queued_s), began)
+            past_span("decode", began, ended)
             for death in done.deaths:
                 transcribing.event(
                     "worker.exited",
