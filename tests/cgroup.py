@@ -78,6 +78,11 @@ def enter(directory: Path, pid: int) -> None:
     (directory / "cgroup.procs").write_text(str(pid))
 
 
+def hand_over(directory: Path) -> None:
+    """As systemd marks a cgroup that it has handed over to a service of root's."""
+    os.setxattr(directory, "trusted.delegate", b"1")
+
+
 @contextlib.contextmanager
 def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
     """A cgroup with a limit in bytes."""
@@ -88,9 +93,11 @@ def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
 
 
 def remove(directory: Path) -> None:
-    """A cgroup whose processes have ended."""
+    """A cgroup whose processes have ended, and those below it."""
     for _ in range(100):
         try:
+            for below in directory.glob("*/"):
+                below.rmdir()
             directory.rmdir()
         except OSError:  # its last process is still on its way out
             time.sleep(0.1)

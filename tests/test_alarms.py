@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cgroup import MB, VERSION_2, MemoryCgroup, memory_cgroup
+from cgroup import MB, VERSION_2, MemoryCgroup, hand_over, memory_cgroup
 from remote_pool import RemotePool, remote_pool
 from running import until
 
+from supervisor.readings import delegation
 from supervisor.readings.alarms import STEP_BYTES, KernelAlarms, pressure
 from supervisor.readings.cgroups import ROOT, UNIFIED
 
@@ -68,10 +69,17 @@ def inside(group: MemoryCgroup) -> dict[str, str]:
     return {"memory": "/" + str(group.directory.relative_to(ROOT / "memory"))}
 
 
-@pytest.mark.skipif(VERSION_2, reason="version 2 has no thresholds")
 def test_a_threshold_rings_once_when_it_is_crossed_and_is_set_anew() -> None:
-    with memory_cgroup(400 * MB) as group, alarms(inside(group)) as kernel:
+    with memory_cgroup(400 * MB) as limited, contextlib.ExitStack() as stack:
+        group = limited
+        if VERSION_2:  # there it takes a cgroup of ours
+            hand_over(limited.directory)
+            (limited.directory / "cgroup.subtree_control").write_text("+memory")
+            group = MemoryCgroup(limited.directory / delegation.NAME)
+            group.directory.mkdir()
+        kernel = stack.enter_context(alarms(inside(group)))
         assert kernel.own == group.directory
+        assert kernel.group_of(limited.directory) == group.directory
         assert kernel.reach(group.directory) is None
         kernel.keep_armed([group.directory])
         reach = kernel.reach(group.directory)
@@ -87,6 +95,24 @@ def test_a_threshold_rings_once_when_it_is_crossed_and_is_set_anew() -> None:
             before = len(kernel.names)
             kernel.keep_armed([])
             assert len(kernel.names) == before - 1
+            assert kernel.reach(group.directory) is None
+
+
+@pytest.mark.skipif(not VERSION_2, reason="version 1 holds nobody up")
+def test_who_crosses_a_threshold_is_held_up_no_longer_than_until_it_was_heard() -> None:
+    with memory_cgroup(400 * MB) as limited:
+        hand_over(limited.directory)
+        (limited.directory / "cgroup.subtree_control").write_text("+memory")
+        group = MemoryCgroup(limited.directory / delegation.NAME)
+        group.directory.mkdir()
+        with alarms(inside(group)) as kernel:
+            kernel.keep_armed([group.directory])
+            with somebody_in(group, lambda: take(200 * MB)):
+                assert rings(kernel)
+                assert (group.directory / "memory.high").read_text() == "max\n"
+                until(lambda: group.usage() > 200 * MB, 20)
+            kernel.keep_armed([group.directory])
+        assert (group.directory / "memory.high").read_text() == "max\n"
 
 
 def test_growth_that_pushes_file_cache_out_rings_though_nothing_more_is_charged(
@@ -198,7 +224,10 @@ def wakes_in(pool: RemotePool, seconds: float) -> int:
 
 
 def test_near_the_limit_it_sleeps_and_a_leak_of_a_gigabyte_a_second_is_seen_all_the_same() -> None:
-    with memory_cgroup(500 * MB) as group, remote_pool(group.enter, load_bytes=280 * MB) as pool:
+    with memory_cgroup(500 * MB) as group, contextlib.ExitStack() as stack:
+        if VERSION_2:
+            hand_over(group.directory)
+        pool = stack.enter_context(remote_pool(group.enter, load_bytes=280 * MB))
         asked = pool.ask(run={"do": "steps", "count": 20, "step_s": 0.25})
         until(lambda: "busy" in pool.status()["states"])
         time.sleep(1)

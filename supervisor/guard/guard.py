@@ -25,6 +25,7 @@ from supervisor.processes.death import Cause
 from supervisor.processes.deaths import Deaths
 from supervisor.processes.helper import Helper
 from supervisor.processes.worker import Worker
+from supervisor.readings.delegation import settle
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.readings.resources import ResourceReading
@@ -80,7 +81,11 @@ class Guard:
     ) -> None:
         """`spools`: where the inputs come from, if they shall be kept small too. `reap_strangers`:
         let go of every child that has ended, as the first process of a container must; to be said
-        only where nobody else in this process starts any and waits for them."""
+        only where nobody else in this process starts any and waits for them.
+
+        Where this process is alone in a version 2 cgroup that was handed over to it, it moves into
+        one of its own below."""
+        settle()
         self.clock = LoopClock()
         """Looked at several times a second from here, and shared with all pools."""
         self.evidence = OomEvidence()

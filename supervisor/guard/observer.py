@@ -462,10 +462,10 @@ class Observer:
 
 
 def _charged_group(bound: Bound, alarms: KernelAlarms) -> Path | None:
-    """The version 1 cgroup to which everything is charged that uses up this bound."""
+    """The cgroup with a threshold to which everything is charged that uses up this bound."""
     if bound.name == SETTING:
         return alarms.own
-    return bound.cgroup if bound.cgroup is not None else alarms.everybody
+    return alarms.group_of(bound.cgroup) if bound.cgroup is not None else alarms.everybody
 
 
 def _left(bound: Bound) -> int:

@@ -1,6 +1,7 @@
 """Where the kernel itself tells that memory is getting short, so that nobody has to look all the
-time: thresholds and pressure levels of version 1 cgroups, events and pressure of version 2, and
-pressure of the machine or of whatever the service manager has us watch.
+time: thresholds and pressure levels of version 1 cgroups, events and pressure of version 2, a
+`memory.high` as threshold where a version 2 cgroup is ours (`delegation.py`), and pressure of the
+machine or of whatever the service manager has us watch.
 
 Documentation/admin-guide/cgroup-v1/memory.rst (9 and 11), cgroup-v2.rst (memory.events),
 Documentation/accounting/psi.rst, and systemd's "Memory Pressure Handling".
@@ -14,17 +15,20 @@ import select
 import socket
 import stat
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
+from supervisor.readings.delegation import lift, settled
 from supervisor.readings.files import read_number
 from supervisor.readings.pressure import PROC
 
 STEP_BYTES = 8 * 1024 * 1024
-"""What may be charged to a version 1 cgroup before its threshold tells."""
+"""What may be charged to a cgroup before its threshold tells."""
 _CONTROL = "cgroup.event_control"
 _USAGE = "memory.usage_in_bytes"
+_USAGE_2, _HIGH, _EVENTS = "memory.current", "memory.high", "memory.events"
 _ONLY_IN_ROOT = "cgroup.sane_behavior"
 _EVENT_BYTES = 4096
 _TRIGGERS = (b"some 50000 500000\0", b"some 150000 2000000\0")
@@ -62,7 +66,7 @@ def pressure(file: Path, triggers: Iterable[bytes] = _TRIGGERS) -> Alarm:
 
 def cgroup_events(directory: Path) -> Alarm:
     """A version 2 cgroup has reached `memory.high` or `memory.max`."""
-    file = directory / "memory.events"
+    file = directory / _EVENTS
     alarm = Alarm(str(file), os.open(file, os.O_RDONLY | os.O_CLOEXEC), select.EPOLLPRI, _read_anew)
     alarm.quieten()
     return alarm
@@ -76,6 +80,25 @@ def reclaim(directory: Path) -> Alarm:
 def threshold(directory: Path, count: int) -> Alarm:
     """What is charged to a version 1 cgroup has crossed `count` bytes."""
     return _event_fd(directory, _USAGE, str(count))
+
+
+def high(directory: Path, count: int) -> Alarm:
+    """What is charged to a version 2 cgroup of ours has crossed `count` bytes. Beyond, the kernel
+    takes file cache back and holds up who wants more: so it is lifted when it has rung."""
+    file = directory / _EVENTS
+
+    def quieten(fd: int) -> None:
+        _read_anew(fd)
+        lift(directory)
+
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _read_anew(fd)
+        (directory / _HIGH).write_text(str(count), encoding="ascii")
+    except OSError:
+        os.close(fd)
+        raise
+    return Alarm(f"{directory / _HIGH} {count}", fd, select.EPOLLPRI, quieten)
 
 
 def watched(environment: Mapping[str, str]) -> Alarm:
@@ -145,6 +168,25 @@ def _read_on(fd: int) -> None:
 # --- all of them ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Threshold:
+    """Of a cgroup; it rings at so many bytes."""
+
+    directory: Path
+    fd: int
+    count: int
+    version: int
+
+    def reach(self) -> int | None:
+        """How many bytes are missing; None where it has been crossed or lifted."""
+        file, at = _USAGE, self.count
+        if self.version == 2:
+            # A predecessor or successor, in the same cgroup, may have moved it.
+            file, at = _USAGE_2, read_number(self.directory / _HIGH)
+        usage = read_number(self.directory / file)
+        return at - usage if at > usage else None
+
+
 class KernelAlarms:
     """All that there are, behind one descriptor that is readable when one has rung.
 
@@ -159,8 +201,8 @@ class KernelAlarms:
     ) -> None:
         self._epoll = select.epoll()
         self._alarms: dict[int, Alarm] = {}
-        self._thresholds: dict[Path, tuple[int, int]] = {}
-        """By cgroup that has one: its descriptor, and at what it rings."""
+        self._thresholds: dict[Path, _Threshold] = {}
+        """By cgroup that has one."""
         cgroups = own_cgroups() if cgroups is None else cgroups
         self._add(partial(pressure, PROC))
         self._add(partial(watched, environment))
@@ -169,8 +211,9 @@ class KernelAlarms:
             self._add(partial(pressure, directory / "memory.pressure"))
         found = directories(root, cgroups, "memory")
         groups = [group for group in found if self._add(partial(reclaim, group)) is not None]
-        self.own = groups[-1] if groups else None
-        """The innermost version 1 cgroup: all that we take is charged to it."""
+        self._settled = settled(root, cgroups)
+        self.own = groups[-1] if groups else self._settled
+        """The innermost cgroup that can have a threshold: all that we take is charged to it."""
         is_root = bool(groups) and (groups[0] / _ONLY_IN_ROOT).exists()
         self.everybody = groups[0] if is_root else None
         """The version 1 cgroup of the whole machine, if it can be seen from here."""
@@ -204,33 +247,43 @@ class KernelAlarms:
                 self._remove(fd)
 
     def keep_armed(self, directories: Iterable[Path]) -> None:
-        """Set thresholds of these version 1 cgroups anew where what is charged to them has moved:
-        the kernel may take some hundredths of a second for each. Version 2 has no such thing."""
-        wanted = {d for d in directories if (d / _CONTROL).exists()}
+        """Set thresholds of these cgroups anew where what is charged to them has moved: the kernel
+        may take some hundredths of a second for each. In version 2 only our own has one."""
+        wanted = {d for d in directories if d == self._settled or (d / _CONTROL).exists()}
         for directory in self._thresholds.keys() - wanted:
-            self._remove(self._thresholds.pop(directory)[0])
+            self._remove(self._thresholds.pop(directory).fd)
+            self._lift(directory)
         for directory in wanted:
-            usage = read_number(directory / _USAGE)
             before = self._thresholds.get(directory)
-            if before is not None and usage < before[1] <= usage + STEP_BYTES:
+            reach = before.reach() if before is not None else None
+            if reach is not None and reach <= STEP_BYTES:
                 continue
+            version = 2 if directory == self._settled else 1
+            usage = read_number(directory / (_USAGE if version == 1 else _USAGE_2))
             # With some room below the step: what is given back a little does not set it anew.
             count = usage + STEP_BYTES * 3 // 4
-            alarm = self._add(partial(threshold, directory, count))
+            alarm = self._add(partial(threshold if version == 1 else high, directory, count))
             if before is not None:
                 del self._thresholds[directory]
-                self._remove(before[0])
+                self._remove(before.fd)
             if alarm is not None:
-                self._thresholds[directory] = alarm.fd, count
+                self._thresholds[directory] = _Threshold(directory, alarm.fd, count, version)
+
+    def group_of(self, cgroup: Path) -> Path:
+        """The cgroup whose threshold tells of what is charged to this one by us."""
+        settled = self._settled
+        return settled if settled is not None and cgroup == settled.parent else cgroup
 
     def reach(self, directory: Path) -> int | None:
         """How many bytes more may be charged to this cgroup before the kernel tells; None where it
         would not."""
         armed = self._thresholds.get(directory)
-        if armed is None:
-            return None
-        usage = read_number(directory / _USAGE)
-        return armed[1] - usage if armed[1] > usage else None
+        return armed.reach() if armed is not None else None
+
+    def _lift(self, directory: Path) -> None:
+        if directory == self._settled:
+            with contextlib.suppress(OSError):
+                lift(directory)
 
     def _remove(self, fd: int) -> None:
         if (alarm := self._alarms.pop(fd, None)) is not None:
@@ -238,6 +291,8 @@ class KernelAlarms:
 
     def close(self) -> None:
         """Unset all."""
+        for directory in self._thresholds:
+            self._lift(directory)
         for fd in list(self._alarms):
             self._remove(fd)
         self._epoll.close()

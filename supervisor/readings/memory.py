@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
+from supervisor.readings.delegation import settled
 from supervisor.readings.files import field, read_file, read_number
 from supervisor.readings.pressure import Pressure, read_pressure
 
@@ -32,6 +33,8 @@ class CgroupMemory:
     cache: int
     refaults: int | None
     pressure: Pressure | None
+    limits_in: tuple[str, ...] = ()
+    """The files in which limits of it may stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ class _Source:
             cache,
             _refaults(stat, self.prefix),
             read_pressure(self.pressure) if self.pressure else None,
+            self.limits,
         )
 
     def _reclaimable_slab(self, stat: bytes, meminfo: bytes) -> int:
@@ -192,11 +196,13 @@ _RECLAIMABLE = (b"inactive_file ", b"active_file ")
 
 def _find_sources(root: Path, cgroups: Mapping[str, str]) -> list[_Source]:
     """Every memory cgroup on the path from the root, version 2 first, outermost first."""
+    ours = settled(root, cgroups)
     found = [
         _Source(
             directory,
             "memory.current",
-            ("memory.max", "memory.high"),
+            # What we set there ourselves is a threshold that rings, no limit.
+            ("memory.max",) if directory == ours else ("memory.max", "memory.high"),
             b"",
             directory / "memory.pressure",
             "",
@@ -229,8 +235,7 @@ def usage_files(reading: MemoryReading) -> list[Path]:
 
 def limit_files(reading: MemoryReading) -> list[Path]:
     """The files in which the limits of our cgroups stand, set or not."""
-    names = ("memory.limit_in_bytes", "memory.max", "memory.high")
-    found = (cgroup.directory / name for cgroup in reading.cgroups for name in names)
+    found = (cgroup.directory / name for cgroup in reading.cgroups for name in cgroup.limits_in)
     return [path for path in found if path.is_file()]
 
 
