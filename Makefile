@@ -52,7 +52,7 @@ test-container: $(VENV)/.test
 CGROUP2 := tests/test_delegation.py tests/test_guard.py tests/test_alarms.py tests/test_readings.py tests/test_story.py
 test-cgroup2: $(VENV)/.test
 	scripts/system-packages virtual
-	scripts/virtual-machine $(BIN)/pytest -p no:cacheprovider --timeout 600 $(CGROUP2)
+	scripts/virtual-machine env TEST_PATIENCE=6 $(BIN)/pytest -p no:cacheprovider --timeout 600 $(CGROUP2)
 
 test-aarch64: $(VENV)/.test
 	scripts/system-packages aarch64

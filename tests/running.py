@@ -29,8 +29,13 @@ PROGRAM = ("-m", "modelserver")
 """What Python runs."""
 
 
+PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))
+"""How many times slower than a real processor this one is, where it is emulated."""
+
+
 def until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
     """Wait until `condition` gives something true, and return that."""
+    timeout_s *= PATIENCE
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()
