@@ -76,6 +76,23 @@ def pause_all(pids: list[int], seconds: float) -> None:
 # --- workers come, go and are replaced ------------------------------------------------------------
 
 
+@pytest.mark.parametrize("before", [0, 1], ids=["unknown", "answered before"])
+async def test_an_answer_for_another_job_is_nobodys(
+    pool: Pool, events: list[Any], tmp_path: Path, before: int
+) -> None:
+    """As one that comes late, or twice: it is not taken for the answer of the job at hand."""
+    number = 10_000
+    for _ in range(before):
+        await pool.run({"do": "echo"})
+        number = max(e["job"] for e in events if e["event"] == "job.done")
+    request = {"do": "answer_for", "job": number, "marker": str(tmp_path / "marker")}
+    result = await asyncio.wait_for(pool.run(request), 10)
+    assert result.value["pid"] in pids(pool)
+    assert [death.cause for death in result.deaths] == [Cause.HANG]
+    assert [e["message"] for e in events if e["event"] == "worker.unexpected_message"] == ["Done"]
+    await whole(pool)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_renewals_one_after_the_other_while_all_workers_are_busy(workers: int) -> None:
     async with Pool(toy(), PoolSettings(workers=workers)) as pool:
