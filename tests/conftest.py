@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 import structlog
 from cgroup import cannot
+from elsewhere import Elsewhere, elsewhere
+from job_client import SECRET
 from running import RunningServer, start_server
 from small_model import SMALL_WORDS, make_small_model
+from waves import wav
 from xdist.scheduler import LoadScopeScheduling
 
 import models
@@ -202,3 +205,38 @@ def store(tmp_path: Path, cache: Path) -> Path:
     directory.mkdir()
     share_compiler(cache, directory)
     return directory
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def there() -> Iterator[Elsewhere]:
+    with elsewhere() as other:
+        yield other
+
+
+@pytest.fixture(scope="module")
+def webhook_secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("secret") / "secret"
+    file.write_text(SECRET)
+    return file
+
+
+@pytest.fixture(scope="module")
+def job_settings(small: models.ModelLocation, webhook_secret: Path) -> dict[str, str]:
+    return {
+        "MODELSERVER_MODEL": str(small.directory),
+        "MODELSERVER_WARMUP": "none",
+        "MODELSERVER_WORKERS_COUNT": "2",
+        "MODELSERVER_JOBS_NAME": "here",
+        "MODELSERVER_JOBS_URL_HOSTS": "127.0.0.1,*.invalid,localhost",
+        "MODELSERVER_JOBS_WEBHOOK_HOSTS": "127.0.0.1",
+        "MODELSERVER_JOBS_WEBHOOK_SECRET_FILE": str(webhook_secret),
+        "MODELSERVER_LIMITS_UPLOAD_IDLE_S": "3",
+    }
+
+
+@pytest.fixture(scope="module")
+def short(clips: list[bytes]) -> bytes:
+    return wav(clips[0][: 3 * 16_000 * 2])

@@ -4,6 +4,9 @@ from typing import Any
 
 from running import Answer, RunningServer, until
 
+SECRET = "whsec_" + "c2l4dGVlbiBieXRlcyBvciBtb3JlIQ=="
+"""Of webhooks."""
+
 
 def take(server: RunningServer, body: bytes, query: str = "", **headers: str) -> dict[str, Any]:
     answer = server.ask("/v1/jobs" + query, body, **headers)

@@ -76,7 +76,7 @@ def test_it_goes_on_after_its_last_finished_piece(
 
 
 def test_killed_again_and_again_every_one_is_done_once(
-    tmp_path: Path, settings: dict[str, str], there: Elsewhere, short: bytes, clips: list[bytes]
+    tmp_path: Path, job_settings: dict[str, str], there: Elsewhere, short: bytes, clips: list[bytes]
 ) -> None:
     there.asked.clear()
     there.reply = lambda _: Reply(204)
@@ -84,7 +84,7 @@ def test_killed_again_and_again_every_one_is_done_once(
     ids: dict[int, str] = {}
     kills = 0
     while len(ids) < 40 or kills < 3:
-        with start_server(tmp_path, **settings) as running:
+        with start_server(tmp_path, **job_settings) as running:
             running.wait_ready()
             for number in range(len(ids), min(40, len(ids) + 12)):
                 answer = running.ask(
@@ -96,7 +96,7 @@ def test_killed_again_and_again_every_one_is_done_once(
                     ids[number] = answer.json["id"]
             kill(running)
             kills += 1
-    with start_server(tmp_path, **settings) as running:
+    with start_server(tmp_path, **job_settings) as running:
         running.wait_ready()
         for job_id in ids.values():
             assert over(running, job_id, 60)["state"] == "done"
@@ -115,12 +115,12 @@ def all_stopped(pid: int) -> bool:
 
 
 def test_a_snapshot_of_the_files_holds_all_that_was_taken(
-    tmp_path: Path, settings: dict[str, str], short: bytes
+    tmp_path: Path, job_settings: dict[str, str], short: bytes
 ) -> None:
     """What a loss of power leaves, as far as the kernel had written it."""
     taken: list[str] = []
     copies: list[tuple[Path, set[str]]] = []
-    with start_server(tmp_path, **settings) as running:
+    with start_server(tmp_path, **job_settings) as running:
         running.wait_ready()
         stop = threading.Event()
 
@@ -152,11 +152,11 @@ def test_a_snapshot_of_the_files_holds_all_that_was_taken(
 
 
 def test_what_is_told_is_on_the_disk(
-    tmp_path: Path, settings: dict[str, str], short: bytes
+    tmp_path: Path, job_settings: dict[str, str], short: bytes
 ) -> None:
     """Synced, and only then answered: the audio, its name in the directory, and the row."""
     trace = tmp_path / "trace"
-    with start_server(tmp_path, **settings) as running:
+    with start_server(tmp_path, **job_settings) as running:
         running.wait_ready()
         take(running, short)
         calls = "fsync,fdatasync,linkat,sendto,writev,write,sendmsg"
@@ -179,9 +179,9 @@ def test_what_is_told_is_on_the_disk(
 
 
 def test_the_next_server_waits_for_the_one_before(
-    tmp_path: Path, settings: dict[str, str], short: bytes
+    tmp_path: Path, job_settings: dict[str, str], short: bytes
 ) -> None:
-    shared = settings | {"MODELSERVER_JOBS_DIRECTORY": str(tmp_path / "shared")}
+    shared = job_settings | {"MODELSERVER_JOBS_DIRECTORY": str(tmp_path / "shared")}
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
     other.mkdir()
@@ -204,7 +204,7 @@ def test_the_next_server_waits_for_the_one_before(
 
 
 def test_a_disk_that_is_full_is_said_before_anything_is_taken(
-    tmp_path: Path, settings: dict[str, str], short: bytes, clips: list[bytes]
+    tmp_path: Path, job_settings: dict[str, str], short: bytes, clips: list[bytes]
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -212,7 +212,7 @@ def test_a_disk_that_is_full_is_said_before_anything_is_taken(
     if subprocess.run(mount, check=False).returncode != 0:
         cannot("a tmpfs cannot be mounted")
     try:
-        given = settings | {"MODELSERVER_JOBS_DIRECTORY": str(disk / "jobs")}
+        given = job_settings | {"MODELSERVER_JOBS_DIRECTORY": str(disk / "jobs")}
         with start_server(tmp_path, **given) as running:
             running.wait_ready()
             assert over(running, take(running, short)["id"])["state"] == "done"
@@ -238,10 +238,10 @@ def test_a_disk_that_is_full_is_said_before_anything_is_taken(
 
 
 def test_a_directory_that_cannot_be_used_costs_jobs_alone(
-    tmp_path: Path, settings: dict[str, str], short: bytes
+    tmp_path: Path, job_settings: dict[str, str], short: bytes
 ) -> None:
     (tmp_path / "file").write_text("")
-    given = settings | {"MODELSERVER_JOBS_DIRECTORY": str(tmp_path / "file" / "jobs")}
+    given = job_settings | {"MODELSERVER_JOBS_DIRECTORY": str(tmp_path / "file" / "jobs")}
     with start_server(tmp_path, **given) as running:
         running.wait_ready()
         answer = running.ask("/v1/jobs", short)
@@ -251,9 +251,9 @@ def test_a_directory_that_cannot_be_used_costs_jobs_alone(
 
 
 def test_what_is_old_or_too_much_is_forgotten(
-    tmp_path: Path, settings: dict[str, str], short: bytes
+    tmp_path: Path, job_settings: dict[str, str], short: bytes
 ) -> None:
-    given = settings | {"MODELSERVER_JOBS_KEEP_S": "3", "MODELSERVER_JOBS_DISK": "400KB"}
+    given = job_settings | {"MODELSERVER_JOBS_KEEP_S": "3", "MODELSERVER_JOBS_DISK": "400KB"}
     with start_server(tmp_path, **given) as running:
         running.wait_ready()
         first = take(running, short)["id"]
@@ -265,10 +265,10 @@ def test_what_is_old_or_too_much_is_forgotten(
 
 
 def test_only_so_many_are_unfinished(
-    tmp_path: Path, settings: dict[str, str], clips: list[bytes]
+    tmp_path: Path, job_settings: dict[str, str], clips: list[bytes]
 ) -> None:
     long = wav(b"".join(clips) * 20)
-    with start_server(tmp_path, **settings, MODELSERVER_JOBS_QUEUE="2") as running:
+    with start_server(tmp_path, **job_settings, MODELSERVER_JOBS_QUEUE="2") as running:
         running.wait_ready()
         ids = [take(running, long)["id"] for _ in range(2)]
         answer = running.ask("/v1/jobs", long)
@@ -276,5 +276,5 @@ def test_only_so_many_are_unfinished(
         assert answer.headers["Retry-After"]
         assert [delete(running, one) for one in ids] == [204, 204]
         take(running, long)
-    with start_server(tmp_path, **settings, MODELSERVER_JOBS_QUEUE="0") as running:
+    with start_server(tmp_path, **job_settings, MODELSERVER_JOBS_QUEUE="0") as running:
         assert code_of(running.ask("/v1/jobs", long)) == "not_ready"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_client import SECRET
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from modelserver.access.hosts import AllowedHosts, Refused
@@ -14,9 +15,6 @@ from modelserver.jobs.store import Damaged, InUse, JobStore
 from modelserver.jobs.webhooks import SecretUnreadable, read_secrets, signed_headers, wait_before
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech, SpeechRequest
-
-SECRET = "whsec_" + "c2l4dGVlbiBieXRlcyBvciBtb3JlIQ=="
-
 
 # --- which hosts ----------------------------------------------------------------------------------
 

@@ -8,61 +8,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from elsewhere import Elsewhere, Reply, elsewhere
+from elsewhere import Elsewhere, Reply
 from encoded import encoded
-from job_client import code_of, delete, over, take
+from job_client import SECRET, code_of, delete, over, take
 from running import RunningServer, ask, start_server, until
 from standardwebhooks.webhooks import Webhook
 from waves import wav
 
-import models
 from modelserver.access.keyring import add_key
-
-SECRET = "whsec_" + "c2l4dGVlbiBieXRlcyBvciBtb3JlIQ=="
-
 
 # --- with the server ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def there() -> Iterator[Elsewhere]:
-    with elsewhere() as other:
-        yield other
-
-
-@pytest.fixture(scope="module")
-def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("secret") / "secret"
-    file.write_text(SECRET)
-    return file
-
-
-@pytest.fixture(scope="module")
-def settings(small: models.ModelLocation, secret: Path) -> dict[str, str]:
-    return {
-        "MODELSERVER_MODEL": str(small.directory),
-        "MODELSERVER_WARMUP": "none",
-        "MODELSERVER_WORKERS_COUNT": "2",
-        "MODELSERVER_JOBS_NAME": "here",
-        "MODELSERVER_JOBS_URL_HOSTS": "127.0.0.1,*.invalid,localhost",
-        "MODELSERVER_JOBS_WEBHOOK_HOSTS": "127.0.0.1",
-        "MODELSERVER_JOBS_WEBHOOK_SECRET_FILE": str(secret),
-        "MODELSERVER_LIMITS_UPLOAD_IDLE_S": "3",
-    }
-
-
-@pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory, job_settings: dict[str, str]
 ) -> Iterator[RunningServer]:
-    with start_server(tmp_path_factory.mktemp("jobs"), **settings) as running:
+    with start_server(tmp_path_factory.mktemp("jobs"), **job_settings) as running:
         running.wait_whole()
         yield running
-
-
-@pytest.fixture(scope="module")
-def short(clips: list[bytes]) -> bytes:
-    return wav(clips[0][: 3 * 16_000 * 2])
 
 
 def test_it_says_what_a_request_would_have_said(server: RunningServer, short: bytes) -> None:
@@ -318,8 +282,8 @@ def test_a_name_that_leads_inside_is_refused(server: RunningServer, there: Elsew
     assert code_of(nowhere) == "url_failed"
 
 
-def test_a_resolved_address_is_looked_at(tmp_path: Path, settings: dict[str, str]) -> None:
-    given = settings | {"MODELSERVER_JOBS_URL_HOSTS": "localhost"}
+def test_a_resolved_address_is_looked_at(tmp_path: Path, job_settings: dict[str, str]) -> None:
+    given = job_settings | {"MODELSERVER_JOBS_URL_HOSTS": "localhost"}
     with start_server(tmp_path, **given) as running:
         running.wait_ready()
         answer = running.ask("/v1/jobs?url=http://localhost:1/x", b"")
@@ -370,8 +334,8 @@ def test_it_is_told_again_until_it_is_heard(
     assert len(there.asked) == 1
 
 
-def test_a_webhook_needs_a_secret(tmp_path: Path, settings: dict[str, str]) -> None:
-    given = settings | {"MODELSERVER_JOBS_WEBHOOK_SECRET_FILE": ""}
+def test_a_webhook_needs_a_secret(tmp_path: Path, job_settings: dict[str, str]) -> None:
+    given = job_settings | {"MODELSERVER_JOBS_WEBHOOK_SECRET_FILE": ""}
     with (
         pytest.raises(AssertionError, match="webhook_secret_file"),
         start_server(tmp_path, **given),
@@ -383,13 +347,13 @@ def test_a_webhook_needs_a_secret(tmp_path: Path, settings: dict[str, str]) -> N
 
 
 def test_jobs_are_their_owners(
-    tmp_path: Path, settings: dict[str, str], short: bytes, clips: list[bytes]
+    tmp_path: Path, job_settings: dict[str, str], short: bytes, clips: list[bytes]
 ) -> None:
     keys = tmp_path / "keys"
     alice, bob = ({"Authorization": f"Bearer {add_key(keys, name)}"} for name in ("alice", "bob"))
     given = {"MODELSERVER_AUTH_KEYS_FILE": str(keys), "MODELSERVER_AUTH_KEY_JOBS": "2"}
     long = wav(b"".join(clips) * 20)
-    with start_server(tmp_path, **settings, **given) as running:
+    with start_server(tmp_path, **job_settings, **given) as running:
         until(lambda: running.ask("/readyz").status == 200)
         assert running.ask("/v1/jobs", short).status == 401
         hers = [running.ask("/v1/jobs", long, **alice).json["id"] for _ in range(2)]
