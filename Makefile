@@ -49,7 +49,7 @@ test-container: $(VENV)/.test
 	$(BIN)/pytest -m container
 
 # Not a part of CI: an emulated processor takes long.
-CGROUP2 := tests/test_delegation.py tests/test_guard.py tests/test_alarms.py tests/test_readings.py tests/test_story.py
+CGROUP2 := tests/test_mapping.py tests/test_delegation.py tests/test_guard.py tests/test_alarms.py tests/test_readings.py tests/test_story.py
 test-cgroup2: $(VENV)/.test
 	scripts/system-packages virtual
 	scripts/virtual-machine env TEST_PATIENCE=6 $(BIN)/pytest -p no:cacheprovider --timeout 600 $(CGROUP2)

@@ -70,16 +70,26 @@ def mapped_reading(library: Path, graph: Path, directory: Path) -> Iterator[None
 
 
 def find_mappings(file: Path) -> list[Mapping]:
-    """Where `file` is mapped, by /proc/self/maps; empty if it is not."""
-    status = file.stat()
-    found = []
-    with Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as maps:
-        for line in maps:
-            addresses, _, _, device, inode, *_ = line.split(maxsplit=5)
-            if int(inode) == status.st_ino and _device(device) == status.st_dev:
-                start, end = (int(part, 16) for part in addresses.split("-"))
-                found.append(Mapping(start, end - start))
-    return found
+    """Where `file` is mapped, by /proc/self/maps; empty if it is not.
+
+    In an overlay (a container's image) the kernel shows other devices there than stat(2) does. So a
+    mapping of our own tells how it shows this file.
+    """
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 1, access=mmap.ACCESS_COPY) as own:
+        byte = ctypes.c_char.from_buffer(own)
+        ours = ctypes.addressof(byte)
+        del byte  # it would keep the mapping
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
+    found: dict[tuple[str, str], list[Mapping]] = {}
+    shown = None
+    for line in lines.splitlines():
+        addresses, _, _, device, inode, *_ = line.split(maxsplit=5)
+        start, end = (int(part, 16) for part in addresses.split("-"))
+        if start == ours:
+            shown = device, inode
+        else:
+            found.setdefault((device, inode), []).append(Mapping(start, end - start))
+    return found.get(shown, []) if shown is not None else []
 
 
 def advise_random(mappings: list[Mapping]) -> None:
@@ -129,8 +139,3 @@ def _readable(address: int) -> bool:
             if low <= address and end <= high and permissions.startswith("r"):
                 return True
     return False
-
-
-def _device(text: str) -> int:
-    major, minor = text.split(":")
-    return os.makedev(int(major, 16), int(minor, 16))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cgroup import MB, VERSION_2, MemoryCgroup, hand_over, memory_cgroup
 from remote_pool import RemotePool, remote_pool
-from running import until
+from running import PATIENCE, until
 
 from supervisor.readings import delegation
 from supervisor.readings.alarms import STEP_BYTES, KernelAlarms, pressure
@@ -157,7 +157,7 @@ def test_stalls_ring(tmp_path: Path) -> None:
             poll = select.poll()
             poll.register(alarm.fd, alarm.events)
             with somebody_in(group, thrash):
-                assert poll.poll(20_000)
+                assert poll.poll(20_000 * PATIENCE)
         finally:
             alarm.close()
 
