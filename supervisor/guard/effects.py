@@ -1,6 +1,7 @@
 """What the guard does: ends, recycles, trims and moves what the policy says, and tells of it."""
 
 import functools
+import time
 from collections.abc import Iterable
 
 import structlog
@@ -29,6 +30,9 @@ from supervisor.trim import let_go
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
 
+_TIDY_EVERY_S = 60.0
+"""It takes some milliseconds, in which nobody else of this process gets memory."""
+
 
 class Effects:
     """The guard's hands; `close` at the end."""
@@ -41,6 +45,7 @@ class Effects:
         self._history = history
         self._spools = spools
         self._moving = Tasks()
+        self._tidied_at = time.monotonic()
 
     async def close(self) -> None:
         """Nothing more is moved."""
@@ -49,6 +54,13 @@ class Effects:
     def remember(self, level: Level) -> None:
         """Keep what is known now, for whoever asks what came before a death."""
         self._history.passed(self._observer.moment(level))
+
+    def tidy(self) -> None:
+        """Have what this process has freed go back to the kernel, once in a while: the C library
+        keeps it, in pieces that are ever less often of use."""
+        if (now := time.monotonic()) - self._tidied_at > _TIDY_EVERY_S:
+            self._tidied_at = now
+            self._observer.run(let_go)
 
     def reap_orphans(self) -> None:
         """What the first process of a container owes to everything that is left to it."""

@@ -329,6 +329,7 @@ class Guard:
         self._decided_at_growth, left = self._observer.look()
         self._decide(left)
         self._effects.remember(self.state.level)
+        self._effects.tidy()
         self.begin_what_may()
 
     def _decide(self, left: int) -> None:
