@@ -7,7 +7,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from cgroup import MB, MemoryCgroup, memory_cgroup, slow_disk, swap_file
 from encoded import LOSSLESS, LOSSY, encoded
-from front import Balancer, haproxy, send
+from front import Balancer, haproxy, running_nginx, send, shipped_site
 from hosts import Host, network
 from language_model import language_model
 from naive_client import naive_server
@@ -53,7 +53,9 @@ __all__ = [
     "network",
     "read_symbols",
     "remote_pool",
+    "running_nginx",
     "send",
+    "shipped_site",
     "slow_disk",
     "start_server",
     "swap_file",

@@ -1,22 +1,26 @@
 """Restarts without a gap: clients of every kind, and a server that is upgraded again and again.
 
-    python benchmarks/restarts.py [--audio FILE] [--times 50]
+    python benchmarks/restarts.py [--audio FILE] [--times 50] [--nginx]
+
+`--nginx`: the clients come through nginx, with the site that is shipped.
 
 Prints what became of all requests, and the longest that one of each kind took, beside the same
 without any upgrade.
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import utterances
 from everybody import Account, Everybody
-from parts import free_port
+from parts import free_port, running_nginx, shipped_site
 from server import server
 from waves import wav
 
@@ -28,16 +32,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--audio", type=Path, help="a WAV file, 16 kHz mono")
+    parser.add_argument("--nginx", action="store_true")
     arguments = parser.parse_args()
     if arguments.audio is not None:
         audio = arguments.audio.read_bytes()
     else:
         audio = wav(utterances.utterances(None, 24)[0])
-    with server("prepared", MODELSERVER_PORT=str(free_port()), MODELSERVER_STREAMS_SHARE="1") as it:
-        with Everybody(it.url, audio, kept=4, streams=2) as quiet:
+    given = {"MODELSERVER_PORT": str(free_port()), "MODELSERVER_STREAMS_SHARE": "1"}
+    with contextlib.ExitStack() as stack:
+        it = stack.enter_context(server("prepared", **given))
+        url = it.url
+        if arguments.nginx:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            port = stack.enter_context(running_nginx(directory, shipped_site(it.port)))
+            url = f"http://127.0.0.1:{port}"
+        with Everybody(url, audio, kept=4, streams=2) as quiet:
             time.sleep(QUIET_S)
         show("without a restart", quiet.account)
-        with Everybody(it.url, audio, kept=4, streams=2) as clients:
+        with Everybody(url, audio, kept=4, streams=2) as clients:
             for number in range(arguments.times):
                 began = time.monotonic()
                 command = ["upgrade", f"--admin-listen=unix:{it.admin}"]

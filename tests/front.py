@@ -19,6 +19,12 @@ from running import ask, free_port, until
 DEPLOY = Path(__file__).parents[1] / "deploy"
 
 
+def shipped_site(server_port: int) -> str:
+    """What is shipped for a server that stands alone, but for the server's port."""
+    site = (DEPLOY / "nginx" / "modelserver.conf").read_text()
+    return site.replace("127.0.0.1:8091", f"127.0.0.1:{server_port}")
+
+
 @contextlib.contextmanager
 def running_nginx(directory: Path, site: str) -> Iterator[int]:
     """With that site, on the port of the loopback that this gives."""

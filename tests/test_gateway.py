@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from front import running_nginx
+from front import DEPLOY, running_nginx, shipped_site
 from running import RunningServer, free_port, start_server, until
 
 import models
-
-CONF = Path(__file__).parents[1] / "deploy" / "nginx" / "modelserver.conf"
 
 
 class Gateway:
@@ -41,8 +39,8 @@ class Gateway:
 @contextlib.contextmanager
 def nginx(directory: Path, server_port: int, largest: str = "3m") -> Iterator[Gateway]:
     """The shipped file as it is, but for the two ports and the largest body."""
-    site = CONF.read_text().replace("127.0.0.1:8091", f"127.0.0.1:{server_port}")
-    with running_nginx(directory, site.replace("1026m", largest)) as port:
+    site = shipped_site(server_port).replace("1026m", largest)
+    with running_nginx(directory, site) as port:
         yield Gateway(port)
 
 
@@ -213,7 +211,7 @@ def test_while_the_server_is_down_callers_hear_it_at_once(
 def test_sizes_and_times_agree_with_the_servers_own() -> None:
     from modelserver.settings import Settings
 
-    conf, limits = CONF.read_text(), Settings().limits
+    conf, limits = (DEPLOY / "nginx" / "modelserver.conf").read_text(), Settings().limits
     assert f"client_max_body_size {limits.body // 2**20 * 4 // 3 + 2}m;" in conf
     assert f"client_body_timeout {limits.upload_idle_s + 5:.0f}s;" in conf
     assert f"proxy_read_timeout {limits.request_s + 10:.0f}s;" in conf
