@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from supervisor.status import PoolState, PoolStatus, WorkerStatus
     from supervisor.stream import Stream
     from supervisor.tasks import Tasks
+    from supervisor.trim import keep_together
 
 _HOMES = {
     "contract": ("Reporting", "Servable", "StreamAnswer", "Streaming", "StreamSession", "Warmable"),
@@ -113,6 +114,7 @@ _HOMES = {
     ),
     "fairness": ("FairQueue",),
     "tasks": ("Tasks",),
+    "trim": ("keep_together",),
     "guard.beforehand": ("explain_limits", "find_headroom"),
     "guard.guard": ("Guard", "GuardStatus"),
     "guard.history": ("DeathRecord",),
@@ -215,6 +217,7 @@ __all__ = [
     "find_headroom",
     "find_jemalloc",
     "in_units",
+    "keep_together",
     "raise_descriptor_limit",
     "read_process",
     "read_processes",

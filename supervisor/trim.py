@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 
+_M_ARENA_MAX = -8
 _ALL_ARENAS = 4096
 """MALLCTL_ARENAS_ALL of jemalloc 5."""
 
@@ -12,6 +13,13 @@ def give_back() -> None:
     """Collect garbage, then have the allocator let its free pages go."""
     gc.collect()
     let_go()
+
+
+def keep_together() -> None:
+    """Have the C library's allocator serve all threads from one place: else each thread's keeps
+    pieces of its own. To be called before there are threads (mallopt(3))."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def let_go() -> None:

@@ -143,15 +143,18 @@ def test_stalls_ring(tmp_path: Path) -> None:
     """A process that needs more than its cgroup has waits for its own pages again and again."""
     pages = tmp_path / "pages"
 
+    written(pages, 64 * MB)
+    with pages.open("rb") as file:  # whoever reads it first from now on is charged for it
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
     def thrash() -> None:
-        written(pages, 16 * MB)
         with pages.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             while True:
                 for at in range(0, len(mapped), mmap.PAGESIZE):
                     mapped[at]
 
-    with memory_cgroup(4 * MB) as group:
+    with memory_cgroup(16 * MB) as group:
         alarm = pressure(Path("/proc/pressure/memory"), [b"some 1000 2000000\0"])
         try:
             poll = select.poll()

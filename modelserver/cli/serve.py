@@ -14,11 +14,13 @@ from modelserver.settings.configuration import Configuration
 def serve(configuration: Configuration) -> None:
     """Serve speech recognition over HTTP until SIGTERM or Ctrl-C."""
     from modelserver.server import CannotStart, run_server
+    from supervisor import keep_together
 
     if not Path("/proc/self/status").exists():
         raise click.ClickException(
             "/proc is not mounted: the server reads there what memory it has"
         )
+    keep_together()
     configure_logs(configuration.settings.log)
     try:
         run_server(configuration)
