@@ -96,6 +96,8 @@ def main() -> None:
     names = asked.names or [n for n, b in BENCHMARKS.items() if b.quick or asked.full]
     if asked.full and not asked.names:
         names += list(SCRIPTS)
+    if asked.references is None and not asked.names:
+        names.remove("accuracy")
     count, longest_s = (_FULL_COUNT, _FULL_LONGEST_S) if asked.full else (_COUNT, _LONGEST_S)
     audio = asked.audio or utterances.varied(count, longest_s)
     facts = machine() | {

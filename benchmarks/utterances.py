@@ -14,7 +14,6 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelserver"
 RATE = 16_000
-REFERENCES = "references.txt"
 
 _WORDS = """
 오늘 내일 어제 아침 저녁 날씨가 비가 바람이 학교에서 회사에서 시장에
@@ -67,14 +66,12 @@ def _synthetic(count: int) -> Path:
 
 def varied(count: int, longest_s: float, seed: int = 22) -> Path:
     """A directory of speech of about 1 s to `longest_s`, as many files of each doubling; many
-    voices, paces and pitches; behind every other one noise, 10 to 25 dB below it. What is said is
-    in `REFERENCES` beside them."""
+    voices, paces and pitches; behind every other one noise, 10 to 25 dB below it."""
     directory = CACHE / f"benchmark-speech-{count}-{longest_s:g}-{seed}"
-    if (directory / REFERENCES).is_file():
+    if len(list(directory.glob("*.wav"))) >= count:
         return directory
     directory.mkdir(parents=True, exist_ok=True)
     chance, vocabulary = random.Random(seed), _WORDS.split()
-    said = []
     lengths = [longest_s ** ((number + 0.5) / count) for number in range(count)]
     chance.shuffle(lengths)
     for number, length in enumerate(lengths):
@@ -85,8 +82,6 @@ def varied(count: int, longest_s: float, seed: int = 22) -> Path:
         if number % 2:
             _add_noise(samples, chance.uniform(10, 25), chance)
         _write(directory / f"{number:03}.wav", samples)
-        said.append(f"{number:03} {' '.join(words)}\n")
-    (directory / REFERENCES).write_text("".join(said), encoding="utf-8")
     return directory
 
 
