@@ -235,10 +235,12 @@ class Server:
             service.announce_end()
             service.end_streams()
             give = self._upgrader.give if upgraded else self._store
-            handing = self._fronts.hand_over(give, drain_s, self._stop.second)
-            jobs = self._jobs.hand_over(min(_JOBS_S, drain_s))
-            handed, _ = await asyncio.gather(handing, jobs)
-            log.info("server.handed_over", connections=handed)
+            handing = asyncio.create_task(self._fronts.hand_over(give, drain_s, self._stop.second))
+            await self._jobs.pause()
+            # Whose connection is still here may ask for a job next.
+            await asyncio.wait({handing}, timeout=min(_JOBS_S, drain_s))
+            await self._jobs.hand_over(min(_JOBS_S, drain_s))
+            log.info("server.handed_over", connections=await handing)
         else:
             await self._jobs.pause()
         left_s = max(0.0, drain_s - (time.monotonic() - began))

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -107,6 +108,34 @@ def test_upgrades_under_clients_of_every_kind_fail_nobody(
         handed = [e["connections"] for e in server.events("server.handed_over")]
         assert sum(handed) >= 3, "kept connections went along"
         assert server.process.wait(10) == 0
+
+
+def test_a_connection_that_was_busy_meanwhile_may_ask_for_a_job_next(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    """As proxies do: the next request comes with the answer, before the connection is given on."""
+    assert prepared_embedded
+    with upgradable(tmp_path) as server:
+        body = min(wav_clips, key=len)
+        job = server.ask("/v1/jobs", body).json["id"]
+        until(lambda: server.ask(f"/v1/jobs/{job}").json["state"] == "done", 30)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.putrequest("POST", "/api/audio/convert")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[:1000])
+        with ThreadPoolExecutor(1) as elsewhere:
+            upgraded = elsewhere.submit(upgrade, server)
+            server.wait_event("server.draining", timeout_s=60)
+            time.sleep(1)  # all that could be handed over has been
+            connection.send(body[1000:])
+            answer = connection.getresponse()
+            assert (answer.status, bool(answer.read())) == (200, True)
+            connection.request("GET", f"/v1/jobs/{job}")
+            answer = connection.getresponse()
+            assert (answer.status, job in answer.read().decode()) == (200, True)
+            assert upgraded.result().returncode == 0
+        connection.close()
+        assert pid_of(server) != server.pid
 
 
 def test_what_takes_a_new_start_is_changed_by_an_upgrade(
