@@ -133,6 +133,7 @@ def test_a_connection_that_was_busy_meanwhile_may_ask_for_a_job_next(
             connection.request("GET", f"/v1/jobs/{job}")
             answer = connection.getresponse()
             assert (answer.status, job in answer.read().decode()) == (200, True)
+            assert answer.headers["Connection"] == "close"  # the next one is another process's
             assert upgraded.result().returncode == 0
         connection.close()
         assert pid_of(server) != server.pid

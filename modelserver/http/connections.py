@@ -24,6 +24,8 @@ class Connections:
     def __init__(self, most: int, told_why: int = _TOLD_WHY) -> None:
         self.most = most
         self._told_why = told_why
+        self.handed_on = False
+        """Another process takes them: one that brings a request all the same is closed after it."""
         self._idle: dict[Closable, None] = {}  # the longest idle first
         self._busy: set[Closable] = set()
 

@@ -71,6 +71,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     response: web.StreamResponse
     connections = request.app[CONNECTIONS]
     connections.begins(request.protocol)
+    last = connections.handed_on
     settings = request.app[SERVICE].settings
     request[CLIENT] = client_address(request, settings.proxies)
     origin = allowed_origin(request, settings.cors)
@@ -113,7 +114,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     if settings.cors.origins:
         response.headers.add("Vary", "Origin")
     connections.rests(request.protocol)
-    if connections.too_many:
+    if connections.too_many or last:
         response.force_close()
     code = error.code if error else None
     seconds = time.monotonic() - started
