@@ -59,14 +59,14 @@ def test_an_ordinary_user_needs_no_mark_but_to_own_it(tmp_path: Path, unit: Path
     ("file", "text"),
     [
         ("", ""),  # not handed over
-        ("cgroup.procs", f"{os.getpid()}\n1\n"),  # somebody else is there
+        ("cgroup.procs", "{pid}\n1\n"),  # somebody else is there
         ("cgroup.controllers", "cpu pids\n"),  # memory is version 1's
     ],
 )
 def test_any_other_is_left_alone(tmp_path: Path, unit: Path, file: str, text: str) -> None:
     if file:
         hand_over(unit)
-        (unit / file).write_text(text)
+        (unit / file).write_text(text.format(pid=os.getpid()))
     settle(tmp_path, IN_UNIT)
     assert not (unit / NAME).exists()
     assert (unit / "cgroup.subtree_control").read_text() == ""
