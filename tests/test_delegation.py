@@ -2,6 +2,9 @@
 it with the kernel, where that has version 2."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,11 @@ IN_OURS = {"": f"/system.slice/m.service/{NAME}"}
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
     """Of a service that is alone in its cgroup."""
-    directory = tmp_path / "system.slice/m.service"
+    return in_unit(tmp_path)
+
+
+def in_unit(root: Path) -> Path:
+    directory = root / "system.slice/m.service"
     directory.mkdir(parents=True)
     (directory / "cgroup.controllers").write_text("cpu memory pids\n")
     (directory / "cgroup.procs").write_text(f"{os.getpid()}\n")
@@ -40,19 +47,23 @@ def test_one_that_was_handed_over_is_settled_in(tmp_path: Path, unit: Path) -> N
     assert not (ours / NAME).exists()
 
 
-def test_an_ordinary_user_needs_no_mark_but_to_own_it(tmp_path: Path, unit: Path) -> None:
-    for path in (*reversed(unit.parents), unit, *unit.iterdir()):
-        if path.is_relative_to(tmp_path):
+def test_an_ordinary_user_needs_no_mark_but_to_own_it() -> None:
+    # Not below pytest's own directories, which are for root alone.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        root = Path(directory)
+        unit = in_unit(root)
+        for path in (root, unit.parent, unit, *unit.iterdir()):
             os.chown(path, NOBODY, NOBODY)
-    tmp_path.parent.chmod(0o755)
-    tmp_path.parent.parent.chmod(0o755)
-    pid = os.fork()
-    if pid == 0:
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-        (unit / "cgroup.procs").write_text(f"{os.getpid()}\n")
-        settle(tmp_path, IN_UNIT)
-        os._exit(0 if (unit / NAME / "memory.high").exists() else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+        program = (
+            "import encodings.ascii, os, sys; from pathlib import Path\n"
+            "from supervisor.readings.delegation import settle\n"
+            "os.setresgid(*[int(sys.argv[3])] * 3); os.setresuid(*[int(sys.argv[3])] * 3)\n"
+            "Path(sys.argv[2], 'cgroup.procs').write_text(f'{os.getpid()}\\n')\n"
+            "settle(Path(sys.argv[1]), {'': '/system.slice/m.service'})\n"
+        )
+        command = [sys.executable, "-c", program, directory, str(unit), str(NOBODY)]
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[1], timeout=60)
+        assert (unit / NAME / "memory.high").read_text() == "max"
 
 
 @pytest.mark.parametrize(
