@@ -79,17 +79,13 @@ def find_mappings(file: Path) -> list[Mapping]:
         byte = ctypes.c_char.from_buffer(own)
         ours = ctypes.addressof(byte)
         del byte  # it would keep the mapping
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape")
-    found: dict[tuple[str, str], list[Mapping]] = {}
-    shown = None
-    for line in lines.splitlines():
-        addresses, _, _, device, inode, *_ = line.split(maxsplit=5)
-        start, end = (int(part, 16) for part in addresses.split("-"))
-        if start == ours:
-            shown = device, inode
-        else:
-            found.setdefault((device, inode), []).append(Mapping(start, end - start))
-    return found.get(shown, []) if shown is not None else []
+        areas = list(_areas())
+    shown = next((device, inode) for start, _, _, device, inode in areas if start == ours)
+    return [
+        Mapping(start, end - start)
+        for start, end, _, device, inode in areas
+        if (device, inode) == shown and start != ours
+    ]
 
 
 def advise_random(mappings: list[Mapping]) -> None:
@@ -131,11 +127,18 @@ def _read_mode_flag(library: Path) -> ctypes.c_void_p:
 
 def _readable(address: int) -> bool:
     """The bytes of an `_OldString` at `address` are mapped and readable: looking cannot crash."""
-    end = address + ctypes.sizeof(_OldString)
+    last = address + ctypes.sizeof(_OldString)
+    return any(
+        start <= address and last <= end and permissions.startswith("r")
+        for start, end, permissions, _, _ in _areas()
+    )
+
+
+def _areas() -> Iterator[tuple[int, int, str, str, str]]:
+    """This process's memory, by /proc/self/maps: where each area begins and ends, its permissions,
+    and its file's device and inode."""
     with Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as maps:
         for line in maps:
-            addresses, permissions, *_ = line.split(maxsplit=2)
-            low, high = (int(part, 16) for part in addresses.split("-"))
-            if low <= address and end <= high and permissions.startswith("r"):
-                return True
-    return False
+            addresses, permissions, _, device, inode, *_ = line.split(maxsplit=5)
+            start, end = (int(part, 16) for part in addresses.split("-"))
+            yield start, end, permissions, device, inode
