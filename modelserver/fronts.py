@@ -51,7 +51,6 @@ class Fronts:
                 ) from error
         self.url = url_of(self._listening[HTTP])
         self._servers: dict[str, HttpServer] = {}
-        self._connections: list[Connections] = []
 
     @property
     def waited_for(self) -> bool:
@@ -66,7 +65,6 @@ class Fronts:
         traffic: Traffic,
     ) -> None:
         """Serve who comes, and who was being served by another process."""
-        self._connections.append(connections)
         for name, sock in self._listening.items():
             served = app if name == HTTP else vosk_app
             server = HttpServer(served, sock, connections, traffic, give_up=True, name=name)
@@ -96,8 +94,8 @@ class Fronts:
         """Hand every connection on as soon as it waits for its next request, until there is none;
         returns how many were."""
         began, handed = time.monotonic(), 0
-        for connections in self._connections:
-            connections.handed_on = True
+        for server in self._servers.values():
+            server.hand_on()
         while not stop.is_set() and (took := time.monotonic() - began) < timeout_s:
             for name, server in self._servers.items():
                 for sock in server.let_go():

@@ -97,6 +97,10 @@ class HttpServer:
         with contextlib.suppress(OSError):  # its client has gone
             await loop.connect_accepted_socket(self._connection, sock)
 
+    def hand_on(self) -> None:
+        """Another process takes the connections: see `Connections.handed_on`."""
+        self._connections.handed_on = True
+
     def let_go(self) -> Iterator[socket.socket]:
         """Every connection that waits for its next request, for another process to serve: it is
         none of ours any more."""
