@@ -11,7 +11,7 @@ import msgspec
 from findings import Asked, Finding, LeftOutError, Table, say
 
 from modelserver.evaluation.errors import difference_of
-from modelserver.evaluation.run import Run
+from modelserver.evaluation.run import Run, difference_in_words, rate_in_words
 
 PROFILES = ("balanced", "fast", "accurate")
 """The default first: the others are compared with it."""
@@ -50,11 +50,11 @@ def _evaluated(audio: Path, references: Path, profile: str) -> Run:
 
 
 def _in_words(run: Run, usual: Run) -> tuple[str, str, str]:
-    rates = tuple(f"{r.rate:.1%} ({r.low:.1%} - {r.high:.1%})" for r in (run.characters, run.words))
-    if run is usual:
-        return (*rates, "")
-    found = difference_of(
-        [file.characters for file in run.files], [file.characters for file in usual.files]
-    )
-    points = [f"{100 * one:+.1f}" for one in (found.difference, found.low, found.high)]
-    return (*rates, f"{points[0]} points ({points[1]} to {points[2]}), p = {found.p:.3f}")
+    against = ""
+    if run is not usual:
+        against = difference_in_words(
+            difference_of(
+                [file.characters for file in run.files], [file.characters for file in usual.files]
+            )
+        )
+    return rate_in_words(run.characters), rate_in_words(run.words), against

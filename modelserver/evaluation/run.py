@@ -64,8 +64,8 @@ def in_words(run: Run, worst: int) -> Iterator[str]:
     yield f"compared: {run.rules}"
     without = f", and {len(run.failed)} that could not be heard" if run.failed else ""
     yield f"files: {len(run.files)}{without}"
-    yield f"characters wrong: {_rate(run.characters)}"
-    yield f"words wrong:      {_rate(run.words)}"
+    yield f"characters wrong: {rate_in_words(run.characters)}"
+    yield f"words wrong:      {rate_in_words(run.words)}"
     yield from (f"  {reason}" for reason in run.failed)
     ordered = sorted(run.files, key=lambda f: _share(f.characters), reverse=True)
     for file in [one for one in ordered if one.characters.errors][:worst]:
@@ -91,19 +91,21 @@ def compared(run: Run, other: Run, name: str) -> Iterator[str]:
     )
     for kind, counts in kinds:
         found = difference_of([a for a, _ in counts], [b for _, b in counts])
-        yield f"  {kind}: {_difference(found)}"
+        yield f"  {kind}: {difference_in_words(found)}"
 
 
 def _share(counted: Counted) -> float:
     return counted.errors / max(1, counted.length)
 
 
-def _rate(rate: Rate) -> str:
+def rate_in_words(rate: Rate) -> str:
+    """With its interval, and of how many."""
     within = f"{rate.low:.1%} - {rate.high:.1%}"
     return f"{rate.rate:.1%} ({within}), {rate.errors} of {rate.length}"
 
 
-def _difference(found: Difference) -> str:
+def difference_in_words(found: Difference) -> str:
+    """With its interval, and whether it is one."""
     points = [f"{100 * one:+.1f}" for one in (found.difference, found.low, found.high)]
     sure = "a difference" if found.p < 0.05 else "no difference that these files could show"
     return f"{points[0]} points ({points[1]} to {points[2]}), p = {found.p:.3f}: {sure}"
