@@ -17,12 +17,12 @@ from hosts import Network
 from running import ask, free_port, until
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
+SITE = DEPLOY / "nginx" / "modelserver.conf"
 
 
 def shipped_site(server_port: int) -> str:
     """What is shipped for a server that stands alone, but for the server's port."""
-    site = (DEPLOY / "nginx" / "modelserver.conf").read_text()
-    return site.replace("127.0.0.1:8091", f"127.0.0.1:{server_port}")
+    return SITE.read_text().replace("127.0.0.1:8091", f"127.0.0.1:{server_port}")
 
 
 @contextlib.contextmanager

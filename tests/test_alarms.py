@@ -69,14 +69,18 @@ def inside(group: MemoryCgroup) -> dict[str, str]:
     return {"memory": "/" + str(group.directory.relative_to(ROOT / "memory"))}
 
 
+def ours_below(limited: MemoryCgroup) -> MemoryCgroup:
+    """As a server makes it that was handed a cgroup: there version 2 has thresholds."""
+    hand_over(limited.directory)
+    (limited.directory / "cgroup.subtree_control").write_text("+memory")
+    group = MemoryCgroup(limited.directory / delegation.NAME)
+    group.directory.mkdir()
+    return group
+
+
 def test_a_threshold_rings_once_when_it_is_crossed_and_is_set_anew() -> None:
     with memory_cgroup(400 * MB) as limited, contextlib.ExitStack() as stack:
-        group = limited
-        if VERSION_2:  # there it takes a cgroup of ours
-            hand_over(limited.directory)
-            (limited.directory / "cgroup.subtree_control").write_text("+memory")
-            group = MemoryCgroup(limited.directory / delegation.NAME)
-            group.directory.mkdir()
+        group = ours_below(limited) if VERSION_2 else limited
         kernel = stack.enter_context(alarms(inside(group)))
         assert kernel.own == group.directory
         assert kernel.group_of(limited.directory) == group.directory
@@ -101,10 +105,7 @@ def test_a_threshold_rings_once_when_it_is_crossed_and_is_set_anew() -> None:
 @pytest.mark.skipif(not VERSION_2, reason="version 1 holds nobody up")
 def test_who_crosses_a_threshold_is_held_up_no_longer_than_until_it_was_heard() -> None:
     with memory_cgroup(400 * MB) as limited:
-        hand_over(limited.directory)
-        (limited.directory / "cgroup.subtree_control").write_text("+memory")
-        group = MemoryCgroup(limited.directory / delegation.NAME)
-        group.directory.mkdir()
+        group = ours_below(limited)
         with alarms(inside(group)) as kernel:
             kernel.keep_armed([group.directory])
             with somebody_in(group, lambda: take(200 * MB)):

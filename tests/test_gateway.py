@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from front import DEPLOY, running_nginx, shipped_site
+from front import SITE, running_nginx, shipped_site
 from running import RunningServer, free_port, start_server, until
 
 import models
@@ -211,7 +211,7 @@ def test_while_the_server_is_down_callers_hear_it_at_once(
 def test_sizes_and_times_agree_with_the_servers_own() -> None:
     from modelserver.settings import Settings
 
-    conf, limits = (DEPLOY / "nginx" / "modelserver.conf").read_text(), Settings().limits
+    conf, limits = SITE.read_text(), Settings().limits
     assert f"client_max_body_size {limits.body // 2**20 * 4 // 3 + 2}m;" in conf
     assert f"client_body_timeout {limits.upload_idle_s + 5:.0f}s;" in conf
     assert f"proxy_read_timeout {limits.request_s + 10:.0f}s;" in conf
