@@ -161,23 +161,28 @@ def reloader(running: RunningServer, until: float, done: Counter[str]) -> None:
         done[f"reload {status}"] += 1
 
 
-def upgrader(running: RunningServer, minutes: float, done: Counter[str]) -> None:
-    """A new process in place of the old one, while everything goes on."""
+def upgrader(
+    running: RunningServer, minutes: float, room: threading.Lock, done: Counter[str]
+) -> None:
+    """A new process in place of the old one, while everything goes on but the squeezes: with
+    less memory than it was given, a server rightly refuses to begin another one.
+    """
     began = time.monotonic()
     for share in UPGRADES:
         time.sleep(max(0.0, began + share * minutes * 60 - time.monotonic()))
-        ended = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "modelserver",
-                "upgrade",
-                f"--admin-listen=unix:{running.admin}",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with room:
+            ended = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "modelserver",
+                    "upgrade",
+                    f"--admin-listen=unix:{running.admin}",
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         done[f"upgrades {'done' if ended.returncode == 0 else ended.stderr}"] += 1
 
 
@@ -203,15 +208,18 @@ class Ages:
         return max(self.of.values(), key=len)
 
 
-def squeezer(group: MemoryCgroup, limit: int, until: float, done: Counter[str]) -> None:
+def squeezer(
+    group: MemoryCgroup, limit: int, until: float, room: threading.Lock, done: Counter[str]
+) -> None:
     """The limit comes down to a little more than what is in use, and goes up again."""
     while time.monotonic() + SQUEEZE_EVERY_S < until:
         time.sleep(SQUEEZE_EVERY_S)
-        done["squeezes"] += 1
-        with contextlib.suppress(AssertionError):  # what is in use cannot be taken away
-            group.limit(int(limit * 0.75))
-        time.sleep(SQUEEZE_S)
-        group.limit(limit)
+        with room:
+            done["squeezes"] += 1
+            with contextlib.suppress(AssertionError):  # what is in use cannot be taken away
+                group.limit(int(limit * 0.75))
+            time.sleep(SQUEEZE_S)
+            group.limit(limit)
 
 
 def other_formats(clip: bytes) -> list[bytes]:
@@ -258,13 +266,13 @@ def soak(
         convert(running.port, clip)
     before = left_over(running)
     until = time.monotonic() + minutes * 60
-    tally, killed, ages = Tally(), Counter[str](), Ages(running)
+    tally, killed, ages, room = Tally(), Counter[str](), Ages(running), threading.Lock()
     arguments = (running.port, clips, other_formats(clips[0]), long, until, tally)
     threads = [threading.Thread(target=client, args=arguments) for _ in range(CLIENTS)]
     threads.append(threading.Thread(target=killer, args=(running, until, killed)))
     threads.append(threading.Thread(target=reloader, args=(running, until, killed)))
-    threads.append(threading.Thread(target=squeezer, args=(group, limit, until, killed)))
-    threads.append(threading.Thread(target=upgrader, args=(running, minutes, killed)))
+    threads.append(threading.Thread(target=squeezer, args=(group, limit, until, room, killed)))
+    threads.append(threading.Thread(target=upgrader, args=(running, minutes, room, killed)))
     with Everybody(running.url, clips[1], kept=1, fresh=1, streams=1, jobs=1) as others:
         for thread in threads:
             thread.start()
@@ -297,6 +305,7 @@ def soak(
             "supervisor RSS, first / last quarter, MB",
             f"{statistics.median(rss[:quarter]):.0f} / {statistics.median(rss[-quarter:]):.0f}",
         ],
+        ["the same, each five minutes", " ".join(f"{five:.1f}" for five in fives(rss))],
         ["its slope after it has settled, MB an hour", f"{slope:+.2f}"],
         ["descriptors before / after", f"{before['fds']} / {after['fds']}"],
         ["processes before / after", f"{before['processes']} / {after['processes']}"],
@@ -318,6 +327,12 @@ def soak(
     assert health["spools"]["open"] == 0
     assert after["fds"] <= before["fds"] + 4, (before, after)
     assert after["processes"] == before["processes"]
+
+
+def fives(each_second: list[float]) -> list[float]:
+    """Medians of five minutes each."""
+    parts = (each_second[begin : begin + 300] for begin in range(0, len(each_second), 300))
+    return [statistics.median(part) for part in parts]
 
 
 def left_over(running: RunningServer) -> dict[str, int]:
