@@ -116,6 +116,7 @@ class VoskModel:
         elif kernels is not None:
             facts["kernels"] = f"packed, {kernels.variant}"
             facts["packed_bytes"] = kernels.packed_bytes
+            facts["aside_bytes"] = kernels.aside_bytes
         return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
 
     def raw_results(

@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -54,9 +56,10 @@ using kernels::Variant;
 
 namespace {
 
-const Variant kWide = {"wide", wide::packed_size, wide::pack, wide::multiply, wide::floor_row};
-const Variant kNarrow = {"narrow", narrow::packed_size, narrow::pack, narrow::multiply,
-                         narrow::floor_row};
+const Variant kWide = {"wide",       wide::packed_size, wide::pack,
+                       wide::unpack, wide::multiply,    wide::floor_row};
+const Variant kNarrow = {"narrow",       narrow::packed_size, narrow::pack,
+                         narrow::unpack, narrow::multiply,    narrow::floor_row};
 
 const Variant* variant_of(const std::string& name) {
   for (const Variant* emulated : {&kWide, &kNarrow})
@@ -105,10 +108,13 @@ void product() {
   std::vector<float> packed(variant->packed_size(n, k));
   variant->pack(n, k, b.data(), ldb, packed.data());
   variant->multiply(m, n, k, alpha, a.data(), lda, packed.data(), beta, ours.data(), ldc);
+  auto again = b;
+  for (long j = 0; j < n; ++j) std::fill_n(again.begin() + j * ldb, k, -kUntouched);
+  variant->unpack(n, k, packed.data(), again.data(), ldb);
+  double worst = again == b ? 0 : INFINITY;
   if (engine != nullptr)
     engine(101, 111, 112, m, n, k, alpha, a.data(), lda, b.data(), ldb, beta, theirs.data(), ldc);
 
-  double worst = 0;
   long differ = engine == nullptr ? -1 : 0;
   for (long i = 0; i < m; ++i)
     for (long j = 0; j < ldc; ++j) {
@@ -135,6 +141,57 @@ void product() {
   std::cout << worst << " " << differ << std::endl;
 }
 
+/// After all else: some weights are packed whole, some in part, some with something between the rows.
+std::string check_aside(float* const whole, float* const part, float* const spare, float* const two,
+                        float* const dropped) {
+  const Variant& variant = kNarrow;
+  constexpr long n = 64, k = 128;
+  kernels::set_packing_limit(4 << 20);
+  const kernels::Matrix matrix{whole, n, k, k};
+  const float* packed = kernels::packed(variant, matrix);
+  const bool all = packed && kernels::packed(variant, {part, n, k - 8, k}) &&
+                   kernels::packed(variant, {spare, n, k - 4, k}) &&
+                   kernels::packed(variant, {two, n, k / 2, k}) &&
+                   kernels::packed(variant, {two + k / 2, n, k / 2, k}) &&
+                   kernels::packed(variant, {dropped, n, k, k});
+  if (!all) return "not packed";
+  kernels::set_packing_limit(0);
+  constexpr std::size_t bytes = n * k * sizeof(float);
+  // `whole`, `spare`, `two` and `dropped`, and what was packed before.
+  if (kernels::set_packed_aside() != 5 * bytes) return "set something else aside";
+  if (kernels::set_packed_aside() != 0) return "set it aside twice";
+  if (kernels::packed(variant, matrix) != packed) return "forgot what was packed";
+  if (kernels::restored() != 0) return "brought back what nobody touched";
+  if (part[5] != 5 || kernels::restored() != 0) return "set aside what is packed in part";
+  if (spare[5] != 5 || kernels::restored() != 1) return "zeros between the rows are not made again";
+
+  kernels::free_weights(dropped);
+  if (kernels::packed(variant, {dropped, n, k, k})) return "used what was freed";
+  const pid_t child = fork();
+  if (child == 0) {
+    two[3] += 1;  // in a process of its own, a write before a read
+    const bool right = two[3] == 4 && two[4] == 4 && two[k] == float(k % 97) &&
+                       !kernels::packed(variant, {two, n, k / 2, k});
+    _exit(right ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (status != 0) return "a write to what was set aside was lost";
+  if (!kernels::packed(variant, {two, n, k / 2, k})) return "a child's write came over";
+
+  std::vector<std::thread> threads;
+  std::atomic<long> wrong{0};
+  for (int t = 0; t < 8; ++t)
+    threads.emplace_back([&] {
+      for (long i = 0; i < n * k; ++i) wrong += whole[i] != float(i % 97);
+    });
+  for (auto& thread : threads) thread.join();
+  if (wrong != 0) return "threads see something else";
+  if (kernels::restored() != 2) return "made again more than once";
+  if (kernels::packed(variant, matrix) != packed) return "forgot what was made again";
+  return "right";
+}
+
 std::string check_weights() {
   const Variant& variant = kNarrow;
   constexpr long n = 64, k = 128;
@@ -148,13 +205,19 @@ std::string check_weights() {
   auto* kept = static_cast<float*>(kernels::allocate_weights(16, bytes));
   auto* changed = static_cast<float*>(kernels::allocate_weights(16, bytes));
   auto* freed = static_cast<float*>(kernels::allocate_weights(16, bytes));
-  if (!dropped || !kept || !changed || !freed) return "no memory";
-  for (long i = 0; i < n * k; ++i) kept[i] = changed[i] = freed[i] = float(i % 97);
+  float* aside[5];
+  for (float*& each : aside) each = static_cast<float*>(kernels::allocate_weights(16, bytes));
+  if (!dropped || !kept || !changed || !freed || !aside[4]) return "no memory";
+  for (long i = 0; i < n * k; ++i) {
+    kept[i] = changed[i] = freed[i] = float(i % 97);
+    for (float* each : aside) each[i] = float(i % 97);
+    if (i % k >= k - 4) aside[2][i] = 0;
+  }
   kernels::set_packing_limit(1 << 20);
   const kernels::Matrix matrix{kept, n, k, k};
   if (kernels::packed(variant, matrix)) return "packed what was not sealed";
   kernels::free_weights(dropped);
-  if (kernels::seal_weights() != 3 * bytes) return "sealed something else";
+  if (kernels::seal_weights() != 8 * bytes) return "sealed something else";
   if (kernels::allocate_weights(16, bytes) != nullptr) return "taken after it was sealed";
   const float* packed = kernels::packed(variant, matrix);
   if (!packed || kernels::packed(variant, matrix) != packed) return "not packed once";
@@ -200,7 +263,7 @@ std::string check_weights() {
     waitpid(child, &status, 0);
     if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGSEGV) return "a real fault was lost";
   }
-  return "right";
+  return check_aside(aside[0], aside[1], aside[2], aside[3], aside[4]);
 }
 
 }  // namespace

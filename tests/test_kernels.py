@@ -224,7 +224,8 @@ said = [
     for line in model.raw_results(pcm, 8000, alternatives=alternatives, partials=partials)
 ]
 kernels = model.loaded.kernels
-print(json.dumps([said, checked, model.report(), kernels.products if kernels else 0]))
+counts = [kernels.products, kernels.restored] if kernels else [0, 0]
+print(json.dumps([said, checked, model.report(), *counts]))
 """
 
 
@@ -266,10 +267,10 @@ def test_everything_said_is_the_same(
     cache: Path, embedded: models.ModelLocation, prepared_embedded: PreparedModel
 ) -> None:
     kernels = get_kernels(cache, processor_flags())
-    without, checked, report, _ = everything_said(embedded, prepared_embedded, None, {})
+    without, checked, report, _, _ = everything_said(embedded, prepared_embedded, None, {})
     assert not checked
     assert report["kernels"] == "engine"
-    ours, checked, report, products = everything_said(
+    ours, checked, report, products, restored = everything_said(
         embedded, prepared_embedded, kernels.variant, dict(kernels.environment)
     )
     # Products and Floor are the same to the bit; but the engine walks over tables in the order of
@@ -282,13 +283,15 @@ def test_everything_said_is_the_same(
     assert report["kernels"] == f"packed, {kernels.variant}"
     assert 10 * MB < report["packed_bytes"] < 25 * MB
     assert products > 1000
+    assert report["aside_bytes"] > 0.9 * report["packed_bytes"]
+    assert restored == 0  # nobody misses the engine's own copy
 
 
 @runs_avx2
 def test_a_process_that_was_started_without_them_says_so(
     small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
-    _, _, report, _ = everything_said(small, prepared_small, "AVX2", {})
+    _, _, report, _, _ = everything_said(small, prepared_small, "AVX2", {})
     assert report["kernels"] == "engine"
     assert report["not_packed"] == "this process was started without them"
 

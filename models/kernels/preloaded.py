@@ -25,6 +25,8 @@ class PreloadedKernels:
         self.variant = variant
         self.refused: str | None = None
         """Why they are not used, where they did not answer like the engine."""
+        self.aside_bytes = 0
+        """How much of the weights is in memory only as it was packed."""
 
     @classmethod
     def attach(cls, engine: Path, variant: str) -> "PreloadedKernels":
@@ -38,7 +40,7 @@ class PreloadedKernels:
         attach.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
         functions.modelserver_kernels_begin.argtypes = [ctypes.c_size_t]
         functions.modelserver_kernels_seal.argtypes = [ctypes.c_size_t]
-        for name in ("seal", "products", "packed_bytes"):
+        for name in ("seal", "freeze", "products", "packed_bytes", "restored"):
             getattr(functions, f"modelserver_kernels_{name}").restype = ctypes.c_size_t
         refused = attach(str(engine).encode(), variant.encode())
         if refused:
@@ -68,8 +70,10 @@ class PreloadedKernels:
         self._functions.modelserver_kernels_use(int(use))
 
     def freeze(self) -> None:
-        """Pack no more: what is packed now is shared by every fork."""
-        self._functions.modelserver_kernels_freeze()
+        """Pack no more: what is packed now is shared by every fork. If the kernels are used, the
+        engine's own copy of it is given back; what reads that nevertheless finds it again, in
+        memory of its own process."""
+        self.aside_bytes = int(self._functions.modelserver_kernels_freeze())
 
     @property
     def products(self) -> int:
@@ -80,6 +84,11 @@ class PreloadedKernels:
     def packed_bytes(self) -> int:
         """How much has been packed."""
         return int(self._functions.modelserver_kernels_packed_bytes())
+
+    @property
+    def restored(self) -> int:
+        """How many of the weights that were given back were read after all in this process."""
+        return int(self._functions.modelserver_kernels_restored())
 
     def alike(self, answers: Callable[[], list[str]]) -> str | None:
         """Ask without them and with them. None if that gives the same, else what differs: they are

@@ -97,6 +97,7 @@ def _load(channel: Channel, request: Load) -> Servable:
     # What is garbage now must not be found, and its pages copied, in every worker.
     gc.collect()
     gc.freeze()
+    give_back()
     channel.send(Loaded(loaded - started, warmed - loaded, report, in_force, missing))
     return servable
 

@@ -212,8 +212,12 @@ EXPORTED std::size_t modelserver_kernels_seal(std::size_t packed_most) {
   return sealed;
 }
 
-/// Pack no more: what comes after the fork is not shared.
-EXPORTED void modelserver_kernels_freeze() { kernels::set_packing_limit(0); }
+/// Pack no more: what comes after the fork is not shared. Weights that are packed are there once
+/// from now on. Returns how many bytes that gives back.
+EXPORTED std::size_t modelserver_kernels_freeze() {
+  kernels::set_packing_limit(0);
+  return variant_in_use() == nullptr ? 0 : kernels::set_packed_aside();
+}
 
 /// Use the variant, or leave everything to the engine.
 EXPORTED void modelserver_kernels_use(int use) { in_use.store(use != 0); }
@@ -221,3 +225,6 @@ EXPORTED void modelserver_kernels_use(int use) { in_use.store(use != 0); }
 /// How many products were done here, and how many bytes are packed.
 EXPORTED unsigned long modelserver_kernels_products() { return products.load(); }
 EXPORTED std::size_t modelserver_kernels_packed_bytes() { return kernels::packed_bytes(); }
+
+/// How many weights were read, against expectation, that are there only as they were packed.
+EXPORTED unsigned long modelserver_kernels_restored() { return kernels::restored(); }

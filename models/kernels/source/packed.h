@@ -24,6 +24,10 @@ struct Matrix {
 /// Any number of threads may ask.
 const float* packed(const Variant& variant, const Matrix& matrix);
 
+/// Give back the memory of matrices that can be made again of what is packed: who reads them still
+/// finds them as they were. Returns their bytes.
+std::size_t set_packed_aside();
+
 /// Pack up to so many bytes from now on; 0: no more.
 void set_packing_limit(std::size_t bytes);
 

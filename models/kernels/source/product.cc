@@ -52,9 +52,10 @@ namespace kernels {
 namespace {
 
 #if defined(__x86_64__)
-const Variant kAvx2 = {"AVX2", avx2::packed_size, avx2::pack, avx2::multiply, avx2::floor_row};
-const Variant kAvx512 = {"AVX-512", avx512::packed_size, avx512::pack, avx512::multiply,
-                         avx512::floor_row};
+const Variant kAvx2 = {"AVX2",       avx2::packed_size, avx2::pack,
+                       avx2::unpack, avx2::multiply,    avx2::floor_row};
+const Variant kAvx512 = {"AVX-512",      avx512::packed_size, avx512::pack,
+                         avx512::unpack, avx512::multiply,    avx512::floor_row};
 
 // The compiler's built-in asks the processor and whether the kernel saves the registers.
 bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -65,7 +66,8 @@ bool runs_avx512() {
          __builtin_cpu_supports("avx512vl");
 }
 #elif defined(__aarch64__)
-const Variant kNeon = {"NEON", neon::packed_size, neon::pack, neon::multiply, neon::floor_row};
+const Variant kNeon = {"NEON",       neon::packed_size, neon::pack,
+                       neon::unpack, neon::multiply,    neon::floor_row};
 #endif
 
 }  // namespace

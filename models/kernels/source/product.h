@@ -12,6 +12,8 @@ struct Variant {
   /// How many floats are made of a matrix of n rows and k columns: all, and some padding.
   long (*packed_size)(long n, long k);
   void (*pack)(long n, long k, const float* b, long ldb, float* packed);
+  /// Back again: the n rows of k floats, and nothing between them.
+  void (*unpack)(long n, long k, const float* packed, float* b, long ldb);
   /// `c` must not overlap `a`; it is not read if beta is 0.
   void (*multiply)(long m, long n, long k, float alpha, const float* a, long lda,
                    const float* packed, float beta, float* c, long ldc);

@@ -188,8 +188,10 @@ static long packed_size(long n, long k) {
   return columns * k;
 }
 
-/// In the order in which `multiply` reads.
-static void pack(long n, long k, const float* b, long ldb, float* packed) {
+/// Tells `visit(row of b, its column)` each place of what is packed, in the order in which `multiply`
+/// reads; a row of `n` or more is padding.
+template <typename Visit>
+static void walk(long n, long k, Visit visit) {
   for (long p = 0, depth; p < k; p += depth) {
     depth = kernels::next_block(k - p, kernels::kDepthBlock);
     for (long j = 0, block; j < n; j += block) {
@@ -197,9 +199,20 @@ static void pack(long n, long k, const float* b, long ldb, float* packed) {
       for (long at = 0; at < block; at += kPanel)
         for (long q = p; q < p + depth; ++q)
           for (long column = at; column < at + kPanel; ++column)
-            *packed++ = column < block ? b[(j + column) * ldb + q] : 0;
+            visit(column < block ? j + column : n, q);
     }
   }
+}
+
+static void pack(long n, long k, const float* b, long ldb, float* packed) {
+  walk(n, k, [&](long row, long q) { *packed++ = row < n ? b[row * ldb + q] : 0; });
+}
+
+static void unpack(long n, long k, const float* packed, float* b, long ldb) {
+  walk(n, k, [&](long row, long q) {
+    if (row < n) b[row * ldb + q] = *packed;
+    ++packed;
+  });
 }
 
 /// As `kaldi::MatrixBase::Floor`: what is less than `least`, and nothing else (no NaN, no -0 for

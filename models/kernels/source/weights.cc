@@ -1,9 +1,13 @@
 #include "weights.h"
 
+#include <sched.h>
+#include <sys/mman.h>
+
+#include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
-#include <sys/mman.h>
 #include <unistd.h>
 
 namespace kernels {
@@ -19,6 +23,8 @@ Weights allocations[kMostAllocations];  // in the order of their addresses
 std::atomic<std::size_t> count{0};
 std::mutex allocating;
 struct sigaction handler_before;
+std::atomic<Restore> restore_aside{nullptr};
+std::atomic<unsigned long> times_restored{0};
 
 std::size_t page() {
   static const std::size_t size = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
@@ -49,17 +55,54 @@ Weights* find(const void* address) {
   return &allocations[low];
 }
 
-/// Somebody writes to what was sealed: let them, and remember. Any other fault is what it was.
+/// What `restore` makes of it, in pages of its own that nobody else knows of, or null.
+void* made_again(const Weights& weights, Restore restore) {
+  void* made = mmap(nullptr, whole_pages(weights.bytes), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (made == MAP_FAILED) return nullptr;
+  restore(weights, made);
+  return made;
+}
+
+/// Have what was set aside in its place again, read only and all of it at once. Async-signal-safe.
+bool bring_back(Weights& weights) {
+  State aside = State::kAside;
+  if (!weights.state.compare_exchange_strong(aside, State::kReturning)) {
+    // Another thread is at it.
+    while (weights.state.load(std::memory_order_acquire) == State::kReturning) sched_yield();
+    return true;
+  }
+  void* made = made_again(weights, restore_aside.load());
+  const std::size_t bytes = whole_pages(weights.bytes);
+  const bool done = made != nullptr && mprotect(made, bytes, PROT_READ) == 0 &&
+                    mremap(made, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
+                           pointer(weights.begin)) != MAP_FAILED;
+  times_restored += done;
+  weights.state.store(done ? State::kConstant : State::kAside, std::memory_order_release);
+  return done;
+}
+
+/// Somebody touches what was set aside, or writes to what was sealed: let them, and remember. Any
+/// other fault is what it was.
 void on_fault(int number, siginfo_t* info, void* context) {
   if (info->si_code == SEGV_ACCERR && in_weights(info->si_addr)) {
-    Weights* changed = find(info->si_addr);
-    State sealed = State::kConstant;
-    // Two threads may fault at once: the second finds it done.
-    if (changed != nullptr &&
-        (changed->state.compare_exchange_strong(sealed, State::kChanged) ||
-         sealed == State::kChanged) &&
-        protect(*changed, PROT_READ | PROT_WRITE))
-      return;
+    const int error_before = errno;
+    Weights* touched = find(info->si_addr);
+    bool mended = false;
+    if (touched != nullptr) {
+      State now = touched->state.load(std::memory_order_acquire);
+      if (now == State::kAside || now == State::kReturning)
+        mended = bring_back(*touched);  // who writes comes here once more
+      else
+        // Two threads may fault at once: the second finds it done.
+        mended = (now == State::kChanged ||
+                  (now == State::kConstant &&
+                   (touched->state.compare_exchange_strong(now, State::kChanged) ||
+                    now == State::kChanged))) &&
+                 protect(*touched, PROT_READ | PROT_WRITE);
+    }
+    errno = error_before;
+    if (mended) return;
   }
   if (handler_before.sa_flags & SA_SIGINFO) {
     handler_before.sa_sigaction(number, info, context);
@@ -150,6 +193,26 @@ const Weights* constant_weights(const void* address, std::size_t bytes) {
   const auto offset = reinterpret_cast<std::uintptr_t>(address) - found->begin;
   return offset <= found->bytes && bytes <= found->bytes - offset ? found : nullptr;
 }
+
+bool set_aside(const Weights& weights, Restore restore) {
+  std::lock_guard<std::mutex> lock(allocating);
+  Weights* kept = find(pointer(weights.begin));
+  const std::size_t bytes = whole_pages(weights.bytes);
+  if (kept == nullptr || kept->state.load() != State::kConstant) return false;
+  void* made = made_again(weights, restore);
+  if (made == nullptr) return false;
+  const bool same = std::memcmp(made, pointer(weights.begin), bytes) == 0;
+  munmap(made, bytes);
+  if (!same) return false;
+  restore_aside.store(restore);
+  State constant = State::kConstant;
+  if (!kept->state.compare_exchange_strong(constant, State::kAside)) return false;
+  // The same addresses, with nothing behind them.
+  return mmap(pointer(weights.begin), bytes, PROT_NONE,
+              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
+}
+
+unsigned long restored() { return times_restored.load(); }
 
 std::size_t weights_size(const void* address) {
   const Weights* found = find(address);

@@ -4,6 +4,9 @@
 // them read only: from then on nothing can change them unnoticed. A write is not an error: the
 // fault makes the allocation writable again, and marks it as changed for good. Addresses are never
 // given out twice, so one that was freed cannot become something else.
+//
+// What somebody can make again may be set aside: its memory is given back, and who touches it, to
+// read or to write, finds it made again.
 
 #pragma once
 
@@ -13,8 +16,9 @@
 
 namespace kernels {
 
-/// What may have become of an allocation: it goes from one to a later one, never back.
-enum class State { kTaken, kConstant, kChanged, kFreed };
+/// What may have become of an allocation. It goes from one to a later one, and back only from being
+/// set aside: while one thread makes it again (`kReturning`) the others wait, then it is constant.
+enum class State { kTaken, kConstant, kAside, kReturning, kChanged, kFreed };
 
 /// One allocation. Never destroyed: a pointer to it stays good.
 struct Weights {
@@ -22,8 +26,16 @@ struct Weights {
   std::size_t bytes = 0;
   std::atomic<State> state{State::kTaken};
 
-  bool constant() const { return state.load(std::memory_order_acquire) == State::kConstant; }
+  /// Whether it holds what it held when it was sealed, be it set aside or not.
+  bool constant() const {
+    const State now = state.load(std::memory_order_acquire);
+    return now == State::kConstant || now == State::kAside || now == State::kReturning;
+  }
 };
+
+/// Writes all that was in an allocation to the memory `to`, as large as it, of zeros. Called where a
+/// fault is handled: it takes no lock and no memory.
+typedef void (*Restore)(const Weights& weights, void* to);
 
 /// Take allocations from now on, of this many bytes altogether. False if the address space is not
 /// to be had, or if it has been done before: a process has one such memory.
@@ -44,6 +56,14 @@ void free_weights(void* address);
 
 /// The constant allocation that holds all these bytes, or null.
 const Weights* constant_weights(const void* address, std::size_t bytes);
+
+/// Give the memory of a constant allocation back, until it is touched: then `restore`, the same one
+/// for all, makes it again. False, and nothing is done, if what it makes is not what is there. No
+/// other thread may touch it meanwhile.
+bool set_aside(const Weights& weights, Restore restore);
+
+/// How many allocations have been made again in this process.
+unsigned long restored();
 
 /// How large the allocation is that begins at `address`, in bytes.
 std::size_t weights_size(const void* address);
