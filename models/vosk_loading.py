@@ -4,10 +4,13 @@ prepared.
 Vosk needs the view only while it loads. Imported only where a model is loaded.
 """
 
+import contextlib
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from models.blas import kernel_report
@@ -19,8 +22,31 @@ from models.mapping import CannotMap, advise_random, find_mappings, mapped_readi
 from models.prediction import TOUCHED_SHARE
 from models.view import make_view, without_dither
 
-with kernel_report() as _kernel:
-    import vosk  # nobody else imports it first: what it prints on loading is to be caught
+
+class _Nothing(ModuleType):
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+@contextlib.contextmanager
+def _as_nothing(*names: str) -> Iterator[None]:
+    """Who imports those modules within the block gets one in which every name is None, unless they
+    are there already."""
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules.update({name: _Nothing(name) for name in absent})
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+# Nobody else imports it first: what it prints on loading is to be caught. What it fetches models
+# and writes subtitles with, and we do not, is five megabytes of every fork server.
+with kernel_report() as _kernel, _as_nothing("requests", "srt", "tqdm", "urllib.request"):
+    import vosk
 
 __all__ = ["Loaded", "load_vosk", "vosk"]
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         find_jemalloc,
         usable_cpus,
     )
-    from supervisor.processes.process import end_with_parent
+    from supervisor.processes.kin import end_with_parent
     from supervisor.readings.kernel_oom import KernelLog, OomCounter, OomReport
     from supervisor.readings.memory import MemoryReader, available_memory
     from supervisor.readings.processes import read_process
@@ -76,9 +76,9 @@ if TYPE_CHECKING:
         SpoolLimits,
         SpoolStore,
         SpoolUsage,
-        SpoolView,
         directory_problem,
     )
+    from supervisor.spool_view import SpoolView
     from supervisor.status import PoolState, PoolStatus, WorkerStatus
     from supervisor.stream import Stream
     from supervisor.tasks import Tasks
@@ -125,7 +125,7 @@ _HOMES = {
     "readings.resources": ("raise_descriptor_limit", "read_processes", "read_processes_of_user"),
     "admission": ("Admission",),
     "pool": ("Pool",),
-    "processes.process": ("end_with_parent",),
+    "processes.kin": ("end_with_parent",),
     "settings": (
         "MemorySettings",
         "PoolSettings",
@@ -142,9 +142,9 @@ _HOMES = {
         "SpoolLimits",
         "SpoolStore",
         "SpoolUsage",
-        "SpoolView",
         "directory_problem",
     ),
+    "spool_view": ("SpoolView",),
     "stream": ("Stream",),
     "status": ("PoolState", "PoolStatus", "WorkerStatus"),
     "sizes": ("in_units",),

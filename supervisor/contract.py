@@ -8,7 +8,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from supervisor.spool import SpoolView
+from supervisor.spool_view import SpoolView
 
 
 class Servable(Protocol):

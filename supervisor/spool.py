@@ -5,8 +5,6 @@ and a job that has to run again still has its input.
 """
 
 import asyncio
-import io
-import mmap
 import os
 import tempfile
 from collections.abc import Callable
@@ -284,14 +282,3 @@ def directory_problem(directory: Path) -> str | None:
     except OSError as error:
         return f"{directory} cannot be written to: {error.strerror}"
     return None
-
-
-SpoolView = mmap.mmap | io.BytesIO
-"""A worker's view of a spool: a read-only, seekable file over shared pages."""
-
-
-def open_view(fd: int, size: int) -> SpoolView:
-    """View the `size` bytes behind `fd`; the descriptor may be closed afterwards."""
-    if size == 0:
-        return io.BytesIO()  # an empty file cannot be mapped
-    return mmap.mmap(fd, size, prot=mmap.PROT_READ)

@@ -1,5 +1,7 @@
 """Finding a model, viewing it, and recognising with it, kept and new."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -233,3 +235,19 @@ def test_a_grammar_is_kept_to(model: VoskModel, clips: list[bytes]) -> None:
 def test_a_directory_that_vosk_cannot_read_is_an_error_and_not_an_exit(tmp_path: Path) -> None:
     with pytest.raises(models.ModelError, match="cannot read"):
         VoskModel(tmp_path)
+
+
+def test_what_every_worker_inherits_is_what_it_needs() -> None:
+    """No event loop, no HTTP, none of what the engine's package fetches models with; and who wants
+    that later gets the real thing."""
+    code = (
+        "import sys, supervisor.child, modelserver.speech.model, models.vosk_model\n"
+        "unwanted = {'asyncio', 'aiohttp', 'email', 'ssl', 'http', 'requests', 'tqdm', 'srt'}\n"
+        "print(sorted(unwanted & set(sys.modules)))\n"
+        "import requests, tqdm, urllib.request\n"
+        "print(callable(requests.get), callable(tqdm.tqdm), callable(urllib.request.urlretrieve))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["[]", "True True True"]

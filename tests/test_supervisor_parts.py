@@ -18,7 +18,7 @@ from supervisor import spool as spooling
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.death import Cause, ExitStatus, Intent, name_death
 from supervisor.processes.environment import choose_allocator, cpu_quota, find_jemalloc, usable_cpus
-from supervisor.spool import open_view
+from supervisor.spool_view import open_view
 from supervisor.wire.async_channel import AsyncChannel
 from supervisor.wire.channel import Channel, ChannelClosed, channel_pair
 from supervisor.wire.messages import Cancel, Done, Ready, Run

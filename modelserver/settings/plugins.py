@@ -1,7 +1,7 @@
 """What other packages may bring along: found by entry points, and loaded where it is used."""
 
 from collections.abc import Iterable
-from importlib.metadata import entry_points
+from typing import Any
 
 TEXT_STEPS = "modelserver.text_steps"
 """The group of text steps (`modelserver.speech.text_steps`)."""
@@ -9,7 +9,19 @@ TEXT_STEPS = "modelserver.text_steps"
 
 def known_steps() -> list[str]:
     """The names of all that are installed."""
-    return sorted(entry_points(group=TEXT_STEPS).names)
+    return sorted(step.name for step in _installed())
+
+
+def load_step(name: str) -> Any:
+    """What the installed step of that name is. Raises whatever loading it raises."""
+    return next(step for step in _installed() if step.name == name).load()
+
+
+def _installed() -> Iterable[Any]:
+    # Most have no step, and what reads packages' metadata is a megabyte of every fork server.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=TEXT_STEPS)
 
 
 def unknown_step(names: Iterable[str]) -> str | None:

@@ -7,11 +7,10 @@ what an engine says of words, and what may still change, is left as it was spoke
 
 import re
 from collections.abc import Callable, Generator, Iterable
-from importlib.metadata import entry_points
 from typing import Any
 
 import models
-from modelserver.settings.plugins import TEXT_STEPS, unknown_step
+from modelserver.settings.plugins import load_step, unknown_step
 from modelserver.speech.engine_answers import with_texts
 from modelserver.speech.transcript import reader_text
 from modelserver.speech.wrapped import WrappedModel
@@ -39,9 +38,8 @@ class TextSteps:
         for name in names:
             if (problem := unknown_step([name])) is not None:
                 raise models.ModelError("text_step", problem)
-            found = next(iter(entry_points(group=TEXT_STEPS, name=name)))
             try:
-                step = found.load()(language)
+                step = load_step(name)(language)
                 if step is not None:
                     step(_SAMPLE)
             except Exception as error:  # whatever a plugin raises

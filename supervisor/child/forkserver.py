@@ -20,7 +20,7 @@ from supervisor.child import sandbox
 from supervisor.child.worker import work
 from supervisor.contract import Reporting, Servable, Warmable
 from supervisor.processes.environment import Sandbox
-from supervisor.processes.process import (
+from supervisor.processes.kin import (
     end_with_parent,
     not_started,
     raise_oom_score,

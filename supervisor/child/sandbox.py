@@ -15,7 +15,7 @@ import resource
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor.processes.process import PR_SET_PDEATHSIG, prctl
+from supervisor.processes.kin import PR_SET_PDEATHSIG, prctl
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3

@@ -13,9 +13,9 @@ from supervisor.child.streams import CarriedStreams
 from supervisor.contract import Servable
 from supervisor.errors import JobError
 from supervisor.processes.environment import Sandbox
-from supervisor.processes.process import set_parent_death_signal
+from supervisor.processes.kin import set_parent_death_signal
 from supervisor.readings.files import field
-from supervisor.spool import SpoolView, open_view
+from supervisor.spool_view import SpoolView, open_view
 from supervisor.trim import give_back
 from supervisor.wire.channel import Channel, ChannelClosed
 from supervisor.wire.messages import (

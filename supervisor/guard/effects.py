@@ -22,7 +22,7 @@ from supervisor.guard.policy import (
 )
 from supervisor.job import Job
 from supervisor.processes.death import Intent
-from supervisor.processes.process import kill_descendant, reap_orphan
+from supervisor.processes.kin import kill_descendant, reap_orphan
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.spool import Spool, SpoolStore
 from supervisor.tasks import Tasks

@@ -20,7 +20,7 @@ from supervisor.processes.death import Cause, Death, Intent
 from supervisor.processes.deaths import Deaths
 from supervisor.processes.environment import choose_allocator, find_jemalloc
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
-from supervisor.processes.process import become_subreaper, not_started, reap_group
+from supervisor.processes.kin import become_subreaper, not_started, reap_group
 from supervisor.processes.slots import WorkerSlots, WorkersOwner
 from supervisor.processes.worker import Worker, WorkerStillborn
 from supervisor.readings.kernel_oom import OomEvidence

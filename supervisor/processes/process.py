@@ -2,124 +2,15 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 from supervisor.processes.death import ExitStatus
-from supervisor.readings.files import read_file
-from supervisor.readings.processes import descendants
+from supervisor.processes.kin import wait_status, zombie_status
 
-PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _STATUS_ASKS = 500
 _STATUS_POLL_S = 0.01
-_EXIT_CODE = 49
-"""Of the fields of /proc/PID/stat that follow the command: the fifty-second of all."""
-
-
-def become_subreaper() -> None:
-    """Orphans below this process become its children, so that it can learn how they ended."""
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def end_with_parent(parent_pid: int) -> bool:
-    """SIGKILL for this process when its parent, `parent_pid`, dies; False if it is dead already,
-    in which case nobody would tell."""
-    set_parent_death_signal(signal.SIGKILL)
-    return os.getppid() == parent_pid
-
-
-def kill_descendant(pid: int) -> None:
-    """SIGKILL for a process below this one that nobody holds a pidfd of; one that is not below us
-    (any more) is left alone."""
-    with contextlib.suppress(ProcessLookupError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            # Held first, then looked up: from here on the number cannot be somebody else's.
-            if pid in descendants(os.getpid()):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
-
-
-def reap_orphan(pid: int) -> bool:
-    """Let go of a child that has ended and that nobody else waits for; False if it is none."""
-    with contextlib.suppress(ChildProcessError):
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    return False
-
-
-def reap_group(group: int) -> bool:
-    """Let go of the children of this process in that group that have ended, and end the others;
-    False if there are none any more."""
-    try:
-        while os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is not None:
-            pass
-    except ChildProcessError:
-        return False
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
-    return True
-
-
-def not_started(error: BaseException) -> str:
-    """Why a process could not be, for a person. The kernel says the same of several limits."""
-    if isinstance(error, BlockingIOError):
-        return (
-            "no more processes may be started: pids.max of a cgroup, ulimit -u, or the machine's "
-            f"own limit is reached ({error})"
-        )
-    return str(error)
-
-
-def set_parent_death_signal(number: int) -> None:
-    """Send this process signal `number` when its parent dies; 0 for none."""
-    prctl(PR_SET_PDEATHSIG, number)
-
-
-def raise_oom_score(by: int) -> None:
-    """Let the kernel's OOM killer take this process before others (proc(5), oom_score_adj)."""
-    file = Path("/proc/self/oom_score_adj")
-    with contextlib.suppress(OSError):  # a sandbox may forbid it: then they are all alike
-        now = int(file.read_text(encoding="ascii"))
-        file.write_text(str(min(1000, now + by)), encoding="ascii")
-
-
-def prctl(option: int, value: int) -> None:
-    """prctl(2) of one argument. Raises `OSError`."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl")
-
-
-def wait_status(pidfd: int, *, reap: bool = True) -> ExitStatus | None:
-    """How the child behind `pidfd` ended; None if it still runs.
-
-    Raises `ChildProcessError` if it is not a child of this process.
-    """
-    flags = os.WEXITED | os.WNOHANG | (0 if reap else os.WNOWAIT)
-    result = os.waitid(os.P_PIDFD, pidfd, flags)
-    if result is None:
-        return None
-    if result.si_code == os.CLD_EXITED:
-        return ExitStatus(code=result.si_status)
-    return ExitStatus(signal=result.si_status)
-
-
-def zombie_status(pid: int) -> ExitStatus | None:
-    """How the process `pid` ended that its parent has not reaped (proc_pid_stat(5), exit_code);
-    None if it is no zombie, or is not ours to read."""
-    stat = read_file(f"/proc/{pid}/stat")
-    fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
-    if len(fields) <= _EXIT_CODE or fields[0] != b"Z":
-        return None
-    code = int(fields[_EXIT_CODE])
-    if number := code & 0x7F:
-        return ExitStatus(signal=number)
-    return ExitStatus(code=code >> 8)
 
 
 class Process:
