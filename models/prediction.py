@@ -18,13 +18,12 @@ from models.symbols import Symbols, symbols_in_graph, symbols_in_text
 
 _MB = 1_000_000
 
-_ENGINE = 29 * _MB
+_ENGINE = 20 * _MB
 """Python, this package, FFmpeg's decoders and libvosk."""
-_ACOUSTIC, _IVECTOR = 1.9, 2.9
-"""The network and its collapsed copy; the extractor's matrices and what is derived from them
-(Kaldi: `IvectorExtractor::ComputeDerivedVars`)."""
-_PACKED = 0.9
-"""The network's weights once more, laid out for our kernels: where the graph is not lazy."""
+_ACOUSTIC, _IVECTOR = 1.9, 2.4
+"""The network and its collapsed copy, as the engine holds them or laid out for our kernels; the
+extractor's matrices and what is derived from them (Kaldi: `IvectorExtractor::ComputeDerivedVars`).
+"""
 _SYMBOL = 77
 """Bytes a word."""
 _HCL, _LM = 1.29, 2.6
@@ -37,7 +36,7 @@ _GROWTH = 15 * _MB
 _GROWTH_ACCURATE, _GROWTH_ACCURATE_LAZY = 21 * _MB, 2.7
 """What a wider search adds to that; where the graph is composed lazily, in proportion, since more
 of it is composed."""
-_STATIC = 1.0
+_STATIC = 1.5
 _MAPPED_ANONYMOUS = 0.03
 TOUCHED_SHARE = 0.47
 """Of a mapped graph, what ordinary speech touches: 160 short utterances touched 473 MB of the
@@ -48,7 +47,7 @@ _RNNLM = 2.0
 _READ_BYTES_S, _LM_BYTES_S, _START_S = 450e6, 27e6, 0.2
 _STATIC_BYTES_S = 270e6
 
-_NETWORK = "acoustic model"
+_WORDS = "words"
 
 RESCORING = ("rescore", "rnnlm")
 """The folders that only improve what the first pass found."""
@@ -128,7 +127,7 @@ def predict(
     own = {name.rsplit("/", 1)[-1]: file for name, file in (made or {}).items()}
     static = own.get("HCLG.fst", graphs / "HCLG.fst")
     lazy = "HCLG.fst" not in own and (graphs / "HCLr.fst").is_file()
-    parts = [Part("engine", 0, _ENGINE), *_acoustic(directory, packed=not lazy)]
+    parts = [Part("engine", 0, _ENGINE), *_acoustic(directory)]
     growth, load_s = _GROWTH, _START_S
     if lazy:
         symbols = symbols_in_graph(graphs / "Gr.fst")
@@ -161,10 +160,8 @@ def predict(
 def if_prepared(prediction: Prediction, graph_bytes: int) -> Prediction:
     """The same model with its graph composed ahead of time, to about so many bytes."""
     parts = tuple(part for part in prediction.parts if not part.name.startswith("graph"))
-    changed = {"words": lambda part: part.private // 2, _NETWORK: _with_packed}
     others = tuple(
-        replace(part, private=changed[part.name](part)) if part.name in changed else part
-        for part in parts
+        replace(part, private=part.private // 2) if part.name == _WORDS else part for part in parts
     )
     graph = Part(
         "graph, mapped",
@@ -195,10 +192,6 @@ def measured(prediction: Prediction, *, model: int, growth: int, load_s: float) 
     )
 
 
-def _with_packed(network: Part) -> int:
-    return network.private + int(_PACKED * network.disk)
-
-
 def rescoring_folders(directory: Path) -> list[str]:
     """Those that the model has, as Vosk decides it."""
     carpa, network = directory / "rescore" / "G.carpa", directory / "rnnlm" / "final.raw"
@@ -206,19 +199,19 @@ def rescoring_folders(directory: Path) -> list[str]:
     return [name for name in RESCORING if there[name]]
 
 
-def _acoustic(directory: Path, *, packed: bool) -> list[Part]:
+def _acoustic(directory: Path) -> list[Part]:
     network = _size(directory / "am" / "final.mdl") or _size(directory / "final.mdl")
     ivector = directory / "ivector"
     extractor = _size(ivector / "final.ie")
     beside = sum(_size(ivector / name) for name in ("final.dubm", "final.mat"))
     return [
-        Part(_NETWORK, network, int((_ACOUSTIC + _PACKED * packed) * network)),
+        Part("acoustic model", network, int(_ACOUSTIC * network)),
         Part("i-vector extractor", extractor + beside, int(_IVECTOR * extractor) + beside),
     ]
 
 
 def _words(symbols: Symbols) -> Part:
-    return Part("words", symbols.disk, symbols.count * _SYMBOL)
+    return Part(_WORDS, symbols.disk, symbols.count * _SYMBOL)
 
 
 def _rescoring(directory: Path, symbols: Symbols) -> list[Part]:

@@ -16,6 +16,7 @@ from supervisor.processes.environment import (
     find_jemalloc,
     process_environment,
 )
+from supervisor.trim import give_back
 
 
 def main() -> None:
@@ -40,6 +41,7 @@ def main() -> None:
         prefetch=bool(asked["made"]),  # or the disk would have to be waited for, page by page
     )
     model.warm()
+    give_back()
     held = read_process(os.getpid())
     assert held is not None
     report = model.report()
