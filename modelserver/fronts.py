@@ -90,9 +90,11 @@ class Fronts:
         for server in self._servers.values():
             server.stop_accepting()
 
-    async def hand_over(self, give: Give, timeout_s: float, stop: asyncio.Event) -> int:
+    async def hand_over(
+        self, give: Give, timeout_s: float, stop: asyncio.Event, no_requests: asyncio.Event
+    ) -> int:
         """Hand every connection on as soon as it waits for its next request, until there is none;
-        returns how many were."""
+        returns how many were. `no_requests` is set as soon as none of them can bring one."""
         began, handed = time.monotonic(), 0
         for server in self._servers.values():
             server.hand_on()
@@ -102,6 +104,8 @@ class Fronts:
                     with sock:
                         handed += await give(name, sock)
             left = [one for server in self._servers.values() for one in server.connections()]
+            if all(one.is_websocket for one in left):
+                no_requests.set()
             if not left:
                 break
             if took > _HALF_A_REQUEST_S and all(one.halfway for one in left):

@@ -235,10 +235,17 @@ class Server:
             service.announce_end()
             service.end_streams()
             give = self._upgrader.give if upgraded else self._store
-            handing = asyncio.create_task(self._fronts.hand_over(give, drain_s, self._stop.second))
+            no_requests = asyncio.Event()
+            handing = asyncio.create_task(
+                self._fronts.hand_over(give, drain_s, self._stop.second, no_requests)
+            )
+            handing.add_done_callback(lambda _: no_requests.set())
             await self._jobs.pause()
-            # Whose connection is still here may ask for a job next.
-            await asyncio.wait({handing}, timeout=min(_JOBS_S, drain_s))
+            # Who is still here may ask for a job next, unless it is a stream: one whose client does
+            # not say goodbye is waited for much longer.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(_JOBS_S, drain_s)):
+                    await no_requests.wait()
             await self._jobs.hand_over(min(_JOBS_S, drain_s))
             log.info("server.handed_over", connections=await handing)
         else:

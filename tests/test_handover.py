@@ -139,6 +139,32 @@ def test_a_connection_that_was_busy_meanwhile_may_ask_for_a_job_next(
         assert pid_of(server) != server.pid
 
 
+_WEBSOCKET = (
+    b"GET /api/audio/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+def test_jobs_do_not_wait_for_a_stream_whose_client_says_no_goodbye(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    assert prepared_embedded
+    with upgradable(tmp_path) as server:
+        job = server.ask("/v1/jobs", min(wav_clips, key=len)).json["id"]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as silent:
+            silent.sendall(_WEBSOCKET)
+            assert b" 101 " in silent.recv(1000)
+            done = upgrade(server)
+            assert done.returncode == 0, done.stderr + done.stdout
+            told = b""
+            while b"\x88" not in told:  # its end, which is not answered
+                told += (more := silent.recv(1000))
+                assert more, told
+            assert server.ask(f"/v1/jobs/{job}", timeout_s=6).status == 200
+            assert server.process.poll() is None, "the old one waits for an answer"
+        assert server.process.wait(20) == 0
+
+
 def test_what_takes_a_new_start_is_changed_by_an_upgrade(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:

@@ -95,6 +95,11 @@ class ClientConnection(RequestHandler):
         """It has heard a part of its next request's head, and waits for the rest."""
         return self._waits and self._begun
 
+    @property
+    def is_websocket(self) -> bool:
+        """It will bring no request any more, whatever it still waits for."""
+        return self._payload_parser is not None
+
     def let_go(self) -> socket.socket | None:
         """Its socket, if it waits for its next request and has heard nothing of that: what comes
         from now on is for who has that socket. None, and all as it was, otherwise."""
@@ -151,8 +156,8 @@ class ClientConnection(RequestHandler):
         transport = self.transport
         if transport is None or transport.get_extra_info("socket").family == socket.AF_UNIX:
             return None
-        if self._payload_parser is not None:
-            # A WebSocket has a farewell of its own: who closes without it is gone.
+        if self.is_websocket:
+            # It has a farewell of its own: who closes without it is gone.
             return None
         if self._half_closed:
             return True
