@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 import time
@@ -136,11 +137,7 @@ def test_live_streams_of_either_protocol(server: RunningServer, clips: list[byte
 def test_the_status_says_what_is_in_use(server: RunningServer) -> None:
     (model,) = server.health()["models"]
     assert model["profile"] == "balanced"
-    assert model["text_steps"] == {
-        "bracket": "in use",
-        "fails": "in use",
-        "numbers": "knows nothing of ko",
-    }
+    assert model["text_steps"] == {"bracket": "in use", "fails": "in use", "numbers": "in use"}
 
 
 def test_a_step_that_cannot_be_made_is_named(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +172,25 @@ def test_a_name_that_nobody_has_is_refused_at_the_start() -> None:
         ("en", "one of them", "one of them"),
         ("de", "ich habe fünfundzwanzig äpfel", "ich habe 25 äpfel"),
         ("fr", "vingt-cinq pommes", "25 pommes"),
+        ("ja", "二千二十六年十一月三日午後三時十五分", "2026年11月3日午後3時15分"),
+        ("ja", "百二十人が一億三千万円を二十パーセント", "120人が130000000円を20%"),
+        ("ja", "三点五と〇九〇一二三四五六七八", "3.5と09012345678"),
+        ("ja", "一緒に五十嵐さんと八百屋で一番十分", "一緒に五十嵐さんと八百屋で一番十分"),
+        ("ko", "이천이십육 년 십일 월 이십칠 일 에", "2026년 11월 27일 에"),
+        ("ko", "이천 이십 육년 삼월 오일", "2026년 3월 5일"),
+        ("ko", "오후 세 시 삼십 오 분 에 만나", "오후 3시 35분 에 만나"),
+        ("ko", "사과 삼십이 개 를 만 이천 오백 원 에", "사과 32개 를 12500원 에"),
+        ("ko", "공일공 일이삼사 오육칠팔 로 전화", "01012345678 로 전화"),
+        ("ko", "오십 퍼센트 와 삼 점 오 퍼센트", "50% 와 3.5%"),
+        ("ko", "칠 층 에서 이십삼번 버스", "7층 에서 23번 버스"),
+        ("ko", "일억 이천만 명 이 천구백팔십팔년에", "120000000명 이 1988년에"),
+        ("ko", "만일 이 사람 이 사이사이 천사 를", "만일 이 사람 이 사이사이 천사 를"),
+        ("ko", "백만이 넘는 만세 백일 잔치", "백만이 넘는 만세 백일 잔치"),
+        ("ko", "이 일 이 구 명 의 삼삼오오 이 점 이", "이 일 이 구 명 의 삼삼오오 이 점 이"),
+        ("ko", "영 점 오 와 공 이 에 오 칠 팔", "0.5 와 공 이 에 오 칠 팔"),
+        ("ko", "열 시 십 분 전 열두시 오분", "10시 10분 전 12시 5분"),
+        ("ko", "만 원 백 명 천 년", "10000원 100명 1000년"),
+        ("ko", "오늘 일 하고 천천히 오만 하다 다섯 시", "오늘 일 하고 천천히 오만 하다 다섯 시"),
     ],
 )
 def test_numbers_are_written(language: str, spoken: str, written: str) -> None:
@@ -183,8 +199,8 @@ def test_numbers_are_written(language: str, spoken: str, written: str) -> None:
     assert step(spoken) == written
 
 
-def test_of_korean_it_knows_nothing() -> None:
-    assert numbers_written("ko") is None
+def test_of_other_languages_it_knows_nothing() -> None:
+    assert numbers_written("ru") is None
 
 
 def test_beside_the_engine(tmp_path: Path) -> None:
@@ -197,10 +213,28 @@ load(str(place.directory), {}, [], place.name, sys.argv[2], "none", False, None,
      ["numbers"])
 print("loaded")
 """
-    for language in ("zh", "en"):
+    for language in ("zh", "en", "ja", "ko"):
         command = [sys.executable, "-c", program, str(tmp_path), language]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.stdout.endswith("loaded\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("language", "letters"),
+    [
+        ("ko", "일이삼사오육칠팔구십백천만억조공영점년월원 시분한두 퍼센트에"),
+        ("ja", "一二三十百千万億点時分年月日 円〇零"),
+        ("zh", "一二两三十百千万亿点分年月日号 块〇零百分之"),
+    ],
+)
+def test_whatever_is_said_a_step_neither_fails_nor_takes_long(language: str, letters: str) -> None:
+    step, chance = numbers_written(language), random.Random(1)
+    assert step is not None
+    began = time.process_time()
+    for _ in range(5000):
+        step("".join(chance.choice(letters) for _ in range(chance.randrange(24))))
+    step(" ".join(letters) * 300)
+    assert (time.process_time() - began) / 5000 < 0.005
 
 
 def test_it_is_fast_enough_to_be_done_with_every_result() -> None:
