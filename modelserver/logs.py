@@ -107,7 +107,7 @@ class PatientStream:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._lines: queue.Queue[str | None] = queue.Queue(_MOST_LINES)
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._dropped = 0
         self._thread = threading.Thread(target=self._write_all, name="logs", daemon=True)
         self._thread.start()
@@ -115,9 +115,9 @@ class PatientStream:
 
     def write(self, text: str) -> int:
         """Have it written, or drop it where too much waits already."""
-        try:
-            self._lines.put_nowait(text)
-        except queue.Full:
+        if self._lines.qsize() < _MOST_LINES:
+            self._lines.put(text)
+        else:
             self._dropped += 1
         return len(text)
 
@@ -126,9 +126,8 @@ class PatientStream:
 
     def close(self) -> None:
         """Write what waits, if somebody takes it; for no longer than a second."""
-        with contextlib.suppress(queue.Full):
-            self._lines.put(None, timeout=_LAST_LINES_S)
-            self._thread.join(_LAST_LINES_S)
+        self._lines.put(None)
+        self._thread.join(_LAST_LINES_S)
 
     def _write_all(self) -> None:
         while (text := self._lines.get()) is not None:

@@ -51,9 +51,6 @@ _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 class Lingering(Protocol):
     """A connection whose client may still be sending what was refused."""
 
-    cut_short: bool
-    """The client has closed its side before its body was whole."""
-
     def linger(self) -> None:
         """Read on, and throw it away, as long as something comes."""
 

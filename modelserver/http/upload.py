@@ -15,7 +15,7 @@ from modelserver.http.codings import Base64, Inflater, Unwrapped
 from modelserver.http.errors import ApiError
 from modelserver.http.forms import FormParser, Part, media_type, parameter
 from modelserver.http.json_body import JsonBody
-from modelserver.http.middleware import Lingering, say_continue, unknown_expectation
+from modelserver.http.middleware import say_continue, unknown_expectation
 from modelserver.settings import LimitSettings
 from supervisor import Spool
 
@@ -126,8 +126,7 @@ class Upload:
                 async with asyncio.timeout(limits.upload_idle_s):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
-                protocol = self._request.protocol
-                if isinstance(protocol, Lingering) and protocol.cut_short:
+                if getattr(self._request.protocol, "cut_short", False):  # `ClientConnection`
                     raise ApiError("incomplete_body", "the body ended too early") from None
                 return
             except TimeoutError:

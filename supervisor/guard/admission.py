@@ -61,6 +61,11 @@ class Supply:
         """What may still be promised."""
         return max(0, self.left - self.reserved)
 
+    @property
+    def most(self) -> int:
+        """How much a worker can grow here, with nothing else going on."""
+        return min(self.capacity, self.most_growth)
+
     def wait_s(self, units: float) -> float | None:
         """How long it would take to finish what is here and `units` more, at today's pace."""
         if self.s_per_unit is None:
@@ -96,7 +101,7 @@ def disk_reserve(total: int) -> int:
 
 def never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     """Why the job could not be done here however long one waited; None if it could."""
-    most = min(supply.capacity, supply.most_growth)
+    most = supply.most
     if certain is not None and certain > most:
         return TooLarge(
             f"a job of this size makes a worker grow by {in_units(certain)}; {in_units(most)} is "

@@ -27,12 +27,12 @@ class AdmissionControl:
     ) -> PoolError | None:
         """Why a job may not come in; None if it may."""
         supply = self._supply(member, state, queued_units)
-        return refusal(ask, supply, member.growth.certain(ask.units or 0.0))
+        return refusal(ask, supply, member.growth.certain(ask.units or 0.0, supply.most))
 
     def never(self, member: Member, ask: Ask, state: GuardState) -> PoolError | None:
         """Why a job whose size is known now could not be done here at all; None if it could."""
         supply = self._supply(member, state, 0.0)
-        return never(ask, supply, member.growth.certain(ask.units or 0.0))
+        return never(ask, supply, member.growth.certain(ask.units or 0.0, supply.most))
 
     def admitted(self, ask: Ask) -> int:
         """It came in: its input is expected. Returns a ticket for `released`."""

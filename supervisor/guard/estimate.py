@@ -26,23 +26,29 @@ class GrowthEstimate:
     """How much a worker grows by one job."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque(maxlen=_REMEMBERED)
+        self._seen: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # size, growth per unit
+        self._usual = self._most = PRIOR_BYTES_PER_UNIT
 
     def learn(self, units: float, growth: int) -> None:
         """A job of that size has made its worker grow by so many bytes (or shrink: 0)."""
-        if units > 0:
-            self._seen.append((units, max(0, growth)))
+        if units <= 0:
+            return
+        self._seen.append((units, max(0, growth) / units))
+        per_unit = sorted(rate for _, rate in self._seen)
+        self._most = per_unit[-1]
+        prior = max(0, _PRIOR_WEIGHT - len(per_unit))
+        self._usual = _upper(sorted([*per_unit, *[PRIOR_BYTES_PER_UNIT] * prior]))
 
     def expected(self, units: float) -> int:
         """Bytes to reserve: the 95th percentile per unit; the prior counts as twenty jobs."""
-        per_unit = [growth / size for size, growth in self._seen]
-        prior = max(0, _PRIOR_WEIGHT - len(per_unit))
-        return math.ceil(_upper([*per_unit, *[PRIOR_BYTES_PER_UNIT] * prior]) * units)
+        return math.ceil(self._usual * units)
 
-    def certain(self, units: float) -> int | None:
+    def certain(self, units: float, above: int = 0) -> int | None:
         """The same from jobs alike only (at least a quarter of the size), without a prior; None
-        where too few were seen to refuse a job for it."""
-        alike = [growth / size for size, growth in self._seen if size >= units / _LIKE]
+        where too few were seen to refuse a job for it, or where it is no more than `above`."""
+        if self._most * units <= above:
+            return None
+        alike = sorted(rate for size, rate in self._seen if size >= units / _LIKE)
         return math.ceil(_upper(alike) * units) if len(alike) >= _EVIDENCE else None
 
 
@@ -77,5 +83,5 @@ class Pace:
         return max(self._s_per_unit, self._least)
 
 
-def _upper(values: list[float]) -> float:
-    return sorted(values)[math.ceil(len(values) * _QUANTILE) - 1] if values else 0.0
+def _upper(ordered: list[float]) -> float:
+    return ordered[math.ceil(len(ordered) * _QUANTILE) - 1]

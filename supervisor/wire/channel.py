@@ -23,6 +23,7 @@ LONGEST_BYTES = 32 * 1024 * 1024
 
 _INLINE, _IN_MEMFD = b"\0", b"\1"
 _MAX_FDS = 4
+_TRUNCATED = int(socket.MSG_CTRUNC)
 
 
 class ChannelClosed(Exception):
@@ -102,7 +103,7 @@ def receive(sock: socket.socket) -> tuple[AnyMessage, list[int]]:
             fds.extend(received)
     if not packet:
         raise ChannelClosed("end of file")
-    if flags & socket.MSG_CTRUNC:
+    if flags & _TRUNCATED:
         close_fds(fds)
         raise ChannelClosed("there was no descriptor free for what came with a message")
     return _unpack(packet, fds)
