@@ -367,7 +367,7 @@ def _opened(file: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")  # a commit survives a loss of power
         db.execute("PRAGMA journal_size_limit = 4194304")
-        db.execute("PRAGMA cache_size = -1024")
+        db.execute("PRAGMA cache_size = -256")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 1:  # before jobs knew the trace that they are a part of
             db.executescript(_FROM_1)
