@@ -115,7 +115,8 @@ BENCH = $(BIN)/modelserver models prepare && \
 bench: $(VENV)/.benchmark
 	$(BENCH)
 
-bench-full: $(VENV)/.benchmark
+# Its scripts use what the tests use, too.
+bench-full: $(VENV)/.benchmark $(VENV)/.test
 	$(BENCH) --full
 
 $(VENV)/.locust: $(VENV)/.serve
