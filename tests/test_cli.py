@@ -97,7 +97,7 @@ def test_without_a_model_transcribe_says_so_and_ends(tmp_path: Path, files: list
     assert "Traceback" not in done.stderr.decode()
 
 
-LISTED = r"\* (\S+) Korean 197 MB yes, leaves [\d.]+ [GM]B prepared Apache-2.0"
+LISTED = r"\* (\S+) Korean 165 MB yes, leaves [\d.]+ [GM]B prepared Apache-2.0"
 
 
 def test_the_installed_models_are_listed_with_the_one_that_is_served(
@@ -111,7 +111,7 @@ def test_the_installed_models_are_listed_with_the_one_that_is_served(
     assert found[1] == prepared_embedded.manifest.name
     names = [row.split()[1] for row in known if row.startswith("  ")]
     assert names[:2] == ["Arabic", "Arabic"]
-    assert known[-1].startswith("* would be served: 197 MB and 15 MB for each of ")
+    assert known[-1].startswith("* would be served: 165 MB and 15 MB for each of ")
     alone = modelserver("models", "list", "--installed").stdout.decode().splitlines()
     assert alone[1].split()[:5] == line.split()[:5]
     assert len(alone) == 5

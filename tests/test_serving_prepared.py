@@ -393,7 +393,7 @@ def test_the_plain_model_is_refused_in_three_hundred_megabytes_before_it_is_read
         assert re.search(
             r"vosk-model-small-ko-0\.22 does not fit: it needs 6\d\d MB \(6\d\d MB for the model, "
             r"the rest for 1 worker\), and there is room for 2\d\d MB \(300 MB is the limit "
-            r"\(cgroup .*\)\); prepared, it would need 2[01]\d MB",
+            r"\(cgroup .*\)\); prepared, it would need 1[78]\d MB",
             message,
         )
         assert not server.events("fork_server.started")
