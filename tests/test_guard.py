@@ -265,7 +265,7 @@ def test_a_slow_disk_starves_a_model_by_few_faults(file: Path) -> None:
         group.enter()
         disk.enter()
 
-    with slow_disk(file) as disk, memory_cgroup(120 * MB) as group, remote_pool(enter) as pool:
+    with slow_disk(file) as disk, memory_cgroup(100 * MB) as group, remote_pool(enter) as pool:
         # Read through once, so that what is read from now on was there before.
         subprocess.run(["cat", file], stdout=subprocess.DEVNULL, check=True, preexec_fn=group.enter)
         disk.reads_per_s(300)
