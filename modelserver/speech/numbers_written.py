@@ -16,6 +16,7 @@ _BY_RULES = ("en", "de", "fr", "es", "pt", "it", "nl")
 
 _DIGIT = "零〇一二两三四五六七八九"
 _UNITS = "十百千万亿億"
+_ONE_BY_ONE = str.maketrans(_DIGIT, "001223456789")
 
 
 def _numerals(starting: str) -> re.Pattern[str]:
@@ -72,11 +73,8 @@ def _japanese() -> TextStep:
 
     def value(numerals: str) -> float:
         whole, _, decimals = numerals.partition("点")
-        return (
-            float(f"{kanji2number(whole)}.{_one_by_one(decimals)}")
-            if decimals
-            else int(kanji2number(whole))
-        )
+        found = int(kanji2number(whole))
+        return float(f"{found}.{decimals.translate(_ONE_BY_ONE)}") if decimals else found
 
     step = _by_numerals(_JAPANESE, value)
 
@@ -94,7 +92,7 @@ def _by_numerals(numerals: re.Pattern[str], value_of: Callable[[str], float]) ->
 
     def value(said: str) -> str:
         if re.fullmatch(f"[{_DIGIT}]{{3,}}", said):  # zeros in front included
-            return _one_by_one(said)
+            return said.translate(_ONE_BY_ONE)
         found = value_of(said)
         return f"{found:g}" if isinstance(found, float) and abs(found) < 1e6 else str(found)
 
@@ -113,11 +111,3 @@ def _by_numerals(numerals: re.Pattern[str], value_of: Callable[[str], float]) ->
         return numerals.sub(written, text)
 
     return step
-
-
-def _one_by_one(digits: str) -> str:
-    return "".join(str("零一二三四五六七八九".index(_plain(one))) for one in digits)
-
-
-def _plain(digit: str) -> str:
-    return {"〇": "零", "两": "二"}.get(digit, digit)
