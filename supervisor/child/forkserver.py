@@ -27,7 +27,7 @@ from supervisor.processes.kin import (
     set_parent_death_signal,
     wait_status,
 )
-from supervisor.trim import give_back
+from supervisor.trim import give_back, let_go
 from supervisor.wire.channel import Channel, ChannelClosed
 from supervisor.wire.messages import (
     Fork,
@@ -97,7 +97,7 @@ def _load(channel: Channel, request: Load) -> Servable:
     # What is garbage now must not be found, and its pages copied, in every worker.
     gc.collect()
     gc.freeze()
-    give_back()
+    let_go()
     channel.send(Loaded(loaded - started, warmed - loaded, report, in_force, missing))
     return servable
 

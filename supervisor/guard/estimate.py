@@ -34,10 +34,10 @@ class GrowthEstimate:
         if units <= 0:
             return
         self._seen.append((units, max(0, growth) / units))
-        per_unit = sorted(rate for _, rate in self._seen)
-        self._most = per_unit[-1]
+        per_unit = [rate for _, rate in self._seen]
+        self._most = max(per_unit)
         prior = max(0, _PRIOR_WEIGHT - len(per_unit))
-        self._usual = _upper(sorted([*per_unit, *[PRIOR_BYTES_PER_UNIT] * prior]))
+        self._usual = _upper([*per_unit, *[PRIOR_BYTES_PER_UNIT] * prior])
 
     def expected(self, units: float) -> int:
         """Bytes to reserve: the 95th percentile per unit; the prior counts as twenty jobs."""
@@ -48,7 +48,7 @@ class GrowthEstimate:
         where too few were seen to refuse a job for it, or where it is no more than `above`."""
         if self._most * units <= above:
             return None
-        alike = sorted(rate for size, rate in self._seen if size >= units / _LIKE)
+        alike = [rate for size, rate in self._seen if size >= units / _LIKE]
         return math.ceil(_upper(alike) * units) if len(alike) >= _EVIDENCE else None
 
 
@@ -83,5 +83,5 @@ class Pace:
         return max(self._s_per_unit, self._least)
 
 
-def _upper(ordered: list[float]) -> float:
-    return ordered[math.ceil(len(ordered) * _QUANTILE) - 1]
+def _upper(values: list[float]) -> float:
+    return sorted(values)[math.ceil(len(values) * _QUANTILE) - 1]
