@@ -11,7 +11,6 @@ without any upgrade.
 import argparse
 import contextlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -52,12 +51,7 @@ def main() -> None:
         with Everybody(url, audio, kept=4, streams=2) as clients:
             for number in range(arguments.times):
                 began = time.monotonic()
-                command = ["upgrade", f"--admin-listen=unix:{it.admin}"]
-                subprocess.run(
-                    [sys.executable, "-m", "modelserver", *command],
-                    check=True,
-                    stdout=subprocess.DEVNULL,
-                )
+                it.upgrade().check_returncode()
                 took = time.monotonic() - began
                 print(f"{number + 1} of {arguments.times}: {took:.1f} s", file=sys.stderr)
         show(f"with {arguments.times} upgrades", clients.account)

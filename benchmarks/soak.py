@@ -17,8 +17,6 @@ import signal
 import socket
 import statistics
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -171,18 +169,7 @@ def upgrader(
     for share in UPGRADES:
         time.sleep(max(0.0, began + share * minutes * 60 - time.monotonic()))
         with room:
-            ended = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "modelserver",
-                    "upgrade",
-                    f"--admin-listen=unix:{running.admin}",
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            ended = running.upgrade()
         done[f"upgrades {'done' if ended.returncode == 0 else ended.stderr}"] += 1
 
 

@@ -122,6 +122,11 @@ class RunningServer:
 
         return until(search, timeout_s, f"event {name} {fields}")
 
+    def upgrade(self, *flags: str) -> subprocess.CompletedProcess[str]:
+        """The command, run to its end."""
+        command = (sys.executable, *PROGRAM, "upgrade", f"--admin-listen=unix:{self.admin}", *flags)
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
     def ask(
         self, path: str, body: bytes | None = None, timeout_s: float = 60.0, **headers: str
     ) -> Answer:

@@ -33,20 +33,6 @@ COMMON = {
 }
 
 
-def upgrade(server: RunningServer, *flags: str) -> subprocess.CompletedProcess[str]:
-    """The command, run to its end."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "modelserver", "upgrade"),
-            *(f"--admin-listen=unix:{server.admin}", *flags),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def successor_of(server: RunningServer) -> psutil.Process:
     """One that has just been started."""
     os.kill(server.pid, signal.SIGUSR2)
@@ -98,7 +84,7 @@ def test_upgrades_under_clients_of_every_kind_fail_nobody(
         with everybody(server.url, min(wav_clips, key=len), kept=3, streams=2) as account:
             until(functools.partial(each_kind, account, 4), 60, "an answer of each kind")
             for _ in range(2):
-                done = upgrade(server)
+                done = server.upgrade()
                 assert done.returncode == 0, done.stderr + done.stdout
                 pids.append(pid_of(server))
                 before = sum(account.done.values())
@@ -124,7 +110,7 @@ def test_a_connection_that_was_busy_meanwhile_may_ask_for_a_job_next(
         connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body[:1000])
         with ThreadPoolExecutor(1) as elsewhere:
-            upgraded = elsewhere.submit(upgrade, server)
+            upgraded = elsewhere.submit(server.upgrade)
             server.wait_event("server.draining", timeout_s=60)
             time.sleep(1)  # all that could be handed over has been
             connection.send(body[1000:])
@@ -154,7 +140,7 @@ def test_jobs_do_not_wait_for_a_stream_whose_client_says_no_goodbye(
         with socket.create_connection(("127.0.0.1", server.port), timeout=60) as silent:
             silent.sendall(_WEBSOCKET)
             assert b" 101 " in silent.recv(1000)
-            done = upgrade(server)
+            done = server.upgrade()
             assert done.returncode == 0, done.stderr + done.stdout
             told = b""
             while b"\x88" not in told:  # its end, which is not answered
@@ -189,7 +175,7 @@ def test_what_takes_a_new_start_is_changed_by_an_upgrade(
     try:
         server.wait_ready()
         settings.write_text(f"port = {second}\nworkers.count = 1\nmemory.limit = '3GB'\n")
-        done = upgrade(server)
+        done = server.upgrade()
         assert done.returncode == 0, done.stderr
         server.url = f"http://127.0.0.1:{second}"
         assert server.convert(wav_clips[0]).status == 200
@@ -220,7 +206,7 @@ def test_an_upgrade_that_cannot_be_leaves_all_as_it_was(
     settings.write_text("")
     with upgradable(tmp_path, MODELSERVER_CONFIG=str(settings)) as server:
         settings.write_text(f"{line}\n")
-        done = upgrade(server)
+        done = server.upgrade()
         assert done.returncode != 0
         assert said in done.stderr
         assert server.convert(wav_clips[0]).status == 200
@@ -237,7 +223,7 @@ def test_where_both_do_not_fit_the_old_one_goes_first_and_clients_wait(
     with upgradable(tmp_path, MODELSERVER_MEMORY_LIMIT="400MB") as server:
         with everybody(server.url, min(wav_clips, key=len), kept=2, jobs=0) as account:
             until(functools.partial(each_kind, account, 3), 60)
-            done = upgrade(server)
+            done = server.upgrade()
             assert done.returncode == 0, done.stderr
             assert "waits until the one before has ended" in done.stdout
             seen = sum(account.done.values())
@@ -268,7 +254,7 @@ def test_a_successor_that_dies_leaves_the_one_before_serving(
         successor_of(server).kill()
         assert "ended before it served" in server.wait_event("server.not_upgraded")["reason"]
         assert server.convert(wav_clips[0]).status == 200
-        assert upgrade(server).returncode == 0, "and another may be tried"
+        assert server.upgrade().returncode == 0, "and another may be tried"
 
 
 def test_a_server_that_is_told_to_stop_takes_its_successor_along(
@@ -425,7 +411,7 @@ def test_the_port_is_the_settings_after_a_restart(
     first, second = free_port(), free_port()
     with manager.start(tmp_path, MODELSERVER_PORT=str(first)) as server:
         assert server.port == first
-        refused = upgrade(server)
+        refused = server.upgrade()
         assert (refused.returncode, "systemctl restart" in refused.stderr) == (1, True)
         assert server.stop() == 0
     with manager.start(tmp_path, MODELSERVER_PORT=str(second)) as server:

@@ -178,12 +178,12 @@ def test_health_readiness_and_test_answer(server: RunningServer) -> None:
 # --- errors ---------------------------------------------------------------------------------------
 
 
-def check_error(answer: object, status: int, code: str) -> None:
-    assert answer.status == status, answer.body  # type: ignore[attr-defined]
-    error = answer.json["error"]  # type: ignore[attr-defined]
+def check_error(answer: Answer, status: int, code: str) -> None:
+    assert answer.status == status, answer.body
+    error = answer.json["error"]
     assert set(error) == {"code", "message", "request_id"}
     assert error["code"] == code
-    assert error["request_id"] == answer.headers["X-Request-ID"]  # type: ignore[attr-defined]
+    assert error["request_id"] == answer.headers["X-Request-ID"]
     assert "Traceback" not in error["message"]
 
 
