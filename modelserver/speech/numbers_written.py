@@ -90,20 +90,22 @@ def _by_numerals(numerals: re.Pattern[str], value_of: Callable[[str], float]) ->
     """A step that writes what `value_of` says of numerals; it raises `ValueError` or
     `LookupError` for what is none."""
 
-    def value(said: str) -> str:
+    def value(said: str) -> str | None:
         if re.fullmatch(f"[{_DIGIT}]{{3,}}", said):  # zeros in front included
             return said.translate(_ONE_BY_ONE)
-        found = value_of(said)
+        try:
+            found = value_of(said)
+        except (ValueError, LookupError):  # what looks like one and is none, such as 三四十
+            return None
         return f"{found:g}" if isinstance(found, float) and abs(found) < 1e6 else str(found)
 
     def written(match: re.Match[str]) -> str:
-        try:
-            return value(match["number"]) + ("%" if match["percent"] else "")
-        except (ValueError, LookupError):  # what looks like one and is none, such as 三四十
-            return match[0]
+        found = value(match["number"])
+        return match[0] if found is None else found + ("%" if match["percent"] else "")
 
     def single(match: re.Match[str]) -> str:
-        return match[0].replace(match[1], value(match[1]), 1)
+        found = value(match[1])
+        return match[0] if found is None else match[0].replace(match[1], found, 1)
 
     def step(text: str) -> str:
         for what in (_CLOCK, _DATE, _DAY):
