@@ -11,7 +11,7 @@ import click
 from modelserver.batch.engine import Engine
 from modelserver.batch.files import seconds_of
 from modelserver.batch.journal import Journal, stamp_of
-from modelserver.batch.outcome import WRITERS, Outcome, outcome_of
+from modelserver.batch.outcome import WRITERS, Outcome, outcome_of, write_whole
 
 _ASKED_AT_ONCE = 16
 Moved = Callable[[str, float], None]
@@ -113,7 +113,7 @@ class Batch:
             if target is None:
                 click.echo(text, nl=False)
             else:
-                target.write_text(text, encoding="utf-8")
+                write_whole(target, text)
         except OSError as error:
             where = target or "standard output"
             click.echo(f"{outcome.file}: {where} cannot be written: {error.strerror}", err=True)

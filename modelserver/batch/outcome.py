@@ -1,7 +1,10 @@
 """What became of a file, and how it is written."""
 
+import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -51,4 +54,24 @@ WRITERS: dict[str, Callable[[Outcome], str]] = {
     "srt": lambda outcome: srt(outcome.speech.words) if outcome.speech else "",
     "vtt": lambda outcome: vtt(outcome.speech.words) if outcome.speech else "",
 }
+
+
+def write_whole(target: Path, text: str) -> None:
+    """Whoever finds the file finds all of it, whenever this is stopped. What is no plain file (a
+    pipe), or stands where nothing new may be made, is written to as it is. Raises `OSError`."""
+    target = target.resolve()  # a link stays one
+    if target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK)):
+        target.write_text(text, encoding="utf-8")
+        return
+    partial = target.with_name(f".modelserver-{zlib.crc32(os.fsencode(target.name)):08x}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        if target.exists():
+            partial.chmod(target.stat().st_mode & 0o777)
+        partial.replace(target)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 SUFFIX = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
