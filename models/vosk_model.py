@@ -107,7 +107,7 @@ class VoskModel:
     def report(self) -> dict[str, Any]:
         """How it was loaded."""
         facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
-        facts["kernels"] = "engine"
+        facts["kernels"] = facts["search"] = "engine"
         facts["profiles"] = self.has_profiles
         kernels = self.loaded.kernels
         not_packed = self.loaded.not_packed if kernels is None else kernels.refused
@@ -115,6 +115,7 @@ class VoskModel:
             facts["not_packed"] = not_packed
         elif kernels is not None:
             facts["kernels"] = f"packed, {kernels.variant}"
+            facts["search"] = "kernels" if kernels.searches else "engine"
             facts["packed_bytes"] = kernels.packed_bytes
             facts["aside_bytes"] = kernels.aside_bytes
         return facts | ({"left_out": list(self._left_out)} if self._left_out else {})

@@ -1,10 +1,10 @@
-"""Our own kernels for the network's products: its weights are laid out once, before the first fork,
-instead of at every call.
+"""Our own kernels: the network's weights are laid out once, before the first fork, instead of at
+every call of a product; and the graph is searched without asking the network arc by arc.
 
 A small C++ library (`source/`) that the fork server is started with (`LD_PRELOAD`), so that
-libvosk's calls reach it. Its results are those of OpenBLAS's Haswell kernel, to the bit. The
-processor's flags decide which of its variants runs; where there is none, or no compiler to build
-it, everything is as it was without it.
+libvosk's calls reach it. Its results are those of OpenBLAS's Haswell kernel and of the engine's
+search, to the bit. The processor's flags decide which of its variants runs; where there is none, or
+no compiler to build it, everything is as it was without it.
 """
 
 import os
@@ -43,9 +43,10 @@ VARIANTS = {"AVX-512": AVX512 | AVX2, "AVX2": AVX2, "NEON": frozenset({"asimd"})
 """Variant to the processor flags that it needs, best first."""
 
 _SOURCE = Path(__file__).parent / "source"
+_SOURCES = ("build_id", "interpose", "packed", "product", "search", "weights")
 _BUILT = Built(
     "kernels.so",
-    tuple(_SOURCE / f"{name}.cc" for name in ("interpose", "packed", "product", "weights")),
+    tuple(_SOURCE / f"{name}.cc" for name in _SOURCES),
     ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden"),
     ("-ldl",),
     HOW_TO_GET_IT,

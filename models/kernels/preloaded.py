@@ -27,6 +27,9 @@ class PreloadedKernels:
         """Why they are not used, where they did not answer like the engine."""
         self.aside_bytes = 0
         """How much of the weights is in memory only as it was packed."""
+        self.searches = False
+        """They search in the graph too: the engine is a build of it whose data they know."""
+        self.search(use=True)
 
     @classmethod
     def attach(cls, engine: Path, variant: str) -> "PreloadedKernels":
@@ -40,7 +43,7 @@ class PreloadedKernels:
         attach.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
         functions.modelserver_kernels_begin.argtypes = [ctypes.c_size_t]
         functions.modelserver_kernels_seal.argtypes = [ctypes.c_size_t]
-        for name in ("seal", "freeze", "products", "packed_bytes", "restored"):
+        for name in ("seal", "freeze", "products", "packed_bytes", "restored", "searched"):
             getattr(functions, f"modelserver_kernels_{name}").restype = ctypes.c_size_t
         refused = attach(str(engine).encode(), variant.encode())
         if refused:
@@ -69,6 +72,10 @@ class PreloadedKernels:
         """Use them, or leave everything to the engine."""
         self._functions.modelserver_kernels_use(int(use))
 
+    def search(self, *, use: bool) -> None:
+        """Search in the graph, or leave only that to the engine."""
+        self.searches = bool(self._functions.modelserver_kernels_search(int(use)))
+
     def freeze(self) -> None:
         """Pack no more: what is packed now is shared by every fork. If the kernels are used, the
         engine's own copy of it is given back; what reads that nevertheless finds it again, in
@@ -89,6 +96,11 @@ class PreloadedKernels:
     def restored(self) -> int:
         """How many of the weights that were given back were read after all in this process."""
         return int(self._functions.modelserver_kernels_restored())
+
+    @property
+    def searched(self) -> int:
+        """How many frames of sound they have searched for in this process."""
+        return int(self._functions.modelserver_kernels_searched())
 
     def alike(self, answers: Callable[[], list[str]]) -> str | None:
         """Ask without them and with them. None if that gives the same, else what differs: they are

@@ -10,6 +10,7 @@
 
 #include "packed.h"
 #include "product.h"
+#include "search.h"
 #include "weights.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
@@ -128,7 +129,7 @@ Engine engine_of(const void* caller) {
 
 Engine engine = {};
 std::atomic<const Variant*> variant{nullptr};
-std::atomic<bool> in_use{false};
+std::atomic<bool> in_use{false}, search_wanted{true};
 std::atomic<unsigned long> products{0};
 
 /// Weights of fewer elements than this are not worth a look.
@@ -195,6 +196,7 @@ EXPORTED int modelserver_kernels_attach(const char* path, const char* name) {
   if (found == nullptr) return 1;
   variant.store(found);
   in_use.store(true);
+  kernels::attach_search(path);
   return 0;
 }
 
@@ -220,7 +222,16 @@ EXPORTED std::size_t modelserver_kernels_freeze() {
 }
 
 /// Use the variant, or leave everything to the engine.
-EXPORTED void modelserver_kernels_use(int use) { in_use.store(use != 0); }
+EXPORTED void modelserver_kernels_use(int use) {
+  in_use.store(use != 0);
+  kernels::use_search(use != 0 && search_wanted.load());
+}
+
+/// Search in the graph too, or leave that to the engine. Returns 1 if it is done here from now on.
+EXPORTED int modelserver_kernels_search(int use) {
+  search_wanted.store(use != 0);
+  return kernels::use_search(use != 0 && in_use.load()) ? 1 : 0;
+}
 
 /// How many products were done here, and how many bytes are packed.
 EXPORTED unsigned long modelserver_kernels_products() { return products.load(); }
@@ -228,3 +239,6 @@ EXPORTED std::size_t modelserver_kernels_packed_bytes() { return kernels::packed
 
 /// How many weights were read, against expectation, that are there only as they were packed.
 EXPORTED unsigned long modelserver_kernels_restored() { return kernels::restored(); }
+
+/// How many frames of sound were searched here; 0 for ever where the engine does that itself.
+EXPORTED unsigned long modelserver_kernels_searched() { return kernels::searched_frames(); }
