@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from supervisor.guard.guard import Guard, GuardStatus
     from supervisor.guard.history import DeathRecord
     from supervisor.job import JobResult
+    from supervisor.packed import PackedRing
     from supervisor.pool import Pool
     from supervisor.processes.death import Cause, Death, ExitStatus
     from supervisor.processes.environment import (
@@ -113,6 +114,7 @@ _HOMES = {
         "WorkerLost",
     ),
     "fairness": ("FairQueue",),
+    "packed": ("PackedRing",),
     "tasks": ("Tasks",),
     "trim": ("keep_together",),
     "guard.beforehand": ("explain_limits", "find_headroom"),
@@ -178,6 +180,7 @@ __all__ = [
     "NotReady",
     "OomCounter",
     "OomReport",
+    "PackedRing",
     "Pool",
     "PoolError",
     "PoolSettings",

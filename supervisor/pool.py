@@ -405,7 +405,7 @@ class Pool:
 
     def recent_moments(self) -> tuple[Moment, ...]:
         """Memory in the last half minute, oldest first."""
-        return self._guard.history.moments
+        return tuple(self._guard.history.moments)
 
     # --- the way of a job -----------------------------------------------------------------------
 

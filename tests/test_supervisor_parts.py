@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from supervisor import Allocator, AllocatorMissing, SpoolFull, SpoolLimits, SpoolStore
+from supervisor import Allocator, AllocatorMissing, PackedRing, SpoolFull, SpoolLimits, SpoolStore
 from supervisor import spool as spooling
+from supervisor.guard.policy import Level
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.death import Cause, ExitStatus, Intent, name_death
 from supervisor.processes.environment import choose_allocator, cpu_quota, find_jemalloc, usable_cpus
@@ -394,3 +396,28 @@ async def test_what_a_cancelled_writer_fails_of_is_nobodys_error(
     del writing, spool, task
     gc.collect()
     assert not caplog.records
+
+
+# --- what is remembered ---------------------------------------------------------------------------
+
+
+class Kept(msgspec.Struct, array_like=True, frozen=True):
+    """Something that is remembered."""
+
+    number: int
+    level: Level
+
+
+def test_a_packed_ring_gives_what_was_put_in() -> None:
+    ring = PackedRing.of(Kept, 3)
+    assert len(ring) == 0
+    assert list(ring) == []
+    for number in range(5):
+        ring.append(Kept(number, Level.CRITICAL))
+    kept = [Kept(number, Level.CRITICAL) for number in (2, 3, 4)]
+    assert (list(ring), list(reversed(ring)), len(ring)) == (kept, kept[::-1], 3)
+    assert (ring[-1], ring[0]) == (kept[-1], kept[0])
+    newest = ring.newest(2)
+    ring.append(Kept(5, Level.NORMAL))
+    assert list(newest) == kept[1:]
+    assert list(ring.newest(9)) == [*kept[1:], Kept(5, Level.NORMAL)]

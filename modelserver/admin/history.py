@@ -5,13 +5,11 @@ Sampled four times a second from what the guard has read already, so that it cos
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Iterator
 
 import msgspec
 
 from modelserver.serving.service import SpeechService
-from supervisor import Tasks
+from supervisor import PackedRing, Tasks
 
 SHORT_S, LONG_S = 0.25, 10.0
 _SHORT, _LONG = 720, 1080
@@ -49,39 +47,12 @@ class Sample(msgspec.Struct, array_like=True, frozen=True):
 FIELDS = tuple(field.name for field in msgspec.structs.fields(Sample))
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Sample).decode
-
-
-class Ring:
-    """The newest samples, the oldest of them first, packed: an hour of them is no growth."""
-
-    def __init__(self, most: int) -> None:
-        self._packed: deque[bytes] = deque(maxlen=most)
-
-    def append(self, sample: Sample) -> None:
-        """One more; the oldest goes where there are too many."""
-        self._packed.append(_encode(sample))
-
-    def __len__(self) -> int:
-        return len(self._packed)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return map(_decode, self._packed)
-
-    def __reversed__(self) -> Iterator[Sample]:
-        return map(_decode, reversed(self._packed))
-
-    def __getitem__(self, at: int) -> Sample:
-        return _decode(self._packed[at])
-
-
 class History:
     """Use as `async with`."""
 
     def __init__(self, service: SpeechService) -> None:
         self._service = service
-        self.short, self.long = Ring(_SHORT), Ring(_LONG)
+        self.short, self.long = PackedRing.of(Sample, _SHORT), PackedRing.of(Sample, _LONG)
         self._tasks = Tasks()
         self._before: dict[float, tuple[float, int, int, float]] = {}
 

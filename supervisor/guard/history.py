@@ -4,7 +4,10 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+import msgspec
+
 from supervisor.guard.policy import Level
+from supervisor.packed import PackedRing
 from supervisor.processes.death import EXPECTED, Death
 
 _MOMENTS = 128
@@ -13,8 +16,7 @@ _DEATHS = 64
 _BEFORE_DEATH = 20
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessMoment:
+class ProcessMoment(msgspec.Struct, array_like=True, frozen=True):
     """One process in one moment. Bytes."""
 
     pid: int
@@ -24,8 +26,7 @@ class ProcessMoment:
     growth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(msgspec.Struct, array_like=True, frozen=True):
     """What there was at `time` (seconds since the epoch). Bytes."""
 
     time: float
@@ -45,7 +46,7 @@ class DeathRecord:
     slot: int | None
     death: Death
     job: int | None
-    moments: tuple[Moment, ...]
+    moments: PackedRing[Moment]
 
     @property
     def last(self) -> ProcessMoment | None:
@@ -61,7 +62,7 @@ class History:
     """The rings."""
 
     def __init__(self) -> None:
-        self._moments: deque[Moment] = deque(maxlen=_MOMENTS)
+        self._moments = PackedRing.of(Moment, _MOMENTS)
         self._deaths: deque[DeathRecord] = deque(maxlen=_DEATHS)
 
     def passed(self, moment: Moment) -> None:
@@ -72,7 +73,7 @@ class History:
         self, role: str, death: Death, *, slot: int | None = None, job: int | None = None
     ) -> DeathRecord:
         """Remember a death, with what came before it, unless it was asked for."""
-        before = tuple(self._moments)[-_BEFORE_DEATH:]
+        before = self._moments.newest(_BEFORE_DEATH)
         record = DeathRecord(time.time(), role, slot, death, job, before)
         if death.cause not in EXPECTED:
             self._deaths.append(record)
@@ -83,9 +84,9 @@ class History:
         return next((o for o in reversed(self._deaths) if o.death is death), None)
 
     @property
-    def moments(self) -> tuple[Moment, ...]:
+    def moments(self) -> PackedRing[Moment]:
         """Oldest first."""
-        return tuple(self._moments)
+        return self._moments
 
     @property
     def deaths(self) -> tuple[DeathRecord, ...]:
