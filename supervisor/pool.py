@@ -29,56 +29,23 @@ A twenty-line example, complete but for the model, which any module may hold::
 import asyncio
 import contextlib
 import functools
-import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import structlog
-
 from supervisor.admission import Admission
-from supervisor.errors import (
-    DeadlineExceeded,
-    Draining,
-    JobCrashed,
-    JobError,
-    NotReady,
-    PoolError,
-    QueueFull,
-    given_up,
-)
+from supervisor.dispatcher import Dispatcher, closing
+from supervisor.errors import Draining, NotReady, QueueFull
 from supervisor.guard.admission import Ask
 from supervisor.guard.guard import Guard
 from supervisor.guard.history import DeathRecord, Moment
-from supervisor.guard.members import Member
-from supervisor.job import Job, JobResult, JobState
-from supervisor.poison import KEEP_S, PoisonInputs
-from supervisor.processes.death import Cause, Death, Intent
-from supervisor.processes.lifecycle import ProcessLifecycle
-from supervisor.processes.worker import Worker, WorkerState
-from supervisor.queue import JobQueue
+from supervisor.job import JobResult
+from supervisor.processes.death import Cause
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
 from supervisor.stream import Stream
 from supervisor.streams import Streams
-from supervisor.tasks import Tasks
-from supervisor.wire.channel import encoded
-from supervisor.wire.messages import (
-    AnyMessage,
-    Cancelled,
-    Done,
-    Failed,
-    Fed,
-    Loaded,
-    Progress,
-    Run,
-    StreamFailed,
-)
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
-
-_MOST_NEVER_BEGUN = 10
-"""A job that so many workers did not even live to begin is given up."""
+from supervisor.wire.messages import Loaded
 
 
 class Pool:
@@ -105,33 +72,13 @@ class Pool:
         self.settings = settings or PoolSettings()
         self._guard = guard or Guard(self.settings.memory, spools)
         self._guard_is_mine = guard is None
-        self._lifecycle = ProcessLifecycle(
-            target,
-            self.settings,
-            self,
-            self._guard.history,
-            self._guard.evidence,
-            self._guard.clock,
-        )
-        self._queue = JobQueue()
-        self._sound, self._measure = sound, measure
-        self._suspended: set[Job] = set()
-        """Jobs whose worker has crashed, while it is found out what that says of the model."""
-        self._tasks = Tasks()
-        self._poison = PoisonInputs()
-        self._member = Member(self._lifecycle, self.settings.workers, self._queue)
-        self._job_ids = itertools.count(1)
+        self._dispatcher = Dispatcher(target, self.settings, self._guard, sound, measure)
+        self._lifecycle = self._dispatcher.lifecycle
+        self._member = self._dispatcher.member
+        self._streams = self._dispatcher.streams
         self._admitted = 0
         self._inside: set[Admission] = set()
-        self._streams = Streams(
-            self.settings.streams,
-            lambda: self._lifecycle.workers,
-            self._lifecycle.live_server,
-            self.settings.workers,
-            self.settings.attempts,
-        )
         self._draining = False
-        self._closed = False
 
     async def __aenter__(self) -> "Pool":
         if self._guard_is_mine:
@@ -141,16 +88,10 @@ class Pool:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self._draining = self._closed = True
-        for job in (*self._queue.clear(), *self._suspended):
-            job.fail(_closing())
-        self._suspended.clear()
-        self._streams.close(_closing())
-        for worker in self._lifecycle.workers:
-            if worker.job is not None:
-                worker.job.fail(_closing())
+        self._draining = True
+        self._dispatcher.close()
         try:
-            await self._tasks.close()
+            await self._dispatcher.end()
             await self._lifecycle.__aexit__(*exception)
         finally:
             self._guard.leave(self._member)
@@ -167,7 +108,7 @@ class Pool:
 
     async def headroom(self) -> Headroom:
         """What there is for a model and its workers: for a target source to choose by."""
-        return await self._guard.headroom(self._member)
+        return await self._dispatcher.headroom()
 
     async def renewed(self) -> str | None:
         """`renew`, and wait until it is over: None, or why it came to nothing."""
@@ -286,7 +227,7 @@ class Pool:
         self._admitted += 1
         ticket = self._guard.admitted(ask)
         never = functools.partial(self._guard.never, self._member)
-        admission = Admission(ask, never, self._run, client)
+        admission = Admission(ask, never, self._dispatcher.run, client)
         self._inside.add(admission)
         try:
             yield admission
@@ -303,7 +244,10 @@ class Pool:
         `admit` raises, and `QueueFull` where the others would be late for it."""
         with self.admit(stream=True):
             stream = Stream(
-                next(self._job_ids), self.settings.streams, request_id, self._streams.place
+                self._dispatcher.next_number(),
+                self.settings.streams,
+                request_id,
+                self._streams.place,
             )
             self._streams.add(stream)
             try:
@@ -316,10 +260,10 @@ class Pool:
         """A stream that is part of a job: it needs no place beside that job's, and has its turns
         when its worker has nothing else to do, so that neither streams nor other jobs wait for
         it."""
-        if self._closed:
-            raise _closing()
+        if self._dispatcher.closed:
+            raise closing()
         stream = Stream(
-            next(self._job_ids),
+            self._dispatcher.next_number(),
             self.settings.streams,
             request_id,
             self._streams.place,
@@ -339,7 +283,7 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Of them, those that wait for a worker."""
-        return len(self._queue)
+        return len(self._dispatcher.queue)
 
     def end_streams(self) -> None:
         """Ask those that are open to come to their end."""
@@ -407,203 +351,6 @@ class Pool:
         """Memory in the last half minute, oldest first."""
         return tuple(self._guard.history.moments)
 
-    # --- the way of a job -----------------------------------------------------------------------
-
-    async def _run(
-        self,
-        request: dict[str, Any],
-        spool: JobInput | None,
-        units: float | None,
-        timeout_s: float | None,
-        on_progress: Callable[[Any], None] | None,
-        request_id: str | None,
-        client: str | None,
-    ) -> JobResult:
-        if spool is not None:
-            await spool.flush()
-        if self._closed:
-            raise _closing()
-        if deaths := await self._poison.deaths_by(request, spool):
-            log.warning("job.remembered", request_id=request_id, ended=len(deaths))
-            raise given_up(deaths, again=True)
-        loop = asyncio.get_running_loop()
-        number = next(self._job_ids)
-        job = Job(
-            number,
-            encoded(Run(number, request, None if spool is None else spool.size)),
-            spool,
-            on_progress,
-            loop.create_future(),
-            submitted=loop.time(),
-            units=units,
-            request_id=request_id,
-            client=client,
-        )
-        self._queue.add(job)
-        self._guard.begin_what_may()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await job.future
-        except TimeoutError:
-            where = "in the queue" if job.state is JobState.WAITING else "on a worker"
-            if job.state is JobState.RUNNING:
-                self._guard.overdue(self._member, units, loop.time() - job.started)
-            raise DeadlineExceeded(
-                f"not done after {timeout_s:g} s; the time ran out {where}"
-            ) from None
-        except PoolError:
-            if len(job.deaths) >= self.settings.attempts and await self._poison.remember(
-                request, spool, job.deaths
-            ):
-                log.error("job.is_poison", request_id=request_id, remembered_s=KEEP_S)
-            raise
-        finally:
-            self._forget(job)
-
     def _queued_units(self) -> float:
         """Of everything that is inside, an answer that is half done counted whole."""
         return sum(admission.units or 0.0 for admission in self._inside)
-
-    def _forget(self, job: Job) -> None:
-        """Whoever waited for it has an answer, or has gone."""
-        if job.state is JobState.WAITING:
-            self._queue.forget(job)
-        elif job.state is JobState.RUNNING:
-            self._suspended.discard(job)
-            for worker in self._lifecycle.workers:
-                if worker.job is job:
-                    worker.cancel()
-        job.state = JobState.OVER
-        job.spool = None
-
-    def worker_changed(self, worker: Worker) -> None:
-        """The lifecycle's call: it is idle, or takes no more jobs."""
-        if worker.state is WorkerState.LEAVING:
-            self._streams.worker_leaves(worker)
-        if worker.state is WorkerState.IDLE:
-            self._streams.place()
-            self._guard.begin_what_may()
-
-    def worker_message(self, worker: Worker, message: AnyMessage) -> None:
-        """The lifecycle's call: it tells of its job, or of a stream."""
-        if isinstance(message, Fed):
-            self._streams.fed(worker, message)
-            return
-        if isinstance(message, StreamFailed):
-            self._streams.failed(worker, message)
-            return
-        job = worker.job
-        if job is None or getattr(message, "job", None) != job.id:
-            log.error(
-                "worker.unexpected_message",
-                worker=worker.slot,
-                pid=worker.pid,
-                message=type(message).__name__,
-            )
-            worker.kill(Intent.HANG)
-            return
-        match message:
-            case Progress():
-                self._progress(worker, job, message.value)
-                return
-            case Done():
-                growth_bytes = message.growth_bytes
-                log.debug(
-                    "job.done",
-                    worker=worker.slot,
-                    job=job.id,
-                    queued_s=round(job.started - job.submitted, 6),
-                    run_s=round(message.run_s, 6),
-                    growth_bytes=growth_bytes,
-                )
-                job.succeed(message.value, message.run_s)
-            case Failed(code=str() as code):
-                job.fail(JobError(code, message.message))
-            case Failed():
-                log.error(
-                    "job.crashed",
-                    worker=worker.slot,
-                    pid=worker.pid,
-                    job=job.id,
-                    request_id=job.request_id,
-                    error=message.message,
-                    traceback=message.traceback,
-                )
-                job.fail(JobCrashed(message.message, message.traceback))
-            case Cancelled():
-                log.info(
-                    "job.cancelled",
-                    worker=worker.slot,
-                    pid=worker.pid,
-                    job=job.id,
-                    request_id=job.request_id,
-                )
-        self._guard.ended(worker)
-        if isinstance(message, Done):
-            units = job.units if self._measure is None else self._measure(message.value)
-            self._guard.finished(self._member, worker, units, message.run_s, growth_bytes)
-        worker.job_over(
-            done=not isinstance(message, Cancelled)
-        )  # from here on it may have the next one
-        self._guard.begin_what_may()  # this pool's next job, or another's, now that fewer run
-
-    def _progress(self, worker: Worker, job: Job, value: Any) -> None:
-        if job.on_progress is None or job.state is not JobState.RUNNING:
-            return
-        try:
-            job.on_progress(value)
-        except Exception as error:
-            # Its caller's own mistake: it is told, and nobody else is to suffer from it.
-            log.exception("job.progress_failed", job=job.id, request_id=job.request_id)
-            job.fail(error)
-            worker.cancel()
-
-    def worker_lost(self, worker: Worker, death: Death, *, began: bool) -> None:
-        """The lifecycle's call: it has ended, or cannot be. Its job runs again elsewhere, or is
-        given up; what it had not begun yet does not count."""
-        self._guard.ended(worker)
-        self._streams.worker_lost(worker, death)
-        job = worker.job
-        if worker.stuck:
-            worker.job = None
-        if job is not None and job.state is JobState.RUNNING:
-            self._run_again(job, death, began=began)
-        self._guard.begin_what_may()
-
-    def _run_again(self, job: Job, death: Death, *, began: bool) -> None:
-        if began and death.cause is not Cause.SHUTDOWN:  # which was no fault of the job's
-            job.deaths.append(death)
-        else:
-            job.never_begun += 1
-        if self._closed:
-            job.fail(_closing())
-        elif len(job.deaths) >= self.settings.attempts:
-            job.fail(given_up(job.deaths))
-        elif job.never_begun >= _MOST_NEVER_BEGUN:
-            job.fail(given_up([*job.deaths, death]))
-        else:
-            log.warning(
-                "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
-            )
-            if self._sound is not None and death.cause is Cause.CRASH:
-                self._suspended.add(job)
-                self._tasks.once("what a crash says", functools.partial(self._ask_about, job))
-            else:
-                self._queue.put_back(job)
-
-    async def _ask_about(self, job: Job) -> None:
-        """One that crashed may, where the model is damaged, do so again and again."""
-        assert self._sound is not None
-        server = self._lifecycle.live_server()
-        try:
-            if not await self._sound() and server is self._lifecycle.live_server():
-                self._lifecycle.discard("what its model was loaded from is damaged")
-        finally:
-            if job in self._suspended:
-                self._suspended.remove(job)
-                self._queue.put_back(job)
-                self._guard.begin_what_may()
-
-
-def _closing() -> Draining:
-    return Draining("the server is shutting down")
