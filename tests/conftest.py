@@ -122,6 +122,14 @@ def prepared_small(
     return prepare(small, store, available_memory=available_memory())
 
 
+@pytest.fixture
+def copied(store: Path, prepared_small: PreparedModel) -> PreparedModel:
+    """A copy of the small prepared model, to be harmed."""
+    directory = store / prepared_small.directory.name
+    shutil.copytree(prepared_small.directory, directory, symlinks=True)
+    return PreparedModel(directory, prepared_small.manifest)
+
+
 def share_compiler(cache: Path, store: Path) -> None:
     """Let a store of a test use the graph compiler that was built before."""
     get_compiler(cache)

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import jsonschema
 import pytest
 import websockets
+from by_hand import websocket_handshake
 from conftest import as_wav
 from encoded import encoded
 from running import RunningServer, start_server, until
@@ -435,10 +436,7 @@ async def test_bad_clients_make_no_good_one_late(
 
     async def deaf() -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(
-            b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
+        writer.write(websocket_handshake("/"))
         frame = b"\x82\xfe\x0f\xa0\0\0\0\0" + bytes(4000)
         try:
             for _ in range(2000):

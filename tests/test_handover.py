@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from by_hand import websocket_handshake
 from everybody import Account, everybody
 from running import RunningServer, free_port, gone, start_server, until
 
@@ -125,12 +126,6 @@ def test_a_connection_that_was_busy_meanwhile_may_ask_for_a_job_next(
         assert pid_of(server) != server.pid
 
 
-_WEBSOCKET = (
-    b"GET /api/audio/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
-
-
 def test_jobs_do_not_wait_for_a_stream_whose_client_says_no_goodbye(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
@@ -138,7 +133,7 @@ def test_jobs_do_not_wait_for_a_stream_whose_client_says_no_goodbye(
     with upgradable(tmp_path) as server:
         job = server.ask("/v1/jobs", min(wav_clips, key=len)).json["id"]
         with socket.create_connection(("127.0.0.1", server.port), timeout=60) as silent:
-            silent.sendall(_WEBSOCKET)
+            silent.sendall(websocket_handshake("/api/audio/stream"))
             assert b" 101 " in silent.recv(1000)
             done = server.upgrade()
             assert done.returncode == 0, done.stderr + done.stdout
