@@ -55,10 +55,8 @@ def test_a_profile_is_what_its_settings_would_be(
         changed: dict[str, bytes | Path] = {"conf/model.conf": "\n".join(lines).encode()}
         make_view(embedded.directory, view, changed, frozenset())
         like_it = models.load_model(view)
-        for clip in clips:
-            assert text(model, clip, profile) == text(like_it, clip, "balanced")
-    narrow = {said_by: text(model, clips[0], said_by) for said_by in models.PROFILES}
-    assert all(narrow.values())
+        for clip in (clip[: RATE * 2 * 3] for clip in clips):
+            assert text(model, clip, profile) == text(like_it, clip, "balanced") != ""
 
 
 def test_recognisers_with_different_profiles_take_turns(
