@@ -59,7 +59,7 @@ test-cgroup2: $(VENV)/.test
 
 test-aarch64: $(VENV)/.test
 	scripts/system-packages aarch64
-	$(BIN)/pytest -m aarch64 tests/test_kernels_aarch64.py
+	$(BIN)/pytest -m aarch64 tests/test_kernels_aarch64.py tests/test_search_aarch64.py
 
 # With the Python of the image's Debian (3.11).
 lock:

@@ -63,7 +63,9 @@ Engine engine_in(const char* path) {
 }
 
 Engine engine = {};
-std::atomic<bool> known{false}, in_use{false};
+/// Where a graph's arrays are; 0: not known.
+std::atomic<std::size_t> arrays_at{0};
+std::atomic<bool> in_use{false};
 std::atomic<unsigned long> frames{0};
 
 /// For a caller in a process that has not attached us: the library that it is in.
@@ -305,8 +307,9 @@ float process_emitting(Decoder& decoder, Decodable* decodable, Scratch& scratch)
   const float cutoff = cutoff_of(decoder, active, list, beam);
   engine.resize(&decoder, list.count);
 
-  const State* states = decoder.graph->data->states;
-  const Arc* arcs = decoder.graph->data->arcs;
+  const Arrays& graph = decoder.graph->arrays(arrays_at.load(std::memory_order_relaxed));
+  const State* states = graph.states;
+  const Arc* arcs = graph.arcs;
   const Likelihoods likelihoods(decodable, frame);
   float next_cutoff = std::numeric_limits<float>::infinity();
   float offset = 0.0f;
@@ -386,8 +389,9 @@ float process_emitting(Decoder& decoder, Decodable* decodable, Scratch& scratch)
 }
 
 void process_nonemitting(Decoder& decoder, float cutoff, Scratch& scratch) {
-  const State* states = decoder.graph->data->states;
-  const Arc* arcs = decoder.graph->data->arcs;
+  const Arrays& graph = decoder.graph->arrays(arrays_at.load(std::memory_order_relaxed));
+  const State* states = graph.states;
+  const Arc* arcs = graph.arcs;
   const Remainder remainder(decoder.table.size);
   Active* queue = scratch.active.room(1);
   std::size_t room = scratch.active.size(), queued = 0;
@@ -513,10 +517,15 @@ EXPORTED void prune_forward_links(Decoder* decoder, std::int32_t frame, bool* co
 
 namespace {
 
-/// Builds of libvosk whose data is laid out as in search_data.h and whose search is this one, by the
-/// id that their linker gave them.
-constexpr const char* kBuilds[] = {
-    "2deead3f50350768e28bb3ef53d61738857890e3",  // vosk 0.3.45, x86-64
+/// A build of libvosk whose data is laid out as in search_data.h and whose search is this one.
+struct Build {
+  const char* id;  // that the linker gave it
+  std::size_t arrays_at;
+};
+
+constexpr Build kBuilds[] = {
+    {"2deead3f50350768e28bb3ef53d61738857890e3", 0x38},  // vosk 0.3.45, x86-64
+    {"d3b46397d6496e80a7961f944e01b3e3541f4f21", 0x50},  // vosk 0.3.45, aarch64
 };
 
 }  // namespace
@@ -525,18 +534,19 @@ namespace kernels {
 
 bool attach_search(const char* path) {
   engine = engine_in(path);
-  known.store(false);
+  arrays_at.store(0);
   // What the engine finds under these names is what the global scope has first.
   if (engine.complete() && engine.emitting != &emitting &&
       dlsym(RTLD_DEFAULT, PROCESS_EMITTING) == reinterpret_cast<void*>(&emitting)) {
     const std::string build = build_id_of(reinterpret_cast<void*>(engine.emitting));
-    for (const char* one : kBuilds) known.store(known.load() || build == one);
+    for (const Build& one : kBuilds)
+      if (build == one.id) arrays_at.store(one.arrays_at);
   }
   return use_search(true);
 }
 
 bool use_search(bool use) {
-  in_use.store(use && known.load());
+  in_use.store(use && arrays_at.load() != 0);
   return in_use.load();
 }
 

@@ -1,7 +1,7 @@
 // How libvosk keeps what its search in a static graph works on, as far as that is read here. Written
 // down from Kaldi's lattice-incremental-decoder.h, lattice-faster-decoder.h, hash-list.h and
 // decodable-online-looped.h and OpenFst's const-fst.h, and compared with what the library's own
-// instructions read (0.3.45, x86-64). Names are ours.
+// instructions read (0.3.45, x86-64 and aarch64). Names are ours.
 
 #pragma once
 
@@ -97,9 +97,9 @@ struct Arc {
   std::int32_t to;
 };
 
-/// fst::internal::ConstFstImpl.
-struct GraphData {
-  void* unused[7];
+/// The last of fst::internal::ConstFstImpl. It begins with a std::string, which has 8 bytes in the
+/// library for x86-64 and 32 in others: where this begins goes by the build.
+struct Arrays {
   const State* states;
   const Arc* arcs;
 };
@@ -107,7 +107,11 @@ struct GraphData {
 /// fst::ConstFst.
 struct Graph {
   void* functions;
-  const GraphData* data;
+  const char* data;
+
+  const Arrays& arrays(std::size_t at) const {
+    return *reinterpret_cast<const Arrays*>(data + at);
+  }
 };
 
 /// kaldi::LatticeIncrementalDecoderTpl.
