@@ -130,6 +130,16 @@ def copied(store: Path, prepared_small: PreparedModel) -> PreparedModel:
     return PreparedModel(directory, prepared_small.manifest)
 
 
+@pytest.fixture(scope="session")
+def small_settings(small: models.ModelLocation, prepared_small: PreparedModel) -> dict[str, str]:
+    """Of a server of the small model that is ready within a second."""
+    return {
+        "MODELSERVER_MODEL": str(small.directory),
+        "MODELSERVER_PREPARED_DIR": str(prepared_small.directory.parent),
+        "MODELSERVER_WARMUP": "none",
+    }
+
+
 def share_compiler(cache: Path, store: Path) -> None:
     """Let a store of a test use the graph compiler that was built before."""
     get_compiler(cache)
@@ -232,10 +242,9 @@ def webhook_secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def job_settings(small: models.ModelLocation, webhook_secret: Path) -> dict[str, str]:
+def job_settings(small_settings: dict[str, str], webhook_secret: Path) -> dict[str, str]:
     return {
-        "MODELSERVER_MODEL": str(small.directory),
-        "MODELSERVER_WARMUP": "none",
+        **small_settings,
         "MODELSERVER_WORKERS_COUNT": "2",
         "MODELSERVER_JOBS_NAME": "here",
         "MODELSERVER_JOBS_URL_HOSTS": "127.0.0.1,*.invalid,localhost",

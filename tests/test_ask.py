@@ -12,7 +12,6 @@ import requests
 from language_model import LanguageModel, language_model
 from running import Answer, RunningServer, start_server, until
 
-import models
 from modelserver.access.keyring import add_key
 from modelserver.assistant.limits import QuestionLimits
 
@@ -50,13 +49,12 @@ def talker() -> Iterator[LanguageModel]:
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, small: models.ModelLocation, talker: LanguageModel
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str], talker: LanguageModel
 ) -> Iterator[RunningServer]:
     directory = tmp_path_factory.mktemp("ask")
     (directory / "key").write_text("sk-very-secret\n")
     given = {
-        "MODELSERVER_MODEL": str(small.directory),
-        "MODELSERVER_WARMUP": "none",
+        **small_settings,
         "MODELSERVER_ASSISTANT_URL": talker.url,
         "MODELSERVER_LANGUAGE": "ko",
         "MODELSERVER_ASSISTANT_MODEL": "some-model",
@@ -269,15 +267,11 @@ def test_the_server_says_what_it_can(server: RunningServer) -> None:
 
 
 def test_without_a_language_model_it_says_so(
-    tmp_path: Path, small: models.ModelLocation, talker: LanguageModel
+    tmp_path: Path, small_settings: dict[str, str], talker: LanguageModel
 ) -> None:
     keys = tmp_path / "keys"
     key = add_key(keys, "alice")
-    given = {
-        "MODELSERVER_MODEL": str(small.directory),
-        "MODELSERVER_WARMUP": "none",
-        "MODELSERVER_AUTH_KEYS_FILE": str(keys),
-    }
+    given = {**small_settings, "MODELSERVER_AUTH_KEYS_FILE": str(keys)}
     with start_server(tmp_path, **given) as running:
         about = running.ask("/api/about").json
         assert (about["assistant"], about["keys"]) == (False, True)

@@ -72,8 +72,8 @@ def test_what_is_no_journal_is_not_written_to(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def settings(small: models.ModelLocation) -> dict[str, str]:
-    return {"MODELSERVER_MODEL": str(small.directory), "MODELSERVER_WARMUP": "none"}
+def settings(small_settings: dict[str, str]) -> dict[str, str]:
+    return small_settings
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from encoded import LOSSLESS, LOSSY, encoded
 from running import Answer, RunningServer, ask, start_server, until
 from test_gateway import nginx
 
-import models
 from modelserver.http.codings import Base64, Inflater
 from modelserver.http.errors import ApiError
 from modelserver.http.forms import disposition
@@ -36,15 +35,14 @@ FORM = f"multipart/form-data; boundary={B}"
 
 @pytest.fixture(scope="module")
 def behind(
-    tmp_path_factory: pytest.TempPathFactory, small: models.ModelLocation
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
 ) -> Iterator[tuple[RunningServer, str]]:
     """A server, and the address of an nginx before it."""
     directory = tmp_path_factory.mktemp("bodies")
     directory.chmod(0o755)
     with start_server(
         directory,
-        f"--model={small.directory}",
-        MODELSERVER_WARMUP="none",
+        **small_settings,
         MODELSERVER_LANGUAGE="ko",
         MODELSERVER_WORKERS_COUNT="2",
         MODELSERVER_LIMITS_BODY="2MiB",

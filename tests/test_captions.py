@@ -21,7 +21,6 @@ from conftest import as_wav
 from encoded import encoded
 from running import RunningServer, start_server, until
 
-import models
 from models.prepared import PreparedModel
 
 RAW = "encoding=s16le&rate=16000"
@@ -313,12 +312,11 @@ async def test_a_killed_worker_changes_nothing(
 
 
 async def test_times_go_on_where_more_has_gone_than_is_kept(
-    tmp_path: Path, described: dict[str, Any], small: models.ModelLocation, clips: list[bytes]
+    tmp_path: Path, described: dict[str, Any], small_settings: dict[str, str], clips: list[bytes]
 ) -> None:
     """Nobody pauses, so that nothing is settled, and what came first is not kept any more."""
     given = {
-        "MODELSERVER_MODEL": str(small.directory),
-        "MODELSERVER_WARMUP": "none",
+        **small_settings,
         "MODELSERVER_STREAMS_REPLAY_S": "1",
         "MODELSERVER_WORKERS_COUNT": "1",
     }
@@ -379,14 +377,10 @@ def test_what_goes_wrong_late_is_an_event(server: RunningServer, clips: list[byt
 
 
 async def test_idle_clients_and_the_end_of_the_server_get_their_last_result(
-    tmp_path: Path, described: dict[str, Any], small: models.ModelLocation, clips: list[bytes]
+    tmp_path: Path, described: dict[str, Any], small_settings: dict[str, str], clips: list[bytes]
 ) -> None:
-    given = {
-        "MODELSERVER_WARMUP": "none",
-        "MODELSERVER_PREPARE": "never",
-        "MODELSERVER_STREAMS_IDLE_S": "1",
-    }
-    with start_server(tmp_path, "--model", str(small.directory), **given) as server:
+    given = {"MODELSERVER_PREPARE": "never", "MODELSERVER_STREAMS_IDLE_S": "1"}
+    with start_server(tmp_path, **small_settings, **given) as server:
         server.wait_ready()
         async with connected(server, described, RAW) as client:
             for _ in range(4):  # who says so may be silent

@@ -110,7 +110,10 @@ def key(keys_file: Path) -> str:
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, small: models.ModelLocation, keys_file: Path, key: str
+    tmp_path_factory: pytest.TempPathFactory,
+    small_settings: dict[str, str],
+    keys_file: Path,
+    key: str,
 ) -> Iterator[RunningServer]:
     assert key
     settings = {
@@ -118,10 +121,9 @@ def server(
         "MODELSERVER_AUTH_KEY_REQUESTS": "2",
         "MODELSERVER_AUTH_KEY_STREAMS": "1",
         "MODELSERVER_AUTH_KEY_BODY": "1MiB",
-        "MODELSERVER_WARMUP": "none",
     }
     directory = tmp_path_factory.mktemp("keyed")
-    with start_server(directory, "--model", str(small.directory), **settings) as running:
+    with start_server(directory, **small_settings, **settings) as running:
         running.wait_ready()
         yield running
 

@@ -15,7 +15,6 @@ from cgroup import cannot
 from conftest import as_wav
 from running import Answer, RunningServer, start_server, until
 
-import models
 from modelserver.jobs import clock
 from modelserver.jobs.clock import SetClock
 
@@ -35,8 +34,8 @@ THREADS_OF_A_LOOP = 6
 
 
 @pytest.fixture
-def settings(small: models.ModelLocation) -> dict[str, str]:
-    return {"MODELSERVER_MODEL": str(small.directory), "MODELSERVER_WARMUP": "none"}
+def settings(small_settings: dict[str, str]) -> dict[str, str]:
+    return small_settings
 
 
 def job(server: RunningServer, wav: bytes) -> str:

@@ -97,10 +97,8 @@ def test_a_model_that_cannot_be_loaded_is_never_ready_and_says_why(
         assert server.stop() == 0
 
 
-def test_without_systemd_nothing_is_said(tmp_path: Path, small: models.ModelLocation) -> None:
-    with start_server(
-        tmp_path, "--model", str(small.directory), MODELSERVER_WARMUP="none"
-    ) as server:
+def test_without_systemd_nothing_is_said(tmp_path: Path, small_settings: dict[str, str]) -> None:
+    with start_server(tmp_path, **small_settings) as server:
         server.wait_ready()
         assert server.stop() == 0
 

@@ -12,7 +12,6 @@ import pytest
 from language_model import language_model
 from running import RunningServer, start_server
 
-import models
 from modelserver.http.application import build_application
 from modelserver.http.errors import STATUS
 from modelserver.http.parameters import JOB_NAMES, NAMES
@@ -21,13 +20,12 @@ from modelserver.web import PAGES
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, small: models.ModelLocation
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
 ) -> Iterator[RunningServer]:
     directory = tmp_path_factory.mktemp("openapi")
     with language_model() as talker:
         given = {
-            "MODELSERVER_MODEL": str(small.directory),
-            "MODELSERVER_WARMUP": "none",
+            **small_settings,
             "MODELSERVER_ASSISTANT_URL": talker.url,
             "MODELSERVER_ASSISTANT_PER_MINUTE": "0",
         }

@@ -18,7 +18,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from running import RunningServer, busy_worker, start_server, until
 
-import models
 from modelserver.tracing import TraceContext, incoming_context
 
 TRACE, ABOVE = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -75,10 +74,9 @@ def talker() -> Iterator[LanguageModel]:
 
 
 @pytest.fixture(scope="module")
-def settings(small: models.ModelLocation, talker: LanguageModel) -> dict[str, str]:
+def settings(small_settings: dict[str, str], talker: LanguageModel) -> dict[str, str]:
     return {
-        "MODELSERVER_MODEL": str(small.directory),
-        "MODELSERVER_WARMUP": "none",
+        **small_settings,
         "MODELSERVER_ASSISTANT_URL": talker.url,
         "MODELSERVER_WORKERS_COUNT": "2",
     }

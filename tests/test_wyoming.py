@@ -21,7 +21,6 @@ from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
 from zeroconf.asyncio import AsyncZeroconf
 
-import models
 from models.prepared import PreparedModel
 
 CHUNK = 2048
@@ -40,17 +39,16 @@ def served(
         yield running, port
 
 
-async def test_home_assistant_finds_it(tmp_path: Path, small: models.ModelLocation) -> None:
+async def test_home_assistant_finds_it(tmp_path: Path, small_settings: dict[str, str]) -> None:
     port, name = free_port(), f"test-{os.getpid()}"
     given = {
         "MODELSERVER_WYOMING_URI": f"tcp://127.0.0.1:{port}",
         "MODELSERVER_WYOMING_ANNOUNCE": name,
         "MODELSERVER_PREPARE": "never",
-        "MODELSERVER_WARMUP": "none",
     }
     kind = "_wyoming._tcp.local."
     async with AsyncZeroconf(interfaces=["127.0.0.1"]) as network:
-        with start_server(tmp_path, "--model", str(small.directory), **given) as server:
+        with start_server(tmp_path, **small_settings, **given) as server:
             server.wait_event("wyoming.announced", timeout_s=20)
             found = await network.async_get_service_info(kind, f"{name}.{kind}", timeout=10_000)
             assert found is not None
