@@ -182,7 +182,7 @@ class _Client:
 
     async def _read(self) -> Event | None:
         try:
-            return await async_read_event(self._reader)  # type: ignore[arg-type]
+            return await async_read_event(self._reader)  # type: ignore[arg-type]  # ours counts
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _Refused("bad_request", f"this is no event: {error}") from None
 

@@ -37,7 +37,8 @@ def found(arguments: Iterable[str]) -> list[str]:
             inside = (file for file in sorted(path.rglob("*")) if file.is_file())
             files += [str(file) for file in inside if file.suffix.lower() in _AUDIO_SUFFIXES]
         elif not path.exists() and any(letter in argument for letter in "*?["):
-            files += sorted(glob.glob(argument, recursive=True)) or [argument]  # noqa: PTH207
+            found = glob.glob(argument, recursive=True)  # noqa: PTH207 - an absolute one too
+            files += sorted(found) or [argument]
         else:
             files.append(argument)
     return list(dict.fromkeys(files))

@@ -149,7 +149,7 @@ class ClientConnection(RequestHandler):
             self._connections.closed(self)
         super().connection_lost(exc)
 
-    def eof_received(self) -> bool | None:  # type: ignore[override]
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # theirs: None
         """The client has closed its sending side: it waits for its answer, or has gone altogether.
         Only who is sent something tells which: the first letter of the answer, which is always the
         same. Who has gone answers it with a reset."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import re
 import secrets
 import shutil
@@ -315,7 +316,7 @@ class JobService:
                 gone = [job_id for job_id, _ in over]
             if not gone:
                 break
-            await self._store.do(lambda store, gone=gone: store.remove(gone))  # type: ignore[misc]
+            await self._store.do(functools.partial(JobStore.remove, job_ids=gone))
             log.info("jobs.forgotten", count=len(gone))
         self._counts = await self._store.do(lambda store: store.counts())
         return max(0.0, over[0][1] + settings.keep_s - time.time()) if over else settings.keep_s

@@ -276,7 +276,7 @@ class JobStore:
     def unfinished(self) -> list[Job]:
         """In the order in which they came."""
         rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE state IN (?, ?) "  # noqa: S608
+            f"SELECT {_COLUMNS} FROM jobs WHERE state IN (?, ?) "  # noqa: S608 - words of our own
             "ORDER BY number",
             UNFINISHED,
         )
