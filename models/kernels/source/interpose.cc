@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "libraries.h"
 #include "packed.h"
 #include "product.h"
 #include "search.h"
@@ -101,30 +102,23 @@ struct Engine {
   }
 };
 
-template <typename Function>
-void find(void* library, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
-}
-
-/// What the library at `path`, which is loaded, has of it. Names as the Itanium C++ ABI mangles the
+/// What a library has of it. Names as the Itanium C++ ABI mangles the
 /// members of kaldi::MatrixBase<float>.
-Engine engine_in(const char* path) {
+Engine engine_in(void* library) {
   Engine found = {};
-  void* library = path == nullptr ? nullptr : dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) return found;
-  find(library, "cblas_sgemm", found.sgemm);
-  find(library, "_ZN5kaldi10MatrixBaseIfE5FloorERKS1_f", found.floor);
-  find(library, "_ZNK5kaldi10MatrixBaseIfE7NumRowsEv", found.rows);
-  find(library, "_ZNK5kaldi10MatrixBaseIfE7NumColsEv", found.columns);
-  find(library, "_ZNK5kaldi10MatrixBaseIfE6StrideEv", found.stride);
-  find(library, "_ZNK5kaldi10MatrixBaseIfE4DataEv", found.data);
+  kernels::find(library, "cblas_sgemm", found.sgemm);
+  kernels::find(library, "_ZN5kaldi10MatrixBaseIfE5FloorERKS1_f", found.floor);
+  kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE7NumRowsEv", found.rows);
+  kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE7NumColsEv", found.columns);
+  kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE6StrideEv", found.stride);
+  kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE4DataEv", found.data);
   return found;
 }
 
 /// For a caller in a process that has not attached us: the library that it is in.
 Engine engine_of(const void* caller) {
-  Dl_info info;
-  return engine_in(dladdr(caller, &info) == 0 ? nullptr : info.dli_fname);
+  return engine_in(kernels::library_of(caller));
 }
 
 Engine engine = {};
@@ -188,7 +182,7 @@ __attribute__((visibility("default"))) void kaldi::MatrixBase<float>::Floor(
 /// 0; 1 if the processor cannot run it, 2 if the library is not as expected, 3 if its calls do not
 /// come here (something else is preloaded before us).
 EXPORTED int modelserver_kernels_attach(const char* path, const char* name) {
-  engine = engine_in(path);
+  engine = engine_in(kernels::loaded_library(path));
   // What the engine finds under this name is what the global scope has first.
   if (dlsym(RTLD_DEFAULT, "cblas_sgemm") != reinterpret_cast<void*>(&cblas_sgemm)) return 3;
   if (!engine.complete() || engine.sgemm == &cblas_sgemm) return 2;

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "build_id.h"
+#include "libraries.h"
 #include "search_data.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
@@ -44,14 +45,8 @@ struct Engine {
   }
 };
 
-template <typename Function>
-void find(void* library, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
-}
-
-Engine engine_in(const char* path) {
+Engine engine_in(void* library) {
   Engine found = {};
-  void* library = path == nullptr ? nullptr : dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) return found;
   find(library, PROCESS_EMITTING, found.emitting);
   find(library, PROCESS_NONEMITTING, found.nonemitting);
@@ -71,8 +66,7 @@ std::atomic<unsigned long> frames{0};
 /// For a caller in a process that has not attached us: the library that it is in.
 Engine engine_of(const void* caller) {
   if (engine.complete()) return engine;
-  Dl_info info;
-  return engine_in(dladdr(caller, &info) == 0 ? nullptr : info.dli_fname);
+  return engine_in(library_of(caller));
 }
 
 bool ours() { return in_use.load(std::memory_order_relaxed); }
@@ -533,7 +527,7 @@ constexpr Build kBuilds[] = {
 namespace kernels {
 
 bool attach_search(const char* path) {
-  engine = engine_in(path);
+  engine = engine_in(loaded_library(path));
   arrays_at.store(0);
   // What the engine finds under these names is what the global scope has first.
   if (engine.complete() && engine.emitting != &emitting &&
