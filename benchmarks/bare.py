@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import utterances
 
 import models
@@ -40,6 +41,9 @@ GRAPH_VARIABLE = "BENCHMARK_GRAPH"
 KERNELS_VARIABLE = "BENCHMARK_KERNELS"
 """The variant of our kernels that the process was started for."""
 
+SEARCH_VARIABLE = "BENCHMARK_SEARCH"
+"""Whether the engine searches in the graph by itself, with our kernels for the rest."""
+
 
 class Bare:
     """The parent's hand on a process that runs `main` below."""
@@ -53,11 +57,12 @@ class Bare:
         allocator: str,
         *,
         kernels: bool = True,
+        search: bool = True,
         blas: str = "auto",
         **variables: str,
     ) -> None:
-        """`kernels`: ours, where the mode has them (they are for static graphs); `blas`: as the
-        setting, which bounds them too."""
+        """`kernels`: ours, where the mode has them (they are for static graphs), with their
+        `search` or without it; `blas`: as the setting, which bounds them too."""
         lazy = mode != "prepared"
         choice = choose_allocator(Allocator(allocator), find_jemalloc(), huge_pages=lazy)
         flags = processor_flags()
@@ -68,6 +73,8 @@ class Bare:
         layers = [os.environ, choice.variables, blas_environment(blas, flags), variables]
         if ours is not None:
             layers += [ours.environment, {KERNELS_VARIABLE: ours.variant}]
+        if not search:
+            layers.append({SEARCH_VARIABLE: "engine"})
         environment = process_environment(*layers)
         self._process = subprocess.Popen(
             [sys.executable, __file__, mode, str(processes), audio, str(count)],
@@ -77,6 +84,11 @@ class Bare:
             text=True,
         )
         self.loaded = self._answer()
+
+    def processor_s(self) -> float:
+        """Of all its decoding processes so far."""
+        children = psutil.Process(self._process.pid).children()
+        return sum(sum(child.cpu_times()[:2]) for child in children)
 
     def run(self, times: int = 1) -> dict[str, Any]:
         """Decode the whole set so many times, without a pause: wall seconds, audio seconds,
@@ -170,6 +182,8 @@ def main(mode: str, processes: int, directory: str, count: int) -> None:
     if variant is not None:
         model.check_kernels(models.warm_up_clips("ko", model.sample_rate))
         assert "not_packed" not in model.report(), model.report()
+        if SEARCH_VARIABLE in os.environ:
+            model.loaded.kernels.search(use=False)
     print(
         json.dumps({"load_s": load_s, "anonymous": anonymous(os.getpid()), **model.report()}),
         flush=True,
