@@ -1,24 +1,14 @@
 """What transcribes: an engine gets a file and its note in the journal, and gives what was said."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from modelserver.batch.journal import Note
 from modelserver.speech.messages import Speech
-
-if TYPE_CHECKING:
-    from modelserver.batch.journal import Note
-
-
-class EngineUnusable(Exception):
-    """Nothing can be transcribed by it; the text says why."""
-
-
-class NotTranscribed(Exception):
-    """This file cannot be; the text says why."""
 
 
 class Engine(Protocol):
-    """Use as `async with`. Raises `EngineUnusable` on entry."""
+    """Use as `async with`. Raises `EngineUnusable` on entry (`batch.errors`)."""
 
     at_once: int
     """How many files it can be given at once."""
@@ -28,13 +18,13 @@ class Engine(Protocol):
     async def __aexit__(self, *exception: object) -> None: ...
 
     async def transcribe(
-        self, file: str, expected_s: float, note: "Note", moved: Callable[[float], None]
+        self, file: str, expected_s: float, note: Note, moved: Callable[[float], None]
     ) -> Speech:
         """`moved` hears how many seconds of it are done. Raises `NotTranscribed`, `OSError`, or
         `EngineUnusable` where no other file could be transcribed either."""
         ...
 
-    async def delivered(self, note: "Note") -> None:
+    async def delivered(self, note: Note) -> None:
         """Its transcript is where it belongs."""
         ...
 

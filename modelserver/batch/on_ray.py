@@ -23,7 +23,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from modelserver.batch.engine import EngineUnusable, NotTranscribed
+from modelserver.batch.errors import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note, stamp_of
 from modelserver.batch.own_pool import OwnPool

@@ -5,16 +5,14 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from modelserver.batch.engine import Engine, NotTranscribed
+from modelserver.batch.engine import Engine
+from modelserver.batch.errors import NotTranscribed
+from modelserver.batch.journal import Note
 from modelserver.speech.messages import Speech
 from modelserver.speech.subtitles import srt, vtt
-
-if TYPE_CHECKING:
-    from modelserver.batch.journal import Note
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ class Outcome:
 
 
 async def outcome_of(
-    engine: Engine, file: str, expected_s: float, note: "Note", moved: Callable[[float], None]
+    engine: Engine, file: str, expected_s: float, note: Note, moved: Callable[[float], None]
 ) -> Outcome:
     """One file, by the engine. Raises `EngineUnusable` where no other could be done either."""
     try:

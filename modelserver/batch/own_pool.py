@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from modelserver.batch.engine import EngineUnusable, NotTranscribed
+from modelserver.batch.errors import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note
 from modelserver.batch.remote import is_url, opened, read

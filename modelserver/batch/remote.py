@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
-from modelserver.batch.engine import EngineUnusable
+from modelserver.batch.errors import EngineUnusable
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.+")
 _PATTERN = frozenset("*?[")

@@ -13,7 +13,7 @@ import msgspec
 from yarl import URL
 
 from modelserver import __version__
-from modelserver.batch.engine import EngineUnusable, NotTranscribed
+from modelserver.batch.errors import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note
 from modelserver.speech.messages import Speech

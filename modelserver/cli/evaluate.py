@@ -8,7 +8,8 @@ import click
 import msgspec
 import uvloop
 
-from modelserver.batch.engine import Engine, EngineUnusable
+from modelserver.batch.engine import Engine
+from modelserver.batch.errors import EngineUnusable
 from modelserver.batch.files import found, seconds_of
 from modelserver.batch.journal import Journal
 from modelserver.batch.outcome import Outcome, outcome_of

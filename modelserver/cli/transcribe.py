@@ -13,7 +13,8 @@ from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
 from modelserver.audio.formats import raw_format
 from modelserver.batch.batch import Batch
-from modelserver.batch.engine import Engine, EngineUnusable
+from modelserver.batch.engine import Engine
+from modelserver.batch.errors import EngineUnusable
 from modelserver.batch.files import SameNames, found, targets
 from modelserver.batch.journal import Journal, JournalUnusable
 from modelserver.batch.outcome import SUFFIX, WRITERS
