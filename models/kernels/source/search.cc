@@ -412,7 +412,8 @@ void process_nonemitting(Decoder& decoder, float cutoff, Scratch& scratch) {
     token->links = nullptr;
     const State& state = states[one.state];
     std::uint32_t left = state.input_epsilons;
-    for (const Arc* arc = arcs + state.first_arc; left != 0; ++arc) {
+    const Arc* const end = arcs + state.first_arc + state.arcs;
+    for (const Arc* arc = arcs + state.first_arc; left != 0 && arc != end; ++arc) {
       if (arc->input != 0) continue;
       --left;
       const float cost = reached + arc->weight;
