@@ -4,7 +4,8 @@ import contextlib
 import ctypes
 import gc
 
-_M_ARENA_MAX = -8
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+_LARGE = 128 * 1024
 _ALL_ARENAS = 4096
 """MALLCTL_ARENAS_ALL of jemalloc 5."""
 
@@ -17,9 +18,13 @@ def give_back() -> None:
 
 def keep_together() -> None:
     """Have the C library's allocator serve all threads from one place: else each thread's keeps
-    pieces of its own. To be called before there are threads (mallopt(3))."""
+    pieces of its own. What is large stays apart, and is given back when it is freed: else large
+    ones that come and go leave holes, and the memory grows for hours. To be called before there are
+    threads (mallopt(3))."""
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)  # which ends its moving up, too
 
 
 def let_go() -> None:
