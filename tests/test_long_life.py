@@ -17,6 +17,8 @@ from running import Answer, RunningServer, start_server, until
 
 from modelserver.jobs import clock
 from modelserver.jobs.clock import SetClock
+from modelserver.jobs.store import JobStore
+from modelserver.jobs.thread import StoreThread
 
 JOBS = "/v1/jobs"
 DAY = 24 * 3600.0
@@ -60,11 +62,34 @@ def test_a_clock_that_is_set_is_told_from_one_that_is_adjusted(
 ) -> None:
     differences = iter([100.0, 100.5, 100.5 + DAY, 100.5 + DAY, 40.0])
     monkeypatch.setattr(clock, "_difference", lambda: next(differences))
+    monkeypatch.setattr(clock, "_since_start", lambda: 7.0)
     watched = SetClock()
     assert watched.set_by() == 0.0
+    assert watched.now() == 107.5  # until it is asked again, whatever is done to the clock
     assert watched.set_by() == DAY
+    assert watched.now() == 107.5 + DAY
     assert watched.set_by() == 0.0
     assert watched.set_by() == pytest.approx(-60.5 - DAY)
+
+
+async def test_a_clock_that_is_set_in_the_middle_of_a_question_is_not_half_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored goes by the clock of before until the next question: so does the time."""
+    days = 0
+    monkeypatch.setattr(clock, "_difference", lambda: 1e9 + days * DAY)
+    thread = StoreThread()
+    await thread.open(tmp_path)
+    before = 1e9 + clock._since_start()
+
+    def while_it_is_set(_: JobStore) -> float:
+        nonlocal days
+        days = 10
+        return thread.now()
+
+    assert await thread.do(while_it_is_set) == pytest.approx(before, abs=60)
+    assert await thread.do(lambda _: thread.now()) == pytest.approx(before + 10 * DAY, abs=60)
+    await thread.close()
 
 
 def test_a_clock_that_is_set_costs_nothing(

@@ -19,7 +19,15 @@ class SetClock:
         moved = self._difference - before
         return moved if abs(moved) > _NOTABLE_S else 0.0
 
+    def now(self) -> float:
+        """The time of day, by the clock as it was at the last question."""
+        return self._difference + _since_start()
+
 
 def _difference() -> float:
-    """Of the time of day and the time since the machine's start, asleep or not."""
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time() - _since_start()
+
+
+def _since_start() -> float:
+    """Of the machine, asleep or not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

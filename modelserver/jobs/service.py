@@ -306,9 +306,9 @@ class JobService:
         settings = self._settings
         while True:
             self._held_bytes = await self._store.do(lambda store: store.held_bytes())
-            # At one time: the clock may be set between two questions.
+            # In one call: the clock may be set between two.
             over, now = await self._store.do(
-                lambda store: (store.oldest_over(_FORGOTTEN_AT_ONCE), time.time())
+                lambda store: (store.oldest_over(_FORGOTTEN_AT_ONCE), self._store.now())
             )
             before = now - settings.keep_s
             gone = [job_id for job_id, ended in over if ended < before]

@@ -1,7 +1,6 @@
 """The one thread in which the store of jobs is used: the event loop never waits for the disk."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,8 +41,13 @@ class StoreThread:
     def _call(self, store: JobStore, call: Callable[[JobStore], Result]) -> Result:
         if moved := self._clock.set_by():
             log.warning("jobs.clock_set", by_s=round(moved))
-            store.move(moved, time.time())
+            store.move(moved, self._clock.now())
         return call(store)
+
+    def now(self) -> float:
+        """The time of day, for a call: by the clock that what is stored goes by, even if it is set
+        while the call is under way."""
+        return self._clock.now()
 
     def audio(self, job_id: str) -> Path:
         """Where its audio is, while it is needed."""

@@ -117,7 +117,7 @@ class Webhooks:
     async def _send_those_due(self) -> float:
         """Until how many seconds from now nothing more is due."""
         while True:
-            due, later = await self._store.do(lambda store: store.due(time.time(), _AT_ONCE))
+            due, later = await self._store.do(lambda store: store.due(self._store.now(), _AT_ONCE))
             if not due:
                 return _LONGEST_WAIT_S if later is None else max(0.05, later - time.time())
             await asyncio.gather(*(self._send(job_id) for job_id in due))

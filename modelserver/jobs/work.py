@@ -185,7 +185,7 @@ class JobWork:
         """None when it is over; else in how many seconds to try again. Raises `sqlite3.Error`,
         `OSError` or `SpoolFull` where that cannot be kept."""
         job, now = known.job, time.time()
-        await self._store.do(lambda store: store.begins(job.id, now))
+        await self._store.do(lambda store: store.begins(job.id, self._store.now()))
         speech: Speech | None = None
         error: Failure | None = None
         try:
@@ -211,7 +211,9 @@ class JobWork:
             log.exception("job.crashed", job=job.id)
             error = Failure("internal", "the server failed; its log says how")
         ended = time.time()
-        if not await self._store.do(lambda store: store.ends(job.id, ended, speech, error)):
+        if not await self._store.do(
+            lambda store: store.ends(job.id, self._store.now(), speech, error)
+        ):
             return None
         log.info(
             "job.over",
