@@ -1,6 +1,8 @@
-"""The search of our kernels beside the engine's own: no server, both standing, asked in turn.
+"""The search of our kernels beside the engine's own, without a server.
 
-python benchmarks/search.py [--rounds N] [--count N] [--audio DIR]
+    python benchmarks/search.py [--rounds N] [--count N] [--audio DIR]
+
+Both stand all the time; the rounds alternate.
 """
 
 import argparse

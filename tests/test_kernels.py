@@ -186,9 +186,6 @@ class Switched:
     def modelserver_kernels_use(self, use: int) -> None:
         self.used = bool(use)
 
-    def modelserver_kernels_search(self, use: int) -> int:
-        return use
-
     def modelserver_kernels_products(self) -> int:
         return self.products
 

@@ -27,9 +27,6 @@ class PreloadedKernels:
         """Why they are not used, where they did not answer like the engine."""
         self.aside_bytes = 0
         """How much of the weights is in memory only as it was packed."""
-        self.searches = False
-        """They search in the graph too: the engine is a build of it whose data they know."""
-        self.search(use=True)
 
     @classmethod
     def attach(cls, engine: Path, variant: str) -> "PreloadedKernels":
@@ -74,7 +71,12 @@ class PreloadedKernels:
 
     def search(self, *, use: bool) -> None:
         """Search in the graph, or leave only that to the engine."""
-        self.searches = bool(self._functions.modelserver_kernels_search(int(use)))
+        self._functions.modelserver_kernels_search(int(use))
+
+    @property
+    def searches(self) -> bool:
+        """They search in the graph too: the engine is a build of it whose data they know."""
+        return bool(self._functions.modelserver_kernels_searches())
 
     def freeze(self) -> None:
         """Pack no more: what is packed now is shared by every fork. If the kernels are used, the

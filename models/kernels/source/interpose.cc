@@ -102,8 +102,8 @@ struct Engine {
   }
 };
 
-/// What a library has of it. Names as the Itanium C++ ABI mangles the
-/// members of kaldi::MatrixBase<float>.
+/// What a library has of it. Names as the Itanium C++ ABI mangles the members of
+/// kaldi::MatrixBase<float>.
 Engine engine_in(void* library) {
   Engine found = {};
   if (library == nullptr) return found;
@@ -123,7 +123,7 @@ Engine engine_of(const void* caller) {
 
 Engine engine = {};
 std::atomic<const Variant*> variant{nullptr};
-std::atomic<bool> in_use{false}, search_wanted{true};
+std::atomic<bool> in_use{false};
 std::atomic<unsigned long> products{0};
 
 /// Weights of fewer elements than this are not worth a look.
@@ -218,14 +218,14 @@ EXPORTED std::size_t modelserver_kernels_freeze() {
 /// Use the variant, or leave everything to the engine.
 EXPORTED void modelserver_kernels_use(int use) {
   in_use.store(use != 0);
-  kernels::use_search(use != 0 && search_wanted.load());
+  kernels::use_search(use != 0);
 }
 
-/// Search in the graph too, or leave that to the engine. Returns 1 if it is done here from now on.
-EXPORTED int modelserver_kernels_search(int use) {
-  search_wanted.store(use != 0);
-  return kernels::use_search(use != 0 && in_use.load()) ? 1 : 0;
-}
+/// Search in the graph too, or leave only that to the engine.
+EXPORTED void modelserver_kernels_search(int use) { kernels::use_search(use != 0); }
+
+/// 1 if the search is done here.
+EXPORTED int modelserver_kernels_searches() { return kernels::searches() ? 1 : 0; }
 
 /// How many products were done here, and how many bytes are packed.
 EXPORTED unsigned long modelserver_kernels_products() { return products.load(); }

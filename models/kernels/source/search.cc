@@ -197,6 +197,31 @@ class Buffer {
   std::vector<Value> values_;
 };
 
+/// Puts values into such memory, one after the other.
+template <typename Value>
+class Filling {
+ public:
+  explicit Filling(Buffer<Value>& memory)
+      : memory_(memory), begin_(memory.room(1)), room_(memory.size()) {}
+
+  void add(const Value& value) {
+    if (count_ == room_) {
+      begin_ = memory_.room(room_ + 1);
+      room_ = memory_.size();
+    }
+    begin_[count_++] = value;
+  }
+
+  Value take_last() { return begin_[--count_]; }
+  Value* begin() const { return begin_; }
+  std::size_t count() const { return count_; }
+
+ private:
+  Buffer<Value>& memory_;
+  Value* begin_;
+  std::size_t room_, count_ = 0;
+};
+
 /// What a thread needs for one frame after the other.
 struct Scratch {
   Buffer<Active> active;
@@ -238,19 +263,13 @@ struct List {
 };
 
 /// Takes the elements out of the table, which is empty then; what is needed of them is in `active`.
-List take(Table& table, Buffer<Active>& active) {
+List take(Table& table, Filling<Active>& active) {
   const Remainder remainder(table.size);
   List list = {table.first, nullptr, nullptr, 0};
   float least = std::numeric_limits<float>::infinity();
-  Active* to = active.room(1);
-  std::size_t room = active.size();
   for (Element* element = table.first; element != nullptr; element = element->next) {
-    if (list.count == room) {
-      to = active.room(room + 1);
-      room = active.size();
-    }
     const float cost = element->token->cost;
-    to[list.count++] = Active{element->state, cost, element->token};
+    active.add(Active{element->state, cost, element->token});
     table.buckets.begin[remainder.of(element->state)].last = nullptr;
     list.last = element;
     if (cost < least) {
@@ -258,6 +277,7 @@ List take(Table& table, Buffer<Active>& active) {
       list.cheapest = element;
     }
   }
+  list.count = active.count();
   table.first = nullptr;
   table.last_bucket = kNone;
   return list;
@@ -284,6 +304,20 @@ float cutoff_of(Decoder& decoder, const Active* active, List& list, float& beam)
   return engine.cutoff(&decoder, list.first, &list.count, &beam, &list.cheapest);
 }
 
+/// What those that the cheapest leads to allow the others of the next frame to cost.
+float first_cutoff(const Element& cheapest, const Arrays& graph, const Likelihoods& likelihoods,
+                   float beam) {
+  const float cost = cheapest.token->cost;
+  const State& state = graph.states[cheapest.state];
+  float cutoff = std::numeric_limits<float>::infinity();
+  for (const Arc *arc = graph.arcs + state.first_arc, *end = arc + state.arcs; arc != end; ++arc) {
+    if (arc->input == 0) continue;
+    const float reached = arc->weight - cost - likelihoods.of(arc->input) + cost;
+    if (reached + beam < cutoff) cutoff = reached + beam;
+  }
+  return cutoff;
+}
+
 /// The elements are unused again, all at once.
 void give_back(Table& table, const List& list) {
   if (list.first == nullptr) return;
@@ -291,12 +325,41 @@ void give_back(Table& table, const List& list) {
   table.unused = list.first;
 }
 
+struct Steps {
+  const Step *first, *last;
+
+  const Step* begin() const { return first; }
+  const Step* end() const { return last; }
+};
+
+/// The arcs of the states `from` up to `to` that cost less than `cutoff`: of these some are not
+/// within reach any more when their turn comes, as that falls; others never are.
+Steps within_reach(const Active* active, std::size_t from, std::size_t to, const Arrays& graph,
+                   const float* acoustic_costs, float cutoff, Buffer<Step>& memory) {
+  std::size_t arcs = 0;
+  for (std::size_t n = from; n < to; ++n) arcs += graph.states[active[n].state].arcs;
+  Step* const steps = memory.room(arcs + 1);
+  Step* step = steps;
+  for (std::size_t n = from; n < to; ++n) {
+    const State& state = graph.states[active[n].state];
+    const float reached = active[n].cost;
+    for (const Arc *arc = graph.arcs + state.first_arc, *end = arc + state.arcs; arc != end;
+         ++arc) {
+      const float cost = reached + acoustic_costs[arc->input] + arc->weight;
+      *step = Step{arc, cost, static_cast<std::uint32_t>(n)};
+      step += !(cost >= cutoff);  // no branch: most lead nowhere
+    }
+  }
+  return {steps, step};
+}
+
 float process_emitting(Decoder& decoder, Decodable* decodable, Scratch& scratch) {
   Table& table = decoder.table;
   const std::int32_t frame = static_cast<std::int32_t>(decoder.frames.size()) - 1;
   decoder.frames.grow() = Frame{nullptr, true, true, -1};
-  List list = take(table, scratch.active);
-  Active* active = scratch.active.room(list.count);
+  Filling<Active> taken(scratch.active);
+  List list = take(table, taken);
+  Active* active = taken.begin();
   float beam;
   const float cutoff = cutoff_of(decoder, active, list, beam);
   engine.resize(&decoder, list.count);
@@ -306,16 +369,10 @@ float process_emitting(Decoder& decoder, Decodable* decodable, Scratch& scratch)
   const Arc* arcs = graph.arcs;
   const Likelihoods likelihoods(decodable, frame);
   float next_cutoff = std::numeric_limits<float>::infinity();
-  float offset = 0.0f;
+  float offset = 0.0f;  // keeps costs near zero, however long the sound
   if (list.cheapest != nullptr) {
-    const float cost = list.cheapest->token->cost;
-    offset = -cost;
-    const State& state = states[list.cheapest->state];
-    for (const Arc *arc = arcs + state.first_arc, *end = arc + state.arcs; arc != end; ++arc) {
-      if (arc->input == 0) continue;
-      const float reached = arc->weight + offset - likelihoods.of(arc->input) + cost;
-      if (reached + beam < next_cutoff) next_cutoff = reached + beam;
-    }
+    offset = -list.cheapest->token->cost;
+    next_cutoff = first_cutoff(*list.cheapest, graph, likelihoods, beam);
   }
   while (decoder.cost_offsets.size() <= static_cast<std::size_t>(frame))
     decoder.cost_offsets.grow() = 0.0f;
@@ -348,34 +405,21 @@ float process_emitting(Decoder& decoder, Decodable* decodable, Scratch& scratch)
   for (std::size_t from = 0; from < kept; from += kBlock) {
     const std::size_t to = std::min(from + kBlock, kept);
     fetch_arcs(to);
-    std::size_t room = 0;
-    for (std::size_t n = from; n < to; ++n) room += states[active[n].state].arcs;
-    // What is within reach now: of that some is not any more when its turn comes, never more.
-    Step* const steps = scratch.steps.room(room + 1);
-    Step* step = steps;
-    for (std::size_t n = from; n < to; ++n) {
-      const State& state = states[active[n].state];
-      const float reached = active[n].cost;
-      for (const Arc *arc = arcs + state.first_arc, *end = arc + state.arcs; arc != end; ++arc) {
-        const float cost = reached + acoustic_costs[arc->input] + arc->weight;
-        *step = Step{arc, cost, static_cast<std::uint32_t>(n)};
-        step += !(cost >= next_cutoff);
-      }
+    const Steps steps =
+        within_reach(active, from, to, graph, acoustic_costs, next_cutoff, scratch.steps);
+    for (const Step& step : steps) {
+      __builtin_prefetch(buckets + remainder.of(step.arc->to));
+      __builtin_prefetch(states + step.arc->to);
     }
-    const Step* const steps_end = step;
-    for (step = steps; step != steps_end; ++step) {
-      __builtin_prefetch(buckets + remainder.of(step->arc->to));
-      __builtin_prefetch(states + step->arc->to);
-    }
-    for (step = steps; step != steps_end; ++step)
-      __builtin_prefetch(buckets[remainder.of(step->arc->to)].last);
-    for (step = steps; step != steps_end; ++step) {
-      if (step->cost >= next_cutoff) continue;
-      if (step->cost + beam < next_cutoff) next_cutoff = step->cost + beam;
-      const Arc& arc = *step->arc;
-      Token* token = active[step->from].token;
+    for (const Step& step : steps)
+      __builtin_prefetch(buckets[remainder.of(step.arc->to)].last);
+    for (const Step& step : steps) {
+      if (step.cost >= next_cutoff) continue;
+      if (step.cost + beam < next_cutoff) next_cutoff = step.cost + beam;
+      const Arc& arc = *step.arc;
+      Token* token = active[step.from].token;
       bool changed;
-      Token* target = reach(decoder, remainder, arc.to, step->cost, token, changed);
+      Token* target = reach(decoder, remainder, arc.to, step.cost, token, changed);
       link(token, target, arc.input, arc.output, arc.weight, acoustic_costs[arc.input]);
     }
   }
@@ -387,20 +431,15 @@ void process_nonemitting(Decoder& decoder, float cutoff, Scratch& scratch) {
   const State* states = graph.states;
   const Arc* arcs = graph.arcs;
   const Remainder remainder(decoder.table.size);
-  Active* queue = scratch.active.room(1);
-  std::size_t room = scratch.active.size(), queued = 0;
+  Filling<Active> queue(scratch.active);
   const auto enter = [&](std::int32_t state, Token* token) {
-    if (queued == room) {
-      queue = scratch.active.room(room + 1);
-      room = scratch.active.size();
-    }
-    queue[queued++] = Active{state, 0.0f, token};
+    queue.add(Active{state, 0.0f, token});
     __builtin_prefetch(arcs + states[state].first_arc);
   };
   for (Element* element = decoder.table.first; element != nullptr; element = element->next)
     if (states[element->state].input_epsilons != 0) enter(element->state, element->token);
-  while (queued != 0) {
-    const Active one = queue[--queued];
+  while (queue.count() != 0) {
+    const Active one = queue.take_last();
     Token* token = one.token;
     const float reached = token->cost;
     if (reached >= cutoff) continue;
@@ -527,7 +566,7 @@ constexpr Build kBuilds[] = {
 
 namespace kernels {
 
-bool attach_search(const char* path) {
+void attach_search(const char* path) {
   engine = engine_in(loaded_library(path));
   arrays_at.store(0);
   // What the engine finds under these names is what the global scope has first.
@@ -537,13 +576,12 @@ bool attach_search(const char* path) {
     for (const Build& one : kBuilds)
       if (build == one.id) arrays_at.store(one.arrays_at);
   }
-  return use_search(true);
+  use_search(true);
 }
 
-bool use_search(bool use) {
-  in_use.store(use && arrays_at.load() != 0);
-  return in_use.load();
-}
+void use_search(bool use) { in_use.store(use && arrays_at.load() != 0); }
+
+bool searches() { return in_use.load(); }
 
 unsigned long searched_frames() { return frames.load(); }
 

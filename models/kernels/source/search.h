@@ -4,12 +4,15 @@
 
 namespace kernels {
 
-/// For the engine in the shared library at `path`, which is loaded. False where that is no build
-/// that is known, or its calls do not come here: it goes on by itself.
-bool attach_search(const char* path);
+/// For the engine in the shared library at `path`, which is loaded. Where that is no build that is
+/// known, or its calls do not come here, it goes on by itself.
+void attach_search(const char* path);
 
-/// Search here, or leave it to the engine. True if it is done here from now on.
-bool use_search(bool use);
+/// Search here, if the engine is known, or leave it to that.
+void use_search(bool use);
+
+/// The search is done here.
+bool searches();
 
 /// How many frames of sound were searched here.
 unsigned long searched_frames();
