@@ -319,7 +319,7 @@ class JobService:
             await self._store.do(functools.partial(JobStore.remove, job_ids=gone))
             log.info("jobs.forgotten", count=len(gone))
         self._counts = await self._store.do(lambda store: store.counts())
-        return max(0.0, over[0][1] + settings.keep_s - time.time()) if over else settings.keep_s
+        return max(0.0, over[0][1] + settings.keep_s - now) if over else settings.keep_s
 
     def _room(self) -> int:
         """Bytes that a job's audio may have."""

@@ -45,8 +45,8 @@ class StoreThread:
         return call(store)
 
     def now(self) -> float:
-        """The time of day, for a call: by the clock that what is stored goes by, even if it is set
-        while the call is under way."""
+        """The time of day, by the clock that what is stored goes by: the same all through a call,
+        even if it is set meanwhile."""
         return self._clock.now()
 
     def audio(self, job_id: str) -> Path:

@@ -119,16 +119,18 @@ class Webhooks:
         while True:
             due, later = await self._store.do(lambda store: store.due(self._store.now(), _AT_ONCE))
             if not due:
-                return _LONGEST_WAIT_S if later is None else max(0.05, later - time.time())
+                return _LONGEST_WAIT_S if later is None else max(0.05, later - self._store.now())
             await asyncio.gather(*(self._send(job_id) for job_id in due))
 
     async def _send(self, job_id: str) -> None:
-        settings, now = self._settings(), time.time()
+        settings = self._settings()
         job = await self._store.do(lambda store: store.get(job_id, speech=True))
         if job is None or job.delivery is None:
             return
-        next_at = now + wait_before(job.delivery.attempts + 1)
-        delivery = await self._store.do(lambda store: store.attempt(job_id, next_at))
+        now, wait_s = self._store.now(), wait_before(job.delivery.attempts + 1)
+        delivery = await self._store.do(
+            lambda store: store.attempt(job_id, self._store.now() + wait_s)
+        )
         if delivery is None:
             return
         said = await self._attempt(job, delivery.url, delivery.attempts, settings)

@@ -210,7 +210,6 @@ class JobWork:
         except Exception:
             log.exception("job.crashed", job=job.id)
             error = Failure("internal", "the server failed; its log says how")
-        ended = time.time()
         if not await self._store.do(
             lambda store: store.ends(job.id, self._store.now(), speech, error)
         ):
@@ -223,7 +222,7 @@ class JobWork:
             error=error.code if error else None,
             audio_s=speech.duration_s if speech else None,
             waited_s=round(now - job.created, 3),
-            took_s=round(ended - now, 3),
+            took_s=round(time.time() - now, 3),
         )
         if speech is not None:
             self._service.access.heard(job.owner or None, speech.duration_s)
