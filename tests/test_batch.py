@@ -72,15 +72,10 @@ def test_what_is_no_journal_is_not_written_to(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def settings(small_settings: dict[str, str]) -> dict[str, str]:
-    return small_settings
-
-
-@pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
 ) -> Iterator[RunningServer]:
-    with start_server(tmp_path_factory.mktemp("batch"), **settings) as running:
+    with start_server(tmp_path_factory.mktemp("batch"), **small_settings) as running:
         running.wait_whole()
         yield running
 
@@ -154,10 +149,10 @@ def test_what_goes_wrong_is_said_for_each_file(
 
 
 def test_a_key_is_sent(
-    tmp_path: Path, settings: dict[str, str], files: list[Path], expected: list[str]
+    tmp_path: Path, small_settings: dict[str, str], files: list[Path], expected: list[str]
 ) -> None:
     key = add_key(tmp_path / "keys", "alice")
-    given = settings | {"MODELSERVER_AUTH_KEYS_FILE": str(tmp_path / "keys")}
+    given = small_settings | {"MODELSERVER_AUTH_KEYS_FILE": str(tmp_path / "keys")}
     with start_server(tmp_path, **given) as running:
         running.wait_ready()
         without = transcribe("--server", running.url, str(files[0]))
@@ -174,7 +169,7 @@ def noted(out: Path) -> list[Path]:
 
 
 def test_it_goes_on_where_it_was_killed(
-    tmp_path: Path, settings: dict[str, str], files: list[Path], expected: list[str]
+    tmp_path: Path, small_settings: dict[str, str], files: list[Path], expected: list[str]
 ) -> None:
     """The command, and the server; each file is a job once, or again where it was forgotten."""
     out, jobs = tmp_path / "out", {"MODELSERVER_JOBS_DIRECTORY": str(tmp_path / "jobs")}
@@ -183,7 +178,7 @@ def test_it_goes_on_where_it_was_killed(
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
     other.mkdir()
-    with start_server(one, "--port", port, **settings, **jobs) as running:
+    with start_server(one, "--port", port, **small_settings, **jobs) as running:
         running.wait_ready()
         with subprocess.Popen(command(*arguments), stderr=subprocess.PIPE) as process:
             until(lambda: len(list(out.glob("*.txt"))) >= 3)
@@ -195,7 +190,7 @@ def test_it_goes_on_where_it_was_killed(
             os.kill(running.pid, signal.SIGKILL)
             running.process.wait()
             time.sleep(0.5)
-            with start_server(other, "--port", port, **settings, **jobs) as again:
+            with start_server(other, "--port", port, **small_settings, **jobs) as again:
                 assert process.wait(60) == 0
                 assert process.stderr is not None
                 said = process.stderr.read().decode()

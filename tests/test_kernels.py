@@ -229,23 +229,34 @@ print(json.dumps([said, checked, model.report(), *counts]))
 """
 
 
+def answer_of(
+    program: str,
+    location: models.ModelLocation,
+    prepared: PreparedModel,
+    *asked: object,
+    environment: dict[str, str],
+) -> Any:
+    """What it prints, started as a fork server is. It is given, as JSON, the model's directory,
+    what was made for it, and what else is asked."""
+    made = {name: str(file) for name, file in prepared.made.items()}
+    blas = blas_environment(SAME_AS, processor_flags())
+    allocator = choose_allocator(Allocator.JEMALLOC, find_jemalloc(), huge_pages=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps([str(location.directory), made, *asked])],
+        env=process_environment(os.environ, allocator.variables, blas, environment),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
 def everything_said(
     location: models.ModelLocation,
     prepared: PreparedModel,
     variant: str | None,
     environment: dict[str, str],
 ) -> Any:
-    made = {name: str(file) for name, file in prepared.made.items()}
-    blas = blas_environment(SAME_AS, processor_flags())
-    allocator = choose_allocator(Allocator.JEMALLOC, find_jemalloc(), huge_pages=False)
-    asked = json.dumps([str(location.directory), made, variant])
-    done = subprocess.run(
-        [sys.executable, "-c", EVERYTHING, asked],
-        env=process_environment(os.environ, allocator.variables, blas, environment),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    return answer_of(EVERYTHING, location, prepared, variant, environment=environment)
 
 
 def best(result: dict[str, Any]) -> Any:

@@ -35,11 +35,6 @@ THREADS_OF_A_LOOP = 6
 """That wait for files, at most, with two processors; each starts when it is first needed."""
 
 
-@pytest.fixture
-def settings(small_settings: dict[str, str]) -> dict[str, str]:
-    return small_settings
-
-
 def job(server: RunningServer, wav: bytes) -> str:
     """The id of one that is done."""
     taken = server.ask(JOBS, wav)
@@ -93,7 +88,7 @@ async def test_a_clock_that_is_set_in_the_middle_of_a_question_is_not_half_belie
 
 
 def test_a_clock_that_is_set_costs_nothing(
-    settings: dict[str, str], tmp_path: Path, wav_clips: list[bytes]
+    small_settings: dict[str, str], tmp_path: Path, wav_clips: list[bytes]
 ) -> None:
     """A machine without a clock of its own; and one whose clock was wrong by a month."""
     (tmp_path / "sitecustomize.py").write_text(OFFSET_CLOCK)
@@ -105,7 +100,7 @@ def test_a_clock_that_is_set_costs_nothing(
 
     set_clock(-3650)
     given = {"PYTHONPATH": str(tmp_path), "CLOCK_OFFSET": str(offset)}
-    with start_server(tmp_path, **settings, **given) as server:
+    with start_server(tmp_path, **small_settings, **given) as server:
         server.wait_whole()
         first = job(server, wav_clips[0])
         set_clock(0)
@@ -129,9 +124,9 @@ def test_a_clock_that_is_set_costs_nothing(
 
 
 def test_two_hundred_reloads_leave_nothing_behind(
-    settings: dict[str, str], tmp_path: Path, wav_clips: list[bytes]
+    small_settings: dict[str, str], tmp_path: Path, wav_clips: list[bytes]
 ) -> None:
-    with start_server(tmp_path, **settings) as server:
+    with start_server(tmp_path, **small_settings) as server:
         server.wait_whole()
         supervisor = psutil.Process(server.pid)
 
@@ -180,7 +175,9 @@ def disk(directory: Path) -> Iterator[tuple[Path, Path]]:
 
 
 @pytest.fixture
-def on_disk(settings: dict[str, str], tmp_path: Path) -> Iterator[tuple[Path, Path, RunningServer]]:
+def on_disk(
+    small_settings: dict[str, str], tmp_path: Path
+) -> Iterator[tuple[Path, Path, RunningServer]]:
     """A server whose spool and jobs are on one of its own."""
     with disk(tmp_path) as (mounted, image):
         (mounted / "spool").mkdir()
@@ -189,7 +186,7 @@ def on_disk(settings: dict[str, str], tmp_path: Path) -> Iterator[tuple[Path, Pa
             "MODELSERVER_SPOOL_MEMORY_EACH": "256KiB",
             "MODELSERVER_JOBS_DIRECTORY": str(mounted / "jobs"),
         }
-        with start_server(tmp_path, **{**settings, **given}) as server:
+        with start_server(tmp_path, **{**small_settings, **given}) as server:
             server.wait_whole()
             yield mounted, image, server
 

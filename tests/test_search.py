@@ -1,6 +1,5 @@
 """The search of the kernels: every token, link and cost is the engine's, to the bit."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -9,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_kernels import HERE, LIBVOSK, SOURCES, runs_avx2
+from test_kernels import HERE, LIBVOSK, SOURCES, answer_of, runs_avx2
 
 import models
-from models.blas import blas_environment
-from models.kernels import SAME_AS, Kernels, get_kernels
+from models.kernels import Kernels, get_kernels
 from models.prepared import PreparedModel
 from models.processor import processor_flags
 from supervisor.processes.environment import process_environment
@@ -70,17 +68,9 @@ def searched(
     *,
     search: bool,
 ) -> Any:
-    made = {name: str(file) for name, file in prepared.made.items()}
-    asked = json.dumps([str(location.directory), made, kernels.variant, search])
     preloaded = {"LD_PRELOAD": f"{trace}:{kernels.library}"}
-    blas = blas_environment(SAME_AS, processor_flags())
-    done = subprocess.run(
-        [sys.executable, "-c", SEARCHES, asked],
-        env=process_environment(os.environ, blas, preloaded),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    asked = (kernels.variant, search)
+    return answer_of(SEARCHES, location, prepared, *asked, environment=preloaded)
 
 
 @runs_avx2
