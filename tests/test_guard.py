@@ -271,6 +271,8 @@ def test_a_slow_disk_starves_a_model_by_few_faults(file: Path) -> None:
         disk.reads_per_s(300)
         wanderers = [pool.ask(run={"do": "wander", "file": str(file), "s": 6}) for _ in range(2)]
         starved = pool.event("guard.starved", 10)
+        # Told while it lasts, though nobody had work before, and few readings were made.
+        assert not [e for e in pool.events if e["event"] == "job.done"]
         assert starved["lost_share"] > 0.3
         assert 20 < starved["faults_per_s"] < 400
         disk.reads_per_s(100_000)

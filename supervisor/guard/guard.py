@@ -290,9 +290,10 @@ class Guard:
     async def _until_next_reading(self) -> None:
         assert self._watch is not None
         loop = asyncio.get_running_loop()
-        next_reading = loop.time() + self._watch.reading_every(self.state.level)
-        while (remaining := next_reading - loop.time()) > 0:
-            await self._watch.wait(remaining)
+        read_at = loop.time()
+        # Asked again each time: a reading that was far off at rest is near once there is work.
+        while (due := read_at + self._watch.reading_every(self.state.level)) > loop.time():
+            await self._watch.wait(due - loop.time())
             try:
                 if self._observer.outdated(self._look()):
                     return
