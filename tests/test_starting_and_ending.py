@@ -105,6 +105,14 @@ def test_a_damaged_model_is_told_and_the_server_lives(tmp_path: Path, embedded_p
         assert server.ask("/healthz").status == 200
 
 
+def test_without_a_model_nothing_of_it_is_mapped(tmp_path: Path) -> None:
+    with start_server(tmp_path, "--model", "nosuch") as server:
+        server.wait_event("model.unavailable", timeout_s=30)
+        memory = until(lambda: server.health()["memory"], what="a reading")
+        assert memory["mapped_bytes"] == 0
+        assert memory["used_bytes"] > 0
+
+
 def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

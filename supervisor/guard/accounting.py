@@ -194,9 +194,10 @@ class Accounting:
         """Of all; what is shared is counted as often as it is shared: for differences only."""
         return sum(account.kept for account in self._accounts.values())
 
-    def mapped(self) -> int:
-        """The most file cache that one of the processes has mapped and in RAM."""
-        return max((account.mapped for account in self._accounts.values()), default=0)
+    def mapped(self, pid: int) -> int:
+        """File cache that the process had mapped and in RAM, at the last reading."""
+        account = self._accounts.get(pid)
+        return account.mapped if account else 0
 
     def rate(self, pid: int) -> float:
         """Bytes a second between its last two readings."""

@@ -265,7 +265,7 @@ class Guard:
             observer.left,
             self._admission.reserved(self.state),
             observer.used(),
-            observer.accounting.mapped(),
+            observer.mapped(),
             observer.meter.waiting(),
             observer.meter.faults,
             observer.meter.waited_s,

@@ -279,13 +279,17 @@ class Observer:
         """One of the other resources, if it has been read."""
         return next((reading for reading in self.resources if reading.name == name), None)
 
+    def mapped(self) -> int:
+        """The most file cache that one of the models' processes has mapped and in RAM."""
+        return max((self.accounting.mapped(p.pid) for p in self._processes()), default=0)
+
     def missing(self) -> str:
         """How much more memory the models' mapped pages would need, in words; empty where no model
         is loaded."""
         reports = [server.report() for server in self._members.live_servers]
         if not reports:
             return ""
-        resident = self.accounting.mapped()
+        resident = self.mapped()
         mapped = sum(report.get("mapped_bytes") or 0 for report in reports)
         usual = sum(report.get("working_set_bytes") or 0 for report in reports)
         most = max(0, mapped - resident)
