@@ -220,6 +220,7 @@ def test_a_disk_that_is_full_is_said_before_anything_is_taken(
             assert len(large) > 10_000_000
             known = running.ask("/v1/jobs", large)
             assert (known.status, code_of(known)) == (503, "spool_full")
+            assert "audio of 11 MB: 8 MB may be used" in known.json["error"]["message"]
             import requests
 
             pieces = (large[at : at + 65536] for at in range(0, len(large), 65536))
@@ -248,6 +249,25 @@ def test_a_directory_that_cannot_be_used_costs_jobs_alone(
         assert (answer.status, code_of(answer)) == (503, "not_ready")
         assert running.convert(short).status == 200
         running.wait_event("jobs.unusable")
+
+
+def test_a_directory_that_goes_away_is_told_until_it_is_back(
+    tmp_path: Path, job_settings: dict[str, str], short: bytes
+) -> None:
+    jobs, away = tmp_path / "jobs", tmp_path / "away"
+    given = job_settings | {"MODELSERVER_JOBS_DIRECTORY": str(jobs)}
+    with start_server(tmp_path, **given) as running:
+        running.wait_ready()
+        first = take(running, short)["id"]
+        over(running, first)
+        jobs.rename(away)
+        answer = running.ask("/v1/jobs", short)
+        assert (answer.status, code_of(answer)) == (503, "not_ready")
+        assert f"{jobs}: No such file or directory" in answer.json["error"]["message"]
+        assert running.convert(short).status == 200
+        away.rename(jobs)
+        assert over(running, take(running, short)["id"])["state"] == "done"
+        assert running.ask(f"/v1/jobs/{first}").json["state"] == "done"
 
 
 def test_what_is_old_or_too_much_is_forgotten(

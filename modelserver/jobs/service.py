@@ -24,7 +24,16 @@ from modelserver.jobs.webhooks import SecretUnreadable, Webhooks, read_secrets
 from modelserver.jobs.work import JobWork, Told
 from modelserver.serving.service import SpeechService
 from modelserver.serving.usage import Usage
-from supervisor import NotReady, QueueFull, Spool, SpoolFull, SpoolLimits, SpoolStore, Tasks
+from supervisor import (
+    NotReady,
+    QueueFull,
+    Spool,
+    SpoolFull,
+    SpoolLimits,
+    SpoolStore,
+    Tasks,
+    in_units,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 
@@ -135,8 +144,12 @@ class JobService:
             raise NotReady(f"jobs cannot be used: {self.problem}")
         if len(self._work) >= self._settings.queue:
             raise QueueFull(f"{len(self._work)} jobs are unfinished, no more are allowed", 10.0)
-        if (size or 0) > self._room():
-            raise SpoolFull("no space left to keep the job's audio")
+        if (size or 0) > (room := self._room()):
+            wanted = f" of {in_units(size)}" if size else ""
+            raise SpoolFull(
+                f"no space left to keep the job's audio{wanted}: "
+                f"{in_units(max(0, room))} may be used where jobs are kept"
+            )
 
     def unfinished(self, owner: str) -> int:
         """How many of that owner's are."""
@@ -322,11 +335,12 @@ class JobService:
         return max(0.0, over[0][1] + settings.keep_s - now) if over else settings.keep_s
 
     def _room(self) -> int:
-        """Bytes that a job's audio may have."""
+        """Bytes that a job's audio may have. Raises `supervisor.NotReady`."""
+        directory = self._settings.directory
         try:
-            free = shutil.disk_usage(self._settings.directory).free - _LEAST_FREE_BYTES
-        except OSError:
-            return 0
+            free = shutil.disk_usage(directory).free - _LEAST_FREE_BYTES
+        except OSError as error:
+            raise NotReady(f"jobs cannot be used: {directory}: {error.strerror}") from error
         return min(free, self._settings.disk - self._held_bytes)
 
     async def _do(self, call: Callable[[JobStore], Result]) -> Result:
