@@ -16,6 +16,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# The tests start a server hundreds of times: it is compiled once, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: serve test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust clean help
 .DEFAULT_GOAL := help
 
