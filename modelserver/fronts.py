@@ -104,11 +104,11 @@ class Fronts:
                     with sock:
                         handed += await give(name, sock)
             left = [one for server in self._servers.values() for one in server.connections()]
+            if took > _HALF_A_REQUEST_S:
+                left = [one for one in left if not one.halfway]
             if all(one.is_websocket for one in left):
                 no_requests.set()
             if not left:
-                break
-            if took > _HALF_A_REQUEST_S and all(one.halfway for one in left):
                 break
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):

@@ -21,6 +21,7 @@ import pytest
 from by_hand import read_all, websocket_handshake
 from everybody import Account, everybody
 from running import RunningServer, free_port, gone, start_server, until
+from waves import wav
 
 from models.prepared import PreparedModel
 from modelserver.handover.sockets import Inherited, Sockets
@@ -52,6 +53,24 @@ def end(pid: int) -> None:
         process = psutil.Process(pid)
         process.send_signal(signal.SIGTERM)
         process.wait(40)
+
+
+@contextlib.contextmanager
+def followed(port: int, job: str) -> Iterator[http.client.HTTPResponse]:
+    """What is told of a job, line by line."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as client:
+        client.request("GET", f"/v1/jobs/{job}", headers={"Accept": "text/event-stream"})
+        with client.getresponse() as events:
+            assert events.status == 200
+            yield events
+
+
+def heard(events: http.client.HTTPResponse, said: bytes) -> None:
+    """Read on until it is said."""
+    for line in events:
+        if said in line:
+            return
+    raise AssertionError(f"the end, and no {said!r}")
 
 
 def pid_of(server: RunningServer) -> int:
@@ -126,13 +145,18 @@ def test_a_connection_that_was_busy_meanwhile_may_ask_for_a_job_next(
         assert pid_of(server) != server.pid
 
 
-def test_jobs_do_not_wait_for_a_stream_whose_client_says_no_goodbye(
+def test_jobs_do_not_wait_for_a_stream_without_goodbye_nor_for_half_a_request(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
     assert prepared_embedded
     with upgradable(tmp_path) as server:
         job = server.ask("/v1/jobs", min(wav_clips, key=len)).json["id"]
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as silent:
+        there = ("127.0.0.1", server.port)
+        with (
+            socket.create_connection(there, timeout=60) as silent,
+            socket.create_connection(there) as half,
+        ):
+            half.sendall(b"GET /v1/jobs HT")
             silent.sendall(websocket_handshake("/api/audio/stream"))
             assert b" 101 " in silent.recv(1000)
             done = server.upgrade()
@@ -144,6 +168,25 @@ def test_jobs_do_not_wait_for_a_stream_whose_client_says_no_goodbye(
             assert server.ask(f"/v1/jobs/{job}", timeout_s=6).status == 200
             assert server.process.poll() is None, "the old one waits for an answer"
         assert server.process.wait(20) == 0
+
+
+def test_who_follows_a_job_is_told_to_ask_again_and_holds_up_nobody(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes], clips: list[bytes]
+) -> None:
+    assert prepared_embedded
+    with upgradable(tmp_path, MODELSERVER_LONG_PIECE_S="10") as server:
+        long = server.ask("/v1/jobs", wav(b"".join(clips) * 60)).json["id"]
+        with followed(server.port, long) as events:
+            heard(events, b"event: final")
+            done = server.upgrade()
+            assert done.returncode == 0, done.stderr + done.stdout
+            heard(events, b'"code":"shutting_down"')
+        assert server.process.wait(6) == 0, "the old one waits for who follows"
+        with followed(server.port, long) as events:
+            heard(events, b"event: final")
+            assert server.ask(f"/v1/jobs/{long}").json["state"] == "running"
+            os.kill(pid_of(server), signal.SIGTERM)
+            heard(events, b'"code":"shutting_down"')
 
 
 def test_what_takes_a_new_start_is_changed_by_an_upgrade(

@@ -290,7 +290,8 @@ def _speech(job: Job) -> Speech:
 
 
 async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
-    """Server-sent events until it is over; the last brings the job."""
+    """Server-sent events until it is over; the last brings the job, or says that it goes on in the
+    next server."""
     jobs = request.app[JOBS]
 
     async def work(told: Callable[[SpeechProgress], None]) -> JobDocument:
@@ -298,6 +299,8 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
         now = await jobs.get(job.id, speech=True)
         if now is None:
             raise ApiError("job_not_found", "the job was deleted")
+        if not now.over:
+            raise ApiError("shutting_down", "the server ends here; the job goes on: ask again")
         return await asyncio.to_thread(_described, jobs, now)
 
     return await stream_events(request, work, OurStory())

@@ -109,7 +109,7 @@ class JobService:
         await self._webhooks_outside.__aexit__()
 
     async def pause(self) -> None:
-        """Work on none any more: the server is about to end."""
+        """Work on none any more, and have nobody follow one: the server is about to end."""
         await self._work.pause()
 
     async def opened(self) -> None:
@@ -244,7 +244,7 @@ class JobService:
         await self._do(lambda store: store.remove([job_id]))
 
     async def follow(self, job_id: str, told: Told) -> None:
-        """Hear how far it is, until it is over."""
+        """Hear how far it is, until it is over, or `pause` is called."""
         await self._work.follow(job_id, told)
 
     def positions(self) -> dict[str, int]:

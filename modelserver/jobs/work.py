@@ -60,7 +60,7 @@ class _Known:
     task: asyncio.Task[None] | None = None
     done_s: float = 0.0
     deleted: bool = False
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    told_all: asyncio.Event = field(default_factory=asyncio.Event)
     told: set[Told] = field(default_factory=set)
 
 
@@ -106,12 +106,12 @@ class JobWork:
         return known is not None and known.task is not None
 
     async def follow(self, job_id: str, told: Told) -> None:
-        """Hear how far it is, until it is over."""
-        if (known := self._known.get(job_id)) is None:
+        """Hear how far it is, until it is over, or nothing more is done to it here."""
+        if self._paused or (known := self._known.get(job_id)) is None:
             return
         known.told.add(told)
         try:
-            await known.over.wait()
+            await known.told_all.wait()
         finally:
             known.told.discard(told)
 
@@ -125,7 +125,7 @@ class JobWork:
             known.task.cancel()
             await asyncio.gather(known.task, return_exceptions=True)
         self._known.pop(job_id, None)
-        known.over.set()
+        known.told_all.set()
         self._begin_what_may()
 
     async def pause(self) -> None:
@@ -135,6 +135,8 @@ class JobWork:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for known in self._known.values():
+            known.told_all.set()
 
     # --- turns ----------------------------------------------------------------------------------
 
@@ -174,7 +176,7 @@ class JobWork:
             wait_s = _DISK_LATER_S
         if wait_s is None:
             self._known.pop(job.id, None)
-            known.over.set()
+            known.told_all.set()
             self._ended()
             return
         await asyncio.sleep(wait_s)
