@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from typing import Any, Literal, TextIO, cast
 
+import msgspec
 import structlog
 from structlog.typing import EventDict
 
@@ -80,22 +81,36 @@ def _only_wanted(_: Any, method: str, event: EventDict) -> EventDict:
 
 
 class RecentEvents:
-    """The last events that were logged, for whoever asks later."""
+    """The last events that were logged, for whoever asks later; packed, as they are many and most
+    are never looked at."""
 
     def __init__(self) -> None:
         self.count = 0
         """How many there were so far."""
-        self._events: deque[tuple[int, dict[str, Any]]] = deque(maxlen=_REMEMBERED)
+        self._packed: deque[bytes] = deque(maxlen=_REMEMBERED)
 
     def remember(self, _: Any, __: str, event: EventDict) -> EventDict:
         """As a processor of structlog's."""
         self.count += 1
-        self._events.append((self.count, dict(event)))
+        self._packed.append(_packed(event))
         return event
 
     def since(self, count: int) -> list[dict[str, Any]]:
         """Those after the first `count`, as far as they are remembered, oldest first."""
-        return [{"number": number, **event} for number, event in self._events if number > count]
+        first = self.count - len(self._packed) + 1
+        return [
+            {"number": number, **msgspec.msgpack.decode(packed)}
+            for number, packed in enumerate(self._packed, first)
+            if number > count
+        ]
+
+
+def _packed(event: EventDict) -> bytes:
+    try:
+        return msgspec.msgpack.encode(event, enc_hook=str)
+    except (UnicodeError, OverflowError, TypeError):  # half a character, or more than 64 bits
+        words = {key: f"{value}".encode(errors="backslashreplace") for key, value in event.items()}
+        return msgspec.msgpack.encode({key: value.decode() for key, value in words.items()})
 
 
 recent_events = RecentEvents()

@@ -1,4 +1,5 @@
-"""What logs are written to may stand still, or be gone: the server goes on, and ends when told."""
+"""What logs are written to may stand still, or be gone: the server goes on, and ends when told.
+What was logged lately can be asked for."""
 
 import contextlib
 import os
@@ -15,7 +16,7 @@ import pytest
 import structlog
 from running import Answer, ask, until
 
-from modelserver.logs import PatientStream
+from modelserver.logs import PatientStream, RecentEvents
 
 
 class Reader:
@@ -98,3 +99,25 @@ def test_a_server_whose_logs_reader_is_gone_goes_on_and_ends_when_told_to(tmp_pa
         for _ in range(20):
             assert ask(f"http://127.0.0.1:{port}/nothing").status == 404
         assert ask(f"http://127.0.0.1:{port}/healthz").status == 200
+
+
+def test_whatever_is_logged_is_remembered_and_told() -> None:
+    recent = RecentEvents()
+    told = [
+        {"event": "one", "path": Path("/a"), "names": ("b", "c"), "share": 0.5},
+        {"event": "two", "name": os.fsdecode(b"half \xff"), "count": 1},
+        {"event": "three", "count": 1 << 70},
+        {"event": "four", "error": OSError(2, "not there")},
+    ]
+    for event in told:
+        assert recent.remember(None, "info", event) is event
+    assert recent.since(0) == [
+        {"number": 1, "event": "one", "path": "/a", "names": ["b", "c"], "share": 0.5},
+        {"number": 2, "event": "two", "name": "half \\udcff", "count": "1"},
+        {"number": 3, "event": "three", "count": str(1 << 70)},
+        {"number": 4, "event": "four", "error": "[Errno 2] not there"},
+    ]
+    for number in range(1000):
+        recent.remember(None, "info", {"event": str(number)})
+    assert [event["number"] for event in recent.since(1001)] == [1002, 1003, 1004]
+    assert recent.since(0)[0] == {"number": 505, "event": "500"}
