@@ -46,6 +46,8 @@ RELOAD_EVERY_S = 50.0
 UPGRADES = (1 / 30, 2 / 30, 3 / 30, 29 / 30)
 """When the server is upgraded, as shares of the time: between them it is left to get old."""
 SQUEEZE_EVERY_S, SQUEEZE_S = 120.0, 6.0
+ASK_EVERY_S = 15.0
+"""As a monitoring system does."""
 SETTLED_S = 600.0
 """A supervisor that is younger may still grow."""
 SLOPE = 1.0
@@ -178,14 +180,17 @@ class Ages:
 
     def __init__(self, running: RunningServer) -> None:
         self._running = running
-        self._pid = running.pid
+        self._pid, self._asked_at = running.pid, -ASK_EVERY_S
         self.of: dict[int, list[float]] = {}
 
     def look(self) -> None:
-        """Once."""
-        # In the moment of an upgrade nobody may answer.
-        with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
-            self._pid = int(self._running.health()["pid"])
+        """Once. Who it is, is asked for more seldom: the answer is the whole health document, and
+        what is watched should be the clients' doing."""
+        if (now := time.monotonic()) - self._asked_at > ASK_EVERY_S:
+            self._asked_at = now
+            # In the moment of an upgrade nobody may answer.
+            with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
+                self._pid = int(self._running.health()["pid"])
         with contextlib.suppress(psutil.NoSuchProcess):
             rss = psutil.Process(self._pid).memory_info().rss / MB
             self.of.setdefault(self._pid, []).append(rss)
