@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from running import PATIENCE
 
 from supervisor.readings.cgroups import ROOT, UNIFIED, own_cgroups
 
@@ -94,7 +95,7 @@ def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
 
 def remove(directory: Path) -> None:
     """A cgroup whose processes have ended, and those below it."""
-    for _ in range(100):
+    for _ in range(int(100 * PATIENCE)):
         try:
             for below in directory.glob("*/"):
                 below.rmdir()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from running import until
+from running import PATIENCE, until
 
 HERE = Path(__file__).parent
 
@@ -115,7 +115,7 @@ def remote_pool(
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        status = process.wait(20)
+        status = process.wait(20 * PATIENCE)
         pool.reader.join(5)
         assert process.stdout is not None
         process.stdout.close()

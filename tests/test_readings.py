@@ -56,9 +56,14 @@ def test_the_quick_look_agrees_with_the_whole_reading() -> None:
 
 
 def test_a_process_that_sleeps_has_not_run_and_one_that_computes_has() -> None:
-    programs = ["import time; time.sleep(60)", "while True: pass"]
-    children = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
+    programs = ["import time; print(flush=True); time.sleep(60)", "while True: pass"]
+    children = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        for program in programs
+    ]
     try:
+        assert children[0].stdout is not None
+        children[0].stdout.readline()  # it has begun
         until(lambda: (read_ran(children[1].pid) or 0) > 0.5)
         sleeping, computing = (read_ran(child.pid) for child in children)
         assert sleeping is not None
@@ -71,7 +76,7 @@ def test_a_process_that_sleeps_has_not_run_and_one_that_computes_has() -> None:
     finally:
         for child in children:
             child.kill()
-            child.wait()
+            child.communicate()
     assert read_ran(children[0].pid) is None
 
 
