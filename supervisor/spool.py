@@ -5,9 +5,11 @@ and a job that has to run again still has its input.
 """
 
 import asyncio
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -16,6 +18,9 @@ from supervisor.errors import SpoolFull
 
 _DISK_WRITE_BYTES = 512 * 1024
 """What is collected before a thread is asked to write it to disk."""
+
+
+_OF_LATE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,7 @@ class SpoolStore:
         self._disk_room: int | None = None
         self._on_disk_then = 0
         self._open: set[Spool] = set()
+        self._failure: tuple[float, str] | None = None
 
     def open(self) -> "Spool":
         """A new, empty spool; close it, or use it as `async with`."""
@@ -96,6 +102,24 @@ class SpoolStore:
         if self._disk_room is None:
             return None
         return self._disk_room - (self.usage().disk_bytes - self._on_disk_then)
+
+    def failure(self) -> str | None:
+        """Why the disk could not be used the last time, if that was of late."""
+        if self._failure is None or time.monotonic() - self._failure[0] > _OF_LATE_S:
+            return None
+        return self._failure[1]
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """Something is done there. Raises `SpoolFull` for any `OSError` but `FileExistsError`."""
+        try:
+            yield
+        except FileExistsError:
+            raise  # the disk's answer, not its failure
+        except OSError as error:
+            self._failure = time.monotonic(), error.strerror or str(error)
+            raise SpoolFull.from_os_error(error) from error
+        self._failure = None
 
     def usage(self) -> SpoolUsage:
         """What is open now."""
@@ -136,7 +160,10 @@ class Spool:
             await self._move_to_disk()
         self.size += len(data)
         if self.in_memory:
-            _write_all(self._fd, data)  # a copy to memory: shorter than a hop to a thread
+            try:
+                _write_all(self._fd, data)  # a copy to memory: shorter than a hop to a thread
+            except OSError as error:
+                raise SpoolFull.from_os_error(error) from error
             return
         if (room := self._store.disk_room()) is not None and room < 0:
             raise SpoolFull("no space left to hold the upload")
@@ -191,12 +218,10 @@ class Spool:
             await self._move_to_disk()
 
     async def _move_to_disk(self) -> None:
-        try:
+        with self._store._on_disk():
             file = os.open(
                 self._store.limits.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600
             )
-        except OSError as error:
-            raise SpoolFull.from_os_error(error) from error
         memfd = os.dup(self._fd)  # the spool may be closed while this goes on
         copied = False
         try:
@@ -216,7 +241,8 @@ class Spool:
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(None, write, *arguments)
         self._writing.add_done_callback(_heard)
-        await asyncio.shield(self._writing)
+        with self._store._on_disk():
+            await asyncio.shield(self._writing)
 
     def _close_when_written(self, fd: int) -> None:
         """A thread whose caller was cancelled goes on: until it has ended, the descriptor's number
@@ -235,28 +261,20 @@ def _heard(writing: "asyncio.Future[None]") -> None:
 
 def _write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(fd, view) :]
-    except OSError as error:
-        raise SpoolFull.from_os_error(error) from error
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _name(fd: int, directory: int, name: str) -> None:
-    try:
-        os.fsync(fd)
-        os.link(
-            f"/proc/self/fd/{fd}",
-            name,
-            src_dir_fd=directory,
-            dst_dir_fd=directory,
-            follow_symlinks=True,
-        )
-        os.fsync(directory)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise SpoolFull.from_os_error(error) from error
+    os.fsync(fd)
+    os.link(
+        f"/proc/self/fd/{fd}",
+        name,
+        src_dir_fd=directory,
+        dst_dir_fd=directory,
+        follow_symlinks=True,
+    )
+    os.fsync(directory)
 
 
 def _read_and_close(fd: int, size: int, offset: int) -> bytes:
@@ -267,12 +285,9 @@ def _read_and_close(fd: int, size: int, offset: int) -> bytes:
 
 
 def _copy(source: int, target: int, size: int) -> None:
-    try:
-        at = 0
-        while at < size:
-            at += os.sendfile(target, source, at, size - at)
-    except OSError as error:
-        raise SpoolFull.from_os_error(error) from error
+    at = 0
+    while at < size:
+        at += os.sendfile(target, source, at, size - at)
 
 
 def directory_problem(directory: Path) -> str | None:

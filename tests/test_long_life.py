@@ -204,6 +204,15 @@ def must_say_why(answer: Answer, *words: str) -> None:
     assert any(word in error["message"].lower() for word in words), error
 
 
+def must_tell_the_operator(server: RunningServer, why: str) -> None:
+    until(lambda: any(said.endswith(why) for said in server.health()["reasons"]), what=why)
+    assert server.health()["status"] == "degraded"
+
+
+def must_be_well(server: RunningServer) -> None:
+    until(lambda: server.health()["status"] == "ok", what="there is nothing to be said")
+
+
 @pytest.fixture
 def large(wav_clips: list[bytes], clips: list[bytes]) -> bytes:
     """More than is kept in memory."""
@@ -227,6 +236,7 @@ def test_a_disk_that_becomes_read_only(
     must_serve_from_memory(server, small)
     must_say_why(server.convert(large), "read-only")
     must_say_why(server.ask(JOBS, small), "read-only", "readonly")
+    must_tell_the_operator(server, f"{mounted}/spool (spool.directory): Read-only file system")
     assert state(server, done) == "done"
     must_serve_from_memory(server, small)
 
@@ -242,9 +252,24 @@ def test_a_disk_that_is_full(
     must_serve_from_memory(server, small)
     must_say_why(server.convert(large), "space", "full", "disk", "room")
     must_say_why(server.ask(JOBS, small), "space", "full", "disk", "room")
+    must_tell_the_operator(server, "No space left on device")
     (mounted / "ballast").unlink()
     until(lambda: server.convert(large).status == 200, 20, "there is room again")
+    must_be_well(server)
     job(server, small)
+
+
+def test_a_directory_that_goes_away_and_comes_back(
+    on_disk: tuple[Path, Path, RunningServer], clips: list[bytes], large: bytes
+) -> None:
+    mounted, _, server = on_disk
+    (mounted / "spool").rename(mounted / "away")
+    must_say_why(server.convert(large), "no such file")
+    must_tell_the_operator(server, "No such file or directory")
+    must_serve_from_memory(server, as_wav(clips[0][: 32_000 * 3]))
+    (mounted / "away").rename(mounted / "spool")
+    assert server.convert(large).status == 200
+    must_be_well(server)
 
 
 def test_a_disk_that_fails(

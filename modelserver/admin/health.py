@@ -210,7 +210,7 @@ def health(service: SpeechService, jobs: JobService, started: float) -> Health:
     """As it is now; `started` by CLOCK_MONOTONIC."""
     status = service.status()
     guard = status.guard
-    state, reasons = _verdict(status, service.stale())
+    state, reasons = _verdict(service, status)
     usage = service.spools.usage()
     return Health(
         status=state,
@@ -243,16 +243,16 @@ def health(service: SpeechService, jobs: JobService, started: float) -> Health:
 def in_a_line(service: SpeechService) -> str:
     """The verdict in words, for a line of status."""
     status = service.status()
-    word, reasons = _verdict(status, service.stale())
+    word, reasons = _verdict(service, status)
     if reasons:
         return f"{word}: {'; '.join(reasons)}"
     able = sum(worker.state.value in ("idle", "busy") for worker in status.workers)
     return f"{word}: {status.model.get('model')}, {able} workers, {status.admitted} requests"
 
 
-def _verdict(status: PoolStatus, stale: list[str]) -> tuple[str, list[str]]:
+def _verdict(service: SpeechService, status: PoolStatus) -> tuple[str, list[str]]:
     """One word, and why it is not "ok"."""
-    reasons = list(stale)
+    reasons = service.stale()
     if status.reason is not None:
         reasons.append(status.reason)
     if (guard := status.guard) is not None:
@@ -265,6 +265,11 @@ def _verdict(status: PoolStatus, stale: list[str]) -> tuple[str, list[str]]:
             reasons.append(
                 "the model is starved: the kernel takes its pages back and reads them again; "
                 f"{status.starved_needs} would end it"
+            )
+        if guard.spools_refused is not None:
+            directory = service.spools.limits.directory
+            reasons.append(
+                f"larger uploads are refused: {directory} (spool.directory): {guard.spools_refused}"
             )
     now = time.time()
     recent = [o for o in status.last_deaths if now - o.time < _RECENT_S]

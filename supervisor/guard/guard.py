@@ -59,6 +59,8 @@ class GuardStatus:
     """Seconds of their work in which they neither ran nor waited for a processor, so far."""
     memory: MemoryReading
     resources: tuple[ResourceReading, ...]
+    spools_refused: str | None
+    """Why what has no room in memory cannot be held on the disk, in words."""
 
     @property
     def headroom(self) -> int:
@@ -271,6 +273,7 @@ class Guard:
             observer.meter.waited_s,
             observer.reading,
             observer.resources,
+            observer.spools_refused(),
         )
 
     def starved_needs(self) -> str:

@@ -7,6 +7,7 @@ process, and what the kernel calls available. At rest both are less frequent.
 """
 
 import asyncio
+import errno
 import functools
 import os
 import time
@@ -101,6 +102,8 @@ class Observer:
         self.accounting = Accounting()
         self.reading: MemoryReading | None = None
         self.resources: tuple[ResourceReading, ...] = ()
+        self._spools_refused: str | None = None
+        """As of the last look."""
         self.budget = find_budget(settings, None, 1)
         self.left = 0
         """Bytes until the tightest bound, less the reserve, at the last whole reading."""
@@ -279,6 +282,10 @@ class Observer:
         """One of the other resources, if it has been read."""
         return next((reading for reading in self.resources if reading.name == name), None)
 
+    def spools_refused(self) -> str | None:
+        """Why what has no room in memory cannot be held on the disk, in words."""
+        return self._spools_refused or (self._spools.failure() if self._spools else None)
+
     def mapped(self) -> int:
         """The most file cache that one of the models' processes has mapped and in RAM."""
         return max((self.accounting.mapped(p.pid) for p in self._processes()), default=0)
@@ -384,10 +391,13 @@ class Observer:
         return sum(worker.job is not None for worker in self._members.workers)
 
     def _take_resources(self, resources: tuple[ResourceReading, ...]) -> None:
-        self.resources = resources
+        self.resources, self._spools_refused = resources, self._reader.spools_refused
         disk = self.resource("disk")
         if self._spools is not None and disk is not None:
-            self._spools.note_disk(disk.free - disk_reserve(disk.limit))
+            room = disk.free - disk_reserve(disk.limit)
+            self._spools.note_disk(room)
+            if room <= 0 and self._spools_refused is None:
+                self._spools_refused = os.strerror(errno.ENOSPC)
 
     def _take(self, reading: FullReading, spools: dict[int, int]) -> None:
         now = reading.memory.time

@@ -22,6 +22,7 @@ from supervisor.readings.resources import (
     read_descriptors,
     read_disk,
     read_processes,
+    unwritable,
 )
 
 _RESOURCES_EVERY_S = 1.0
@@ -51,6 +52,8 @@ class Reader:
     def __init__(self, spool_directory: Path | None) -> None:
         self._memory = MemoryReader()
         self._spool_directory = spool_directory
+        self.spools_refused: str | None = None
+        """Why nothing can be held there, as of the last look."""
         self._helpers: list[int] = []
         self._slow_at = -1e9
         self._seen_below: frozenset[int] = frozenset()
@@ -76,6 +79,8 @@ class Reader:
             ours = {pid for parent in (*known, *helpers) for pid in descendants(parent)}
             self._seen_below = frozenset((self._seen_below & {*below, *ours}) | ours)
             disk = read_disk(self._spool_directory) if self._spool_directory else None
+            if self._spool_directory is not None:
+                self.spools_refused = unwritable(self._spool_directory)
             resources = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
         pids = list(dict.fromkeys([me, *known, *self._helpers]))
         memory = self._memory.read()

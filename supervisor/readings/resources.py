@@ -1,6 +1,7 @@
 """What else can run out: space where spools go, open descriptors, processes."""
 
 import contextlib
+import errno
 import functools
 import os
 import resource
@@ -34,6 +35,17 @@ def read_disk(directory: Path) -> ResourceReading | None:
     except OSError:
         return None
     return ResourceReading("disk", usage.used, usage.used + usage.free)
+
+
+def unwritable(directory: Path) -> str | None:
+    """Why no file can be made there, in words and without trying to; None if one may be."""
+    try:
+        flags = os.statvfs(directory).f_flag
+    except OSError as error:
+        return error.strerror
+    if flags & os.ST_RDONLY:
+        return os.strerror(errno.EROFS)
+    return None if os.access(directory, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
 
 
 def read_descriptors() -> ResourceReading:
