@@ -431,11 +431,20 @@ def test_what_the_terminal_cannot_listen_to_is_said(server: RunningServer, tmp_p
         ([str(tmp_path / "noise")], "noise"),
         ([str(tmp_path / "missing.wav")], "missing.wav"),
         (["--model", "nobody"], "404"),
+        (
+            ["--server", "ws://127.0.0.1:1/", str(tmp_path / "noise")],
+            "no server answers at ws://127.0.0.1:1/: Connection refused\n",
+        ),
+        (
+            ["--server", "ws://nosuch.invalid/", str(tmp_path / "noise")],
+            "no server answers at ws://nosuch.invalid/: ",
+        ),
     ):
         told = listen(server, *arguments)
         assert told.returncode == 1
         assert reason in told.stderr.decode()
         assert b"Traceback" not in told.stderr
+        assert b"ssl:" not in told.stderr
 
 
 async def test_it_works_behind_the_gateway(

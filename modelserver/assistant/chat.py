@@ -14,6 +14,7 @@ import msgspec
 
 from modelserver import __version__
 from modelserver.settings import AssistantSettings
+from modelserver.unreached import in_words
 
 _LONGEST_LINE = 1 << 20
 _SHOWN = 300
@@ -120,7 +121,8 @@ class Chat:
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ChatFailed(
-                "assistant_failed", f"the language model cannot be reached, or broke off: {error}"
+                "assistant_failed",
+                f"the language model cannot be reached, or broke off: {in_words(error)}",
             ) from error
 
 

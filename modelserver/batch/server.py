@@ -17,6 +17,7 @@ from modelserver.batch.errors import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note
 from modelserver.speech.messages import Speech
+from modelserver.unreached import in_words
 
 _AT_ONCE = 8
 """Enough that its workers never wait for the next one."""
@@ -50,7 +51,7 @@ class Server:
                 await self._must_be_ours(answer)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             await self.__aexit__()
-            raise EngineUnusable(f"{self._url}: {error or type(error).__name__}") from error
+            raise EngineUnusable(f"{self._url}: {in_words(error)}") from error
         except EngineUnusable:
             await self.__aexit__()
             raise
@@ -116,7 +117,7 @@ class Server:
                     await patience.busy(error, answer.headers.get("Retry-After"))
             except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
                 if piped:  # what was read from it is gone
-                    raise NotTranscribed(f"{self._url}: {error}") from error
+                    raise NotTranscribed(f"{self._url}: {in_words(error)}") from error
                 await patience.away(error)
             finally:
                 if file != STDIN:
@@ -183,7 +184,7 @@ class _Patience:
     async def away(self, error: BaseException) -> None:
         """Wait before the next time. Raises `EngineUnusable` in the end."""
         if time.monotonic() - self._since > _AWAY_S:
-            raise EngineUnusable(f"{self._url}: {error or type(error).__name__}")
+            raise EngineUnusable(f"{self._url}: {in_words(error)}")
         await asyncio.sleep(self._wait_s)
         self._wait_s = min(5.0, self._wait_s * 1.5)
 

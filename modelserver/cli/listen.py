@@ -17,6 +17,7 @@ import uvloop
 from modelserver.admin.client import printable
 from modelserver.settings.configuration import KEY_VARIABLE
 from modelserver.speech.transcript import reader_text
+from modelserver.unreached import in_words
 
 _RATE = 16_000
 _PIECE_S = 0.2
@@ -69,6 +70,8 @@ async def _listen(
             later = error.headers.get("Retry-After") if error.headers else None
             again = f"; try again in {later} s" if later else ""
             raise _Cannot(f"{server} refused with {error.status}{again}") from error
+        except (aiohttp.ClientConnectionError, TimeoutError) as error:
+            raise _Cannot(f"no server answers at {server}: {in_words(error)}") from error
         async with socket:
             await socket.send_json({"config": {"sample_rate": _RATE, "words": False}})
             async with asyncio.TaskGroup() as tasks:  # if one fails, so does the other

@@ -14,6 +14,7 @@ from yarl import URL
 
 from modelserver import __version__
 from modelserver.access.hosts import AllowedHosts
+from modelserver.unreached import in_words
 
 _MOST_REDIRECTS = 5
 
@@ -90,7 +91,7 @@ class Outside:
                         yield chunk
                     return
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Failed(f"{url.host} does not give it: {_said(error)}") from error
+            raise Failed(f"{url.host} does not give it: {in_words(error)}") from error
         except ValueError as error:
             raise Failed(f"{url.host} leads to what is no URL") from error
         raise Failed(f"{url.host} leads on more than {_MOST_REDIRECTS} times")
@@ -110,8 +111,4 @@ class Outside:
             ) as response:
                 return response.status, response.headers.get("Retry-After")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Failed(_said(error)) from error
-
-
-def _said(error: Exception) -> str:
-    return str(error) or type(error).__name__
+            raise Failed(in_words(error)) from error
