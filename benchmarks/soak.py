@@ -20,6 +20,7 @@ import struct
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import psutil
 import utterances
@@ -48,6 +49,7 @@ UPGRADES = (1 / 30, 2 / 30, 3 / 30, 29 / 30)
 SQUEEZE_EVERY_S, SQUEEZE_S = 120.0, 6.0
 ASK_EVERY_S = 15.0
 """As a monitoring system does."""
+ON_PURPOSE = ("not_audio", "memory_pressure", "not_ready")
 SETTLED_S = 600.0
 """A supervisor that is younger may still grow."""
 SLOPE = 1.0
@@ -68,6 +70,12 @@ class Tally:
             self.ended[end] += 1
 
 
+def refusal(document: dict[str, Any]) -> str:
+    """Its code; with the sentence, where it is none that is brought about here on purpose."""
+    error = document["error"]
+    return error["code"] if error["code"] in ON_PURPOSE else f"{error['code']}: {error['message']}"
+
+
 def convert(port: int, body: bytes) -> str:
     """Send it whole; how it was answered."""
     # For longer than the server takes for anything.
@@ -79,7 +87,7 @@ def convert(port: int, body: bytes) -> str:
         if response.status == 200:
             assert isinstance(document["text"], str)
             return "transcript"
-        return str(document["error"]["code"])
+        return refusal(document)
     except (OSError, http.client.HTTPException) as error:
         return f"no answer: {type(error).__name__}"
     finally:
@@ -96,7 +104,7 @@ def question(port: int, body: bytes) -> str:
         if response.status == 200:
             assert document["answer"]["text"]
             return "answer"
-        return str(document["error"]["code"])
+        return refusal(document)
     except (OSError, http.client.HTTPException) as error:
         return f"no answer: {type(error).__name__}"
     finally:
