@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from running import PATIENCE
+from running import until
 
 from supervisor.readings.cgroups import ROOT, UNIFIED, own_cgroups
 
@@ -95,16 +95,17 @@ def memory_cgroup(limit: int) -> Iterator[MemoryCgroup]:
 
 def remove(directory: Path) -> None:
     """A cgroup whose processes have ended, and those below it."""
-    for _ in range(int(100 * PATIENCE)):
+
+    def removed() -> bool:
         try:
             for below in directory.glob("*/"):
                 below.rmdir()
             directory.rmdir()
         except OSError:  # its last process is still on its way out
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError(f"{directory} cannot be removed")
+            return False
+        return True
+
+    until(removed, 10.0, f"{directory} can be removed")
 
 
 class Freezer:

@@ -141,7 +141,7 @@ class JobService:
     def must_take(self, size: int | None) -> None:
         """One more, of `size` bytes as far as is known. Raises `supervisor.PoolError`."""
         if self.problem is not None:
-            raise NotReady(f"jobs cannot be used: {self.problem}")
+            raise _unusable(self.problem)
         if len(self._work) >= self._settings.queue:
             raise QueueFull(f"{len(self._work)} jobs are unfinished, no more are allowed", 10.0)
         if (size or 0) > (room := self._room()):
@@ -340,13 +340,17 @@ class JobService:
         try:
             free = shutil.disk_usage(directory).free - _LEAST_FREE_BYTES
         except OSError as error:
-            raise NotReady(f"jobs cannot be used: {directory}: {error.strerror}") from error
+            raise _unusable(f"{directory}: {error.strerror}") from error
         return min(free, self._settings.disk - self._held_bytes)
 
     async def _do(self, call: Callable[[JobStore], Result]) -> Result:
         if self.problem is not None:
-            raise NotReady(f"jobs cannot be used: {self.problem}")
+            raise _unusable(self.problem)
         try:
             return await self._store.do(call)
         except sqlite3.Error as error:
-            raise NotReady(f"jobs cannot be used: {error}") from error
+            raise _unusable(error) from error
+
+
+def _unusable(reason: object) -> NotReady:
+    return NotReady(f"jobs cannot be used: {reason}")
