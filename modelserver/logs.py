@@ -109,8 +109,12 @@ def _packed(event: EventDict) -> bytes:
     try:
         return msgspec.msgpack.encode(event, enc_hook=str)
     except (UnicodeError, OverflowError, TypeError):  # half a character, or more than 64 bits
-        words = {key: f"{value}".encode(errors="backslashreplace") for key, value in event.items()}
-        return msgspec.msgpack.encode({key: value.decode() for key, value in words.items()})
+        return msgspec.msgpack.encode(
+            {
+                key: f"{value}".encode(errors="backslashreplace").decode()
+                for key, value in event.items()
+            }
+        )
 
 
 recent_events = RecentEvents()
