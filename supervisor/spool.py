@@ -18,8 +18,6 @@ from supervisor.errors import SpoolFull
 
 _DISK_WRITE_BYTES = 512 * 1024
 """What is collected before a thread is asked to write it to disk."""
-
-
 _OF_LATE_S = 60.0
 
 

@@ -293,10 +293,13 @@ class Guard:
     async def _until_next_reading(self) -> None:
         assert self._watch is not None
         loop = asyncio.get_running_loop()
-        read_at = loop.time()
-        # Asked again each time: a reading that was far off at rest is near once there is work.
-        while (due := read_at + self._watch.reading_every(self.state.level)) > loop.time():
-            await self._watch.wait(due - loop.time())
+        read_at, at_rest = loop.time(), self._observer.at_rest()
+        every_s = self._watch.reading_every(self.state.level)
+        while (remaining := read_at + every_s - loop.time()) > 0:
+            await self._watch.wait(remaining)
+            if at_rest and not self._observer.at_rest():
+                # What was far off at rest is near once there is work.
+                at_rest, every_s = False, self._watch.reading_every(self.state.level)
             try:
                 if self._observer.outdated(self._look()):
                     return

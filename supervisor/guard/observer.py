@@ -102,8 +102,6 @@ class Observer:
         self.accounting = Accounting()
         self.reading: MemoryReading | None = None
         self.resources: tuple[ResourceReading, ...] = ()
-        self._spools_refused: str | None = None
-        """As of the last look."""
         self.budget = find_budget(settings, None, 1)
         self.left = 0
         """Bytes until the tightest bound, less the reserve, at the last whole reading."""
@@ -284,7 +282,13 @@ class Observer:
 
     def spools_refused(self) -> str | None:
         """Why what has no room in memory cannot be held on the disk, in words."""
-        return self._spools_refused or (self._spools.failure() if self._spools else None)
+        if self._spools is None:
+            return None
+        if (why := self._reader.spools_refused) is not None:
+            return why
+        if (room := self._spools.disk_room()) is not None and room <= 0:
+            return os.strerror(errno.ENOSPC)
+        return self._spools.failure()
 
     def mapped(self) -> int:
         """The most file cache that one of the models' processes has mapped and in RAM."""
@@ -391,13 +395,10 @@ class Observer:
         return sum(worker.job is not None for worker in self._members.workers)
 
     def _take_resources(self, resources: tuple[ResourceReading, ...]) -> None:
-        self.resources, self._spools_refused = resources, self._reader.spools_refused
+        self.resources = resources
         disk = self.resource("disk")
         if self._spools is not None and disk is not None:
-            room = disk.free - disk_reserve(disk.limit)
-            self._spools.note_disk(room)
-            if room <= 0 and self._spools_refused is None:
-                self._spools_refused = os.strerror(errno.ENOSPC)
+            self._spools.note_disk(disk.free - disk_reserve(disk.limit))
 
     def _take(self, reading: FullReading, spools: dict[int, int]) -> None:
         now = reading.memory.time

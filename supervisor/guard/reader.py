@@ -78,9 +78,9 @@ class Reader:
             self._helpers = [pid for pid in below if pid not in zombies]
             ours = {pid for parent in (*known, *helpers) for pid in descendants(parent)}
             self._seen_below = frozenset((self._seen_below & {*below, *ours}) | ours)
-            disk = read_disk(self._spool_directory) if self._spool_directory else None
-            if self._spool_directory is not None:
-                self.spools_refused = unwritable(self._spool_directory)
+            disk = None
+            if (directory := self._spool_directory) is not None:
+                disk, self.spools_refused = read_disk(directory), unwritable(directory)
             resources = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
         pids = list(dict.fromkeys([me, *known, *self._helpers]))
         memory = self._memory.read()
