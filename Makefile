@@ -54,7 +54,7 @@ test-container: $(VENV)/.test
 # Not a part of CI: an emulated processor takes long; for the rest of the story it takes too long.
 STORY := tests/test_story.py::test_a_server_of_the_old_shape_is_killed_by_the_kernel
 STORY += "tests/test_story.py::test_this_server_answers_every_request_under_the_same_limit_and_load[prepared]"
-CGROUP2 := tests/test_mapping.py tests/test_delegation.py tests/test_guard.py tests/test_alarms.py tests/test_readings.py $(STORY)
+CGROUP2 := tests/test_mapping.py tests/test_guard.py tests/test_readings.py $(STORY)
 test-cgroup2: $(VENV)/.test
 	scripts/system-packages virtual
 	scripts/virtual-machine env TEST_PATIENCE=6 $(BIN)/pytest -p no:cacheprovider --timeout 600 $(CGROUP2)

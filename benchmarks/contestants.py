@@ -16,7 +16,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,8 +98,8 @@ class Contestant:
     def workers(self) -> list[psutil.Process]:
         """Those that decode: its leaves, if it has children at all."""
         everyone = self.processes()
-        parents = {_parent(one) for one in everyone}
-        return [one for one in everyone if one.pid not in parents and _rss(one) > 20e6]
+        above = {_parent(one) for one in everyone} | _leaders(everyone)
+        return [one for one in everyone if one.pid not in above and _rss(one) > 20e6]
 
     def able(self) -> int:
         """How many can decode now."""
@@ -111,6 +111,16 @@ def _alive(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _leaders(processes: Sequence[psutil.Process]) -> set[int]:
+    """Of the groups of others: what a worker was forked from, if it is not its parent."""
+    leaders = set()
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            if (leader := os.getpgid(process.pid)) != process.pid:
+                leaders.add(leader)
+    return leaders
 
 
 def _parent(process: psutil.Process) -> int:

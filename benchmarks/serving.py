@@ -146,7 +146,7 @@ def recovery(form: str) -> str:
             later.append((time.monotonic() - started) / utterances.seconds(one))
         for _ in range(20):
             seen = len(running.events("worker.ready"))
-            victim = running.fork_server().children()[0]
+            victim = running.workers()[0]
             killed = time.time()
             victim.kill()
             while len(running.events("worker.ready")) == seen:
@@ -165,14 +165,14 @@ def memory(form: str) -> str:
     """Eight idle workers, and the supervisor."""
     with server(form, workers=8) as running:
         fork_server = running.fork_server()
-        workers = fork_server.children()
+        workers = running.workers()
         each = [_pss(worker.pid) for worker in workers]
         private = [_private(worker.pid) for worker in workers]
         total = sum(each) + _pss(fork_server.pid)
         alone = psutil.Process(running.process.pid).memory_info().rss
     with server(form, workers=1) as running:
         fork_server = running.fork_server()
-        single = _pss(fork_server.pid) + sum(_pss(w.pid) for w in fork_server.children())
+        single = _pss(fork_server.pid) + sum(_pss(w.pid) for w in running.workers())
     return (
         f"{form}: 7 more idle workers cost {(total - single) / 7 / MB:.1f} MB of PSS each "
         f"(private pages {spread([p / MB for p in private], '.1f')} MB); the supervisor idle "

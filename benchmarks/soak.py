@@ -154,7 +154,7 @@ def killer(running: RunningServer, until: float, killed: Counter[str]) -> None:
     while time.monotonic() < until:
         time.sleep(random.uniform(3.0, 15.0))
         try:
-            victim = random.choice(running.fork_server().children())
+            victim = random.choice(running.workers())
             number = random.choice((signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM))
             victim.send_signal(number)
             killed[number.name] += 1

@@ -1,5 +1,5 @@
 """The way of a job: into the queue, to a worker, and on to another if that one ends; and what the
-processes tell of themselves meanwhile."""
+processes report meanwhile."""
 
 import asyncio
 import functools
@@ -7,35 +7,37 @@ import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
-
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, given_up
 from supervisor.guard.guard import Guard
 from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
+from supervisor.log import get_logger
 from supervisor.poison import KEEP_S, PoisonInputs
-from supervisor.processes.death import Cause, Death, Intent
+from supervisor.processes.death import EXPECTED, Cause, Death
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.queue import JobQueue
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput
 from supervisor.streams import Streams
-from supervisor.tasks import Tasks
+from supervisor.tasks import Tasks, each_of
 from supervisor.wire.channel import encoded
 from supervisor.wire.messages import (
-    AnyMessage,
     Cancelled,
     Done,
     Failed,
     Fed,
+    FromWorker,
     Progress,
+    ProtocolError,
     Run,
     StreamFailed,
 )
+from supervisor.wire.payload import unpack_value
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+log = get_logger("supervisor")
 
+_LOOK_EVERY_S = 0.25
 _MOST_NEVER_BEGUN = 10
 """A job that so many workers did not even live to begin is given up."""
 
@@ -65,6 +67,7 @@ class Dispatcher:
             self.lifecycle.live_server,
             settings.workers,
             settings.attempts,
+            guard.clock,
         )
         self._sound, self._measure = sound, measure
         self._suspended: set[Job] = set()
@@ -74,6 +77,19 @@ class Dispatcher:
         self._numbers = itertools.count(1)
         self.closed = False
         """Nothing is begun any more."""
+
+    def begin(self) -> None:
+        """Look after the streams, and after what could not begin when it came."""
+        self._tasks.keep("streams and queue", self._keep_looking)
+
+    def alive(self) -> bool:
+        """Its task runs."""
+        return self._tasks.alive()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            each_of(self.streams.look, self._guard.begin_what_may)
 
     def next_number(self) -> int:
         """Of a job or stream."""
@@ -129,12 +145,15 @@ class Dispatcher:
             request_id=request_id,
             client=client,
         )
-        self.queue.add(job)
-        self._guard.begin_what_may()
+        limit = asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
+            self.queue.add(job)
+            self._guard.begin_what_may()
+            async with limit:
                 return await job.future
         except TimeoutError:
+            if not limit.expired():
+                raise  # what `on_progress` has raised
             where = "in the queue" if job.state is JobState.WAITING else "on a worker"
             if job.state is JobState.RUNNING:
                 self._guard.overdue(self.member, units, loop.time() - job.started)
@@ -170,53 +189,29 @@ class Dispatcher:
             self.streams.place()
             self._guard.begin_what_may()
 
-    def worker_message(self, worker: Worker, message: AnyMessage) -> None:
-        """The lifecycle's call: it tells of its job, or of a stream."""
-        if isinstance(message, Fed):
-            self.streams.fed(worker, message)
-            return
-        if isinstance(message, StreamFailed):
-            self.streams.failed(worker, message)
-            return
-        job = worker.job
-        if job is None or getattr(message, "job", None) != job.id:
-            log.error(
-                "worker.unexpected_message",
-                worker=worker.slot,
-                pid=worker.pid,
-                message=type(message).__name__,
-            )
-            worker.kill(Intent.HANG)
-            return
+    def worker_busy(self, worker: Worker) -> None:
+        """The lifecycle's call: it has something to do from now on."""
+        self._guard.hasten()
+
+    def worker_message(self, worker: Worker, message: FromWorker) -> None:
+        """The lifecycle's call: it tells of its job, or of a stream. Raises `ProtocolError` for
+        what it may not send."""
         match message:
+            case Fed():
+                self.streams.fed(worker, message)
+            case StreamFailed():
+                self.streams.failed(worker, message)
             case Progress():
-                self._progress(worker, job, message.value)
-                return
+                self._progress(_job_of(worker, message.job), worker, message)
             case Done():
-                growth_bytes = message.growth_bytes
-                log.debug(
-                    "job.done",
-                    worker=worker.slot,
-                    job=job.id,
-                    queued_s=round(job.started - job.submitted, 6),
-                    run_s=round(message.run_s, 6),
-                    growth_bytes=growth_bytes,
-                )
-                job.succeed(message.value, message.run_s)
-            case Failed(code=str() as code):
-                job.fail(JobError(code, message.message))
+                self._done(_job_of(worker, message.job), worker, message)
             case Failed():
-                log.error(
-                    "job.crashed",
-                    worker=worker.slot,
-                    pid=worker.pid,
-                    job=job.id,
-                    request_id=job.request_id,
-                    error=message.message,
-                    traceback=message.traceback,
-                )
-                job.fail(JobCrashed(message.message, message.traceback))
+                self._failed(_job_of(worker, message.job), worker, message)
             case Cancelled():
+                job = _job_of(worker, message.job)
+                if job.state is JobState.RUNNING:
+                    raise ProtocolError("it cancelled a job that is wanted")
+                self._worker_is_free(worker, done=False)
                 log.info(
                     "job.cancelled",
                     worker=worker.slot,
@@ -224,42 +219,86 @@ class Dispatcher:
                     job=job.id,
                     request_id=job.request_id,
                 )
-        self._guard.ended(worker)
-        if isinstance(message, Done):
-            units = job.units if self._measure is None else self._measure(message.value)
-            self._guard.finished(self.member, worker, units, message.run_s, growth_bytes)
-        worker.job_over(
-            done=not isinstance(message, Cancelled)
-        )  # from here on it may have the next one
-        self._guard.begin_what_may()  # this pool's next job, or another's, now that fewer run
+            case _:
+                raise ProtocolError(f"{type(message).__name__} from a worker at work")
 
-    def _progress(self, worker: Worker, job: Job, value: Any) -> None:
+    def _progress(self, job: Job, worker: Worker, message: Progress) -> None:
         if job.on_progress is None or job.state is not JobState.RUNNING:
             return
+        value = unpack_value(message.value)
         try:
             job.on_progress(value)
         except Exception as error:
-            # Its caller's own mistake: it is told, and nobody else is to suffer from it.
-            log.exception("job.progress_failed", job=job.id, request_id=job.request_id)
+            # Its caller's own mistake, which is reported to it and to no other.
             job.fail(error)
             worker.cancel()
+            log.exception("job.progress_failed", job=job.id, request_id=job.request_id)
 
-    def worker_lost(self, worker: Worker, death: Death, *, began: bool) -> None:
+    def _done(self, job: Job, worker: Worker, message: Done) -> None:
+        run_s = asyncio.get_running_loop().time() - job.started
+        wanted = job.state is JobState.RUNNING
+        value = unpack_value(message.value) if wanted else None
+        job.succeed(value, run_s)
+        learn = functools.partial(self._learn, job, worker, value, run_s)
+        self._worker_is_free(worker, learn if wanted else None)
+        log.debug(
+            "job.done",
+            worker=worker.slot,
+            job=job.id,
+            queued_s=round(job.started - job.submitted, 6),
+            run_s=round(run_s, 6),
+        )
+
+    def _failed(self, job: Job, worker: Worker, message: Failed) -> None:
+        if message.code is not None:
+            job.fail(JobError(message.code, message.message))
+        else:
+            job.fail(JobCrashed(message.message, message.traceback))
+        self._worker_is_free(worker)
+        if message.code is None:
+            log.error(
+                "job.crashed",
+                worker=worker.slot,
+                pid=worker.pid,
+                job=job.id,
+                request_id=job.request_id,
+                error=message.message,
+                traceback=message.traceback,
+            )
+
+    def _learn(self, job: Job, worker: Worker, value: Any, run_s: float) -> None:
+        """What a job cost. `measure` reads what a worker has said: it may raise anything."""
+        units = job.units if self._measure is None else self._measure(value)
+        self._guard.finished(self.member, worker, units, run_s)
+
+    def _worker_is_free(
+        self, worker: Worker, learn: Callable[[], None] | None = None, *, done: bool = True
+    ) -> None:
+        """It has answered, and may have the next job, whatever else fails."""
+        each_of(
+            functools.partial(self._guard.ended, worker),
+            *(() if learn is None else (learn,)),
+            functools.partial(worker.job_over, done=done),
+            self._guard.begin_what_may,  # this pool's next job, or another's, now that fewer run
+        )
+
+    def worker_lost(self, worker: Worker, death: Death) -> None:
         """The lifecycle's call: it has ended, or cannot be. Its job runs again elsewhere, or is
         given up; what it had not begun yet does not count."""
-        self._guard.ended(worker)
-        self.streams.worker_lost(worker, death)
-        job = worker.job
-        if worker.stuck:
-            worker.job = None
-        if job is not None and job.state is JobState.RUNNING:
-            self._run_again(job, death, began=began)
-        self._guard.begin_what_may()
+        at_hand, job, worker.job = worker.at_hand, worker.job, None
+        each_of(
+            functools.partial(self._guard.ended, worker),
+            functools.partial(self._run_again, job, death, at_hand),
+            functools.partial(self.streams.worker_lost, worker, death, at_hand),
+            self._guard.begin_what_may,
+        )
 
-    def _run_again(self, job: Job, death: Death, *, began: bool) -> None:
-        if began and death.cause is not Cause.SHUTDOWN:  # which was no fault of the job's
+    def _run_again(self, job: Job | None, death: Death, at_hand: int) -> None:
+        if job is None or job.state is not JobState.RUNNING:
+            return
+        if at_hand == job.id and death.cause not in EXPECTED:  # which are no fault of the job's
             job.deaths.append(death)
-        else:
+        elif at_hand == 0:
             job.never_begun += 1
         if self.closed:
             job.fail(closing())
@@ -268,14 +307,14 @@ class Dispatcher:
         elif job.never_begun >= _MOST_NEVER_BEGUN:
             job.fail(given_up([*job.deaths, death]))
         else:
-            log.warning(
-                "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
-            )
             if self._sound is not None and death.cause is Cause.CRASH:
                 self._suspended.add(job)
                 self._tasks.once("what a crash says", functools.partial(self._ask_about, job))
             else:
                 self.queue.put_back(job)
+            log.warning(
+                "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
+            )
 
     async def _ask_about(self, job: Job) -> None:
         """One that crashed may, where the model is damaged, do so again and again."""
@@ -291,6 +330,13 @@ class Dispatcher:
                 self._guard.begin_what_may()
 
 
+def _job_of(worker: Worker, number: int) -> Job:
+    """The worker's job. Raises `ProtocolError` where that is another."""
+    if worker.job is None or worker.job.id != number:
+        raise ProtocolError(f"an answer for job {number}, which it does not have")
+    return worker.job
+
+
 def closing() -> Draining:
-    """What those hear who are inside when it ends."""
+    """What ends the jobs that are inside when the pool closes."""
     return Draining("the server is shutting down")

@@ -2,7 +2,7 @@
 
 import errno
 
-from supervisor.processes.death import Death, Intent
+from supervisor.processes.death import Death, Fault, Intent, whose_fault
 
 
 class PoolError(Exception):
@@ -106,7 +106,7 @@ def given_up(deaths: list[Death], *, again: bool = False) -> PoolError:
     causes = "; ".join(death.sentence for death in deaths)
     if all(death.intent is Intent.BUDGET for death in deaths):
         return TooLarge(f"the job takes more memory than there is for it: {causes}")
-    if all(death.intent in (Intent.BUDGET, Intent.SHORTAGE) for death in deaths):
+    if all(d.intent is Intent.BUDGET or whose_fault(d) is Fault.SHORTAGE for d in deaths):
         return MemoryPressure(f"memory was too short to finish the job: {causes}")
     return WorkerLost(deaths, again=again)
 

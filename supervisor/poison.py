@@ -8,13 +8,12 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-from supervisor.processes.death import Cause, Death, Intent
+from supervisor.processes.death import Death, Fault, whose_fault
 from supervisor.spool import JobInput
 
 KEEP_S = 600.0
 _MOST = 256
 _BLOCK_BYTES = 1024 * 1024
-_OWN_FAULT = (Cause.CRASH, Cause.HANG, Cause.SANDBOX)
 
 Key = tuple[int, bytes]
 """Size of the input, and digest of it and of what was asked."""
@@ -38,7 +37,7 @@ class PoisonInputs:
         self, request: dict[str, Any], spool: JobInput | None, deaths: list[Death]
     ) -> bool:
         """These ended with it; False where that was not its own fault."""
-        own_fault = all(d.cause in _OWN_FAULT or d.intent is Intent.BUDGET for d in deaths)
+        own_fault = all(whose_fault(death) is Fault.INPUT for death in deaths)
         if spool is None or not spool.size or not own_fault:
             return False
         self._known[await _key(request, spool)] = time.monotonic() + KEEP_S, deaths

@@ -84,6 +84,7 @@ class Pool:
         if self._guard_is_mine:
             await self._guard.__aenter__()
         self._guard.join(self._member)
+        self._dispatcher.begin()
         await self._lifecycle.__aenter__()
         return self
 
@@ -168,7 +169,7 @@ class Pool:
 
     def watched(self) -> bool:
         """The pool's own tasks live, and the guard has looked lately."""
-        return self._lifecycle.alive() and self._guard.alive()
+        return self._lifecycle.alive() and self._dispatcher.alive() and self._guard.alive()
 
     def recycle(self, slot: int, reason: str = "an operator asked for it") -> list[int]:
         """Replace the workers of this slot, after their jobs; returns their pids."""
@@ -248,6 +249,8 @@ class Pool:
                 self.settings.streams,
                 request_id,
                 self._streams.place,
+                self._streams.keep_within,
+                self._guard.clock,
             )
             self._streams.add(stream)
             try:
@@ -267,6 +270,8 @@ class Pool:
             self.settings.streams,
             request_id,
             self._streams.place,
+            self._streams.keep_within,
+            self._guard.clock,
             background=True,
         )
         self._streams.add(stream)
@@ -322,8 +327,8 @@ class Pool:
             state=state,
             reason=reason,
             allocator=lifecycle.allocator.name,
-            sandbox=tuple(loaded.sandbox) if loaded else (),
-            sandbox_missing=tuple(loaded.sandbox_missing) if loaded else (),
+            sandbox=self._in_force(loaded),
+            sandbox_missing=self._not_in_force(loaded),
             fork_server_pid=server.pid if server else None,
             model=self.report(),
             workers=tuple(
@@ -334,7 +339,8 @@ class Pool:
                     w.jobs_done,
                     self._guard.growth(w),
                     self._guard.rss(w),
-                    lifecycle.scoreboard.read(w.record),
+                    w.worked_s,
+                    w.silent_s,
                 )
                 for w in sorted(lifecycle.workers, key=lambda w: (w.slot, w.pid))
             ),
@@ -346,6 +352,19 @@ class Pool:
             starved_needs=self._guard.starved_needs(),
             s_per_unit=self._member.pace.s_per_unit,
         )
+
+    def _in_force(self, loaded: Loaded | None) -> tuple[str, ...]:
+        """What the sandbox of every worker has put in force."""
+        if loaded is None:
+            return ()
+        workers = [w for w in self._lifecycle.workers if w.able]
+        return tuple(n for n in loaded.sandbox if all(n in worker.in_force for worker in workers))
+
+    def _not_in_force(self, loaded: Loaded | None) -> tuple[str, ...]:
+        if loaded is None:
+            return ()
+        lacking = set(loaded.sandbox) - set(self._in_force(loaded))
+        return (*loaded.sandbox_missing, *(f"{name}: not in every worker" for name in lacking))
 
     def recent_moments(self) -> tuple[Moment, ...]:
         """Memory in the last half minute, oldest first."""

@@ -71,11 +71,14 @@ class StreamSettings:
     """Units of input that are kept for another worker; what is older is lost to it."""
     replay_bytes: int = 16 * 1024 * 1024
     """Of input that has to be kept whole."""
+    replay_total: int = 64 * 1024 * 1024
+    """Of the input that all streams keep together: past it, the one that keeps most gives up what
+    is kept for another worker."""
     answer_s: float = 60.0
     """An input that is not answered for so long ends its stream."""
     settle_s: float = 5.0
     """How long a worker that is to leave may wait for a stream to be settled before it is moved as
-    it is."""
+    it is, if nothing of it is lost by that."""
     share: float = 0.7
     """Of the workers' time, what streams may need together."""
 

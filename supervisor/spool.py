@@ -6,6 +6,8 @@ and a job that has to run again still has its input.
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import tempfile
 import time
@@ -19,6 +21,7 @@ from supervisor.errors import SpoolFull
 _DISK_WRITE_BYTES = 512 * 1024
 """What is collected before a thread is asked to write it to disk."""
 _OF_LATE_S = 60.0
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class SpoolStore:
         self._disk_room: int | None = None
         self._on_disk_then = 0
         self._open: set[Spool] = set()
+        self._memory_bytes = self._disk_bytes = 0
         self._failure: tuple[float, str] | None = None
 
     def open(self) -> "Spool":
@@ -121,20 +125,24 @@ class SpoolStore:
 
     def usage(self) -> SpoolUsage:
         """What is open now."""
-        return SpoolUsage(
-            open=len(self._open),
-            memory_bytes=sum(s.size for s in self._open if s.in_memory),
-            disk_bytes=sum(s.size for s in self._open if not s.in_memory),
-        )
+        return SpoolUsage(len(self._open), self._memory_bytes, self._disk_bytes)
 
     def _fits_memory(self, spool: "Spool", size: int) -> bool:
         if not self.memory_allowed:
             return False
-        others = sum(s.size for s in self._open if s.in_memory and s is not spool)
+        others = self._memory_bytes - (spool.size if spool.in_memory else 0)
         return size <= self.limits.memory_each and others + size <= self.limits.memory_total
 
     def _closed(self, spool: "Spool") -> None:
         self._open.discard(spool)
+        self._count(spool, -spool.size)
+
+    def _count(self, spool: "Spool", more: int) -> None:
+        """That spool holds so many bytes more, where it is."""
+        if spool.in_memory:
+            self._memory_bytes += more
+        else:
+            self._disk_bytes += more
 
 
 class Spool:
@@ -142,11 +150,12 @@ class Spool:
 
     def __init__(self, store: SpoolStore) -> None:
         self._store = store
-        self._fd = os.memfd_create("spool", os.MFD_CLOEXEC)
+        self._fd = os.memfd_create("spool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._unwritten = bytearray()
         self._writing: asyncio.Future[None] | None = None
         self.in_memory = True
         self.size = 0
+        self._closed = False
 
     def fileno(self) -> int:
         """The descriptor, for a worker. Complete only after `flush`."""
@@ -156,7 +165,7 @@ class Spool:
         """Append. Raises `SpoolFull` where there is no space left for it."""
         if self.in_memory and not self._store._fits_memory(self, self.size + len(data)):
             await self._move_to_disk()
-        self.size += len(data)
+        self._grow(len(data))
         if self.in_memory:
             try:
                 _write_all(self._fd, data)  # a copy to memory: shorter than a hop to a thread
@@ -195,11 +204,13 @@ class Spool:
         await self.flush()
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
-        self.size = 0
+        self._grow(-self.size)
 
     def close(self) -> None:
         """Give the space back (a worker that still maps it keeps it until it is done)."""
-        self._store._closed(self)
+        if not self._closed:
+            self._closed = True
+            self._store._closed(self)
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             self._close_when_written(fd)
@@ -215,13 +226,27 @@ class Spool:
         if self.in_memory and self._fd >= 0 and self.size > 0:
             await self._move_to_disk()
 
+    def seal(self) -> None:
+        """What is in memory is not changed any more, by whatever process."""
+        if self.in_memory:
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
+
+    def _grow(self, more: int) -> None:
+        self.size += more
+        if not self._closed:
+            self._store._count(self, more)
+
     async def _move_to_disk(self) -> None:
-        with self._store._on_disk():
-            file = os.open(
-                self._store.limits.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600
-            )
         memfd = os.dup(self._fd)  # the spool may be closed while this goes on
         copied = False
+        try:
+            with self._store._on_disk():
+                file = os.open(
+                    self._store.limits.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600
+                )
+        except BaseException:
+            os.close(memfd)
+            raise
         try:
             await self._in_thread(_copy, memfd, file, self.size)
             copied = self._fd >= 0
@@ -229,7 +254,9 @@ class Spool:
             self._close_when_written(memfd)
             if copied:
                 os.close(self._fd)
+                self._store._count(self, -self.size)
                 self._fd, self.in_memory = file, False
+                self._store._count(self, self.size)
             else:
                 self._close_when_written(file)
 
@@ -285,7 +312,18 @@ def _read_and_close(fd: int, size: int, offset: int) -> bytes:
 def _copy(source: int, target: int, size: int) -> None:
     at = 0
     while at < size:
-        at += os.sendfile(target, source, at, size - at)
+        copied = os.sendfile(target, source, at, size - at)
+        if copied == 0:
+            raise OSError(errno.EIO, "the upload was cut short meanwhile")
+        at += copied
+
+
+def open_for_reading(spool: JobInput) -> int:
+    """A new descriptor of a job's input, for a worker: it can only be read, and what is in memory
+    is sealed. Raises `OSError`."""
+    if isinstance(spool, Spool):
+        spool.seal()
+    return os.open(f"/proc/self/fd/{spool.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def directory_problem(directory: Path) -> str | None:

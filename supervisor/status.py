@@ -8,7 +8,6 @@ from supervisor.guard.guard import GuardStatus
 from supervisor.guard.history import DeathRecord
 from supervisor.processes.death import Cause
 from supervisor.processes.worker import WorkerState
-from supervisor.wire.scoreboard import WorkerRecord
 
 
 class PoolState(enum.Enum):
@@ -30,7 +29,10 @@ class WorkerStatus:
     jobs_done: int
     growth_bytes: int
     rss_bytes: int | None
-    record: WorkerRecord
+    busy_s: float
+    """Seconds that it has been at work."""
+    silent_s: float
+    """Seconds since it last showed that it lives."""
 
 
 @dataclass(frozen=True, slots=True)

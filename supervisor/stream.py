@@ -6,16 +6,33 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from supervisor.errors import StreamLost, given_up
+from supervisor.clock import LoopClock
+from supervisor.errors import PoolError, StreamLost, given_up
 from supervisor.processes.death import Death
 from supervisor.settings import StreamSettings
 from supervisor.wire.channel import encoded
-from supervisor.wire.messages import Drop, Fed, Feed, Open, encode
+from supervisor.wire.messages import Drop, Fed, Feed, Open, ProtocolError, encode
+from supervisor.wire.payload import unpack_list
 
-if TYPE_CHECKING:
-    from supervisor.processes.worker import Worker
+MOST_UNREAD_BYTES = 8 * 1024 * 1024
+"""Of a stream's answers, encoded, beside a single one: a worker that says more has lost its
+mind, since no input is sent while so much is unread."""
+
+
+class Carrier(Protocol):
+    """The worker that carries a stream."""
+
+    @property
+    def streams(self) -> "set[Stream]":
+        """All that it carries."""
+
+    def send_stream(self, message: bytes) -> None:
+        """Send it a message about one of them."""
+
+    def work_changed(self) -> None:
+        """It has more to do, or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +41,7 @@ class _Input:
     message: bytes
     units: float
     at: float
-    """When it came."""
+    """When it came, by the loop's clock."""
 
 
 class Stream:
@@ -37,15 +54,17 @@ class Stream:
         settings: StreamSettings,
         request_id: str | None,
         place: Callable[[], None],
+        kept: Callable[[], None],
+        clock: LoopClock,
         *,
         background: bool = False,
     ) -> None:
-        """`place`: called when it needs a worker, or may go to another. `background`: it waits for
-        everything else."""
+        """`place`: called when it needs a worker, or may go to another; `kept`: when it keeps more
+        input than before. `background`: it has the steps that streams and files leave."""
         self.number = number
         self.background = background
         self.request_id = request_id
-        self.worker: Worker | None = None
+        self.worker: Carrier | None = None
         self.ending = asyncio.Event()
         """The pool takes no new work: the stream should come to its end."""
         self.replays = 0
@@ -54,9 +73,11 @@ class Stream:
         self._request: dict[str, Any] | None = None
         self._whole = False
         self._cut = False  # though it was to be kept whole
-        self._mark: Any = None
+        self._mark: bytes | None = None
+        self._lost = False  # input that came since it was settled is not kept any more
         self._settings = settings
-        self._place = place
+        self._place, self._input_kept = place, kept
+        self._clock = clock
         self._last = 0  # the number of the input that came last
         self._finished = False
         self._sent: deque[_Input] = deque()
@@ -70,7 +91,8 @@ class Stream:
         self._answered = self._acknowledged = 0  # ever, and by the worker that it is on
         self._blamed: list[Death] = []
         self._blamed_at = 0
-        self._answers: deque[Any] = deque()
+        self._said: deque[bytes] = deque()  # answers, as its worker encoded them
+        self._said_bytes = 0
         self._failure: Exception | None = None
         self._changed = asyncio.Event()
 
@@ -90,12 +112,12 @@ class Stream:
         while self._unsent and self._failure is None:
             await self._change()
         self._raise_failure()
-        now = time.monotonic()
-        body = encoded(Feed(self.number, self._last + 1, data, now))
+        body = encoded(Feed(self.number, self._last + 1, data, time.monotonic()))
         self._last += 1
-        self._unsent.append(_Input(self._last, body, units, now))
+        self._unsent.append(_Input(self._last, body, units, self._clock.now()))
         self.kept_bytes += len(body)
         self._send_on()
+        self._input_kept()
 
     def finish(self) -> None:
         """No input comes any more: `receive` has an end."""
@@ -105,15 +127,16 @@ class Stream:
     async def receive(self) -> list[Any]:
         """What the stream has said since: at least something, or nothing where all is answered
         after `finish`. Raises what ended it."""
-        while not self._answers:
+        while not self._said:
             self._raise_failure()
             if self._finished and self._answered == self._last:
                 break
             await self._change()
-        said = list(self._answers)
-        self._answers.clear()
+        bodies = list(self._said)
+        self._said.clear()
+        self._said_bytes = 0
         self._send_on()
-        return said
+        return [value for body in bodies for value in unpack_list(body)]
 
     async def _change(self) -> None:
         changed = self._changed
@@ -151,8 +174,19 @@ class Stream:
         """Another worker would not have to be told anything again."""
         return not self._sent
 
-    def behind_s(self, now: float) -> float:
+    @property
+    def working(self) -> bool:
+        """Its worker has input of it that is not answered."""
+        return self.worker is not None and self._under_way > 0
+
+    @property
+    def moves_without_loss(self) -> bool:
+        """Another worker could be told all that it has to know."""
+        return not self._lost and not self._cut
+
+    def behind_s(self) -> float:
         """For how long the oldest input that is not answered has been waiting for it."""
+        now = self._clock.now()
         if self._sent and self._sent[-1].number > self._answered:
             return now - self._sent[max(0, self._answered + 1 - self._sent[0].number)].at
         return now - self._unsent[0].at if self._unsent else 0.0
@@ -160,7 +194,7 @@ class Stream:
     @property
     def unread(self) -> bool:
         """It waits for its caller to take answers."""
-        return len(self._answers) > self._settings.unread
+        return len(self._said) > self._settings.unread or self._said_bytes > MOST_UNREAD_BYTES
 
     @property
     def to_be_told_again(self) -> float:
@@ -168,31 +202,28 @@ class Stream:
         again = (*self._sent, *self._unsent)
         return sum(one.units for one in again if self._acknowledged < one.number <= self._answered)
 
-    def go_to(self, worker: "Worker") -> None:
+    def go_to(self, worker: Carrier) -> None:
         """Go on on this worker, with all that has been kept."""
         assert self._request is not None
         self.leave_worker(tell=True)
         if self._cut:
             self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
             return
-        self.replays += self._answered > 0
-        now = time.monotonic()
-        since = now - self.behind_s(now)
-        self.worker = worker
-        worker.streams.add(self)
-        worker.send_stream(
-            encode(
-                Open(
-                    self.number,
-                    self._request,
-                    self._before,
-                    self._mark,
-                    self._answered,
-                    since,
-                    self.background,
-                )
+        opening = encode(
+            Open(
+                self.number,
+                self._request,
+                self._before,
+                self._mark,
+                self._answered,
+                time.monotonic() - self.behind_s(),
+                self.background,
             )
         )
+        self.replays += self._answered > 0
+        self.worker = worker
+        worker.streams.add(self)
+        worker.send_stream(opening)
         self._send_on()
 
     def leave_worker(self, *, tell: bool) -> None:
@@ -205,33 +236,51 @@ class Stream:
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
         self._under_way, self._kept, self._acknowledged = 0, 0.0, 0
+        worker.work_changed()
         if tell:
             worker.send_stream(encode(Drop(self.number)))
 
     def fed(self, message: Fed) -> float:
-        """Its worker has answered. Returns the units of what is answered for the first time."""
-        one = self._sent[message.number - self._sent[0].number]
-        self._under_way -= len(one.message)
-        self._acknowledged = message.number
+        """Its worker has answered. Returns the units of what is answered for the first time. Raises
+        `ProtocolError` where that input is not the next to be answered."""
+        at = 0 if not self._sent else message.number - self._sent[0].number
+        expected = max(self._acknowledged + 1, self._sent[0].number if self._sent else 0)
+        if not self._sent or message.number != expected or at >= len(self._sent):
+            raise ProtocolError(f"an answer to input {message.number} of stream {self.number}")
         first = message.number > self._answered
         # What was said before the worker changed is not said twice; but a final result that was
         # not there the first time must not be lost.
         if first or message.settled:
-            self._answers.extend(message.values)
+            if self._said_bytes > 2 * MOST_UNREAD_BYTES:
+                raise ProtocolError(f"more answers than fit of stream {self.number}")
+            if unpack_list(message.values):
+                self._said.append(message.values)
+                self._said_bytes += len(message.values)
+            if message.mark is not None:
+                self._mark = message.mark
+        self._under_way -= len(self._sent[at].message)
+        self._acknowledged = message.number
         if first:
             self._answered = message.number
-        if message.mark is not None and (first or message.settled):
-            self._mark = message.mark
         if message.settled:
             while self._sent and self._sent[0].number <= message.number:
                 self._let_go()
+            self._lost = False
             if self.wants_to_move:
                 self._place()
+        if self.worker is not None:
+            self.worker.work_changed()
         self._send_on()
         self._notify()
         return message.units if first else 0.0
 
-    def blame(self, death: Death, attempts: int) -> Exception | None:
+    def shed(self) -> None:
+        """Keep no input that was answered: what all streams keep together is too much."""
+        self._cut = self._cut or self._whole
+        while self._sent and self._sent[0].number <= self._acknowledged:
+            self._let_go()
+
+    def blame(self, death: Death, attempts: int) -> PoolError | None:
         """A worker died while it worked on this stream. What to fail with, if so many did over one
         input."""
         if self._blamed_at != self._answered:
@@ -260,9 +309,10 @@ class Stream:
             self._under_way += len(one.message)
             self._kept += one.units
             self.worker.send_stream(one.message)
+        self.worker.work_changed()
         self._cut = self._cut or (self._whole and self.kept_bytes > self._settings.replay_bytes)
         # Once something is missing of what was to be kept whole, the rest is of no use either.
-        while self._cut or self._kept > self._settings.replay:
+        while self._cut or (not self._whole and self._kept > self._settings.replay):
             if not self._sent or self._sent[0].number > self._acknowledged:
                 break
             self._let_go()
@@ -270,6 +320,7 @@ class Stream:
 
     def _let_go(self) -> None:
         one = self._sent.popleft()
+        self._lost = True
         self._kept -= one.units
         self.kept_bytes -= len(one.message)
         self._before += one.units

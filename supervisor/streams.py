@@ -1,27 +1,24 @@
 """The streams of a pool: which worker carries which, what they cost, and whether one more would
 make the others late."""
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-import structlog
-
+from supervisor.clock import LoopClock
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, QueueFull
-from supervisor.processes.death import Cause, Death
+from supervisor.log import get_logger
+from supervisor.processes.death import Death, Fault, whose_fault
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.worker import Worker
 from supervisor.settings import StreamSettings
 from supervisor.stream import Stream
 from supervisor.wire.messages import Fed, StreamFailed
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+log = get_logger("supervisor")
 
-_ITS_OWN_FAULT = (Cause.CRASH, Cause.HANG, Cause.GUARD, Cause.KERNEL_OOM)
 _LOOK_BACK_S = 5.0
 _LEAST_SPAN_S = 0.5
-_LOOK_S = 1.0
 _PACE_UNITS = 300.0
 """What the pace is the mean of: much more than a stream's first seconds, which are cheaper."""
 _FIRST_PACE = 0.1
@@ -30,7 +27,7 @@ _LEAST_UNITS = 10.0
 """Heard before it is believed."""
 _RETRY_S = 5.0
 _SUCCESSOR_S = 0.3
-"""Within that a worker that was lost is replaced, as good as always."""
+"""Within that a worker that was lost is nearly always replaced."""
 
 
 class Streams:
@@ -43,6 +40,7 @@ class Streams:
         live_server: Callable[[], ForkServer | None],
         count: int,
         attempts: int,
+        clock: LoopClock,
     ) -> None:
         """`count` workers there shall be; a stream is given up after `attempts` deaths."""
         self.settings = settings
@@ -50,12 +48,15 @@ class Streams:
         self._live_server = live_server
         self._count = count
         self._attempts = attempts
+        self._clock = clock
         self._streams: dict[int, Stream] = {}
         self._begun: dict[int, float] = {}
         self._worked: deque[tuple[float, float]] = deque()  # when, and seconds of work
         self._worked_s = 0.0  # the sum of what is in it
         self._expected_until = 0.0
         """Until then a successor of a worker that was lost may still come."""
+        self._to_settle: dict[Worker, float] = {}
+        """Workers that are to leave, and until when their streams may settle by themselves."""
         self._since = 0.0
         """When the first of those that are open began."""
         self._pace_s = self._pace_units = 0.0  # of work, and what it was for; fading
@@ -75,9 +76,8 @@ class Streams:
     @property
     def behind_s(self) -> float:
         """For how long the oldest input that is not answered has been waiting for it."""
-        now = time.monotonic()
         live = (stream for stream in self._streams.values() if not stream.background)
-        return max((stream.behind_s(now) for stream in live), default=0.0)
+        return max((stream.behind_s() for stream in live), default=0.0)
 
     @property
     def kept_bytes(self) -> int:
@@ -108,11 +108,11 @@ class Streams:
         """Seconds of work a unit of a stream takes."""
         if self._pace_units < _LEAST_UNITS:
             return s_per_unit or _FIRST_PACE
-        return self._pace_s / self._pace_units
+        return max(1e-6, self._pace_s / self._pace_units)
 
     def load(self, pace: float) -> float:
-        """How many workers' whole time the streams need: what was measured of late, and for those
-        that are new what they are likely to."""
+        """How many workers' whole time the streams need: what was measured in the last seconds,
+        and for those that are new what they are likely to."""
         now = time.monotonic()
         self._look_back(now)
         new = sum(now - begun < _LOOK_BACK_S for begun in self._begun.values())
@@ -121,8 +121,6 @@ class Streams:
 
     def add(self, stream: Stream) -> None:
         """It begins."""
-        if not self._streams:
-            asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones)
         if not stream.background:
             if not len(self):
                 self._since = time.monotonic()
@@ -134,81 +132,97 @@ class Streams:
 
     def remove(self, stream: Stream) -> None:
         """Its caller is done with it."""
-        stream.fail(Draining("the stream is over"))
         self._streams.pop(stream.number, None)
         self._begun.pop(stream.number, None)
+        stream.fail(Draining("the stream is over"))
 
-    def _end_late_ones(self) -> None:
-        """Those that have waited too long for an answer, and not because nobody takes any."""
-        now, most_s = time.monotonic(), self.settings.answer_s
+    def look(self) -> None:
+        """To be called about once a second: end streams that have waited too long for an answer,
+        though their answers were read; move those that may; find workers for those without."""
+        most_s = self.settings.answer_s
         for stream in self.all:
             if stream.background or stream.over or stream.unread:
                 continue
-            if stream.behind_s(now) > most_s:
+            if stream.behind_s() > most_s:
                 stream.fail(DeadlineExceeded(f"a part of it was not answered for {most_s:g} s"))
-        if self._streams:
-            asyncio.get_running_loop().call_later(_LOOK_S, self._end_late_ones)
+        now = self._clock.now()
+        for worker in [worker for worker, until in self._to_settle.items() if until <= now]:
+            self._move_unsettled(worker)
+        self.place()
+
+    def keep_within(self) -> None:
+        """What all keep together is bounded: the one that keeps most gives it up first."""
+        while self.kept_bytes > self.settings.replay_total:
+            largest = max(self._streams.values(), key=lambda stream: stream.kept_bytes)
+            before = largest.kept_bytes
+            largest.shed()
+            if largest.kept_bytes >= before:
+                return  # it waits for its worker
 
     def place(self) -> None:
         """Find a worker for every stream that has none, or may leave the one it has."""
-        waiting = [stream for stream in self.all if stream.to_be_placed]
+        waiting = [stream for stream in self._streams.values() if stream.to_be_placed]
         if not waiting:
             return
         able = [worker for worker in self._workers() if worker.able]
         newest = [worker for worker in able if worker.server is self._live_server()]
         most = self._share_of_each(len(able))
-        work = {worker: _work_of(worker.streams) for worker in able}
         for stream in waiting:
             if not able:
-                stream.leave_worker(tell=True)  # so that a successor can be started
+                if stream.moves_without_loss:
+                    stream.leave_worker(tell=True)  # so that a successor can be started
                 continue
-            worker = min(newest or able, key=lambda worker: (work[worker], worker.slot))
-            if most is not None and work[worker] >= most:
+            worker = min(newest or able, key=_load_of)
+            if worker is stream.worker:
+                stream.wants_to_move = False
+                continue
+            if most is not None and _work_of(worker.streams) >= most:
                 continue
             before = stream.replays
-            if stream.worker in work:
-                work[stream.worker] -= _work_of((stream,))
-            work[worker] += _work_of((stream,))
             stream.go_to(worker)
             self.replays += stream.replays - before
 
     def _share_of_each(self, able: int) -> float | None:
         """How much work a worker may have, while another is about to be there for the rest: what
         is told again is told faster by two."""
-        if able >= self._count or time.monotonic() >= self._expected_until:
+        if able >= self._count or self._clock.now() >= self._expected_until:
             return None
-        return _work_of(self.all) / self._count
+        return _work_of(self._streams.values()) / self._count
 
     def worker_leaves(self, worker: Worker) -> None:
         """It takes nothing new: its streams go on elsewhere once they are settled, or have had
-        time for it."""
+        time for it and lose nothing by it. One that would lose something stays until it ends, but
+        for a shortage of memory."""
         for stream in worker.streams:
             stream.wants_to_move = True
         if worker.streams:
-            loop = asyncio.get_running_loop()
-            loop.call_later(self.settings.settle_s, self._move_unsettled, worker)
+            most_s = 0.0 if worker.hurried else self.settings.settle_s
+            self._to_settle[worker] = self._clock.now() + most_s
         self.place()
 
     def _move_unsettled(self, worker: Worker) -> None:
         for stream in list(worker.streams):
-            stream.leave_worker(tell=True)
-        self.place()
+            if stream.moves_without_loss or worker.hurried:
+                stream.leave_worker(tell=True)
+        if not worker.streams:
+            self._to_settle.pop(worker, None)
 
-    def worker_lost(self, worker: Worker, death: Death) -> None:
-        """It has ended: its streams go on elsewhere, with what was kept of them."""
+    def worker_lost(self, worker: Worker, death: Death, at_hand: int) -> None:
+        """It has ended: its streams go on elsewhere, with what was kept of them. The one of the
+        number `at_hand`, which it was working for, may have been the cause."""
+        self._to_settle.pop(worker, None)
         lost = list(worker.streams)
         if lost:
-            self._expected_until = time.monotonic() + _SUCCESSOR_S
-            asyncio.get_running_loop().call_later(_SUCCESSOR_S, self.place)
+            self._expected_until = self._clock.now() + _SUCCESSOR_S
         for stream in lost:
             stream.leave_worker(tell=False)
-            if worker.at_hand != stream.number or death.cause not in _ITS_OWN_FAULT:
+            if stream.number != at_hand or whose_fault(death) is Fault.NOBODY:
                 continue
             if (error := stream.blame(death, self._attempts)) is not None:
                 stream.fail(error)
+        self.place()
         if lost:
             log.warning("streams.moved", worker=worker.slot, pid=worker.pid, count=len(lost))
-        self.place()
 
     def close(self, error: Exception) -> None:
         """All are over."""
@@ -216,23 +230,27 @@ class Streams:
             stream.fail(error)
 
     def fed(self, worker: Worker, message: Fed) -> None:
-        """A worker has answered."""
+        """A worker has answered. Raises `ProtocolError`."""
         stream = self._streams.get(message.stream)
         if stream is None or stream.worker is not worker:
             return  # it is over, or on another worker by now
+        waited_s = stream.behind_s()
         units = stream.fed(message)
+        worker.useful = True
         if stream.background:
-            worker.useful = True
             return
+        self._worked_for(units, min(message.ran_s, waited_s + _LEAST_SPAN_S))
         if stream.settled and not stream.wants_to_move:
             self._even_out(stream, worker)
-        worker.useful = True
+
+    def _worked_for(self, units: float, ran_s: float) -> None:
+        """What a worker says that an answer cost it; it cannot be more than was waited for it."""
         now = time.monotonic()
-        self._worked.append((now, message.ran_s))
-        self._worked_s += message.ran_s
+        self._worked.append((now, ran_s))
+        self._worked_s += ran_s
         self._look_back(now)
         fades = max(0.0, 1.0 - units / _PACE_UNITS)
-        self._pace_s = self._pace_s * fades + message.ran_s
+        self._pace_s = self._pace_s * fades + ran_s
         self._pace_units = self._pace_units * fades + units
 
     def _even_out(self, stream: Stream, worker: Worker) -> None:
@@ -251,6 +269,7 @@ class Streams:
         if message.code is not None:
             stream.fail(JobError(message.code, message.message), tell=False)
             return
+        stream.fail(JobCrashed(message.message, message.traceback), tell=False)
         log.error(
             "stream.crashed",
             worker=worker.slot,
@@ -260,7 +279,6 @@ class Streams:
             error=message.message,
             traceback=message.traceback,
         )
-        stream.fail(JobCrashed(message.message, message.traceback), tell=False)
 
     def _look_back(self, now: float) -> None:
         while self._worked and now - self._worked[0][0] > _LOOK_BACK_S:
@@ -270,6 +288,12 @@ class Streams:
 
 def _live(worker: Worker) -> int:
     return sum(not stream.background for stream in worker.streams)
+
+
+def _load_of(worker: Worker) -> tuple[float, int, int]:
+    """By which a worker is chosen for a stream: live streams weigh more than the background."""
+    live = [stream for stream in worker.streams if not stream.background]
+    return _work_of(live), len(worker.streams) - len(live), worker.slot
 
 
 def _work_of(streams: Iterable[Stream]) -> float:

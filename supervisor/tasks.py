@@ -1,14 +1,23 @@
-"""Tasks that must go on: none of them ends unseen."""
+"""Tasks that must go on, and steps that must all be taken: what fails is logged."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-import structlog
+from supervisor.log import get_logger
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+log = get_logger("supervisor")
 
 _PAUSE_S = 1.0
+
+
+def each_of(*steps: Callable[[], object]) -> None:
+    """Take every step, whatever the ones before have raised."""
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            log.critical("step.failed", step=str(step), exc_info=True)
 
 
 class Tasks:
@@ -16,12 +25,11 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        self._kept = 0
+        self._kept: set[asyncio.Future[None]] = set()
 
     def keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run it for ever: where it fails, which it should not, it is logged and begins anew."""
-        self._kept += 1
-        self._start(name, self._again_and_again(name, run))
+        """Run it for ever: where it fails, which it should not, it is logged and begins again."""
+        self._kept.add(self._start(name, self._again_and_again(name, run)))
 
     def once(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run it to its end; a failure is logged."""
@@ -35,7 +43,7 @@ class Tasks:
 
     def alive(self) -> bool:
         """All that are to be kept run."""
-        return self._kept > 0 and len(self._tasks) >= self._kept
+        return bool(self._kept) and not any(task.done() for task in self._kept)
 
     async def close(self) -> None:
         """Cancel them, and wait until they have ended."""
@@ -59,6 +67,12 @@ class Tasks:
         try:
             await run()
         except Exception:
+            log.critical("task.failed", task=name, exc_info=True)
+        except asyncio.CancelledError:
+            # What `run` waits for may have been cancelled, and not this task.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
             log.critical("task.failed", task=name, exc_info=True)
 
 

@@ -125,12 +125,12 @@ def remote_pool(
 async def _serve(options: dict[str, Any]) -> None:
     from supervisor import MemorySettings, Pool, PoolError, PoolSettings, SpoolStore, Target
     from supervisor.guard import guard as guarding
-    from supervisor.guard import observer, watch
+    from supervisor.guard import observer
 
     if not options["watch"]:
-        watch.READ_EVERY_S = watch.READ_AT_REST_EVERY_S = 1e6
+        guarding.READ_EVERY_S = guarding.READ_AT_REST_EVERY_S = 1e6
         observer.LOOK_EVERY_S = observer.LOOK_AT_REST_EVERY_S = 1e6
-        watch.LOOK_EVERY_S = watch.LOOK_AT_REST_EVERY_S = 1e6
+        observer.LEAST_INTERVAL_S = 1e6
     target = Target("toy", "load", options["loading"], import_path=(str(HERE),))
     settings = PoolSettings(
         workers=options["workers"], memory=MemorySettings(**options["memory"]), queue=1000

@@ -86,6 +86,14 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def _group(process: psutil.Process) -> int:
+    """The process group; 0 of one that has gone."""
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return 0
+
+
 class RunningServer:
     """A `modelserver serve` process."""
 
@@ -174,8 +182,10 @@ class RunningServer:
         return psutil.Process(pid)
 
     def workers(self) -> list[psutil.Process]:
-        """The workers of the newest fork server."""
-        return self.fork_server().children()
+        """The workers of the newest fork server: children of the supervisor in its process group."""
+        server = self.fork_server().pid
+        found = psutil.Process(self.pid).children()
+        return [child for child in found if child.pid != server and _group(child) == server]
 
     def tree(self) -> list[psutil.Process]:
         """Every process below the supervisor, and itself."""

@@ -32,7 +32,6 @@ from supervisor import (
     WorkerLost,
 )
 from supervisor.wire.async_channel import MOST_AT_ONCE
-from supervisor.wire.scoreboard import Activity, Scoreboard
 
 
 @pytest.fixture
@@ -88,8 +87,9 @@ async def test_an_answer_for_another_job_is_nobodys(
     request = {"do": "answer_for", "job": number, "marker": str(tmp_path / "marker")}
     result = await asyncio.wait_for(pool.run(request), 10)
     assert result.value["pid"] in pids(pool)
-    assert [death.cause for death in result.deaths] == [Cause.HANG]
-    assert [e["message"] for e in events if e["event"] == "worker.unexpected_message"] == ["Done"]
+    assert [death.cause for death in result.deaths] == [Cause.PROTOCOL]
+    (broken,) = (e for e in events if e["event"] == "worker.protocol_broken")
+    assert f"an answer for job {number}" in broken["reason"]
     await whole(pool)
 
 
@@ -173,7 +173,7 @@ async def test_a_worker_killed_while_it_was_asked_to_leave_is_not_called_recycle
 ) -> None:
     job = asyncio.create_task(pool.run({"do": "steps", "count": 300}))
     # By its own word: before that the job has not begun, and its death would not count.
-    await eventually(lambda: any(w.record.job for w in pool.status().workers))
+    await eventually(lambda: any(w.at_hand for w in pool._lifecycle.workers))
     (busy,) = (w for w in pool.status().workers if w.state.value == "busy")
     pool.recycle(busy.slot)
     os.kill(busy.pid, signal.SIGKILL)
@@ -488,16 +488,13 @@ async def test_children_of_others_in_the_process_keep_their_status(pool: Pool) -
     assert child.wait() == 3
 
 
-async def test_a_damaged_record_of_the_scoreboard_ends_nothing(pool: Pool) -> None:
+async def test_a_damaged_page_ends_nothing(pool: Pool) -> None:
     worker = next(iter(pool._lifecycle.workers))
-    board = pool._lifecycle.scoreboard
-    size = 128
-    board._map[worker.record * size : worker.record * size + 48] = b"\xff" * 48
+    worker._page._map[:48] = b"\xff" * 48
     await asyncio.sleep(0.6)
-    assert board.read(worker.record).activity in (Activity.UNKNOWN, Activity.IDLE)
+    assert worker.at_hand == 0
     pool.status()
     await works(pool)
-    assert isinstance(board, Scoreboard)
 
 
 async def test_without_descriptors_answers_wait_and_workers_live(

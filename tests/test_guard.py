@@ -340,7 +340,7 @@ def test_the_kernel_would_take_a_worker_first_and_the_supervisor_last() -> None:
     with remote_pool() as pool:
         supervisor = oom_score(pool.process.pid)
         (worker, *_) = pool.workers()
-        server = oom_score(worker.ppid())
+        server = oom_score(os.getpgid(worker.pid))
         assert supervisor == oom_score(os.getpid())
         assert min(1000, supervisor + 200) == server
         assert min(1000, supervisor + 900) == oom_score(worker.pid)

@@ -37,7 +37,6 @@ from supervisor import (
     WorkerLost,
 )
 from supervisor.wire.channel import channel_pair
-from supervisor.wire.scoreboard import Scoreboard
 
 TESTS = str(Path(__file__).parent)
 
@@ -498,8 +497,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(situation: str) -> None:
 
 def test_a_fork_server_whose_supervisor_is_gone_before_it_begins_ends_at_once() -> None:
     ours, theirs = channel_pair()
-    scoreboard = Scoreboard.create_fd(1)
-    descriptors = (theirs.fileno(), scoreboard)
+    descriptors = (theirs.fileno(),)
     stranger = psutil.Process().ppid()
     with ours, theirs:
         done = subprocess.run(
@@ -508,7 +506,6 @@ def test_a_fork_server_whose_supervisor_is_gone_before_it_begins_ends_at_once() 
             timeout=10,
             check=False,
         )
-    os.close(scoreboard)
     assert done.returncode == 0
 
 

@@ -344,7 +344,7 @@ async def test_who_does_not_read_stops_only_itself() -> None:
                     sent += 1
 
             chattering = asyncio.create_task(chatter())
-            await until(lambda: len(deaf._answers) > 4)
+            await until(lambda: len(deaf._said) > 4)
             before = -1
             while before != sent:
                 before = sent

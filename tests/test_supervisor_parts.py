@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import os
 import signal
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from supervisor.processes.environment import choose_allocator, cpu_quota, find_j
 from supervisor.spool_view import open_view
 from supervisor.wire.async_channel import AsyncChannel
 from supervisor.wire.channel import Channel, ChannelClosed, channel_pair
-from supervisor.wire.messages import Cancel, Done, Ready, Run
-from supervisor.wire.scoreboard import Activity, Scoreboard
+from supervisor.wire.messages import Cancel, Done, Ready, Run, from_worker, to_worker
+from supervisor.wire.page import Page, create_page
 
 # --- deaths ---------------------------------------------------------------------------------------
 
@@ -149,25 +149,23 @@ def test_the_tightest_cgroup_quota_on_the_path_counts(
     assert cpu_quota(tmp_path, cgroups) == quota
 
 
-# --- scoreboard -----------------------------------------------------------------------------------
+# --- pages ----------------------------------------------------------------------------------------
 
 
-def test_a_record_is_read_as_it_was_written() -> None:
-    fd = Scoreboard.create_fd(3)
-    board, other = Scoreboard(fd, 3), Scoreboard(fd, 3)
+def test_a_page_is_read_as_it_was_written_and_keeps_its_size() -> None:
+    fd = create_page()
+    ours, theirs = Page(os.dup(fd)), Page(os.dup(fd))
+    before = ours.heartbeat
+    assert theirs.turn_to(42) == 0
+    assert ours.at_hand == 42
+    assert ours.heartbeat != before
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
     os.close(fd)
-    writer = other.writer(1)
-    writer.busy(42)
-    record = board.read(1)
-    assert (record.pid, record.activity, record.job) == (os.getpid(), Activity.BUSY, 42)
-    assert record.silent_s(time.monotonic_ns()) < 1.0
-    writer.finished(5_000)
-    record = board.read(1)
-    assert (record.activity, record.job, record.jobs_done) == (Activity.IDLE, 0, 1)
-    assert record.busy_ns == 5_000
-    assert board.read(0).activity is board.read(2).activity is Activity.VACANT
-    board.clear(1)
-    assert other.read(1).activity is Activity.VACANT
+    ours.close()
+    theirs.close()
 
 
 # --- channels -------------------------------------------------------------------------------------
@@ -177,17 +175,17 @@ async def test_messages_and_descriptors_arrive_whole_and_in_order() -> None:
     ours, theirs = channel_pair()
     got: list[tuple[Any, list[int]]] = []
     closed = asyncio.Event()
-    channel = AsyncChannel(ours, lambda *m: got.append(m), closed.set)
-    other = Channel(theirs)
+    channel = AsyncChannel(ours, from_worker, lambda *m: got.append(m), lambda _: closed.set())
+    other = Channel(theirs, to_worker)
     read_end, write_end = os.pipe()
-    other.send(Ready(0))
-    other.send(Done(1, "y" * 200_000, 0.5, 7), [write_end])
+    await asyncio.to_thread(other.send, Done(1, b"y" * 200_000))
+    other.send(Ready([]), [write_end])
     os.close(write_end)
     other.close()
     await closed.wait()
-    assert [type(message) for message, _ in got] == [Ready, Done]
-    message, (fd,) = got[1]
-    assert message.value == "y" * 200_000
+    assert [type(message) for message, _ in got] == [Done, Ready]
+    assert got[0][0].value == b"y" * 200_000
+    _, (fd,) = got[1]
     os.write(fd, b"!")
     assert os.read(read_end, 1) == b"!"
     os.close(fd)
@@ -197,10 +195,10 @@ async def test_messages_and_descriptors_arrive_whole_and_in_order() -> None:
 
 async def test_what_a_full_channel_cannot_take_waits_for_room() -> None:
     ours, theirs = channel_pair()
-    channel = AsyncChannel(ours, lambda *_: None, lambda: None)
-    for job in range(5_000):
+    channel = AsyncChannel(ours, from_worker, lambda *_: None, lambda _: None)
+    for job in range(1, 5_001):
         channel.send(Cancel(job))
-    other = Channel(theirs)
+    other = Channel(theirs, to_worker)
 
     def take_all() -> list[int]:
         jobs = []
@@ -211,7 +209,7 @@ async def test_what_a_full_channel_cannot_take_waits_for_room() -> None:
             jobs.append(received[0].job)
         return jobs
 
-    assert await asyncio.to_thread(take_all) == list(range(5_000))
+    assert await asyncio.to_thread(take_all) == list(range(1, 5_001))
     channel.close()
     with pytest.raises(ChannelClosed):
         other.receive(1.0)
@@ -223,19 +221,21 @@ async def test_the_last_words_of_the_dead_are_heard() -> None:
     ours, theirs = channel_pair()
     got: list[Any] = []
     closed = asyncio.Event()
-    other = Channel(theirs)
-    channel = AsyncChannel(ours, lambda message, _: got.append(message), closed.set)
+    other = Channel(theirs, to_worker)
+    channel = AsyncChannel(
+        ours, from_worker, lambda message, _: got.append(message), lambda _: closed.set()
+    )
     channel.send(Run(1, {}, None))
-    other.send(Ready(0))
+    other.send(Ready([]))
     other.close()
     await closed.wait()
-    assert got == [Ready(0)]
+    assert got == [Ready([])]
 
 
 async def test_garbage_closes_a_channel() -> None:
     ours, theirs = channel_pair()
     closed = asyncio.Event()
-    channel = AsyncChannel(ours, lambda *_: None, closed.set)
+    channel = AsyncChannel(ours, from_worker, lambda *_: None, lambda _: closed.set())
     theirs.send(b"\0this is no message")
     await closed.wait()
     channel.close()
@@ -244,7 +244,7 @@ async def test_garbage_closes_a_channel() -> None:
 
 def test_waiting_for_a_message_can_time_out() -> None:
     ours, theirs = channel_pair()
-    channel = Channel(ours)
+    channel = Channel(ours, to_worker)
     assert channel.receive(0.01) is None
     assert isinstance(theirs, socket.socket)
     theirs.close()

@@ -319,15 +319,14 @@ def _model(served: ServedModel) -> ModelHealth:
 
 
 def _worker(worker: WorkerStatus, label: str, guard: GuardStatus | None) -> WorkerHealth:
-    record = worker.record
     return WorkerHealth(
         id=worker.slot,
         model=label,
         pid=worker.pid,
         state=worker.state.value,
         jobs_done=worker.jobs_done,
-        busy_s=round(record.busy_ns / 1e9, 3),
-        silent_s=round(record.silent_s(time.monotonic_ns()), 3) if record.heartbeat_ns else 0.0,
+        busy_s=round(worker.busy_s, 3),
+        silent_s=round(worker.silent_s, 3),
         rss_bytes=worker.rss_bytes,
         growth_bytes=worker.growth_bytes,
         budget_bytes=guard.budget.growth.bytes if guard else 0,

@@ -1,4 +1,4 @@
-"""`python -m supervisor.child CHANNEL_FD SCOREBOARD_FD SUPERVISOR_PID`: a fork server."""
+"""`python -m supervisor.child CHANNEL_FD SUPERVISOR_PID`: a fork server."""
 
 import sys
 

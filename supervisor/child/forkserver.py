@@ -1,13 +1,14 @@
-"""The fork server: loads the model once, warms it, then only forks and reaps.
+"""The fork server: loads the model once, warms it, then only forks.
 
 It is started by exec, has one thread, and lives as long as the supervisor's end of its channel.
+Each worker is forked twice over, so that it is the supervisor's own child: whoever has to know how
+it ended can ask the kernel, whatever becomes of the fork server.
 """
 
-import contextlib
+import ctypes
 import gc
 import importlib
 import os
-import select
 import signal
 import socket
 import sys
@@ -17,18 +18,12 @@ import traceback
 from typing import Any
 
 from supervisor.child import sandbox
-from supervisor.child.worker import work
+from supervisor.child.worker import Worker
 from supervisor.contract import Reporting, Servable, Warmable
 from supervisor.processes.environment import Sandbox
-from supervisor.processes.kin import (
-    end_with_parent,
-    not_started,
-    raise_oom_score,
-    set_parent_death_signal,
-    wait_status,
-)
+from supervisor.processes.kin import end_with_parent, not_started, raise_oom_score, wait_for_parent
 from supervisor.trim import give_back, let_go
-from supervisor.wire.channel import Channel, ChannelClosed
+from supervisor.wire.channel import Channel, ChannelClosed, close_fds
 from supervisor.wire.messages import (
     Fork,
     Forked,
@@ -36,10 +31,13 @@ from supervisor.wire.messages import (
     Load,
     Loaded,
     LoadFailed,
-    Reaped,
+    ToForkServer,
     Trim,
+    sendable,
+    to_fork_server,
+    to_worker,
 )
-from supervisor.wire.scoreboard import Scoreboard
+from supervisor.wire.page import Page
 
 EXIT_LOAD_FAILED = 3
 
@@ -47,37 +45,37 @@ _FORK_SERVER_OOM_SCORE, _WORKER_OOM_SCORE = 200, 700
 """Added on the way from the supervisor to a worker: if the kernel must kill, then a worker, whose
 work can be done again; the supervisor last."""
 
+_libc = ctypes.PyDLL(None, use_errno=True)
 
-def main(channel_fd: int, scoreboard_fd: int, supervisor_pid: int) -> int:
+
+def main(channel_fd: int, supervisor_pid: int) -> int:
     """Serve forks over the channel until it closes; returns the exit status."""
     # Ctrl-C reaches the whole terminal group; whether it ends us is the supervisor's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # No end-of-file is read while the model loads, and there is nothing to clean up yet.
     if not end_with_parent(supervisor_pid):
         return 0
     raise_oom_score(_FORK_SERVER_OOM_SCORE)
-    channel = Channel(socket.socket(fileno=channel_fd))
+    channel = Channel(socket.socket(fileno=channel_fd), to_fork_server)
     try:
         received = channel.receive(None)
         assert received is not None
         request = received[0]
         assert isinstance(request, Load)
         os.nice(request.nice)
-        scoreboard = Scoreboard(scoreboard_fd, request.records)
-        os.close(scoreboard_fd)
+        nowhere = os.open(request.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            servable = _load(channel, request)
+            servable = _load(channel, request, nowhere)
         except Exception as error:  # noqa: BLE001 - whatever a model raises, the supervisor is told
             message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            channel.send(LoadFailed(message, traceback.format_exc()))
+            channel.send(LoadFailed(sendable(message), sendable(traceback.format_exc())))
             return EXIT_LOAD_FAILED
-        ForkServer(channel, servable, scoreboard, request.heartbeat_s, request.sandbox).serve()
+        ForkServer(channel, servable, request, nowhere, supervisor_pid).serve()
     except ChannelClosed:
         pass
     return 0
 
 
-def _load(channel: Channel, request: Load) -> Servable:
+def _load(channel: "Channel[ToForkServer]", request: Load, nowhere: int) -> Servable:
     sys.path[:0] = request.import_path
     tempfile.tempdir = request.scratch
     gc.disable()
@@ -91,7 +89,7 @@ def _load(channel: Channel, request: Load) -> Servable:
     report: dict[str, Any] = servable.report() if isinstance(servable, Reporting) else {}
     tempfile.tempdir = None  # the supervisor removes it now
     off = request.sandbox is Sandbox.OFF
-    in_force, missing = ([], []) if off else sandbox.try_sandbox()
+    in_force, missing = ([], []) if off else sandbox.try_sandbox(nowhere)
     if request.sandbox is Sandbox.ON and sandbox.ESSENTIAL not in in_force:
         raise RuntimeError(f"no sandbox can be made here: {'; '.join(missing)}")
     # What is garbage now must not be found, and its pages copied, in every worker.
@@ -103,91 +101,100 @@ def _load(channel: Channel, request: Load) -> Servable:
 
 
 class ForkServer:
-    """Forks workers on request and reports their ends."""
+    """Forks workers on request."""
 
     def __init__(
         self,
-        channel: Channel,
+        channel: "Channel[ToForkServer]",
         servable: Servable,
-        scoreboard: Scoreboard,
-        heartbeat_s: float,
-        mode: Sandbox,
+        request: Load,
+        nowhere: int,
+        supervisor_pid: int,
     ) -> None:
-        self._mode = mode
+        """`nowhere`: a descriptor of the directory that temporary files of the load were in; the
+        supervisor has removed it."""
         self._channel = channel
         self._servable = servable
-        self._scoreboard = scoreboard
-        self._heartbeat_s = heartbeat_s
-        self._children: dict[int, int] = {}  # pidfd -> pid
-        self._poll = select.poll()
-        self._poll.register(channel, select.POLLIN)
+        self._heartbeat_s = request.heartbeat_s
+        self._mode = request.sandbox
+        self._nowhere = nowhere
+        self._supervisor_pid = supervisor_pid
 
     def serve(self) -> None:
-        """Until the supervisor closes the channel or dies; no worker outlives that."""
-        # From here on a dead supervisor is read from the channel, and the workers go first.
-        set_parent_death_signal(0)
-        try:
-            while True:
-                for fd, _ in self._poll.poll():
-                    if fd == self._channel.fileno():
-                        self._answer()
-                    else:
-                        self._reap(fd)
-        except ChannelClosed:
-            for pidfd in self._children:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        """Until the supervisor closes the channel; raises `ChannelClosed` then."""
+        while True:
+            received = self._channel.receive(None)
+            assert received is not None
+            match received:
+                case (Trim(), _):
+                    give_back()
+                case (Fork() as request, fds):
+                    self._fork(request, fds)
+                    close_fds(fds)
 
-    def _answer(self) -> None:
-        received = self._channel.receive(0)
-        if received is None:
+    def _fork(self, request: Fork, fds: list[int]) -> None:
+        reader, writer = os.pipe()
+        # The C library's own: what a model has registered to run in children is for the worker.
+        between = _libc.fork()
+        if between == 0:
+            os.close(reader)
+            self._fork_again(writer, fds)
+        os.close(writer)
+        try:
+            if between < 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+            os.waitpid(between, 0)  # from here on the worker is the supervisor's child
+            told = os.read(reader, 1024).decode()
+            if not told.isdigit():
+                raise OSError(told or "the process in between was ended")
+            # The supervisor does not reap what it does not know yet: the number is still its own.
+            pidfd = os.pidfd_open(int(told))
+        except OSError as error:
+            self._channel.send(ForkFailed(request.ticket, sendable(not_started(error))))
             return
-        request, fds = received
-        if isinstance(request, Trim):
-            give_back()
-            return
-        assert isinstance(request, Fork)
-        (worker_fd,) = fds
+        finally:
+            os.close(reader)
+        try:
+            self._channel.send(Forked(request.ticket, int(told)), [pidfd])
+        finally:
+            os.close(pidfd)
+
+    def _fork_again(self, writer: int, fds: list[int]) -> None:
+        """In the process in between; never returns."""
         try:
             pid = os.fork()
         except OSError as error:
-            os.close(worker_fd)
-            self._channel.send(ForkFailed(request.ticket, not_started(error)))
-            return
+            os.write(writer, sendable(not_started(error), 1000).encode())
+            os._exit(1)
         if pid == 0:
-            self._become_worker(request, worker_fd)
-        os.close(worker_fd)
-        # Only this process reaps its children, so the pid cannot have been recycled.
-        pidfd = os.pidfd_open(pid)
-        self._children[pidfd] = pid
-        self._poll.register(pidfd, select.POLLIN)
-        self._channel.send(Forked(request.ticket, pid), [pidfd])
+            os.close(writer)
+            self._become_worker(*fds)
+        os.write(writer, str(pid).encode())
+        os._exit(0)
 
-    def _become_worker(self, request: Fork, worker_fd: int) -> None:
-        """In the child; never returns."""
+    def _become_worker(self, channel_fd: int, page_fd: int, output_fd: int) -> None:
+        """In the worker; never returns."""
         status = 1
         try:
             raise_oom_score(_WORKER_OOM_SCORE)
             self._channel.close()
-            for pidfd in self._children:
-                os.close(pidfd)
-            record = self._scoreboard.writer(request.record)
-            channel = Channel(socket.socket(fileno=worker_fd))
-            status = work(channel, self._servable, record, self._heartbeat_s, self._mode)
+            for standard in (1, 2):
+                os.dup2(output_fd, standard)
+            os.close(output_fd)
+            channel = Channel(socket.socket(fileno=channel_fd), to_worker)
+            page = Page(page_fd)
+            page.beat()
+            if not (
+                wait_for_parent(self._supervisor_pid) and end_with_parent(self._supervisor_pid)
+            ):
+                os._exit(1)
+            worker = Worker(
+                channel, self._servable, page, self._heartbeat_s, self._mode, self._nowhere
+            )
+            status = worker.serve()
         except BaseException:  # noqa: BLE001 - a worker must never unwind into the fork server's code
             traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(status)
-
-    def _reap(self, pidfd: int) -> None:
-        # Told before it is reaped: if this process dies in between, the supervisor inherits the
-        # zombie and reads the status itself.
-        status = wait_status(pidfd, reap=False)
-        if status is None:
-            return
-        self._channel.send(Reaped(self._children[pidfd], status.code, status.signal))
-        wait_status(pidfd)
-        self._poll.unregister(pidfd)
-        del self._children[pidfd]
-        os.close(pidfd)

@@ -1,5 +1,5 @@
 """What a worker gives up before its first job: it meets other people's audio with C and C++ code,
-and whoever takes that over shall find nothing to do.
+and whoever takes that over must find nothing to do but to answer its own requests wrongly.
 
 Calls are allowed, refused with EPERM, or forbidden. A forbidden one never happens: the kernel holds
 it and tells the supervisor, which ends the worker and names the call (seccomp_unotify(2)).
@@ -12,24 +12,27 @@ import json
 import linecache
 import os
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor.processes.kin import PR_SET_PDEATHSIG, prctl
+from supervisor.processes.kin import prctl
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
 """The same on every architecture."""
 _LANDLOCK_VERSION = 1
+_CAPABILITY_VERSION = 0x20080522
 _CLONE_THREAD = 0x10000
+_CLONE_NEW = 0x7E020000
+"""The flags that make new namespaces."""
 _AT_EMPTY_PATH = 0x1000
 _PR_SET_NAME, _PR_SET_VMA = 15, 0x53564D41
 
 _ALLOWED = """
-    read write readv writev pread64 preadv pwrite64 lseek close fstat dup dup3 fcntl ftruncate
-    fallocate fadvise64 memfd_create
-    mmap mprotect munmap mremap madvise brk msync mincore
+    read write readv writev pread64 preadv lseek close fstat dup dup3 fadvise64
+    mmap mprotect munmap mremap brk msync mincore
     futex futex_waitv rseq set_robust_list membarrier sched_yield sched_getaffinity getcpu
     nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times getrusage
     getrandom getpid getppid gettid getuid geteuid getgid getegid sysinfo uname
@@ -51,11 +54,20 @@ _FORBIDDEN = """
     reboot ioperm iopl settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname
     personality modify_ldt fanotify_init inotify_init inotify_init1 shmget msgget semget mq_open
 """
+_FCNTL_ALLOWED = (0, 1, 2, 3, 1030, 1034)
+"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC, F_GET_SEALS."""
+_F_SETFL, _O_ASYNC = 4, 0o20000
+_FCNTL_FORBIDDEN = (8, 10, 15, 1024, 1026)
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: ways to have the kernel send signals."""
+_MADVISE_ALLOWED = (*range(5), 8, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21)
+"""From MADV_NORMAL to MADV_DONTNEED, MADV_FREE, and what a program may say of its own pages; not
+MADV_REMOVE, which punches holes into shared ones, nor MADV_HWPOISON."""
 _LIMITS = {
     resource.RLIMIT_CORE: 0,
     resource.RLIMIT_MEMLOCK: 0,
     resource.RLIMIT_MSGQUEUE: 0,
-    resource.RLIMIT_NOFILE: 256,
+    resource.RLIMIT_FSIZE: 0,
+    resource.RLIMIT_NOFILE: 64,
 }
 
 
@@ -73,7 +85,7 @@ ESSENTIAL = "seccomp"
 """Without it, forbidden calls do happen."""
 
 
-def try_sandbox() -> tuple[list[str], list[str]]:
+def try_sandbox(nowhere: int | None = None) -> tuple[list[str], list[str]]:
     """What would be in force and what would be missing, and why: tried by a child. To be called
     once before workers are forked: the filter's library is found then."""
     with contextlib.suppress(ImportError, OSError, RuntimeError):
@@ -82,7 +94,7 @@ def try_sandbox() -> tuple[list[str], list[str]]:
     pid = os.fork()
     if pid == 0:
         try:
-            entered = enter()
+            entered = enter(nowhere)
             os.write(writer, json.dumps([entered.in_force, entered.missing]).encode())
         finally:
             os._exit(0)
@@ -96,8 +108,9 @@ def try_sandbox() -> tuple[list[str], list[str]]:
     return in_force, missing
 
 
-def enter() -> Entered:
-    """For this process and all its threads, and for ever."""
+def enter(nowhere: int | None = None) -> Entered:
+    """For this process and all its threads, and for ever. `nowhere`: a descriptor of a directory
+    that is empty, or removed, which becomes the root directory; it is closed."""
     linecache.updatecache = lambda *_: []  # a traceback shall not try to read sources
     in_force, missing = [], []
     program: _Program | None = None
@@ -105,7 +118,10 @@ def enter() -> Entered:
         program = _filter()
     except (ImportError, OSError, RuntimeError) as error:
         missing.append(f"{ESSENTIAL}: {error}")
-    for name, step in _STEPS.items():
+    steps = dict(_STEPS)
+    if nowhere is not None:
+        steps = {"no_root": lambda: _no_root(nowhere)} | steps
+    for name, step in steps.items():
         try:
             step()
         except (OSError, ValueError) as error:
@@ -122,8 +138,26 @@ def enter() -> Entered:
     return Entered(in_force, missing, listener)
 
 
+def _no_root(nowhere: int) -> None:
+    """No path leads anywhere: a system call filter cannot see the path of newfstatat(2)."""
+    try:
+        os.fchdir(nowhere)
+        os.chroot(".")
+    finally:
+        os.close(nowhere)
+
+
 def _no_new_privileges() -> None:
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _no_capabilities() -> None:
+    """capset(2): of root's privileges none is left."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    none = (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capset(header, none) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _not_dumpable() -> None:
@@ -141,12 +175,16 @@ def _limit() -> None:
 
 
 def _no_files() -> None:
-    """Landlock (landlock(7)): a set of rules that handles every access and allows none."""
+    """Landlock (landlock(7)): a set of rules that handles every access and allows none: to files,
+    to TCP ports from version 4 on, and, from version 6 on, to abstract sockets and signals of
+    processes outside."""
     version = _system_call(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
     # Accesses to files by version: 13 bits in the first, then refer, truncate, and ioctl in 5.
     bits = 13 + (version >= 2) + (version >= 3) + (version >= 5)
-    attribute = ctypes.c_uint64((1 << bits) - 1)
-    rules = _system_call(_LANDLOCK_CREATE_RULESET, ctypes.byref(attribute), 8, 0)
+    fields = [(1 << bits) - 1, 0b11 if version >= 4 else 0, 0b11 if version >= 6 else 0]
+    size = 8 * (1 + (version >= 4) + (version >= 6))
+    attribute = (ctypes.c_uint64 * 3)(*fields)
+    rules = _system_call(_LANDLOCK_CREATE_RULESET, attribute, size, 0)
     try:
         _system_call(_LANDLOCK_RESTRICT_SELF, rules, 0)
     finally:
@@ -158,6 +196,7 @@ _STEPS = {
     "rlimits": _limit,
     "landlock": _no_files,
     "not dumpable": _not_dumpable,
+    "capabilities": _no_capabilities,
 }
 
 
@@ -175,7 +214,12 @@ def _filter() -> "_Program":
     for name in ("kill", "tgkill"):
         _add(rules, seccomp.ALLOW, name, only_own)
         _add(rules, seccomp.NOTIFY, name, not_own)
-    for option in (PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_VMA):
+    _by_argument(rules, "fcntl", 1, _FCNTL_ALLOWED, _FCNTL_FORBIDDEN)
+    set_flags = seccomp.Arg(1, seccomp.EQ, _F_SETFL)
+    not_async = seccomp.Arg(2, seccomp.MASKED_EQ, _O_ASYNC, 0)
+    _add(rules, seccomp.ALLOW, "fcntl", set_flags, not_async)
+    _by_argument(rules, "madvise", 2, _MADVISE_ALLOWED, ())
+    for option in (_PR_SET_NAME, _PR_SET_VMA):
         _add(rules, seccomp.ALLOW, "prctl", seccomp.Arg(0, seccomp.EQ, option))
     # How the C library asks for the size of an open file.
     empty_path = seccomp.Arg(3, seccomp.MASKED_EQ, _AT_EMPTY_PATH, _AT_EMPTY_PATH)
@@ -183,9 +227,9 @@ def _filter() -> "_Program":
     _add(rules, seccomp.ALLOW, "prlimit64", seccomp.Arg(2, seccomp.EQ, 0))
     # Threads, as a decoder may want them, and no processes. What clone3 is asked for cannot be
     # seen from here; without it the C library takes clone.
-    thread = seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD)
+    looked_at = _CLONE_THREAD | _CLONE_NEW
+    _add(rules, seccomp.ALLOW, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, looked_at, _CLONE_THREAD))
     process = seccomp.Arg(0, seccomp.MASKED_EQ, _CLONE_THREAD, 0)
-    _add(rules, seccomp.ALLOW, "clone", thread)
     _add(rules, seccomp.NOTIFY, "clone", process)
     _add(rules, seccomp.ERRNO(errno.ENOSYS), "clone3")
     with os.fdopen(os.memfd_create("rules"), "rb") as file:
@@ -201,6 +245,17 @@ def _load(program: "_Program") -> int:
 
     number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, "seccomp")
     return _system_call(number, _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER, ctypes.byref(program))
+
+
+def _by_argument(
+    rules: Any, name: str, which: int, allowed: Sequence[int], forbidden: Sequence[int]
+) -> None:
+    """Decide by the value of one argument; any other value is refused."""
+    import pyseccomp as seccomp
+
+    for action, values in ((seccomp.ALLOW, allowed), (seccomp.NOTIFY, forbidden)):
+        for value in values:
+            _add(rules, action, name, seccomp.Arg(which, seccomp.EQ, value))
 
 
 def _add(rules: Any, action: int, name: str, *arguments: Any) -> None:

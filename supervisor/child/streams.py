@@ -1,20 +1,32 @@
 """The streams that a worker carries: the step is that of the one whose answer is the most overdue.
-Those in the background have theirs when there is nothing else.
+Those in the background take turns.
 
 Earliest deadline first keeps the longest lateness as short as can be (Jackson, 1955): where a
 worker has died, streams that are told again what was answered elsewhere go before the others.
 """
 
+import contextlib
 import time
 import traceback
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
+from supervisor.child.turns import Turn
 from supervisor.contract import Servable, StreamAnswer, Streaming, StreamSession
 from supervisor.errors import JobError
-from supervisor.wire.channel import Channel
-from supervisor.wire.messages import Drop, Fed, Feed, Open, StreamFailed
-from supervisor.wire.scoreboard import RecordWriter
+from supervisor.wire.channel import Channel, ChannelClosed
+from supervisor.wire.messages import (
+    LONGEST_MARK_BYTES,
+    Drop,
+    Fed,
+    Feed,
+    Open,
+    StreamFailed,
+    ToWorker,
+    sendable,
+)
+from supervisor.wire.page import Page
+from supervisor.wire.payload import pack_value, unpack_value
 
 Steps = Generator[None, None, StreamAnswer]
 
@@ -52,12 +64,13 @@ def _due(stream: _Carried) -> float:
 
 
 class CarriedStreams:
-    """All of them. A stream that raises is told to the supervisor, and forgotten."""
+    """All of them. A stream that raises is reported to the supervisor, and forgotten. The page says
+    which one the worker is at, whatever it does for it."""
 
-    def __init__(self, servable: Servable, channel: Channel, record: RecordWriter) -> None:
+    def __init__(self, servable: Servable, channel: "Channel[ToWorker]", page: Page) -> None:
         self._servable = servable
         self._channel = channel
-        self._record = record
+        self._page = page
         self._carried: dict[int, _Carried] = {}
         self._ready: list[_Carried] = []
         """Those that have something to do, the one that had its turn last at the end."""
@@ -66,15 +79,10 @@ class CarriedStreams:
     def __bool__(self) -> bool:
         return bool(self._carried)
 
-    @property
-    def waiting(self) -> bool:
-        """One of them has something to do."""
-        return self.urgent or bool(self._background)
-
-    @property
-    def urgent(self) -> bool:
-        """One that is not in the background has."""
-        return bool(self._ready)
+    def turns(self) -> set[Turn]:
+        """The classes of which a stream has something to do."""
+        live = {Turn.STREAMS} if self._ready else set()
+        return live | {Turn.BACKGROUND} if self._background else live
 
     def obey(self, message: Open | Feed | Drop) -> None:
         """Take a message about a stream."""
@@ -82,7 +90,7 @@ class CarriedStreams:
             case Open():
                 self._open(message)
             case Feed():
-                # One that has failed may be fed until the supervisor has heard of it.
+                # One that has failed may be fed until the supervisor knows.
                 if (stream := self._carried.get(message.stream)) is not None:
                     stream.inputs.append(message)
                     if len(stream.inputs) == 1:
@@ -91,9 +99,9 @@ class CarriedStreams:
                 if (stream := self._carried.get(message.stream)) is not None:
                     self._forget(stream)
 
-    def step(self) -> None:
-        """One step of the stream whose turn it is."""
-        if not self.urgent:
+    def step(self, turn: Turn) -> None:
+        """One step of a stream of that class."""
+        if turn is Turn.BACKGROUND:
             self._step(self._background.popleft())
             return
         stream = min(self._ready, key=_due)
@@ -101,16 +109,9 @@ class CarriedStreams:
         self._step(stream)
 
     def _step(self, stream: _Carried) -> None:
-        before = self._record.turned_to(stream.number)
         started = time.process_time()
-        try:
+        with self._at_hand(stream.number):
             self._advance(stream, started)
-        except JobError as error:
-            self._failed(stream, error.code, error.message, "")
-        except Exception as error:  # noqa: BLE001 - a model's bug costs the stream, not the worker
-            self._failed(stream, None, f"{type(error).__name__}: {error}", traceback.format_exc())
-        finally:
-            self._record.turned_to(before)
         if stream.number in self._carried and stream.inputs:
             self._queue(stream)
 
@@ -121,16 +122,11 @@ class CarriedStreams:
             self._ready.append(stream)
 
     def _open(self, message: Open) -> None:
-        try:
+        with self._at_hand(message.stream):
             if not isinstance(self._servable, Streaming):
                 raise JobError("no_streams", "this model takes no streams")
-            session = self._servable.open(message.request, message.before, message.mark)
-        except JobError as error:
-            self._channel.send(StreamFailed(message.stream, error.code, error.message, ""))
-        except Exception as error:  # noqa: BLE001 - as above
-            text = f"{type(error).__name__}: {error}"
-            self._channel.send(StreamFailed(message.stream, None, text, traceback.format_exc()))
-        else:
+            mark = None if message.mark is None else unpack_value(message.mark)
+            session = self._servable.open(message.request, message.before, mark)
             self._carried[message.stream] = _Carried(message, session)
 
     def _advance(self, stream: _Carried, started: float) -> None:
@@ -146,21 +142,48 @@ class CarriedStreams:
             number = stream.inputs.popleft().number
             stream.steps, stream.steps_done = None, 0
             ran_s = stream.ran_s + time.process_time() - started
+            values = pack_value(said.values)
+            mark = None if said.mark is None else pack_value(said.mark, LONGEST_MARK_BYTES)
+            units = max(0.0, said.units)
             self._channel.send(
-                Fed(stream.number, number, said.values, said.settled, said.mark, said.units, ran_s)
+                Fed(stream.number, number, values, bool(said.settled), mark, units, ran_s)
             )
         else:
             stream.ran_s += time.process_time() - started
 
-    def _failed(self, stream: _Carried, code: str | None, message: str, trace: str) -> None:
-        self._forget(stream)
-        self._channel.send(StreamFailed(stream.number, code, message, trace))
+    @contextlib.contextmanager
+    def _at_hand(self, number: int) -> Iterator[None]:
+        """Work for that stream: what it raises is reported as its failure, and costs neither the
+        worker nor the job beside it."""
+        before = self._page.turn_to(number)
+        try:
+            yield
+        except ChannelClosed:
+            raise
+        except JobError as error:
+            self._failed(number, sendable(error.code, 100), error.message, "")
+        except Exception as error:  # noqa: BLE001 - a model's bug
+            self._failed(number, None, f"{type(error).__name__}: {error}", traceback.format_exc())
+        finally:
+            self._page.turn_to(before)
+
+    def _failed(self, number: int, code: str | None, message: str, trace: str) -> None:
+        if (stream := self._carried.get(number)) is not None:
+            self._forget(stream)
+        self._channel.send(StreamFailed(number, code, sendable(message), sendable(trace)))
 
     def _forget(self, stream: _Carried) -> None:
+        """Its session is closed after all else: whatever that raises, the stream is gone."""
         del self._carried[stream.number]
         for turns in (self._ready, self._background):
             if stream in turns:
                 turns.remove(stream)
-        if stream.steps is not None:
-            stream.steps.close()
-        stream.session.close()
+        before = self._page.turn_to(stream.number)
+        try:
+            if stream.steps is not None:
+                stream.steps.close()
+            stream.session.close()
+        except Exception:  # noqa: BLE001 - a model's bug
+            traceback.print_exc()
+        finally:
+            self._page.turn_to(before)

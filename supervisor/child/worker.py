@@ -1,6 +1,7 @@
 """A worker: one thread in a blocking loop. Do a step, look at the channel, do the next.
 
-It has at most one job, and any number of streams, which go first."""
+It has at most one job, and any number of streams; `supervisor.child.turns` says whose step is next.
+"""
 
 import gc
 import os
@@ -10,16 +11,14 @@ import traceback
 
 from supervisor.child import sandbox
 from supervisor.child.streams import CarriedStreams
+from supervisor.child.turns import Turn, Turns
 from supervisor.contract import Servable
 from supervisor.errors import JobError
 from supervisor.processes.environment import Sandbox
-from supervisor.processes.kin import set_parent_death_signal
-from supervisor.readings.files import field
 from supervisor.spool_view import SpoolView, open_view
 from supervisor.trim import give_back
 from supervisor.wire.channel import Channel, ChannelClosed
 from supervisor.wire.messages import (
-    AnyMessage,
     Cancel,
     Cancelled,
     Done,
@@ -32,16 +31,12 @@ from supervisor.wire.messages import (
     Progress,
     Ready,
     Run,
+    ToWorker,
     Trim,
+    sendable,
 )
-from supervisor.wire.scoreboard import RecordWriter
-
-
-def work(
-    channel: Channel, servable: Servable, record: RecordWriter, heartbeat_s: float, mode: Sandbox
-) -> int:
-    """Run jobs until told to leave or until the supervisor is gone; returns the exit status."""
-    return Worker(channel, servable, record, heartbeat_s, mode).serve()
+from supervisor.wire.page import Page
+from supervisor.wire.payload import Unsendable, pack_value
 
 
 class Worker:
@@ -49,56 +44,55 @@ class Worker:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: "Channel[ToWorker]",
         servable: Servable,
-        record: RecordWriter,
+        page: Page,
         heartbeat_s: float,
         mode: Sandbox,
+        nowhere: int,
     ) -> None:
+        """`nowhere`: a descriptor of an empty directory (see `sandbox.enter`)."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.enable()
         self._channel = channel
         self._servable = servable
-        self._record = record
+        self._page = page
         self._heartbeat_s = heartbeat_s
         self._mode = mode
-        self._status_fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
-        self._born_with_bytes = self._anonymous_bytes()
+        self._nowhere = nowhere
         self._leaving = False
-        self._streams = CarriedStreams(servable, channel, record)
-        self._parent = os.getppid()
+        self._turns = Turns()
+        self._streams = CarriedStreams(servable, channel, page)
 
     def serve(self) -> int:
+        """Work until told to leave or until the supervisor is gone; returns the exit status."""
         try:
-            self._channel.send(Ready(self._born_with_bytes), self._enter_sandbox())
+            self._get_ready()
             # One that is to leave stays for its streams until they go on elsewhere.
             while not self._leaving or self._streams:
-                wait_s = 0.0 if self._streams.waiting else self._heartbeat_s
-                received = self._channel.receive(wait_s)
-                self._watch_parent()
-                self._record.beat()
+                waiting = self._streams.turns()
+                received = self._channel.receive(0.0 if waiting else self._heartbeat_s)
+                self._page.beat()
                 if received is not None:
                     self._obey(*received)
-                elif self._streams.waiting:
-                    self._streams.step()
+                elif waiting:
+                    self._step_of(self._turns.next(waiting), waiting)
         except ChannelClosed:
             return 0
         return 0
 
-    def _enter_sandbox(self) -> list[int]:
-        """Returns the descriptor by which the supervisor hears of forbidden calls, if any are."""
+    def _get_ready(self) -> None:
         if self._mode is Sandbox.OFF:
-            return []
-        listener = sandbox.enter().listener
-        if listener is None and self._mode is Sandbox.ON:
-            raise RuntimeError("no sandbox can be made any more")
-        return [] if listener is None else [listener]
+            os.close(self._nowhere)
+            self._channel.send(Ready([]))
+            return
+        entered = sandbox.enter(self._nowhere)
+        listener = [] if entered.listener is None else [entered.listener]
+        self._channel.send(Ready(entered.in_force), listener)
+        for fd in listener:
+            os.close(fd)
 
-    def _anonymous_bytes(self) -> int:
-        """Anonymous memory of this process, shared pages included (`RssAnon`, proc(5))."""
-        return (field(os.pread(self._status_fd, 4096, 0), b"RssAnon:") or 0) * 1024
-
-    def _obey(self, message: AnyMessage, fds: list[int]) -> None:
+    def _obey(self, message: ToWorker, fds: list[int]) -> None:
         match message:
             case Run():
                 self._run(message, fds)
@@ -110,30 +104,27 @@ class Worker:
                 self._streams.obey(message)
             case Cancel():
                 pass  # it crossed the result on the way
-            case _:
-                raise AssertionError(f"not a worker's message: {message}")
+
+    def _step_of(self, turn: Turn, waiting: set[Turn]) -> None:
+        started = time.monotonic()
+        self._streams.step(turn)
+        self._turns.ran(turn, time.monotonic() - started, waiting)
 
     def _run(self, run: Run, fds: list[int]) -> None:
-        self._record.busy(run.job)
-        started = time.monotonic_ns()
+        self._page.turn_to(run.job)
         answer: Message
         try:
-            answer = self._answer(run, fds, started)
+            answer = self._answer(run, fds)
         except JobError as error:
-            answer = Failed(run.job, error.code, error.message, "")
+            answer = Failed(run.job, sendable(error.code, 100), sendable(error.message), "")
         except ChannelClosed:
             raise
         except Exception as error:  # noqa: BLE001 - a model's bug costs the job, not the worker
-            message = f"{type(error).__name__}: {error}"
-            answer = Failed(run.job, None, message, traceback.format_exc())
-        try:
-            self._channel.send(answer)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            message = f"its result cannot be carried: {error}"
-            self._channel.send(Failed(run.job, None, message, traceback.format_exc()))
-        self._record.finished(time.monotonic_ns() - started)
+            answer = _failed(run.job, f"{type(error).__name__}: {error}")
+        self._channel.send(answer)
+        self._page.turn_to(0)
 
-    def _answer(self, run: Run, fds: list[int], started: int) -> Message:
+    def _answer(self, run: Run, fds: list[int]) -> Message:
         # The view is not closed but forgotten: the model may still hold slices of it.
         view: SpoolView | None = None
         if run.spool_bytes is not None:
@@ -147,33 +138,37 @@ class Worker:
         steps = self._servable.run(run.request, view)
         try:
             while True:
+                started = time.monotonic()
                 try:
                     value = next(steps)
                 except StopIteration as stop:
-                    run_s = (time.monotonic_ns() - started) / 1e9
-                    growth = self._anonymous_bytes() - self._born_with_bytes
-                    return Done(run.job, stop.value, run_s, growth)
-                self._record.beat()
+                    try:
+                        return Done(run.job, pack_value(stop.value))
+                    except Unsendable as error:
+                        return _failed(run.job, f"its result cannot be carried: {error}")
+                self._page.beat()
                 if value is not None:
-                    self._channel.send(Progress(run.job, value))
+                    self._channel.send(Progress(run.job, pack_value(value)))
+                waiting = {Turn.FILE, *self._streams.turns()}
+                self._turns.ran(Turn.FILE, time.monotonic() - started, waiting)
                 if not self._still_wanted(run.job):
                     return Cancelled(run.job)
         finally:
             steps.close()
 
     def _still_wanted(self, job: int) -> bool:
-        """Look at the channel between two steps, and let the streams have their turns. Raises
-        `ChannelClosed`."""
-        self._watch_parent()
-        wanted = True
+        """Look at the channel between two steps, and let the streams have their turns; False as
+        soon as the job is not wanted. Raises `ChannelClosed`."""
         while True:
             while (received := self._channel.receive(0)) is not None:
-                wanted = self._obey_beside(job, received[0]) and wanted
-            if not self._streams.urgent:
-                return wanted
-            self._streams.step()
+                if not self._obey_beside(job, received[0]):
+                    return False
+            waiting = {Turn.FILE, *self._streams.turns()}
+            if (turn := self._turns.next(waiting)) is Turn.FILE:
+                return True
+            self._step_of(turn, waiting)
 
-    def _obey_beside(self, job: int, message: AnyMessage) -> bool:
+    def _obey_beside(self, job: int, message: ToWorker) -> bool:
         """With a job at hand. False if that is not wanted any more."""
         match message:
             case Cancel(job=cancelled):
@@ -184,15 +179,10 @@ class Worker:
                 pass  # it was idle when this was sent; what it has now it is using
             case Open() | Feed() | Drop():
                 self._streams.obey(message)
-            case other:
-                raise AssertionError(f"not for a busy worker: {other}")
+            case Run():
+                raise AssertionError("a second job for a busy worker")
         return True
 
-    def _watch_parent(self) -> None:
-        """While the fork server lives, it ends us if the supervisor dies. Then nobody would, until
-        a step is over: so the kernel is asked to."""
-        if (parent := os.getppid()) != self._parent:
-            self._parent = parent
-            set_parent_death_signal(signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
+
+def _failed(job: int, message: str) -> Failed:
+    return Failed(job, None, sendable(message), sendable(traceback.format_exc()))

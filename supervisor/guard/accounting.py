@@ -31,6 +31,7 @@ class _Account:
     anonymous: int
     """In RAM, at the last whole reading."""
     rate: float = 0.0
+    last_rate: float = 0.0
     own: tuple[int, int] | None = None
     """At the last exact reading while its parent lived: private, and kept."""
     share: tuple[int, int] | None = None
@@ -38,7 +39,9 @@ class _Account:
 
     def move_to(self, time: float, kept: int) -> None:
         if time > self.time:
-            self.rate = (kept - self.kept) / (time - self.time)
+            rate = (kept - self.kept) / (time - self.time)
+            # One huge page between two looks is no leak: what grows, grows twice in a row.
+            self.rate, self.last_rate = min(rate, self.last_rate), rate
             self.time = time
         self.kept = kept
 
@@ -154,14 +157,14 @@ class Accounting:
             return
         self._looked_at = time
         for account in self._accounts.values():
-            seen = quick_look(account.statm_fd)
-            if seen is not None:
-                account.rss, anonymous = seen
-                # What was in swap may have come back meanwhile: it is not to count twice.
-                kept = anonymous + account.shared_memory
-                if account.swap:
-                    kept = max(account.kept, kept)
-                account.move_to(time, kept)
+            if (seen := quick_look(account.statm_fd)) is not None:
+                _move(account, time, *seen)
+
+    def look_at(self, pid: int, time: float) -> None:
+        """The same of one process."""
+        account = self._accounts.get(pid)
+        if account is not None and (seen := quick_look(account.statm_fd)) is not None:
+            _move(account, time, *seen)
 
     def uncertain(self) -> bool:
         """Somebody with memory in swap has moved since the last whole reading: only another one
@@ -200,7 +203,7 @@ class Accounting:
         return account.mapped if account else 0
 
     def rate(self, pid: int) -> float:
-        """Bytes a second between its last two readings."""
+        """Bytes a second: the slower of its last two moves."""
         account = self._accounts.get(pid)
         return account.rate if account else 0.0
 
@@ -218,3 +221,10 @@ class Accounting:
     def close(self) -> None:
         """Close every account."""
         self.keep_only(())
+
+
+def _move(account: _Account, time: float, rss: int, anonymous: int) -> None:
+    account.rss = rss
+    # What was in swap may have come back meanwhile: it is not to count twice.
+    kept = anonymous + account.shared_memory
+    account.move_to(time, max(account.kept, kept) if account.swap else kept)

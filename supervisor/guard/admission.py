@@ -39,7 +39,9 @@ class Supply:
     """What there is. Bytes, except where named otherwise; None: not known.
 
     `left`: until the tightest limit; `reserved`: promised to jobs that have not used it yet;
-    `capacity`: what would be left if nothing ran; `slots`: workers of the asker's pool.
+    `capacity`: what would be left if nothing of ours ran; `ever`: how much a worker could grow with
+    all that the limits allow, whoever has it now, None for what it can now; `stream_need`: what one
+    more stream is likely to take; `slots`: workers of the asker's pool.
     """
 
     state: GuardState
@@ -55,6 +57,8 @@ class Supply:
     spool_memory_each: int
     descriptors_free: int | None
     descriptors_total: int | None
+    ever: int | None = None
+    stream_need: int = 0
 
     @property
     def headroom(self) -> int:
@@ -63,8 +67,13 @@ class Supply:
 
     @property
     def most(self) -> int:
-        """How much a worker can grow here, with nothing else going on."""
+        """How much a worker can grow now, with nothing else of ours going on."""
         return min(self.capacity, self.most_growth)
+
+    @property
+    def most_ever(self) -> int:
+        """How much a worker can grow here at all."""
+        return self.most if self.ever is None else self.ever
 
     def wait_s(self, units: float) -> float | None:
         """How long it would take to finish what is here and `units` more, at today's pace."""
@@ -82,7 +91,7 @@ def refusal(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     alike have shown it."""
     return (
         never(ask, supply, certain)
-        or _not_by_memory(ask, supply)
+        or _not_by_memory(ask, supply, certain)
         or _not_by_resources(ask, supply)
         or _not_in_time(ask, supply)
     )
@@ -101,7 +110,7 @@ def disk_reserve(total: int) -> int:
 
 def never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     """Why the job could not be done here however long one waited; None if it could."""
-    most = supply.most
+    most = supply.most_ever
     if certain is not None and certain > most:
         return TooLarge(
             f"a job of this size makes a worker grow by {in_units(certain)}; {in_units(most)} is "
@@ -125,7 +134,7 @@ def never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     return None
 
 
-def _not_by_memory(ask: Ask, supply: Supply) -> PoolError | None:
+def _not_by_memory(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     state = supply.state
     if not state.takes_work:
         return MemoryPressure(
@@ -134,6 +143,18 @@ def _not_by_memory(ask: Ask, supply: Supply) -> PoolError | None:
     if ask.stream and not state.takes_streams:
         return MemoryPressure(
             f"no new streams while memory is short: {in_units(max(0, supply.left))} are left",
+            _retry_after(supply),
+        )
+    if ask.stream and supply.stream_need > supply.headroom:
+        return MemoryPressure(
+            f"a stream takes about {in_units(supply.stream_need)}, and "
+            f"{in_units(supply.headroom)} are left",
+            _retry_after(supply),
+        )
+    if certain is not None and certain > supply.most:
+        return MemoryPressure(
+            f"a job of this size makes a worker grow by {in_units(certain)}; "
+            f"{in_units(supply.most)} is the most that there can be now",
             _retry_after(supply),
         )
     return None

@@ -27,17 +27,18 @@ class AdmissionControl:
     ) -> PoolError | None:
         """Why a job may not come in; None if it may."""
         supply = self._supply(member, state, queued_units)
-        return refusal(ask, supply, member.growth.certain(ask.units or 0.0, supply.most))
+        least = min(supply.most, supply.most_ever)
+        return refusal(ask, supply, member.growth.certain(ask.units or 0.0, least))
 
     def never(self, member: Member, ask: Ask, state: GuardState) -> PoolError | None:
         """Why a job whose size is known now could not be done here at all; None if it could."""
         supply = self._supply(member, state, 0.0)
-        return never(ask, supply, member.growth.certain(ask.units or 0.0, supply.most))
+        return never(ask, supply, member.growth.certain(ask.units or 0.0, supply.most_ever))
 
     def admitted(self, ask: Ask) -> int:
         """It came in: its input is expected. Returns a ticket for `released`."""
         ticket = next(self._tickets)
-        if self._spools is not None:
+        if self._spools is not None and not ask.stream:
             self._coming[ticket] = ask.input_bytes or self._spools.limits.memory_each
         return ticket
 
@@ -55,20 +56,23 @@ class AdmissionControl:
 
     def began(self, member: Member, worker: Worker, job: Job) -> None:
         """The worker has it: what it is expected to need is reserved."""
-        grown = self._observer.accounting.growth(worker.pid)
-        self._running[worker.pid] = self._expected(member, job), grown
+        worker.grown_before = self._observer.accounting.growth(worker.pid)
+        self._running[worker.pid] = self._expected(member, job), worker.grown_before
 
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
         self._running.pop(worker.pid, None)
 
     def reserved(self, state: GuardState) -> int:
-        """For running jobs what they have not grown by yet; for inputs that are on their way,
-        what may be held in memory of them."""
+        """For running jobs and open streams what they have not grown by yet; for inputs that are
+        on their way, what may be held in memory of them."""
         accounting = self._observer.accounting
-        jobs = sum(
-            max(0, expected - max(0, accounting.growth(pid) - before))
-            for pid, (expected, before) in self._running.items()
+        jobs = (
+            sum(
+                max(0, expected - max(0, accounting.growth(pid) - before))
+                for pid, (expected, before) in self._running.items()
+            )
+            + self._observer.reserved_for_streams()
         )
         if self._spools is None or not state.spools_in_memory:
             return jobs
@@ -91,6 +95,8 @@ class AdmissionControl:
             reserved=self.reserved(state),
             capacity=observer.left + observer.growths() + in_memory,
             most_growth=observer.budget.hard.bytes,
+            ever=observer.most_growth_ever(),
+            stream_need=member.stream_need.bytes,
             s_per_unit=member.pace.s_per_unit,
             slots=member.slots,
             queued_units=queued_units,

@@ -4,8 +4,6 @@ import functools
 import time
 from collections.abc import Iterable
 
-import structlog
-
 from supervisor.errors import SpoolFull
 from supervisor.guard.history import History
 from supervisor.guard.members import Members
@@ -21,6 +19,7 @@ from supervisor.guard.policy import (
     Trim,
 )
 from supervisor.job import Job
+from supervisor.log import get_logger
 from supervisor.processes.death import Intent
 from supervisor.processes.kin import kill_descendant, reap_orphan
 from supervisor.processes.worker import Worker, WorkerState
@@ -28,7 +27,7 @@ from supervisor.spool import Spool, SpoolStore
 from supervisor.tasks import Tasks
 from supervisor.trim import let_go
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
+log = get_logger("guard")
 
 _TIDY_EVERY_S = 60.0
 """It takes some milliseconds, in which nobody else of this process gets memory."""
@@ -109,41 +108,42 @@ class Effects:
             case EndLoad():
                 for server in self._members.servers:
                     if server.pid == action.pid:
+                        server.kill_all(Intent.SHORTAGE, action.reason)
                         log.error("guard.load_ended", pid=action.pid, reason=action.reason)
-                        server.kill(Intent.SHORTAGE, action.reason)
             case Recycle() | Kill():
                 for worker in self._members.workers:
                     if worker.pid == action.pid:
-                        self._end_worker(worker, action)
+                        self._end_worker(worker, action, state.level)
 
     def _end_helper(self, action: EndHelper) -> None:
-        log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
         if (helper := self._members.helper_around(action.pid)) is not None:
             helper.outcome.force(Intent.SHORTAGE, action.reason)
         kill_descendant(action.pid)
         self._observer.helper_ended(action.pid)
+        log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
 
-    def _end_worker(self, worker: Worker, action: Recycle | Kill) -> None:
+    def _end_worker(self, worker: Worker, action: Recycle | Kill, level: Level) -> None:
         if isinstance(action, Recycle):
+            worker.hurried = level is Level.CRITICAL
             self.recycle(worker, action.reason)
-        elif worker.running:
-            log.warning("guard.kill", worker=worker.slot, pid=worker.pid, reason=action.reason)
+        elif not worker.ending:
             worker.kill(Intent.BUDGET if action.own_fault else Intent.SHORTAGE, action.reason)
+            log.warning("guard.kill", worker=worker.slot, pid=worker.pid, reason=action.reason)
 
     def recycle(self, worker: Worker, reason: str) -> None:
         """It leaves, after its job if it has one."""
         if worker.state in (WorkerState.IDLE, WorkerState.BUSY):
-            log.info("worker.outgrown", worker=worker.slot, pid=worker.pid, reason=reason)
             self._members.retire(worker, reason)
+            log.info("worker.outgrown", worker=worker.slot, pid=worker.pid, reason=reason)
 
     def _trim(self) -> None:
-        log.info("guard.trim")
         for worker in self._members.workers:
-            if worker.state is WorkerState.IDLE:
+            if worker.state is WorkerState.IDLE and not worker.streams:
                 worker.trim()
         for server in self._members.live_servers:
             server.trim()
         self._observer.run(let_go)
+        log.info("guard.trim")
 
     def _jobs_waiting(self) -> Iterable[Job]:
         return (job for member in self._members for job in member.queue)

@@ -5,6 +5,7 @@ A job's size is a number of units that its caller chooses, such as seconds of au
 """
 
 import math
+import statistics
 from collections import deque
 
 from supervisor.guard.limits import MIB
@@ -13,11 +14,20 @@ PRIOR_BYTES_PER_UNIT = 2.0 * MIB
 """Until jobs have been seen: a worker that composes its graph while it decodes grows by 300 MB in
 its first two and a half minutes of audio."""
 
+PRIOR_BYTES_PER_STREAM = 8 * MIB
+"""Until streams have been seen: a recogniser on a prepared model takes 5 MB while it works."""
+_LEAST_PER_STREAM = MIB
+_STREAMS_REMEMBERED, _STREAMS_EVIDENCE = 64, 8
+
 _PRIOR_WEIGHT = 20
 _QUANTILE = 0.95
 _REMEMBERED = 256
 _EVIDENCE = 20
 _LIKE = 4.0
+_MOST_BYTES_PER_UNIT = 16 * PRIOR_BYTES_PER_UNIT
+_SLOWEST_S = 60.0
+"""A unit that takes longer says something of the machine, or of the worker that tells its size."""
+_MOST_UNITS = 1e9
 _PACE_WEIGHT = 0.1
 _PACE_EVIDENCE = 5
 
@@ -31,13 +41,14 @@ class GrowthEstimate:
 
     def learn(self, units: float, growth: int) -> None:
         """A job of that size has made its worker grow by so many bytes (or shrink: 0)."""
-        if units <= 0:
+        if not 0.0 < units < _MOST_UNITS:
             return
-        self._seen.append((units, max(0, growth) / units))
-        per_unit = [rate for _, rate in self._seen]
-        self._most = max(per_unit)
-        prior = max(0, _PRIOR_WEIGHT - len(per_unit))
-        self._usual = _upper([*per_unit, *[PRIOR_BYTES_PER_UNIT] * prior])
+        per_unit = min(_MOST_BYTES_PER_UNIT, max(0, growth) / units)
+        self._seen.append((units, per_unit))
+        rates = [rate for _, rate in self._seen]
+        self._most = max(rates)
+        prior = max(0, _PRIOR_WEIGHT - len(rates))
+        self._usual = _upper([*rates, *[PRIOR_BYTES_PER_UNIT] * prior])
 
     def expected(self, units: float) -> int:
         """Bytes to reserve: the 95th percentile per unit; the prior counts as twenty jobs."""
@@ -66,14 +77,16 @@ class Pace:
             self._least = max(self._least, run_s / units)
 
     def learn(self, units: float, run_s: float) -> None:
-        """A job of that size took so long on its worker."""
-        if units <= 0:
+        """A job of that size took so long on its worker. A size that is not a number, or none that
+        a job could have, teaches nothing."""
+        if not 0.0 < units < _MOST_UNITS:
             return
-        if run_s / units < self._least:
+        s_per_unit = min(_SLOWEST_S, run_s / units)
+        if s_per_unit < self._least:
             self._least = 0.0
         self._seen += 1
         weight = max(_PACE_WEIGHT, 1 / self._seen)
-        self._s_per_unit += weight * (run_s / units - self._s_per_unit)
+        self._s_per_unit += weight * (s_per_unit - self._s_per_unit)
 
     @property
     def s_per_unit(self) -> float | None:
@@ -81,6 +94,25 @@ class Pace:
         if self._seen < _PACE_EVIDENCE:
             return self._least or None
         return max(self._s_per_unit, self._least)
+
+
+class StreamNeed:
+    """How much one stream makes a worker grow: the median of what was seen, so that one that leaks
+    does not raise what is allowed to it."""
+
+    def __init__(self) -> None:
+        self._seen: deque[float] = deque(maxlen=_STREAMS_REMEMBERED)
+
+    def learn(self, growth: int, streams: int) -> None:
+        """So many streams have made their worker grow by so many bytes together."""
+        self._seen.append(max(0, growth) / streams)
+
+    @property
+    def bytes(self) -> int:
+        """Of one; a cautious guess until some were seen."""
+        if len(self._seen) < _STREAMS_EVIDENCE:
+            return PRIOR_BYTES_PER_STREAM
+        return max(_LEAST_PER_STREAM, int(statistics.median(self._seen)))
 
 
 def _upper(values: list[float]) -> float:

@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import structlog
 
 from supervisor.clock import LoopClock
 from supervisor.errors import PoolError
@@ -17,25 +16,33 @@ from supervisor.guard.effects import Effects
 from supervisor.guard.history import History
 from supervisor.guard.limits import Budget, Limits
 from supervisor.guard.members import Member, Members
-from supervisor.guard.observer import LOOK_EVERY_S, STIRRED, Observer
-from supervisor.guard.policy import GuardState, decide
+from supervisor.guard.observer import (
+    LOOK_EVERY_S,
+    READ_AT_REST_EVERY_S,
+    READ_EVERY_S,
+    STIRRED,
+    Observer,
+)
+from supervisor.guard.policy import GuardState, Level, decide
 from supervisor.guard.starvation import Waiting
-from supervisor.guard.watch import Watch
+from supervisor.log import get_logger
 from supervisor.processes.death import Cause
 from supervisor.processes.deaths import Deaths
 from supervisor.processes.helper import Helper
 from supervisor.processes.worker import Worker
-from supervisor.readings.delegation import settle
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.readings.resources import ResourceReading
 from supervisor.settings import Headroom, MemorySettings
 from supervisor.sizes import in_units
 from supervisor.spool import SpoolStore
+from supervisor.tasks import Tasks, each_of
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
+log = get_logger("guard")
 
 _LATELY_S = 10.0
+_DECIDE_EVERY_S = 0.5
+"""At the latest: what lasts is decided on, too, and not only what moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +90,7 @@ class Guard:
     ) -> None:
         """`spools`: where the inputs come from, if they shall be kept small too. `reap_strangers`:
         let go of every child that has ended, as the first process of a container must; to be said
-        only where nobody else in this process starts any and waits for them.
-
-        Where this process is alone in a version 2 cgroup that was handed over to it, it moves into
-        one of its own below."""
-        settle()
+        only where nobody else in this process starts any and waits for them."""
         self.clock = LoopClock()
         """Looked at several times a second from here, and shared with all pools."""
         self.evidence = OomEvidence()
@@ -103,23 +106,18 @@ class Guard:
         self._decided_at, self._decided_at_growth = -1e9, 0
         self._alive_at = -1e9
         self._known = asyncio.Event()
-        self._watch: Watch | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._pause: asyncio.Future[None] | None = None
+        self._tasks = Tasks()
 
     async def __aenter__(self) -> "Guard":
-        self._watch = Watch(self._observer)
         await self._read()
-        self._task = asyncio.create_task(self._keep_watching(), name="guard")
+        self._tasks.keep("guard", self._keep_watching)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        assert self._watch is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.close()
         await self._effects.close()
         self._observer.close()
-        self._watch.close()
         self.evidence.close()
 
     def join(self, member: Member) -> None:
@@ -163,8 +161,13 @@ class Guard:
                 return
             if member.queue.begin(worker) is not None:
                 self._admission.began(member, worker, job)
-                if self._watch is not None:
-                    self._watch.hasten()
+            elif worker.able:
+                return  # it is tried again soon
+
+    def hasten(self) -> None:
+        """There is work now: what was slow to come may be fast from here on."""
+        if self._pause is not None and not self._pause.done():
+            self._pause.set_result(None)
 
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
@@ -175,15 +178,14 @@ class Guard:
         if units:
             member.pace.at_least(units, run_s)
 
-    def finished(
-        self, member: Member, worker: Worker, units: float | None, run_s: float, growth: int
-    ) -> None:
+    def finished(self, member: Member, worker: Worker, units: float | None, run_s: float) -> None:
         """It finished a job: learn from it, and recycle it if it has grown too much."""
+        self._observer.accounting.look_at(worker.pid, time.monotonic())
+        growth = self._observer.accounting.growth(worker.pid)
         if units:
-            member.growth.learn(units, growth - worker.growth_bytes)
+            member.growth.learn(units, growth - worker.grown_before)
             member.pace.learn(units, run_s)
-        worker.growth_bytes = growth
-        allowed = self._observer.budget.growth.bytes
+        allowed = self._observer.budget.growth.bytes + self._observer.stream_allowance(worker)
         if growth > allowed and self._observer.replaceable(worker):
             self._effects.recycle(
                 worker, f"it had grown by {in_units(growth)} of {in_units(allowed)}"
@@ -284,54 +286,60 @@ class Guard:
 
     async def _keep_watching(self) -> None:
         while True:
-            await self._until_next_reading()
             try:
+                await self._until_next_reading()
                 await self._read()
             except Exception:  # without a whole reading the looks go on, by what is known
                 log.critical("guard.failed", exc_info=True)
+                await asyncio.sleep(LOOK_EVERY_S)
 
     async def _until_next_reading(self) -> None:
-        assert self._watch is not None
         loop = asyncio.get_running_loop()
-        read_at, at_rest = loop.time(), self._observer.at_rest()
-        every_s = self._watch.reading_every(self.state.level)
-        while (remaining := read_at + every_s - loop.time()) > 0:
-            await self._watch.wait(remaining)
-            if at_rest and not self._observer.at_rest():
-                # What was far off at rest is near once there is work.
-                at_rest, every_s = False, self._watch.reading_every(self.state.level)
-            try:
-                if self._observer.outdated(self._look()):
-                    return
-            except Exception:
-                log.critical("guard.failed", exc_info=True)
-                await asyncio.sleep(LOOK_EVERY_S)
+        read_at = loop.time()
+        while loop.time() - read_at < self._reading_every():
+            await self._wait(self._observer.interval())
+            if self._observer.outdated(self._look()):
+                return
+
+    def _reading_every(self) -> float:
+        """Seconds between two whole readings, when nothing happens."""
+        if self._observer.accounting.outdated or self.state.level is not Level.NORMAL:
+            return READ_EVERY_S
+        return READ_AT_REST_EVERY_S if self._observer.at_rest() else READ_EVERY_S
+
+    async def _wait(self, seconds: float) -> None:
+        """For so long, or until there is work."""
+        loop = asyncio.get_running_loop()
+        self._pause = loop.create_future()
+        timer = loop.call_later(seconds, self.hasten)
+        try:
+            await self._pause
+        finally:
+            timer.cancel()
 
     def _look(self) -> int:
         """A quick look, and a decision where there is something to decide; returns by how many
         bytes our processes have grown since the last whole reading."""
         grown, left = self._observer.look()
         self.clock.now()
-        overdue = time.monotonic() - self._decided_at > LOOK_EVERY_S
+        overdue = time.monotonic() - self._decided_at > _DECIDE_EVERY_S
         if overdue or abs(grown - self._decided_at_growth) > STIRRED:
             self._decided_at_growth = grown
             self._decide(left)
         return grown
 
     async def _read(self) -> None:
-        assert self._watch is not None
         reading = asyncio.create_task(self._observer.read())
         try:
             # It takes milliseconds, but many of them where processors are fought for; and a leak
             # does not wait.
             while self._observer.known and not reading.done():
                 await asyncio.wait({reading}, timeout=self._observer.interval())
-                self._look()
+                each_of(self._look)
             await reading
         finally:
             reading.cancel()
         self._known.set()
-        self._watch.keep_armed()
         self._effects.reap_orphans()
         self._decided_at_growth, left = self._observer.look()
         self._decide(left)
@@ -344,8 +352,6 @@ class Guard:
         before = self.state
         decision = decide(before, self._observer.situation(left))
         self.state = decision.state
-        if self._watch is not None:
-            self._watch.critical = not self.state.takes_work
         if self.state.level != before.level:
             self._effects.level_changed(before, self.state, left)
         if (self.state.starved, self.state.starved_concurrency) != (
@@ -353,5 +359,9 @@ class Guard:
             before.starved_concurrency,
         ):
             self._effects.starvation_changed(self.state)
-        for action in decision.actions:
-            self._effects.do(action, self.state)
+        each_of(
+            *(
+                functools.partial(self._effects.do, action, self.state)
+                for action in decision.actions
+            )
+        )

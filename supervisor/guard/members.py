@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from supervisor.guard.estimate import GrowthEstimate, Pace
+from supervisor.guard.estimate import GrowthEstimate, Pace, StreamNeed
 from supervisor.job import Job
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.helper import Helper
@@ -32,18 +32,24 @@ class Processes(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Member:
-    """One pool. `growth` and `pace` are what its jobs have taught."""
+    """One pool. `growth` and `pace` are what its jobs have taught, `stream_need` its streams."""
 
     lifecycle: Processes
     slots: int
     queue: JobQueue
     growth: GrowthEstimate = field(default_factory=GrowthEstimate)
     pace: Pace = field(default_factory=Pace)
+    stream_need: StreamNeed = field(default_factory=StreamNeed)
 
     def idle_worker(self) -> Worker | None:
-        """The one that was busy last, whose caches are the warmest; None if none is idle."""
+        """Of the workers without a job those with the fewest streams that have something to do, and
+        of these the one that had a job last, whose caches are the warmest; None if all have one."""
         idle = (w for w in self.lifecycle.workers if w.state is WorkerState.IDLE)
-        return max(idle, key=lambda worker: worker.idle_since, default=None)
+        return min(idle, key=_fewest_streams, default=None)
+
+
+def _fewest_streams(worker: Worker) -> tuple[int, float]:
+    return sum(stream.working for stream in worker.streams), -worker.idle_since
 
 
 class Members:
@@ -100,9 +106,11 @@ class Members:
         ]
         return min(heads, key=lambda head: head[2].submitted, default=None)
 
+    def of(self, worker: Worker) -> Member | None:
+        """The pool that it is of."""
+        return next((m for m in self._members if worker in m.lifecycle.workers), None)
+
     def retire(self, worker: Worker, reason: str) -> None:
         """Recycle it, whosever it is."""
-        for member in self._members:
-            if worker in member.lifecycle.workers:
-                member.lifecycle.retire(worker, reason)
-                return
+        if (member := self.of(worker)) is not None:
+            member.lifecycle.retire(worker, reason)

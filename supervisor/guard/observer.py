@@ -2,34 +2,33 @@
 bounds them.
 
 Readings that take more than microseconds are made in a thread of their own, once a second. Between
-them, at least twice a second and more often the closer the limit is, a quick look: one counter a
+them, twenty times a second and more often the closer the limit is, a quick look: one counter a
 process, and what the kernel calls available. At rest both are less frequent.
 """
 
 import asyncio
+import contextlib
 import errno
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from supervisor.guard.accounting import Accounting
 from supervisor.guard.admission import disk_reserve
 from supervisor.guard.history import Moment, ProcessMoment
-from supervisor.guard.limits import SETTING, Limits, bounds_of, find_budget, find_limits
+from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
 from supervisor.guard.members import Members
 from supervisor.guard.policy import HelperView, Level, LoadView, Situation, WorkerView
 from supervisor.guard.reader import FullReading, Reader
 from supervisor.guard.starvation import WaitingMeter, WorkReading
+from supervisor.log import get_logger
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.worker import Worker, WorkerState
-from supervisor.readings.alarms import KernelAlarms
-from supervisor.readings.files import read_file, read_number
+from supervisor.readings.files import NumberFile, read_file
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import (
     AvailableMemory,
@@ -43,26 +42,25 @@ from supervisor.settings import MemorySettings
 from supervisor.sizes import in_units
 from supervisor.spool import Spool, SpoolStore
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("guard")
+log = get_logger("guard")
 
 READ_EVERY_S = 1.0
-READ_IF_TOLD_EVERY_S = 2.0
 READ_AT_REST_EVERY_S = 5.0
-LOOK_EVERY_S = 0.5
-LOOK_AT_REST_EVERY_S = 1.0
+LOOK_EVERY_S = 0.05
+LOOK_AT_REST_EVERY_S = 0.25
+_LIMITS_EVERY_S = 0.5
 _EXACT_EVERY_S = 10.0
 _EXACT_AT_REST_EVERY_S = 60.0
 _EXACT_SHARE = 0.001
 """The share of a core that exact readings may take, where processes are large."""
 _EXACT_SPACING_S = 1.0
+_EXACT_IF_UNEXPLAINED_S = 0.25
 LEAST_INTERVAL_S = 0.01
 _NOTABLE_CHANGE = 1 / 8
 """Of a budget: by less it is not found anew."""
 _FASTEST_GROWTH = 5e9
 """Bytes a second: about as fast as the kernel hands out huge pages."""
-_TOLD_IN_TIME = 1e9
-"""Bytes a second: an alarm that such growth sets off no later than somebody would have looked is
-waited for."""
+_LEAST_UNEXPLAINED = 64 * 1024 * 1024
 STIRRED = 256 * 1024
 """Bytes: growth that is worth a look and a decision."""
 
@@ -71,7 +69,6 @@ STIRRED = 256 * 1024
 class _Looked:
     """What the last look found, in bytes."""
 
-    kept: int
     available: int
     charged: int
 
@@ -109,15 +106,23 @@ class Observer:
         self._budget_for: tuple[tuple[int, ...], int, bool] | None = None
         self._budget_logged = -1
         self._kept_at_reading = 0
-        self._counters: list[Path] = []
+        self._counters: dict[Path, NumberFile] = {}
         """Of what is charged to the cgroups that have a limit."""
-        self._charged_at_reading = 0
+        self._at_reading = _Looked(0, 0)
         self._limit_files: list[Path] = []
         self._limits_at_reading: list[bytes] = []
         self._limits_looked_at = 0.0
         self._bounds: tuple[Bound, ...] = ()
         """At the last reading."""
-        self._looked = _Looked(0, 0, 0)
+        self._looked = _Looked(0, 0)
+        self._unexplained = False
+        """More was taken than our processes seem to have: they are to be read exactly."""
+        self._allowed: dict[int, int] = {}
+        """By pid of a worker, the hard budget that what it works on has begun with."""
+        self._without_streams: dict[int, int] = {}
+        """By pid of a worker, its growth when it had no stream."""
+        self._below: dict[int, frozenset[int]] = {}
+        """What the models' loaders have started, by the pid of their fork servers."""
         self.meter = WaitingMeter()
         self._helpers: set[int] = set()
         """What was below us at the last whole reading and was no fork server or worker then."""
@@ -135,6 +140,7 @@ class Observer:
         self._thread.shutdown(wait=True)
         self._available.close()
         self.accounting.close()
+        self._keep_counters(())
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -144,19 +150,26 @@ class Observer:
         settled = now - self._exact_at > _EXACT_SPACING_S
         usual = _EXACT_AT_REST_EVERY_S if self.at_rest() else _EXACT_EVERY_S
         every = max(usual, self._exact_cost_s / _EXACT_SHARE)
-        exact = (self.accounting.outdated and settled) or now - self._exact_at > every
-        known = [process.pid for process in self._processes()]
+        unexplained = self._unexplained and now - self._exact_at > _EXACT_IF_UNEXPLAINED_S
+        exact = (
+            unexplained or (self.accounting.outdated and settled) or now - self._exact_at > every
+        )
+        servers = [server.pid for server in self._members.servers if server.running]
+        workers = [worker.pid for worker in self._members.workers if worker.running]
+        known = [*servers, *workers]
         helpers = [helper.pid for helper in self._members.helpers]
         spools = self._spools_in_memory()
         loop = asyncio.get_running_loop()
         read = functools.partial(
-            self._reader.read, known, helpers, exact=exact, but=self.left_alone
+            self._reader.read, servers, workers, helpers, exact=exact, but=self.left_alone
         )
         reading = await loop.run_in_executor(self._thread, read)
         for helper in self._members.helpers:
-            helper.seen_below(now, reading.below_helpers.get(helper.pid, frozenset()))
+            helper.seen_below(now, reading.below.get(helper.pid, frozenset()))
+        self._below = {pid: reading.below[pid] for pid in servers}
         if exact:
             self._exact_at, self._exact_cost_s = now, reading.exact_cost_s
+            self._unexplained = False
         if reading.resources is not None:
             self._take_resources(reading.resources)
             # Whoever waits for a process asks in the same turn of the loop in which it ends. But
@@ -165,7 +178,8 @@ class Observer:
             self.orphans = self._zombies & zombies
             self._zombies = zombies
         self._evidence.look()
-        self._helpers = {p.pid for p in reading.processes} - {os.getpid(), *known}
+        started = {pid for below in self._below.values() for pid in below}
+        self._helpers = {p.pid for p in reading.processes} - {os.getpid(), *known, *started}
         self._ending &= self._helpers
         for pid, size in self._spools_in_memory().items():
             spools[pid] = max(size, spools.get(pid, 0))  # whichever the reading has caught
@@ -174,49 +188,40 @@ class Observer:
         self.left = self._left_now()
         self._bounds = self.bounds()
 
-    def interval(self, alarms: KernelAlarms | None = None) -> float:
+    def interval(self) -> float:
         """Seconds until the next look: less than the fastest growth would take to use up what is
-        left of anything. What the kernel tells of in time by one of the `alarms` need not be
-        looked at."""
+        left of anything."""
         if self._loading():
             return LEAST_INTERVAL_S
-        if not self._busy():
+        if self.at_rest():
             return LOOK_AT_REST_EVERY_S
-        return min(self._interval_for(bound, alarms) for bound in self._bounds)
-
-    def _interval_for(self, bound: Bound, alarms: KernelAlarms | None) -> float:
-        in_time = max(0, _left(bound)) / _FASTEST_GROWTH
-        interval = max(LEAST_INTERVAL_S, min(LOOK_EVERY_S, in_time))
-        if interval == LOOK_EVERY_S or alarms is None:
-            return interval
-        group = _charged_group(bound, alarms)
-        reach = alarms.reach(group) if group is not None else None
-        told = reach is not None and reach <= interval * _TOLD_IN_TIME
-        return LOOK_EVERY_S if told else interval
+        least = min(map(_left, self._bounds), default=0)
+        return max(LEAST_INTERVAL_S, min(LOOK_EVERY_S, least / _FASTEST_GROWTH))
 
     def at_rest(self) -> bool:
-        """Nobody has work, and no model is being loaded."""
-        return not self._busy() and not self._loading()
-
-    def stirred(self) -> bool:
-        """A glance: our processes have grown or shrunk, or the machine's memory or what is
-        charged to our cgroups has moved, by more than what makes no difference."""
-        self.accounting.look(time.monotonic())
-        if abs(self.accounting.total_kept() - self._looked.kept) > STIRRED:
-            return True
-        notable = max(STIRRED, self.left // 4)
-        if self._looked.available - self._available.read() > notable:
-            return True
-        return sum(map(read_number, self._counters)) - self._looked.charged > notable
+        """No worker has anything to do, no helper runs, and no model is being loaded."""
+        return not self._busy() and not self._members.helpers and not self._loading()
 
     def look(self) -> tuple[int, int]:
         """A quick look: by how much our processes have grown since the last reading, and the
         bytes that are left now."""
         self.accounting.look(time.monotonic())
-        kept, available = self.accounting.total_kept(), self._available.read()
-        self._looked = _Looked(kept, available, sum(map(read_number, self._counters)))
-        grown = kept - self._kept_at_reading
-        return grown, min(self.left - max(0, grown), available - self.limits.reserve.bytes)
+        self._looked = self._look_around()
+        grown = self.accounting.total_kept() - self._kept_at_reading
+        available = self._looked.available - self.limits.reserve.bytes
+        return grown, min(self.left - max(0, grown), available)
+
+    def _look_around(self) -> _Looked:
+        charged = sum(counter.read() for counter in self._counters.values())
+        return _Looked(self._available.read(), charged)
+
+    def _keep_counters(self, paths: Sequence[Path]) -> None:
+        for path in self._counters.keys() - set(paths):
+            self._counters.pop(path).close()
+        for path in paths:
+            if path not in self._counters:
+                with contextlib.suppress(OSError):
+                    self._counters[path] = NumberFile(path)
 
     def outdated(self, grown: int) -> bool:
         """A whole reading is due at once: there is a process without an account, a limit
@@ -225,22 +230,23 @@ class Observer:
             return True
         if self.accounting.uncertain() or self._limits_moved():
             return True
-        charged = self._looked.charged - self._charged_at_reading
-        return charged - grown > max(0, self.left) / 2
+        charged = self._looked.charged - self._at_reading.charged
+        taken = self._at_reading.available - self._looked.available
+        if charged - grown > max(0, self.left) / 2 or (
+            taken - grown > max(_LEAST_UNEXPLAINED, self.left / 4) and not self.at_rest()
+        ):
+            self._unexplained = True
+        return self._unexplained
 
     def _limits_moved(self) -> bool:
         """Somebody has set a cgroup's limit anew. This costs too much to ask at every look."""
         now = time.monotonic()
-        if now - self._limits_looked_at < LOOK_EVERY_S:
+        if now - self._limits_looked_at < _LIMITS_EVERY_S:
             return False
         self._limits_looked_at = now
-        return [read_file(path) for path in self._limit_files] != self._limits_at_reading
-
-    def groups_to_watch(self, alarms: KernelAlarms) -> set[Path]:
-        """The cgroups to which it is charged what uses up the bounds that are near."""
-        near = (b for b in self._bounds if _left(b) < LOOK_EVERY_S * _FASTEST_GROWTH)
-        groups = (_charged_group(bound, alarms) for bound in near)
-        return {group for group in groups if group is not None}
+        with contextlib.suppress(OSError):  # what cannot be read has not moved
+            return [read_file(path) for path in self._limit_files] != self._limits_at_reading
+        return False
 
     def run(self, function: Callable[[], None]) -> None:
         """Run something in the thread, when it is free."""
@@ -275,6 +281,43 @@ class Observer:
     def growths(self) -> int:
         """What all workers hold of their own."""
         return sum(self.accounting.growth(worker.pid) for worker in self._members.workers)
+
+    def most_growth_ever(self) -> int:
+        """How much one worker could grow by with all that the limits allow beside the model."""
+        serving = sum(self.accounting.kept(server.pid) for server in self._members.live_servers)
+        left = max(0, self.limits.limit.bytes - self.limits.reserve.bytes - serving)
+        budget = find_budget(self._settings, left, max(1, self._members.slots))
+        return min(left, budget.hard.bytes)
+
+    def reserved_for_streams(self) -> int:
+        """What open streams are likely to take, and have not taken yet."""
+        reserved = 0
+        for member in self._members:
+            need = member.stream_need.bytes
+            for worker in member.lifecycle.workers:
+                if worker.streams:
+                    reserved += max(0, need * len(worker.streams) - self._grown_by_streams(worker))
+        return reserved
+
+    def _grown_by_streams(self, worker: Worker) -> int:
+        growth = self.accounting.growth(worker.pid)
+        return max(0, growth - self._without_streams.get(worker.pid, 0))
+
+    def stream_allowance(self, worker: Worker) -> int:
+        """What it may grow by beyond the budget: that is for a job, or for one stream."""
+        member = self._members.of(worker)
+        if member is None or len(worker.streams) < 2:
+            return 0
+        need = min(member.stream_need.bytes, self.budget.growth.bytes)
+        return need * (len(worker.streams) - 1)
+
+    def _hard_budget(self, worker: Worker) -> int:
+        """What it works on keeps the budget that it has begun with: if others take memory, that is
+        a shortage, and no fault of its own."""
+        now = self.budget.hard.bytes
+        allowed = max(now, self._allowed.get(worker.pid, 0)) if worker.busy else now
+        self._allowed[worker.pid] = allowed
+        return allowed
 
     def resource(self, name: str) -> ResourceReading | None:
         """One of the other resources, if it has been read."""
@@ -320,18 +363,24 @@ class Observer:
             tuple(
                 WorkerView(
                     w.pid,
-                    w.job is not None,
+                    w.busy,
                     w.state is WorkerState.LEAVING,
                     accounting.growth(w.pid),
                     accounting.kept(w.pid),
                     accounting.rate(w.pid),
                     self.replaceable(w),
+                    self.stream_allowance(w),
+                    self._hard_budget(w),
                 )
                 for w in self._members.workers
                 if w.running
             ),
             tuple(
-                LoadView(server.pid, accounting.kept(server.pid), accounting.rate(server.pid))
+                LoadView(
+                    server.pid,
+                    sum(accounting.kept(pid) for pid in self._tree(server)),
+                    sum(accounting.rate(pid) for pid in self._tree(server)),
+                )
                 for server in self._members.servers
                 if not server.loaded.done()
             ),
@@ -340,6 +389,9 @@ class Observer:
             ),
             self.meter.waiting(),
         )
+
+    def _tree(self, server: ForkServer) -> tuple[int, ...]:
+        return (server.pid, *self._below.get(server.pid, ()))
 
     def moment(self, level: Level) -> Moment:
         """For the history."""
@@ -374,10 +426,8 @@ class Observer:
 
     def replaceable(self, worker: Worker) -> bool:
         """There is a fork server to make another for it."""
-        return any(
-            worker in member.lifecycle.workers and member.lifecycle.live_server() is not None
-            for member in self._members
-        )
+        member = self._members.of(worker)
+        return member is not None and member.lifecycle.live_server() is not None
 
     def helper_ended(self, pid: int) -> None:
         """It was told to: nothing more can be had of it."""
@@ -391,8 +441,8 @@ class Observer:
     def _loading(self) -> bool:
         return any(not server.loaded.done() for server in self._members.servers)
 
-    def _busy(self) -> int:
-        return sum(worker.job is not None for worker in self._members.workers)
+    def _busy(self) -> bool:
+        return any(worker.busy for worker in self._members.workers)
 
     def _take_resources(self, resources: tuple[ResourceReading, ...]) -> None:
         self.resources = resources
@@ -404,6 +454,7 @@ class Observer:
         now = reading.memory.time
         born = {worker.pid: worker.born_bytes for worker in self._members.workers}
         families = {worker.pid: worker.server.pid for worker in self._members.workers}
+        families |= {pid: server for server, below in self._below.items() for pid in below}
         kept = {p.pid: p.kept_beside(spools.get(p.pid, 0)) for p in reading.processes}
         self.accounting.keep_only(kept)
         for process in reading.processes:
@@ -424,13 +475,25 @@ class Observer:
             if worker.pid in faults
         ]
         self.meter.take(now, work, reading.memory.refaults)
+        self._learn_of_streams()
         self.reading = reading.memory
         # What was looked at since the reading counts as growth since then.
         self._kept_at_reading = sum(kept[pid] for pid in self.accounting.known())
-        self._counters = usage_files(reading.memory)
-        self._charged_at_reading = sum(map(read_number, self._counters))
+        self._keep_counters(usage_files(reading.memory))
+        self._at_reading = self._look_around()
         self._limit_files = limit_files(reading.memory)
         self._limits_at_reading = [read_file(path) for path in self._limit_files]
+
+    def _learn_of_streams(self) -> None:
+        workers = self._members.workers
+        there = {worker.pid for worker in workers}
+        self._without_streams = {p: g for p, g in self._without_streams.items() if p in there}
+        self._allowed = {pid: hard for pid, hard in self._allowed.items() if pid in there}
+        for worker in workers:
+            if not worker.streams:
+                self._without_streams[worker.pid] = self.accounting.growth(worker.pid)
+            elif not worker.ending and (member := self._members.of(worker)) is not None:
+                member.stream_need.learn(self._grown_by_streams(worker), len(worker.streams))
 
     def _set_limits(self) -> None:
         limits = find_limits(self.bounds(), self._settings)
@@ -474,13 +537,6 @@ class Observer:
 
     def _left_now(self) -> int:
         return _left(self.tightest()) - self.limits.reserve.bytes
-
-
-def _charged_group(bound: Bound, alarms: KernelAlarms) -> Path | None:
-    """The cgroup with a threshold to which everything is charged that uses up this bound."""
-    if bound.name == SETTING:
-        return alarms.own
-    return alarms.group_of(bound.cgroup) if bound.cgroup is not None else alarms.everybody
 
 
 def _left(bound: Bound) -> int:

@@ -49,7 +49,9 @@ class WorkerView:
     """A worker as the policy sees it. Bytes; `rate` in bytes a second.
 
     `growth` is its own, `kept` also what it shares with its parent; mapped files are in neither.
-    `replaceable`: there is a fork server to make another.
+    `replaceable`: there is a fork server to make another. `extra`: what it may grow by beyond the
+    budget, for streams beside the first; `hard`: the budget that what it works on has begun with,
+    None for that of now.
     """
 
     pid: int
@@ -59,6 +61,8 @@ class WorkerView:
     kept: int
     rate: float = 0.0
     replaceable: bool = True
+    extra: int = 0
+    hard: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +192,7 @@ class Decision:
 
 def decide(state: GuardState, now: Situation) -> Decision:
     """Look at the budgets, then at what is left, then at the file cache."""
-    actions: list[Action] = [action for worker in now.workers if (action := _keep(worker, now))]
+    actions = _one_kill([action for worker in now.workers if (action := _keep(worker, now))], now)
     state = _starvation(_levels(state, now), now)
     touched = {action.pid for action in actions if not isinstance(action, Trim)}
     others = tuple(w for w in now.workers if w.pid not in touched)
@@ -206,13 +210,23 @@ def decide(state: GuardState, now: Situation) -> Decision:
     return Decision(state, (*actions, step) if step else tuple(actions))
 
 
+def _one_kill(actions: list[Action], now: Situation) -> list[Action]:
+    """Of the workers over their budgets, end the largest: the others are looked at again when it is
+    known what that has brought."""
+    growth = {worker.pid: worker.growth for worker in now.workers}
+    kills = [action for action in actions if isinstance(action, Kill)]
+    largest = max(kills, key=lambda kill: growth[kill.pid], default=None)
+    return [a for a in actions if not isinstance(a, Kill) or a is largest]
+
+
 def _keep(worker: WorkerView, now: Situation) -> Action | None:
     """One worker and its own budget, whatever else there is."""
     budget = now.budget
-    if worker.growth > budget.hard.bytes:
+    hard = (budget.hard.bytes if worker.hard is None else worker.hard) + worker.extra
+    if worker.growth > hard:
         return Kill(
             worker.pid,
-            f"it had grown by {in_units(worker.growth)}, and {in_units(budget.hard.bytes)} are "
+            f"it had grown by {in_units(worker.growth)}, and {in_units(hard)} are "
             f"allowed ({budget.hard.reason})",
             own_fault=True,
         )
@@ -223,8 +237,9 @@ def _keep(worker: WorkerView, now: Situation) -> Action | None:
             f"({budget.max_rss.reason})",
             own_fault=True,
         )
-    if worker.growth > budget.growth.bytes and not worker.leaving and worker.replaceable:
-        reason = f"it had grown by {in_units(worker.growth)} of {in_units(budget.growth.bytes)}"
+    soft = budget.growth.bytes + worker.extra
+    if worker.growth > soft and not worker.leaving and worker.replaceable:
+        reason = f"it had grown by {in_units(worker.growth)} of {in_units(soft)}"
         return Recycle(worker.pid, reason)
     return None
 

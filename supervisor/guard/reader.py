@@ -12,10 +12,10 @@ from supervisor.readings.processes import (
     PreciseMemory,
     ProcessMemory,
     descendants,
-    is_zombie,
     read_precise,
     read_process,
     read_ran,
+    read_standing,
 )
 from supervisor.readings.resources import (
     ResourceReading,
@@ -41,7 +41,8 @@ class FullReading:
     zombies: frozenset[int]
     zombies_of_ours: frozenset[int]
     """Those of them that were seen below a fork server, a worker or a helper before."""
-    below_helpers: Mapping[int, frozenset[int]]
+    below: Mapping[int, frozenset[int]]
+    """What is below each fork server and helper."""
     ran: Mapping[int, float]
     """Seconds that each fork server and worker has run, or waited for a processor, where known."""
 
@@ -60,35 +61,38 @@ class Reader:
 
     def read(
         self,
-        known: Collection[int],
+        servers: Collection[int],
+        workers: Collection[int],
         helpers: Collection[int],
         *,
         exact: bool,
         but: Collection[int] = (),
     ) -> FullReading:
-        """The `known` fork servers and workers, and all else found in the last second below us,
-        `helpers` or not; `but`: not these, nor what is below them."""
+        """The fork servers and workers, what is below the servers, and all else found in the last
+        second below us, `helpers` or not; `but`: not these, nor what is below them. Raises
+        `OSError` where something of it cannot be known."""
         now, me = time.monotonic(), os.getpid()
+        known = (*servers, *workers)
+        below = {pid: frozenset(descendants(pid)) for pid in (*servers, *helpers)}
         resources, zombies = None, frozenset[int]()
         if now - self._slow_at > _RESOURCES_EVERY_S:
             self._slow_at = now
-            # A worker that is just being born is its fork server's, and nobody's helper.
-            below = descendants(me, {*known, *but})
-            zombies = frozenset(pid for pid in below if is_zombie(pid))
-            self._helpers = [pid for pid in below if pid not in zombies]
+            zombies, self._helpers = self._others(me, {*known, *but}, servers)
             ours = {pid for parent in (*known, *helpers) for pid in descendants(parent)}
-            self._seen_below = frozenset((self._seen_below & {*below, *ours}) | ours)
+            there = {*zombies, *self._helpers, *ours}
+            self._seen_below = frozenset((self._seen_below & there) | ours)
             disk = None
             if (directory := self._spool_directory) is not None:
                 disk, self.spools_refused = read_disk(directory), unwritable(directory)
             resources = tuple(r for r in (disk, read_descriptors(), read_processes()) if r)
-        pids = list(dict.fromkeys([me, *known, *self._helpers]))
+        started = [pid for server in servers for pid in below[server]]
+        pids = list(dict.fromkeys([me, *known, *started, *self._helpers]))
         memory = self._memory.read()
-        processes = tuple(p for pid in pids if (p := read_process(pid)))
+        held = frozenset(workers)
+        processes = tuple(p for pid in pids if (p := read_process(pid, held=pid in held)))
         began = time.thread_time()
         precise = tuple(e for p in processes if (e := read_precise(p.pid))) if exact else None
         cost_s = time.thread_time() - began
-        below_helpers = {pid: frozenset(descendants(pid)) for pid in helpers}
         ran = {pid: seconds for pid in known if (seconds := read_ran(pid)) is not None}
         return FullReading(
             memory,
@@ -98,6 +102,22 @@ class Reader:
             resources,
             zombies,
             zombies & self._seen_below,
-            below_helpers,
+            below,
             ran,
         )
+
+    def _others(
+        self, me: int, but: Collection[int], servers: Collection[int]
+    ) -> tuple[frozenset[int], list[int]]:
+        """What is below us beside those: the zombies, and the helpers. A process in the group of a
+        fork server is a worker that is just being born, and no helper."""
+        zombies, helpers = set(), []
+        for pid in descendants(me, but):
+            if (standing := read_standing(pid)) is None:
+                continue
+            is_zombie, group = standing
+            if is_zombie:
+                zombies.add(pid)
+            elif group not in servers:
+                helpers.append(pid)
+        return frozenset(zombies), helpers

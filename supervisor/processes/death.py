@@ -6,6 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from supervisor.log import get_logger
+
+log = get_logger("supervisor")
+
 
 class Cause(enum.Enum):
     """Why a process is no more; the value is what logs and metrics show."""
@@ -18,6 +22,8 @@ class Cause(enum.Enum):
     """Ended by us: it had more memory than its budget, or than was left."""
     SANDBOX = "sandbox"
     """Ended by us: it called what its sandbox forbids."""
+    PROTOCOL = "protocol"
+    """Ended by us: it sent what a worker may not send, or closed its channel and went on."""
     RECYCLED = "recycled"
     """It left because we asked it to, to begin anew."""
     SHUTDOWN = "shutdown"
@@ -46,6 +52,7 @@ class Intent(enum.Enum):
     BUDGET = "budget"
     SHORTAGE = "shortage"
     SANDBOX = "sandbox"
+    PROTOCOL = "protocol"
     RECYCLE = "recycle"
     SHUTDOWN = "shutdown"
 
@@ -70,6 +77,30 @@ class Death:
     intent: Intent = Intent.NONE
 
 
+class Fault(enum.Enum):
+    """Whose fault a death is, where a job or stream was at hand."""
+
+    INPUT = "input"
+    """That of what was at hand: its input would end another worker, too."""
+    SHORTAGE = "shortage"
+    """There was too little memory, whoever had it: the same may be tried later."""
+    NOBODY = "nobody"
+    """Of something outside: an operator, a shutdown, a change of models."""
+
+
+def whose_fault(death: Death) -> Fault:
+    """Decide it, for jobs, streams and the inputs that are remembered, alike.
+
+    A worker ended for more than its own budget is its input's fault; one that was ended for what it
+    could give, or that the kernel took, is not.
+    """
+    if death.cause is Cause.KERNEL_OOM or death.intent is Intent.SHORTAGE:
+        return Fault.SHORTAGE
+    if death.cause in (*EXPECTED, Cause.KILLED, Cause.TERMINATED):
+        return Fault.NOBODY
+    return Fault.INPUT
+
+
 KILLED_BELOW = 128 + signal.SIGKILL
 """The exit status of a process that ended since one below it was ended by SIGKILL."""
 
@@ -91,6 +122,7 @@ _BY_INTENT = {
     Intent.BUDGET: (Cause.GUARD, "was ended by the guard"),
     Intent.SHORTAGE: (Cause.GUARD, "was ended by the guard"),
     Intent.SANDBOX: (Cause.SANDBOX, "was ended by its sandbox"),
+    Intent.PROTOCOL: (Cause.PROTOCOL, "was ended, as it broke the protocol"),
     Intent.RECYCLE: (Cause.RECYCLED, "was recycled"),
     Intent.SHUTDOWN: (Cause.SHUTDOWN, "was ended by the shutdown"),
 }
@@ -168,10 +200,15 @@ class Outcome:
         return Death(self.pid, _BY_INTENT[self.forced][0], ExitStatus(), sentence, self.forced)
 
     def _taken_by_kernel(self, below: Collection[int]) -> bool:
-        if below and self.watch.any_killed(below):
-            return True
-        # What we killed is ours, unless the kernel says by name that it was first.
-        return self.watch.killed(self.pid, by_log_only=self.forced is not Intent.NONE)
+        try:
+            if below and self.watch.any_killed(below):
+                return True
+            # What we killed is ours, unless the kernel says by name that it was first.
+            return self.watch.killed(self.pid, by_log_only=self.forced is not Intent.NONE)
+        except Exception:
+            # Its end has to become known, if not all of its cause.
+            log.exception("oom_evidence.unreadable", pid=self.pid)
+            return False
 
 
 def _killed(status: ExitStatus) -> bool:

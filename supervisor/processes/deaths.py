@@ -3,13 +3,12 @@ memory then."""
 
 from collections import Counter
 
-import structlog
-
 from supervisor.guard.history import History
+from supervisor.log import get_logger
 from supervisor.processes.death import EXPECTED, Cause, Death
 from supervisor.readings.kernel_oom import OomEvidence
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+log = get_logger("supervisor")
 
 _EVENTS = {"worker": "worker.exited", "fork server": "fork_server.exited"}
 """What the log calls it, by role; everybody else is a helper."""
@@ -32,8 +31,9 @@ class Deaths:
         slot: int | None = None,
         job: int | None = None,
         request_id: str | None = None,
+        output: str = "",
     ) -> None:
-        """One more; `reason` is why we meant it, if we did."""
+        """One more; `reason` is why we meant it, if we did; `output`: what it wrote last."""
         self.by_cause[death.cause] += 1
         last = self._history.died(role, death, slot=slot, job=job).last
         (log.info if death.cause in EXPECTED else log.warning)(
@@ -49,4 +49,5 @@ class Deaths:
             reason=reason or None,
             kept_bytes=last.kept if last else None,
             growth_bytes=last.growth if last else None,
+            output=output or None,
         )

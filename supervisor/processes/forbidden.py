@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import select
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -21,21 +22,29 @@ _MOST_PATH_BYTES = 200
 
 
 class ForbiddenCalls:
-    """Owns `listener`; `on_call` gets the name of each call, and the path that it was for. Nobody
-    answers: whoever made it waits until it is ended."""
+    """Owns `listener`; `on_call` gets the name of each call, and the path that it was for. The call
+    is not answered: its process waits until it is ended."""
 
     def __init__(self, listener: int, on_call: Callable[[str], None]) -> None:
         self._listener = listener
         self._on_call = on_call
         os.set_blocking(listener, False)
+        self._poll = select.poll()
+        self._poll.register(listener, select.POLLIN)
         asyncio.get_running_loop().add_reader(listener, self._told)
 
     def _told(self) -> None:
+        # Before Linux 6.11 receiving from a process that has ended would wait for ever.
+        (_, events), *_ = self._poll.poll(0) or [(0, 0)]
+        if not events & select.POLLIN:
+            if events:
+                self.close()  # its process has ended
+            return
         told = bytearray(_NOTIFICATION.size)
         try:
             fcntl.ioctl(self._listener, _RECEIVE, told)
         except OSError:
-            self.close()  # its process has ended meanwhile
+            self._on_call("what its sandbox forbids, and interrupted the call")
             return
         _, pid, _, number, architecture, _, *arguments = _NOTIFICATION.unpack(told)
         name = _name(architecture, number)
@@ -52,10 +61,11 @@ class ForbiddenCalls:
 
 def _path(pid: int, address: int) -> str:
     """What the waiting process has there; empty where it may not be read."""
-    with contextlib.suppress(OSError), Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
-        memory.seek(address)
-        found = memory.read(_MOST_PATH_BYTES).split(b"\0", 1)[0]
-        return found.decode("utf-8", "replace")
+    # An address may be any number, and none that a file can be read at.
+    with contextlib.suppress(OSError, OverflowError, ValueError):
+        with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+            found = os.pread(memory.fileno(), _MOST_PATH_BYTES, address)
+        return found.split(b"\0", 1)[0].decode("utf-8", "replace")
     return ""
 
 

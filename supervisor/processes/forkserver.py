@@ -1,42 +1,48 @@
-"""The supervisor's hand on one fork server: start it by exec, ask it for forks, learn its end."""
+"""A fork server as the supervisor sees it: started by exec, asked for forks, and its end."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import structlog
 
 from supervisor.clock import LoopClock
+from supervisor.log import get_logger
 from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.processes.environment import AllocatorChoice, process_environment
+from supervisor.processes.output import WorkerOutput
 from supervisor.processes.process import Process
+from supervisor.processes.scratch import Scratch
 from supervisor.settings import PoolSettings, Target
 from supervisor.wire.async_channel import AsyncChannel
-from supervisor.wire.channel import channel_pair, encoded
+from supervisor.wire.channel import channel_pair, close_fds, encoded
 from supervisor.wire.messages import (
-    AnyMessage,
     Fork,
     Forked,
     ForkFailed,
+    FromForkServer,
     Load,
     Loaded,
     LoadFailed,
-    Reaped,
     Trim,
+    from_fork_server,
+    to_fork_server,
 )
+from supervisor.wire.page import Page, create_page
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+log = get_logger("supervisor")
 
 _LEAVE_S = 1.0
 """How long it may take to end after its channel was closed."""
+_STUCK_S = 5.0
+"""A fork server that has not ended so long after SIGKILL is not waited for any more."""
 
 
 class ForkServerLost(Exception):
@@ -50,11 +56,13 @@ class ForkServerLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StartingWorker:
-    """A worker just forked: its process and our end of its channel."""
+    """A worker just forked: its process, our end of its channel, its page and its output."""
 
     pid: int
     pidfd: int
     sock: socket.socket
+    page: Page
+    output: WorkerOutput
 
 
 class ForkServer:
@@ -65,8 +73,6 @@ class ForkServer:
         target: Target,
         settings: PoolSettings,
         allocator: AllocatorChoice,
-        scoreboard_fd: int,
-        records: int,
         watch: KillerWatch,
         clock: LoopClock,
     ) -> None:
@@ -77,9 +83,8 @@ class ForkServer:
         self.loaded: asyncio.Future[Loaded] = loop.create_future()
         self.ended: asyncio.Future[Death] = loop.create_future()
         self._forks: dict[int, asyncio.Future[tuple[int, int]]] = {}
-        self._workers: dict[int, Process] = {}
-        self._born: dict[int, ExitStatus | None] = {}
-        """Workers that were forked and not adopted yet, and how they have ended if they have."""
+        self.retired = False
+        """It makes room: a worker that it still forks is to leave at once."""
         self._tickets = itertools.count(1)
         self._hang_s = settings.hang_s
 
@@ -89,28 +94,25 @@ class ForkServer:
             dict(target.options),
             list(target.import_path),
             "",
-            records,
             settings.heartbeat_s,
             settings.nice,
             settings.sandbox,
         )
-        encoded(load)
+        encoded(load, to_fork_server)
         # Ours, since one that is killed while it loads removes nothing.
-        self._scratch = tempfile.TemporaryDirectory(
-            prefix="modelserver-load-", ignore_cleanup_errors=True
-        )
+        self._scratch = Scratch()
         popen: subprocess.Popen[bytes] | None = None
         ours: socket.socket | None = None
         try:
             ours, theirs = channel_pair()
             with theirs:
-                arguments = [theirs.fileno(), scoreboard_fd, os.getpid()]
+                arguments = [theirs.fileno(), os.getpid()]
                 popen = subprocess.Popen(
                     [sys.executable, "-m", "supervisor.child", *map(str, arguments)],
                     stdin=subprocess.DEVNULL,
                     # A group of its own: whatever it leaves is known by that.
                     process_group=0,
-                    pass_fds=(theirs.fileno(), scoreboard_fd),
+                    pass_fds=(theirs.fileno(),),
                     env=process_environment(os.environ, allocator.variables, target.environment),
                 )
             pidfd = os.pidfd_open(popen.pid)
@@ -120,12 +122,12 @@ class ForkServer:
             if popen is not None:
                 popen.kill()
                 popen.wait()
-            self._scratch.cleanup()
+            self._scratch.remove()
             raise
         self.pid = popen.pid
         popen.returncode = 0  # reaped through its pidfd, by us and not by subprocess
         self.outcome = Outcome("fork server", popen.pid, watch)
-        self._channel = AsyncChannel(ours, self._on_message, self._on_channel_closed)
+        self._channel = AsyncChannel(ours, from_fork_server, self._on_message, self._on_close)
         self._process = Process(popen.pid, pidfd, self._on_exit)
         self._channel.send(msgspec.structs.replace(load, scratch=self._scratch.name))
 
@@ -139,45 +141,40 @@ class ForkServer:
         """A fork was asked for and is not there yet."""
         return bool(self._forks)
 
-    async def fork(self, record: int) -> StartingWorker:
-        """A new worker that writes `record` of the scoreboard.
-
-        Raises `ForkServerLost`, or `OSError` where the kernel refuses the fork.
-        """
+    async def fork(self) -> StartingWorker:
+        """A new worker. Raises `ForkServerLost`, or `OSError` where the kernel refuses the fork."""
         if self.ended.done():
             raise ForkServerLost(self.ended.result().sentence)
-        ours, theirs = channel_pair()
         ticket = next(self._tickets)
         future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-        self._forks[ticket] = future
-        try:
-            with theirs:
-                self._channel.send(Fork(ticket, record), [theirs.fileno()])
-            if not await self._clock.wait(future, self._hang_s):
-                self.kill(Intent.HANG)
-                raise ForkServerLost(f"fork server process {self.pid} does not answer")
-            pid, pidfd = future.result()
-        except BaseException:
-            ours.close()  # a worker born all the same reads end-of-file and leaves
-            if future.done() and not future.cancelled() and future.exception() is None:
+        with contextlib.ExitStack() as made:
+            output = WorkerOutput()
+            made.callback(output.close)
+            page_fd = create_page()
+            made.callback(os.close, page_fd)
+            page = Page(os.dup(page_fd))
+            made.callback(page.close)
+            ours, theirs = channel_pair()
+            made.callback(ours.close)  # a worker that was born reads end-of-file and leaves
+            self._forks[ticket] = future
+            try:
+                with theirs:
+                    fds = [theirs.fileno(), page_fd, output.writer]
+                    self._channel.send(Fork(ticket), fds)
+                if not await self._clock.wait(future, self._hang_s):
+                    self.kill(Intent.HANG)
+                    raise ForkServerLost(f"fork server process {self.pid} does not answer")
                 pid, pidfd = future.result()
-                self._born.pop(pid, None)
-                os.close(pidfd)
-            raise
-        finally:
-            del self._forks[ticket]
-        return StartingWorker(pid, pidfd, ours)
-
-    def adopt(self, process: Process) -> None:
-        """Tell `process`, one of its workers, what the fork server reports of its end."""
-        if (status := self._born.pop(process.pid, None)) is not None:
-            process.reported(status)
-        else:
-            self._workers[process.pid] = process
-
-    def release(self, pid: int) -> None:
-        """The worker's end is known."""
-        self._workers.pop(pid, None)
+            except BaseException:
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    os.close(future.result()[1])
+                raise
+            finally:
+                del self._forks[ticket]
+            made.pop_all()
+        os.close(page_fd)
+        output.close_writer()
+        return StartingWorker(pid, pidfd, ours, page, output)
 
     def trim(self) -> None:
         """Ask it to give back what it has freed."""
@@ -188,9 +185,16 @@ class ForkServer:
         if self._process.running:
             self.outcome.force(intent, reason)
             self._process.signal(signal.SIGKILL)
+            asyncio.get_running_loop().call_later(_STUCK_S, self._must_have_ended)
+
+    def kill_all(self, intent: Intent, reason: str) -> None:
+        """SIGKILL for it and for what the model has started while it loads."""
+        self.kill(intent, reason)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Ask it to end its workers and itself: it reads end-of-file. It gets a second for it."""
+        """Ask it to end: it reads end-of-file. It gets a second for it."""
         self.outcome.ask(Intent.SHUTDOWN)
         self._channel.close()
         asyncio.get_running_loop().call_later(_LEAVE_S, self.kill, Intent.SHUTDOWN)
@@ -200,64 +204,59 @@ class ForkServer:
         self._channel.close()
         self._process.abandon()
 
-    def _on_message(self, message: AnyMessage, fds: list[int]) -> None:
+    def report(self) -> dict[str, Any]:
+        """What the loaded model reports about itself; empty before."""
+        if self.loaded.done() and self.loaded.exception() is None:
+            return self.loaded.result().report
+        return {}
+
+    def _on_message(self, message: FromForkServer, fds: list[int]) -> None:
         match message:
             case Loaded():
                 self.loaded.set_result(message)
-                self._remove_scratch()
+                self._scratch.remove_later()
             case LoadFailed():
-                log.error("model.load_failed", error=message.error, traceback=message.traceback)
                 self.loaded.set_exception(ForkServerLost(message.error))
+                log.error("model.load_failed", error=message.error, traceback=message.traceback)
             case Forked():
-                (pidfd,) = fds
                 future = self._forks.get(message.ticket)
                 if future is None or future.done():
-                    os.close(pidfd)
+                    close_fds(fds)
                 else:
-                    self._born[message.pid] = None
-                    future.set_result((message.pid, pidfd))
+                    future.set_result((message.pid, fds[0]))
             case ForkFailed():
                 self._settle_fork(message.ticket, OSError(message.error))
-            case Reaped():
-                status = ExitStatus(message.exit_code, message.signal)
-                if process := self._workers.pop(message.pid, None):
-                    process.reported(status)
-                elif message.pid in self._born:
-                    self._born[message.pid] = status  # it has not been adopted yet
-            case _:
-                log.error("fork_server.unexpected_message", message=type(message).__name__)
 
     def _settle_fork(self, ticket: int, error: Exception) -> None:
         future = self._forks.get(ticket)
         if future is not None and not future.done():
             future.set_exception(error)
 
-    def _on_channel_closed(self) -> None:
+    def _on_close(self, reason: Exception | None) -> None:
+        if reason is not None:
+            self.kill(Intent.PROTOCOL, str(reason))
+            return
         # It ends by itself, having read the same; a stopped one would not.
-        reason = "it had closed its channel and went on"
-        asyncio.get_running_loop().call_later(_LEAVE_S, self.kill, Intent.HANG, reason)
+        why = "it had closed its channel and went on"
+        asyncio.get_running_loop().call_later(_LEAVE_S, self.kill, Intent.PROTOCOL, why)
+
+    def _must_have_ended(self) -> None:
+        """In a frozen cgroup, or deep in the kernel, it does not: all else goes on without it."""
+        if self._process.running and not self.ended.done():
+            self._over(self.outcome.stuck())
+            log.error("fork_server.cannot_be_ended", pid=self.pid)
 
     def _on_exit(self, status: ExitStatus) -> None:
         self._channel.drain()
-        death = self.outcome.name(status)
+        if not self.ended.done():
+            self._over(self.outcome.name(status))
+
+    def _over(self, death: Death) -> None:
         if not self.loaded.done():
             message = f"{death.sentence} while loading the model"
             self.loaded.set_exception(ForkServerLost(message, death))
-        self.loaded.exception()  # whoever cares has asked
+        self.loaded.exception()  # it is only for those that wait
         for ticket in list(self._forks):
             self._settle_fork(ticket, ForkServerLost(death.sentence))
         self.ended.set_result(death)
-        self._remove_scratch()
-
-    def _remove_scratch(self) -> None:
-        """There may be much, and somebody may still write there: none of it on the loop."""
-        try:
-            asyncio.get_running_loop().run_in_executor(None, self._scratch.cleanup)
-        except RuntimeError:  # no thread can be started
-            self._scratch.cleanup()
-
-    def report(self) -> dict[str, Any]:
-        """What the loaded model told about itself; empty before."""
-        if self.loaded.done() and self.loaded.exception() is None:
-            return self.loaded.result().report
-        return {}
+        self._scratch.remove_later()

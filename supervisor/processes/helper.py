@@ -5,11 +5,14 @@ The guard ends it before any worker, and how it ended is told as of every other 
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 
 _LAST_WORDS_S = 1.0
+_GROUP_EVERY_S = 0.25
 _MOST_KEPT = 64 * 1024
 """Bytes of what it says that are remembered."""
 _REMEMBERED_S = 10.0
@@ -43,6 +46,7 @@ class Helper:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=dict(environment),
+            start_new_session=True,  # what it starts can be ended with it
         )
         return cls(role, process, watch)
 
@@ -70,12 +74,22 @@ class Helper:
     def kill(self, intent: Intent, reason: str = "") -> None:
         """SIGKILL, remembering why."""
         self.outcome.force(intent, reason)
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        self._kill_group()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def ended(self) -> Death | None:
-        """Wait for its end; None if it did what it was for."""
-        status = await self._process.wait()
+        """Wait for its end; None if it did what it was for. What it has started ends with it."""
+        waiting = asyncio.ensure_future(self._process.wait())
+        try:
+            while not (await asyncio.wait({waiting}, timeout=_GROUP_EVERY_S))[0]:
+                if self._process.returncode is not None:
+                    self._kill_group()  # its pipes are still open: of its group some are left
+        finally:
+            waiting.cancel()
+        status = waiting.result()
         if self._over:
             return self._death
         self._over = True

@@ -7,16 +7,15 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 from pathlib import Path
 
 from supervisor.processes.death import ExitStatus
-from supervisor.readings.files import read_file
 from supervisor.readings.processes import descendants
 
 PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_EXIT_CODE = 49
-"""Of the fields of /proc/PID/stat that follow the command: the fifty-second of all."""
+_ADOPTED_TRIES, _ADOPTED_PAUSE_S = 20_000, 0.001
 
 
 def become_subreaper() -> None:
@@ -27,8 +26,18 @@ def become_subreaper() -> None:
 def end_with_parent(parent_pid: int) -> bool:
     """SIGKILL for this process when its parent, `parent_pid`, dies; False if it is dead already,
     in which case nobody would tell."""
-    set_parent_death_signal(signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == parent_pid
+
+
+def wait_for_parent(parent_pid: int) -> bool:
+    """Wait until this process, whose parent is about to end, is a child of `parent_pid`; False
+    where that takes too long, since the adopter is gone as well."""
+    for _ in range(_ADOPTED_TRIES):
+        if os.getppid() == parent_pid:
+            return True
+        time.sleep(_ADOPTED_PAUSE_S)
+    return False
 
 
 def kill_descendant(pid: int) -> None:
@@ -74,11 +83,6 @@ def not_started(error: BaseException) -> str:
     return str(error)
 
 
-def set_parent_death_signal(number: int) -> None:
-    """Send this process signal `number` when its parent dies; 0 for none."""
-    prctl(PR_SET_PDEATHSIG, number)
-
-
 def raise_oom_score(by: int) -> None:
     """Let the kernel's OOM killer take this process before others (proc(5), oom_score_adj)."""
     file = Path("/proc/self/oom_score_adj")
@@ -94,28 +98,14 @@ def prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def wait_status(pidfd: int, *, reap: bool = True) -> ExitStatus | None:
-    """How the child behind `pidfd` ended; None if it still runs.
+def wait_status(pidfd: int) -> ExitStatus | None:
+    """Reap the child behind `pidfd`: how it ended; None if it still runs.
 
-    Raises `ChildProcessError` if it is not a child of this process.
+    Raises `ChildProcessError` if it is not a child of this process, or was reaped already.
     """
-    flags = os.WEXITED | os.WNOHANG | (0 if reap else os.WNOWAIT)
-    result = os.waitid(os.P_PIDFD, pidfd, flags)
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     if result is None:
         return None
     if result.si_code == os.CLD_EXITED:
         return ExitStatus(code=result.si_status)
     return ExitStatus(signal=result.si_status)
-
-
-def zombie_status(pid: int) -> ExitStatus | None:
-    """How the process `pid` ended that its parent has not reaped (proc_pid_stat(5), exit_code);
-    None if it is no zombie, or is not ours to read."""
-    stat = read_file(f"/proc/{pid}/stat")
-    fields = stat[stat.rindex(b")") + 2 :].split() if stat else []
-    if len(fields) <= _EXIT_CODE or fields[0] != b"Z":
-        return None
-    code = int(fields[_EXIT_CODE])
-    if number := code & 0x7F:
-        return ExitStatus(signal=number)
-    return ExitStatus(code=code >> 8)

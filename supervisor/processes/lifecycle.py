@@ -10,11 +10,10 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import structlog
-
 from supervisor.changes import Changes
 from supervisor.clock import LoopClock
 from supervisor.guard.history import History
+from supervisor.log import get_logger
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.death import Cause, Death, Intent
 from supervisor.processes.deaths import Deaths
@@ -27,9 +26,8 @@ from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.settings import Headroom, PoolSettings, Target, TargetSource, TargetUnavailable
 from supervisor.sizes import in_units
 from supervisor.tasks import Tasks
-from supervisor.wire.scoreboard import Scoreboard
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+log = get_logger("supervisor")
 
 _LEAVE_S = 1.0
 """How long a process may take to leave when the lifecycle closes, before it is killed."""
@@ -107,7 +105,6 @@ class ProcessLifecycle:
             await self._tasks.close()
         finally:
             await self._end_processes()
-            self._slots.close()
 
     def unready_reason(self) -> str | None:
         """Why no worker is able now; None if one is."""
@@ -145,22 +142,17 @@ class ProcessLifecycle:
         """The fork server that serves and its workers are no good: load the target anew, now."""
         if (server := self.live_server()) is None:
             return
-        log.error("model.discarded", pid=server.pid, reason=reason)
+        server.kill(Intent.SHUTDOWN)
         for worker in list(self.workers):
             if worker.server is server:
                 worker.kill(Intent.SHUTDOWN, reason)
-        server.kill(Intent.SHUTDOWN)
         self.notify()
+        log.error("model.discarded", pid=server.pid, reason=reason)
 
     @property
     def workers(self) -> set[Worker]:
         """All that run, and those of whom it is not known yet that they do not."""
         return self._slots.workers
-
-    @property
-    def scoreboard(self) -> Scoreboard:
-        """What the workers write of themselves."""
-        return self._slots.scoreboard
 
     @property
     def deaths(self) -> dict[Cause, int]:
@@ -301,7 +293,7 @@ class ProcessLifecycle:
             left_bytes=headroom.now,
             consequence="no request is taken until the new one is loaded",
         )
-        self.server = None
+        self.server, before.retired = None, True
         for worker in list(self.workers):
             self.retire(worker, "its model is being changed")
         try:
@@ -363,15 +355,7 @@ class ProcessLifecycle:
         allocator = choose_allocator(
             self.settings.allocator, self._jemalloc, huge_pages=target.huge_pages
         )
-        server = ForkServer(
-            target,
-            self.settings,
-            allocator,
-            self._slots.scoreboard_fd,
-            self.scoreboard.records,
-            self._deaths.evidence,
-            self._clock,
-        )
+        server = ForkServer(target, self.settings, allocator, self._deaths.evidence, self._clock)
         self.servers.add(server)
         server.ended.add_done_callback(lambda _: self._fork_server_ended(server))
         log.info("fork_server.started", pid=server.pid, allocator=self.allocator.name)
@@ -380,32 +364,34 @@ class ProcessLifecycle:
             if not await self._clock.wait(server.loaded, limit):
                 server.kill(Intent.HANG)
                 raise ForkServerLost(f"loading took longer than {limit:g} s and was ended")
-        except asyncio.CancelledError:
+            loaded = server.loaded.result()
+        except ForkServerLost:
+            raise
+        except BaseException:
             server.kill(Intent.SHUTDOWN)
             raise
-        loaded = server.loaded.result()
-        log.info(
-            "model.loaded",
-            pid=server.pid,
-            load_s=round(loaded.load_s, 3),
-            warm_s=round(loaded.warm_s, 3),
-            sandbox=loaded.sandbox or "off",
-            sandbox_missing=loaded.sandbox_missing or None,
-            **loaded.report,
-        )
+        facts = {
+            "pid": server.pid,
+            "load_s": round(loaded.load_s, 3),
+            "warm_s": round(loaded.warm_s, 3),
+            "sandbox": loaded.sandbox or "off",
+            "sandbox_missing": loaded.sandbox_missing or None,
+        }
+        # What a model reports may have any name, and ours come first.
+        reported = {name: value for name, value in loaded.report.items() if name != "event"}
+        log.info("model.loaded", **(reported | facts))
         return server
 
     def _fork_server_ended(self, server: ForkServer) -> None:
         self.servers.discard(server)
-        self._deaths.died("fork server", server.ended.result(), server.outcome.reason)
+        self.notify()
         if not self._closing:
             clearing = functools.partial(self._clear_after, server)
             self._tasks.once(f"what fork server {server.pid} has left", clearing)
-        self.notify()
+        self._deaths.died("fork server", server.ended.result(), server.outcome.reason)
 
     async def _clear_after(self, server: ForkServer) -> None:
-        """A worker of which it could not tell any more, and processes that the model had started,
-        are left to us."""
+        """Processes that the model had started are left to us."""
         self._left.add(server)
         await self.until(lambda: all(w.server is not server for w in self.workers))
         await self._clear(server)

@@ -6,33 +6,31 @@ They know nothing of jobs; their owner is told when a worker can take one and wh
 import asyncio
 import contextlib
 import functools
-import os
 from collections.abc import Callable
 from typing import Protocol
 
-import structlog
-
 from supervisor.changes import Changes
 from supervisor.clock import LoopClock
+from supervisor.log import get_logger
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.death import EXPECTED, Death, Intent
 from supervisor.processes.deaths import Deaths
+from supervisor.processes.environment import Sandbox
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
 from supervisor.processes.worker import Worker, WorkerStillborn
 from supervisor.settings import PoolSettings
 from supervisor.tasks import Tasks
-from supervisor.wire.messages import AnyMessage
-from supervisor.wire.scoreboard import Scoreboard
+from supervisor.wire.messages import FromWorker
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+log = get_logger("supervisor")
 
 _STABLE_S = 1.0
 """A worker that has lived this long, or had a job, is replaced at once; one that dies sooner, again
 and again, is given ever more time."""
 
-_RECORDS_EACH = 8
-"""Of the scoreboard, for each slot: beside its worker those of earlier models that are still at
-work. Where they are used up a successor waits until one of those has gone."""
+_MOST_EACH = 8
+"""Workers for each slot: beside its own those of earlier models that are still at work. Where there
+are so many a successor waits until one of those has gone."""
 
 
 class WorkersOwner(Protocol):
@@ -41,12 +39,15 @@ class WorkersOwner(Protocol):
     def worker_changed(self, worker: Worker) -> None:
         """It can take a job now, or none any more."""
 
-    def worker_message(self, worker: Worker, message: AnyMessage) -> None:
-        """It tells of its job."""
+    def worker_busy(self, worker: Worker) -> None:
+        """It has something to do from now on."""
 
-    def worker_lost(self, worker: Worker, death: Death, *, began: bool) -> None:
-        """It has ended, or cannot be ended. `worker.job` is what it had, and `began` whether it had
-        taken that up."""
+    def worker_message(self, worker: Worker, message: FromWorker) -> None:
+        """It tells of its job. Raises `ProtocolError` where it may not."""
+
+    def worker_lost(self, worker: Worker, death: Death) -> None:
+        """It has ended, or cannot be ended. `worker.job` is what it had, and `worker.at_hand` what
+        it was working for."""
 
 
 class _Slot:
@@ -81,23 +82,15 @@ class WorkerSlots:
         self._changes = changes
         self._clock = clock
         self._live_server = live_server
-        first, records = settings.first_slot, _RECORDS_EACH * settings.workers
+        first = settings.first_slot
         self._slots = [_Slot(number) for number in range(first, first + settings.workers)]
-        self._free_records = list(range(records))
-        self.scoreboard_fd = Scoreboard.create_fd(records)
-        self.scoreboard = Scoreboard(self.scoreboard_fd, records)
         self._handover = asyncio.Lock()
 
     def keep(self, tasks: Tasks) -> None:
         """Begin, with `tasks`."""
-        tasks.keep("heartbeats", self._watch_heartbeats)
+        tasks.keep("heartbeats", self._watch)
         for slot in self._slots:
             tasks.keep(f"slot {slot.number}", functools.partial(self._keep_slot, slot))
-
-    def close(self) -> None:
-        """All workers have gone."""
-        self.scoreboard.close()
-        os.close(self.scoreboard_fd)
 
     def able(self) -> bool:
         """A worker can take a job, or has one."""
@@ -134,30 +127,32 @@ class WorkerSlots:
         self._owner.worker_changed(worker)
         self._changes.notify()
 
-    def worker_message(self, worker: Worker, message: AnyMessage) -> None:
+    def worker_busy(self, worker: Worker) -> None:
+        self._owner.worker_busy(worker)
+
+    def worker_message(self, worker: Worker, message: FromWorker) -> None:
         self._owner.worker_message(worker, message)
 
     def worker_stuck(self, worker: Worker, death: Death) -> None:
-        self._owner.worker_lost(worker, death, began=True)
+        self._owner.worker_lost(worker, death)
         self._changes.notify()
 
     def worker_gone(self, worker: Worker, death: Death) -> None:
-        job = worker.job
-        worker.at_hand = self.scoreboard.read(worker.record).job
-        began = worker.at_hand == (job.id if job else None)
+        job, output = worker.job, worker.output()
         self.workers.discard(worker)
-        self.scoreboard.clear(worker.record)
-        self._free_records.append(worker.record)
-        self._deaths.died(
-            "worker",
-            death,
-            worker.outcome.reason,
-            slot=worker.slot,
-            job=job.id if job else None,
-            request_id=job.request_id if job else None,
-        )
-        self._owner.worker_lost(worker, death, began=began)
-        self._changes.notify()
+        try:
+            self._owner.worker_lost(worker, death)
+        finally:
+            self._changes.notify()
+            self._deaths.died(
+                "worker",
+                death,
+                worker.outcome.reason,
+                slot=worker.slot,
+                job=job.id if job else None,
+                request_id=job.request_id if job else None,
+                output=output,
+            )
 
     # Tasks.
 
@@ -198,8 +193,7 @@ class WorkerSlots:
     async def _rest_after(self, slot: _Slot, worker: Worker) -> None:
         """Its worker is gone: one that was of use, or was asked to go, is replaced at once."""
         death = worker.gone.result() if worker.gone.done() else worker.outcome.stuck()
-        had_work = worker.jobs_done > 0 or worker.job is not None or worker.useful
-        useful = had_work or death.cause in EXPECTED
+        useful = worker.useful or death.cause in EXPECTED
         lasted = float("inf") if useful else self._clock.now() - slot.started
         await self._rest(slot, slot.backoff.failed(lasted), death.sentence)
 
@@ -220,37 +214,44 @@ class WorkerSlots:
         return server is not None and (worker is None or worker.server is not server)
 
     async def _start_worker(self, slot: int, server: ForkServer) -> Worker:
-        await self._changes.until(lambda: bool(self._free_records))
-        record = self._free_records.pop()
-        try:
-            born = await server.fork(record)
-        except BaseException:
-            self._free_records.append(record)
-            self._changes.notify()
-            raise
-        worker = Worker(slot, record, server, born, self, self._deaths.evidence, self._clock)
-        if not worker.gone.done():  # it may have ended before it was adopted
-            self.workers.add(worker)
+        most = _MOST_EACH * self.settings.workers
+        await self._changes.until(lambda: len(self.workers) < most)
+        born = await server.fork()
+        worker = Worker(slot, server, born, self, self._deaths.evidence, self._clock)
+        self.workers.add(worker)
         self._changes.notify()
         if server.outcome.forced is Intent.SHUTDOWN:  # it was discarded while this one was forked
             worker.kill(Intent.SHUTDOWN, server.outcome.reason)
+        elif server.retired:
+            self.retire(worker, "its model is being changed")
         await asyncio.shield(worker.ready)
+        self._check_sandbox(worker)
         log.info("worker.ready", worker=slot, pid=worker.pid)
         return worker
 
-    async def _watch_heartbeats(self) -> None:
+    def _check_sandbox(self, worker: Worker) -> None:
+        """What the fork server has tried out must be in force in the worker, too. Raises
+        `WorkerStillborn` where a worker without it may not serve."""
+        promised = worker.server.loaded.result().sandbox
+        missing = [name for name in promised if name not in worker.in_force]
+        if not missing:
+            return
+        if self.settings.sandbox is Sandbox.ON:
+            worker.kill(Intent.SANDBOX, f"its sandbox lacks {', '.join(missing)}")
+        log.error("worker.sandbox_incomplete", worker=worker.slot, pid=worker.pid, missing=missing)
+        if self.settings.sandbox is Sandbox.ON:
+            raise WorkerStillborn(f"its sandbox lacks {', '.join(missing)}")
+
+    async def _watch(self) -> None:
+        """Look at heartbeats and at what the workers write."""
         while True:
             await asyncio.sleep(self.settings.heartbeat_s / 2)
-            now = self._clock.now()
             for worker in list(self.workers):
-                if worker.ending:
+                if output := worker.output():
+                    log.warning("worker.output", worker=worker.slot, pid=worker.pid, text=output)
+                if worker.ending or (silent_s := worker.silent_s) <= self.settings.hang_s:
                     continue
-                silent_s = worker.silent_s(self.scoreboard.read(worker.record).heartbeat_ns, now)
-                if silent_s > self.settings.hang_s:
-                    log.error(
-                        "worker.hung",
-                        worker=worker.slot,
-                        pid=worker.pid,
-                        silent_s=round(silent_s, 1),
-                    )
-                    worker.kill(Intent.HANG)
+                worker.kill(Intent.HANG)
+                log.error(
+                    "worker.hung", worker=worker.slot, pid=worker.pid, silent_s=round(silent_s, 1)
+                )

@@ -1,29 +1,42 @@
-"""The supervisor's hand on one worker: its state, the job it has, and its end.
+"""A worker process as the supervisor sees it: its state, the job it has, and its end.
 
 Every event of its life comes in here, in whatever order they arrive, and moves the one state there
 is; who may take a job is read from that state and kept nowhere else.
 """
 
 import asyncio
+import contextlib
 import enum
 import signal
 import time
 from collections.abc import Sequence
 from typing import Protocol
 
-import structlog
-
 from supervisor.clock import LoopClock
 from supervisor.job import Job, JobState
+from supervisor.log import get_logger
 from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.processes.forbidden import ForbiddenCalls
 from supervisor.processes.forkserver import ForkServer, StartingWorker
 from supervisor.processes.process import Process
+from supervisor.readings.processes import read_process
+from supervisor.spool import open_for_reading
 from supervisor.stream import Stream
 from supervisor.wire.async_channel import AsyncChannel
-from supervisor.wire.messages import AnyMessage, Cancel, Leave, Message, Ready, Trim, encode
+from supervisor.wire.channel import close_fds
+from supervisor.wire.messages import (
+    Cancel,
+    FromWorker,
+    Leave,
+    Message,
+    ProtocolError,
+    Ready,
+    Trim,
+    encode,
+    from_worker,
+)
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+log = get_logger("supervisor")
 
 _LEAVE_S = 1.0
 """How long it may take to end after its channel was closed."""
@@ -32,20 +45,16 @@ _STUCK_S = 5.0
 
 
 class WorkerState(enum.Enum):
-    """`STARTING` -> `IDLE` <-> `BUSY` -> `LEAVING` -> `ENDED` -> `GONE`; an end may come any time.
+    """`STARTING` -> `IDLE` <-> `BUSY` -> `LEAVING` -> `GONE`; an end may come any time.
 
-    `LEAVING`: it was asked to leave, or is being ended; it may have a job still. `ENDED`: its
-    process is no more, and it is not known yet how that came. `GONE`: it is."""
+    `LEAVING`: it was asked to leave, or is being ended; it may have a job still. `GONE`: its
+    process has ended, and it is known how."""
 
     STARTING = "starting"
     IDLE = "idle"
     BUSY = "busy"
     LEAVING = "leaving"
-    ENDED = "ended"
     GONE = "gone"
-
-
-_OVER = (WorkerState.ENDED, WorkerState.GONE)
 
 
 class WorkerStillborn(Exception):
@@ -53,13 +62,16 @@ class WorkerStillborn(Exception):
 
 
 class WorkerOwner(Protocol):
-    """Who hears of a worker's life."""
+    """What is called when something happens in a worker's life."""
 
     def worker_changed(self, worker: "Worker") -> None:
         """It can take a job now, or none any more."""
 
-    def worker_message(self, worker: "Worker", message: AnyMessage) -> None:
-        """It sent something other than `Ready`."""
+    def worker_busy(self, worker: "Worker") -> None:
+        """It has something to do from now on."""
+
+    def worker_message(self, worker: "Worker", message: FromWorker) -> None:
+        """It sent something other than `Ready`. Raises `ProtocolError` where it may not."""
 
     def worker_stuck(self, worker: "Worker", death: Death) -> None:
         """It cannot be ended; its job, if any, is still in `worker.job`."""
@@ -74,7 +86,6 @@ class Worker:
     def __init__(
         self,
         slot: int,
-        record: int,
         server: ForkServer,
         born: StartingWorker,
         owner: WorkerOwner,
@@ -83,40 +94,48 @@ class Worker:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.slot = slot
-        self.record = record
         self.server = server
         self.pid = born.pid
         self.state = WorkerState.STARTING
         self.job: Job | None = None
         self.streams: set[Stream] = set()
-        self.at_hand = 0
-        """What it worked on when it ended: the number of its job, or of a stream."""
         self.useful = False
-        """It has answered a stream."""
+        """It was given a job, or has answered a stream."""
         self.jobs_done = 0
         self.idle_since = 0.0
+        self.hurried = False
+        """It is to leave because memory is short: its streams are moved at once."""
         self.stuck = False
-        """It cannot be ended; nobody waits for it any more."""
+        """It cannot be ended, and is not waited for any more."""
         self._worked_s = 0.0
-        self._began = 0.0
+        self._busy_since: float | None = None
         self.born_bytes = 0
-        self.growth_bytes = 0
+        """Memory that it held when it got ready and cannot drop: nearly all of it is shared."""
+        self.grown_before = 0
+        """Bytes that it had grown by when its job began."""
+        self.in_force: tuple[str, ...] = ()
+        """What its sandbox has put in force."""
         self.outcome = Outcome("worker", born.pid, watch)
         self.ready: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[Death] = loop.create_future()
         self._owner = owner
         self._clock = clock
-        self._heartbeat_ns, self._heard_at = 0, clock.now()
+        self._page, self._output = born.page, born.output
+        self._heartbeat, self._heard_at = 0, clock.now()
         self._stuck_timer: asyncio.TimerHandle | None = None
         self._forbidden: ForbiddenCalls | None = None
-        self._channel = AsyncChannel(born.sock, self._on_message, self._on_channel_closed)
-        self._process = Process(born.pid, born.pidfd, self._on_exit, self._on_end)
-        server.adopt(self._process)
+        self._channel = AsyncChannel(born.sock, from_worker, self._on_message, self._on_close)
+        self._process = Process(born.pid, born.pidfd, self._on_exit)
 
     @property
     def able(self) -> bool:
         """It has a job or could take one."""
         return self.state in (WorkerState.IDLE, WorkerState.BUSY)
+
+    @property
+    def busy(self) -> bool:
+        """It has a job, or a stream that does not wait for input."""
+        return self.job is not None or any(stream.working for stream in self.streams)
 
     @property
     def running(self) -> bool:
@@ -131,31 +150,67 @@ class Worker:
     @property
     def ending(self) -> bool:
         """It is being ended, or has ended: no sign of life is expected of it."""
-        return self.state in _OVER or self.outcome.forced is not Intent.NONE
+        return self.state is WorkerState.GONE or self.outcome.forced is not Intent.NONE
+
+    @property
+    def at_hand(self) -> int:
+        """The number of the job or stream of its own that it was working for when last seen, as it
+        says; 0 for none."""
+        number = self._page.at_hand
+        its_own = (self.job is not None and number == self.job.id) or any(
+            stream.number == number for stream in self.streams
+        )
+        return number if its_own else 0
 
     @property
     def worked_s(self) -> float:
-        """Seconds that it has had a job."""
-        return self._worked_s + (time.monotonic() - self._began if self.job is not None else 0.0)
+        """Seconds that it has been busy."""
+        since = self._busy_since
+        return self._worked_s + (time.monotonic() - since if since is not None else 0.0)
 
-    def silent_s(self, heartbeat_ns: int, now: float) -> float:
+    @property
+    def silent_s(self) -> float:
         """Seconds, by the loop's clock, since its heartbeat was first seen as it is now."""
-        if heartbeat_ns != self._heartbeat_ns:
-            self._heartbeat_ns, self._heard_at = heartbeat_ns, now
+        now, heartbeat = self._clock.now(), self._page.heartbeat if self.running else 0
+        if heartbeat != self._heartbeat:
+            self._heartbeat, self._heard_at = heartbeat, now
         return now - self._heard_at
 
+    def output(self) -> str:
+        """What it has written to its standard output and error since."""
+        return self._output.take() if not self.gone.done() else ""
+
+    def work_changed(self) -> None:
+        """Something was given to it, or it has answered: count the time that it is busy."""
+        if self.busy == (self._busy_since is not None):
+            return
+        if self._busy_since is None:
+            self._busy_since = time.monotonic()
+            self._owner.worker_busy(self)
+        else:
+            self._worked_s += time.monotonic() - self._busy_since
+            self._busy_since = None
+
     def run(self, job: Job) -> bool:
-        """Give the idle worker a job. False if the kernel would not carry it: then the job has not
-        begun, and the worker is ended."""
+        """Give the idle worker a job. False if that could not be: then the job has not begun; and
+        if the kernel would not carry it, the worker is ended."""
         assert self.state is WorkerState.IDLE
-        fds = [] if job.spool is None else [job.spool.fileno()]
-        if not self._send(job.message, fds):
+        fds: list[int] = []
+        if job.spool is not None:
+            try:
+                fds = [open_for_reading(job.spool)]
+            except OSError as error:
+                log.warning("job.waits", job=job.id, reason=str(error))
+                return False
+        sent = self._send(job.message, fds)
+        close_fds(fds)
+        if not sent:
             return False
-        self.state = WorkerState.BUSY
+        self.state, self.useful = WorkerState.BUSY, True
         self.job = job
-        self._began = time.monotonic()
         job.state = JobState.RUNNING
         job.started = asyncio.get_running_loop().time()
+        self.work_changed()
         return True
 
     def cancel(self) -> None:
@@ -165,22 +220,22 @@ class Worker:
 
     def job_over(self, *, done: bool = True) -> None:
         """It answered, and is idle, unless it was told to leave. `done`: not only given up."""
-        self._worked_s = self.worked_s
         self.job = None
         self.jobs_done += done
+        self.work_changed()
         if self.state is WorkerState.BUSY:
             self._become_idle()
 
     def leave(self, intent: Intent, reason: str = "") -> None:
-        """Ask it to exit after the job at hand."""
-        if self.state in (WorkerState.LEAVING, *_OVER):
+        """Ask it to exit after the job at hand, and once its streams have moved."""
+        if self.state in (WorkerState.LEAVING, WorkerState.GONE):
             return
         self.outcome.ask(intent, reason)
         self._move(WorkerState.LEAVING)
         self._tell(Leave())
 
     def send_stream(self, message: bytes) -> None:
-        """Tell it of a stream; nothing if it has ended, which its end tells."""
+        """Tell it of a stream; nothing if it has ended, which its end reports."""
         if self.running:
             self._send(message, [])
 
@@ -196,12 +251,11 @@ class Worker:
         self._process.signal(signal.SIGKILL)
         loop = asyncio.get_running_loop()
         self._stuck_timer = loop.call_later(_STUCK_S, self._must_have_ended)
-        if self.state not in _OVER:
+        if self.state is not WorkerState.GONE:
             self._move(WorkerState.LEAVING)
 
     def abandon(self) -> None:
         """It cannot be ended, and the pool closes."""
-        self._channel.close()
         self._process.abandon()
         self._on_exit(ExitStatus())
 
@@ -212,10 +266,13 @@ class Worker:
         try:
             self._channel.send_encoded(body, fds)
         except OSError as error:
-            log.error("worker.not_reached", worker=self.slot, pid=self.pid, reason=str(error))
-            self.kill(Intent.RECYCLE, f"the kernel would not carry a message to it: {error}")
+            self._not_reached(error)
             return False
         return True
+
+    def _not_reached(self, error: OSError) -> None:
+        self.kill(Intent.RECYCLE, f"the kernel would not carry a message to it: {error}")
+        log.error("worker.not_reached", worker=self.slot, pid=self.pid, reason=str(error))
 
     def _become_idle(self) -> None:
         self.idle_since = time.monotonic()
@@ -227,52 +284,70 @@ class Worker:
 
     # Events.
 
-    def _on_message(self, message: AnyMessage, fds: list[int]) -> None:
+    def _on_message(self, message: FromWorker, fds: list[int]) -> None:
         if isinstance(message, Ready):
-            if fds:
-                self._forbidden = ForbiddenCalls(fds[0], self._on_forbidden_call)
-            self.born_bytes = message.anonymous_bytes
-            if not self.ready.done():
-                self.ready.set_result(None)
-            if self.state is WorkerState.STARTING:
-                self._become_idle()
+            self._on_ready(message, fds)
+        elif self.state is WorkerState.STARTING:
+            raise ProtocolError(f"{type(message).__name__} before it was ready")
         else:
             self._owner.worker_message(self, message)
 
+    def _on_ready(self, message: Ready, fds: list[int]) -> None:
+        if self.ready.done():
+            close_fds(fds)
+            raise ProtocolError("Ready for a second time")
+        if fds:
+            self._forbidden = ForbiddenCalls(fds[0], self._on_forbidden_call)
+        self.in_force = tuple(message.in_force)
+        with contextlib.suppress(OSError):  # not known yet: the guard's next reading tells
+            held = read_process(self.pid)
+            self.born_bytes = held.kept if held is not None else 0
+        self.ready.set_result(None)
+        if self.state is WorkerState.STARTING:
+            self._become_idle()
+
     def _on_forbidden_call(self, name: str) -> None:
-        log.error("worker.forbidden_call", worker=self.slot, pid=self.pid, call=name)
         self.kill(Intent.SANDBOX, f"it called {name}")
+        log.error("worker.forbidden_call", worker=self.slot, pid=self.pid, call=name)
 
-    def _on_channel_closed(self) -> None:
-        # It is about to exit; give it the moment that an exit takes.
-        reason = "it had closed its channel and went on"
-        asyncio.get_running_loop().call_later(_LEAVE_S, self.kill, Intent.HANG, reason)
-
-    def _on_end(self) -> None:
-        self._move(WorkerState.ENDED)
+    def _on_close(self, reason: Exception | None) -> None:
+        if reason is None:
+            # It is about to exit; give it the moment that an exit takes.
+            why = "it had closed its channel and went on"
+            asyncio.get_running_loop().call_later(_LEAVE_S, self.kill, Intent.PROTOCOL, why)
+        elif isinstance(reason, OSError):
+            self._not_reached(reason)
+        else:
+            self.kill(Intent.PROTOCOL, str(reason))
+            log.error("worker.protocol_broken", worker=self.slot, pid=self.pid, reason=str(reason))
 
     def _must_have_ended(self) -> None:
-        if self.state in _OVER:
+        if not self._process.running:
             return
         self.stuck = True
         death = self.outcome.stuck()
-        log.error("worker.cannot_be_ended", worker=self.slot, pid=self.pid)
         if not self.ready.done():
             self.ready.set_exception(WorkerStillborn(death.sentence))
             self.ready.exception()
-        self._owner.worker_stuck(self, death)
+        try:
+            self._owner.worker_stuck(self, death)
+        finally:
+            log.error("worker.cannot_be_ended", worker=self.slot, pid=self.pid)
 
     def _on_exit(self, status: ExitStatus) -> None:
+        self.state = WorkerState.GONE
         self._channel.drain()
-        if self._forbidden is not None:
-            self._forbidden.close()
-        self.server.release(self.pid)
         if self._stuck_timer is not None:
             self._stuck_timer.cancel()
-        self.state = WorkerState.GONE
         death = self.outcome.name(status)
-        self.gone.set_result(death)
-        if not self.ready.done():
-            self.ready.set_exception(WorkerStillborn(death.sentence))
-        self.ready.exception()  # whoever cares has asked
-        self._owner.worker_gone(self, death)
+        try:
+            self._owner.worker_gone(self, death)
+        finally:
+            self.gone.set_result(death)
+            if not self.ready.done():
+                self.ready.set_exception(WorkerStillborn(death.sentence))
+            self.ready.exception()  # it is only for those that wait
+            if self._forbidden is not None:
+                self._forbidden.close()
+            self._page.close()
+            self._output.close()

@@ -1,22 +1,45 @@
-"""Reads small files of the kernel: a few microseconds each, which is why not by `pathlib`."""
+"""Reads small files of the kernel: a few microseconds each, which is why not by `pathlib`.
 
+A file that is not there says something; one that could not be tried, since descriptors or memory
+have run out, says nothing, and raises.
+"""
+
+import errno
 import os
 
 _MOST_BYTES = 64 * 1024
+_NOT_TRIED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The whole of a small file; empty where it cannot be read."""
+    """The whole of a small file; empty where there is none, or where it may not be read. Raises
+    `OSError` where that is not known."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        try:
+            return os.read(fd, _MOST_BYTES)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in _NOT_TRIED:
+            raise
         return b""
-    try:
-        return os.read(fd, _MOST_BYTES)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
+
+
+class NumberFile:
+    """A small file that is a number, kept open to be read again and again."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises `OSError`."""
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self) -> int:
+        """Raises `OSError` or `ValueError`."""
+        return int(os.pread(self._fd, 64, 0))
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._fd)
 
 
 def field(text: bytes, name: bytes) -> int | None:
@@ -32,6 +55,6 @@ def field(text: bytes, name: bytes) -> int | None:
 
 
 def read_number(path: str | os.PathLike[str]) -> int:
-    """A small file that is a number; 0 where it cannot be read or is none."""
+    """A small file that is a number; 0 where there is none. Raises `OSError` as `read_file`."""
     text = read_file(path).strip()
     return int(text) if text.isdigit() else 0

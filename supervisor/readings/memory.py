@@ -1,6 +1,7 @@
 """How much memory there is, how much of it is used for good, and what bounds it: the machine, and
 every memory cgroup on the path, version 1 or 2."""
 
+import errno
 import os
 import time
 from collections.abc import Mapping
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
-from supervisor.readings.delegation import settled
 from supervisor.readings.files import field, read_file, read_number
 from supervisor.readings.pressure import Pressure, read_pressure
 
@@ -109,7 +109,8 @@ class MemoryReader:
         self._sources = _find_sources(root, own_cgroups() if cgroups is None else cgroups)
 
     def read(self) -> MemoryReading:
-        """Read everything now; about a hundred microseconds."""
+        """Read everything now; about a hundred microseconds. Raises `OSError` where something that
+        is there cannot be read: a reading that failed is no reading."""
         now = time.monotonic()
         meminfo = read_file(_MEMINFO)
         found = (source.read(meminfo) for source in self._sources)
@@ -127,8 +128,8 @@ class AvailableMemory:
         self._fd = os.open(_MEMINFO, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self) -> int:
-        """In bytes."""
-        return (field(os.pread(self._fd, 512, 0), b"MemAvailable:") or 0) * 1024
+        """In bytes. Raises `OSError`."""
+        return _kilobytes(os.pread(self._fd, 512, 0), b"MemAvailable:")
 
     def close(self) -> None:
         """Close the file."""
@@ -196,13 +197,11 @@ _RECLAIMABLE = (b"inactive_file ", b"active_file ")
 
 def _find_sources(root: Path, cgroups: Mapping[str, str]) -> list[_Source]:
     """Every memory cgroup on the path from the root, version 2 first, outermost first."""
-    ours = settled(root, cgroups)
     found = [
         _Source(
             directory,
             "memory.current",
-            # What we set there ourselves is a threshold that rings, no limit.
-            ("memory.max",) if directory == ours else ("memory.max", "memory.high"),
+            ("memory.max", "memory.high"),
             b"",
             directory / "memory.pressure",
             "",
@@ -241,7 +240,14 @@ def limit_files(reading: MemoryReading) -> list[Path]:
 
 def _machine(meminfo: bytes) -> MachineMemory:
     kinds = (b"MemTotal:", b"MemAvailable:", b"SwapTotal:", b"SwapFree:")
-    return MachineMemory(*((field(meminfo, kind) or 0) * 1024 for kind in kinds))
+    return MachineMemory(*(_kilobytes(meminfo, kind) for kind in kinds))
+
+
+def _kilobytes(meminfo: bytes, kind: bytes) -> int:
+    """In bytes. Raises `OSError` where it does not stand there: that is not 0."""
+    if (found := field(meminfo, kind)) is None:
+        raise OSError(errno.EIO, f"{kind.decode()} cannot be read", _MEMINFO)
+    return found * 1024
 
 
 def _reclaimable_share(meminfo: bytes) -> float:

@@ -10,13 +10,11 @@ PROC = Path("/proc/pressure/memory")
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
-    """One PSI file (Documentation/accounting/psi.rst). `some`: at least one task waited, `full`:
-    all did; percent of the last ten seconds, and microseconds since boot."""
+    """One PSI file (Documentation/accounting/psi.rst): at least one task waited; percent of the
+    last ten seconds, and microseconds since boot."""
 
     some_avg10: float
-    full_avg10: float
     some_total_us: int
-    full_total_us: int
 
 
 def read_pressure(file: Path = PROC) -> Pressure | None:
@@ -27,10 +25,5 @@ def read_pressure(file: Path = PROC) -> Pressure | None:
         lines[kind] = dict(pair.split("=", 1) for pair in pairs)
     if "some" not in lines:
         return None
-    some, full = lines["some"], lines.get("full", {})
-    return Pressure(
-        float(some["avg10"]),
-        float(full.get("avg10", 0)),
-        int(some["total"]),
-        int(full.get("total", 0)),
-    )
+    some = lines["some"]
+    return Pressure(float(some["avg10"]), int(some["total"]))

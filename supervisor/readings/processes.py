@@ -1,6 +1,9 @@
 """What single processes hold: a glance, a reading, and an exact one."""
 
+import errno
+import functools
 import os
+import stat
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -43,10 +46,7 @@ class PreciseMemory:
     page tables: milliseconds where it is large."""
 
     pid: int
-    uss: int
-    pss: int
     pss_anonymous: int
-    pss_mapped: int
     private_anonymous: int
     """Private memory that cannot be dropped, with its share of what is swapped out, but without
     memory that is shared by name or by fork."""
@@ -55,14 +55,17 @@ class PreciseMemory:
     """Its share of memory that is shared by name or by fork: its spool, and what else it maps."""
 
 
-def read_process(pid: int) -> ProcessMemory | None:
-    """None if there is no such process, or it has ended."""
+def read_process(pid: int, *, held: bool = False) -> ProcessMemory | None:
+    """None if there is no such process, or it has ended. `held`: shared memory that it has a
+    descriptor of counts as its own, mapped or not. Raises `OSError` where it cannot be known."""
     status = read_file(f"/proc/{pid}/status")
-    stat = read_file(f"/proc/{pid}/stat")
+    fields = read_file(f"/proc/{pid}/stat")
     anonymous = field(status, b"RssAnon:")
-    if anonymous is None or not stat:
+    if anonymous is None or not fields:
         return None  # gone, a zombie, or a thread of the kernel
     mapped, shared = field(status, b"RssFile:") or 0, field(status, b"RssShmem:") or 0
+    if held:
+        shared = max(shared, _held(pid) // 1024)
     return ProcessMemory(
         pid,
         rss=(anonymous + mapped + shared) * 1024,
@@ -70,7 +73,7 @@ def read_process(pid: int) -> ProcessMemory | None:
         mapped=mapped * 1024,
         shared_memory=shared * 1024,
         swap=(field(status, b"VmSwap:") or 0) * 1024,
-        major_faults=int(stat[stat.rindex(b")") + 2 :].split(None, _MAJFLT + 1)[_MAJFLT]),
+        major_faults=int(fields[fields.rindex(b")") + 2 :].split(None, _MAJFLT + 1)[_MAJFLT]),
     )
 
 
@@ -84,10 +87,7 @@ def read_precise(pid: int) -> PreciseMemory | None:
     swap = sizes.get(b"SwapPss", 0)
     return PreciseMemory(
         pid,
-        uss=sizes[b"Private_Clean"] + dirty,
-        pss=sizes[b"Pss"],
         pss_anonymous=sizes.get(b"Pss_Anon", 0),
-        pss_mapped=sizes.get(b"Pss_File", 0),
         private_anonymous=private + swap,
         swap_pss=swap,
         pss_shared=sizes.get(b"Pss_Shmem", 0),
@@ -113,10 +113,39 @@ def quick_look(statm_fd: int) -> tuple[int, int] | None:
     return int(resident) * _PAGE_BYTES, (int(resident) - int(shared)) * _PAGE_BYTES
 
 
-def is_zombie(pid: int) -> bool:
-    """It has ended, and whoever should ask how has not."""
-    stat = read_file(f"/proc/{pid}/stat")
-    return stat[stat.rindex(b")") + 2 :].startswith(b"Z") if stat else False
+def read_standing(pid: int) -> tuple[bool, int] | None:
+    """Whether the process has ended and is not reaped yet, and its process group; None if there is
+    no such process."""
+    fields = read_file(f"/proc/{pid}/stat")
+    if not fields:
+        return None
+    state, _, group, *_ = fields[fields.rindex(b")") + 2 :].split(None, 3)
+    return state == b"Z", int(group)
+
+
+def _held(pid: int) -> int:
+    """Bytes of the memory files that the process has open: of no name, and on no disk."""
+    total = 0
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as descriptors:
+            for entry in descriptors:
+                file = entry.stat()
+                if stat.S_ISREG(file.st_mode) and file.st_dev == _memory_device():
+                    total += file.st_blocks * 512
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+    return total
+
+
+@functools.cache
+def _memory_device() -> int:
+    """On which the kernel keeps files of memfd_create(2)."""
+    fd = os.memfd_create("device", os.MFD_CLOEXEC)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
 
 def descendants(pid: int, but: Collection[int] = ()) -> list[int]:

@@ -1,65 +1,78 @@
-"""The end of a channel on an event loop: callbacks in, messages out, and nothing waits."""
+"""The end of a channel on an event loop: callbacks in, messages out, nothing waits."""
 
 import asyncio
 import errno
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
-import structlog
+import msgspec
 
-from supervisor.wire.channel import ChannelClosed, close_fds, pack, receive
-from supervisor.wire.messages import AnyMessage, Message, encode
+from supervisor.log import get_logger
+from supervisor.wire.channel import LONGEST_ANSWER_BYTES, ChannelClosed, Inbox, close_fds, packets
+from supervisor.wire.messages import Message, ProtocolError, encode
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("supervisor")
+log = get_logger("supervisor")
 
 MOST_AT_ONCE = 32
-"""Messages that are taken in one turn of the loop; whatever else there is comes in between."""
+"""Packets that are taken in one turn of the loop; what else there is comes in between."""
+_MOST_BYTES, _MOST_S = 256 * 1024, 0.004
+"""What is read, and how long it is worked on, in one turn."""
+_BUSY_SHARE, _BUSY_SPAN_S = 0.4, 1.0
+"""The share of the loop's processor time that one peer's messages may take in a second; past it,
+the peer waits."""
 _NO_DESCRIPTORS_PAUSE_S = 0.05
 
+M = TypeVar("M")
 
-class AsyncChannel:
+
+class AsyncChannel(Generic[M]):
     """The event loop's side: callbacks in, messages out, nothing waits.
 
-    `on_message` gets each message with its descriptors, which then belong to it; `on_close` is
-    called once, after the last message, unless `close` was called first. What `on_message` raises
-    is logged: the messages behind it, and the end, are still to be told.
+    `on_message` gets each message with its descriptors, which then belong to it. `on_close` is
+    called once, after the last message, unless `close` was called first: with None at end-of-file,
+    or else with the reason why the channel cannot be used any more. That may be the peer's fault
+    (`ProtocolError`: it sent what it may not, or too much), the kernel's (`OSError`), or a message
+    that `on_message` raised for.
     """
 
     def __init__(
         self,
         sock: socket.socket,
-        on_message: Callable[[AnyMessage, list[int]], None],
-        on_close: Callable[[], None],
+        decoder: "msgspec.msgpack.Decoder[M]",
+        on_message: Callable[[M, list[int]], None],
+        on_close: Callable[[Exception | None], None],
     ) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._inbox = Inbox(sock, decoder, LONGEST_ANSWER_BYTES)
         self._on_message = on_message
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._open = True
+        self._busy_since, self._busy_s = time.monotonic(), 0.0
         self._loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send now, or as soon as there is room. To a closed channel it is dropped: `on_close` is
-        what tells, to everyone alike. Raises `OSError` where the kernel will not carry it."""
+        """Send now, or as soon as there is room. To a closed channel it is dropped: `on_close` has
+        reported that. Raises `OSError` where the kernel will not carry it."""
         self.send_encoded(encode(message), fds)
 
     def send_encoded(self, body: bytes, fds: Sequence[int] = ()) -> None:
         """The same for what `encoded` has made."""
         if not self._open:
             return
-        packet, all_fds, own = pack(body, fds)
-        try:
+        for packet in packets(body):
             # The caller may close its descriptors at once; what waits holds duplicates.
-            if self._unsent or not self._try_send(packet, all_fds):
-                self._unsent.append((packet, _duplicates(all_fds)))
-                self._loop.add_writer(self._socket.fileno(), self._writable)
-        finally:
-            if own is not None:
-                os.close(own)
+            if self._unsent or not self._try_send(packet, fds):
+                self._unsent.append((packet, _duplicates(fds)))
+            fds = ()
+        if self._unsent:
+            self._loop.add_writer(self._socket.fileno(), self._writable)
 
     def drain(self) -> None:
         """Take what is there and close: the other side is dead, and maybe not the only holder
@@ -77,15 +90,16 @@ class AsyncChannel:
         self._loop.remove_writer(self._socket.fileno())
         while self._unsent:
             close_fds(self._unsent.popleft()[1])
+        self._inbox.close()
         self._socket.close()
 
-    def _try_send(self, packet: bytes, fds: list[int]) -> bool:
+    def _try_send(self, packet: bytes, fds: Sequence[int]) -> bool:
         try:
             socket.send_fds(self._socket, [packet], fds)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the reader sees the end-of-file and says so
+            pass  # the reader sees the end-of-file and reports it
         return True
 
     def _writable(self) -> None:
@@ -94,46 +108,64 @@ class AsyncChannel:
             try:
                 if not self._try_send(packet, fds):
                     return
-            except OSError:
-                log.exception("channel.not_sent")
-                self.close()
-                self._on_close()
+            except OSError as error:
+                self._fail(error)
                 return
             close_fds(fds)
             self._unsent.popleft()
         self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
+        until, most = time.monotonic() + _MOST_S, self._inbox.taken_bytes + _MOST_BYTES
+        began = time.thread_time()
         for _ in range(MOST_AT_ONCE):
-            if not self._open:
-                return
+            if not self._open or self._inbox.taken_bytes > most or time.monotonic() > until:
+                break
             if not _descriptor_free():
                 # A message read now would lose what comes with it; in the socket it keeps.
-                self._loop.remove_reader(self._socket.fileno())
-                self._loop.call_later(_NO_DESCRIPTORS_PAUSE_S, self._read_again)
+                self._pause(_NO_DESCRIPTORS_PAUSE_S)
                 return
             if not self._take_one():
-                return
+                break
+        self._spent(time.thread_time() - began)
+
+    def _spent(self, seconds: float) -> None:
+        """A peer that sends without end does not keep the loop from the others."""
+        now = time.monotonic()
+        if now - self._busy_since > _BUSY_SPAN_S:
+            self._busy_since, self._busy_s = now, 0.0
+        self._busy_s += seconds
+        if self._open and self._busy_s > _BUSY_SHARE * _BUSY_SPAN_S:
+            self._pause(self._busy_since + _BUSY_SPAN_S - now)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.call_later(seconds, self._read_again)
 
     def _read_again(self) -> None:
         if self._open:
             self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def _take_one(self) -> bool:
-        """One message; False if there is none now, or never will be."""
+        """Take one packet; False if there is none now, or never will be."""
         try:
-            message, fds = receive(self._socket)
+            received = self._inbox.take()
+            if received is not None:
+                self._on_message(*received)
         except BlockingIOError:
             return False
         except ChannelClosed:
-            self.close()
-            self._on_close()
-            return False
-        try:
-            self._on_message(message, fds)
-        except Exception:
-            log.critical("channel.message_failed", message=type(message).__name__, exc_info=True)
-        return True
+            self._fail(None)
+        except ProtocolError as error:
+            self._fail(error)
+        except Exception as error:
+            log.critical("channel.message_failed", exc_info=True)
+            self._fail(error)
+        return self._open
+
+    def _fail(self, reason: Exception | None) -> None:
+        self.close()
+        self._on_close(reason)
 
 
 def _descriptor_free() -> bool:

@@ -1,7 +1,11 @@
 """A channel: one `AF_UNIX` sequenced-packet socket that carries messages and descriptors.
 
-This is the side of the fork server and of the workers, which blocks; the supervisor's is in
-`supervisor.wire.async_channel`. End-of-file tells either side that the other is gone.
+A packet is a byte that says whether its message goes on in the next one, and a part of the
+message: the kernel bounds a packet by the socket's buffer. The descriptors of a message travel with
+its first packet. End-of-file tells either side that the other is gone.
+
+`Channel` is the side of the fork server and of the workers, which blocks; the supervisor's is in
+`supervisor.wire.async_channel`.
 """
 
 import array
@@ -9,21 +13,28 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from supervisor.wire.messages import AnyMessage, Message, decode, encode
+from supervisor.wire.messages import Message, ProtocolError, decode, encode, to_worker
 
-INLINE_BYTES = 64 * 1024
-"""A longer message travels in a memfd: the kernel bounds a packet by the socket's buffer."""
+PACKET_BYTES = 64 * 1024
+"""Of a message in one packet."""
 
 LONGEST_BYTES = 32 * 1024 * 1024
-"""What either side takes at the most from the other: decoding it holds up the event loop."""
+"""Of a message to a worker or fork server."""
 
-_INLINE, _IN_MEMFD = b"\0", b"\1"
+LONGEST_ANSWER_BYTES = 8 * 1024 * 1024
+"""Of a message from one."""
+
+_LAST, _MORE = b"\0", b"\1"
 _MAX_FDS = 4
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
 _TRUNCATED = int(socket.MSG_CTRUNC)
+
+M = TypeVar("M")
 
 
 class ChannelClosed(Exception):
@@ -39,8 +50,8 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def encoded(message: Message) -> bytes:
-    """The body of a packet, of which it is known that the other side can read it.
+def encoded(message: Message, decoder: "msgspec.msgpack.Decoder[Any]" = to_worker) -> bytes:
+    """Encode a message to a worker, and make sure that its `decoder` can read it.
 
     Raises `TypeError`, `ValueError`, `OverflowError` or `RecursionError` for what MessagePack
     cannot carry, and `MessageTooLong`.
@@ -48,90 +59,124 @@ def encoded(message: Message) -> bytes:
     body = encode(message)
     if len(body) > LONGEST_BYTES:
         raise MessageTooLong(f"message of {len(body)} bytes; {LONGEST_BYTES} are allowed")
-    decode(body)  # what is nested too deep can be written and not read
+    decoder.decode(body)  # what is nested too deep can be written and not read
     return body
 
 
-def pack(body: bytes, fds: Sequence[int]) -> tuple[bytes, list[int], int | None]:
-    """The packet, the descriptors that go with it, and one of them to close afterwards. Raises
-    `OSError`."""
-    if len(body) <= INLINE_BYTES:
-        return _INLINE + body, list(fds), None
-    memfd = os.memfd_create("message", os.MFD_CLOEXEC)
-    view = memoryview(body)
-    while view:
-        view = view[os.write(memfd, view) :]
-    return _IN_MEMFD, [*fds, memfd], memfd
+def packets(body: bytes) -> Iterator[bytes]:
+    """Cut a message into packets."""
+    if len(body) <= PACKET_BYTES:
+        yield _LAST + body
+        return
+    for at in range(0, len(body), PACKET_BYTES):
+        more = at + PACKET_BYTES < len(body)
+        yield (_MORE if more else _LAST) + body[at : at + PACKET_BYTES]
 
 
-def _unpack(packet: bytes, fds: list[int]) -> tuple[AnyMessage, list[int]]:
-    try:
-        if packet[:1] == _INLINE:
-            return decode(packet[1:]), fds
-        memfd = fds.pop()
+class Inbox(Generic[M]):
+    """Reads the messages of one direction from a socket; keeps the begin of one whose rest has not
+    arrived, at most `longest` bytes."""
+
+    def __init__(
+        self, sock: socket.socket, decoder: "msgspec.msgpack.Decoder[M]", longest: int
+    ) -> None:
+        self._socket = sock
+        self._decoder = decoder
+        self._longest = longest
+        self._begun = bytearray()
+        self._fds: list[int] = []
+        self.taken_bytes = 0
+        """Read so far, of all messages."""
+
+    def take(self) -> tuple[M, list[int]] | None:
+        """Read one packet: returns the message that it completes, with its descriptors, or None.
+
+        Raises `ChannelClosed` at end-of-file, `BlockingIOError` where there is no packet, and
+        `ProtocolError` for anything else that is not a packet of a message; its descriptors are
+        closed then.
+        """
+        packet, fds = self._packet()
+        self.taken_bytes += len(packet)
+        self._fds += fds
         try:
-            size = os.fstat(memfd).st_size
-            if size > LONGEST_BYTES:
-                raise ChannelClosed(f"message of {size} bytes; {LONGEST_BYTES} are allowed")
-            return decode(os.pread(memfd, size, 0)), fds
-        finally:
-            os.close(memfd)
-    except (msgspec.DecodeError, IndexError, RecursionError) as error:
-        # Only a process that has lost its mind sends this: to us it is gone.
-        close_fds(fds)
-        raise ChannelClosed(f"not a message: {error}") from error
+            if fds and self._begun:
+                raise ProtocolError("descriptors amid a message")
+            if len(self._begun) + len(packet) > self._longest:
+                raise ProtocolError(f"a message of more than {self._longest} bytes")
+            if packet[:1] == _MORE and len(packet) == 1 + PACKET_BYTES:
+                self._begun += packet[1:]
+                return None
+            if packet[:1] != _LAST:
+                raise ProtocolError("not a packet of a message")
+            body = packet[1:]
+            if self._begun:
+                body, self._begun = bytes(self._begun + body), bytearray()
+            message = decode(self._decoder, body, len(self._fds))
+        except BaseException:
+            self.close()
+            raise
+        complete, self._fds = self._fds, []
+        return message, complete
+
+    def close(self) -> None:
+        """Drop the begin of a message, and close the descriptors that came with it."""
+        close_fds(self._fds)
+        self._fds, self._begun = [], bytearray()
+
+    def _packet(self) -> tuple[bytes, list[int]]:
+        while True:
+            try:
+                packet, ancillary, flags, _ = self._socket.recvmsg(
+                    PACKET_BYTES + 1, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+                )
+            except ConnectionResetError:
+                # It died with something of ours unread; what it sent before is still to be read.
+                continue
+            break
+        fds: list[int] = []
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                received = array.array("i")
+                received.frombytes(data[: len(data) - len(data) % received.itemsize])
+                fds.extend(received)
+        if flags & _TRUNCATED:
+            close_fds(fds)
+            raise ProtocolError("more descriptors than were expected, or than are free")
+        if not packet:
+            close_fds(fds)
+            raise ChannelClosed("end of file")
+        return packet, fds
 
 
-def receive(sock: socket.socket) -> tuple[AnyMessage, list[int]]:
-    """One message. Raises `ChannelClosed` at end-of-file, `BlockingIOError` if there is none."""
-    while True:
-        try:
-            packet, ancillary, flags, _ = sock.recvmsg(
-                INLINE_BYTES + 1,
-                socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize),
-                socket.MSG_CMSG_CLOEXEC,
-            )
-        except ConnectionResetError:
-            # It died with something of ours unread; what it sent before is still to be had.
-            continue
-        break
-    fds: list[int] = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            received = array.array("i")
-            received.frombytes(data[: len(data) - len(data) % received.itemsize])
-            fds.extend(received)
-    if not packet:
-        raise ChannelClosed("end of file")
-    if flags & _TRUNCATED:
-        close_fds(fds)
-        raise ChannelClosed("there was no descriptor free for what came with a message")
-    return _unpack(packet, fds)
+class Channel(Generic[M]):
+    """The blocking side, for a process that does one thing at a time; `M`: what it receives."""
 
-
-class Channel:
-    """The blocking side, for a process that does one thing at a time."""
-
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        decoder: "msgspec.msgpack.Decoder[M]",
+        longest: int = LONGEST_BYTES,
+    ) -> None:
         sock.setblocking(True)
         self._socket = sock
+        self._inbox = Inbox(sock, decoder, longest)
 
     def fileno(self) -> int:
+        """The socket's descriptor."""
         return self._socket.fileno()
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send, waiting for room. Raises `ChannelClosed`, and what `encoded` raises."""
-        packet, all_fds, own = pack(encoded(message), fds)
-        try:
-            socket.send_fds(self._socket, [packet], all_fds)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise ChannelClosed(str(error)) from error
-        finally:
-            if own is not None:
-                os.close(own)
+        """Send, waiting for room. Raises `ChannelClosed`, and what `encode` raises."""
+        for packet in packets(encode(message)):
+            try:
+                socket.send_fds(self._socket, [packet], fds)
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise ChannelClosed(str(error)) from error
+            fds = ()
 
-    def receive(self, timeout_s: float | None) -> tuple[AnyMessage, list[int]] | None:
-        """The next message and its descriptors, or None after `timeout_s` (None: no limit).
+    def receive(self, timeout_s: float | None) -> tuple[M, list[int]] | None:
+        """The next message and its descriptors, or None after `timeout_s` (None: no limit). Once a
+        message has begun to arrive, its end is waited for.
 
         Raises `ChannelClosed` at end-of-file.
         """
@@ -139,13 +184,18 @@ class Channel:
         poll.register(self._socket, select.POLLIN)
         if not poll.poll(None if timeout_s is None else timeout_s * 1000):
             return None
-        return receive(self._socket)
+        while (received := self._inbox.take()) is None:
+            pass
+        return received
 
     def close(self) -> None:
+        """Close this end; the other side reads end-of-file."""
+        self._inbox.close()
         self._socket.close()
 
 
-def close_fds(fds: list[int]) -> None:
+def close_fds(fds: Sequence[int]) -> None:
+    """Close all of them."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)

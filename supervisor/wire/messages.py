@@ -1,220 +1,262 @@
-"""The messages between the supervisor, its fork servers and its workers.
+"""The messages between the supervisor, its fork servers and its workers: one union per direction.
 
-Each is a tagged MessagePack map; descriptors (a socket, a spool, a pidfd) travel beside it.
+Each is a tagged MessagePack map; descriptors (a socket, a spool, a pidfd) travel beside it. What a
+worker sends is untrusted: every field is checked while it is decoded, and what a model says
+(`value`, `values`, `mark`) travels as bytes that `supervisor.wire.payload` decodes.
 """
 
-from typing import Any
+import math
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
 from supervisor.processes.environment import Sandbox
 
+LONGEST_VALUE_BYTES = 8 * 1024 * 1024 - 64 * 1024
+"""Of what a model says in one message, encoded."""
+LONGEST_MARK_BYTES = 256 * 1024
+_LONGEST_TEXT, _LONGEST_CODE = 16 * 1024, 100
+_MOST_SECONDS, _MOST_UNITS = 1e6, 1e9
+
+Number = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+"""Of a job, a stream, an input or a ticket."""
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=_MOST_SECONDS)]
+Units = Annotated[float, msgspec.Meta(ge=0, le=_MOST_UNITS)]
+Text = Annotated[str, msgspec.Meta(max_length=_LONGEST_TEXT)]
+Code = Annotated[str, msgspec.Meta(max_length=_LONGEST_CODE)]
+Value = Annotated[bytes, msgspec.Meta(max_length=LONGEST_VALUE_BYTES)]
+Mark = Annotated[bytes, msgspec.Meta(max_length=LONGEST_MARK_BYTES)]
+Names = Annotated[list[Code], msgspec.Meta(max_length=32)]
+Sentences = Annotated[list[Text], msgspec.Meta(max_length=32)]
+
+
+class ProtocolError(Exception):
+    """A peer sent what its side of the protocol does not allow."""
+
 
 class Message(msgspec.Struct, frozen=True, tag=True):
     """Base of all messages; the class name is the tag on the wire."""
 
+    descriptors: ClassVar[tuple[int, ...]] = (0,)
+    """How many descriptors may travel beside it."""
+
+
+# --- supervisor to fork server --------------------------------------------------------------------
+
 
 class Load(Message, frozen=True):
-    """Supervisor to fork server, first of all: load `function` of `module` with `options`, with
-    temporary files in the directory `scratch`, at a priority that is lower by `nice`."""
+    """Load `function` of `module` with `options`, with temporary files in the directory `scratch`,
+    at a priority that is lower by `nice`. The first message to a fork server."""
 
     module: str
     function: str
     options: dict[str, Any]
     import_path: list[str]
     scratch: str
-    records: int
     heartbeat_s: float
     nice: int
     sandbox: Sandbox
 
 
-class Loaded(Message, frozen=True):
-    """Fork server to supervisor: the model is in memory and warm; forks may be asked for.
-    `sandbox`: what workers will have given up, and why not the rest."""
+class Fork(Message, frozen=True):
+    """Fork a worker. Descriptors: the worker's end of its channel, its page, and the pipe that
+    takes its standard output and error."""
 
-    load_s: float
-    warm_s: float
+    descriptors: ClassVar[tuple[int, ...]] = (3,)
+
+    ticket: Number
+
+
+class Trim(Message, frozen=True):
+    """Give freed memory back to the kernel. Sent to workers, too."""
+
+
+# --- fork server to supervisor --------------------------------------------------------------------
+
+
+class Loaded(Message, frozen=True):
+    """The model is in memory and warm; forks may be asked for. `sandbox`: what workers will have
+    given up, and why not the rest."""
+
+    load_s: Seconds
+    warm_s: Seconds
     report: dict[str, Any]
-    sandbox: list[str] = []
-    sandbox_missing: list[str] = []
+    sandbox: Names = []
+    sandbox_missing: Sentences = []
 
 
 class LoadFailed(Message, frozen=True):
-    """Fork server to supervisor: loading raised `error`; the fork server exits."""
+    """Loading raised `error`; the fork server exits."""
 
-    error: str
-    traceback: str
-
-
-class Fork(Message, frozen=True):
-    """Supervisor to fork server: fork a worker. Descriptor: the worker's end of its channel."""
-
-    ticket: int
-    record: int
+    error: Text
+    traceback: Text
 
 
 class Forked(Message, frozen=True):
-    """Fork server to supervisor: the worker exists. Descriptor: its pidfd."""
+    """The worker exists, as a child of the supervisor. Descriptor: its pidfd."""
 
-    ticket: int
-    pid: int
+    descriptors: ClassVar[tuple[int, ...]] = (1,)
+
+    ticket: Number
+    pid: Number
 
 
 class ForkFailed(Message, frozen=True):
-    """Fork server to supervisor: the kernel refused the fork (memory or process limits)."""
+    """The kernel refused the fork (memory or process limits)."""
 
-    ticket: int
-    error: str
-
-
-class Reaped(Message, frozen=True):
-    """Fork server to supervisor: a worker ended (`exit_code`, or `signal`, is None)."""
-
-    pid: int
-    exit_code: int | None
-    signal: int | None
+    ticket: Number
+    error: Text
 
 
-class Ready(Message, frozen=True):
-    """Worker to supervisor: jobs may be sent. `anonymous_bytes`: what it shares from birth.
-    Descriptor: what its sandbox tells of forbidden calls on, if it is in one."""
-
-    anonymous_bytes: int
+# --- supervisor to worker -------------------------------------------------------------------------
 
 
 class Run(Message, frozen=True):
-    """Supervisor to worker: run a job. Descriptor: the spool, if `spool_bytes` is not None."""
+    """Run a job. Descriptor: the spool, if `spool_bytes` is not None."""
 
-    job: int
+    descriptors: ClassVar[tuple[int, ...]] = (0, 1)
+
+    job: Number
     request: dict[str, Any]
-    spool_bytes: int | None
+    spool_bytes: Bytes | None
 
 
 class Cancel(Message, frozen=True):
-    """Supervisor to worker: stop the job at the next step, its result is not wanted."""
+    """Stop the job at the next step, its result is not wanted."""
 
-    job: int
+    job: Number
 
 
 class Open(Message, frozen=True):
-    """Supervisor to worker: a stream begins, or goes on here after another worker, when `before`
-    units of its input need not be told again, `mark` is where it was settled last, and answers to
-    inputs up to the number `answered` have been given. `since`: when the oldest input came that is
-    not answered. `background`: it has its turns when there is nothing else to do."""
+    """A stream begins, or goes on here after another worker, when `before` units of its input need
+    not be told again, `mark` is where it was settled last, and answers to inputs up to the number
+    `answered` have been given. `since`: when the oldest input came that is not answered (seconds
+    of CLOCK_MONOTONIC). `background`: it has the steps that streams and files leave."""
 
-    stream: int
+    stream: Number
     request: dict[str, Any]
     before: float
-    mark: Any
+    mark: bytes | None
     answered: int
     since: float
     background: bool
 
 
 class Feed(Message, frozen=True):
-    """Supervisor to worker: what came next on a stream, numbered from 1; `at`: when (seconds of
+    """The next input of a stream, numbered from 1; `at`: when it came (seconds of
     CLOCK_MONOTONIC)."""
 
-    stream: int
-    number: int
+    stream: Number
+    number: Number
     data: Any
     at: float
 
 
 class Drop(Message, frozen=True):
-    """Supervisor to worker: the stream is not its any more."""
+    """Forget the stream."""
 
-    stream: int
-
-
-class Fed(Message, frozen=True):
-    """Worker to supervisor: what a stream says to that input (see `StreamAnswer`). `ran_s`: the
-    processor time that it took."""
-
-    stream: int
-    number: int
-    values: list[Any]
-    settled: bool
-    mark: Any
-    units: float
-    ran_s: float
-
-
-class StreamFailed(Message, frozen=True):
-    """Worker to supervisor: the stream raised, and is forgotten. `code` as in `Failed`."""
-
-    stream: int
-    code: str | None
-    message: str
-    traceback: str
-
-
-class Trim(Message, frozen=True):
-    """Supervisor to worker or fork server: give freed memory back to the kernel."""
+    stream: Number
 
 
 class Leave(Message, frozen=True):
-    """Supervisor to worker: exit with status 0 after the job at hand, if there is one."""
+    """Exit with status 0 after the job at hand, if there is one, and once no stream is left."""
+
+
+# --- worker to supervisor -------------------------------------------------------------------------
+
+
+class Ready(Message, frozen=True):
+    """Jobs may be sent. `in_force`: what its sandbox has put in force. Descriptor: what reports its
+    forbidden calls, if it has a system call filter."""
+
+    descriptors: ClassVar[tuple[int, ...]] = (0, 1)
+
+    in_force: Names
 
 
 class Progress(Message, frozen=True):
-    """Worker to supervisor: what the running job yielded."""
+    """What the running job yielded, encoded."""
 
-    job: int
-    value: Any
+    job: Number
+    value: Value
 
 
 class Done(Message, frozen=True):
-    """Worker to supervisor: the job's result, and what it cost the worker.
+    """The job's result, encoded."""
 
-    `growth_bytes` is the worker's anonymous memory now, less what it had when it was forked.
-    """
-
-    job: int
-    value: Any
-    run_s: float
-    growth_bytes: int
+    job: Number
+    value: Value
 
 
 class Failed(Message, frozen=True):
-    """Worker to supervisor: the job raised. `code` is None unless it was a `JobError`."""
+    """The job raised. `code` is None unless it was a `JobError`."""
 
-    job: int
-    code: str | None
-    message: str
-    traceback: str
+    job: Number
+    code: Code | None
+    message: Text
+    traceback: Text
 
 
 class Cancelled(Message, frozen=True):
-    """Worker to supervisor: the job was stopped and forgotten."""
+    """The job was stopped and forgotten."""
 
-    job: int
+    job: Number
 
 
-AnyMessage = (
-    Load
-    | Loaded
-    | LoadFailed
-    | Fork
-    | Forked
-    | ForkFailed
-    | Reaped
-    | Ready
-    | Run
-    | Cancel
-    | Leave
-    | Open
-    | Feed
-    | Drop
-    | Fed
-    | StreamFailed
-    | Trim
-    | Progress
-    | Done
-    | Failed
-    | Cancelled
-)
+class Fed(Message, frozen=True):
+    """A stream's answer to that input (see `StreamAnswer`); `values` is an encoded list. `ran_s`:
+    the processor time that it took, as the worker counts it."""
+
+    stream: Number
+    number: Number
+    values: Value
+    settled: bool
+    mark: Mark | None
+    units: Units
+    ran_s: Seconds
+
+
+class StreamFailed(Message, frozen=True):
+    """The stream raised, and is forgotten. `code` as in `Failed`."""
+
+    stream: Number
+    code: Code | None
+    message: Text
+    traceback: Text
+
+
+M = TypeVar("M")
+
+ToForkServer = Load | Fork | Trim
+FromForkServer = Loaded | LoadFailed | Forked | ForkFailed
+ToWorker = Run | Cancel | Open | Feed | Drop | Leave | Trim
+FromWorker = Ready | Progress | Done | Failed | Cancelled | Fed | StreamFailed
 
 encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(AnyMessage).decode
+to_fork_server = msgspec.msgpack.Decoder(ToForkServer)
+from_fork_server = msgspec.msgpack.Decoder(FromForkServer)
+to_worker = msgspec.msgpack.Decoder(ToWorker)
+from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+_FLOATS = ("units", "ran_s", "load_s", "warm_s")
+
+
+def decode(decoder: "msgspec.msgpack.Decoder[M]", body: bytes, descriptors: int) -> M:
+    """Decode one message of that direction. Raises `ProtocolError` where it is none, where a
+    number is not finite, or where another number of descriptors came with it."""
+    try:
+        message = decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, MemoryError) as error:
+        raise ProtocolError(f"not a message: {error}") from error
+    if not all(math.isfinite(getattr(message, name, 0.0)) for name in _FLOATS):
+        raise ProtocolError(f"{type(message).__name__} with a number that is not finite")
+    if descriptors not in message.descriptors:  # type: ignore[attr-defined] # all are Messages
+        raise ProtocolError(f"{type(message).__name__} with {descriptors} descriptors")
+    return message
+
+
+def sendable(text: str, most: int = _LONGEST_TEXT) -> str:
+    """Return `text` so that it can be sent: half characters escaped, cut to its last `most`
+    characters."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")[-most:]

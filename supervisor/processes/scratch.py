@@ -1,0 +1,55 @@
+"""The directory that a load has its temporary files in. It is locked while its supervisor lives, so
+that the next one can tell what a supervisor that was killed has left, and remove it."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+_PREFIX = "modelserver-load-"
+_LOCKED_WITHIN_S = 60.0
+
+
+class Scratch:
+    """A new directory."""
+
+    def __init__(self) -> None:
+        """Raises `OSError`."""
+        remove_left_over()
+        self.name = tempfile.mkdtemp(prefix=_PREFIX)
+        self._fd = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # a file system without locks: it is not looked at again
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """Remove it with all that is in it. May be called twice."""
+        shutil.rmtree(self.name, ignore_errors=True)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def remove_later(self) -> None:
+        """Remove it in a thread: there may be much, and a process may still write there."""
+        try:
+            asyncio.get_running_loop().run_in_executor(None, self.remove)
+        except RuntimeError:  # no thread can be started
+            self.remove()
+
+
+def remove_left_over() -> None:
+    """Remove the directories of supervisors that are gone, of this user."""
+    for found in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            fd = os.open(found, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                status = os.fstat(fd)
+                old = time.time() - status.st_mtime > _LOCKED_WITHIN_S
+                if status.st_uid == os.getuid() and old:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(found, ignore_errors=True)
+            finally:
+                os.close(fd)
