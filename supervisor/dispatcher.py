@@ -37,7 +37,7 @@ from supervisor.wire.payload import unpack_value
 
 log = get_logger("supervisor")
 
-_LOOK_EVERY_S = 0.25
+_LOOK_EVERY_S = 0.5
 _MOST_NEVER_BEGUN = 10
 """A job that so many workers did not even live to begin is given up."""
 
@@ -70,6 +70,8 @@ class Dispatcher:
             guard.clock,
         )
         self._sound, self._measure = sound, measure
+        self._jobs: set[Job] = set()
+        """All that are inside."""
         self._suspended: set[Job] = set()
         """Jobs whose worker has crashed, while it is found out what that says of the model."""
         self._tasks = Tasks()
@@ -89,7 +91,14 @@ class Dispatcher:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            each_of(self.streams.look, self._guard.begin_what_may)
+            each_of(self.streams.look, self._find_lost, self._guard.begin_what_may)
+
+    def _find_lost(self) -> None:
+        """A job that no worker has, since something has failed when its worker ended."""
+        running = {worker.job for worker in self.lifecycle.workers} | self._suspended
+        for job in [job for job in self._jobs if job.state is JobState.RUNNING]:
+            if job not in running:
+                self.queue.put_back(job)
 
     def next_number(self) -> int:
         """Of a job or stream."""
@@ -147,6 +156,7 @@ class Dispatcher:
         )
         limit = asyncio.timeout(timeout_s)
         try:
+            self._jobs.add(job)
             self.queue.add(job)
             self._guard.begin_what_may()
             async with limit:
@@ -170,7 +180,8 @@ class Dispatcher:
             self._forget(job)
 
     def _forget(self, job: Job) -> None:
-        """Whoever waited for it has an answer, or has gone."""
+        """Its caller has an answer, or has gone."""
+        self._jobs.discard(job)
         if job.state is JobState.WAITING:
             self.queue.forget(job)
         elif job.state is JobState.RUNNING:
@@ -296,7 +307,9 @@ class Dispatcher:
     def _run_again(self, job: Job | None, death: Death, at_hand: int) -> None:
         if job is None or job.state is not JobState.RUNNING:
             return
-        if at_hand == job.id and death.cause not in EXPECTED:  # which are no fault of the job's
+        # A worker that broke its rules may say that it had nothing at hand.
+        guilty = at_hand == 0 and death.cause in (Cause.PROTOCOL, Cause.SANDBOX)
+        if (at_hand == job.id or guilty) and death.cause not in EXPECTED:
             job.deaths.append(death)
         elif at_hand == 0:
             job.never_begun += 1

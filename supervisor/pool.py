@@ -252,8 +252,8 @@ class Pool:
                 self._streams.keep_within,
                 self._guard.clock,
             )
-            self._streams.add(stream)
             try:
+                self._streams.add(stream)
                 yield stream
             finally:
                 self._streams.remove(stream)
@@ -274,8 +274,8 @@ class Pool:
             self._guard.clock,
             background=True,
         )
-        self._streams.add(stream)
         try:
+            self._streams.add(stream)
             yield stream
         finally:
             self._streams.remove(stream)

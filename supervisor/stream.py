@@ -28,6 +28,10 @@ class Carrier(Protocol):
     def streams(self) -> "set[Stream]":
         """All that it carries."""
 
+    @property
+    def vacated(self) -> bool:
+        """It is gone, or cannot be ended."""
+
     def send_stream(self, message: bytes) -> None:
         """Send it a message about one of them."""
 

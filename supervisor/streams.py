@@ -141,6 +141,8 @@ class Streams:
         though their answers were read; move those that may; find workers for those without."""
         most_s = self.settings.answer_s
         for stream in self.all:
+            if stream.worker is not None and stream.worker.vacated:
+                stream.leave_worker(tell=False)  # its end has come, and something has failed then
             if stream.background or stream.over or stream.unread:
                 continue
             if stream.behind_s() > most_s:

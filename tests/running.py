@@ -182,7 +182,7 @@ class RunningServer:
         return psutil.Process(pid)
 
     def workers(self) -> list[psutil.Process]:
-        """The workers of the newest fork server: children of the supervisor in its process group."""
+        """The workers of the newest fork server: the supervisor's children in its group."""
         server = self.fork_server().pid
         found = psutil.Process(self.pid).children()
         return [child for child in found if child.pid != server and _group(child) == server]

@@ -207,6 +207,10 @@ class Accounting:
         account = self._accounts.get(pid)
         return account.rate if account else 0.0
 
+    def total_rate(self) -> float:
+        """Bytes a second by which all that grow have grown together, at the last look."""
+        return sum(max(0.0, account.last_rate) for account in self._accounts.values())
+
     def used(self) -> int:
         """What the whole tree holds and cannot drop, counted once."""
         total = sum(self._left_shared.values())

@@ -106,7 +106,10 @@ class Guard:
         self._decided_at, self._decided_at_growth = -1e9, 0
         self._alive_at = -1e9
         self._known = asyncio.Event()
-        self._pause: asyncio.Future[None] | None = None
+        self._due: asyncio.Future[None] | None = None
+        """A whole reading is."""
+        self._read_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._tasks = Tasks()
 
     async def __aenter__(self) -> "Guard":
@@ -166,8 +169,10 @@ class Guard:
 
     def hasten(self) -> None:
         """There is work now: what was slow to come may be fast from here on."""
-        if self._pause is not None and not self._pause.done():
-            self._pause.set_result(None)
+        if self._timer is not None:
+            seconds = min(LOOK_EVERY_S, self._observer.interval())
+            if self._timer.when() > asyncio.get_running_loop().time() + seconds:
+                self._tick_in(seconds)
 
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
@@ -285,37 +290,48 @@ class Guard:
     # --- watching -------------------------------------------------------------------------------
 
     async def _keep_watching(self) -> None:
+        """Read, and let the looks say when to read again."""
         while True:
+            self._due, self._read_at = asyncio.get_running_loop().create_future(), time.monotonic()
+            self._tick_in(self._observer.interval())
             try:
-                await self._until_next_reading()
+                await self._due
+            finally:
+                self._stop_ticking()
+            try:
                 await self._read()
             except Exception:  # without a whole reading the looks go on, by what is known
                 log.critical("guard.failed", exc_info=True)
                 await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _until_next_reading(self) -> None:
-        loop = asyncio.get_running_loop()
-        read_at = loop.time()
-        while loop.time() - read_at < self._reading_every():
-            await self._wait(self._observer.interval())
-            if self._observer.outdated(self._look()):
-                return
+    def _tick(self) -> None:
+        """A look, by a timer: half of what it costs to wake a task."""
+        due = True
+        try:
+            due = self._observer.outdated(self._look())
+            due = due or time.monotonic() - self._read_at >= self._reading_every()
+        except Exception:
+            log.critical("guard.failed", exc_info=True)
+        finally:
+            if due and self._due is not None and not self._due.done():
+                self._due.set_result(None)
+            else:
+                self._tick_in(self._observer.interval())
+
+    def _tick_in(self, seconds: float) -> None:
+        self._stop_ticking()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._tick)
+
+    def _stop_ticking(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _reading_every(self) -> float:
         """Seconds between two whole readings, when nothing happens."""
         if self._observer.accounting.outdated or self.state.level is not Level.NORMAL:
             return READ_EVERY_S
         return READ_AT_REST_EVERY_S if self._observer.at_rest() else READ_EVERY_S
-
-    async def _wait(self, seconds: float) -> None:
-        """For so long, or until there is work."""
-        loop = asyncio.get_running_loop()
-        self._pause = loop.create_future()
-        timer = loop.call_later(seconds, self.hasten)
-        try:
-            await self._pause
-        finally:
-            timer.cancel()
 
     def _look(self) -> int:
         """A quick look, and a decision where there is something to decide; returns by how many

@@ -47,7 +47,8 @@ log = get_logger("guard")
 READ_EVERY_S = 1.0
 READ_AT_REST_EVERY_S = 5.0
 LOOK_EVERY_S = 0.05
-LOOK_AT_REST_EVERY_S = 0.25
+LOOK_AT_REST_EVERY_S = 0.5
+_LOOK_AROUND_S = 0.05
 _LIMITS_EVERY_S = 0.5
 _EXACT_EVERY_S = 10.0
 _EXACT_AT_REST_EVERY_S = 60.0
@@ -55,7 +56,11 @@ _EXACT_SHARE = 0.001
 """The share of a core that exact readings may take, where processes are large."""
 _EXACT_SPACING_S = 1.0
 _EXACT_IF_UNEXPLAINED_S = 0.25
-LEAST_INTERVAL_S = 0.01
+LEAST_INTERVAL_S, LEAST_IF_GROWING_S = 0.025, 0.005
+"""A look wakes a processor that may be idle, which costs more than the look: near a limit, too,
+there are forty a second, until something grows."""
+_GROWING, _CLOSER = 50e6, 5
+"""Bytes a second, from which on looks are so many times closer."""
 _NOTABLE_CHANGE = 1 / 8
 """Of a budget: by less it is not found anew."""
 _FASTEST_GROWTH = 5e9
@@ -115,6 +120,7 @@ class Observer:
         self._bounds: tuple[Bound, ...] = ()
         """At the last reading."""
         self._looked = _Looked(0, 0)
+        self._looked_around_at = -1e9
         self._unexplained = False
         """More was taken than our processes seem to have: they are to be read exactly."""
         self._allowed: dict[int, int] = {}
@@ -192,11 +198,14 @@ class Observer:
         """Seconds until the next look: less than the fastest growth would take to use up what is
         left of anything."""
         if self._loading():
-            return LEAST_INTERVAL_S
+            return LEAST_INTERVAL_S / 2
         if self.at_rest():
             return LOOK_AT_REST_EVERY_S
-        least = min(map(_left, self._bounds), default=0)
-        return max(LEAST_INTERVAL_S, min(LOOK_EVERY_S, least / _FASTEST_GROWTH))
+        in_time = min(map(_left, self._bounds), default=0) / _FASTEST_GROWTH
+        usual = min(LOOK_EVERY_S, in_time)
+        if self.accounting.total_rate() > _GROWING:
+            return max(LEAST_IF_GROWING_S, usual / _CLOSER)
+        return max(LEAST_INTERVAL_S, usual)
 
     def at_rest(self) -> bool:
         """No worker has anything to do, no helper runs, and no model is being loaded."""
@@ -205,9 +214,13 @@ class Observer:
     def look(self) -> tuple[int, int]:
         """A quick look: by how much our processes have grown since the last reading, and the
         bytes that are left now."""
-        self.accounting.look(time.monotonic())
-        self._looked = self._look_around()
+        now = time.monotonic()
+        self.accounting.look(now)
         grown = self.accounting.total_kept() - self._kept_at_reading
+        # What others take is looked at less often, unless they could use it up by then.
+        far = self._looked.available > _LOOK_AROUND_S * _FASTEST_GROWTH
+        if not far or now - self._looked_around_at >= _LOOK_AROUND_S:
+            self._looked, self._looked_around_at = self._look_around(), now
         available = self._looked.available - self.limits.reserve.bytes
         return grown, min(self.left - max(0, grown), available)
 

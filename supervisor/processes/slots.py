@@ -138,12 +138,13 @@ class WorkerSlots:
         self._changes.notify()
 
     def worker_gone(self, worker: Worker, death: Death) -> None:
-        job, output = worker.job, worker.output()
+        job = worker.job
         self.workers.discard(worker)
         try:
             self._owner.worker_lost(worker, death)
         finally:
             self._changes.notify()
+            output = worker.output()
             self._deaths.died(
                 "worker",
                 death,
@@ -247,6 +248,9 @@ class WorkerSlots:
         while True:
             await asyncio.sleep(self.settings.heartbeat_s / 2)
             for worker in list(self.workers):
+                if worker.gone.done():  # what was to be done at its end has failed
+                    self.worker_gone(worker, worker.gone.result())
+                    continue
                 if output := worker.output():
                     log.warning("worker.output", worker=worker.slot, pid=worker.pid, text=output)
                 if worker.ending or (silent_s := worker.silent_s) <= self.settings.hang_s:

@@ -122,6 +122,7 @@ class Worker:
         self._clock = clock
         self._page, self._output = born.page, born.output
         self._heartbeat, self._heard_at = 0, clock.now()
+        self._was_at_hand = 0
         self._stuck_timer: asyncio.TimerHandle | None = None
         self._forbidden: ForbiddenCalls | None = None
         self._channel = AsyncChannel(born.sock, from_worker, self._on_message, self._on_close)
@@ -156,7 +157,7 @@ class Worker:
     def at_hand(self) -> int:
         """The number of the job or stream of its own that it was working for when last seen, as it
         says; 0 for none."""
-        number = self._page.at_hand
+        number = self._page.at_hand if self.running else self._was_at_hand
         its_own = (self.job is not None and number == self.job.id) or any(
             stream.number == number for stream in self.streams
         )
@@ -231,8 +232,9 @@ class Worker:
         if self.state in (WorkerState.LEAVING, WorkerState.GONE):
             return
         self.outcome.ask(intent, reason)
-        self._move(WorkerState.LEAVING)
+        self.state = WorkerState.LEAVING
         self._tell(Leave())
+        self._owner.worker_changed(self)
 
     def send_stream(self, message: bytes) -> None:
         """Tell it of a stream; nothing if it has ended, which its end reports."""
@@ -257,7 +259,8 @@ class Worker:
     def abandon(self) -> None:
         """It cannot be ended, and the pool closes."""
         self._process.abandon()
-        self._on_exit(ExitStatus())
+        if not self.gone.done():
+            self._on_exit(ExitStatus())
 
     def _tell(self, message: Message) -> None:
         self._send(encode(message), [])
@@ -335,7 +338,7 @@ class Worker:
             log.error("worker.cannot_be_ended", worker=self.slot, pid=self.pid)
 
     def _on_exit(self, status: ExitStatus) -> None:
-        self.state = WorkerState.GONE
+        self.state, self._was_at_hand = WorkerState.GONE, self._page.at_hand
         self._channel.drain()
         if self._stuck_timer is not None:
             self._stuck_timer.cancel()
