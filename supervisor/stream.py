@@ -176,7 +176,7 @@ class Stream:
     @property
     def settled(self) -> bool:
         """Another worker would not have to be told anything again."""
-        return not self._sent
+        return not self._sent and not self._lost
 
     @property
     def working(self) -> bool:

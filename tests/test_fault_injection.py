@@ -7,37 +7,43 @@ import contextlib
 import functools
 import inspect
 import os
+import resource
 import signal
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import structlog
+from cgroup import freezer
+from running import gone
 from test_pool import toy
 from test_streams import say
 
-from supervisor import Pool, PoolError, PoolSettings, SpoolStore
+from supervisor import Cause, Guard, MemorySettings, Pool, PoolError, PoolSettings, SpoolStore
 from supervisor.dispatcher import Dispatcher
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.effects import Effects
-from supervisor.guard.guard import Guard
 from supervisor.guard.history import History
 from supervisor.guard.observer import Observer
 from supervisor.job import Job
 from supervisor.poison import PoisonInputs
 from supervisor.processes.backoff import Backoff
+from supervisor.processes.death import Intent
 from supervisor.processes.deaths import Deaths
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.lifecycle import ProcessLifecycle
+from supervisor.processes.scratch import Scratch
 from supervisor.processes.slots import WorkerSlots
 from supervisor.processes.worker import Worker
 from supervisor.queue import JobQueue
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.streams import Streams
 from supervisor.wire.async_channel import AsyncChannel
-
 
 DEADLINE_S = 20.0
 
@@ -205,3 +211,95 @@ async def test_a_log_that_cannot_be_written_loses_nothing(tmp_path: Path) -> Non
             await must_come_to_rest(pool, "a log that cannot be written")
     finally:
         structlog.configure(processors=before)
+
+
+# --- what is not known ----------------------------------------------------------------------------
+
+
+async def test_without_descriptors_memory_is_not_taken_for_none(events: list[Any]) -> None:
+    """A reading that failed is no reading: no level changes, and no worker is ended for it."""
+    async with Pool(toy(), PoolSettings(workers=1)) as pool:
+        async with asyncio.timeout(20):
+            await pool.wait_ready()
+        before = pool.status()
+        assert before.guard is not None
+        job = asyncio.create_task(pool.run({"do": "steps", "count": 150, "step_s": 0.02}))
+        async with asyncio.timeout(10):
+            while pool.status().workers[0].state.value != "busy":
+                await asyncio.sleep(0.01)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            for _ in range(8):
+                await asyncio.sleep(0.25)
+                status = pool.status().guard
+                assert status is not None
+                assert status.state.level.word == "normal"
+                assert status.limits.limit == before.guard.limits.limit
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (await job).deaths == ()
+        assert [w.pid for w in pool.status().workers] == [w.pid for w in before.workers]
+        assert not [e for e in events if e["event"] == "guard.level"]
+
+
+async def test_a_fork_server_that_cannot_be_ended_is_not_waited_for(events: list[Any]) -> None:
+    with freezer() as frozen:
+        async with Pool(toy(), PoolSettings(workers=1, hang_s=1.0)) as pool:
+            async with asyncio.timeout(20):
+                await pool.wait_ready()
+            server = pool._lifecycle.live_server()
+            assert server is not None
+            frozen.freeze(server.pid)
+            server.kill(Intent.HANG)
+            async with asyncio.timeout(30):
+                while pool.status().fork_server_pid in (None, server.pid):
+                    await asyncio.sleep(0.05)
+            assert (await pool.run({"do": "echo"}, timeout_s=20)).value["pid"]
+            assert [e for e in events if e["event"] == "fork_server.cannot_be_ended"]
+
+
+async def test_a_helpers_children_end_with_it() -> None:
+    script = (
+        "import subprocess, time; subprocess.Popen(['sleep', '600']);"
+        "print('there', flush=True); time.sleep(600)"
+    )
+    async with Guard() as guard:
+        async with guard.helper("errand", [sys.executable, "-c", script], os.environ) as helper:
+            async for line in helper.lines():
+                assert line == b"there"
+                break
+            (child,) = psutil.Process(helper.pid).children()
+            began = time.monotonic()
+        assert time.monotonic() - began < 8
+        async with asyncio.timeout(5):
+            while not gone(child):
+                await asyncio.sleep(0.01)
+
+
+async def test_what_a_loader_starts_counts_while_it_loads() -> None:
+    memory = MemorySettings(limit=220_000_000)
+    async with Pool(toy(child_bytes=300_000_000), PoolSettings(workers=1, memory=memory)) as pool:
+        async with asyncio.timeout(60):
+            while "ended by the guard" not in (pool.unready_reason() or ""):
+                await asyncio.sleep(0.05)
+        death = pool.load_death()
+        assert death is not None
+        assert death.death.cause is Cause.GUARD
+
+
+def test_scratch_directories_of_supervisors_that_were_killed_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    held = Scratch()
+    left = tmp_path / "modelserver-load-left"
+    left.mkdir()
+    for old in (left, Path(held.name)):
+        os.utime(old, (0, 0))
+    new = Scratch()
+    assert not left.exists()
+    assert Path(held.name).exists()
+    for one in (held, new):
+        one.remove()
+    assert list(tmp_path.iterdir()) == []
