@@ -85,74 +85,14 @@ if TYPE_CHECKING:
     from supervisor.tasks import Tasks
     from supervisor.trim import keep_together
 
-_HOMES = {
-    "contract": ("Reporting", "Servable", "StreamAnswer", "Streaming", "StreamSession", "Warmable"),
-    "child.sandbox": ("try_sandbox",),
-    "processes.death": ("Cause", "Death", "ExitStatus"),
-    "processes.environment": (
-        "Allocator",
-        "AllocatorMissing",
-        "Sandbox",
-        "allocator_in_use",
-        "choose_allocator",
-        "find_jemalloc",
-        "usable_cpus",
-    ),
-    "errors": (
-        "DeadlineExceeded",
-        "Draining",
-        "JobCrashed",
-        "JobError",
-        "MemoryPressure",
-        "NotReady",
-        "PoolError",
-        "QueueFull",
-        "ResourceExhausted",
-        "SpoolFull",
-        "StreamLost",
-        "TooLarge",
-        "WorkerLost",
-    ),
-    "fairness": ("FairQueue",),
-    "packed": ("PackedRing",),
-    "tasks": ("Tasks",),
-    "trim": ("keep_together",),
-    "guard.beforehand": ("explain_limits", "find_headroom"),
-    "guard.guard": ("Guard", "GuardStatus"),
-    "guard.history": ("DeathRecord",),
-    "job": ("JobResult",),
-    "readings.kernel_oom": ("KernelLog", "OomCounter", "OomReport"),
-    "readings.memory": ("MemoryReader", "available_memory"),
-    "readings.processes": ("read_process",),
-    "readings.resources": ("raise_descriptor_limit", "read_processes", "read_processes_of_user"),
-    "admission": ("Admission",),
-    "pool": ("Pool",),
-    "processes.kin": ("end_with_parent",),
-    "settings": (
-        "MemorySettings",
-        "PoolSettings",
-        "StreamSettings",
-        "Headroom",
-        "Target",
-        "TargetSource",
-        "TargetUnavailable",
-    ),
-    "spool": (
-        "FileInput",
-        "JobInput",
-        "Spool",
-        "SpoolLimits",
-        "SpoolStore",
-        "SpoolUsage",
-        "directory_problem",
-    ),
-    "spool_view": ("SpoolView",),
-    "stream": ("Stream",),
-    "status": ("PoolState", "PoolStatus", "WorkerStatus"),
-    "sizes": ("in_units",),
-}
-
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOMES = (
+    *("contract", "errors", "spool_view", "sizes", "packed", "trim", "processes.death"),
+    *("processes.environment", "processes.kin", "settings", "child.sandbox", "fairness"),
+    *("readings.processes", "readings.memory", "readings.resources", "readings.kernel_oom"),
+    *("spool", "tasks", "job", "stream", "admission", "guard.beforehand", "guard.history"),
+    *("guard.guard", "status", "pool"),
+)
+"""Where the names are, the modules that need little before those that need more."""
 
 __all__ = [
     "Admission",
@@ -231,6 +171,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    for home in _HOMES:
+        module = importlib.import_module(f"{__name__}.{home}")
+        if name in vars(module):
+            value = globals()[name] = vars(module)[name]
+            return value
+    raise AttributeError(f"{name!r} is in no module of {__name__!r}")

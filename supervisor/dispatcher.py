@@ -157,7 +157,7 @@ class Dispatcher:
         limit = asyncio.timeout(timeout_s)
         try:
             self._jobs.add(job)
-            self.queue.add(job)
+            self.queue.add(job, client, 1.0 if units is None else units)
             self._guard.begin_what_may()
             async with limit:
                 return await job.future
@@ -183,7 +183,7 @@ class Dispatcher:
         """Its caller has an answer, or has gone."""
         self._jobs.discard(job)
         if job.state is JobState.WAITING:
-            self.queue.forget(job)
+            self.queue.discard(job)
         elif job.state is JobState.RUNNING:
             self._suspended.discard(job)
             for worker in self.lifecycle.workers:

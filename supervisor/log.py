@@ -4,27 +4,29 @@ A log that cannot be written (a full disk, a closed pipe) must not stop a change
 """
 
 import contextlib
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import structlog
+if TYPE_CHECKING:
+    import structlog
 
 
 class _Unfailing:
-    """A logger whose methods raise nothing."""
+    """A logger whose methods raise nothing. Its library is loaded with the first event, since the
+    processes of the tree have none."""
 
     def __init__(self, name: str) -> None:
-        self._logger = structlog.get_logger(name)
+        self._name = name
 
     def __getattr__(self, level: str) -> Any:
-        method = getattr(self._logger, level)
-
         def event(*arguments: Any, **fields: Any) -> None:
+            import structlog
+
             with contextlib.suppress(Exception):
-                method(*arguments, **fields)
+                getattr(structlog.get_logger(self._name), level)(*arguments, **fields)
 
         return event
 
 
-def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+def get_logger(name: str) -> "structlog.stdlib.BoundLogger":
     """A logger of structlog's by that name, which drops what it cannot write."""
     return cast("structlog.stdlib.BoundLogger", _Unfailing(name))

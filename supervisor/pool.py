@@ -37,7 +37,7 @@ from supervisor.dispatcher import Dispatcher, closing
 from supervisor.errors import Draining, NotReady, QueueFull
 from supervisor.guard.admission import Ask
 from supervisor.guard.guard import Guard
-from supervisor.guard.history import DeathRecord, Moment
+from supervisor.guard.history import DeathRecord
 from supervisor.job import JobResult
 from supervisor.processes.death import Cause
 from supervisor.settings import Headroom, PoolSettings, TargetSource
@@ -365,10 +365,6 @@ class Pool:
             return ()
         lacking = set(loaded.sandbox) - set(self._in_force(loaded))
         return (*loaded.sandbox_missing, *(f"{name}: not in every worker" for name in lacking))
-
-    def recent_moments(self) -> tuple[Moment, ...]:
-        """Memory in the last half minute, oldest first."""
-        return tuple(self._guard.history.moments)
 
     def _queued_units(self) -> float:
         """Of everything that is inside, an answer that is half done counted whole."""

@@ -179,7 +179,7 @@ async def _serve(options: dict[str, Any]) -> None:
                     ],
                     "helpers": [p.pid for p in moment.processes if p.role == "helper"],
                 }
-                for moment in pool.recent_moments()
+                for moment in guard.history.moments
             ]
         async with spools.open() as spool:
             await spool.write(b"x" * command.get("spool", 0))

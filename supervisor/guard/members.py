@@ -101,7 +101,7 @@ class Members:
         heads = [
             (member, worker, job)
             for member in self._members
-            if (job := member.queue.next()) is not None
+            if (job := member.queue.first()) is not None
             and (worker := member.idle_worker()) is not None
         ]
         return min(heads, key=lambda head: head[2].submitted, default=None)
