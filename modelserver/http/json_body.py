@@ -1,171 +1,157 @@
-"""A JSON body with audio in it, `{"audio": "BASE64", ...}`, taken apart as it comes: the audio may
-be larger than should be held at once. One object, without others inside."""
+"""A JSON body with audio in it, `{"audio": "BASE64", ...}`: kept in a spool as it arrives, then
+decoded by msgspec in a thread.
 
-from collections.abc import Iterator
-from enum import Enum
+The thread holds the interpreter's lock while it decodes, so what is expensive to decode is bounded
+before: the size, and the characters that make up structure.
+"""
+
+import asyncio
+import mmap
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import msgspec
 
 from modelserver.http.errors import ApiError
+from supervisor import Spool
 
 AUDIO_KEYS = ("audio", "file", "data", "audio_base64", "audio_data", "content")
-
-_SPACE = b" \t\r\n"
-_LONGEST = 64 * 1024
-
-Found = tuple[str, str] | bytes
-"""A field with its value as text, or some of the audio's characters."""
-
-
-class _Expects(Enum):
-    START = "{"
-    KEY = "a key"
-    COLON = ":"
-    VALUE = "a value"
-    AUDIO = "the audio's text"
-    NEXT = ", or }"
-    NOTHING = "nothing more"
+MOST_BYTES = 64 * 1024 * 1024
+"""Of a body, decompressed. Larger audio is sent as the body itself or in a form."""
+MOST_FIELDS = 64
+_MOST_STRUCTURE = 20_000
+"""Quotes, commas and opening brackets in a body. Base64 has none."""
+_LONGEST_FIELD = 64 * 1024
+_SLICE_BYTES = 256 * 1024
+"""Of base64 that is decoded in one go."""
+_LONGEST_ESCAPE = 6
 
 
 class JsonBody:
-    """Fed with the body's bytes. Raises `ApiError`."""
+    """A JSON object in a spool. Raises `ApiError`."""
 
-    def __init__(self) -> None:
-        self._expects = _Expects.START
-        self._data = b""
-        self._key = ""
-        self._first = True
-        self.found_audio = False
+    def __init__(self, spool: Spool) -> None:
+        """`spool`: where the text is kept; the caller closes it."""
+        self._spool = spool
+        self._structure = self._quotes = 0
+        self.fields: dict[str, str] = {}
+        """Values as text: numbers and booleans as JSON writes them, lists as JSON."""
+        self.has_audio = False
 
-    def feed(self, data: bytes) -> Iterator[Found]:
-        """What the next bytes bring."""
-        self._data += data
-        while True:
-            if self._expects is _Expects.AUDIO:
-                if (text := self._audio()) is not None:
-                    yield text
-                    continue
+    async def receive(self, chunks: AsyncIterator[bytes]) -> None:
+        """Keep the body; `SpoolFull` where there is no space for it."""
+        async for chunk in chunks:
+            quotes = chunk.count(b'"')
+            self._quotes += quotes
+            self._structure += quotes + sum(chunk.count(one) for one in (b",", b"[", b"{"))
+            if self._spool.size + len(chunk) > MOST_BYTES:
+                raise json_too_large()
+            if self._structure > _MOST_STRUCTURE:
+                raise _bad(f"it has more than {MOST_FIELDS} fields, or lists that are too long")
+            await self._spool.write(chunk)
+        await self._spool.flush()
+
+    async def audio(self) -> AsyncIterator[bytes]:
+        """Decode the object, fill `fields`, and yield the characters of the audio."""
+        if not self._spool.size:
+            raise _ended()
+        text = mmap.mmap(self._spool.fileno(), self._spool.size, prot=mmap.PROT_READ)
+        # The mapping ends with its last view: an exception's traceback may hold one.
+        found = await asyncio.to_thread(self._decode, text)
+        text.madvise(mmap.MADV_DONTNEED)  # the spool has it: it need not be in our memory as well
+        if found is None:
+            return
+        self.has_audio = True
+        for piece in _characters(memoryview(found)[1:-1]):
+            yield piece
+            text.madvise(mmap.MADV_DONTNEED)
+            await asyncio.sleep(0)
+
+    def _decode(self, text: mmap.mmap) -> msgspec.Raw | None:
+        values = _decoded(text, dict[str, msgspec.Raw])
+        if len(values) > MOST_FIELDS:
+            raise _bad(f"it has more than {MOST_FIELDS} fields")
+        audio: dict[str, msgspec.Raw] = {}
+        quotes = 0  # of the fields; the body has more where one that came before was replaced
+        for name, raw in values.items():
+            value = bytes(memoryview(raw)[:1])
+            if value == b'"' and name.lower() in AUDIO_KEYS:
+                audio[name] = raw
+                quotes += name.count('"') + 4 + _escaped_quotes(raw)
+                continue
+            if len(memoryview(raw)) > _LONGEST_FIELD:
+                raise _bad(f"the value of {name[:40]!r} is too long")
+            quotes += name.count('"') + 2 + bytes(raw).count(b'"')
+            self._keep(name, raw)
+        repeated = len(audio) > 1
+        for name in audio:
+            key = msgspec.json.encode(name)
+            repeated |= text.find(key, text.find(key) + 1) >= 0 and quotes != self._quotes
+        if repeated:
+            raise ApiError("too_many_files", "the JSON holds audio twice")
+        if quotes != self._quotes:
+            raise ApiError("bad_parameter", "a field of the JSON is given twice")
+        return next(iter(audio.values()), None)
+
+    def _keep(self, name: str, raw: msgspec.Raw) -> None:
+        value = _decoded(raw, object)
+        match value:
+            case None:
                 return
-            before = (self._expects, len(self._data))
-            field = self._step()
-            if field is not None:
-                yield field
-            if before == (self._expects, len(self._data)):
-                if len(self._data) > _LONGEST:
-                    raise _bad("a value is too long")
-                return
-
-    def finish(self) -> None:
-        """There is no more."""
-        if self._expects is not _Expects.NOTHING:
-            raise ApiError("incomplete_body", f"the JSON ended where {self._expects.value} was due")
-
-    def _step(self) -> tuple[str, str] | None:
-        """One token, if all of it is there."""
-        data = self._data = self._data.lstrip(_SPACE)
-        if not data:
-            return None
-        match self._expects:
-            case _Expects.START:
-                self._must_be(data[:1], b"{")
-                self._move(1, _Expects.KEY)
-            case _Expects.KEY if data[:1] == b"}" and self._first:
-                self._move(1, _Expects.NOTHING)
-            case _Expects.KEY:
-                self._must_be(data[:1], b'"')
-                if (end := _string_end(data)) is not None:
-                    self._key, self._first = str(_decoded(data[:end])), False
-                    self._move(end, _Expects.COLON)
-            case _Expects.COLON:
-                self._must_be(data[:1], b":")
-                self._move(1, _Expects.VALUE)
-            case _Expects.VALUE:
-                return self._value(data)
-            case _Expects.NEXT:
-                self._must_be(data[:1], b",}")
-                self._move(1, _Expects.KEY if data[:1] == b"," else _Expects.NOTHING)
+            case bool():
+                self.fields[name] = "true" if value else "false"
+            case dict():
+                raise _bad(f"the value of {name[:40]!r} is neither text nor a number")
+            case list():
+                self.fields[name] = bytes(raw).decode()
             case _:
-                raise _bad("something follows the object")
-        return None
-
-    def _value(self, data: bytes) -> tuple[str, str] | None:
-        if data[:1] in (b"{", b"["):
-            raise _bad(f"{self._key!r} is neither text nor a number")
-        if data[:1] == b'"':
-            if self._key.lower() in AUDIO_KEYS:
-                if self.found_audio:
-                    raise ApiError("too_many_files", "the JSON holds audio twice")
-                self.found_audio = True
-                self._move(1, _Expects.AUDIO)
-                return None
-            end = _string_end(data)
-        else:
-            ends = [at for at in (data.find(c) for c in (b",", b"}", *_EACH_SPACE)) if at >= 0]
-            end = min(ends) if ends else None
-        if end is None:
-            return None
-        value = _decoded(data[:end])
-        self._move(end, _Expects.NEXT)
-        if value is None:
-            return None
-        if isinstance(value, bool):
-            return self._key, "true" if value else "false"
-        return self._key, str(value)
-
-    def _audio(self) -> bytes | None:
-        """Some of the string, without its escapes; None where more has to come."""
-        end, escape = self._data.find(b'"'), self._data.find(b"\\")
-        if escape >= 0 and (end < 0 or escape < end):
-            if escape:
-                return self._taken(escape, 0)
-            if len(self._data) < 2:
-                return None
-            character = self._data[1:2]
-            if character == b"u":
-                if len(self._data) < 6:
-                    return None
-                text = _decoded(b'"' + self._data[:6] + b'"')
-                self._data = self._data[6:]
-                return str(text).encode()
-            self._data = self._data[2:]
-            return b"" if character in b"nrtbf" else character
-        if end >= 0:
-            text = self._taken(end, 1)
-            self._expects = _Expects.NEXT
-            return text
-        return self._taken(len(self._data), 0) if self._data else None
-
-    def _taken(self, length: int, more: int) -> bytes:
-        text, self._data = self._data[:length], self._data[length + more :]
-        return text
-
-    def _move(self, length: int, expects: _Expects) -> None:
-        self._data, self._expects = self._data[length:], expects
-
-    def _must_be(self, byte: bytes, allowed: bytes) -> None:
-        if byte not in [allowed[at : at + 1] for at in range(len(allowed))]:
-            raise _bad(f"{byte.decode('latin-1')!r} where {self._expects.value} was due")
+                self.fields[name] = str(value)
 
 
-_EACH_SPACE = (b" ", b"\t", b"\r", b"\n")
+def _escaped_quotes(raw: msgspec.Raw) -> int:
+    """Count the quotes inside a string. Its own two are not counted."""
+    view = memoryview(raw)[1:-1]
+    return sum(
+        bytes(view[at : at + _SLICE_BYTES]).count(b'"') for at in range(0, len(view), _SLICE_BYTES)
+    )
 
 
-def _string_end(data: bytes) -> int | None:
-    """Where the string at the beginning of `data` ends; None where that is still to come."""
-    at = 1
-    while (at := data.find(b'"', at)) >= 0:
-        escapes = len(data[:at]) - len(data[:at].rstrip(b"\\"))
-        at += 1
-        if escapes % 2 == 0:
-            return at
-    return None
+def _characters(text: memoryview) -> Iterator[bytes]:
+    """The characters of a JSON string's inside, in slices, with escapes replaced."""
+    at = 0
+    while at < len(text):
+        piece = bytes(text[at : at + _SLICE_BYTES])
+        last = at + len(piece) == len(text)
+        if not last and (escape := piece.rfind(b"\\", len(piece) - _LONGEST_ESCAPE)) >= 0:
+            piece = piece[:escape]
+        at += len(piece)
+        if b"\\" in piece:
+            piece = str(_decoded(b'"' + piece + b'"', str)).encode("utf-8", "replace")
+        yield piece
 
 
-def _decoded(text: bytes) -> object:
+def _decoded(text: Any, kind: Any) -> Any:
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        if "truncated" in str(error):
+            raise _ended() from error
         raise _bad(str(error)) from error
+    except RecursionError:
+        raise _bad("it is nested too deeply") from None
+
+
+def json_too_large() -> ApiError:
+    """Return the refusal of a JSON body of more than `MOST_BYTES`."""
+    return ApiError(
+        "body_too_large",
+        f"a JSON body may have {MOST_BYTES} bytes: send a larger file as the body itself, or in a "
+        "form",
+    )
+
+
+def _ended() -> ApiError:
+    return ApiError("incomplete_body", "unexpected end of the JSON")
 
 
 def _bad(why: str) -> ApiError:
