@@ -106,6 +106,8 @@ class CaptionStream:
             values.append(msgspec.to_builtins(self._last()))
         elif not ended and self._samples != before and self._request.partials and not quiet:
             self._partial(values)
+        if self._request.raw is None and self._samples != before:
+            values.append({"heard_until": self._heard_s})
         units = (self._samples - before) / self._rate
         if not ended:
             return StreamAnswer(values, units=units)
