@@ -175,6 +175,9 @@ class ClientConnection(RequestHandler):
             else:
                 transport.close()
             return
+        if self._messages:  # others that it has sent already, which are answered first
+            asyncio.get_running_loop().call_later(_LOOK_FIRST_S, self._answer_after_eof, turns)
+            return
         self.close()  # after this answer
         if request is None:
             return  # it is being sent
