@@ -16,7 +16,6 @@ from modelserver.admin.address import (
 from modelserver.admin.agent import Agent
 from modelserver.admin.application import build_admin
 from modelserver.admin.history import History
-from modelserver.admin.lag import LoopLag
 from modelserver.handover import Sockets, Upgrader
 from modelserver.handover.sockets import ADMIN, AGENT
 from modelserver.http.connections import Connections
@@ -56,7 +55,6 @@ class AdminListener:
         self._sockets, self._before = sockets, before
         self._settings = service.settings.admin
         self._history = History(service)
-        self._lag = LoopLag()
         self._http: HttpServer | None = None
         self._agent: Agent | None = None
         self._path: tuple[Path, int] | None = None
@@ -69,7 +67,6 @@ class AdminListener:
             if address is not None:
                 await self._listen(address)
                 await self._history.__aenter__()
-                await self._lag.__aenter__()
         except (OSError, BadAddress) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             message = f"the admin side cannot listen on {self._settings.listen}: {reason}"
@@ -79,7 +76,6 @@ class AdminListener:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._lag.__aexit__()
         await self._history.__aexit__()
         if self._agent is not None:
             await self._agent.__aexit__()
@@ -128,7 +124,6 @@ class AdminListener:
             self._upgrader,
             token,
             connections,
-            self._lag,
         )
         self._http = HttpServer(app, sock, connections, self._service.traffic, give_up=False)
         await self._http.start()

@@ -1,13 +1,13 @@
-"""A JSON body with audio in it, `{"audio": "BASE64", ...}`: kept in a spool as it arrives, then
-decoded by msgspec in a thread.
+"""A JSON body with audio in it, `{"audio": "BASE64", ...}`: kept in a spool as it arrives.
 
-The thread holds the interpreter's lock while it decodes, so what is expensive to decode is bounded
-before: the size, and the characters that make up structure.
+The audio's text is found in it and decoded in slices. msgspec decodes what is left, which is small.
 """
 
 import asyncio
 import mmap
+import re
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,12 +19,24 @@ AUDIO_KEYS = ("audio", "file", "data", "audio_base64", "audio_data", "content")
 MOST_BYTES = 64 * 1024 * 1024
 """Of a body, decompressed. Larger audio is sent as the body itself or in a form."""
 MOST_FIELDS = 64
-_MOST_STRUCTURE = 20_000
-"""Quotes, commas and opening brackets in a body. Base64 has none."""
+_MOST_OTHERS_BYTES = 1024 * 1024
+"""Of the body without its audio."""
 _LONGEST_FIELD = 64 * 1024
+_MOST_STRUCTURE = 20_000
+"""Quotes, commas and opening brackets, which cost most to look at. Base64 has none."""
+_AUDIO = re.compile(rb'"(?:%s)"\s*:\s*"' % "|".join(AUDIO_KEYS).encode(), re.IGNORECASE)
+_PLACE = b'"<audio>"'
+"""Stands for the audio in what is left."""
 _SLICE_BYTES = 256 * 1024
-"""Of base64 that is decoded in one go."""
 _LONGEST_ESCAPE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Fields as text, and where the audio's characters are, if there is any."""
+
+    fields: dict[str, str]
+    audio: tuple[int, int] | None
 
 
 class JsonBody:
@@ -33,7 +45,7 @@ class JsonBody:
     def __init__(self, spool: Spool) -> None:
         """`spool`: where the text is kept; the caller closes it."""
         self._spool = spool
-        self._structure = self._quotes = 0
+        self._structure = 0
         self.fields: dict[str, str] = {}
         """Values as text: numbers and booleans as JSON writes them, lists as JSON."""
         self.has_audio = False
@@ -41,9 +53,7 @@ class JsonBody:
     async def receive(self, chunks: AsyncIterator[bytes]) -> None:
         """Keep the body; `SpoolFull` where there is no space for it."""
         async for chunk in chunks:
-            quotes = chunk.count(b'"')
-            self._quotes += quotes
-            self._structure += quotes + sum(chunk.count(one) for one in (b",", b"[", b"{"))
+            self._structure += sum(chunk.count(one) for one in (b'"', b",", b"[", b"{"))
             if self._spool.size + len(chunk) > MOST_BYTES:
                 raise json_too_large()
             if self._structure > _MOST_STRUCTURE:
@@ -55,82 +65,79 @@ class JsonBody:
         """Decode the object, fill `fields`, and yield the characters of the audio."""
         if not self._spool.size:
             raise _ended()
-        text = mmap.mmap(self._spool.fileno(), self._spool.size, prot=mmap.PROT_READ)
-        # The mapping ends with its last view: an exception's traceback may hold one.
-        found = await asyncio.to_thread(self._decode, text)
-        text.madvise(mmap.MADV_DONTNEED)  # the spool has it: it need not be in our memory as well
-        if found is None:
+        found = await asyncio.to_thread(_read, self._spool.fileno(), self._spool.size)
+        self.fields = found.fields
+        if found.audio is None:
             return
         self.has_audio = True
-        for piece in _characters(memoryview(found)[1:-1]):
+        at, end = found.audio
+        while at < end:
+            raw = await self._spool.read(at, min(_SLICE_BYTES, end - at))
+            piece = _whole_escapes(raw, last=at + len(raw) == end)
+            at += len(piece)
+            if b"\\" in piece:
+                piece = str(_decoded(b'"' + piece + b'"', str)).encode("utf-8", "replace")
             yield piece
-            text.madvise(mmap.MADV_DONTNEED)
             await asyncio.sleep(0)
 
-    def _decode(self, text: mmap.mmap) -> msgspec.Raw | None:
-        values = _decoded(text, dict[str, msgspec.Raw])
-        if len(values) > MOST_FIELDS:
-            raise _bad(f"it has more than {MOST_FIELDS} fields")
-        audio: dict[str, msgspec.Raw] = {}
-        quotes = 0  # of the fields; the body has more where one that came before was replaced
-        for name, raw in values.items():
-            value = bytes(memoryview(raw)[:1])
-            if value == b'"' and name.lower() in AUDIO_KEYS:
-                audio[name] = raw
-                quotes += name.count('"') + 4 + _escaped_quotes(raw)
-                continue
-            if len(memoryview(raw)) > _LONGEST_FIELD:
-                raise _bad(f"the value of {name[:40]!r} is too long")
-            quotes += name.count('"') + 2 + bytes(raw).count(b'"')
-            self._keep(name, raw)
-        repeated = len(audio) > 1
-        for name in audio:
-            key = msgspec.json.encode(name)
-            repeated |= text.find(key, text.find(key) + 1) >= 0 and quotes != self._quotes
-        if repeated:
-            raise ApiError("too_many_files", "the JSON holds audio twice")
-        if quotes != self._quotes:
-            raise ApiError("bad_parameter", "a field of the JSON is given twice")
-        return next(iter(audio.values()), None)
 
-    def _keep(self, name: str, raw: msgspec.Raw) -> None:
-        value = _decoded(raw, object)
-        match value:
-            case None:
-                return
-            case bool():
-                self.fields[name] = "true" if value else "false"
-            case dict():
-                raise _bad(f"the value of {name[:40]!r} is neither text nor a number")
-            case list():
-                self.fields[name] = bytes(raw).decode()
-            case _:
-                self.fields[name] = str(value)
+def _read(fd: int, size: int) -> _Found:
+    """Read the JSON behind `fd`. Called in a thread."""
+    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as text:
+        at = _AUDIO.search(text)
+        begin, end = (at.end(), text.find(b'"', at.end())) if at is not None else (0, 0)
+        del at  # it holds the mapping
+        if end < 0:
+            raise _ended()
+        if size - (end - begin) > _MOST_OTHERS_BYTES:
+            raise ApiError("body_too_large", "what is in the body beside the audio is too large")
+        left = text[: begin - 1] + _PLACE + text[end + 1 :] if begin else text[:]
+    fields = dict(_fields(left, audio=begin > 0))
+    return _Found(fields, (begin, end) if begin else None)
 
 
-def _escaped_quotes(raw: msgspec.Raw) -> int:
-    """Count the quotes inside a string. Its own two are not counted."""
-    view = memoryview(raw)[1:-1]
-    return sum(
-        bytes(view[at : at + _SLICE_BYTES]).count(b'"') for at in range(0, len(view), _SLICE_BYTES)
-    )
+def _fields(left: bytes, *, audio: bool) -> Iterator[tuple[str, str]]:
+    values = _decoded(left, dict[str, msgspec.Raw])
+    if len(values) > MOST_FIELDS:
+        raise _bad(f"it has more than {MOST_FIELDS} fields")
+    quotes = places = texts = 0
+    for name, raw in values.items():
+        value = bytes(raw)
+        quotes += 2 + name.count('"') + value.count(b'"')
+        places += value == _PLACE
+        if name.lower() in AUDIO_KEYS and value[:1] == b'"':
+            texts += 1
+        elif (text := _text(name, value)) is not None:
+            yield name, text
+    if audio and (texts != 1 or places != 1):
+        raise ApiError("too_many_files", "the JSON holds audio twice")
+    if quotes != left.count(b'"'):  # of two with the same name, the last is left
+        raise ApiError("bad_parameter", "a field of the JSON is given twice")
 
 
-def _characters(text: memoryview) -> Iterator[bytes]:
-    """The characters of a JSON string's inside, in slices, with escapes replaced."""
-    at = 0
-    while at < len(text):
-        piece = bytes(text[at : at + _SLICE_BYTES])
-        last = at + len(piece) == len(text)
-        if not last and (escape := piece.rfind(b"\\", len(piece) - _LONGEST_ESCAPE)) >= 0:
-            piece = piece[:escape]
-        at += len(piece)
-        if b"\\" in piece:
-            piece = str(_decoded(b'"' + piece + b'"', str)).encode("utf-8", "replace")
-        yield piece
+def _text(name: str, value: bytes) -> str | None:
+    if len(value) > _LONGEST_FIELD:
+        raise _bad(f"the value of {name[:40]!r} is too long")
+    match _decoded(value, Any):
+        case None:
+            return None
+        case bool(flag):
+            return "true" if flag else "false"
+        case dict():
+            raise _bad(f"the value of {name[:40]!r} is neither text nor a number")
+        case list():
+            return value.decode()
+        case other:
+            return str(other)
 
 
-def _decoded(text: Any, kind: Any) -> Any:
+def _whole_escapes(text: bytes, *, last: bool) -> bytes:
+    """Cut off an escape that may not be all there."""
+    cut = -1 if last else text.rfind(b"\\", max(0, len(text) - _LONGEST_ESCAPE))
+    return text if cut < 0 else text[:cut]
+
+
+def _decoded(text: bytes, kind: Any) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
