@@ -37,13 +37,16 @@ class Pass:
     `name`: of its key; None where none is needed.
     """
 
-    def __init__(self, name: str | None, allowance: Allowance) -> None:
+    def __init__(self, name: str | None, allowance: Allowance, refuse: Callable[[], None]) -> None:
+        """`refuse`: raises `NotAllowed` where the key has had its share of audio by now."""
         self.name = name
-        self._allowance = allowance
+        self._allowance, self._refuse = allowance, refuse
         self._heard_s = self._charged_s = 0.0
 
     def expect(self, seconds: float) -> None:
-        """Charge for so many seconds of audio in all, before they are recognised."""
+        """Charge for so many seconds of audio in all, before they are recognised. Raises
+        `NotAllowed` where others with the same key have had its share meanwhile."""
+        self._refuse()
         self._charge(max(seconds, self._heard_s))
 
     def heard(self, seconds: float) -> None:
@@ -119,7 +122,7 @@ class AccessGate:
         else:
             _refuse(allowance.job_refusal(self._allowed(), unfinished_jobs, now))
         allowance.requests += 1
-        passed = Pass(name, allowance)
+        passed = self._pass(name, allowance)
         try:
             yield passed
         finally:
@@ -134,7 +137,7 @@ class AccessGate:
         _refuse(allowance.stream_refusal(self._allowed(), time.monotonic()))
         allowance.streams += 1
         try:
-            yield Pass(name, allowance)
+            yield self._pass(name, allowance)
         finally:
             allowance.streams -= 1
             self._forget(name)
@@ -142,6 +145,13 @@ class AccessGate:
     def heard(self, name: str | None, seconds: float) -> None:
         """A job with that key has had that much audio recognised."""
         self._allowance(name).heard(seconds)
+
+    def _pass(self, name: str | None, allowance: Allowance) -> Pass:
+        return Pass(
+            name,
+            allowance,
+            lambda: _refuse(allowance.audio_refusal(self._allowed(), time.monotonic())),
+        )
 
     def _allowance(self, name: str | None) -> Allowance:
         return Allowance() if name is None else self._allowances[name]
