@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import requests
 import wavs
@@ -566,6 +567,23 @@ def test_pages_that_may_are_let_in_by_the_browser(url: str, wav: bytes) -> None:
         assert "Origin" in answer.headers["Vary"]
     other = convert(url, wav, Origin="https://evil.example")
     assert "Access-Control-Allow-Origin" not in other.headers
+
+
+def test_who_does_not_read_an_answer_is_disconnected(behind: tuple[RunningServer, str]) -> None:
+    server = behind[0]
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", server.port))
+        own = sock.getsockname()
+
+        def there() -> bool:
+            connections = psutil.Process(server.pid).net_connections("tcp")
+            return any(one.raddr == own for one in connections)
+
+        sock.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+        assert there()
+        until(lambda: not there(), 60, "the connection is given up")
+    assert server.ask("/readyz").status == 200
 
 
 def test_several_requests_at_once_are_all_answered_to_who_then_waits(

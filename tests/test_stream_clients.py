@@ -338,3 +338,32 @@ async def _stream_and_leave(
         sending.cancel()
         client.transport.abort()
     until(lambda: server.health()["streams"]["open"] == 0)
+
+
+# --- errors of ours -------------------------------------------------------------------------------
+
+
+async def test_an_answer_that_has_begun_is_not_followed_by_another(
+    tmp_path: Path, small_settings: dict[str, str], clips: list[bytes]
+) -> None:
+    breaking = (str(Path(__file__).parent / "breaking_server.py"),)
+    with start_server(tmp_path, program=breaking, **small_settings) as running:
+        running.wait_ready()
+        for path in (RAW, "/ws"):
+            async with connected(running, path) as client:
+                await client.send(clips[0][:3200])
+                await client.send("break")
+                with contextlib.suppress(websockets.ConnectionClosed):
+                    async with asyncio.timeout(20):
+                        while True:
+                            json.loads(await client.recv())
+                assert client.close_code == 1011
+                assert "internal" in client.close_reason
+        with _begin(running, as_wav(clips[0]), {}) as sock:
+            got = b""
+            with contextlib.suppress(ConnectionError):
+                while block := sock.recv(65_536):
+                    got += block
+        assert got.count(b"HTTP/1.1") == 1
+        assert not got.endswith(b"0\r\n\r\n")  # it does not look whole
+        until(lambda: len(running.events("request.failed")) == 3)

@@ -99,13 +99,13 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
                 f"{connections.open} connections are open, {connections.most} are allowed",
                 retry_after_s=5,
             )
-        if request.path not in _PROBES:
-            if request.app[SERVICE].access.open:
-                refuse_other_names(request, settings.server_names)
-            refuse_other_pages(request, settings.cors)
+        if request.path not in _PROBES and request.app[SERVICE].access.open:
+            refuse_other_names(request, settings.server_names)
         page = request.path == "/" and "Upgrade" not in request.headers
         if request.path not in _FOR_ALL and not page:
             _let_in(request)
+        if NOT_ALLOWED not in request:
+            refuse_other_pages(request, settings.cors)
         response = await _traced(request, handler)
     except Exception as exception:
         error = as_api_error(exception)
