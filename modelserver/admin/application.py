@@ -64,12 +64,13 @@ def build_admin(
     upgrader: Upgrader,
     token: str | None,
     connections: Connections,
-    lag: LoopLag,
 ) -> web.Application:
     """The routes. `token`: what every request must bring; None on a Unix socket, where the file's
     owner is the one who may come in."""
+    lag = LoopLag()
     admin = _Admin(service, jobs, history, reloader, upgrader, token, lag)
     app = web.Application(middlewares=[admin.each_request])
+    app.cleanup_ctx.append(lag.measured)
     app[SERVICE] = service
     app[CONNECTIONS] = connections
     for method, path, handler in (

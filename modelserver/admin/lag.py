@@ -6,6 +6,7 @@ While it is late no request is answered, no stream goes on and no memory is watc
 import asyncio
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 
 from modelserver.serving.traffic import Histogram
 
@@ -15,22 +16,19 @@ _REMEMBERED_S = 60.0
 
 
 class LoopLag:
-    """Measures the running loop's lag, in seconds. Use as `async with`."""
+    """Measures the running loop's lag, in seconds."""
 
     def __init__(self) -> None:
         self.seen = Histogram(_BOUNDS_S)
         self._worst: deque[tuple[float, float]] = deque()
         """When it was how late, of the last minute; each later than all that came after it."""
-        self._measuring: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "LoopLag":
-        self._measuring = asyncio.create_task(self._measure())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._measuring is not None:
-            self._measuring.cancel()
-            await asyncio.gather(self._measuring, return_exceptions=True)
+    async def measured(self, _: object) -> AsyncIterator[None]:
+        """For `Application.cleanup_ctx`: measure as long as the application lives."""
+        measuring = asyncio.create_task(self._measure())
+        yield
+        measuring.cancel()
+        await asyncio.gather(measuring, return_exceptions=True)
 
     def worst_s(self) -> float:
         """Return the largest lag of the last minute."""
