@@ -1,5 +1,4 @@
-"""`modelserver`, but for streams and events that break in the middle, by an error that nobody
-expects."""
+"""`modelserver` with streams and events that break in the middle, by an unexpected error."""
 
 from typing import Any
 

@@ -170,7 +170,9 @@ def _options(server: RunningServer, headers: dict[str, str]) -> Answer:
         return Answer(error.code, dict(error.headers), error.read())
 
 
-def test_half_logins_lock_nobody_out(tmp_path: Path, small_settings: dict[str, str]) -> None:
+def test_half_logins_do_not_lock_the_operator_out(
+    tmp_path: Path, small_settings: dict[str, str]
+) -> None:
     port = free_port()
     given = {
         **small_settings,

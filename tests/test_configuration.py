@@ -211,7 +211,7 @@ def test_a_secret_is_shown_to_nobody(
         '[assistant]\nurl = "https://user:TOPSECRET@llm.example/v1"',
     ],
 )
-def test_a_secret_of_a_file_is_shown_to_nobody(tmp_path: Path, text: str) -> None:
+def test_a_secret_of_a_file_is_not_printed(tmp_path: Path, text: str) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(text)
     shown = CliRunner().invoke(main, ["config", "--config", str(file)]).output

@@ -22,8 +22,8 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 _LOCAL_ENDS = {
     "localhost", "local", "internal", "lan", "home", "corp", "private", "intranet", "test", "svc",
 }  # fmt: skip
-"""Last labels of names that nobody can register in the public DNS (RFC 6761, 6762 and 8375, and
-names that ICANN keeps back)."""
+"""Last labels of names that cannot be registered in the public DNS (RFC 6761, 6762 and 8375, and
+names that ICANN reserves)."""
 
 
 def allowed_origin(request: web.BaseRequest, cors: CorsSettings) -> str | None:
@@ -64,7 +64,7 @@ def preflight(request: web.BaseRequest, origin: str) -> web.Response:
 def refuse_other_pages(request: web.BaseRequest, cors: CorsSettings) -> None:
     """Refuse what a page of another site sends or opens: any method but GET, and WebSockets.
 
-    Clients that are no browser send no Origin. Raises `ApiError`.
+    Programs that are not browsers send no Origin. Raises `ApiError`.
     """
     origin = request.headers.get("Origin")
     opens_socket = "websocket" in request.headers.get("Upgrade", "").lower()
