@@ -121,6 +121,8 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
             request.app[SERVICE].traffic.abandoned += 1
             _log_request(request, request_id, None, "cancelled", started)
         else:  # a WebSocket that its client has closed as it should
+            took_s = time.monotonic() - started
+            request.app[SERVICE].traffic.answered(_route(request), 101, None, took_s)
             _log_request(request, request_id, 101, None, started)
         raise
     content = request.content
