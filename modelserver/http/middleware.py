@@ -156,7 +156,8 @@ async def _broken_off(request: web.Request, error: ApiError) -> web.StreamRespon
     request[NOTES].update(broken_off=error.code)
     if isinstance(response, web.WebSocketResponse):
         with contextlib.suppress(ConnectionError):
-            reason = f"{error.code}: {error.message}".encode()[:_MOST_REASON_BYTES]
+            cut = f"{error.code}: {error.message}".encode()[:_MOST_REASON_BYTES]
+            reason = cut.decode(errors="ignore").encode()
             await response.close(code=WSCloseCode.INTERNAL_ERROR, message=reason)
     elif request.transport is not None:
         request.transport.abort()
