@@ -63,9 +63,15 @@ class LiveAudio:
     """Feed it, and take what there is with `blocks`; in turn, from one thread."""
 
     def __init__(
-        self, rate: int, *, raw: RawFormat | None = None, channels: ChannelChoice | None = None
+        self,
+        rate: int,
+        *,
+        raw: RawFormat | None = None,
+        channels: ChannelChoice | None = None,
+        restarts: bool | None = None,
     ) -> None:
-        """`raw`: what the samples are where there is no container."""
+        """`raw`: what the samples are where there is no container, or no more of it. `restarts`:
+        whether another recording may follow; by default where there is a container."""
         self._rate, self._channels = rate, channels or ChannelChoice()
         self._raw: RawFormat | None = None
         self._fed_bytes = 0
@@ -80,7 +86,7 @@ class LiveAudio:
         self._left: int | None = None
         """Bytes of samples that a WAV file has still to come, if it says so."""
         self._source: _Plain | _Decoding = _Plain()
-        self._said_raw = raw is not None
+        self._restarts = raw is None if restarts is None else restarts
         if raw is None:
             self._head = bytearray()
         else:
@@ -123,7 +129,7 @@ class LiveAudio:
     @property
     def _begun(self) -> bool:
         """A container has begun; samples that were said to be such have no beginning."""
-        return not self._said_raw and self._head is None
+        return self._restarts and self._head is None
 
     def end(self) -> None:
         """There is no more."""

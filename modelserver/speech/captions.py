@@ -47,7 +47,12 @@ class CaptionStream:
         at = _Mark(0, 0) if mark is None else msgspec.convert(mark, _Mark)
         self._segment = at.segment
         raw = at.raw or request.raw
-        self._audio = LiveAudio(self._rate, raw=raw, channels=channel_choice(request.channels))
+        self._audio = LiveAudio(
+            self._rate,
+            raw=raw,
+            channels=channel_choice(request.channels),
+            restarts=request.raw is None,
+        )
         self._skip_bytes = 0
         self._pending = bytearray()
         self._samples = at.samples
