@@ -4,16 +4,19 @@ ends, and nothing has grown.
     python benchmarks/hostile.py [--count 10000] [--seed 1]
 
 Mutations of one file of each container and codec, sizes that lie, files cut anywhere, headers,
-forms, JSON and codings. The suite runs 500 of them.
+forms, JSON and codings; and bodies that are made to hold the event loop, with a pulse on /healthz
+beside them. The suite runs 500 of the first, and all of the second.
 """
 
 import argparse
 import base64
+import contextlib
 import gzip
 import http.client
 import json
 import random
 import socket
+import statistics
 import struct
 import sys
 import tempfile
@@ -28,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import wavs
 from encoded import LOSSLESS, LOSSY, encoded
+from pulse import MOST_S, Pulse
 from running import RunningServer, start_server
 
 from models.clips import clips_for, decode_clip
@@ -54,6 +58,7 @@ class Outcome:
     codes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
+    worst_pulse_s: float = 0.0
     worker_exits: int = 0
     grown: dict[str, int] = field(default_factory=dict)
 
@@ -244,11 +249,118 @@ def _type(generator: random.Random) -> dict[str, str]:
     return {"Content-Type": generator.choice(types)}
 
 
+def _many(one: bytes, size: int) -> bytes:
+    return one * (size // len(one))
+
+
+def _part(name: bytes, content: bytes = b"") -> bytes:
+    head = b'--B\r\nContent-Disposition: form-data; name="' + name + b'"'
+    return head + b"\r\n\r\n" + content + b"\r\n"
+
+
+def _small_wav() -> bytes:
+    return wavs.wav_file(b"\1\0")
+
+
+JSON, FORM = "application/json", "multipart/form-data; boundary=B"
+HEAVY: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "JSON of fields": (JSON, lambda: b"{" + _many(b'"a":1,', 24 << 20), "gzip"),
+    "JSON of fields, uncompressed": (JSON, lambda: b"{" + _many(b'"a":1,', 8 << 20), ""),
+    "JSON of empty texts": (JSON, lambda: b"{" + _many(b'"a":"",', 24 << 20), "gzip"),
+    "JSON of escapes": (JSON, lambda: b'{"audio":"' + _many(b"\\/", 16 << 20), "gzip"),
+    "JSON of nested lists": (JSON, lambda: b'{"a":' + _many(b"[", 8 << 20), "gzip"),
+    "JSON of numbers": (JSON, lambda: b'{"a":[' + _many(b"1,", 16 << 20), "gzip"),
+    "JSON of one number": (JSON, lambda: b'{"a":' + _many(b"1", 16 << 20) + b"}", "gzip"),
+    "JSON of one name": (JSON, lambda: b'{"' + _many(b"n", 16 << 20) + b'":1}', "gzip"),
+    "JSON of one audio": (
+        JSON,
+        lambda: b'{"audio":"' + base64.b64encode(random.Random(1).randbytes(40 << 20)) + b'"}',
+        "",
+    ),
+    "form of empty fields": (FORM, lambda: b"".join(_part(b"f%d" % n) for n in range(200_000)), ""),
+    "form of long names": (
+        FORM,
+        lambda: b"".join(_part(b"f%08d" % n + b"a" * 50_000) for n in range(300)),
+        "gzip",
+    ),
+    "form of names like ours": (
+        FORM,
+        lambda: b"".join(_part(b"alterrnatives%d" % n) for n in range(64)),
+        "",
+    ),
+    "part of many headers": (
+        FORM,
+        lambda: (
+            b"--B\r\n" + b"".join(b"X-%06d: " % n + b"a" * 60_000 + b"\r\n" for n in range(300))
+        ),
+        "",
+    ),
+    "part of short headers": (FORM, lambda: b"--B\r\n" + _many(b"A: b\r\n", 8 << 20), "gzip"),
+    "form with an epilogue": (
+        FORM,
+        lambda: _part(b"a") + b"--B--\r\n" + _many(b"epilogue", 16 << 20),
+        "gzip",
+    ),
+    "WAV of empty chunks": (
+        "audio/wav",
+        lambda: b"RIFF\xff\xff\xff\x7fWAVE" + _many(b"LIST\0\0\0\0", 1 << 20),
+        "",
+    ),
+    "WAV files in a row": ("audio/wav", lambda: _many(_small_wav(), 8 << 20), ""),
+    "silence": ("audio/wav", lambda: wavs.wav_file(bytes(64 << 20)), "gzip"),
+}
+"""Bodies that are made to hold the event loop or the memory: Content-Type, body, coding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heavy:
+    """What came of one of them. `grown_bytes`: by how much the supervisor held more, at the most,
+    while four were sent at once."""
+
+    status: int
+    worst_pulse_s: float
+    grown_bytes: int
+
+
+def run_heavy(server: RunningServer, what: str) -> Heavy:
+    """Send it four times at once, in small pieces, with a pulse beside it."""
+    kind, make, coding = HEAVY[what]
+    body = make()
+    headers = {"Content-Type": kind} | ({"Content-Encoding": coding} if coding else {})
+    if coding:
+        body = gzip.compress(body, 6)
+    before = largest = _anonymous_bytes(server)
+    with Pulse(server.port) as pulse, ThreadPoolExecutor(4) as threads:
+        sent = [threads.submit(_send_in_pieces, server, body, headers) for _ in range(4)]
+        while not all(one.done() for one in sent):
+            largest = max(largest, _anonymous_bytes(server))
+            time.sleep(0.02)
+    return Heavy(max(one.result() for one in sent), pulse.worst_s, largest - before)
+
+
+def _anonymous_bytes(server: RunningServer) -> int:
+    """What the supervisor holds itself; spools are files, with bounds of their own."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+
+def _send_in_pieces(server: RunningServer, body: bytes, headers: dict[str, str]) -> int:
+    """The status of the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    try:
+        pieces = (body[at : at + 60_000] for at in range(0, len(body), 60_000))
+        with contextlib.suppress(ConnectionError):  # refused while it is being sent
+            connection.request("POST", CONVERT, pieces, headers, encode_chunked=True)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 def run(server: RunningServer, made: Iterator[Attempt], clients: int = 4) -> Outcome:
     """Send all of them, and look what was left."""
     outcome = Outcome()
     before, seen = _held(server), len(server.events())
-    with ThreadPoolExecutor(clients) as threads:
+    with Pulse(server.port) as pulse, ThreadPoolExecutor(clients) as threads:
         for attempt, status, code, took in threads.map(lambda one: _send(server, one), made):
             outcome.statuses[status] += 1
             outcome.codes[code] += 1
@@ -263,6 +375,7 @@ def run(server: RunningServer, made: Iterator[Attempt], clients: int = 4) -> Out
         event["event"] == "worker.exited" and event["cause"] != "recycled"
         for event in server.events()[seen:]
     )
+    outcome.worst_pulse_s = pulse.worst_s
     after = _held(server)
     outcome.grown = {name: after[name] - before[name] for name in before}
     return outcome
@@ -314,14 +427,24 @@ def main() -> None:
         started = time.monotonic()
         outcome = run(server, attempts(asked.count, asked.seed))
         took = time.monotonic() - started
+        late = []
+        for what in HEAVY:
+            heavy = [run_heavy(server, what) for _ in range(3)]
+            worst_s = statistics.median(one.worst_pulse_s for one in heavy)
+            print(f"{what}: {heavy[0].status}, /healthz {worst_s * 1000:.0f} ms, "
+                  f"grown {max(one.grown_bytes for one in heavy) / 1e6:.1f} MB")  # fmt: skip
+            late += [what] if worst_s > MOST_S else []
     print(f"{asked.count} attempts in {took:.0f} s; the slowest took {outcome.slowest_s:.1f} s")
     print("statuses:", dict(sorted(outcome.statuses.items())))
     print("codes:", dict(outcome.codes.most_common()))
+    print(f"/healthz: {outcome.worst_pulse_s * 1000:.0f} ms at the most")
     print("workers ended:", outcome.worker_exits)
     print("grown:", outcome.grown)
     for wrong in outcome.wrong[:50]:
         print("WRONG", wrong)
-    raise SystemExit(bool(outcome.wrong) or outcome.worker_exits > 0)
+    for what in late:
+        print("WRONG", f"/healthz stood still beside {what}")
+    raise SystemExit(bool(outcome.wrong or late) or outcome.worker_exits > 0)
 
 
 if __name__ == "__main__":

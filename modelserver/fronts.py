@@ -49,8 +49,10 @@ class Fronts:
                 raise CannotListen(
                     f"cannot listen on {settings.host} port {port}{setting}: {error.strerror}"
                 ) from error
+        self._more = [(name, sock) for name in self._listening for sock in sockets.more(name)]
+        """A unit of systemd may listen on several addresses for one purpose."""
         self.url = url_of(self._listening[HTTP])
-        self._servers: dict[str, HttpServer] = {}
+        self._servers: list[HttpServer] = []
 
     @property
     def waited_for(self) -> bool:
@@ -65,11 +67,11 @@ class Fronts:
         traffic: Traffic,
     ) -> None:
         """Serve who comes, and who was being served by another process."""
-        for name, sock in self._listening.items():
+        for name, sock in (*self._listening.items(), *self._more):
             served = app if name == HTTP else vosk_app
             server = HttpServer(served, sock, connections, traffic, give_up=True, name=name)
             await server.start()
-            self._servers[name] = server
+            self._servers.append(server)
         if VOSK in self._listening:
             url = url_of(self._listening[VOSK]).replace("http", "ws", 1)
             log.info("vosk.listening", url=url)
@@ -80,14 +82,15 @@ class Fronts:
         handed = self._sockets.connections
         while handed:
             name, sock = handed.pop()
-            if name in self._servers:
-                await self._servers[name].adopt(sock)
+            server = next((one for one in self._servers if one.name == name), None)
+            if server is not None:
+                await server.adopt(sock)
             else:
                 sock.close()
 
     def stop_accepting(self) -> None:
         """Those that are open stay."""
-        for server in self._servers.values():
+        for server in self._servers:
             server.stop_accepting()
 
     async def hand_over(
@@ -96,14 +99,14 @@ class Fronts:
         """Hand every connection on as soon as it waits for its next request, until there is none;
         returns how many were. `no_requests` is set as soon as none of them can bring one."""
         began, handed = time.monotonic(), 0
-        for server in self._servers.values():
+        for server in self._servers:
             server.hand_on()
         while not stop.is_set() and (took := time.monotonic() - began) < timeout_s:
-            for name, server in self._servers.items():
+            for server in self._servers:
                 for sock in server.let_go():
                     with sock:
-                        handed += await give(name, sock)
-            left = [one for server in self._servers.values() for one in server.connections()]
+                        handed += await give(server.name, sock)
+            left = [one for server in self._servers for one in server.connections()]
             if took > _HALF_A_REQUEST_S:
                 left = [one for one in left if not one.halfway]
             if all(one.is_websocket for one in left):
@@ -117,8 +120,8 @@ class Fronts:
 
     async def close(self) -> None:
         """Give answers that are ready a moment to leave, then close every connection."""
-        for server in self._servers.values():
+        for server in self._servers:
             await server.close()
-        for sock in self._listening.values():
+        for sock in (*self._listening.values(), *(sock for _, sock in self._more)):
             sock.close()
         self._sockets.close()

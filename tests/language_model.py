@@ -77,6 +77,61 @@ class LanguageModel:
                 choice = {"index": 0, "message": message, "finish_reason": "stop"}
                 self._document(200, {"model": "small-talker", "choices": [choice]})
 
+            def _whole_in_pieces(self) -> None:
+                message = {"role": "assistant", "content": "".join(outer.words)}
+                choice = {"index": 0, "message": message, "finish_reason": "stop"}
+                body = json.dumps({"model": "small-talker", "choices": [choice]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                for at in range(0, len(body), len(body) // 7):
+                    self.wfile.write(body[at : at + len(body) // 7])
+                    self.wfile.flush()
+                    time.sleep(0.05)
+
+            def _refuses_in_pieces(self) -> None:
+                body = json.dumps({"error": {"message": "no such key", "x": "y" * 100}}).encode()
+                self.send_response(401)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                for at in range(0, len(body), 30):
+                    self.wfile.write(body[at : at + 30])
+                    self.wfile.flush()
+                    time.sleep(0.05)
+
+            def _thinks(self) -> None:
+                self._begin()
+                for piece in ("<thi", "nk>Hm", "m, he", "llo?</th", "ink>\n\n", *outer.words):
+                    self._say({"content": piece})
+                self._say({}, "stop")
+                self.wfile.write(b"data: [DONE]\n\n")
+
+            def _null_choices(self) -> None:
+                self._begin()
+                self.wfile.write(b'data: {"model": "small-talker", "choices": null}\n\n')
+                for word in outer.words:
+                    self._say({"content": word})
+                self._say({}, "stop")
+                self.wfile.write(b'data: {"choices": [], "usage": {"total_tokens": 5}}\n\n')
+                self.wfile.write(b"data: [DONE]\n\n")
+
+            def _newer(self) -> None:
+                if "max_tokens" in outer.asked[-1]:
+                    said = (
+                        "Unsupported parameter: 'max_tokens' is not supported with this model. "
+                        "Use 'max_completion_tokens' instead."
+                    )
+                    self._document(400, {"error": {"message": said}})
+                else:
+                    self._stream()
+
+            def _talks_on(self) -> None:
+                self._begin()
+                for _ in range(2000):
+                    self._say({"content": "x" * 8000})
+                self._say({}, "stop")
+
             def _breaks_off(self) -> None:
                 self._begin()
                 self._say({"content": outer.words[0]})

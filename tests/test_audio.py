@@ -9,6 +9,7 @@ import random
 import struct
 import subprocess
 import sys
+import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +22,12 @@ from long_files import grown
 
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
+from modelserver.audio.following import following_pieces
 from modelserver.audio.formats import RawFormat, raw_format
+from modelserver.audio.live import LiveAudio
 from modelserver.audio.look import Gate
 from modelserver.audio.reader import AudioReader
+from modelserver.audio.riff import pieces
 
 RATE = 16_000
 FULL = 32767
@@ -201,16 +205,34 @@ def test_a_file_without_samples_is_read_as_such() -> None:
 # --- bits and bytes -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at_the_low_end", [True, False])
+@pytest.mark.parametrize("where", ["low", "low, with zeros above", "high"])
+@pytest.mark.parametrize("said", ["24", "24, extensible", "24 of 32, extensible"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_24_bits_in_4_bytes_are_heard(channels: int, at_the_low_end: bool) -> None:
-    """ALSA's S24_LE, and the other way to do it."""
-    shift = 8 if at_the_low_end else 16
-    wide = b"".join(struct.pack("<i", value << shift) * channels for value in wavs.samples_of(TONE))
-    fmt = struct.pack("<HHIIHH", 1, channels, RATE, RATE * 4 * channels, 4 * channels, 24)
+@pytest.mark.parametrize("quiet_s", [0, 1])
+def test_24_bits_in_4_bytes_are_heard(where: str, said: str, channels: int, quiet_s: int) -> None:
+    """ALSA's S24_LE, what others make of it, and the standard's way; as a file and live."""
+    tone = bytes(2 * RATE * quiet_s) + TONE
+    values = wavs.samples_of(tone)
+    shift = 16 if where == "high" else 8
+    mask = 0xFFFFFF if "zeros" in where else 0xFFFFFFFF
+    wide = b"".join(struct.pack("<I", (one << shift) & mask) * channels for one in values)
+    bits = 32 if "of 32" in said else 24
+    tag = 0xFFFE if "extensible" in said else 1
+    fmt = struct.pack("<HHIIHH", tag, channels, RATE, RATE * 4 * channels, 4 * channels, bits)
+    if tag == 0xFFFE:
+        rest = bytes.fromhex("000000001000800000aa00389b71")
+        fmt += struct.pack("<HHIH", 22, 24, (1 << channels) - 1, 1) + rest
     body = wavs.chunk(b"fmt ", fmt) + b"data" + struct.pack("<I", len(wide)) + wide
-    pcm, _ = read(b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body)
-    assert pcm == TONE
+    file = b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+    pcm, _ = read(file)
+    assert pcm == tone
+    live, heard = LiveAudio(RATE), b""
+    for at in range(0, len(file), 3000):
+        live.feed(file[at : at + 3000])
+        heard += b"".join(live.blocks())
+    live.end()
+    assert heard + b"".join(live.blocks()) == tone
+    live.close()
 
 
 def test_floats_that_are_no_numbers_harm_nobody() -> None:
@@ -515,6 +537,39 @@ def test_the_header_is_found_however_it_arrives(size: int) -> None:
     for at in range(0, len(file), size):
         gate.feed(file[at : at + size])
     assert gate.finish() == (0.5, True)
+
+
+class Counted(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.bytes_read += len(data)
+        return data
+
+
+@pytest.mark.parametrize("kind", ["WAV", "MP4", "AIFF"])
+def test_tiny_files_in_a_row_are_looked_at_in_proportion(kind: str) -> None:
+    one = {"WAV": wavs.wav_file(b"\1\0"), "MP4": b"\0\0\0\x08ftyp", "AIFF": b"FORM\0\0\0\4AIFF"}[
+        kind
+    ]
+    view = Counted(one * (8_000_000 // len(one)))
+    size = len(view.getvalue())
+    found = list(pieces(view, size)) or following_pieces(view, size)
+    assert 1 < len(found) <= 1000
+    assert view.bytes_read < size
+    assert "several" in str(found[0].warning)
+
+
+def test_a_header_of_empty_chunks_is_looked_at_in_proportion() -> None:
+    header = b"RIFF\xff\xff\xff\x7fWAVE" + b"LIST\0\0\0\0" * 131_000
+    gate = Gate(3600)
+    began = time.process_time()
+    for at in range(0, len(header), 100):
+        gate.feed(header[at : at + 100])
+    assert time.process_time() - began < 2.0  # it was half an hour
 
 
 def test_the_gate_refuses_too_long_audio_by_its_header() -> None:

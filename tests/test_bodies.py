@@ -9,11 +9,12 @@ import random
 import socket
 import subprocess
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import requests
 import wavs
@@ -27,6 +28,7 @@ from modelserver.http.errors import ApiError
 from modelserver.http.forms import disposition
 from modelserver.http.json_body import JsonBody
 from modelserver.http.parameters import read_parameters
+from supervisor import Spool, SpoolStore
 
 CONVERT = "/api/audio/convert"
 B = "XbX"
@@ -221,7 +223,14 @@ def test_base64_is_decoded_wherever_it_is_said(url: str, wav: bytes, text: str) 
         (b'{"audio": "UklGRg==" "x": 1}', "bad_request"),
         (b'{"words": maybe, "audio": "UklGRg=="}', "bad_request"),
         (b"\xff\xfe{}", "bad_request"),
-        (b"{" + b'"x": "' + b"y" * 200_000, "bad_request"),
+        (b"{" + b'"x": "' + b"y" * 200_000, "incomplete_body"),
+        (b'{"x": "' + b"y" * 200_000 + b'", "audio": "UklGRg=="}', "bad_request"),
+        (b'{"audio": "UklGRg==", "file": "UklGRg=="}', "too_many_files"),
+        (b'{"words": true, "words": false, "audio": "UklGRg=="}', "bad_parameter"),
+        (b'{"audio": "UklGRg==", "x": ' + b"[" * 5000, "bad_request"),
+        (b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "bad_request"),
+        (b'{"audio": "UklGRg==", "n": ' + b"9" * 60_000 + b"}", "bad_request"),
+        (b"{" + b"".join(b'"f%d": 1, ' % n for n in range(65)) + b'"audio": ""}', "bad_request"),
     ],
 )
 def test_json_that_is_none_is_refused(
@@ -345,11 +354,32 @@ def test_a_parameter_that_is_none_is_named(url: str, wav: bytes, query: str, say
     assert says in answer.json["error"]["message"]
 
 
-@pytest.mark.parametrize("language", ["ko", "ko-KR", "KO_kr", "kr", "korean", "auto", ""])
+@pytest.mark.parametrize("language", ["ko", "ko-KR", "KO_kr", "kr", "kor", "korean", "auto", ""])
 def test_languages_are_understood_as_people_write_them(
     behind: tuple[RunningServer, str], wav: bytes, language: str
 ) -> None:
     assert convert(behind[0].url, wav, f"?language={language}").status == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "tag"),
+    [
+        ("kor", "ko"),
+        ("zho", "zh"),
+        ("chi", "zh"),
+        ("cmn-Hans-CN", "zh-hans-cn"),
+        ("zh_CN.UTF-8", "zh-cn"),
+        ("ja_JP@x", "ja-jp"),
+        ("yue", "yue"),
+        ("Cantonese", "yue"),
+        ("deu", "de"),
+        ("ger", "de"),
+        ("pt_BR", "pt-br"),
+        ("xyz", "xyz"),
+    ],
+)
+def test_languages_are_known_by_all_their_names(said: str, tag: str) -> None:
+    assert read_parameters([("language", said)], {}, "")[0].language == tag
 
 
 @pytest.mark.parametrize("said", ["zh", "zh-CN", "zh_CN", "cn", "CN", "chinese", "zh-hans-cn"])
@@ -539,6 +569,44 @@ def test_pages_that_may_are_let_in_by_the_browser(url: str, wav: bytes) -> None:
     assert "Access-Control-Allow-Origin" not in other.headers
 
 
+def test_who_does_not_read_an_answer_is_disconnected(behind: tuple[RunningServer, str]) -> None:
+    server = behind[0]
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", server.port))
+        own = sock.getsockname()
+
+        def there() -> bool:
+            connections = psutil.Process(server.pid).net_connections("tcp")
+            return any(one.raddr == own for one in connections)
+
+        sock.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+        assert there()
+        until(lambda: not there(), 60, "the connection is given up")
+    assert server.ask("/readyz").status == 200
+
+
+def test_several_requests_at_once_are_all_answered_to_who_then_waits(
+    behind: tuple[RunningServer, str], wav: bytes, text: str
+) -> None:
+    head = f"POST {CONVERT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(wav)}\r\n\r\n".encode()
+    answers = said(behind[0].port, (head + wav) * 3, shut=True)
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert answers.count(text.encode()) == 3
+
+
+def test_a_gateway_on_ipv4_is_trusted_where_both_families_are_listened_to(
+    tmp_path: Path, small_settings: dict[str, str]
+) -> None:
+    with start_server(tmp_path, **small_settings, MODELSERVER_HOST="::") as server:
+        for told, client in ((None, "127.0.0.1"), ("203.0.113.7", "203.0.113.7"),
+                             ("::ffff:203.0.113.8", "203.0.113.8")):  # fmt: skip
+            more = {"X_Forwarded_For": told} if told else {}
+            seen = len(server.events())
+            ask(f"http://127.0.0.1:{server.port}/v1/models", **more)
+            assert server.wait_event("request.done", seen)["client"] == client
+
+
 def test_the_client_is_who_a_trusted_gateway_says(
     behind: tuple[RunningServer, str], wav: bytes
 ) -> None:
@@ -579,21 +647,43 @@ def test_dispositions(value: bytes, name: str | None, file_name: str | None) -> 
     assert disposition(value) == (name, file_name)
 
 
-def test_no_bytes_break_what_reads_them(wav: bytes) -> None:
+async def test_no_bytes_break_what_reads_them(wav: bytes) -> None:
     generator = random.Random(5)
     good = json.dumps({"a": "b\\u00e9", "audio": base64.b64encode(wav[:300]).decode(), "n": 1})
-    for _ in range(3000):
+    spools = SpoolStore()
+    for _ in range(2000):
         broken = bytearray(good.encode())
         for _ in range(generator.randrange(0, 4)):
             broken[generator.randrange(len(broken))] = generator.randrange(256)
-        body, at = JsonBody(), 0
-        with contextlib.suppress(ApiError):
-            while at < len(broken):
-                step = generator.randrange(1, 60)
-                list(body.feed(bytes(broken[at : at + step])))
-                at += step
-            body.finish()
+        async with spools.open() as spool:
+            with contextlib.suppress(ApiError):
+                await taken_apart(spool, bytes(broken), generator.randrange(1, 60))
         disposition(bytes(broken))
+
+
+async def taken_apart(spool: Spool, text: bytes, step: int) -> tuple[bytes, dict[str, str]]:
+    """The characters of the audio in a JSON body that comes in steps, and its fields."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for at in range(0, len(text), step):
+            yield text[at : at + step]
+
+    body = JsonBody(spool)
+    await body.receive(chunks())
+    return b"".join([piece async for piece in body.audio()]), body.fields
+
+
+async def test_escapes_in_json_are_replaced_wherever_they_are_cut() -> None:
+    data = random.Random(1).randbytes(700_000)
+    coded = base64.b64encode(data).decode()
+    wide = "".join(f"\\u{ord(one):04x}" for one in coded[:200_000]) + coded[200_000:]
+    async with SpoolStore().open() as spool:
+        for audio in (coded, coded.replace("/", "\\/"), wide, coded.replace("A", "A\\r\\n")):
+            await spool.clear()
+            text = f'{{"phrases": ["a", "b"], "audio": "{audio}", "on": true, "n": 1.5}}'
+            found, fields = await taken_apart(spool, text.encode(), 100_000)
+            assert base64.b64decode(found) == data
+            assert fields == {"phrases": '["a", "b"]', "on": "true", "n": "1.5"}
 
 
 def test_base64_comes_out_however_it_is_cut() -> None:

@@ -188,6 +188,10 @@ def test_what_kubernetes_says_of_a_service_is_no_setting(variables: dict[str, st
         {"MODELSERVER_ADMIN_TOKEN": "TOPSECRET"},
         {"MODELSERVER_ADMIN_TOKENN": "TOPSECRET"},
         {"MODELSERVER_ADMIN_KEY": "TOPSECRET"},
+        {"MODELSERVER_ADMIN_TOKN": "TOPSECRET"},
+        {"MODELSERVER_MODELS_URL": "https://user:TOPSECRET@mirror.example/models"},
+        {"MODELSERVER_ASSISTANT_URL": "https://TOPSECRET@llm.example/v1?api-key=TOPSECRET"},
+        {"MODELSERVER_ASSISTANT_URL": "ftp://user:TOPSECRET@llm.example/v1"},
     ],
 )
 def test_a_secret_is_shown_to_nobody(
@@ -196,6 +200,23 @@ def test_a_secret_is_shown_to_nobody(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert "TOPSECRET" not in CliRunner().invoke(main, ["config"]).output
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[admin]\ntokn = "TOPSECRET"',
+        '[assistant]\nkey = "sk-TOPSECRET"',
+        '[assistant]\nurl = "ftp://user:TOPSECRET@llm.example/v1"',
+        '[assistant]\nurl = "https://user:TOPSECRET@llm.example/v1"',
+    ],
+)
+def test_a_secret_of_a_file_is_not_printed(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    shown = CliRunner().invoke(main, ["config", "--config", str(file)]).output
+    assert "TOPSECRET" not in shown
+    assert "admin" in shown or "assistant" in shown
 
 
 @pytest.mark.parametrize(

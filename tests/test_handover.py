@@ -20,7 +20,7 @@ import psutil
 import pytest
 from by_hand import read_all, websocket_handshake
 from everybody import Account, everybody
-from running import RunningServer, free_port, gone, start_server, until
+from running import RunningServer, ask, free_port, gone, start_server, until
 from waves import wav
 
 from models.prepared import PreparedModel
@@ -410,6 +410,28 @@ def test_restarts_by_a_service_manager_fail_nobody(
                 seen = sum(account.done.values())
                 until(lambda seen=seen: sum(account.done.values()) > seen + 10, 60)
         assert server.events("server.handed_over")
+
+
+@pytest.mark.parametrize("name", ["http", "modelserver.socket"])
+def test_a_unit_may_listen_on_several_addresses(
+    tmp_path: Path, small_settings: dict[str, str], name: str
+) -> None:
+    """IPv4 and IPv6, or two addresses of this machine, as two lines of ListenStream."""
+    with contextlib.ExitStack() as held:
+        first = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = first.getsockname()[1]
+        second = held.enter_context(socket.create_server(("127.0.0.2", port)))
+        passed = (first.fileno(), second.fileno())
+        given = small_settings | {
+            "TEST_PASSED": ",".join(map(str, passed)),
+            "TEST_NAMES": f"{name}:{name}",
+            "MODELSERVER_PORT": str(port),
+        }
+        with start_server(tmp_path, program=_AS_SYSTEMD, inherited=passed, **given) as server:
+            server.wait_ready()
+            for host in ("127.0.0.1", "127.0.0.2"):
+                assert ask(f"http://{host}:{port}/healthz").status == 200
+            assert not server.events("sockets.not_used")
 
 
 def test_a_connection_that_waits_is_served_by_the_next_process(

@@ -19,6 +19,7 @@ from waves import wav
 
 import models
 from modelserver.access.allowance import Allowance, Allowed
+from modelserver.access.gate import AccessGate, NotAllowed
 from modelserver.access.keyring import (
     Keyring,
     KeysUnreadable,
@@ -27,6 +28,7 @@ from modelserver.access.keyring import (
     read_keys,
     remove_key,
 )
+from modelserver.settings import AuthSettings
 
 
 def test_a_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
@@ -86,6 +88,24 @@ def test_audio_is_counted_by_the_minute() -> None:
     assert taken.request_refusal(allowed, 1e6) is None
     taken.heard(61)  # no more than a minute is saved up
     assert taken.request_refusal(allowed, 1e6) is not None
+
+
+def test_audio_is_charged_for_as_it_is_recognised(tmp_path: Path) -> None:
+    settings = AuthSettings(keys_file=str(tmp_path / "keys"), key_audio_s=60)
+    gate = AccessGate(lambda: settings)
+    with gate.request("alice") as first, gate.request("alice") as second:
+        first.expect(100)
+        with pytest.raises(NotAllowed):  # both were let in before either was here
+            second.expect(1)
+        first.heard_until(10)
+        with pytest.raises(NotAllowed), gate.stream("alice"):
+            pass
+    with gate.request("alice") as left, gate.stream("alice") as stream:  # 50 s are left
+        stream.heard(15)
+        left.expect(30)
+        left.heard_until(36)
+        with pytest.raises(NotAllowed), gate.request("alice"):
+            pass
 
 
 def test_requests_and_streams_are_counted_apart() -> None:

@@ -141,3 +141,30 @@ def test_one_that_is_given_up_leaves_no_thread(clips: list[bytes]) -> None:
         if thread.name == "decoder":
             thread.join(2)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("kind", ["wav", "rf64", "wav of 24 bits", "fragmented mp4", "aiff", "caf"])
+def test_another_recording_may_follow(clips: list[bytes], kind: str) -> None:
+    """As where a recorder is started again; also where the first one's beginning was heard on
+    another worker."""
+    data = encoded(clips[0][:96_000], kind)
+    expected = whole(data)
+
+    def messages(audio: LiveAudio, *recordings: bytes) -> bytes:
+        heard = b""
+        for recording in recordings:
+            for at in range(0, len(recording), 5000):
+                audio.feed(recording[at : at + 5000])
+                heard += b"".join(audio.blocks())
+        audio.end()
+        heard += b"".join(audio.blocks())
+        audio.close()
+        return heard
+
+    assert messages(LiveAudio(16_000), data, data, data) == expected * 3
+    if kind == "wav":
+        raw = RawFormat("s16le", 16_000, 1)
+        later = messages(LiveAudio(16_000, raw=raw, restarts=True), expected[-20_000:], data)
+        assert later == expected[-20_000:] + expected
+        samples = messages(LiveAudio(16_000, raw=raw), data)
+        assert samples == data  # which were said to be samples

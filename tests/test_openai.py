@@ -1,19 +1,26 @@
 """OpenAI's API, with its own clients, unchanged."""
 
+import base64
 import io
 import json
+import math
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+import requests
 from encoded import encoded
 from running import RunningServer, start_server
 
 from models.prepared import PreparedModel
+from modelserver.http.openai import _Deltas, _verbose, _Wanted
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechSegment, SpeechWord
+from modelserver.speech.transcript import reader_text
 
 HERE = Path(__file__).parent / "node"
 NAME = "vosk-model-small-ko-0.22"
@@ -61,7 +68,11 @@ def test_a_transcript_is_ours(
 def test_names_that_mean_any_model_get_the_default(
     client: openai.OpenAI, clips: list[bytes]
 ) -> None:
-    for name in ("whisper-1", "gpt-4o-transcribe", "Systran/faster-whisper-small", "default"):
+    for name in (
+        *("whisper-1", "gpt-4o-transcribe", "Systran/faster-whisper-small", "default"),
+        *("large-v3", "turbo", "base", "distil-large-v3", "auto", "nova-2", "paraformer-zh"),
+        *("FunAudioLLM/SenseVoiceSmall", "iic/SenseVoiceSmall", "scribe_v1", "Qwen3-ASR-0.6B"),
+    ):
         answer = client.audio.transcriptions.create(
             file=file_of(clips[0]), model=name, language="ko", prompt="names" * (name == "default")
         )
@@ -96,6 +107,96 @@ def test_a_verbose_answer_has_segments_and_words(
     )
     assert only.segments
     assert only.words is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "words", "segments"),
+    [
+        ([("timestamp_granularities", "word")], True, False),
+        ([("timestamp_granularities", "word"), ("timestamp_granularities", "segment")], True, True),
+        ([("timestamp_granularities", "word"), ("timestamp_granularities", "word")], True, False),
+        (
+            [("timestamp_granularities[]", "segment"), ("timestamp_granularities", "word")],
+            True,
+            True,
+        ),
+        (
+            [("timestamp_granularities[0]", "word"), ("timestamp_granularities[1]", "segment")],
+            True,
+            True,
+        ),
+        ([("timestamp_granularities", '["word"]')], True, False),
+        ([("timestamp_granularities[]", '["word", "segment"]')], True, True),
+        ([("timestamp_granularities", "word,segment")], True, True),
+        ([("timestamp_granularities", "[]")], False, True),
+        ([], False, True),
+    ],
+)
+def test_what_is_timed_may_be_asked_for_in_every_spelling(
+    server: RunningServer,
+    clips: list[bytes],
+    fields: list[tuple[str, str]],
+    words: bool,
+    segments: bool,
+) -> None:
+    answer = requests.post(
+        f"{server.url}/v1/audio/transcriptions",
+        files={"file": ("a.wav", encoded(clips[0][:64_000], "wav"))},
+        data=[("model", "whisper-1"), ("response_format", "verbose_json"), *fields],
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+    assert ("words" in answer.json(), "segments" in answer.json()) == (words, segments)
+
+
+def test_what_is_timed_may_be_a_list_of_json(server: RunningServer, clips: list[bytes]) -> None:
+    body = {
+        "file": base64.b64encode(encoded(clips[0][:64_000], "wav")).decode(),
+        "model": "whisper-1",
+        "response_format": "verbose_json",
+        "timestamp_granularities": ["word"],
+    }
+    answer = requests.post(f"{server.url}/v1/audio/transcriptions", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["words"]
+
+
+def long_speech(segments: int, words: int) -> Speech:
+    """Each segment of so many words of a third of a second."""
+    every = 0.36
+    said = [SpeechWord("단어", n * every, n * every + 0.3, 0.9) for n in range(segments * words)]
+    made = [
+        SpeechSegment(said[at].start, said[at + words - 1].end, "단어 " * (words - 1) + "단어", [])
+        for at in range(0, len(said), words)
+    ]
+    text = " ".join(segment.text for segment in made)
+    return Speech(text, len(said) * every, "m", "ko", said, [], made)
+
+
+def test_the_transcript_of_hours_takes_time_in_proportion() -> None:
+    def took(segments: int) -> float:
+        speech = long_speech(segments, 4)
+        best = math.inf
+        for _ in range(3):
+            began = time.process_time()
+            _verbose(speech, _Wanted(form="verbose_json"), None)
+            story = _Deltas()
+            for segment in speech.segments:
+                list(story.told(SpeechProgress(0.0, segment=segment)))
+            best = min(best, time.process_time() - began)
+        return best
+
+    assert took(8000) < 8 * took(2000)
+
+
+def test_deltas_come_to_the_text_in_every_script() -> None:
+    story = _Deltas()
+    said = ["你 好", "世 界", "hello", "world 你", "[unk]", "好 ok", "안녕", "하세요"]
+    deltas = ""
+    for text in said:
+        for event in story.told(SpeechProgress(0.0, segment=SpeechSegment(0.0, 1.0, text, []))):
+            deltas += getattr(event.document, "delta", "")
+    assert deltas == reader_text(said)
 
 
 def test_subtitles_and_text_are_text(client: openai.OpenAI, spoken: bytes) -> None:

@@ -31,13 +31,13 @@ class Allowance:
         """Why one more request may not be, and in how many seconds it might."""
         if allowed.requests and self.requests >= allowed.requests:
             return f"{self.requests} requests with this key are in progress", 1.0
-        return self._audio_refusal(allowed, now)
+        return self.audio_refusal(allowed, now)
 
     def stream_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
         """The same of a stream."""
         if allowed.streams and self.streams >= allowed.streams:
             return f"{self.streams} streams with this key are open", 5.0
-        return self._audio_refusal(allowed, now)
+        return self.audio_refusal(allowed, now)
 
     def job_refusal(
         self, allowed: Allowed, unfinished: int, now: float
@@ -52,7 +52,8 @@ class Allowance:
         if self.audio_left_s is not None:
             self.audio_left_s -= seconds
 
-    def _audio_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
+    def audio_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
+        """Why no more audio may be recognised, and in how many seconds it might."""
         if not allowed.audio_s:
             self.audio_left_s = None
             return None

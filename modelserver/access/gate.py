@@ -32,15 +32,39 @@ class NotAllowed(Exception):
 
 
 class Pass:
-    """Of a request that was let in. `name`: of its key; None where none is needed."""
+    """A request or stream that was let in, and the audio that is charged for it.
 
-    def __init__(self, name: str | None, allowance: Allowance) -> None:
+    `name`: of its key; None where none is needed.
+    """
+
+    def __init__(self, name: str | None, allowance: Allowance, refuse: Callable[[], None]) -> None:
+        """`refuse`: raises `NotAllowed` where the key has had its share of audio by now."""
         self.name = name
-        self._allowance = allowance
+        self._allowance, self._refuse = allowance, refuse
+        self._heard_s = self._charged_s = 0.0
+
+    def expect(self, seconds: float) -> None:
+        """Charge for so many seconds of audio in all, before they are recognised. Raises
+        `NotAllowed` where others with the same key have had its share meanwhile."""
+        self._refuse()
+        self._charge(max(seconds, self._heard_s))
 
     def heard(self, seconds: float) -> None:
-        """It has had that much audio recognised."""
-        self._allowance.heard(seconds)
+        """Charge for so many more seconds, which were recognised."""
+        self.heard_until(self._heard_s + seconds)
+
+    def heard_until(self, seconds: float) -> None:
+        """Charge for so many seconds in all, which were recognised."""
+        self._heard_s = max(seconds, self._heard_s)
+        self._charge(max(self._heard_s, self._charged_s))
+
+    def close(self) -> None:
+        """Return what was charged for and not recognised."""
+        self._charge(self._heard_s)
+
+    def _charge(self, seconds: float) -> None:
+        self._allowance.heard(seconds - self._charged_s)
+        self._charged_s = seconds
 
 
 class AccessGate:
@@ -78,6 +102,16 @@ class AccessGate:
             raise NotAllowed("unauthorized", "this key is not known")
         return name
 
+    def still_valid(self, name: str | None, stamp: str | None) -> bool:
+        """Return whether the key of that name is the one that `stamp_of` was asked of before."""
+        return name is None or self.open or self.stamp_of(name) == stamp
+
+    def stamp_of(self, name: str | None) -> str | None:
+        """Return what changes when the key of that name is revoked or replaced."""
+        if name is None or self.open:
+            return None
+        return self._ring(Path(self._settings().keys_file)).hash_of(name)
+
     @contextlib.contextmanager
     def request(self, name: str | None, unfinished_jobs: int | None = None) -> Iterator[Pass]:
         """Around one request that takes work; `unfinished_jobs`: that adds a job to so many. Raises
@@ -88,9 +122,11 @@ class AccessGate:
         else:
             _refuse(allowance.job_refusal(self._allowed(), unfinished_jobs, now))
         allowance.requests += 1
+        passed = self._pass(name, allowance)
         try:
-            yield Pass(name, allowance)
+            yield passed
         finally:
+            passed.close()
             allowance.requests -= 1
             self._forget(name)
 
@@ -101,7 +137,7 @@ class AccessGate:
         _refuse(allowance.stream_refusal(self._allowed(), time.monotonic()))
         allowance.streams += 1
         try:
-            yield Pass(name, allowance)
+            yield self._pass(name, allowance)
         finally:
             allowance.streams -= 1
             self._forget(name)
@@ -109,6 +145,13 @@ class AccessGate:
     def heard(self, name: str | None, seconds: float) -> None:
         """A job with that key has had that much audio recognised."""
         self._allowance(name).heard(seconds)
+
+    def _pass(self, name: str | None, allowance: Allowance) -> Pass:
+        return Pass(
+            name,
+            allowance,
+            lambda: _refuse(allowance.audio_refusal(self._allowed(), time.monotonic())),
+        )
 
     def _allowance(self, name: str | None) -> Allowance:
         return Allowance() if name is None else self._allowances[name]

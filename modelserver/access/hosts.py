@@ -12,6 +12,15 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NOT_PUBLIC = (
+    ipaddress.IPv6Network("64:ff9b:1::/48"),  # NAT64 of a local network (RFC 8215)
+    ipaddress.IPv6Network("::/96"),  # IPv4-compatible (RFC 4291, 2.5.5.1)
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),  # IPv4-translated (RFC 2765)
+    ipaddress.IPv6Network("fec0::/10"),  # site-local (RFC 3879)
+    ipaddress.IPv6Network("5f00::/16"),  # segment routing (RFC 9602)
+    ipaddress.IPv6Network("3fff::/20"),  # documentation (RFC 9637)
+)
+"""Beside those that Python knows. What an IPv4 address stands in may be this machine's."""
 
 
 class Refused(Exception):
@@ -64,8 +73,8 @@ class AllowedHosts:
             raise Refused(f"{host} is not among the hosts of {self._setting}")
         if not _public(address):
             raise Refused(
-                f"{host} is at {address}, which is no public address: where that is meant, name "
-                f"the address in {self._setting} too"
+                f"{host} has an address that is not public: where that is meant, name the address "
+                f"in {self._setting} too"
             )
 
     def _named(self, host: str) -> bool:
@@ -97,4 +106,6 @@ def _public(address: Address) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
         if inner is not None:
             return _public(inner)
+        if any(address in network for network in _NOT_PUBLIC):
+            return False
     return address.is_global and not address.is_multicast

@@ -144,6 +144,11 @@ class Keyring:
                 found = name
         return found
 
+    def hash_of(self, name: str) -> str | None:
+        """Return the hash of the key of that name; None if there is none (any more)."""
+        self._look()
+        return self._keys.get(name)
+
     def read(self) -> None:
         """Now. Raises `KeysUnreadable`."""
         self._stamp = self._stamp_now()

@@ -15,10 +15,13 @@ from modelserver.admin.desk import ModelDesk
 from modelserver.admin.events import follow
 from modelserver.admin.health import health
 from modelserver.admin.history import FIELDS, History
+from modelserver.admin.lag import LoopLag
 from modelserver.admin.metrics import CONTENT_TYPE, Metrics
 from modelserver.admin.report import report
 from modelserver.handover import Upgrader, UpgradeRefused
+from modelserver.http.browsers import refuse_other_names
 from modelserver.http.connections import Connections
+from modelserver.http.decoding import decoded
 from modelserver.http.errors import ApiError, as_api_error, error_response, json_response
 from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.http.middleware import REQUEST_ID, expect_continue, request_id_of, signed
@@ -33,6 +36,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
 
 _FOR_ALL = {"/admin", "/admin/login", "/admin/session", *ADMIN_PAGES}
 """Need no token: they say nothing, or ask for it."""
+_BODY_S = 10.0
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 
@@ -63,8 +67,10 @@ def build_admin(
 ) -> web.Application:
     """The routes. `token`: what every request must bring; None on a Unix socket, where the file's
     owner is the one who may come in."""
-    admin = _Admin(service, jobs, history, reloader, upgrader, token)
+    lag = LoopLag()
+    admin = _Admin(service, jobs, history, reloader, upgrader, token, lag)
     app = web.Application(middlewares=[admin.each_request])
+    app.cleanup_ctx.append(lag.measured)
     app[SERVICE] = service
     app[CONNECTIONS] = connections
     for method, path, handler in (
@@ -111,20 +117,25 @@ class _Admin:
         reloader: Reloader,
         upgrader: Upgrader,
         token: str | None,
+        lag: LoopLag,
     ) -> None:
         self._service, self._jobs, self._history = service, jobs, history
         self._reloader, self._upgrader = reloader, upgrader
         self._access = AdminAccess(token)
         self._desk = ModelDesk(service)
         self._started = time.monotonic()
-        self._metrics = Metrics(lambda: health(service, jobs, self._started), service.traffic)
+        self._metrics = Metrics(lambda: health(service, jobs, self._started), service.traffic, lag)
 
     @web.middleware
     async def each_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = request[REQUEST_ID] = request_id_of(request)
         connections = request.app[CONNECTIONS]
-        connections.begins(request.protocol)
+        # Where there are too many, connections without the token are the first to be closed.
+        if self._access.is_in(request):
+            connections.begins(request.protocol)
         try:
+            if not self._access.token_needed:
+                refuse_other_names(request, self._service.settings.server_names)
             if request.path not in _FOR_ALL:
                 self._access.must_be_allowed(request)
             response = await handler(request)
@@ -287,6 +298,8 @@ class _Admin:
 
 async def _body(request: web.Request, kind: type[Body]) -> Body:
     try:
-        return msgspec.json.decode(await request.read(), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError("bad_request", f"the JSON cannot be read: {error}") from error
+        async with asyncio.timeout(_BODY_S):
+            body = await request.read()
+    except TimeoutError:
+        raise ApiError("upload_timeout", f"the body did not come within {_BODY_S:g} s") from None
+    return decoded(body, kind)

@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from modelserver.admin.health import Health, MemoryHealth
+from modelserver.admin.lag import LoopLag
 from modelserver.serving.traffic import Histogram, Traffic
 from supervisor import Cause
 
@@ -23,10 +24,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """Makes the text, anew for each scrape."""
 
-    def __init__(self, health: Callable[[], Health], traffic: Traffic) -> None:
+    def __init__(self, health: Callable[[], Health], traffic: Traffic, lag: LoopLag) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)  # the supervisor's own, under their usual names
-        self._registry.register(_HealthCollector(health, traffic))
+        self._registry.register(_HealthCollector(health, traffic, lag))
 
     def text(self) -> bytes:
         """In Prometheus's text format."""
@@ -34,9 +35,10 @@ class Metrics:
 
 
 class _HealthCollector(Collector):
-    def __init__(self, health: Callable[[], Health], traffic: Traffic) -> None:
+    def __init__(self, health: Callable[[], Health], traffic: Traffic, lag: LoopLag) -> None:
         self._health = health
         self._traffic = traffic
+        self._lag = lag
 
     def describe(self) -> Iterable[Metric]:
         return ()  # registering must not ask for the health
@@ -114,6 +116,17 @@ class _HealthCollector(Collector):
         if health.memory is not None:
             yield from _memory(health.memory)
         yield from _traffic(self._traffic)
+        yield _gauge(
+            "event_loop_lag_worst_seconds",
+            "Largest lag of the event loop in the last minute.",
+            self._lag.worst_s(),
+        )
+        yield HistogramMetricFamily(
+            "modelserver_event_loop_lag_seconds",
+            "How late the event loop ran what was due.",
+            buckets=list(self._lag.seen.buckets()),
+            sum_value=self._lag.seen.sum,
+        )
 
 
 def _workers(health: Health) -> Iterable[Metric]:

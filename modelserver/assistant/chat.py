@@ -5,7 +5,6 @@ Source: OpenAI's API reference, and what vLLM, Ollama and llama.cpp send in its 
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +12,19 @@ import aiohttp
 import msgspec
 
 from modelserver import __version__
+from modelserver.assistant.ending import Ending, Finish
+from modelserver.assistant.thoughts import without_thoughts
 from modelserver.settings import AssistantSettings
 from modelserver.unreached import in_words
 
 _LONGEST_LINE = 1 << 20
+_MOST_ANSWER_BYTES = 4 << 20
+"""Of a whole response. A longer one is cut off."""
+_LONGEST_ERROR = 8192
+_LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
+"""What the answer's length is limited by: newer models of OpenAI's refuse the first."""
 _SHOWN = 300
 
-Finish = Literal["stop", "length", "content_filter"]
 _FINISHES: dict[str, Finish] = {"length": "length", "content_filter": "content_filter"}
 
 
@@ -30,22 +35,23 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The last thing of an answer. `finish`: whether it was cut, by its length or by a filter."""
-
-    finish: Finish
-    model: str
-
-
 class ChatFailed(Exception):
     """There is no answer, or only the beginning of one. `code`: one of the API's errors."""
 
-    def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        retry_after_s: float | None = None,
+        *,
+        status: int | None = None,
+    ) -> None:
+        """`status`: of the language model's answer, if that is what failed."""
         super().__init__(message)
         self.code = code
         self.message = message
         self.retry_after_s = retry_after_s
+        self.status = status
 
 
 class _Delta(msgspec.Struct):
@@ -61,8 +67,12 @@ class _Choice(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     model: str | None = None
+    error: Any = None
+
+
+class _Refusal(msgspec.Struct):
     error: Any = None
 
 
@@ -71,6 +81,7 @@ class Chat:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._limit_name = _LIMIT_NAMES[0]
 
     async def close(self) -> None:
         """The connections that were kept."""
@@ -94,7 +105,7 @@ class Chat:
         if settings.model:
             body["model"] = settings.model
         if settings.max_tokens:
-            body["max_tokens"] = settings.max_tokens
+            body[self._limit_name] = settings.max_tokens
         waits = aiohttp.ClientTimeout(
             total=None, sock_connect=min(10.0, settings.timeout_s), sock_read=settings.timeout_s
         )
@@ -102,18 +113,23 @@ class Chat:
         if self._session is None:
             self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         try:
-            async with self._session.post(
-                _completions(settings.url),
-                json=body,
-                headers={**headers, **own},
-                timeout=waits,
-                allow_redirects=False,
-                read_bufsize=_LONGEST_LINE,
-            ) as response:
-                if response.status != 200:
-                    raise await _refusal(response)
-                async for said in _read(response, settings):
-                    yield said
+            while True:
+                async with self._session.post(
+                    _completions(settings.url),
+                    json=body,
+                    headers={**headers, **own},
+                    timeout=waits,
+                    allow_redirects=False,
+                    read_bufsize=_LONGEST_LINE,
+                ) as response:
+                    if response.status != 200:
+                        refusal = await _refusal(response)
+                        if self._called_otherwise(refusal, body):
+                            continue
+                        raise refusal
+                    async for said in without_thoughts(_read(response, settings)):
+                        yield said
+                    return
         except TimeoutError as error:
             raise ChatFailed(
                 "assistant_timeout",
@@ -125,23 +141,38 @@ class Chat:
                 f"the language model cannot be reached, or broke off: {in_words(error)}",
             ) from error
 
+    def _called_otherwise(self, refusal: ChatFailed, body: dict[str, Any]) -> bool:
+        """Rename the limit of the answer's length in `body` if it was refused by its name."""
+        name = next((one for one in _LIMIT_NAMES if one in body), None)
+        if name is None or refusal.status not in (400, 422) or name not in refusal.message:
+            return False
+        if name == _LIMIT_NAMES[-1]:
+            return False
+        self._limit_name = _LIMIT_NAMES[-1]
+        body[self._limit_name] = body.pop(name)
+        return True
+
 
 async def _read(
     response: aiohttp.ClientResponse, settings: AssistantSettings
 ) -> AsyncIterator[str | Ending]:
-    finish, model = None, settings.model
+    finish, model, received = None, settings.model, 0
     streams = response.content_type == "text/event-stream"
     async for data in _events(response) if streams else _whole(response):
+        received += len(data)
+        if streams and received > _MOST_ANSWER_BYTES:
+            finish = "length"
+            break
         try:
             chunk = msgspec.json.decode(data, type=_Chunk)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ChatFailed(
                 "assistant_failed", f"the language model's answer cannot be read: {error}"
             ) from error
         if chunk.error is not None:
             raise ChatFailed("assistant_failed", f"the language model: {_words_of(chunk.error)}")
         model = chunk.model or model
-        for choice in chunk.choices[:1]:
+        for choice in (chunk.choices or [])[:1]:
             said = choice.delta or choice.message or _Delta()
             if text := said.content or said.refusal:
                 yield text
@@ -164,6 +195,10 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         text = line.rstrip(b"\r\n")
         if text.startswith(b"data:"):
             parts.append(text[5:].removeprefix(b" "))
+            if sum(map(len, parts)) > _LONGEST_LINE:
+                raise ChatFailed(
+                    "assistant_failed", "the language model has sent too long an event"
+                )
         elif not text and parts:
             data, parts = b"\n".join(parts), []
             if data == b"[DONE]":
@@ -176,16 +211,25 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 async def _whole(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    body = await response.content.read(_LONGEST_LINE)
-    yield body + await response.content.read(_LONGEST_LINE)
+    yield await _all_of(response, _MOST_ANSWER_BYTES)
+
+
+async def _all_of(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Read to the end, or `most` bytes: one read gives what has come."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > most:
+            break
+    return bytes(body[:most])
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> ChatFailed:
     """What it says of itself, in a line."""
-    body = await response.content.read(8192)
+    body = await _all_of(response, _LONGEST_ERROR)
     try:
-        words = _words_of(msgspec.json.decode(body).get("error"))
-    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+        words = _words_of(msgspec.json.decode(body, type=_Refusal).error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         words = ""
     said = f"the language model's server answered with {response.status}"
     if words:
@@ -194,7 +238,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> ChatFailed:
         after = response.headers.get("Retry-After", "")
         retry_s = float(after) if after.isdecimal() else 5.0
         return ChatFailed("assistant_busy", said, min(retry_s, 3600.0))
-    return ChatFailed("assistant_failed", said)
+    return ChatFailed("assistant_failed", said, status=response.status)
 
 
 def _words_of(error: Any) -> str:

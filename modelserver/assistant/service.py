@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 
 from modelserver.access.gate import NotAllowed
-from modelserver.assistant.chat import Chat, ChatFailed, Ending, Turn
+from modelserver.assistant.chat import Chat, ChatFailed, Turn
+from modelserver.assistant.ending import Ending
 from modelserver.assistant.limits import QuestionLimits
 from modelserver.settings import AssistantSettings
 from modelserver.tracing import span_below

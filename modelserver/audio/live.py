@@ -7,28 +7,71 @@ while it is waited for. Nothing is ever done at the same time as anything else.
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from modelserver.audio.channels import ChannelChoice
 from modelserver.audio.errors import AudioError, not_audio
 from modelserver.audio.formats import RawFormat
+from modelserver.audio.look import LOOK_BYTES, what_it_is
 from modelserver.audio.reader import AudioReader
-from modelserver.audio.riff import FORMS, HEADER_LIMIT_BYTES, Piece, parse, raw_of
+from modelserver.audio.riff import (
+    FORMS,
+    HEADER_LIMIT_BYTES,
+    LAYOUT_BYTES,
+    ArrivingHeader,
+    Piece,
+    in_containers,
+    raw_of,
+)
 
 _ENDLESS = 1 << 62
-_MAGIC_BYTES = 12
+_MAGIC_BYTES = 16
+"""What a file of any kind is known by."""
+_OPENING_BYTES = 16_384
+"""Within so many FFmpeg has to find out what a stream is: a few seconds of Opus."""
+_MOST_SILENCE_BYTES = 256 * 1024
+"""Of zeros at the beginning, which are held back until it is known how to read what follows."""
 _TAIL_BYTES = 256 * 1024
 _BLOCK_BYTES = 8000
 """A quarter of a second: handed over at once, where there is so much."""
+
+
+_BEGINNINGS = (
+    (b"RIFF", 0, b"WAVE", 8),
+    (b"RF64", 0, b"WAVE", 8),
+    (b"BW64", 0, b"WAVE", 8),
+    (b"ftyp", 4, b"", 0),
+    (b"FORM", 0, b"AIF", 8),
+    (b"caff", 0, b"", 0),
+    (b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb", 0, b"", 0),  # Wave64
+    (b"0&\xb2u\x8ef\xcf\x11\xa6\xd9\x00\xaa\x00b\xcel", 0, b"", 0),  # ASF
+    (b"TTA1", 0, b"", 0),
+)
+"""Of files behind which FFmpeg does not look for another one: what they have at two places."""
+
+
+def begins_recording(data: bytes) -> bool:
+    """Return whether a file of these kinds begins with `data`."""
+    return any(
+        data.startswith(one, at) and data.startswith(other, there)
+        for one, at, other, there in _BEGINNINGS
+    )
 
 
 class LiveAudio:
     """Feed it, and take what there is with `blocks`; in turn, from one thread."""
 
     def __init__(
-        self, rate: int, *, raw: RawFormat | None = None, channels: ChannelChoice | None = None
+        self,
+        rate: int,
+        *,
+        raw: RawFormat | None = None,
+        channels: ChannelChoice | None = None,
+        restarts: bool | None = None,
     ) -> None:
-        """`raw`: what the samples are where there is no container."""
+        """`raw`: what the samples are where there is no container, or no more of it. `restarts`:
+        whether another recording may follow; by default where there is a container."""
         self._rate, self._channels = rate, channels or ChannelChoice()
         self._raw: RawFormat | None = None
         self._fed_bytes = 0
@@ -36,10 +79,14 @@ class LiveAudio:
         """What came last of raw samples, as far as it may not have been decoded yet."""
         self._head: bytearray | None = None
         """Of what may be a WAV file, until that is known."""
-        self._enough = _MAGIC_BYTES
+        self._header = ArrivingHeader()
+        self._next = bytearray()
+        """Of the recording after this one, on the same stream."""
+        self._earlier_warnings: list[str] = []
         self._left: int | None = None
         """Bytes of samples that a WAV file has still to come, if it says so."""
         self._source: _Plain | _Decoding = _Plain()
+        self._restarts = raw is None if restarts is None else restarts
         if raw is None:
             self._head = bytearray()
         else:
@@ -54,24 +101,35 @@ class LiveAudio:
     @property
     def warnings(self) -> list[str]:
         """What should be said of it, once it has ended."""
-        return self._source.warnings
+        return list(dict.fromkeys([*self._earlier_warnings, *self._source.warnings]))
 
     def feed(self, data: bytes) -> None:
-        """The next of it."""
+        """The next of it. A recording that begins with `data` takes the place of the one before, as
+        where a recorder was started again."""
+        if self._next or (self._begun and begins_recording(data)):
+            self._next += data
+            return
         if self._head is not None:
             self._head += data
             if self._may_be_wav(self._head):
                 return
             data, self._head = bytes(self._head), None
         if self._left is not None:
-            data = data[: self._left]
+            data, rest = data[: self._left], data[self._left :]
             self._left -= len(data)
+            if begins_recording(rest):
+                self._next += rest
         self._source.feed(data)
         if self._raw is not None:
             self._fed_bytes += len(data)
             self._tail += data
             if len(self._tail) > _TAIL_BYTES:
                 self._forget_decoded()
+
+    @property
+    def _begun(self) -> bool:
+        """A container has begun; samples that were said to be such have no beginning."""
+        return self._restarts and self._head is None
 
     def end(self) -> None:
         """There is no more."""
@@ -83,7 +141,26 @@ class LiveAudio:
 
     def blocks(self) -> Iterator[bytes]:
         """Samples, until more is needed. Raises `AudioError`."""
-        return self._source.blocks()
+        yield from self._source.blocks()
+        while self._next:
+            self._source.feed(None)
+            try:
+                yield from self._source.blocks()
+            except AudioError as error:
+                self._earlier_warnings.append(error.message)
+            self._earlier_warnings += self._source.warnings
+            self._source.close()
+            data, self._next = bytes(self._next), bytearray()
+            self._start_container()
+            self.feed(data)
+            yield from self._source.blocks()
+
+    def _start_container(self) -> None:
+        self._raw, self._left = None, None
+        self._fed_bytes = 0
+        self._tail.clear()
+        self._head, self._header = bytearray(), ArrivingHeader()
+        self._source = _Plain()
 
     def rest(self) -> bytes:
         """Of raw samples, what was fed and has not come out yet."""
@@ -112,14 +189,16 @@ class LiveAudio:
         if len(head) < _MAGIC_BYTES and FORMS[0].startswith(head[:4]):
             return True
         if head[:4] in FORMS and len(head) < HEADER_LIMIT_BYTES:
-            if len(head) < self._enough:
+            if (wav := self._header.look(head)) is None:
                 return True
-            self._enough = len(head) * 5 // 4  # what is sent in single bytes is not parsed at each
-            if (wav := parse(bytes(head))) is None:
+            sound = bytes(head[wav.data_at :]).lstrip(b"\0")
+            fmt, early = in_containers(wav, bytes(head[wav.data_at :]))
+            silent = len(head) - wav.data_at - len(sound)
+            if fmt != wav.fmt and len(sound) < LAYOUT_BYTES and silent < _MOST_SILENCE_BYTES:
                 return True
-            self._become(raw_of(wav))
+            self._become(raw_of(replace(wav, fmt=fmt)))
             if self._raw is not None:
-                del head[: wav.data_at]
+                del head[: wav.data_at - early]
                 self._left = wav.declared
             return False
         self._become(None)
@@ -258,13 +337,29 @@ class _Pipe:
         self.wait(hungry=True)
 
 
+_NO_BEGINNING = (
+    "this is not the beginning of an audio stream: send what the recorder gave first (with the "
+    "header of its WebM, Ogg or MP4) before the rest, or say what samples without a header are "
+    "(encoding=s16le&rate=16000)"
+)
+
+
+def _goes_on(head: bytes) -> bool:
+    """What begins so is a later part of a WebM, Ogg or MP4 stream."""
+    return (
+        head[:4] == b"\x1f\x43\xb6\x75"  # a cluster of Matroska
+        or (head[:4] == b"OggS" and len(head) > 5 and not head[5] & 2)
+        or head[4:8] in (b"moof", b"mdat", b"sidx", b"styp", b"mfra")
+    )
+
+
 class _LiveReader(AudioReader):
     """Of what cannot be sought, and has no end yet."""
 
     def __init__(
         self, pipe: _Pipe, rate: int, raw: RawFormat | None, channels: ChannelChoice
     ) -> None:
-        self._pipe = pipe
+        self._pipe, self._raw_said = pipe, raw
         super().__init__(pipe, _ENDLESS, rate, raw=raw, channels=channels)
 
     def samples(self) -> Iterator[bytes]:
@@ -284,7 +379,16 @@ class _LiveReader(AudioReader):
         head = self._pipe.peek(_MAGIC_BYTES)
         if not head:
             raise not_audio("there was no audio")
+        if self._raw_said is None and _goes_on(head):
+            raise not_audio(_NO_BEGINNING)
         return head
+
+    def _more_options(self) -> dict[str, str]:
+        return {"formatprobesize": str(_OPENING_BYTES)}
+
+    def _refusal(self) -> AudioError:
+        known = what_it_is(self._pipe.peek(LOOK_BYTES))
+        return known or not_audio(_NO_BEGINNING)
 
     def _find_pieces(self) -> list[Piece]:
         return [Piece(0, _ENDLESS)]

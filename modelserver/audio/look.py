@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from modelserver.audio.errors import AudioError, not_audio, too_long, unsupported
 from modelserver.audio.formats import RawFormat
-from modelserver.audio.riff import FORMS, HEADER_LIMIT_BYTES, Wav, parse
+from modelserver.audio.riff import FORMS, HEADER_LIMIT_BYTES, ArrivingHeader, Wav
 
 LOOK_BYTES = 512
 """So many first bytes are enough to tell what it is not."""
@@ -207,6 +207,7 @@ class Gate:
         self._length = length
         self._head = bytearray()
         self._wav: Wav | None = None
+        self._header = ArrivingHeader()
         self._looking = True
         self._received = 0
 
@@ -235,7 +236,7 @@ class Gate:
         return size / _PACES.get(container_of(bytes(self._head[:16])), _PACE_OTHERS)
 
     def _look(self, *, complete: bool) -> None:
-        head = bytes(self._head)
+        head = self._head
         if len(head) < LOOK_BYTES and not complete:
             return
         is_wav = head[:4] in FORMS
@@ -243,12 +244,12 @@ class Gate:
             self._looking = False
             return
         if is_wav:
-            self._wav = parse(head)
+            self._wav = self._header.look(head, complete=complete)
             if self._wav is None and len(head) < HEADER_LIMIT_BYTES and not complete:
                 return
-        elif (error := what_it_is(head[:LOOK_BYTES])) is not None:
+        elif (error := what_it_is(bytes(head[:LOOK_BYTES]))) is not None:
             raise error
-        elif self._lacks_rate and container_of(head) is None:
+        elif self._lacks_rate and container_of(bytes(head[:LOOK_BYTES])) is None:
             raise AudioError(
                 "bad_parameter",
                 "samples without a header need their rate: Content-Type: audio/pcm; rate=16000, or "

@@ -127,6 +127,10 @@ class AudioReader:
         """What FFmpeg reads."""
         return Window(self._view, piece)
 
+    def _more_options(self) -> dict[str, str]:
+        """Of FFmpeg's, for opening it."""
+        return {}
+
     def _some_samples(self, piece: Piece, size: int) -> bytes:
         self._view.seek(piece.start)
         some: bytes = self._view.read(min(self._size, size))
@@ -159,6 +163,7 @@ class AudioReader:
             "protocol_whitelist": "none",
             "probesize": _PROBE_BYTES if simple else _PROBE_OTHERS_BYTES,
         }
+        options |= self._more_options()
         if raw is not None:
             options |= {"sample_rate": str(raw.rate), "ch_layout": f"{raw.channels}C"}
         try:
@@ -225,7 +230,7 @@ class AudioReader:
             if self._longest_s is not None and self._seconds > self._longest_s:
                 raise too_long(self._seconds, self._longest_s)
             plain = frame.format.name in ("s16", "s16p") and frame.layout.nb_channels == 1
-            if plain and frame.sample_rate == self._rate and opened.piece.gain == 1:
+            if plain and frame.sample_rate == self._rate:
                 if graph is not None:
                     yield from self._heard(graph, last=True)
                     graph = None
@@ -237,7 +242,7 @@ class AudioReader:
                 graph = None
             try:
                 if graph is None:
-                    graph = Resampler(frame, self._rate, opened.piece.gain)
+                    graph = Resampler(frame, self._rate)
                 graph.push(frame)
             except (av.error.FFmpegError, ValueError):  # of so many channels, or at such a rate
                 self._damaged += 1

@@ -21,7 +21,7 @@ class Resampler:
     microphone may be there.
     """
 
-    def __init__(self, frame: av.AudioFrame, rate: int, gain: int) -> None:
+    def __init__(self, frame: av.AudioFrame, rate: int) -> None:
         self._kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         self._channels = frame.layout.nb_channels
         self._least = max(1, int(rate * _BLOCK_S))
@@ -33,8 +33,6 @@ class Resampler:
             f"channel_layout={frame.layout.name}:time_base=1/{frame.sample_rate}",
         )
         nodes = [source, graph.add("aformat", "sample_fmts=flt")]
-        if gain != 1:
-            nodes.append(graph.add("volume", f"volume={gain}:precision=float"))
         nodes.append(graph.add("aresample", str(rate)))
         s16 = "sample_fmts=s16"
         if self._channels == 1:

@@ -8,7 +8,7 @@ EBU Tech 3306 (RF64, BW64).
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from modelserver.audio.formats import CHANNELS, SAMPLE_RATES, RawFormat
@@ -18,6 +18,16 @@ HEADER_LIMIT_BYTES = 1024 * 1024
 
 FORMS = (b"RIFF", b"RF64", b"BW64")
 """What a WAV file begins with."""
+
+_MOST_CHUNKS = 4096
+"""Before the samples. Real files have a few."""
+_MOST_FILES = 1000
+"""WAV files in a row of which each is read. More are not a recording."""
+_SMALL_HEADER_BYTES = 4096
+LAYOUT_BYTES = 6144
+"""Of samples that are looked at for their place in their containers; a multiple of 2, 3 and 4."""
+MOST_SILENCE_BYTES = 1024 * 1024
+"""Of zeros, which do not tell: so many are looked over."""
 
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)
 _LEAST_UNKNOWN = 0x7F000000
@@ -87,12 +97,11 @@ class Wav:
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Something to decode: bytes from `start` to `end`, behind `header` where that is to stand in
-    the place of the file's own. `gain`: what the samples are to be multiplied by."""
+    the place of the file's own."""
 
     start: int
     end: int
     header: bytes = b""
-    gain: int = 1
     warning: str | None = None
 
 
@@ -102,7 +111,9 @@ def parse(data: bytes, *, size: int | None = None) -> Wav | None:
     if data[:4] not in FORMS or data[8:12] != b"WAVE":
         return None
     at, fmt, unpadded, long_size = 12, b"", False, None
-    while at + 8 <= len(data):
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > len(data):
+            break
         name, length = data[at : at + 4], struct.unpack_from("<I", data, at + 4)[0]
         inside = at + 8
         if name == b"data":
@@ -152,22 +163,51 @@ def raw_of(wav: Wav) -> RawFormat | None:
     return raw if raw.frame_bytes == block else None
 
 
+class ArrivingHeader:
+    """The header of a WAV file that arrives bit by bit. It is parsed again only once a quarter more
+    is there, so that the work is proportional to its size."""
+
+    def __init__(self) -> None:
+        self._enough = 0
+
+    def look(self, head: bytes | bytearray, *, complete: bool = False) -> Wav | None:
+        """Return the file that `head` begins with, or None as long as its samples have not begun.
+        `complete`: there is no more."""
+        if len(head) < self._enough and not complete:
+            return None
+        self._enough = len(head) * 5 // 4
+        return parse(bytes(head))
+
+
 def pieces(view: Readable, size: int) -> Iterator[Piece]:
     """How the WAV file is to be read: as it is, or in its parts. Nothing for another file."""
     start = 0
-    while True:
-        view.seek(start)
-        head = view.read(min(size - start, HEADER_LIMIT_BYTES))
-        wav = parse(head, size=size - start)
+    for number in range(_MOST_FILES):
+        wav = _header_at(view, start, size)
         if wav is None:
-            if start == 0 and head[:4] in FORMS:
+            view.seek(0)
+            if start == 0 and view.read(4) in FORMS:
                 yield Piece(0, size)
             return
         piece, following = _piece(view, wav, start, size)
+        if following is not None and number == _MOST_FILES - 1:
+            warning = f"more than {_MOST_FILES} files follow each other: the first were recognised"
+            piece = replace(piece, warning=warning)
         yield piece
         if following is None:
             return
         start = following
+
+
+def _header_at(view: Readable, start: int, size: int) -> Wav | None:
+    """The file that begins at `start`. Most headers are small."""
+    for most in (_SMALL_HEADER_BYTES, HEADER_LIMIT_BYTES):
+        view.seek(start)
+        head = view.read(min(size - start, most))
+        wav = parse(head, size=size - start)
+        if wav is not None or len(head) < most or head[:4] not in FORMS:
+            return wav
+    return None
 
 
 def _piece(view: Readable, wav: Wav, start: int, size: int) -> tuple[Piece, int | None]:
@@ -196,21 +236,30 @@ def _piece(view: Readable, wav: Wav, start: int, size: int) -> tuple[Piece, int 
                     f"the header says {wav.declared} bytes of samples and {size - data_at} follow: "
                     "all were recognised"
                 )
-    fmt, gain = _in_its_container(view, wav, data_at, end)
+    fmt, early = in_containers(wav, _first_sound(view, data_at, end))
     whole = start == 0 and following is None and fmt == wav.fmt and not wav.unpadded
     if whole and true_size:
         return Piece(0, size, warning=warning), None
     if following is not None:
         warning = warning or "several WAV files follow each other: all were recognised"
-    return Piece(data_at, end, _streaming_header(fmt), gain, warning), following
+    return Piece(data_at - early, end - early, _streaming_header(fmt), warning), following
+
+
+def _first_sound(view: Readable, at: int, end: int) -> bytes:
+    """Samples from where the first are that are not zero."""
+    some = b""
+    for start in range(at, min(end, at + MOST_SILENCE_BYTES), LAYOUT_BYTES):
+        view.seek(start)
+        some = view.read(min(LAYOUT_BYTES, end - start))
+        if any(some):
+            break
+    return some
 
 
 def without_its_header(view: Readable, size: int) -> Piece | None:
     """The first WAV file's samples behind a header that has nothing in it but what they are, for
     one that FFmpeg stumbles over; None if there are none to be found."""
-    view.seek(0)
-    wav = parse(view.read(min(size, HEADER_LIMIT_BYTES)), size=size)
-    if wav is None:
+    if (wav := _header_at(view, 0, size)) is None:
         return None
     end = size if wav.declared is None else min(size, wav.data_at + wav.declared)
     return Piece(wav.data_at, end, _streaming_header(wav.fmt))
@@ -222,31 +271,38 @@ def _streaming_header(fmt: bytes) -> bytes:
     return header + b"\0" * (len(fmt) & 1) + b"data\xff\xff\xff\xff"
 
 
-def _in_its_container(view: Readable, wav: Wav, data_at: int, end: int) -> tuple[bytes, int]:
-    """The format chunk and a gain for samples of fewer bits than the bytes that they are in, which
-    FFmpeg takes for something else (ALSA's S24_LE: 24 bits in 4 bytes)."""
+def in_containers(wav: Wav, some: bytes) -> tuple[bytes, int]:
+    """How to read samples that have fewer bits than the bytes they are in, which FFmpeg takes for
+    something else: 24 bits in 4 bytes.
+
+    `some`: of the samples. Returns a format chunk for the whole containers, and how many bytes
+    before the samples to begin: the standard has them at the high end of their containers, ALSA's
+    S24_LE at the low end, where they are at the high end of what begins a byte earlier.
+    """
     _, channels, _, _, block, bits = struct.unpack_from("<HHIIHH", wav.fmt)
+    if struct.unpack_from("<H", wav.fmt)[0] == _EXTENSIBLE and len(wav.fmt) >= 20:
+        (valid,) = struct.unpack_from("<H", wav.fmt, 18)
+        bits = valid or bits
     if wav.tag != _PCM or not channels or block % channels:
-        return wav.fmt, 1
+        return wav.fmt, 0
     container, needed = block // channels, (bits + 7) // 8
     if container not in (2, 3, 4) or not 1 < needed < container:
-        return wav.fmt, 1
-    view.seek(data_at)
-    looked_at = view.read(min(end - data_at, 4096 * block))
-    low = all(
-        _extends_sign(looked_at[at : at + container], needed)
-        for at in range(0, len(looked_at) - container + 1, container)
+        return wav.fmt, 0
+    samples = [some[at : at + container] for at in range(0, len(some) - container + 1, container)]
+    heard = [one for one in samples if any(one)]
+    low = bool(heard) and (
+        all(_extends_sign(one, needed) for one in heard)
+        or not any(any(one[needed:]) for one in heard)
     )
     rate = wav.rate
     fmt = struct.pack("<HHIIHH", _PCM, channels, rate, rate * block, block, 8 * container)
-    return fmt, 256 ** (container - needed) if low else 1
+    return fmt, container - needed if low else 0
 
 
 def _extends_sign(sample: bytes, needed: int) -> bool:
     """The bytes above the sample's own say nothing but its sign: it is at the low end."""
     above = b"\xff" if sample[needed - 1] & 0x80 else b"\0"
-    rest = sample[needed:]
-    return rest in (above * len(rest), b"\0" * len(rest))
+    return sample[needed:] == above * (len(sample) - needed)
 
 
 def _is_chunk(after: bytes, left: int, pad: int) -> bool:

@@ -43,8 +43,7 @@ def config(configuration: Configuration, explain: bool) -> None:
 
 
 def _shown(field: Field, value: Any) -> Any:
-    if field.secret and value:
-        return "***"
+    value = field.shown(value)
     if field.in_bytes and isinstance(value, int):
         text = size_text(value)
         return value if text.isdigit() else text

@@ -31,6 +31,8 @@ class Inherited:
     """What was there before this process."""
 
     from_unit: dict[str, socket.socket] = field(default_factory=dict)
+    more: list[tuple[str, socket.socket]] = field(default_factory=list)
+    """From a unit as well, under names that it had given to one before."""
     unnamed: list[socket.socket] = field(default_factory=list)
     """From a unit as well, under names that mean nothing here."""
     kept: dict[str, socket.socket] = field(default_factory=dict)
@@ -53,7 +55,9 @@ class Inherited:
             self.connections.append((name.removeprefix(_CONNECTION), sock))
         elif name.startswith(_KEPT):
             self.kept[name.removeprefix(_KEPT)] = sock
-        elif name in NAMES and name not in self.from_unit:
+        elif name in self.from_unit:
+            self.more.append((name, sock))
+        elif name in NAMES:
             self.from_unit[name] = sock
         else:
             self.unnamed.append(sock)
@@ -128,6 +132,19 @@ class Sockets:
         self._held[name] = sock.dup()
         return sock
 
+    def more(self, name: str) -> list[socket.socket]:
+        """Return the other sockets that a unit has opened under that name, after `listen`: of the
+        other family, or on another address."""
+        found = [sock for given, sock in self._inherited.more if given == name]
+        if name in self._of_unit and (port := _port_of(self._held[name])):
+            others = [sock for sock in self._inherited.unnamed if _port_of(sock) == port]
+            self._inherited.unnamed = [s for s in self._inherited.unnamed if s not in others]
+            found += others
+        self._inherited.more = [one for one in self._inherited.more if one[0] != name]
+        for sock in found:
+            log.info("sockets.from_unit", name=name, address=str(sock.getsockname()))
+        return found
+
     def _from_unit(self, name: str, port: int) -> socket.socket | None:
         """The one of that name; or that port; or, for the public one, whichever is left."""
         found = self._inherited.from_unit.pop(name, None)
@@ -150,13 +167,10 @@ class Sockets:
 
     def close_unused(self) -> None:
         """What nobody has asked for."""
-        for sock in self._inherited.unnamed:
+        left = [*self._inherited.unnamed, *(sock for _, sock in self._inherited.more)]
+        for sock in left:
             log.warning("sockets.not_used", address=str(sock.getsockname()))
-        for sock in (
-            *self._inherited.unnamed,
-            *self._inherited.from_unit.values(),
-            *self._inherited.kept.values(),
-        ):
+        for sock in (*left, *self._inherited.from_unit.values(), *self._inherited.kept.values()):
             sock.close()
 
     def held(self) -> Iterable[tuple[str, socket.socket]]:

@@ -11,7 +11,7 @@ from modelserver.http.convert import convert
 from modelserver.http.health import healthz, readyz, test
 from modelserver.http.jobs import add_job_routes
 from modelserver.http.keys import ASSISTANT, CONNECTIONS, JOBS, SERVICE
-from modelserver.http.middleware import STREAM_PATH, each_request, expect_continue
+from modelserver.http.middleware import STREAM_PATH, each_request, expect_continue, note_begun
 from modelserver.http.openai import add_openai_routes
 from modelserver.http.openapi import openapi
 from modelserver.http.pages import add_pages, page
@@ -28,6 +28,7 @@ def build_application(
 ) -> web.Application:
     """The routes. Body sizes are bounded by the handlers that take bodies."""
     app = web.Application(middlewares=[each_request])
+    app.on_response_prepare.append(note_begun)
     app[SERVICE] = service
     app[JOBS] = jobs
     app[ASSISTANT] = assistant
@@ -55,6 +56,7 @@ def build_application(
 def build_vosk_application(service: SpeechService, connections: Connections) -> web.Application:
     """What is on the port of the Vosk project's protocol: that, and nothing else."""
     app = web.Application(middlewares=[each_request])
+    app.on_response_prepare.append(note_begun)
     app[SERVICE] = service
     app[CONNECTIONS] = connections
     for path in ("/", "/ws"):

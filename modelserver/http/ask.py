@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from modelserver.assistant.chat import ChatFailed, Ending, Finish, Turn
+from modelserver.assistant.chat import ChatFailed, Turn
+from modelserver.assistant.ending import Ending, Finish
+from modelserver.http.decoding import decoded
 from modelserver.http.errors import (
     ApiError,
     ErrorInside,
@@ -16,17 +18,20 @@ from modelserver.http.errors import (
     error_response,
     json_response,
 )
-from modelserver.http.forms import media_type
 from modelserver.http.incoming import Asked, Incoming, find_model, incoming
 from modelserver.http.keys import ASSISTANT, SERVICE
 from modelserver.http.middleware import CLIENT, KEY_NAME, NOTES, REQUEST_ID
 from modelserver.http.negotiation import wants_events
 from modelserver.http.parameters import ASK_NAMES, Parameters, read_parameters
 from modelserver.http.progress import Event, OurStory, stream_events
+from modelserver.http.receiving import is_json, read_body
+from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import SpeechProgress, SpeechRequest
 
 _LONGEST_TEXT = 32_000
 _MOST_TURNS = 2_000
+_MOST_BODY_BYTES = 1024 * 1024
+_HINT = "; audio is sent as the body itself or in a form"
 
 
 class Question(msgspec.Struct, omit_defaults=True):
@@ -103,15 +108,13 @@ async def ask(request: web.Request) -> web.StreamResponse:
             told(question)
             if not question.text:
                 raise ApiError("nothing_said", "nothing was understood in the audio")
-            parts: list[str] = []
             async with aclosing(assistant.answer(asking.history, question.text)) as answer:
                 async for said in answer:
                     if isinstance(said, Ending):
-                        text = "".join(parts)
+                        text = "".join(story.parts)
                         request[NOTES].update(answered=len(text))
                         return Answered(question, Answer(text, said.finish, said.model))
-                    parts.append(said)
-                    story.answer = "".join(parts)
+                    story.parts.append(said)
                     told(AnswerDelta(said))
             raise ChatFailed("assistant_failed", "the language model has said nothing")
 
@@ -133,12 +136,14 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
     """With whatever is asked, once it is here."""
     assistant = request.app[ASSISTANT]
     content_type = request.headers.get("Content-Type", "")
-    kind = media_type(content_type)
     query = list(request.query.items())
-    if kind == "application/json" or kind.endswith("+json"):
-        with assistant.asking(who), request.app[SERVICE].access.request(request.get(KEY_NAME)):
+    service: SpeechService = request.app[SERVICE]
+    if is_json(request):
+        with assistant.asking(who), service.access.request(request.get(KEY_NAME)):
             asked, _ = read_parameters(query, {}, "", ("stream",))
-            written = _decoded(await request.read(), AskedInWriting)
+            async with service.uploading():
+                body = await read_body(request, service.settings.limits, _MOST_BODY_BYTES)
+            written = decoded(body, AskedInWriting, _HINT)
             text = written.text.strip()
             if not text or len(text) > _LONGEST_TEXT:
                 raise ApiError("bad_parameter", f"text has from 1 to {_LONGEST_TEXT} characters")
@@ -150,7 +155,7 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
     def read(fields: Mapping[str, str]) -> Asked:
         nonlocal asked
         asked, _ = read_parameters(query, fields, content_type, ASK_NAMES)
-        served = find_model(request.app[SERVICE], asked.model, asked.language, asked.phrases)
+        served = find_model(service, asked.model, asked.language, asked.phrases)
         speech = SpeechRequest(
             phrases=asked.phrases, partials=True, channels=asked.channels, raw=asked.raw
         )
@@ -158,19 +163,9 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
 
     with assistant.asking(who):
         async with incoming(request, read) as came:
-            history = _decoded(asked.history.encode(), list[Turn]) if asked.history else []
+            history = decoded(asked.history, list[Turn], _HINT) if asked.history else []
             _must_be_bearable(history)
             yield _Asking(history, asked.stream, spoken=came)
-
-
-def _decoded(data: bytes, kind: type[Any]) -> Any:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(
-            "bad_request",
-            f"the JSON cannot be read: {error}; audio is sent as the body itself or in a form",
-        ) from error
 
 
 def _must_be_bearable(history: list[Turn]) -> None:
@@ -196,7 +191,8 @@ class _Story:
 
     def __init__(self) -> None:
         self.question: Question | None = None
-        self.answer = ""
+        self.parts: list[str] = []
+        """Of the answer so far."""
         self._file = OurStory()
 
     def told(self, news: SpeechProgress | Question | AnswerDelta) -> Iterator[Event]:
@@ -217,4 +213,4 @@ class _Story:
     def not_answered(self, error: ApiError, request_id: str) -> NotAnswered:
         """The error document, with what there is all the same."""
         inside = ErrorInside(error.code, error.message, request_id)
-        return NotAnswered(inside, self.question, self.answer or None)
+        return NotAnswered(inside, self.question, "".join(self.parts) or None)

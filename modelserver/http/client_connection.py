@@ -28,6 +28,8 @@ _NO_DESCRIPTORS = (
 _LINGER_S = 600.0
 """How long what a refused client is still sending is read, and thrown away: many clients read their
 answer only when they have sent all."""
+_UNREAD_MS = 30_000
+"""How long a client may leave an answer unread (tcp(7), TCP_USER_TIMEOUT)."""
 _TURNS_AFTER_EOF = 10
 """Of the loop: a request that has been read is with its handler after three."""
 _LOOK_FIRST_S, _LOOK_LONGEST_S = 0.02, 1.0
@@ -133,6 +135,9 @@ class ClientConnection(RequestHandler):
         super().connection_made(transport)
         self._connections.opened(self)
         self._counted = True
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         if self._connections.beyond_hope:
             # Too many even to be told why one by one; what is said here may not be read. The loop's
             # own transports are of no class that could be asked for.
@@ -174,6 +179,9 @@ class ClientConnection(RequestHandler):
                 asyncio.get_running_loop().call_soon(self._answer_after_eof, turns - 1)
             else:
                 transport.close()
+            return
+        if self._messages:  # others that it has sent already, which are answered first
+            asyncio.get_running_loop().call_later(_LOOK_FIRST_S, self._answer_after_eof, turns)
             return
         self.close()  # after this answer
         if request is None:

@@ -1,21 +1,16 @@
-"""Who a client is, and which web pages may use the API: by the settings of proxies and CORS."""
+"""Who a client is, by the addresses of gateways that are trusted."""
 
 import functools
 import ipaddress
 
 from aiohttp import web
 
-from modelserver.settings import CorsSettings, ProxySettings
-
-_METHODS = "GET, POST, DELETE, OPTIONS"
-_HEADERS = "Authorization, Content-Type, X-Request-ID, Accept, Content-Encoding, Idempotency-Key"
-_EXPOSED = "X-Request-ID, Retry-After, Location, Idempotency-Replayed"
-_REMEMBERED_S = 600
+from modelserver.settings import ProxySettings
 
 
 def client_address(request: web.BaseRequest, proxies: ProxySettings) -> str:
     """The address of the client: what the last gateway that is trusted says, or who connected."""
-    client = request.remote or ""
+    client = _plain(request.remote or "")
     if not _is_in(client, proxies.trusted):
         return client
     told = ",".join(request.headers.getall("X-Forwarded-For", []))
@@ -27,38 +22,20 @@ def client_address(request: web.BaseRequest, proxies: ProxySettings) -> str:
             address = address.partition(":")[0]
         if not _is_address(address):
             break
-        client = address
+        address = client = _plain(address)
         if not _is_in(address, proxies.trusted):
             break
     return client
 
 
-def allowed_origin(request: web.BaseRequest, cors: CorsSettings) -> str | None:
-    """The page that asks, if it may; None if it may not, or is none."""
-    origin = request.headers.get("Origin")
-    if origin is None or not cors.origins:
-        return None
-    if "*" in cors.origins:
-        return "*"
-    return origin if origin.lower() in (o.lower().rstrip("/") for o in cors.origins) else None
-
-
-def cors_headers(origin: str) -> dict[str, str]:
-    """What an answer says to the page at `origin`."""
-    return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": _EXPOSED}
-
-
-def preflight(origin: str) -> web.Response:
-    """The answer to a browser that asks before it sends."""
-    return web.Response(
-        status=204,
-        headers={
-            "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Methods": _METHODS,
-            "Access-Control-Allow-Headers": _HEADERS,
-            "Access-Control-Max-Age": str(_REMEMBERED_S),
-        },
-    )
+def _plain(address: str) -> str:
+    """Return the IPv4 address that an IPv6 one stands for (::ffff:127.0.0.1, as a socket for both
+    families has it), or the address as it is."""
+    try:
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    except ValueError:
+        return address
+    return str(mapped) if mapped is not None else address
 
 
 def _is_address(text: str) -> bool:

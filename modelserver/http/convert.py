@@ -11,7 +11,7 @@ from modelserver.http.middleware import REQUEST_ID
 from modelserver.http.negotiation import wants_events, wants_plain_text
 from modelserver.http.parameters import Parameters, read_parameters
 from modelserver.http.progress import OurStory, stream_events
-from modelserver.http.texts import TEXTS, Transcript, text_response, transcript
+from modelserver.http.texts import TEXTS, Transcript, off_the_loop, text_response, transcript
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 
 
@@ -60,5 +60,6 @@ async def convert(request: web.Request) -> web.StreamResponse:
             return await stream_events(request, work, OurStory())
         speech = await came.transcribe()
     if asked.format in TEXTS or plain:
-        return text_response(speech, asked.format if asked.format in TEXTS else "text")
-    return json_response(answer(speech))
+        form = asked.format if asked.format in TEXTS else "text"
+        return await off_the_loop(speech, lambda: text_response(speech, form))
+    return await off_the_loop(speech, lambda: json_response(answer(speech)))

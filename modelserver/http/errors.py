@@ -27,6 +27,8 @@ STATUS = {
     "incomplete_body": 400,
     "not_audio": 400,
     "unauthorized": 401,
+    "origin_refused": 403,
+    "host_refused": 403,
     "url_refused": 400,
     "not_found": 404,
     "model_not_found": 404,

@@ -1,13 +1,17 @@
 """Server-sent events: an answer that comes bit by bit (HTML Standard, section 9.2)."""
 
+import asyncio
+
 import msgspec
 from aiohttp import web
 
-from modelserver.http.clients import allowed_origin, cors_headers
+from modelserver.http.browsers import allowed_origin, cors_headers
 from modelserver.http.keys import SERVICE
 from modelserver.http.middleware import REQUEST_ID, signed
 
 MEDIA_TYPE = "text/event-stream"
+WRITE_S = 20.0
+"""How long a client may leave unread what is sent to it."""
 
 
 class EventStream:
@@ -33,11 +37,20 @@ class EventStream:
         """One event. Raises `ConnectionError` where the client has gone."""
         name = f"event: {event}\n" if event else ""
         data = msgspec.json.encode(document).decode()
-        await self.response.write(f"{name}data: {data}\n\n".encode())
+        await self._write(f"{name}data: {data}\n\n".encode())
 
     async def stay(self) -> None:
         """Nothing, so that nobody in between takes it for dead."""
-        await self.response.write(b": \n\n")
+        await self._write(b": \n\n")
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(WRITE_S):
+                await self.response.write(data)
+        except TimeoutError:
+            if (transport := self._request.transport) is not None:
+                transport.abort()
+            raise ConnectionResetError(f"the client has read nothing for {WRITE_S:g} s") from None
 
     async def close(self) -> None:
         """That was all."""

@@ -6,7 +6,7 @@ in any encoding, and with whatever a file system allows.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
@@ -14,8 +14,12 @@ from python_multipart.multipart import MultipartParser
 
 from modelserver.http.errors import ApiError
 
-_MOST_HEADERS = 1000
-_LONGEST_HEADER = 64 * 1024
+MOST_PARTS = 65
+"""Of a form: a file and 64 fields."""
+_MOST_HEADERS = 256
+_MOST_HEADER_BYTES = 32 * 1024
+"""Of all headers of one part together. Only the three that are used are kept."""
+_USED_HEADERS = ("content-disposition", "content-type", "content-transfer-encoding")
 _PARAMETER = re.compile(rb';\s*([A-Za-z0-9_*-]+)\s*=\s*("(?:\\["\\]|[^"])*"?|[^;]*)')
 
 
@@ -28,7 +32,6 @@ class Part:
     file_name: str | None = None
     media_type: str = ""
     base64: bool = False
-    headers: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def called_file(self) -> bool:
@@ -46,8 +49,11 @@ class FormParser:
     def __init__(self, boundary: str) -> None:
         self._events: list[Event] = []
         self._part = Part()
-        self._name, self._value = b"", b""
-        self._ended = self._any = False
+        self._headers: dict[str, bytes] = {}
+        self._name, self._value = bytearray(), bytearray()
+        self._header_bytes = 0
+        self._parts = 0
+        self._ended = False
         try:
             self._parser = MultipartParser(
                 boundary.encode("latin-1", "replace"),
@@ -62,10 +68,14 @@ class FormParser:
                     "on_end": self._end,
                 },
                 max_header_count=_MOST_HEADERS,
-                max_header_size=_LONGEST_HEADER,
+                max_header_size=_MOST_HEADER_BYTES,
             )
         except (FormParserError, ValueError) as error:
             raise _malformed(str(error)) from error
+
+    def overhead_bytes(self, data: bytes) -> int:
+        """Count the bytes of `data` that no event will show: those after the closing boundary."""
+        return len(data) if self._ended else 0
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """What the next bytes bring."""
@@ -80,27 +90,41 @@ class FormParser:
 
     def finish(self) -> None:
         """There is no more."""
-        if not self._any:
+        if not self._parts:
             raise _malformed("no part of it begins with its boundary")
         if not self._ended:
             raise ApiError("incomplete_body", "the form ended before its closing boundary")
 
     def _begin(self) -> None:
-        self._part, self._any = Part(), True
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise _malformed(f"it has more than {MOST_PARTS} parts: a file and 64 fields")
+        self._part = Part()
+        self._headers.clear()
+        self._header_bytes = 0
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._name += data[start:end]
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count(end - start)
         self._value += data[start:end]
+
+    def _count(self, length: int) -> None:
+        self._header_bytes += length
+        if self._header_bytes > _MOST_HEADER_BYTES:
+            raise _malformed(f"the headers of a part have more than {_MOST_HEADER_BYTES} bytes")
 
     def _header_end(self) -> None:
         name = self._name.decode("latin-1").strip().lower()
-        self._part.headers[name] = self._value.strip()
-        self._name, self._value = b"", b""
+        if name in _USED_HEADERS:
+            self._headers[name] = bytes(self._value.strip())
+        self._name.clear()
+        self._value.clear()
 
     def _headers_end(self) -> None:
-        headers = self._part.headers
+        headers = self._headers
         self._part.media_type = media_type(headers.get("content-type", b"").decode("latin-1"))
         coding = headers.get("content-transfer-encoding", b"").decode("latin-1").lower()
         self._part.base64 = coding == "base64"

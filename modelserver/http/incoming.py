@@ -38,20 +38,30 @@ class Incoming:
     spool: Spool
     asked: Asked
     passed: Pass
+    held: contextlib.AsyncExitStack
 
     async def transcribe(self, told: Callable[[SpeechProgress], None] | None = None) -> Speech:
-        """What is said in it. Raises `supervisor.PoolError`."""
+        """What is said in it; afterwards the place and the spool are given back, however long the
+        answer takes to send. Raises `supervisor.PoolError`."""
         service = self.request.app[SERVICE]
         limits = service.settings.limits
+
+        def progress(done: SpeechProgress) -> None:
+            self.passed.heard_until(done.done_s)
+            if told is not None:
+                told(done)
+
         transcribing = Transcribing(
             service,
             msgspec.structs.replace(self.asked.speech, longest_audio_s=limits.audio_s),
             timeout_s=limits.request_s,
-            told=told,
+            told=progress,
             request_id=self.request[REQUEST_ID],
         )
         done = await transcribing.run(self.place, self.spool)
-        self.passed.heard(done.speech.duration_s)
+        self.passed.heard_until(done.speech.duration_s)
+        await self.held.aclose()
+        self.spool.close()
         self.request[NOTES].update(
             audio_s=done.speech.duration_s,
             queued_s=round(done.queued_s, 3),
@@ -72,7 +82,13 @@ async def incoming(
     must_be_acceptable(request, limits)
     asked = read({})
     with service.access.request(request.get(KEY_NAME)) as passed:
-        async with contextlib.AsyncExitStack() as held, service.open_spool() as spool:
+        async with (
+            contextlib.AsyncExitStack() as in_use,
+            contextlib.AsyncExitStack() as held,
+            service.open_spool() as spool,
+        ):
+            # Until it is answered: who waits for the server's end waits for that.
+            in_use.enter_context(asked.served.used())
             name = request.get(KEY_NAME)
             admission = service.admit(asked.served, request.content_length, client=name)
             place = await held.enter_async_context(admission)
@@ -85,13 +101,15 @@ async def incoming(
                 asked = read(received.fields)
             if asked.served is not before.served:  # a field of the form has named another
                 await held.aclose()
+                in_use.enter_context(asked.served.used())
                 admission = service.admit(asked.served, spool.size, client=name)
                 place = await held.enter_async_context(admission)
             request[NOTES].update(
                 model=asked.served.label, bytes=spool.size, audio_s=round(received.seconds, 3)
             )
             place.admission.resize(received.seconds, known=received.known)
-            yield Incoming(request, place, spool, asked, passed)
+            passed.expect(received.seconds)
+            yield Incoming(request, place, spool, asked, passed, held)
 
 
 def request_limits(request: web.Request) -> LimitSettings:

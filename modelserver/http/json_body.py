@@ -1,171 +1,164 @@
-"""A JSON body with audio in it, `{"audio": "BASE64", ...}`, taken apart as it comes: the audio may
-be larger than should be held at once. One object, without others inside."""
+"""A JSON body with audio in it, `{"audio": "BASE64", ...}`: kept in a spool as it arrives.
 
-from collections.abc import Iterator
-from enum import Enum
+The audio's text is found in it and decoded in slices. msgspec decodes what is left, which is small.
+"""
+
+import asyncio
+import mmap
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from modelserver.http.errors import ApiError
+from supervisor import Spool
 
 AUDIO_KEYS = ("audio", "file", "data", "audio_base64", "audio_data", "content")
+MOST_BYTES = 64 * 1024 * 1024
+"""Of a body, decompressed. Larger audio is sent as the body itself or in a form."""
+MOST_FIELDS = 64
+_MOST_OTHERS_BYTES = 1024 * 1024
+"""Of the body without its audio."""
+_LONGEST_FIELD = 64 * 1024
+_MOST_STRUCTURE = 20_000
+"""Quotes, commas and opening brackets, which cost most to look at. Base64 has none."""
+_AUDIO = re.compile(rb'"(?:%s)"\s*:\s*"' % "|".join(AUDIO_KEYS).encode(), re.IGNORECASE)
+_PLACE = b'"<audio>"'
+"""Stands for the audio in what is left."""
+_SLICE_BYTES = 256 * 1024
+_LONGEST_ESCAPE = 6
 
-_SPACE = b" \t\r\n"
-_LONGEST = 64 * 1024
 
-Found = tuple[str, str] | bytes
-"""A field with its value as text, or some of the audio's characters."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Fields as text, and where the audio's characters are, if there is any."""
 
-
-class _Expects(Enum):
-    START = "{"
-    KEY = "a key"
-    COLON = ":"
-    VALUE = "a value"
-    AUDIO = "the audio's text"
-    NEXT = ", or }"
-    NOTHING = "nothing more"
+    fields: dict[str, str]
+    audio: tuple[int, int] | None
 
 
 class JsonBody:
-    """Fed with the body's bytes. Raises `ApiError`."""
+    """A JSON object in a spool. Raises `ApiError`."""
 
-    def __init__(self) -> None:
-        self._expects = _Expects.START
-        self._data = b""
-        self._key = ""
-        self._first = True
-        self.found_audio = False
+    def __init__(self, spool: Spool) -> None:
+        """`spool`: where the text is kept; the caller closes it."""
+        self._spool = spool
+        self._structure = 0
+        self.fields: dict[str, str] = {}
+        """Values as text: numbers and booleans as JSON writes them, lists as JSON."""
+        self.has_audio = False
 
-    def feed(self, data: bytes) -> Iterator[Found]:
-        """What the next bytes bring."""
-        self._data += data
-        while True:
-            if self._expects is _Expects.AUDIO:
-                if (text := self._audio()) is not None:
-                    yield text
-                    continue
-                return
-            before = (self._expects, len(self._data))
-            field = self._step()
-            if field is not None:
-                yield field
-            if before == (self._expects, len(self._data)):
-                if len(self._data) > _LONGEST:
-                    raise _bad("a value is too long")
-                return
+    async def receive(self, chunks: AsyncIterator[bytes]) -> None:
+        """Keep the body; `SpoolFull` where there is no space for it."""
+        async for chunk in chunks:
+            self._structure += sum(chunk.count(one) for one in (b'"', b",", b"[", b"{"))
+            if self._spool.size + len(chunk) > MOST_BYTES:
+                raise json_too_large()
+            if self._structure > _MOST_STRUCTURE:
+                raise _bad(f"it has more than {MOST_FIELDS} fields, or lists that are too long")
+            await self._spool.write(chunk)
+        await self._spool.flush()
 
-    def finish(self) -> None:
-        """There is no more."""
-        if self._expects is not _Expects.NOTHING:
-            raise ApiError("incomplete_body", f"the JSON ended where {self._expects.value} was due")
+    async def audio(self) -> AsyncIterator[bytes]:
+        """Decode the object, fill `fields`, and yield the characters of the audio."""
+        if not self._spool.size:
+            raise _ended()
+        found = await asyncio.to_thread(_read, self._spool.fileno(), self._spool.size)
+        self.fields = found.fields
+        if found.audio is None:
+            return
+        self.has_audio = True
+        at, end = found.audio
+        while at < end:
+            raw = await self._spool.read(at, min(_SLICE_BYTES, end - at))
+            piece = _whole_escapes(raw, last=at + len(raw) == end)
+            at += len(piece)
+            if b"\\" in piece:
+                piece = str(_decoded(b'"' + piece + b'"', str)).encode("utf-8", "replace")
+            yield piece
+            await asyncio.sleep(0)
 
-    def _step(self) -> tuple[str, str] | None:
-        """One token, if all of it is there."""
-        data = self._data = self._data.lstrip(_SPACE)
-        if not data:
+
+def _read(fd: int, size: int) -> _Found:
+    """Read the JSON behind `fd`. Called in a thread."""
+    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as text:
+        at = _AUDIO.search(text)
+        begin, end = (at.end(), text.find(b'"', at.end())) if at is not None else (0, 0)
+        del at  # it holds the mapping
+        if end < 0:
+            raise _ended()
+        if size - (end - begin) > _MOST_OTHERS_BYTES:
+            raise ApiError("body_too_large", "what is in the body beside the audio is too large")
+        left = text[: begin - 1] + _PLACE + text[end + 1 :] if begin else text[:]
+    fields = dict(_fields(left, audio=begin > 0))
+    return _Found(fields, (begin, end) if begin else None)
+
+
+def _fields(left: bytes, *, audio: bool) -> Iterator[tuple[str, str]]:
+    values = _decoded(left, dict[str, msgspec.Raw])
+    if len(values) > MOST_FIELDS:
+        raise _bad(f"it has more than {MOST_FIELDS} fields")
+    quotes = places = texts = 0
+    for name, raw in values.items():
+        value = bytes(raw)
+        quotes += 2 + name.count('"') + value.count(b'"')
+        places += value == _PLACE
+        if name.lower() in AUDIO_KEYS and value[:1] == b'"':
+            texts += 1
+        elif (text := _text(name, value)) is not None:
+            yield name, text
+    if audio and (texts != 1 or places != 1):
+        raise ApiError("too_many_files", "the JSON holds audio twice")
+    if quotes != left.count(b'"'):  # of two with the same name, the last is left
+        raise ApiError("bad_parameter", "a field of the JSON is given twice")
+
+
+def _text(name: str, value: bytes) -> str | None:
+    if len(value) > _LONGEST_FIELD:
+        raise _bad(f"the value of {name[:40]!r} is too long")
+    match _decoded(value, Any):
+        case None:
             return None
-        match self._expects:
-            case _Expects.START:
-                self._must_be(data[:1], b"{")
-                self._move(1, _Expects.KEY)
-            case _Expects.KEY if data[:1] == b"}" and self._first:
-                self._move(1, _Expects.NOTHING)
-            case _Expects.KEY:
-                self._must_be(data[:1], b'"')
-                if (end := _string_end(data)) is not None:
-                    self._key, self._first = str(_decoded(data[:end])), False
-                    self._move(end, _Expects.COLON)
-            case _Expects.COLON:
-                self._must_be(data[:1], b":")
-                self._move(1, _Expects.VALUE)
-            case _Expects.VALUE:
-                return self._value(data)
-            case _Expects.NEXT:
-                self._must_be(data[:1], b",}")
-                self._move(1, _Expects.KEY if data[:1] == b"," else _Expects.NOTHING)
-            case _:
-                raise _bad("something follows the object")
-        return None
-
-    def _value(self, data: bytes) -> tuple[str, str] | None:
-        if data[:1] in (b"{", b"["):
-            raise _bad(f"{self._key!r} is neither text nor a number")
-        if data[:1] == b'"':
-            if self._key.lower() in AUDIO_KEYS:
-                if self.found_audio:
-                    raise ApiError("too_many_files", "the JSON holds audio twice")
-                self.found_audio = True
-                self._move(1, _Expects.AUDIO)
-                return None
-            end = _string_end(data)
-        else:
-            ends = [at for at in (data.find(c) for c in (b",", b"}", *_EACH_SPACE)) if at >= 0]
-            end = min(ends) if ends else None
-        if end is None:
-            return None
-        value = _decoded(data[:end])
-        self._move(end, _Expects.NEXT)
-        if value is None:
-            return None
-        if isinstance(value, bool):
-            return self._key, "true" if value else "false"
-        return self._key, str(value)
-
-    def _audio(self) -> bytes | None:
-        """Some of the string, without its escapes; None where more has to come."""
-        end, escape = self._data.find(b'"'), self._data.find(b"\\")
-        if escape >= 0 and (end < 0 or escape < end):
-            if escape:
-                return self._taken(escape, 0)
-            if len(self._data) < 2:
-                return None
-            character = self._data[1:2]
-            if character == b"u":
-                if len(self._data) < 6:
-                    return None
-                text = _decoded(b'"' + self._data[:6] + b'"')
-                self._data = self._data[6:]
-                return str(text).encode()
-            self._data = self._data[2:]
-            return b"" if character in b"nrtbf" else character
-        if end >= 0:
-            text = self._taken(end, 1)
-            self._expects = _Expects.NEXT
-            return text
-        return self._taken(len(self._data), 0) if self._data else None
-
-    def _taken(self, length: int, more: int) -> bytes:
-        text, self._data = self._data[:length], self._data[length + more :]
-        return text
-
-    def _move(self, length: int, expects: _Expects) -> None:
-        self._data, self._expects = self._data[length:], expects
-
-    def _must_be(self, byte: bytes, allowed: bytes) -> None:
-        if byte not in [allowed[at : at + 1] for at in range(len(allowed))]:
-            raise _bad(f"{byte.decode('latin-1')!r} where {self._expects.value} was due")
+        case bool(flag):
+            return "true" if flag else "false"
+        case dict():
+            raise _bad(f"the value of {name[:40]!r} is neither text nor a number")
+        case list():
+            return value.decode()
+        case other:
+            return str(other)
 
 
-_EACH_SPACE = (b" ", b"\t", b"\r", b"\n")
+def _whole_escapes(text: bytes, *, last: bool) -> bytes:
+    """Cut off an escape that may not be all there."""
+    cut = -1 if last else text.rfind(b"\\", max(0, len(text) - _LONGEST_ESCAPE))
+    return text if cut < 0 else text[:cut]
 
 
-def _string_end(data: bytes) -> int | None:
-    """Where the string at the beginning of `data` ends; None where that is still to come."""
-    at = 1
-    while (at := data.find(b'"', at)) >= 0:
-        escapes = len(data[:at]) - len(data[:at].rstrip(b"\\"))
-        at += 1
-        if escapes % 2 == 0:
-            return at
-    return None
-
-
-def _decoded(text: bytes) -> object:
+def _decoded(text: bytes, kind: Any) -> Any:
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        if "truncated" in str(error):
+            raise _ended() from error
         raise _bad(str(error)) from error
+    except RecursionError:
+        raise _bad("it is nested too deeply") from None
+
+
+def json_too_large() -> ApiError:
+    """Return the refusal of a JSON body of more than `MOST_BYTES`."""
+    return ApiError(
+        "body_too_large",
+        f"a JSON body may have {MOST_BYTES} bytes: send a larger file as the body itself, or in a "
+        "form",
+    )
+
+
+def _ended() -> ApiError:
+    return ApiError("incomplete_body", "unexpected end of the JSON")
 
 
 def _bad(why: str) -> ApiError:

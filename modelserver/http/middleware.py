@@ -1,5 +1,6 @@
 """What happens to every request: an id, one log event, and errors made into documents."""
 
+import contextlib
 import re
 import time
 import uuid
@@ -7,11 +8,18 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, runtime_checkable
 
 import structlog
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, WSCloseCode, web
 
 from modelserver import __version__
 from modelserver.access.gate import NotAllowed
-from modelserver.http.clients import allowed_origin, client_address, cors_headers, preflight
+from modelserver.http.browsers import (
+    allowed_origin,
+    cors_headers,
+    preflight,
+    refuse_other_names,
+    refuse_other_pages,
+)
+from modelserver.http.clients import client_address
 from modelserver.http.errors import ApiError, as_api_error, error_response
 from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.tracing import incoming_context
@@ -35,12 +43,17 @@ NOT_ALLOWED = web.RequestKey("not_allowed", NotAllowed)
 """Why a page's stream is to be refused once its handshake is made: a browser tells the page nothing
 of one that is refused before."""
 
+BEGUN = web.RequestKey("begun", web.StreamResponse)
+"""The answer, once its head has been sent."""
+
 STREAM_PATH = "/api/audio/stream"
 _FOR_ALL = {
     "/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json", "/api/about", *PAGES,
 }  # fmt: skip
 """Need no key."""
 _PROBES = ("/healthz", "/readyz")
+_MOST_REASON_BYTES = 123
+"""Of a close frame (RFC 6455, 5.5)."""
 _KEY_PROTOCOL = "bearer."
 """A browser's WebSocket can send no header of its own, but may name subprotocols."""
 
@@ -78,7 +91,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         and "Access-Control-Request-Method" in request.headers
     ):
         connections.rests(request.protocol)
-        return signed(preflight(origin), request_id)
+        return signed(preflight(request, origin), request_id)
     try:
         if connections.too_many and request.method == "POST":
             raise ApiError(
@@ -86,22 +99,34 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
                 f"{connections.open} connections are open, {connections.most} are allowed",
                 retry_after_s=5,
             )
+        if request.path not in _PROBES and request.app[SERVICE].access.open:
+            refuse_other_names(request, settings.server_names)
         page = request.path == "/" and "Upgrade" not in request.headers
         if request.path not in _FOR_ALL and not page:
             _let_in(request)
+        if NOT_ALLOWED not in request:
+            refuse_other_pages(request, settings.cors)
         response = await _traced(request, handler)
     except Exception as exception:
         error = as_api_error(exception)
         if error is None:
             log.exception("request.failed", request_id=request_id, path=request.path)
             error = ApiError("internal", "the server failed; its log says how")
-        response = error_response(error, request_id, request.path)
+        if BEGUN in request:
+            response = await _broken_off(request, error)
+        else:
+            response = error_response(error, request_id, request.path)
     except BaseException:
-        request.app[SERVICE].traffic.abandoned += 1
-        _log_request(request, request_id, None, "cancelled", started)
+        if request[NOTES].get("close") in (None, 1006):
+            request.app[SERVICE].traffic.abandoned += 1
+            _log_request(request, request_id, None, "cancelled", started)
+        else:  # a WebSocket that its client has closed as it should
+            took_s = time.monotonic() - started
+            request.app[SERVICE].traffic.answered(_route(request), 101, None, took_s)
+            _log_request(request, request_id, 101, None, started)
         raise
     content = request.content
-    if error is not None and not content.is_eof():
+    if error is not None and BEGUN not in request and not content.is_eof():
         response.force_close()
         if isinstance(request.protocol, Lingering):
             request.protocol.linger()
@@ -117,6 +142,25 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     seconds = time.monotonic() - started
     request.app[SERVICE].traffic.answered(_route(request), response.status, code, seconds)
     _log_request(request, request_id, response.status, code, started)
+    return response
+
+
+async def note_begun(request: web.Request, response: web.StreamResponse) -> None:
+    """For `Application.on_response_prepare`: remember that an answer is under way."""
+    request[BEGUN] = response
+
+
+async def _broken_off(request: web.Request, error: ApiError) -> web.StreamResponse:
+    """End an answer that is under way, so that it does not look whole; no other can follow."""
+    response = request[BEGUN]
+    request[NOTES].update(broken_off=error.code)
+    if isinstance(response, web.WebSocketResponse):
+        with contextlib.suppress(ConnectionError):
+            cut = f"{error.code}: {error.message}".encode()[:_MOST_REASON_BYTES]
+            reason = cut.decode(errors="ignore").encode()
+            await response.close(code=WSCloseCode.INTERNAL_ERROR, message=reason)
+    elif request.transport is not None:
+        request.transport.abort()
     return response
 
 

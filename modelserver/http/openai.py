@@ -6,44 +6,51 @@ server cannot do is refused in words or, where a client could not do without, ac
 """
 
 import math
+import re
 import time
 import zlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
 
+from modelserver.http.decoding import decoded
 from modelserver.http.errors import ApiError, json_response, openai_error
 from modelserver.http.incoming import Asked, find_model, incoming
 from modelserver.http.keys import SERVICE
 from modelserver.http.middleware import expect_continue
 from modelserver.http.parameters import read_flag, read_language
 from modelserver.http.progress import Event, stream_events
-from modelserver.http.texts import TEXTS, text_response
+from modelserver.http.texts import TEXTS, off_the_loop, text_response
 from modelserver.http.upload import hold_continue
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService, UnknownModel
 from modelserver.settings.labels import DEFAULT_LABEL
-from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest, SpeechSegment
-from modelserver.speech.transcript import reader_text
+from modelserver.speech.languages import ENGLISH_NAMES, primary_language
+from modelserver.speech.messages import (
+    Speech,
+    SpeechProgress,
+    SpeechRequest,
+    SpeechSegment,
+    SpeechWord,
+)
+from modelserver.speech.transcript import join_words, reader_text
 
 FORMATS = ("json", "verbose_json", *TEXTS)
 GRANULARITIES = ("word", "segment")
-_FAMILIES = ("whisper", "gpt-4o", "parakeet", "canary")
+_ANY_MODEL = re.compile(
+    r"\b(auto|any|default|asr|stt|speech|best|latest\w*|tiny|base|small|medium|large|turbo|nano"
+    r"|universal\w*|scribe|nova|enhanced|chirp|ink)\b"
+    r"|whisper|gpt-4o|gpt-audio|parakeet|canary|sensevoice|paraformer|fun-?(asr|audio)|fireredasr"
+    r"|moonshine|voxtral|qwen\d?[\w.-]*(asr|audio|omni)|wav2vec|hubert|seamless|zipformer|conformer"
+    r"|telespeech|dolphin|kimi-audio|citrinet|granite-speech|phi-4-multimodal",
+    re.IGNORECASE,
+)
 """What is in the names of models that clients ask for without meaning one: any server of this API
 has a default in their place."""
 _STARTED = int(time.time())
-
-_LANGUAGE_NAMES = {
-    "ar": "arabic", "ca": "catalan", "cs": "czech", "de": "german", "el": "greek", "en": "english",
-    "eo": "esperanto", "es": "spanish", "fa": "persian", "fr": "french", "gu": "gujarati",
-    "hi": "hindi", "it": "italian", "ja": "japanese", "kk": "kazakh", "ko": "korean",
-    "nl": "dutch", "pl": "polish", "pt": "portuguese", "ru": "russian", "sv": "swedish",
-    "te": "telugu", "tl": "tagalog", "tr": "turkish", "uk": "ukrainian", "uz": "uzbek",
-    "vi": "vietnamese", "zh": "chinese",
-}  # fmt: skip
-"""Verbose answers name a language in English."""
 
 
 class _Usage(msgspec.Struct):
@@ -155,11 +162,11 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
             return await stream_events(request, came.transcribe, _Deltas())
         speech = await came.transcribe()
     if wanted.form in TEXTS:
-        return text_response(speech, wanted.form)
+        return await off_the_loop(speech, lambda: text_response(speech, wanted.form))
     warnings = [*wanted.warnings, *speech.warnings] or None
     if wanted.form == "json":
         return json_response(Json(speech.text, _usage(speech), warnings))
-    return json_response(_verbose(speech, wanted, warnings))
+    return await off_the_loop(speech, lambda: json_response(_verbose(speech, wanted, warnings)))
 
 
 def _find(service: SpeechService, fields: Mapping[str, str]) -> tuple[ServedModel, list[str]]:
@@ -169,7 +176,8 @@ def _find(service: SpeechService, fields: Mapping[str, str]) -> tuple[ServedMode
     try:
         return find_model(service, name, language), []
     except UnknownModel:
-        if not any(family in (name or "").lower() for family in _FAMILIES):
+        # A model of Vosk's is meant, and no other.
+        if "vosk" in (name or "").lower() or not _ANY_MODEL.search((name or "").replace("_", "-")):
             raise
     served = find_model(service, None, language)
     called = served.report().get("model") or served.label
@@ -213,21 +221,30 @@ def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
 
 
 def _listed(fields: Mapping[str, str], name: str) -> list[str]:
-    """A field that may be there several times, with and without brackets."""
-    text = "\n".join(fields.get(key, "") for key in (f"{name}[]", name))
-    return [one.strip() for one in text.replace(",", "\n").splitlines() if one.strip()]
+    """Return the values of a field that may be there several times, hold several with commas
+    between them, or be a JSON list."""
+    found: list[str] = []
+    for line in fields.get(name, "").splitlines():
+        if line.lstrip().startswith("["):
+            found += decoded(line, list[str], f": {name}")
+        else:
+            found += line.split(",")
+    return [one.strip() for one in found if one.strip()]
 
 
 def _verbose(speech: Speech, wanted: _Wanted, warnings: list[str] | None) -> Verbose:
-    primary = speech.language.split("-")[0].lower()
+    primary = primary_language(speech.language)
+    words = sorted(speech.words, key=lambda word: word.start) if wanted.segments else []
+    starts = [word.start for word in words]
     return Verbose(
         task="transcribe",
-        language=_LANGUAGE_NAMES.get(primary, speech.language),
+        language=ENGLISH_NAMES.get(primary, speech.language),
         duration=speech.duration_s,
         text=speech.text,
         usage=_usage(speech),
         segments=[
-            _segment(number, segment, speech) for number, segment in enumerate(speech.segments)
+            _segment(number, segment, words, starts)
+            for number, segment in enumerate(speech.segments)
         ]
         if wanted.segments
         else None,
@@ -238,12 +255,12 @@ def _verbose(speech: Speech, wanted: _Wanted, warnings: list[str] | None) -> Ver
     )
 
 
-def _segment(number: int, segment: SpeechSegment, speech: Speech) -> _Segment:
-    sure = [
-        word.confidence
-        for word in speech.words
-        if word.confidence is not None and segment.start <= word.start <= segment.end
-    ]
+def _segment(
+    number: int, segment: SpeechSegment, words: list[SpeechWord], starts: list[float]
+) -> _Segment:
+    """`words` in the order of their `starts`."""
+    inside = words[bisect_left(starts, segment.start) : bisect_right(starts, segment.end)]
+    sure = [word.confidence for word in inside if word.confidence is not None]
     mean = sum(sure) / len(sure) if sure else 1.0
     text = segment.text.encode()
     return _Segment(
@@ -268,16 +285,16 @@ class _Deltas:
     """Segments as they are final, as events of that API (`modelserver.http.progress.Story`)."""
 
     def __init__(self) -> None:
-        self._segments: list[str] = []
-        self._text = ""
+        self._last = ""
+        """The last letter so far: whether a space follows it depends on its script."""
 
     def told(self, progress: SpeechProgress) -> Iterator[Event]:
-        if progress.segment is not None:
-            self._segments.append(progress.segment.text)
-            # The spaces between segments are those of their script.
-            text = reader_text(self._segments)
-            delta, self._text = text[len(self._text) :], text
-            yield Event(None, Delta(delta))
+        if progress.segment is None:
+            return
+        text = reader_text([progress.segment.text])
+        delta = join_words(one for one in (self._last, text) if one)[len(self._last) :]
+        self._last = text[-1:] or self._last
+        yield Event(None, Delta(delta))
 
     def done(self, speech: Speech) -> Event:
         return Event(None, Done(speech.text, _usage(speech)))

@@ -205,6 +205,8 @@ def _errors(document: str | dict[str, Any], *codes: str) -> dict[str, Any]:
     """By status, each with the codes that it may have."""
     schema = _ref(document) if isinstance(document, str) else document
     by_status: dict[int, list[str]] = {}
+    if "unauthorized" in codes:
+        codes += ("origin_refused", "host_refused")
     for code in codes:
         by_status.setdefault(STATUS[code], []).append(code)
     found: dict[str, Any] = {}

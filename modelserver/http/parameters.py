@@ -5,14 +5,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import msgspec
-
 from models import PROFILES
 from modelserver.audio.channels import MIX, channel_choice
 from modelserver.audio.errors import AudioError
 from modelserver.audio.formats import RawFormat, raw_format, type_encoding
+from modelserver.http.decoding import decoded
 from modelserver.http.errors import ApiError
 from modelserver.http.forms import media_type, parameter
+from modelserver.speech.languages import language_tag
 from modelserver.speech.phrases import phrase_list
 
 _BOTH_NAMES = (
@@ -34,27 +34,8 @@ _IGNORED = ("_",)
 
 _TRUE, _FALSE = ("true", "1", "yes", "on", "y", "t"), ("false", "0", "no", "off", "n", "f", "")
 _ANY_LANGUAGE = ("", "auto", "any", "und", "mul")
-_LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
-_OTHER_NAMES = {
-    "cn": "zh",
-    "chinese": "zh",
-    "mandarin": "zh",
-    "cmn": "zh",
-    "english": "en",
-    "eng": "en",
-    "jp": "ja",
-    "japanese": "ja",
-    "kr": "ko",
-    "korean": "ko",
-    "german": "de",
-    "french": "fr",
-    "spanish": "es",
-    "russian": "ru",
-    "ua": "uk",
-    "cz": "cs",
-    "gr": "el",
-    "vn": "vi",
-}
+_LONGEST_COMPARED = 30
+"""Of a name that may be a misspelt one of ours, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +111,7 @@ def _collect(
             raise ApiError("bad_parameter", f"{name} is given twice, with different values")
     for name, value in fields.items():
         if name not in names:
-            if difflib.get_close_matches(name, names, n=1, cutoff=0.75):
+            if _close_to(name, names, 0.75):
                 raise ApiError("bad_parameter", _unknown(name, names))
             warnings.append(f"the field {name[:40]!r} is not known, and was ignored")
             continue
@@ -142,9 +123,15 @@ def _collect(
 
 
 def _unknown(name: str, names: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
+    close = _close_to(name, names, 0.6)
     meant = f"did you mean {close[0]}? " if close else ""
     return f"there is no parameter {name[:60]!r}; {meant}there are: {', '.join(names)}"
+
+
+def _close_to(name: str, names: tuple[str, ...], cutoff: float) -> list[str]:
+    if len(name) > _LONGEST_COMPARED:
+        return []
+    return difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
 
 
 def _format(text: str) -> str:
@@ -167,11 +154,11 @@ def _phrases(text: str) -> tuple[str, ...]:
     if not text.lstrip().startswith("["):
         return phrase_list(text.splitlines())
     try:
-        given = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+        given = decoded(text, list[object])
+    except ApiError:
         # "[unk]" on a line of its own.
         return phrase_list(text.splitlines())
-    return phrase_list(given if isinstance(given, list) else [given])
+    return phrase_list(given)
 
 
 def read_flag(name: str, text: str) -> bool:
@@ -194,14 +181,13 @@ def read_profile(text: str) -> str:
 
 def read_language(text: str) -> str | None:
     """A language tag, or a name that people use; None for any. Raises `ApiError`."""
-    wanted = text.strip().lower()
-    if wanted in _ANY_LANGUAGE:
+    if text.strip().lower() in _ANY_LANGUAGE:
         return None
-    if not _LANGUAGE.fullmatch(wanted):
+    if (tag := language_tag(text)) is None:
         raise ApiError(
             "bad_parameter", f"language={text[:40]!r} is no language tag; zh, en-US or auto are"
         )
-    return _OTHER_NAMES.get(wanted, wanted.replace("_", "-"))
+    return tag
 
 
 def _channels(values: Mapping[str, str]) -> str:

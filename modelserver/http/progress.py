@@ -6,7 +6,6 @@ that would have been the answer, and "error" the error document. One of the last
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -126,24 +125,33 @@ class OurStory:
 
 
 class _Waiting:
-    """What has not been sent yet; of a client that reads slowly only what still matters."""
+    """Events that have not been sent yet. Of each kind that is `passing` only the last is kept, and
+    only until something lasting comes after it."""
 
     def __init__(self, story: Story) -> None:
-        self.events: deque[Event] = deque()
+        self._lasting: list[Event] = []
+        self._passing: dict[str | None, Event] = {}
         self.some = asyncio.Event()
         self._story = story
 
+    @property
+    def events(self) -> list[Event]:
+        """In the order in which they are sent."""
+        return [*self._lasting, *self._passing.values()]
+
     def tell(self, progress: Any) -> None:
         for event in self._story.told(progress):
-            last = self.events[-1] if self.events else None
-            if last is not None and last.passing and last.name == event.name:
-                self.events.pop()
-            self.events.append(event)
+            if event.passing:
+                self._passing[event.name] = event
+            else:
+                self._passing.clear()
+                self._lasting.append(event)
             self.some.set()
 
     def take(self) -> list[Event]:
         """And wait for more."""
-        said = list(self.events)
-        self.events.clear()
+        said = self.events
+        self._lasting.clear()
+        self._passing.clear()
         self.some.clear()
         return said

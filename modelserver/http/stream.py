@@ -14,12 +14,14 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from modelserver.access.gate import NotAllowed
 from modelserver.audio.errors import AudioError
+from modelserver.http.decoding import decoded
 from modelserver.http.errors import ApiError, ErrorInside, as_api_error
 from modelserver.http.incoming import find_model
 from modelserver.http.keys import SERVICE
 from modelserver.http.middleware import KEY_NAME, NOT_ALLOWED, NOTES, REQUEST_ID
 from modelserver.http.parameters import STREAM_NAMES, Parameters, read_parameters
 from modelserver.http.websockets import (
+    LiveSocket,
     close_of,
     closed_by,
     cut_reason,
@@ -122,6 +124,11 @@ class Close(msgspec.Struct, tag_field="type", tag="close"):
 
 
 _Command = KeepAlive | Finalize | Close
+_MOST_NOTICES = 10
+_KNOWN_TEXTS = (
+    "a text message was ignored: audio is binary, and of text these are known: "
+    '{"type": "keepalive"}, {"type": "finalize"}, {"type": "close"}'
+)
 _OTHER_NAMES = {"closestream": "close", "eof": "close", "end": "close", "keep_alive": "keepalive"}
 
 
@@ -136,13 +143,15 @@ async def stream(request: web.Request) -> web.StreamResponse:
 
 
 class _Client:
-    def __init__(self, request: web.Request, socket: web.WebSocketResponse) -> None:
+    def __init__(self, request: web.Request, socket: LiveSocket) -> None:
         self._request = request
         self._socket = socket
         self._service = request.app[SERVICE]
         self._session: LiveSession | None = None
         self._second: SecondPass | None = None
         self._reason = "closed"
+        self._unknown = 0
+        """Text messages that were ignored."""
 
     async def serve(self) -> None:
         """Until either side ends it."""
@@ -216,7 +225,7 @@ class _Client:
         raw = asked.raw
         bytes_a_second = raw.frame_bytes * raw.rate if raw is not None else 0
         while True:
-            message = await self._socket.receive()
+            message = await self._socket.next_message()
             session.busy()
             match message.type:
                 case WSMsgType.BINARY:
@@ -230,21 +239,34 @@ class _Client:
                         case Close():
                             await session.end()
                             return int(WSCloseCode.OK)
+                        case None:
+                            await self._not_known()
                 case _:
-                    return closed_by(self._socket, message)
+                    code = closed_by(self._socket, message)
+                    tell_end(self._request, session, code, "")
+                    return code
             session.heard()
+
+    async def _not_known(self) -> None:
+        self._unknown += 1
+        if self._unknown <= _MOST_NOTICES:
+            await self._send(Notice(_KNOWN_TEXTS))
 
     async def _tell(self, answer: dict[str, Any]) -> None:
         if is_heard_audio(answer):
             if self._second is not None:
                 self._second.heard(msgspec.convert(answer, HeardAudio))
             return
+        if self._session is not None and (until := answer.get("heard_until")) is not None:
+            self._session.heard_until(until)
+            return
         if "kind" not in answer:
             if self._second is not None:
                 await self._second.finish()
             last = msgspec.convert(answer, LastCaption)
             end = End(last.duration, last.segments, last.warnings, self._reason)
-            self._session_heard(last.duration)
+            if self._session is not None:
+                self._session.heard_until(last.duration)
             await self._send(end)
             return
         said = msgspec.convert(answer, Caption)
@@ -270,11 +292,6 @@ class _Client:
             Revised(said.segment, said.text, said.start, said.end, said.words, said.alternatives)
         )
 
-    def _session_heard(self, seconds: float) -> None:
-        """Of a container that is known only now."""
-        if self._session is not None and not self._session.heard_s:
-            self._session.note_audio(seconds)
-
     async def _fail(self, error: Exception) -> tuple[int, str]:
         known = as_api_error(error) or ApiError("internal", "the server failed; its log says how")
         document = ErrorInside(known.code, known.message, self._request[REQUEST_ID])
@@ -282,21 +299,24 @@ class _Client:
         return close_of(known)
 
     async def _send(self, message: ServerMessage) -> None:
-        await self._socket.send_str(msgspec.json.encode(message).decode())
+        await self._socket.send_text(msgspec.json.encode(message).decode())
 
 
-def _command(text: str) -> _Command:
-    """What a client writes. Raises `ApiError`."""
+class _Text(msgspec.Struct):
+    type: str
+
+
+def _command(text: str) -> _Command | None:
+    """What a client writes; None where it is not known."""
     try:
-        said = msgspec.json.decode(text)
-        kind = str(said["type"]).lower()
-        command: _Command = msgspec.convert(
-            {**said, "type": _OTHER_NAMES.get(kind, kind)}, _Command
-        )
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise ApiError(
-            "bad_request",
-            "audio is binary, and of text these are known: "
-            '{"type": "keepalive"}, {"type": "finalize"}, {"type": "close"}',
-        ) from error
-    return command
+        said = decoded(text, _Text).type.lower()
+    except ApiError:
+        return None
+    match _OTHER_NAMES.get(said, said):
+        case "keepalive":
+            return KeepAlive()
+        case "finalize":
+            return Finalize()
+        case "close":
+            return Close()
+    return None

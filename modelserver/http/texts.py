@@ -1,5 +1,9 @@
 """Transcripts as documents, as text and as subtitles."""
 
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
 import msgspec
 from aiohttp import web
 
@@ -8,6 +12,19 @@ from modelserver.speech.subtitles import srt, vtt
 
 TEXTS = ("text", "srt", "vtt")
 """What a transcript can be beside JSON."""
+
+
+_LONG_WORDS, _LONG_LETTERS = 300, 3000
+"""A transcript of more takes milliseconds to write out."""
+
+T = TypeVar("T")
+
+
+async def off_the_loop(speech: Speech, make: Callable[[], T]) -> T:
+    """Return what `make` returns; it runs in a thread if the transcript is long."""
+    if len(speech.words) <= _LONG_WORDS and len(speech.text) <= _LONG_LETTERS:
+        return make()
+    return await asyncio.to_thread(make)
 
 
 class Transcript(msgspec.Struct, omit_defaults=True):

@@ -1,29 +1,35 @@
 """A request's body, streamed into a spool: audio as it is, a form with a file in it, or JSON."""
 
-import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestPayloadError
 
 from modelserver.audio.errors import AudioError, not_audio
 from modelserver.audio.formats import RawFormat, type_encoding
 from modelserver.audio.look import Gate, mangled
-from modelserver.http.codings import Base64, Inflater, Unwrapped
+from modelserver.http.codings import Base64, Unwrapped
 from modelserver.http.errors import ApiError
 from modelserver.http.forms import FormParser, Part, media_type, parameter
-from modelserver.http.json_body import JsonBody
-from modelserver.http.middleware import say_continue, unknown_expectation
+from modelserver.http.json_body import MOST_BYTES, JsonBody, json_too_large
+from modelserver.http.keys import SERVICE
+from modelserver.http.middleware import unknown_expectation
+from modelserver.http.receiving import body_chunks, content_coding, is_json
 from modelserver.settings import LimitSettings
 from supervisor import Spool
 
 _FORM_OVERHEAD_BYTES = 1024 * 1024
 """What the boundaries, headers and fields of a form may add to the file."""
 _LONGEST_FIELD = 64 * 1024
+_LONGEST_NAME = 100
+"""In characters. A longer name is not a parameter's."""
 _BASE64_SHARE = 4 / 3
-_CODINGS = ("gzip", "x-gzip", "deflate")
+_LISTS = ("phrases", "timestamp_granularities", "include")
+"""Fields that may be there several times, once for each value."""
+_INDEX = re.compile(r"\[[0-9]{0,6}\]$")
+"""Lists are sent as `name`, `name[]` or `name[0]`, `name[1]`, ..."""
 _TEXT_NAMES = ("file", "audio")
 """A field of text that is called so is the audio, where there is no file."""
 
@@ -39,10 +45,12 @@ class Received:
 
 def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
     """Whatever its headers can be refused for. Raises `ApiError`."""
-    _coding(request)
-    most = limits.body * (_BASE64_SHARE if _is_json(request) else 1)
+    content_coding(request)
+    most = limits.body * (_BASE64_SHARE if is_json(request) else 1)
     if (request.content_length or 0) > most + (_FORM_OVERHEAD_BYTES if _is_wrapped(request) else 0):
         raise _too_large(limits)
+    if is_json(request) and (request.content_length or 0) > MOST_BYTES:
+        raise json_too_large()
     if _is_form(request) and not parameter(request.headers["Content-Type"], "boundary"):
         raise ApiError(
             "malformed_multipart",
@@ -73,7 +81,7 @@ class Upload:
         `link`: the field that may stand in place of the audio."""
         self._link = link
         self._request, self._spool, self._limits, self._raw = request, spool, limits, raw
-        plain = not _is_wrapped(request) and _coding(request) is None
+        plain = not _is_wrapped(request) and content_coding(request) is None
         self._length = request.content_length if plain else None
         self._gate = self._new_gate()
         self._fields: dict[str, str] = {}
@@ -91,13 +99,10 @@ class Upload:
     async def receive(self) -> Received:
         """Take it in, refusing as early as can be; there is nothing in the spool where a link has
         come in its place. Raises `ApiError`, `AudioError`, or `SpoolFull`."""
-        await say_continue(self._request)
-        chunks = self._patiently()
-        if (coding := _coding(self._request)) is not None:
-            chunks = self._inflated(chunks, coding)
+        chunks = body_chunks(self._request, self._limits)
         if _is_form(self._request):
             await self._form(chunks)
-        elif _is_json(self._request):
+        elif is_json(self._request):
             await self._json(chunks)
         else:
             self._unwrap = Unwrapped(base64=False)
@@ -113,53 +118,13 @@ class Upload:
     def _linked(self) -> bool:
         return self._link is not None and bool(self._fields.get(self._link))
 
-    # --- the bytes ------------------------------------------------------------------------------
-
-    async def _patiently(self) -> AsyncIterator[bytes]:
-        """The body as it comes; raises `ApiError` for a client that stops sending, sends by drops,
-        or goes away."""
-        limits, chunks = self._limits, self._request.content.iter_any()
-        loop = asyncio.get_running_loop()
-        began, received = loop.time(), 0
-        while True:
-            try:
-                async with asyncio.timeout(limits.upload_idle_s):
-                    chunk = await anext(chunks)
-            except StopAsyncIteration:
-                if getattr(self._request.protocol, "cut_short", False):  # `ClientConnection`
-                    raise ApiError("incomplete_body", "the body ended too early") from None
-                return
-            except TimeoutError:
-                raise ApiError(
-                    "upload_timeout", f"nothing was received for {limits.upload_idle_s:g} s"
-                ) from None
-            except (RequestPayloadError, ConnectionError, EOFError) as error:
-                raise ApiError("incomplete_body", "the body ended too early") from error
-            received += len(chunk)
-            took = loop.time() - began
-            if took > limits.upload_idle_s and received < limits.upload_min_bytes_s * took:
-                raise ApiError(
-                    "upload_timeout",
-                    f"{received} bytes were received in {took:.0f} s; "
-                    f"{limits.upload_min_bytes_s} a second are the least "
-                    "(limits.upload_min_bytes_s)",
-                )
-            yield chunk
-
-    async def _inflated(self, chunks: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
-        inflater = Inflater("gzip" if "gzip" in coding else coding)
-        async for chunk in chunks:
-            for piece in inflater.feed(chunk):
-                yield piece
-                await asyncio.sleep(0)  # a little may become a lot: others have their turn
-        inflater.finish()
-
     # --- what they are --------------------------------------------------------------------------
 
     async def _form(self, chunks: AsyncIterator[bytes]) -> None:
         parser = FormParser(parameter(self._request.headers["Content-Type"], "boundary") or "")
         form = _Form(self)
         async for chunk in chunks:
+            self.count_others(parser.overhead_bytes(chunk))
             for event in parser.feed(chunk):
                 if isinstance(event, Part):
                     form.begin(event)
@@ -175,17 +140,16 @@ class Upload:
             raise ApiError("missing_file", f"the form holds no file; there is {there} in it")
 
     async def _json(self, chunks: AsyncIterator[bytes]) -> None:
-        body = JsonBody()
-        self._unwrap = Unwrapped(base64=True, certain=True)
-        async for chunk in chunks:
-            for found in body.feed(chunk):
-                if isinstance(found, bytes):
-                    await self.audio(found)
-                else:
-                    self.count_others(len(found[1]))
-                    self.set_field(*found)
-        body.finish()
-        if not body.found_audio and not self._linked:
+        async with self._request.app[SERVICE].open_spool() as text:
+            body = JsonBody(text)
+            await body.receive(chunks)
+            self._unwrap = Unwrapped(base64=True, certain=True)
+            async for found in body.audio():
+                await self.audio(found)
+        for name, value in body.fields.items():
+            self.count_others(len(name) + len(value))
+            self.set_field(name, value)
+        if not body.has_audio and not self._linked:
             raise ApiError("missing_file", 'the JSON holds no audio: {"audio": "BASE64"} does')
         await self.audio_ends()
 
@@ -198,7 +162,8 @@ class Upload:
     def set_field(self, name: str, value: str) -> None:
         """A field of text. Raises `ApiError` for one that is there twice, and differs, where it is
         none that makes a list."""
-        if name in self._fields and (name == "phrases" or name.endswith("[]")):
+        name = _INDEX.sub("", name)
+        if name in self._fields and name in _LISTS:
             self._fields[name] += f"\n{value}"
             return
         if self._fields.setdefault(name, value) != value:
@@ -277,6 +242,8 @@ class _Form:
             self._is = _PartIs.FILE
         elif not part.name or part.name.lower() in _TEXT_NAMES:
             self._is = _PartIs.SKIPPED if self.file else _PartIs.TEXT
+        elif len(part.name) > _LONGEST_NAME:
+            self._is = _PartIs.SKIPPED
         else:
             self._is = _PartIs.FIELD
 
@@ -330,31 +297,12 @@ class _Form:
                 self._upload.set_field(self._part.name, text)
 
 
-def _coding(request: web.Request) -> str | None:
-    """gzip, deflate, or None. Raises `ApiError` for another."""
-    given = request.headers.get("Content-Encoding", "").strip().lower()
-    codings = [c.strip() for c in given.split(",") if c.strip() not in ("", "identity")]
-    if not codings:
-        return None
-    if len(codings) > 1 or codings[0] not in _CODINGS:
-        raise ApiError(
-            "unsupported_media_type",
-            f"the Content-Encoding {given[:60]!r} is not taken; gzip and deflate are",
-        )
-    return codings[0]
-
-
 def _is_form(request: web.Request) -> bool:
     return media_type(request.headers.get("Content-Type", "")).startswith("multipart/")
 
 
-def _is_json(request: web.Request) -> bool:
-    kind = media_type(request.headers.get("Content-Type", ""))
-    return kind in ("application/json", "text/json") or kind.endswith("+json")
-
-
 def _is_wrapped(request: web.Request) -> bool:
-    return _is_form(request) or _is_json(request)
+    return _is_form(request) or is_json(request)
 
 
 def _too_large(limits: LimitSettings) -> ApiError:

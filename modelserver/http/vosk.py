@@ -8,16 +8,18 @@ result, and at the end `{"eof": 1}`, answered with the last one. `{"reset": 1}` 
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from models import PROFILES
-from modelserver.http.errors import ApiError
+from modelserver.http.decoding import decoded
+from modelserver.http.errors import ApiError, as_api_error
 from modelserver.http.keys import SERVICE
 from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.http.websockets import (
+    LiveSocket,
     close_of,
     closed_by,
     cut_reason,
@@ -47,15 +49,29 @@ class Refused(Exception):
 
 
 class _Config(msgspec.Struct):
-    """What a client may say; what is not here is ignored, as that server does."""
+    """What a client may say; what is not here is ignored, as that server does. It passes values
+    through `float()`, `int()` and `bool()`, and so do we."""
 
-    sample_rate: float | None = None
-    words: bool | int | None = None
-    max_alternatives: int | None = None
-    partial_words: bool | int | None = None
+    sample_rate: Any = None
+    words: Any = None
+    max_alternatives: Any = None
+    partial_words: Any = None
     phrase_list: list[Any] | None = None
     model: str | None = None
     profile: str | None = None
+
+
+N = TypeVar("N", int, float)
+
+
+def _number(name: str, value: Any, kind: type[N]) -> N:
+    """Raises `Refused`."""
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        raise Refused(
+            WSCloseCode.UNSUPPORTED_DATA, f"{name}: a number is expected, not {value!r:.40}"
+        ) from None
 
 
 class _Said(msgspec.Struct):
@@ -83,12 +99,13 @@ class _Wanted:
             except PhrasesRefused as error:
                 raise Refused(WSCloseCode.POLICY_VIOLATION, f"phrase_list: {error}") from None
         if config.sample_rate is not None:
-            if not _LEAST_RATE <= config.sample_rate <= _MOST_RATE:
+            rate = _number("sample_rate", config.sample_rate, float)
+            if not _LEAST_RATE <= rate <= _MOST_RATE:
                 raise Refused(
                     WSCloseCode.POLICY_VIOLATION,
                     f"sample_rate must be from {_LEAST_RATE} to {_MOST_RATE}",
                 )
-            self.sample_rate = config.sample_rate
+            self.sample_rate = rate
         if config.profile is not None:
             if config.profile not in ("", *PROFILES):
                 raise Refused(
@@ -100,11 +117,12 @@ class _Wanted:
         if config.partial_words is not None:
             self.partial_words = bool(config.partial_words)
         if config.max_alternatives is not None:
-            if not 0 <= config.max_alternatives <= 100:
+            alternatives = _number("max_alternatives", config.max_alternatives, int)
+            if not 0 <= alternatives <= 100:
                 raise Refused(
                     WSCloseCode.POLICY_VIOLATION, "max_alternatives must be from 0 to 100"
                 )
-            self.alternatives = config.max_alternatives
+            self.alternatives = alternatives
 
     def request(self) -> StreamRequest:
         """For a worker."""
@@ -140,9 +158,7 @@ async def vosk_stream(request: web.Request) -> web.StreamResponse:
 class _Client:
     """One of them, from before the handshake to the close frame."""
 
-    def __init__(
-        self, request: web.Request, socket: web.WebSocketResponse, service: SpeechService
-    ) -> None:
+    def __init__(self, request: web.Request, socket: LiveSocket, service: SpeechService) -> None:
         self._request = request
         self._socket = socket
         self._service = service
@@ -191,11 +207,17 @@ class _Client:
                 await self._session.end_soon()
                 return end_code(ended.why), ended.reason
         except Refused as refused:
+            # What was said before it is not lost.
+            await self._session.end_soon()
             return refused.code, refused.reason
         except PoolError as error:
             return close_of(error)
         except ConnectionError:
             return int(WSCloseCode.ABNORMAL_CLOSURE), ""
+        except Exception as error:
+            if (known := as_api_error(error)) is None:
+                raise
+            return close_of(known)
 
     def _ended(self, code: int, reason: str) -> None:
         tell_end(self._request, self._session, code, reason)
@@ -203,7 +225,7 @@ class _Client:
     async def _listen(self) -> tuple[int, str] | None:
         """Messages, until the client is done, or asks for another model. Returns how to close."""
         while True:
-            message = await self._socket.receive()
+            message = await self._socket.next_message()
             self._session.busy()
             match message.type:
                 case WSMsgType.BINARY:
@@ -214,14 +236,16 @@ class _Client:
                     if self._next is not self._served:
                         return None
                 case _:
-                    return closed_by(self._socket, message), ""
+                    code = closed_by(self._socket, message)
+                    self._ended(code, "")
+                    return code, ""
             self._session.heard()
 
     async def _text(self, text: str) -> bool:
         """A message that is no audio. True if it was the last."""
         try:
-            said = msgspec.json.decode(text, type=_Said)
-        except msgspec.DecodeError as error:
+            said = decoded(text, _Said)
+        except ApiError as error:
             raise Refused(
                 WSCloseCode.UNSUPPORTED_DATA,
                 f"audio is binary, and this text is not known: {error}",
@@ -267,7 +291,7 @@ class _Client:
         await self._session.ask(data, audio_s)
 
     async def _tell(self, answer: str) -> None:
-        await self._socket.send_str(for_readers(answer) if self._for_readers else answer)
+        await self._socket.send_text(for_readers(answer) if self._for_readers else answer)
 
 
 def for_readers(answer: str) -> str:

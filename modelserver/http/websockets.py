@@ -1,11 +1,14 @@
 """What every WebSocket of ours has in common: how it is opened, and how its end is told."""
 
+import asyncio
 import enum
+from collections.abc import Awaitable
 
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from modelserver.http.errors import ApiError, as_api_error
+from modelserver.http.events import WRITE_S
 from modelserver.http.keys import SERVICE
 from modelserver.http.middleware import NOTES
 from modelserver.serving.live import LiveSession, Why
@@ -23,21 +26,70 @@ _NOT_UNDERSTOOD = ("bad_request", "not_audio", "unsupported_audio")
 
 
 class CloseCode(enum.IntEnum):
-    """Beside those of RFC 6455: why a stream was ended."""
+    """Beside those that aiohttp names: why a stream was ended."""
 
+    NONE_GIVEN = 1005
     IDLE = 4408
     TOO_OLD = 4410
 
 
-def open_socket(request: web.Request) -> web.WebSocketResponse:
+class LiveSocket(web.WebSocketResponse):
+    """A WebSocket with pings of our own: aiohttp counts a pong as missing that waits behind audio
+    which has not been read yet."""
+
+    def __init__(self, request: web.Request, *, ping_s: float, message_bytes: int) -> None:
+        super().__init__(
+            autoping=False, max_msg_size=message_bytes, compress=False, protocols=(PROTOCOL,)
+        )
+        self._request, self._ping_s = request, ping_s
+
+    async def next_message(self) -> WSMessage:
+        """Wait for the next message that is neither a ping nor a pong.
+
+        Raises `ConnectionResetError` where nothing comes, not even an answer to a ping.
+        """
+        asked = False
+        while True:
+            try:
+                message = await self.receive(timeout=self._ping_s / 2 if asked else self._ping_s)
+            except TimeoutError:
+                if asked:
+                    self._abort()
+                    raise ConnectionResetError("the client answers no ping") from None
+                asked = True
+                await self._in_time(self.ping())
+                continue
+            asked = False
+            if message.type is WSMsgType.PING:
+                await self._in_time(self.pong(message.data))
+            elif message.type is not WSMsgType.PONG:
+                return message
+
+    async def send_text(self, text: str) -> None:
+        """Send a message. Raises `ConnectionResetError` where the client does not read."""
+        await self._in_time(self.send_str(text))
+
+    async def _in_time(self, sending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(WRITE_S):
+                await sending
+        except TimeoutError:
+            self._abort()
+            raise ConnectionResetError(f"the client has read nothing for {WRITE_S:g} s") from None
+
+    def _abort(self) -> None:
+        if (transport := self._request.transport) is not None:
+            transport.abort()
+
+
+_KNOWN_CODES = {*map(int, WSCloseCode), *map(int, CloseCode)}
+"""Others, which a client may invent, are counted together."""
+
+
+def open_socket(request: web.Request) -> LiveSocket:
     """Not prepared yet."""
     settings = request.app[SERVICE].settings.streams
-    return web.WebSocketResponse(
-        heartbeat=settings.ping_s,
-        max_msg_size=settings.message,
-        compress=False,
-        protocols=(PROTOCOL,),
-    )
+    return LiveSocket(request, ping_s=settings.ping_s, message_bytes=settings.message)
 
 
 def closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:
@@ -47,6 +99,8 @@ def closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:
         if (error := socket.exception()) is not None:
             log.debug("stream.socket_failed", error=str(error))
         return socket.close_code or int(WSCloseCode.PROTOCOL_ERROR)
+    if message.type is WSMsgType.CLOSE and not socket.close_code:
+        return CloseCode.NONE_GIVEN
     return socket.close_code or int(WSCloseCode.ABNORMAL_CLOSURE)
 
 
@@ -83,8 +137,12 @@ def cut_reason(reason: str) -> bytes:
 
 
 def tell_end(request: web.Request, session: LiveSession | None, code: int, reason: str) -> None:
-    """For the log and the metrics."""
-    request.app[SERVICE].traffic.stream_ends[str(code)] += 1
+    """For the log and the metrics. What is told first counts: a client that has closed its stream
+    may be gone before the rest is done."""
+    if "close" in request[NOTES]:
+        return
+    label = str(code) if code in _KNOWN_CODES else "other"
+    request.app[SERVICE].traffic.stream_ends[label] += 1
     request[NOTES].update(close=code, reason=reason or None)
     if session is not None:
         request[NOTES].update(audio_s=round(session.heard_s, 3), replays=session.replays)

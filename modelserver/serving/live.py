@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from modelserver.access.gate import Pass
+from modelserver.access.gate import NotAllowed, Pass
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import EOF, CaptionRequest, StreamRequest
@@ -49,6 +49,7 @@ class LiveSession:
     ) -> None:
         """`tell`: what to do with each answer. `passed`: what let its client in."""
         self._passed = passed
+        self._stamp = service.access.stamp_of(passed.name)
         self._service = service
         self._settings = service.settings.streams
         self._stream = stream
@@ -77,9 +78,17 @@ class LiveSession:
         self._answering.add_done_callback(self._interrupt)
 
     async def ask(self, data: bytes | str, audio_s: float = 0.0) -> None:
-        """The next input; waits while enough is on its way. Raises `supervisor.PoolError`."""
+        """The next input; waits while enough is on its way. Raises `supervisor.PoolError`, or
+        `NotAllowed` once its client's key was revoked."""
+        if not self._service.access.still_valid(self._passed.name, self._stamp):
+            raise NotAllowed("unauthorized", "this key was revoked")
         self.note_audio(audio_s)
         await self._stream.send(data, audio_s)
+
+    def heard_until(self, seconds: float) -> None:
+        """So much has come in all, which is known only now."""
+        if seconds > self.heard_s:
+            self.note_audio(seconds - self.heard_s)
 
     def note_audio(self, seconds: float) -> None:
         """So much has come."""
@@ -94,7 +103,7 @@ class LiveSession:
             self._over = True
             self.busy()
             if last is not None:
-                await self.ask(last)
+                await self._stream.send(last)
             self._stream.finish()
             await self._answering
 

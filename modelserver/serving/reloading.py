@@ -54,9 +54,7 @@ class Reloader:
     def in_force(self) -> list[SettingRow]:
         """Every setting, with where it is from; what takes a new start, as it will be then."""
         return [
-            SettingRow(
-                field.name, "***" if field.secret and value else _text(value), origin, field.about
-            )
+            SettingRow(field.name, _text(field.shown(value)), origin, field.about)
             for field, value, origin in self._configuration.rows()
         ]
 

@@ -21,6 +21,7 @@ from modelserver.serving.targets import find_choice, find_model, target_of, want
 from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import DEFAULT_LABEL
+from modelserver.speech.languages import primary_language
 from supervisor import (
     Allocator,
     Cause,
@@ -175,8 +176,7 @@ class ServedModel:
 
     def speaks(self, language: str) -> bool:
         """The language, or one that differs in its region only."""
-        primary = language.lower().split("-")[0]
-        return self.language.lower().split("-")[0] == primary
+        return primary_language(self.language) == primary_language(language)
 
     def takes_phrases(self) -> bool:
         """It can be limited to phrases, once it is loaded as it was published; True while that is

@@ -33,7 +33,8 @@ INSTALLED_FILE = Path(sys.prefix, "share", "modelserver", "defaults.toml")
 """What an installation as a system service sets in place of our defaults; `make install` puts it
 there."""
 
-_SECRET = re.compile("TOKEN|KEY|SECRET|PASS")
+_HARMLESS = re.compile(r"-?[0-9.]{1,8}|true|false|on|off|auto", re.IGNORECASE)
+"""Values of unknown settings that are shown: another may be a secret whose name is misspelt."""
 _SERVICE_LINK = re.compile(r"MODELSERVER_(SERVICE_(HOST|PORT)|PORT_[0-9]+)(_\w+)?")
 _LINK = re.compile(r"(tcp|udp|sctp)://")
 """What Kubernetes sets in every pod beside a Service that is called modelserver."""
@@ -128,7 +129,7 @@ def _sources(
         ):
             continue
         if variable not in by_variable:
-            shown = variable if _SECRET.search(variable) else f"{variable}={text}"
+            shown = variable + (f"={text}" if _HARMLESS.fullmatch(text) else "")
             raise _unknown(shown, "the environment", variable, by_variable)
         yield by_variable[variable].name, text, variable
     for name, value in flags.items():
@@ -200,7 +201,8 @@ def _must_be_known(name: str, value: Any, origin: str, known: Mapping[str, Field
         close = difflib.get_close_matches(name, sections, n=1)
         meant = f"did you mean [{close[0]}]?" if close else f"there are: {', '.join(sections)}"
         raise ConfigurationError(f"unknown section [{name}] (in {origin}); {meant}")
-    raise _unknown(f"{name} = {value!r}", origin, name, known)
+    shown = f"{name} = {value!r}" if _HARMLESS.fullmatch(str(value)) else name
+    raise _unknown(shown, origin, name, known)
 
 
 def _unknown(what: str, origin: str, name: str, known: Mapping[str, Any]) -> ConfigurationError:
@@ -214,7 +216,7 @@ def _convert(field: Field, raw: Any, origin: str) -> Any:
         return field.convert(raw)
     except (msgspec.ValidationError, ValueError):
         raise ConfigurationError(
-            f"{field.name} = {'***' if field.secret else repr(raw)} (from {origin}) is not "
+            f"{field.name} = {field.shown(raw)!r} (from {origin}) is not "
             f"allowed; allowed: {field.allowed}",
             origin,
         ) from None

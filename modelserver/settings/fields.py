@@ -20,6 +20,10 @@ NAMED = "models"
 """The section whose sections are models, each with a name of its own."""
 
 _SIZE_IN_WORDS = 'a size in bytes, or text such as "64MiB"'
+_USER_INFO = re.compile(r"(://)[^/?#\s]*@")
+_QUERY_SECRET = re.compile(
+    r"([?&][^=&#\s]*(?:token|key|secret|pass|sig|auth)[^=&#\s]*=)[^&#\s]*", re.IGNORECASE
+)
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*$", re.IGNORECASE)
 
 
@@ -65,6 +69,16 @@ class Field:
     def secret(self) -> bool:
         """It is shown to nobody."""
         return self.name.endswith("token")
+
+    def shown(self, value: Any) -> Any:
+        """Return `value` as it may be shown: "***" in place of secrets, also inside of URLs."""
+        if self.secret and value:
+            return "***"
+        if isinstance(value, str):
+            return without_secrets(value)
+        if isinstance(value, tuple):
+            return tuple(without_secrets(v) if isinstance(v, str) else v for v in value)
+        return value
 
     @property
     def is_list(self) -> bool:
@@ -139,6 +153,12 @@ class Field:
 
     def _metas(self) -> list[msgspec.Meta]:
         return [meta for meta in get_args(self.annotation)[1:] if isinstance(meta, msgspec.Meta)]
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` with "***" in place of a URL's user and password, and of what its query has
+    under names such as "token" or "api_key"."""
+    return _QUERY_SECRET.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))
 
 
 def fields() -> list[Field]:

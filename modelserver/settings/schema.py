@@ -433,6 +433,14 @@ class Settings(Section, frozen=True):
 
     host: Annotated[str, _about("address to listen on")] = "127.0.0.1"
     port: Annotated[Port, _about("port to listen on; 0: any free one")] = 8091
+    server_names: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        _about(
+            'public names under which it is reached, such as "speech.example.org", '
+            '"*.example.org" or "*"; addresses and local names always work. Others are refused '
+            "where no key is needed: a web page could point its own name here"
+        ),
+    ] = ()
     model: Annotated[
         Names,
         _about(

@@ -47,7 +47,12 @@ class CaptionStream:
         at = _Mark(0, 0) if mark is None else msgspec.convert(mark, _Mark)
         self._segment = at.segment
         raw = at.raw or request.raw
-        self._audio = LiveAudio(self._rate, raw=raw, channels=channel_choice(request.channels))
+        self._audio = LiveAudio(
+            self._rate,
+            raw=raw,
+            channels=channel_choice(request.channels),
+            restarts=request.raw is None,
+        )
         self._skip_bytes = 0
         self._pending = bytearray()
         self._samples = at.samples
@@ -106,6 +111,8 @@ class CaptionStream:
             values.append(msgspec.to_builtins(self._last()))
         elif not ended and self._samples != before and self._request.partials and not quiet:
             self._partial(values)
+        if self._request.raw is None and self._samples != before:
+            values.append({"heard_until": self._heard_s})
         units = (self._samples - before) / self._rate
         if not ended:
             return StreamAnswer(values, units=units)

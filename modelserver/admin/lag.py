@@ -1,0 +1,52 @@
+"""Event loop lag: how late the supervisor's event loop runs what is due.
+
+While it is late no request is answered, no stream goes on and no memory is watched.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+from modelserver.serving.traffic import Histogram
+
+_EVERY_S = 0.05
+_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_REMEMBERED_S = 60.0
+
+
+class LoopLag:
+    """Measures the running loop's lag, in seconds."""
+
+    def __init__(self) -> None:
+        self.seen = Histogram(_BOUNDS_S)
+        self._worst: deque[tuple[float, float]] = deque()
+        """When it was how late, of the last minute; each later than all that came after it."""
+
+    async def measured(self, _: object) -> AsyncIterator[None]:
+        """For `Application.cleanup_ctx`: measure as long as the application lives."""
+        measuring = asyncio.create_task(self._measure())
+        yield
+        measuring.cancel()
+        await asyncio.gather(measuring, return_exceptions=True)
+
+    def worst_s(self) -> float:
+        """Return the largest lag of the last minute."""
+        self._forget(time.monotonic())
+        return self._worst[0][1] if self._worst else 0.0
+
+    async def _measure(self) -> None:
+        while True:
+            due = time.monotonic() + _EVERY_S
+            await asyncio.sleep(_EVERY_S)
+            now = time.monotonic()
+            late_s = max(0.0, now - due)
+            self.seen.observe(late_s)
+            self._forget(now)
+            while self._worst and self._worst[-1][1] <= late_s:
+                self._worst.pop()
+            self._worst.append((now, late_s))
+
+    def _forget(self, now: float) -> None:
+        while self._worst and now - self._worst[0][0] > _REMEMBERED_S:
+            self._worst.popleft()
