@@ -18,7 +18,7 @@ import structlog
 from modelserver.access.hosts import AllowedHosts
 from modelserver.jobs.outside import Outside
 from modelserver.jobs.record import Delivery, Job, Repeat, State, Wanted
-from modelserver.jobs.store import Damaged, InUse, JobStore
+from modelserver.jobs.store import Damaged, InUse, JobStore, directory_problem
 from modelserver.jobs.thread import StoreThread
 from modelserver.jobs.webhooks import SecretUnreadable, Webhooks, read_secrets
 from modelserver.jobs.work import JobWork, Told
@@ -107,6 +107,11 @@ class JobService:
         await self._close("the server is shutting down")
         await self.outside.__aexit__()
         await self._webhooks_outside.__aexit__()
+
+    def directory_problem(self) -> str | None:
+        """Say why jobs cannot be kept, before a server that keeps them now ends; None if they can,
+        or none are taken. Waits for the disk."""
+        return directory_problem(self._settings.directory) if self._settings.queue else None
 
     async def pause(self) -> None:
         """Work on none any more, and have nobody follow one: the server is about to end."""

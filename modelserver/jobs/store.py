@@ -5,6 +5,7 @@ power takes it back. Everything here waits for the disk, and belongs into a thre
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -348,6 +349,32 @@ class JobStore:
             self.audio(job_id).unlink(missing_ok=True)
 
 
+def directory_problem(directory: Path) -> str | None:
+    """Say why jobs cannot be kept there; None if they can, once a server that uses the directory
+    now has released it. Waits for the disk."""
+    try:
+        JobStore(directory).close()
+    except Damaged as error:
+        return str(error)
+    except OSError as error:
+        return f"{directory}: {error.strerror}"
+    except InUse:
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            return f"{directory}: {os.strerror(errno.EACCES)}"
+        try:
+            with contextlib.closing(sqlite3.connect(directory / "jobs.db")) as db:
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as error:
+            return f"{directory / 'jobs.db'}: {error}"
+        if version > _VERSION:
+            return f"{directory / 'jobs.db'}: {_of_another_version(version)}"
+    return None
+
+
+def _of_another_version(version: int) -> str:
+    return f"it is of another version of this program ({version})"
+
+
 def _locked(file: Path) -> int:
     lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -372,7 +399,7 @@ def _opened(file: Path) -> sqlite3.Connection:
         if version == 1:  # before jobs knew the trace that they are a part of
             db.executescript(_FROM_1)
         elif version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"it is of another version of this program ({version})")
+            raise sqlite3.DatabaseError(_of_another_version(version))
         db.executescript(_SCHEMA)
         db.execute(f"PRAGMA user_version = {_VERSION}")
     except BaseException:

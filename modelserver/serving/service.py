@@ -99,6 +99,8 @@ class SpeechService:
         """Raises `supervisor.AllocatorMissing` or `CannotTrace`."""
         choose_allocator(Allocator(settings.allocator), find_jemalloc())
         self.settings = settings
+        self.url = ""
+        """Where HTTP clients reach the server; empty until it accepts them."""
         self.make_way: MakeWay = _nobody_there
         """Has the server before this one end where both do not fit."""
         self.spools = SpoolStore(
