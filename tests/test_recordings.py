@@ -12,13 +12,17 @@ import threading
 import time
 from array import array
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import requests
 from encoded import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import RunningServer, start_server
+from running import RunningServer, start_server, until
 from waves import wav
+from wavs import wav_file
 
 from models.prepared import PreparedModel
 from modelserver.audio.pieces import AudioPiece, Cutter
@@ -261,3 +265,76 @@ def test_what_is_no_audio_is_refused_as_ever(server: RunningServer, recording: b
     answer = server.convert(damaged[: len(damaged) // 3])
     assert answer.status in (200, 400, 415)
     assert server.convert(wav(recording), "?channels=split&segments=true").status == 200
+
+
+def test_channels_that_are_apart_are_recognised_in_pieces_too(
+    server: RunningServer, recording: bytes, clips: list[bytes]
+) -> None:
+    other = b"".join(clips[::-1] * 10)[: len(recording)].ljust(len(recording), b"\0")
+    both = bytearray(2 * len(recording))
+    for at, pcm in ((0, recording), (2, other)):
+        both[at::4], both[at + 1 :: 4] = pcm[::2], pcm[1::2]
+    query = "?words=true&segments=true"
+    answer = server.convert(wav_file(bytes(both), channels=2), query + "&channels=split").json
+    for channel, pcm in enumerate((recording, other)):
+        alone = server.convert(wav(pcm), query).json
+        heard = [word for word in answer["words"] if word["channel"] == channel]
+        assert [word | {"channel": 0} for word in heard] == [
+            word | {"channel": 0} for word in alone["words"]
+        ]
+        segments = [one for one in answer["segments"] if one["channel"] == channel]
+        assert [one["text"] for one in segments] == [one["text"] for one in alone["segments"]]
+    starts = [segment["start"] for segment in answer["segments"]]
+    assert starts == sorted(starts)
+    assert answer["duration"] == pytest.approx(len(recording) / 2 / RATE, abs=0.01)
+
+
+def test_nobody_waits_behind_channels_that_are_apart(
+    server: RunningServer, recording: bytes, clips: list[bytes]
+) -> None:
+    jobs = [
+        server.ask("/v1/jobs?channels=split", wav_file(recording * 8, channels=2)).json["id"]
+        for _ in range(2)
+    ]
+    until(lambda: server.ask(f"/v1/jobs/{jobs[0]}").json["state"] == "running", 30)
+    for _ in range(3):
+        assert server.convert(wav(clips[0][: 2 * RATE * 2])).status == 200
+    states = [server.ask(f"/v1/jobs/{job}").json["state"] for job in jobs]
+    assert "done" not in states
+    for job in jobs:
+        requests.delete(f"{server.url}/v1/jobs/{job}", timeout=10)
+
+
+def test_more_long_recordings_than_can_be_done_are_refused_and_not_all_late(
+    tmp_path: Path, prepared_embedded: PreparedModel, recording: bytes
+) -> None:
+    assert prepared_embedded
+    given = {
+        "MODELSERVER_LONG_FROM_S": "30",
+        "MODELSERVER_LONG_PIECE_S": "15",
+        "MODELSERVER_WORKERS_COUNT": "1",
+        "MODELSERVER_LIMITS_REQUEST_S": "15",
+    }
+    body = wav(recording)
+    with start_server(tmp_path, **given) as running:
+        running.wait_ready()
+        alone = [timed(running, body) for _ in range(2)]
+        assert [status for status, *_ in alone] == [200, 200]
+        # So long that some of twelve are done, and not all.
+        body = wav(recording * max(1, round(3.0 / alone[1][1])))
+        with ThreadPoolExecutor(12) as clients:
+            answers = list(clients.map(lambda _: timed(running, body), range(12)))
+        done = [took for status, took, _ in answers if status == 200]
+        refused = [error for status, _, error in answers if status == 503]
+        assert len(done) + len(refused) == 12, answers
+        assert len(done) >= 2
+        assert len(refused) >= 2
+        assert {error["code"] for error in refused} == {"queue_full"}
+        assert running.convert(body).status == 200
+
+
+def timed(server: RunningServer, body: bytes) -> tuple[int, float, dict[str, str]]:
+    """Status, seconds and error of one recording."""
+    began = time.monotonic()
+    answer = server.convert(body)
+    return answer.status, time.monotonic() - began, answer.json.get("error", {})

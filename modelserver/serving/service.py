@@ -201,10 +201,13 @@ class SpeechService:
         `supervisor.PoolError`."""
         if self._draining:
             raise Draining(self._draining)
+        units = None if input_bytes is None else input_bytes / _MOST_BYTES_PER_S
+        if not patient and units is not None and units >= self.settings.long.from_s:
+            served.turns.refuse_late(units, self.settings.limits.request_s)
         with served.used():
             pool = await served.ready(self.settings.limits.request_s)
             with pool.admit(
-                units=None if input_bytes is None else input_bytes / _MOST_BYTES_PER_S,
+                units=units,
                 input_bytes=input_bytes,
                 deadline_s=None if patient else self.settings.limits.request_s,
                 client=client,
