@@ -124,7 +124,7 @@ class Server:
         """From here to the end. Raises `CannotStart`."""
         self._stop, hangups, upgrades = StopSignals(), Hangups(), UpgradeSignals()
         service = self._service
-        reloader = Reloader(service, self._configuration)
+        reloader = Reloader(service, self._configuration, self._warn_if_open_to_all)
         following = self._predecessor.is_there
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -240,15 +240,19 @@ class Server:
 
     def _warn(self) -> None:
         service, settings = self._service, self._settings
-        if service.access.open and not is_loopback(settings.host):
-            log.warning(
-                "server.open_to_all",
-                host=settings.host,
-                reason="anybody who reaches this address may use it: auth.keys_file is not set",
-            )
+        self._warn_if_open_to_all()
         if not service.access.open and settings.wyoming.uri:
             log.warning(
                 "wyoming.without_keys", reason="its protocol has none: auth does not hold there"
+            )
+
+    def _warn_if_open_to_all(self) -> None:
+        host = self._settings.host
+        if self._service.access.open and not is_loopback(host):
+            log.warning(
+                "server.open_to_all",
+                host=host,
+                reason="anybody who reaches this address may use it: auth.keys_file is not set",
             )
 
     # --- ending ---------------------------------------------------------------------------------

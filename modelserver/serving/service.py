@@ -8,12 +8,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import msgspec.structs
 import structlog
 
 from modelserver.access.gate import AccessGate
+from modelserver.access.keyring import KeysUnreadable, read_keys
 from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.served import MakeWay, ServedModel, memory_settings
 from modelserver.serving.traffic import Traffic
@@ -339,8 +341,14 @@ class SpeechService:
     async def reload(self, settings: Settings) -> None:
         """Take over other settings, and load every model anew beside the one that serves.
 
-        Raises `SettingsRefused` where a model would change that needs a new start.
+        Raises `SettingsRefused` where a model would change that needs a new start, or the keys
+        cannot be read.
         """
+        if keys_file := settings.auth.keys_file:
+            try:
+                await asyncio.to_thread(read_keys, Path(keys_file))
+            except KeysUnreadable as error:
+                raise SettingsRefused(f"auth.keys_file: {error}") from error
         wanted = own_settings(settings)
         fixed = [name for name in _FIXED if getattr(settings, name) != getattr(self.settings, name)]
         if settings.limits.queue != self.settings.limits.queue:
