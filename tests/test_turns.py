@@ -94,7 +94,8 @@ async def test_what_is_left_counts_and_not_what_was_there() -> None:
         waiting.add(150)
         await waiting.settle()
         assert list(waiting.refused) == [0]
-        first.left_s = 100
+        first.is_long(300)
+        first.heard(200)
         waiting.add(150)
         await waiting.settle()
         assert list(waiting.refused) == [0]

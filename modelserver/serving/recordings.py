@@ -16,6 +16,7 @@ import msgspec
 
 from modelserver.audio.channels import MIX
 from modelserver.serving import background
+from modelserver.serving.turns import Turn
 from modelserver.speech.joining import HeardPiece, Joiner, without_words
 from modelserver.speech.messages import (
     Caption,
@@ -88,17 +89,17 @@ class Recording:
         request_id: str | None = None,
         journal: PieceJournal | None = None,
         writes: bool = False,
-        heard: Callable[[float], None] = lambda _: None,
+        turn: Turn | None = None,
         may_go_on: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`workers`: how many pieces are heard at once, at the most; `writes`: texts go through
-        steps, those that are made of two pieces' words, too; `heard`: called with the seconds of
-        audio that were given to a worker; `may_go_on`: waited for before each piece."""
+        steps, those that are made of two pieces' words, too; `turn`: is told what
+        is left; `may_go_on`: waited for before each piece."""
         self._pool, self._spools, self._workers = pool, spools, workers
         self._asked, self._piece_s = asked, piece_s
         self._told, self._request_id = told, request_id
         self._journal = journal
-        self._heard_of, self._may_go_on = heard, may_go_on
+        self._turn, self._may_go_on = turn, may_go_on
         self._known: dict[int, HeardPiece] = {}
         self._arrived: asyncio.Queue[DecodedPiece | None] = asyncio.Queue()
         self._seen = 0
@@ -161,7 +162,10 @@ class Recording:
         self._arrived.put_nowait(None)
         if isinstance(audio, Spool):
             audio.close()  # its samples are enough from here on
-        return msgspec.convert(done.value, Decoded)
+        decoded = msgspec.convert(done.value, Decoded)
+        if self._turn is not None:
+            self._turn.is_long(decoded.duration_s * decoded.channels)
+        return decoded
 
     def _arrives(self, value: Any) -> None:
         piece = msgspec.convert(value, DecodedPiece)
@@ -221,7 +225,8 @@ class Recording:
             data = await spool.read(at, min(_MESSAGE_BYTES, end - at))
             seconds = len(data) / 2 / rate
             await stream.send(data, seconds)
-            self._heard_of(seconds)
+            if self._turn is not None:
+                self._turn.heard(seconds)
         return await background.end_utterance(stream)
 
     async def _understood(self, piece: DecodedPiece, captions: list[Caption], fed_s: float) -> None:

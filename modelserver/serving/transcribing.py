@@ -116,7 +116,7 @@ class Transcribing:
                     request_id=self.request_id,
                     journal=self.journal,
                     writes=bool(self.service.settings.text.steps),
-                    heard=_not_counted if turn is None else turn.heard,
+                    turn=turn,
                     may_go_on=turns.idle if turn is None else None,
                 )
                 speech = await recording.transcribe(place.admission, audio)
@@ -131,7 +131,3 @@ class Transcribing:
 def _least_channels(channels: str) -> int:
     """How many are recognised one by one, as far as the request says it."""
     return 1 if channels == MIX else max(2, channels.count(",") + 1)
-
-
-def _not_counted(_: float) -> None:
-    """Jobs have no deadline, and nobody waits behind them."""

@@ -52,12 +52,21 @@ class Turn:
 
     def __init__(self, turns: "Turns", left_s: float) -> None:
         self._turns = turns
-        self.left_s = left_s
+        self._all_s, self._heard_s = left_s, 0.0
         self.open = False
+
+    @property
+    def left_s(self) -> float:
+        """Seconds of audio that are not recognised yet."""
+        return max(0.0, self._all_s - self._heard_s)
+
+    def is_long(self, seconds: float) -> None:
+        """It is so long, which was only guessed before."""
+        self._all_s = seconds
 
     def heard(self, seconds: float) -> None:
         """Count audio of this recording that was recognised."""
-        self.left_s = max(0.0, self.left_s - seconds)
+        self._heard_s += seconds
         self._turns.heard(seconds)
 
 
