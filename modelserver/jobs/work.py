@@ -200,10 +200,14 @@ class JobWork:
             known.task = asyncio.create_task(self._work_on(known))
             known.task.add_done_callback(functools.partial(self._turn_over, known))
 
-    def _turn_over(self, known: _Known, _: asyncio.Task[None]) -> None:
+    def _turn_over(self, known: _Known, task: asyncio.Task[None]) -> None:
+        if known.task is task:
+            self._stops(known)
+        self._begin_what_may(known.model)
+
+    def _stops(self, known: _Known) -> None:
         known.task = None
         known.model.running.discard(known)
-        self._begin_what_may(known.model)
 
     def _gone(self, known: _Known) -> None:
         if self._known.pop(known.job.id, None) is not None:
@@ -217,6 +221,7 @@ class JobWork:
         own."""
         loop, model = asyncio.get_running_loop(), known.model
         wait_s = backoff.failed(loop.time(), least_s)
+        self._stops(known)
         if backoff is model.backoff:
             model.line.put_back(known, known.job.owner)
             loop.call_later(wait_s, self._begin_what_may, model)
@@ -242,7 +247,6 @@ class JobWork:
             self._put_off(known, known.backoff, _DISK_LATER_S)
             return
         if over:
-            known.model.backoff.succeeded()
             self._gone(known)
             self._ended()
 
@@ -258,6 +262,7 @@ class JobWork:
             with self._service.tracing.entered("job", above, "internal") as span:
                 span.note(modelserver__job=job.id)
                 speech = await self._transcribe(known)
+            known.model.backoff.succeeded()
         except _LATER as later:
             backoff = known.model.backoff if isinstance(later, _MODEL_LATER) else known.backoff
             lasted_s = backoff.lasted_s(asyncio.get_running_loop().time())
@@ -266,9 +271,10 @@ class JobWork:
                 await self._store.do(lambda store: store.waits(job.id))
                 self._put_off(known, backoff, later.retry_after_s or 0.0)
                 return False
-            tried = f"{later.message} (for {lasted_s / 3600:.0f} h)"
-            error = Failure(later.code, tried)
+            # The next one of this model finds the same, at once.
+            error = Failure(later.code, f"{later.message} (for {lasted_s / 3600:.0f} h)")
         except PoolError as failed:
+            known.model.backoff.succeeded()
             error = Failure(failed.code, failed.message)
         except UnknownModel as failed:
             error = Failure("model_not_found", str(failed))
