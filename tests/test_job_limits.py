@@ -106,7 +106,7 @@ def test_jobs_that_are_arriving_count_as_unfinished(
     given = job_settings | {"MODELSERVER_JOBS_QUEUE": "1", "MODELSERVER_LIMITS_UPLOAD_IDLE_S": "60"}
     with start_server(tmp_path, **given) as running:
         running.wait_ready()
-        with arriving(running, short, declared=True):
+        with arriving(running, wav(bytes(700_000)), declared=True):
             until(lambda: arrived(running, tmp_path), 10, "the first upload")
             refused = running.ask("/v1/jobs", short)
             assert (refused.status, code_of(refused)) == (503, "queue_full")

@@ -2,7 +2,9 @@
 
 import random
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_job_store import SPEECH, job
@@ -12,7 +14,8 @@ from modelserver.access.hosts import AllowedHosts
 from modelserver.jobs.backoff import Backoff
 from modelserver.jobs.line import Line
 from modelserver.jobs.outside import as_given
-from modelserver.jobs.record import Delivery
+from modelserver.jobs.record import Delivery, Repeat
+from modelserver.jobs.repeats import InProgress, NotTheSame, Repeats
 from modelserver.jobs.schema import filesystem_of, host_of
 from modelserver.jobs.store import JobStore, UnknownCursor, directory_problem
 from modelserver.jobs.webhooks import Hosts, retry_after
@@ -265,6 +268,25 @@ def test_a_list_goes_on_after_what_is_gone(store: JobStore) -> None:
     for unknown in ("", "nonsense", "here-12", "~5"):
         with pytest.raises(UnknownCursor):
             store.listed(None, None, unknown, 9)
+    store.close()
+
+
+async def test_a_job_that_was_deleted_is_not_what_is_asked_for_again(store: JobStore) -> None:
+    async def do(call: Callable[[JobStore], Any]) -> Any:
+        return call(store)
+
+    repeats, repeat = Repeats(do), Repeat("k", "f")
+    assert await repeats.same("", repeat) is None
+    store.add(job(1), repeat)
+    assert await repeats.known("", "k")
+    assert await repeats.same("", repeat) == job(1)
+    with pytest.raises(NotTheSame):
+        await repeats.same("", Repeat("k", "g"))
+    with repeats.once("", "k"), pytest.raises(InProgress), repeats.once("", "k"):
+        pass
+    store.remove(["x-1"])
+    assert await repeats.same("", repeat) is None
+    assert not await repeats.known("", "k")
     store.close()
 
 
