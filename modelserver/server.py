@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -23,6 +24,7 @@ from modelserver.http.connections import connections_beside
 from modelserver.http.jobs import message_of
 from modelserver.http.listening import is_loopback
 from modelserver.jobs.service import JobService
+from modelserver.jobs.store import why_unusable
 from modelserver.jobs.webhooks import SecretUnreadable
 from modelserver.notify import Notifier, keep_systemd_informed
 from modelserver.serving.reloading import Reloader
@@ -107,10 +109,8 @@ class Server:
         self._assistant = Assistant(lambda: service.settings.assistant)
         self._upgrader = Upgrader(service, self._configuration, self._sockets, self._notifier)
         following = self._predecessor.is_there
-        if following and (problem := self._jobs.directory_problem()) is not None:
-            raise CannotStart(
-                f"jobs.directory: {problem}; with jobs.queue = 0 the server starts without jobs"
-            )
+        if following and settings.jobs.queue:
+            _must_keep_jobs(settings.jobs.directory)
         self._admin = AdminListener(service, self._jobs, self._sockets, before=following)
         self._wyoming = None
         try:
@@ -124,7 +124,7 @@ class Server:
         """From here to the end. Raises `CannotStart`."""
         self._stop, hangups, upgrades = StopSignals(), Hangups(), UpgradeSignals()
         service = self._service
-        reloader = Reloader(service, self._configuration, self._warn_if_open_to_all)
+        reloader = Reloader(service, self._configuration, lambda: _warn(service))
         following = self._predecessor.is_there
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -214,7 +214,7 @@ class Server:
         await self._fronts.accept(self._app, self._vosk_app, self._connections, service.traffic)
         service.url = self._fronts.url
         self._keep_sockets()
-        self._warn()
+        _warn(service)
         log.info(
             "server.listening",
             version=__version__,
@@ -237,23 +237,6 @@ class Server:
             self._notifier.forget(stored)
         for name, sock in self._sockets.held_by_us():
             self._sockets.outlive |= self._notifier.store(kept_name(name), sock)
-
-    def _warn(self) -> None:
-        service, settings = self._service, self._settings
-        self._warn_if_open_to_all()
-        if not service.access.open and settings.wyoming.uri:
-            log.warning(
-                "wyoming.without_keys", reason="its protocol has none: auth does not hold there"
-            )
-
-    def _warn_if_open_to_all(self) -> None:
-        host = self._settings.host
-        if self._service.access.open and not is_loopback(host):
-            log.warning(
-                "server.open_to_all",
-                host=host,
-                reason="anybody who reaches this address may use it: auth.keys_file is not set",
-            )
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -317,6 +300,29 @@ class Server:
 
     async def _store(self, name: str, sock: socket.socket) -> bool:
         return self._notifier.store(connection_name(name), sock)
+
+
+def _must_keep_jobs(directory: Path) -> None:
+    """Raises `CannotStart` where the jobs of the server before could not go on."""
+    if (problem := why_unusable(directory)) is not None:
+        raise CannotStart(
+            f"jobs.directory: {problem}; with jobs.queue = 0 the server starts without jobs"
+        )
+
+
+def _warn(service: SpeechService) -> None:
+    """Log what an operator may not have meant."""
+    settings = service.settings
+    if service.access.open and not is_loopback(settings.host):
+        log.warning(
+            "server.open_to_all",
+            host=settings.host,
+            reason="anybody who reaches this address may use it: auth.keys_file is not set",
+        )
+    if not service.access.open and settings.wyoming.uri:
+        log.warning(
+            "wyoming.without_keys", reason="its protocol has none: auth does not hold there"
+        )
 
 
 async def _first_of(*events: asyncio.Event) -> None:

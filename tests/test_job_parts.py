@@ -17,7 +17,7 @@ from modelserver.jobs.outside import as_given
 from modelserver.jobs.record import Delivery, Repeat
 from modelserver.jobs.repeats import InProgress, NotTheSame, Repeats
 from modelserver.jobs.schema import filesystem_of, host_of
-from modelserver.jobs.store import JobStore, UnknownCursor, directory_problem
+from modelserver.jobs.store import JobStore, UnknownCursor, why_unusable
 from modelserver.jobs.webhooks import Hosts, retry_after
 from modelserver.speech.messages import Speech, SpeechWord
 from supervisor import SpoolFull
@@ -313,15 +313,15 @@ def test_lists_and_the_oldest_come_from_an_index(store: JobStore) -> None:
 
 def test_a_directory_is_looked_at_before_it_is_taken(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs")
-    assert directory_problem(tmp_path / "jobs") is None, "its user will release it"
+    assert why_unusable(tmp_path / "jobs") is None, "its user will release it"
     store.close()
-    assert directory_problem(tmp_path / "jobs") is None
-    assert directory_problem(tmp_path / "new") is None
+    assert why_unusable(tmp_path / "jobs") is None
+    assert why_unusable(tmp_path / "new") is None
     (tmp_path / "file").touch()
-    assert "File exists" in str(directory_problem(tmp_path / "file"))
+    assert "File exists" in str(why_unusable(tmp_path / "file"))
     with sqlite3.connect(tmp_path / "jobs" / "jobs.db") as db:
         db.execute("PRAGMA user_version = 99")
-    assert "99" in str(directory_problem(tmp_path / "jobs"))
+    assert "99" in str(why_unusable(tmp_path / "jobs"))
 
 
 def test_a_file_system_is_known_by_its_mount() -> None:

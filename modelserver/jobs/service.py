@@ -18,7 +18,7 @@ from modelserver.jobs.outside import Outside
 from modelserver.jobs.record import Delivery, Job, Repeat, State, Wanted
 from modelserver.jobs.repeats import Repeats
 from modelserver.jobs.room import Room, unusable
-from modelserver.jobs.store import Damaged, InUse, JobStore, directory_problem
+from modelserver.jobs.store import Damaged, InUse, JobStore
 from modelserver.jobs.thread import StoreThread
 from modelserver.jobs.webhooks import SecretUnreadable, Webhooks, read_secrets
 from modelserver.jobs.work import JobWork, Told
@@ -86,11 +86,6 @@ class JobService:
         await self._close("the server is shutting down")
         await self.outside.__aexit__()
         await self._webhooks_outside.__aexit__()
-
-    def directory_problem(self) -> str | None:
-        """Say why jobs cannot be kept, before a server that keeps them now ends; None if they can,
-        or none are taken. Waits for the disk."""
-        return directory_problem(self._settings.directory) if self._settings.queue else None
 
     async def pause(self) -> None:
         """Work on none any more, and have nobody follow one: the server is about to end."""
@@ -161,7 +156,7 @@ class JobService:
             traceparent=traceparent,
             delivery=Delivery(webhook) if webhook else None,
         )
-        if repeat is not None and (same := await self.repeats.same(owner, repeat)) is not None:
+        if repeat and (same := await self.repeats.same(owner, repeat)):
             return same, False
         # A client that goes away now does not leave it half done.
         await self._tasks.wholly("a new job", lambda: self._keep(job, spool, repeat))
@@ -286,7 +281,7 @@ class JobService:
             elif not more:
                 break
         self._counts = await self._store.do(lambda store: store.counts())
-        return max(0.0, next_s)
+        return next_s
 
     async def _do(self, call: Callable[[JobStore], Result]) -> Result:
         if self.problem is not None:

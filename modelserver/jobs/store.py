@@ -33,7 +33,7 @@ from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech
 from supervisor import SpoolFull
 
-__all__ = ["Damaged", "InUse", "JobStore", "UnknownCursor", "directory_problem"]
+__all__ = ["Damaged", "InUse", "JobStore", "UnknownCursor", "why_unusable"]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 
@@ -291,7 +291,7 @@ class JobStore(JobReadings):
             self.audio(job_id).unlink(missing_ok=True)
 
 
-def directory_problem(directory: Path) -> str | None:
+def why_unusable(directory: Path) -> str | None:
     """Say why jobs cannot be kept there; None if they can, once a server that uses the directory
     now has released it. Waits for the disk."""
     try:
