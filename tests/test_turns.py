@@ -94,7 +94,7 @@ async def test_what_is_left_counts_and_not_what_was_there() -> None:
         waiting.add(150)
         await waiting.settle()
         assert list(waiting.refused) == [0]
-        first.is_long(300)
+        first.decoded(300)
         first.heard(200)
         waiting.add(150)
         await waiting.settle()
@@ -153,6 +153,22 @@ async def test_one_that_goes_makes_place_for_the_next() -> None:
 async def _hold(turns: Turns) -> None:
     async with turns.turn(100, 1, None):
         await asyncio.Event().wait()
+
+
+async def test_what_is_recognised_while_samples_are_made_says_nothing_of_the_rate() -> None:
+    turns = Turns()
+    async with turns.turn(100, 1, 30) as turn:
+        for _ in range(30):
+            turn.heard(2.0)
+        assert turn.left_s == 40
+        assert turns._rate.per_s is None
+        turn.decoded(80)
+        assert turn.left_s == 20
+        for _ in range(30):
+            await asyncio.sleep(0)
+            turn.heard(2.0)
+        assert turns._rate.per_s is not None
+        assert turn.left_s == 0
 
 
 def test_the_rate_is_that_of_the_time_in_which_something_was_open() -> None:

@@ -164,7 +164,7 @@ class Recording:
             audio.close()  # its samples are enough from here on
         decoded = msgspec.convert(done.value, Decoded)
         if self._turn is not None:
-            self._turn.is_long(decoded.duration_s * decoded.channels)
+            self._turn.decoded(decoded.duration_s * decoded.channels)
         return decoded
 
     def _arrives(self, value: Any) -> None:

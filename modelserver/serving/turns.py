@@ -14,14 +14,15 @@ _SPAN_S = 20.0
 _ENOUGH_S = 20.0
 """Seconds of audio that have to be recognised before the rate is believed."""
 _SHARE = 0.95
-"""Of the time allowed, what the work of those ahead and its own may take at admission."""
+"""Of the time allowed, what recognising those ahead and itself may take at admission: the rest is
+for making samples, which is quick."""
 _HOPELESS = 1.1
 """By how much the time left must be missed for one that waits to be refused later."""
 _LONGEST_RETRY_S = 60.0
 
 
 class Rate:
-    """Seconds of audio recognised a second, while recordings are open."""
+    """Seconds of audio recognised a second, while recordings are open whose samples are made."""
 
     def __init__(self) -> None:
         self._audio_s = self._time_s = 0.0
@@ -53,6 +54,7 @@ class Turn:
     def __init__(self, turns: "Turns", left_s: float) -> None:
         self._turns = turns
         self._all_s, self._heard_s = left_s, 0.0
+        self._decoded = False
         self.open = False
 
     @property
@@ -60,14 +62,15 @@ class Turn:
         """Seconds of audio that are not recognised yet."""
         return max(0.0, self._all_s - self._heard_s)
 
-    def is_long(self, seconds: float) -> None:
-        """It is so long, which was only guessed before."""
-        self._all_s = seconds
+    def decoded(self, seconds: float) -> None:
+        """All its samples are there: it is so long, which was only guessed before."""
+        self._all_s, self._decoded = seconds, True
 
     def heard(self, seconds: float) -> None:
         """Count audio of this recording that was recognised."""
         self._heard_s += seconds
-        self._turns.heard(seconds)
+        if self._decoded:  # before that a worker was making samples, too
+            self._turns.heard(seconds)
 
 
 class Turns:
