@@ -37,7 +37,7 @@ BROKEN = (
     'admin.agent = "127.0.0.1:{taken}"',
     'auth.keys_file = "{missing}"',
     'jobs.webhook_hosts = ["*"]\njobs.webhook_secret_file = "{missing}"',
-    'jobs.directory = "/proc/none"',
+    'wyoming.uri = "unix:///no/such/directory/socket"',
     'text.steps = ["no:step"]',
 )
 """Settings with which a successor cannot serve."""
