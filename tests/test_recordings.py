@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -26,10 +27,11 @@ from wavs import wav_file
 
 from models.prepared import PreparedModel
 from modelserver.audio.pieces import AudioPiece, Cutter
-from modelserver.serving.recordings import piece_length
+from modelserver.serving.recordings import Recording, piece_length
 from modelserver.speech.joining import HeardPiece, Joiner
-from modelserver.speech.messages import SpeechSegment, SpeechWord
+from modelserver.speech.messages import SpeechRequest, SpeechSegment, SpeechWord
 from modelserver.speech.segments import segment_of_words
+from supervisor import SpoolFull
 
 RATE = 16_000
 
@@ -136,6 +138,16 @@ def test_pieces_are_as_long_as_keeps_all_workers_busy() -> None:
     assert piece_length(60, 2, 45) == 15
     assert piece_length(300, 2, 45) == 25
     assert piece_length(3600, 2, 45) == 45
+
+
+def test_samples_that_wait_for_the_disk_are_bounded() -> None:
+    nothing: Any = None
+    recording = Recording(nothing, nothing, 1, SpeechRequest(), piece_s=45)
+    piece = {"start": 0.0, "begin": 0.0, "end": 1.0, "paused": True, "rate": RATE}
+    with pytest.raises(SpoolFull, match=r"spool\.directory"):
+        for number in range(100):
+            recording._arrives(piece | {"number": number, "pcm": bytes(1_440_000)})
+    assert 40 < recording._arrived.qsize() < 50
 
 
 # --- with the server ------------------------------------------------------------------------------
