@@ -144,10 +144,11 @@ def test_samples_that_wait_for_the_disk_are_bounded() -> None:
     nothing: Any = None
     recording = Recording(nothing, nothing, 1, SpeechRequest(), piece_s=45)
     piece = {"start": 0.0, "begin": 0.0, "end": 1.0, "paused": True, "rate": RATE}
+    for number in range(46):
+        recording._arrives(piece | {"number": number, "pcm": bytes(1_440_000)})
     with pytest.raises(SpoolFull, match=r"spool\.directory"):
-        for number in range(100):
-            recording._arrives(piece | {"number": number, "pcm": bytes(1_440_000)})
-    assert 40 < recording._arrived.qsize() < 50
+        recording._arrives(piece | {"number": 46, "pcm": bytes(1_440_000)})
+    assert recording._arrived.qsize() == 46
 
 
 # --- with the server ------------------------------------------------------------------------------
