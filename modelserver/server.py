@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -23,6 +24,7 @@ from modelserver.http.connections import connections_beside
 from modelserver.http.jobs import message_of
 from modelserver.http.listening import is_loopback
 from modelserver.jobs.service import JobService
+from modelserver.jobs.store import why_unusable
 from modelserver.jobs.webhooks import SecretUnreadable
 from modelserver.notify import Notifier, keep_systemd_informed
 from modelserver.serving.reloading import Reloader
@@ -106,31 +108,55 @@ class Server:
             raise CannotStart(f"jobs.webhook_secret_file: {error}") from error
         self._assistant = Assistant(lambda: service.settings.assistant)
         self._upgrader = Upgrader(service, self._configuration, self._sockets, self._notifier)
+        following = self._predecessor.is_there
+        if following and settings.jobs.queue:
+            _must_keep_jobs(settings.jobs.directory)
+        self._admin = AdminListener(service, self._jobs, self._sockets, before=following)
+        self._wyoming = None
+        try:
+            self._admin.bind()
+            self._wyoming = _wyoming(service, settings, self._sockets)
+        except (AdminRefused, WyomingRefused) as error:
+            self._admin.close()
+            raise CannotStart(str(error)) from error
 
     async def serve(self) -> None:
-        """From here to the end."""
+        """From here to the end. Raises `CannotStart`."""
         self._stop, hangups, upgrades = StopSignals(), Hangups(), UpgradeSignals()
-        service, jobs = self._service, self._jobs
-        reloader = Reloader(service, self._configuration)
+        service = self._service
+        reloader = Reloader(service, self._configuration, lambda: _warn(service))
         following = self._predecessor.is_there
         try:
             async with contextlib.AsyncExitStack() as stack:
+                # What has been bound is given back, however far the start came.
+                stack.callback(self._admin.close)
+                if self._wyoming is not None:
+                    stack.callback(self._wyoming.close)
                 await stack.enter_async_context(service)
                 keeping = asyncio.create_task(keep_systemd_informed(service, self._notifier))
                 keeping.add_done_callback(_tell_if_failed)
                 if following:
-                    jobs.patience_s = _PATIENCE_S
-                    await self._take_over()
-                await stack.enter_async_context(jobs)
+                    self._jobs.patience_s = _PATIENCE_S
+                    await self._model_is_there()
+                await stack.enter_async_context(self._jobs)
                 await stack.enter_async_context(self._assistant)
-                self._admin = AdminListener(
-                    *(service, jobs, reloader, self._upgrader, self._sockets), before=following
-                )
+                self._prepare_to_accept()
                 await stack.enter_async_context(self._admin)
-                self._wyoming = await _wyoming(service, self._settings, self._sockets, stack)
+                await self._admin.listen(reloader, self._upgrader)
+                if self._wyoming is not None:
+                    await stack.enter_async_context(self._wyoming)
                 self._sockets.close_unused()
+                if following:
+                    # Nothing that can fail is left: from here on the one before ends.
+                    await self._accept()
+                    await self._predecessor.ready()
+                self._admin.take_path()
+                if self._wyoming is not None:
+                    await self._wyoming.take_path()
                 background = [
-                    asyncio.create_task(self._accept()),
+                    asyncio.create_task(
+                        self._adopt() if following else self._accept_when_settled()
+                    ),
                     asyncio.create_task(_tell_when_ready(service, self._started)),
                     asyncio.create_task(hangups.obeyed_by(reloader, self._stop)),
                     asyncio.create_task(upgrades.obeyed_by(self._upgrader)),
@@ -140,8 +166,6 @@ class Server:
                 for task in (keeping, *background):
                     task.cancel()
                 await self._leave()
-        except (AdminRefused, WyomingRefused) as error:
-            raise CannotStart(str(error)) from error
         finally:
             await self._fronts.close()
             self._upgrader.close()
@@ -150,34 +174,47 @@ class Server:
 
     # --- beginning ------------------------------------------------------------------------------
 
-    async def _take_over(self) -> None:
-        """From the server before: once our model is loaded, beside its own or after it. Raises
-        `CannotStart`, and it goes on."""
-        service, stop = self._service, asyncio.create_task(self._stop.first.wait())
-        settled = asyncio.create_task(service.settled())
-        await asyncio.wait({settled, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
+    async def _model_is_there(self) -> None:
+        """Wait for our model, loaded beside that of the server before or after it has ended.
+        Raises `CannotStart` where the model cannot be loaded and the other server still serves."""
+        predecessor = self._predecessor
+        settled = asyncio.create_task(self._service.settled())
+        stop = asyncio.create_task(self._stop.first.wait())
+        gone = asyncio.create_task(predecessor.gone.wait())
+        await asyncio.wait({settled, stop, gone}, return_when=asyncio.FIRST_COMPLETED)
+        # With nobody serving, clients wait no longer than after a restart.
+        await asyncio.wait(
+            {settled, stop}, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in (stop, gone):
+            task.cancel()
         if not settled.done():
             settled.cancel()
+        if self._stop.first.is_set():
             raise CannotStart("it was told to stop before it had begun")
-        reason = settled.result()
-        if reason is not None and self._predecessor.is_there:
+        if predecessor.is_there and (reason := settled.result()) is not None:
             raise CannotStart(f"it does not take the place of the server before: {reason}")
-        await self._predecessor.ready()
 
-    async def _accept(self) -> None:
-        """Who was there before us waits until there is something to be had."""
+    def _prepare_to_accept(self) -> None:
         service = self._service
+        self._connections = connections_beside(service.places)
+        self._app = build_application(service, self._jobs, self._assistant, self._connections)
+        self._vosk_app = build_vosk_application(service, self._connections)
+
+    async def _accept_when_settled(self) -> None:
+        """Clients that were there before this process wait for the model, for a while."""
         if self._fronts.waited_for:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE_S):
-                    await service.settled()
-        connections = connections_beside(service.places)
-        app = build_application(service, self._jobs, self._assistant, connections)
-        vosk_app = build_vosk_application(service, connections)
-        await self._fronts.accept(app, vosk_app, connections, service.traffic)
+                    await self._service.settled()
+        await self._accept()
+
+    async def _accept(self) -> None:
+        service = self._service
+        await self._fronts.accept(self._app, self._vosk_app, self._connections, service.traffic)
+        service.url = self._fronts.url
         self._keep_sockets()
-        self._warn()
+        _warn(service)
         log.info(
             "server.listening",
             version=__version__,
@@ -185,6 +222,9 @@ class Server:
             workers=service.default.slots,
             models=list(service.models),
         )
+
+    async def _adopt(self) -> None:
+        """Serve the connections that the server before hands over, until it has gone."""
         while self._predecessor.is_there:
             await self._predecessor.something_came()
             await self._fronts.adopt()
@@ -197,19 +237,6 @@ class Server:
             self._notifier.forget(stored)
         for name, sock in self._sockets.held_by_us():
             self._sockets.outlive |= self._notifier.store(kept_name(name), sock)
-
-    def _warn(self) -> None:
-        service, settings = self._service, self._settings
-        if service.access.open and not is_loopback(settings.host):
-            log.warning(
-                "server.open_to_all",
-                host=settings.host,
-                reason="anybody who reaches this address may use it: auth.keys_file is not set",
-            )
-        if not service.access.open and settings.wyoming.uri:
-            log.warning(
-                "wyoming.without_keys", reason="its protocol has none: auth does not hold there"
-            )
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -275,6 +302,29 @@ class Server:
         return self._notifier.store(connection_name(name), sock)
 
 
+def _must_keep_jobs(directory: Path) -> None:
+    """Raises `CannotStart` where the jobs of the server before could not go on."""
+    if (problem := why_unusable(directory)) is not None:
+        raise CannotStart(
+            f"jobs.directory: {problem}; with jobs.queue = 0 the server starts without jobs"
+        )
+
+
+def _warn(service: SpeechService) -> None:
+    """Log what an operator may not have meant."""
+    settings = service.settings
+    if service.access.open and not is_loopback(settings.host):
+        log.warning(
+            "server.open_to_all",
+            host=settings.host,
+            reason="anybody who reaches this address may use it: auth.keys_file is not set",
+        )
+    if not service.access.open and settings.wyoming.uri:
+        log.warning(
+            "wyoming.without_keys", reason="its protocol has none: auth does not hold there"
+        )
+
+
 async def _first_of(*events: asyncio.Event) -> None:
     waiting = [asyncio.create_task(event.wait()) for event in events]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -286,10 +336,8 @@ class WyomingRefused(Exception):
     """It cannot be served; the text says why."""
 
 
-async def _wyoming(
-    service: SpeechService, settings: Settings, sockets: Sockets, stack: contextlib.AsyncExitStack
-) -> Any:
-    """Its listener, if there is to be one, until the stack ends. Raises `WyomingRefused`."""
+def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> Any:
+    """Its listener, bound, if there is to be one. Raises `WyomingRefused`."""
     if not settings.wyoming.uri:
         return None
     try:
@@ -301,9 +349,11 @@ async def _wyoming(
         ) from error
     listener = WyomingListener(service, settings.wyoming.uri, sockets)
     try:
-        return await stack.enter_async_context(listener)
+        listener.bind()
     except BadUri as error:
+        listener.close()
         raise WyomingRefused(f"wyoming.uri: {error}") from error
+    return listener
 
 
 async def _tell_when_ready(service: SpeechService, started: float) -> None:

@@ -8,6 +8,10 @@ The protocol has no keys and no encryption. Imported only where it is served.
 
 import asyncio
 import contextlib
+import errno
+import os
+import socket
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -86,31 +90,60 @@ class WyomingListener:
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._announcement: Any = None
+        self._socket: socket.socket | None = None
+        self._path: Path | None = None
 
-    async def __aenter__(self) -> "WyomingListener":
+    def bind(self) -> None:
+        """Take the address, so that `__aenter__` cannot fail. Raises `BadUri`."""
         parts = urlsplit(self._uri)
         try:
             if parts.scheme == "unix":
-                self._server = await asyncio.start_unix_server(self._accept, parts.path)
+                self._path = Path(parts.path)
+                self._socket = _bind_beside(self._path)
             elif parts.scheme == "tcp" and parts.hostname and parts.port is not None:
-                sock = self._sockets.listen(WYOMING, parts.hostname, parts.port)
-                self._server = await asyncio.start_server(self._accept, sock=sock)
+                self._socket = self._sockets.listen(WYOMING, parts.hostname, parts.port)
             else:
                 raise BadUri(f"{self._uri!r}: it must be tcp://HOST:PORT or unix:///PATH")
         except (OSError, ValueError) as error:
             raise BadUri(f"cannot listen on {self._uri}: {error}") from error
-        addresses = [str(sock.getsockname()) for sock in self._server.sockets]
-        log.info("wyoming.listening", uri=self._uri, addresses=addresses)
         name = self._service.settings.wyoming.announce
         if name and parts.scheme == "tcp":
-            port = self._server.sockets[0].getsockname()[1]
             try:
                 from modelserver.announcing import Announcement
             except ImportError as error:
                 raise BadUri("wyoming.announce needs: pip install modelserver[zeroconf]") from error
+            port = self._socket.getsockname()[1]
             self._announcement = Announcement(name, parts.hostname or "", port)
-            await self._announcement.begin()
+
+    async def __aenter__(self) -> "WyomingListener":
+        assert self._socket is not None
+        if self._path is None:
+            self._server = await asyncio.start_server(self._accept, sock=self._socket)
+        else:
+            self._server = await asyncio.start_unix_server(self._accept, sock=self._socket)
         return self
+
+    async def take_path(self) -> None:
+        """Take the path of a server that listened there before, and announce this one. What stands
+        in the way is logged."""
+        assert self._socket is not None
+        if self._path is not None:
+            try:
+                _beside(self._path).rename(self._path)
+            except OSError as error:
+                log.error("wyoming.not_listening", reason=f"{self._path}: {error.strerror}")
+                return
+        address = self._path or self._socket.getsockname()
+        log.info("wyoming.listening", uri=self._uri, addresses=[str(address)])
+        if self._announcement is not None:
+            await self._announcement.begin()
+
+    def close(self) -> None:
+        """Give back what was bound and is not served."""
+        if self._socket is not None:
+            self._socket.close()
+        if self._path is not None:
+            _beside(self._path).unlink(missing_ok=True)
 
     async def __aexit__(self, *exception: object) -> None:
         if self._announcement is not None:
@@ -119,6 +152,7 @@ class WyomingListener:
         for client in self._clients:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
+        self.close()
 
     def stop_accepting(self) -> None:
         """Those that are there go on."""
@@ -140,6 +174,27 @@ class WyomingListener:
         finally:
             self._clients.discard(task)
             writer.close()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}-{os.getpid()}")
+
+
+def _bind_beside(path: Path) -> socket.socket:
+    """Bind a Unix socket next to `path`: another server may answer there until this one takes
+    it."""
+    if path.exists() and not path.is_socket():
+        raise FileExistsError(errno.EEXIST, "it is there, and is not a socket")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        _beside(path).unlink(missing_ok=True)
+        sock.bind(str(_beside(path)))
+        sock.listen()
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class _Client:

@@ -213,6 +213,8 @@ def test_sizes_and_times_agree_with_the_servers_own() -> None:
 
     conf, limits = SITE.read_text(), Settings().limits
     assert f"client_max_body_size {limits.body // 2**20 * 4 // 3 + 2}m;" in conf
+    times = int(Settings().jobs.audio_s / limits.audio_s)
+    assert f"client_max_body_size {times * limits.body // 2**20 * 4 // 3 + 2}m;" in conf
     assert f"client_body_timeout {limits.upload_idle_s + 5:.0f}s;" in conf
     assert f"proxy_read_timeout {limits.request_s + 10:.0f}s;" in conf
     assert f"127.0.0.1:{Settings().port}" in conf

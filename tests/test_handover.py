@@ -228,30 +228,167 @@ def test_what_takes_a_new_start_is_changed_by_an_upgrade(
         process.wait(10)
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("nonsense = 1", "nonsense"),
-        ('model = "no-such-model"', "no-such-model"),
-        ('spool.directory = "/proc/none"', "spool.directory"),
-    ],
-)
-def test_an_upgrade_that_cannot_be_leaves_all_as_it_was(
-    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes], line: str, said: str
-) -> None:
+def taken_port(held: contextlib.ExitStack) -> int:
+    """A port that somebody listens on until the test is over."""
+    return int(held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1])
+
+
+def broken(directory: Path, name: str, text: str = "") -> Path:
+    file = directory / name
+    file.write_text(text)
+    return file
+
+
+CANNOT_SERVE = {
+    "an unknown setting": ("nonsense = 1", "nonsense"),
+    "no such model": ('model = "no-such-model"', "no-such-model"),
+    "a model that cannot be loaded": ('model = "{damaged}"', "damaged"),
+    "no directory for uploads": ('spool.directory = "/proc/none"', "spool.directory"),
+    "the public port is taken": ("port = {taken}", "cannot listen on"),
+    "the Vosk port is taken": ("vosk.port = {taken}", "vosk.port"),
+    "the Wyoming port is taken": ('wyoming.uri = "tcp://127.0.0.1:{taken}"', "wyoming.uri"),
+    "the Wyoming path is a file": ('wyoming.uri = "unix://{file}"', "wyoming.uri"),
+    "the Wyoming address is none": ('wyoming.uri = "udp://x"', "wyoming.uri"),
+    "the agent's port is taken": ('admin.agent = "127.0.0.1:{taken}"', "admin.agent"),
+    "the admin port is taken": (
+        'admin.listen = "127.0.0.1:{taken}"\nadmin.token = "long-enough-token"',
+        "the admin side cannot listen",
+    ),
+    "the admin token cannot be read": (
+        'admin.listen = "127.0.0.1:{free}"\nadmin.token_file = "{missing}"',
+        "the admin side cannot listen",
+    ),
+    "the admin token is empty": (
+        'admin.listen = "127.0.0.1:{free}"\nadmin.token_file = "{file}"',
+        "needs a token",
+    ),
+    "the admin path has no directory": ('admin.listen = "unix:{missing}/x"', "cannot listen"),
+    "the keys cannot be read": ('auth.keys_file = "{missing}"', "auth.keys_file"),
+    "a line of the keys means nothing": ('auth.keys_file = "{keys}"', "auth.keys_file"),
+    "no secret for webhooks": (
+        'jobs.webhook_hosts = ["*"]\njobs.webhook_secret_file = "{missing}"',
+        "jobs.webhook_secret_file",
+    ),
+    "the directory of jobs is a file": ('jobs.directory = "{file}"', "jobs.directory"),
+    "the database of jobs is damaged": ('jobs.directory = "{damaged_jobs}"', "jobs.directory"),
+    "text steps that are not installed": ('text.steps = ["no:step"]', "no:step"),
+}
+
+
+@pytest.fixture(scope="module")
+def from_file(
+    tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel
+) -> Iterator[tuple[RunningServer, Path]]:
+    """A server whose settings are all in a file, and that file."""
     assert prepared_embedded
-    settings = tmp_path / "settings.toml"
-    settings.write_text("")
-    with upgradable(tmp_path, MODELSERVER_CONFIG=str(settings)) as server:
-        settings.write_text(f"{line}\n")
+    directory = tmp_path_factory.mktemp("from-file")
+    settings = directory / "settings.toml"
+    settings.write_text(common_settings(directory, free_port()))
+    given = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    with (directory / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "modelserver", "serve", "--config", str(settings)],
+            env=given,
+            stdout=log,
+            stderr=log,
+        )
+    server = RunningServer(process, directory / "log", directory / "admin.sock")
+    try:
+        server.wait_ready()
+        yield server, settings
+    finally:
+        process.terminate()
+        process.wait(40)
+
+
+def common_settings(directory: Path, listens_on: int, **others: str) -> str:
+    values = {
+        "port": str(listens_on),
+        "prepare": '"never"',
+        "warmup": '"none"',
+        "workers.count": "1",
+        "log.format": '"json"',
+        "jobs.directory": f'"{directory}/jobs"',
+        "admin.listen": f'"unix:{directory}/admin.sock"',
+    } | others
+    return "".join(f"{name} = {value}\n" for name, value in values.items())
+
+
+@pytest.mark.parametrize("reason", CANNOT_SERVE)
+def test_an_upgrade_whose_successor_cannot_serve_leaves_all_as_it_was(
+    from_file: tuple[RunningServer, Path], tmp_path: Path, wav_clips: list[bytes], reason: str
+) -> None:
+    server, settings = from_file
+    line, said = CANNOT_SERVE[reason]
+    (tmp_path / "damaged" / "am").mkdir(parents=True)
+    (tmp_path / "damaged" / "graph").mkdir()
+    broken(tmp_path / "damaged" / "am", "final.mdl", "x" * 100)
+    broken(tmp_path / "damaged" / "graph", "HCLG.fst", "x" * 100)
+    (tmp_path / "jobs").mkdir()
+    broken(tmp_path / "jobs", "jobs.db", "this is not a database" * 100)
+    before = settings.read_text()
+    with contextlib.ExitStack() as held:
+        lines = line.format(
+            taken=taken_port(held),
+            free=free_port(),
+            missing=tmp_path / "missing",
+            file=broken(tmp_path, "file"),
+            keys=broken(tmp_path, "keys", "nonsense\n"),
+            damaged=tmp_path / "damaged",
+            damaged_jobs=tmp_path / "jobs",
+        )
+        given = dict(one.split(" = ", 1) for one in lines.splitlines())
+        settings.write_text(common_settings(settings.parent, server.port, **given))
+        seen = len(server.events())
+        try:
+            os.kill(server.pid, signal.SIGUSR2)
+            told = server.wait_event("server.not_upgraded", seen, timeout_s=60)
+        finally:
+            settings.write_text(before)
+    assert said in told["reason"]
+    assert server.process.poll() is None
+    assert pid_of(server) == server.pid
+    assert server.convert(wav_clips[0]).status == 200
+    assert server.ask("/v1/jobs").status == 200
+    below = psutil.Process(server.pid).children(recursive=True)
+    until(lambda: not [p for p in below if p.is_running() and "serve" in p.cmdline()], 10)
+
+
+def test_the_command_says_why_a_successor_cannot_serve(
+    from_file: tuple[RunningServer, Path],
+) -> None:
+    server, settings = from_file
+    before = settings.read_text()
+    with contextlib.ExitStack() as held:
+        uri = f'"tcp://127.0.0.1:{taken_port(held)}"'
+        wanted = {"wyoming.uri": uri}
+        settings.write_text(common_settings(settings.parent, server.port, **wanted))
+        try:
+            done = server.upgrade()
+        finally:
+            settings.write_text(before)
+    assert done.returncode == 1
+    assert "wyoming.uri" in done.stderr
+    assert pid_of(server) == server.pid
+
+
+def test_an_upgrade_moves_the_admin_side_and_wyoming_along(
+    tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
+) -> None:
+    """Over Unix sockets, whose paths are the successor's afterwards."""
+    assert prepared_embedded
+    with upgradable(tmp_path, MODELSERVER_WYOMING_URI=f"unix://{tmp_path}/wyoming") as server:
         done = server.upgrade()
-        assert done.returncode != 0
-        assert said in done.stderr
+        assert done.returncode == 0, done.stderr
+        until(lambda: server.process.poll() == 0, 30)
+        assert pid_of(server) != server.pid
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(f"{tmp_path}/wyoming")
+            client.sendall(b'{"type": "describe"}\n')
+            assert b'"info"' in client.recv(1000)
+        assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
         assert server.convert(wav_clips[0]).status == 200
-        assert (pid_of(server), server.process.poll()) == (server.pid, None)
-        assert all(process.is_running() for process in server.workers())
-        below = psutil.Process(server.pid).children(recursive=True)
-        until(lambda: not [p for p in below if p.is_running() and "serve" in p.cmdline()], 10)
 
 
 def test_where_both_do_not_fit_the_old_one_goes_first_and_clients_wait(

@@ -1,6 +1,7 @@
 """Keys for the public side, and what a client with one of them may take."""
 
 import asyncio
+import functools
 import json
 import os
 import stat
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +279,36 @@ def test_a_file_that_is_damaged_leaves_things_as_they_are(
         assert "line 1" in server.wait_event("keys.unreadable")["reason"]
     finally:
         keys_file.write_text(before)
+
+
+def test_a_reload_that_names_unreadable_keys_changes_nothing(
+    tmp_path: Path, small_settings: dict[str, str], clips: list[bytes]
+) -> None:
+    keys, settings = tmp_path / "keys", tmp_path / "settings.toml"
+    key = add_key(keys, "alice")
+    settings.write_text(f'auth.keys_file = "{keys}"\n')
+    given = small_settings | {"MODELSERVER_CONFIG": str(settings)}
+    with start_server(tmp_path, **given) as running:
+        running.wait_ready()
+        for file, text in ((tmp_path / "missing", None), (tmp_path / "damaged", "nonsense")):
+            if text is not None:
+                file.write_text(text)
+            settings.write_text(f'auth.keys_file = "{file}"\n')
+            status, body = running.ask_admin("POST", "/admin/reload")
+            assert status == 422
+            assert b"auth.keys_file" in body
+            assert convert(running, wav(clips[0]), key).status == 200
+            assert any("auth.keys_file" in reason for reason in running.health()["reasons"])
+
+
+def test_keys_that_are_made_side_by_side_are_all_there(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    with ProcessPoolExecutor(8) as makers:
+        keys = list(makers.map(functools.partial(add_key, file), [f"k{n}" for n in range(40)]))
+        ring = Keyring(file)
+        assert [ring.name_of(key) for key in keys] == [f"k{n}" for n in range(40)]
+        assert all(makers.map(functools.partial(remove_key, file), [f"k{n}" for n in range(39)]))
+    assert list(read_keys(file)) == ["k39"]
 
 
 def modelserver(*arguments: str, file: Path | None) -> subprocess.CompletedProcess[str]:

@@ -12,20 +12,26 @@ import threading
 import time
 from array import array
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from encoded import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import RunningServer, start_server
+from running import RunningServer, start_server, until
 from waves import wav
+from wavs import wav_file
 
 from models.prepared import PreparedModel
 from modelserver.audio.pieces import AudioPiece, Cutter
-from modelserver.serving.recordings import piece_length
+from modelserver.serving.recordings import Recording, piece_length
 from modelserver.speech.joining import HeardPiece, Joiner
-from modelserver.speech.messages import SpeechSegment, SpeechWord
+from modelserver.speech.messages import SpeechRequest, SpeechSegment, SpeechWord
 from modelserver.speech.segments import segment_of_words
+from supervisor import SpoolFull
 
 RATE = 16_000
 
@@ -132,6 +138,17 @@ def test_pieces_are_as_long_as_keeps_all_workers_busy() -> None:
     assert piece_length(60, 2, 45) == 15
     assert piece_length(300, 2, 45) == 25
     assert piece_length(3600, 2, 45) == 45
+
+
+def test_samples_that_wait_for_the_disk_are_bounded() -> None:
+    nothing: Any = None
+    recording = Recording(nothing, nothing, 1, SpeechRequest(), piece_s=45)
+    piece = {"start": 0.0, "begin": 0.0, "end": 1.0, "paused": True, "rate": RATE}
+    for number in range(46):
+        recording._arrives(piece | {"number": number, "pcm": bytes(1_440_000)})
+    with pytest.raises(SpoolFull, match=r"spool\.directory"):
+        recording._arrives(piece | {"number": 46, "pcm": bytes(1_440_000)})
+    assert recording._arrived.qsize() == 46
 
 
 # --- with the server ------------------------------------------------------------------------------
@@ -261,3 +278,76 @@ def test_what_is_no_audio_is_refused_as_ever(server: RunningServer, recording: b
     answer = server.convert(damaged[: len(damaged) // 3])
     assert answer.status in (200, 400, 415)
     assert server.convert(wav(recording), "?channels=split&segments=true").status == 200
+
+
+def test_channels_that_are_apart_are_recognised_in_pieces_too(
+    server: RunningServer, recording: bytes, clips: list[bytes]
+) -> None:
+    other = b"".join(clips[::-1] * 10)[: len(recording)].ljust(len(recording), b"\0")
+    both = bytearray(2 * len(recording))
+    for at, pcm in ((0, recording), (2, other)):
+        both[at::4], both[at + 1 :: 4] = pcm[::2], pcm[1::2]
+    query = "?words=true&segments=true"
+    answer = server.convert(wav_file(bytes(both), channels=2), query + "&channels=split").json
+    for channel, pcm in enumerate((recording, other)):
+        alone = server.convert(wav(pcm), query).json
+        heard = [word for word in answer["words"] if word["channel"] == channel]
+        assert [word | {"channel": 0} for word in heard] == [
+            word | {"channel": 0} for word in alone["words"]
+        ]
+        segments = [one for one in answer["segments"] if one["channel"] == channel]
+        assert [one["text"] for one in segments] == [one["text"] for one in alone["segments"]]
+    starts = [segment["start"] for segment in answer["segments"]]
+    assert starts == sorted(starts)
+    assert answer["duration"] == pytest.approx(len(recording) / 2 / RATE, abs=0.01)
+
+
+def test_nobody_waits_behind_channels_that_are_apart(
+    server: RunningServer, recording: bytes, clips: list[bytes]
+) -> None:
+    jobs = [
+        server.ask("/v1/jobs?channels=split", wav_file(recording * 8, channels=2)).json["id"]
+        for _ in range(2)
+    ]
+    until(lambda: server.ask(f"/v1/jobs/{jobs[0]}").json["state"] == "running", 30)
+    for _ in range(3):
+        assert server.convert(wav(clips[0][: 2 * RATE * 2])).status == 200
+    states = [server.ask(f"/v1/jobs/{job}").json["state"] for job in jobs]
+    assert "done" not in states
+    for job in jobs:
+        requests.delete(f"{server.url}/v1/jobs/{job}", timeout=10)
+
+
+def test_more_long_recordings_than_can_be_done_are_refused_and_not_all_late(
+    tmp_path: Path, prepared_embedded: PreparedModel, recording: bytes
+) -> None:
+    assert prepared_embedded
+    given = {
+        "MODELSERVER_LONG_FROM_S": "30",
+        "MODELSERVER_LONG_PIECE_S": "15",
+        "MODELSERVER_WORKERS_COUNT": "1",
+        "MODELSERVER_LIMITS_REQUEST_S": "15",
+    }
+    body = wav(recording)
+    with start_server(tmp_path, **given) as running:
+        running.wait_ready()
+        alone = [timed(running, body) for _ in range(2)]
+        assert [status for status, *_ in alone] == [200, 200]
+        # So long that some of twelve are done, and not all.
+        body = wav(recording * max(1, round(3.0 / alone[1][1])))
+        with ThreadPoolExecutor(12) as clients:
+            answers = list(clients.map(lambda _: timed(running, body), range(12)))
+        done = [took for status, took, _ in answers if status == 200]
+        refused = [error for status, _, error in answers if status == 503]
+        assert len(done) + len(refused) == 12, answers
+        assert len(done) >= 2
+        assert len(refused) >= 2
+        assert {error["code"] for error in refused} == {"queue_full"}
+        assert running.convert(body).status == 200
+
+
+def timed(server: RunningServer, body: bytes) -> tuple[int, float, dict[str, str]]:
+    """Status, seconds and error of one recording."""
+    began = time.monotonic()
+    answer = server.convert(body)
+    return answer.status, time.monotonic() - began, answer.json.get("error", {})

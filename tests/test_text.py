@@ -65,6 +65,19 @@ def test_vtt_has_points_and_escapes() -> None:
     )
 
 
+def test_speakers_on_channels_of_their_own_have_cues_of_their_own() -> None:
+    left = [
+        SpeechWord(text, start, start + 0.3, 1.0, 0) for text, start in (("how", 0), ("you", 1))
+    ]
+    right = [
+        SpeechWord(text, start, start + 0.3, 1.0, 1) for text, start in (("i", 0.5), ("am", 1))
+    ]
+    words = sorted((*left, *right), key=lambda word: word.start)
+    assert [(cue.channel, cue.text) for cue in cues(words)] == [(0, "how you"), (1, "i am")]
+    assert srt(words).splitlines()[2::4] == ["[1] how you", "[2] i am"]
+    assert vtt(words).splitlines()[3::3] == ["<v 1>how you", "<v 2>i am"]
+
+
 def test_silence_has_no_cues() -> None:
     assert srt([]) == ""
     assert vtt([]) == "WEBVTT\n"

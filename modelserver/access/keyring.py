@@ -3,6 +3,8 @@
 A key is 32 random bytes, so that a plain SHA-256 of it cannot be guessed back.
 """
 
+import contextlib
+import fcntl
 import grp
 import hashlib
 import hmac
@@ -11,6 +13,7 @@ import re
 import secrets
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,25 +70,42 @@ def add_key(file: Path, name: str) -> str:
         raise KeysUnreadable(
             f"{name[:70]!r} is no name: letters, digits and . _ @ - are, up to 64 of them"
         )
-    keys = read_keys(file) if file.exists() else {}
-    if name in keys:
-        raise KeysUnreadable(f"there is a key for {name} already: remove it first")
     key = new_key()
-    _replace(file, _text_of(file) + f"{name} sha256:{hash_of(key)}\n")
+    with _alone(file):
+        keys = read_keys(file) if file.exists() else {}
+        if name in keys:
+            raise KeysUnreadable(f"there is a key for {name} already: remove it first")
+        _replace(file, _text_of(file) + f"{name} sha256:{hash_of(key)}\n")
     return key
 
 
 def remove_key(file: Path, name: str) -> bool:
     """False if there is none of that name. Raises `KeysUnreadable`."""
-    if name not in read_keys(file):
-        return False
-    kept = [
-        line
-        for line in _text_of(file).splitlines(keepends=True)
-        if line.partition("#")[0].split()[:1] != [name]
-    ]
-    _replace(file, "".join(kept))
+    with _alone(file):
+        if name not in read_keys(file):
+            return False
+        kept = [
+            line
+            for line in _text_of(file).splitlines(keepends=True)
+            if line.partition("#")[0].split()[:1] != [name]
+        ]
+        _replace(file, "".join(kept))
     return True
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Keep other commands from changing the file meanwhile: its directory is locked, since the file
+    itself is replaced. Raises `KeysUnreadable`."""
+    try:
+        directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KeysUnreadable(f"{file.parent} cannot be read: {error.strerror}") from error
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def _text_of(file: Path) -> str:

@@ -87,8 +87,10 @@ def runtime_directory() -> Path:
 
 
 def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
-    """A socket that only this user may connect to. Raises `OSError`; a socket that a dead server
-    left is replaced, one that answers only where we are there `in_place_of` who answers."""
+    """Bind a listening socket that only this user may connect to. Raises `OSError`.
+
+    A socket that a dead server left is replaced. With `in_place_of`, another server may still
+    answer on `path`: the new socket then waits beside it until `take_path` is called."""
     if path.parent == runtime_directory():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.stat().st_uid != os.getuid() and os.getuid() != 0:
@@ -100,7 +102,7 @@ def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
         with _locked(path.parent):
             if path.is_socket() and not in_place_of and _answers(path):
                 raise OSError(errno.EADDRINUSE, "another server listens there")
-            before = path.with_name(f".{path.name}-{os.getpid()}")
+            before = beside(path)
             before.unlink(missing_ok=True)
             old = os.umask(0o177)
             try:
@@ -108,12 +110,24 @@ def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
                 sock.listen()
             finally:
                 os.umask(old)
-            before.rename(path)
+            if not in_place_of:
+                before.rename(path)
         sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def beside(path: Path) -> Path:
+    """Where this process binds a socket until it takes `path`."""
+    return path.with_name(f".{path.name}-{os.getpid()}")
+
+
+def take_path(path: Path) -> None:
+    """Move the socket that was bound `in_place_of` another server's to `path`. Raises `OSError`."""
+    with _locked(path.parent):
+        beside(path).rename(path)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ class _Admin:
         self._service, self._jobs, self._history = service, jobs, history
         self._reloader, self._upgrader = reloader, upgrader
         self._access = AdminAccess(token)
-        self._desk = ModelDesk(service)
+        self._desk = ModelDesk(service, reloader)
         self._started = time.monotonic()
         self._metrics = Metrics(lambda: health(service, jobs, self._started), service.traffic, lag)
 

@@ -10,6 +10,7 @@ import models
 from models.fetching import pull
 from modelserver.http.errors import ApiError
 from modelserver.serving.overview import ModelRow, overview
+from modelserver.serving.reloading import Reloader
 from modelserver.serving.served import ServedModel, memory_settings
 from modelserver.serving.service import SettingsRefused, SpeechService
 from modelserver.settings.labels import first_model
@@ -32,8 +33,8 @@ class Pulling(msgspec.Struct):
 class ModelDesk:
     """One for the admin side."""
 
-    def __init__(self, service: SpeechService) -> None:
-        self._service = service
+    def __init__(self, service: SpeechService, reloader: Reloader) -> None:
+        self._service, self._reloader = service, reloader
         self._tasks = Tasks()
         self.pulling: Pulling | None = None
         """The last one that was asked for."""
@@ -95,13 +96,11 @@ class ModelDesk:
     async def change(self, name: str) -> None:
         """Serve another in place of the first, until the settings are read again. Raises
         `ApiError`."""
-        settings = self._service.settings
-        if settings.models:
-            raise ApiError("bad_settings", "several models are served: change them in the settings")
-        there = {location.name for location in models.installed_models(settings.models_dir)}
+        directory = self._service.settings.models_dir
+        there = {location.name for location in models.installed_models(directory)}
         if name not in there:
             raise ApiError("model_not_found", f"no model {name[:80]!r} is installed")
         try:
-            await self._service.reload(msgspec.structs.replace(settings, model=(name,)))
+            await self._reloader.serve(name)
         except SettingsRefused as error:
             raise ApiError("bad_settings", str(error)) from error

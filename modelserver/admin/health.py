@@ -201,6 +201,8 @@ class Health(msgspec.Struct):
     resources: list[ResourceHealth]
     exits_by_cause: dict[str, int]
     last_deaths: list[DeathHealth]
+    url: str = ""
+    """Where HTTP clients reach the server; empty until it accepts them."""
 
 
 _RECENT_S = 60.0
@@ -237,6 +239,7 @@ def health(service: SpeechService, jobs: JobService, started: float) -> Health:
         else [],
         exits_by_cause={cause.value: count for cause, count in status.deaths.items()},
         last_deaths=[_death(record) for record in reversed(status.last_deaths)],
+        url=service.url,
     )
 
 

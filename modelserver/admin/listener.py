@@ -1,6 +1,7 @@
 """The admin listener's life, beside the public one."""
 
 import contextlib
+import socket
 from pathlib import Path
 
 import structlog
@@ -10,8 +11,10 @@ from modelserver.admin.address import (
     AdminAddress,
     BadAddress,
     admin_address,
+    beside,
     bind_unix,
     host_and_port,
+    take_path,
 )
 from modelserver.admin.agent import Agent
 from modelserver.admin.application import build_admin
@@ -36,43 +39,102 @@ class AdminRefused(Exception):
 
 
 class AdminListener:
-    """Use as `async with`. Raises `AdminRefused` on entry, but not for an automatic address."""
+    """The admin side and the agent for gateways. Use as `async with`, after `bind`."""
 
     def __init__(
-        self,
-        service: SpeechService,
-        jobs: JobService,
-        reloader: Reloader,
-        upgrader: Upgrader,
-        sockets: Sockets,
-        *,
-        before: bool,
+        self, service: SpeechService, jobs: JobService, sockets: Sockets, *, before: bool
     ) -> None:
-        """`before`: the server that we follow may still listen on the same path, which is ours
-        now."""
+        """`before`: the server that we follow may still listen on the same path, until
+        `take_path`."""
         self._service, self._jobs = service, jobs
-        self._reloader, self._upgrader = reloader, upgrader
         self._sockets, self._before = sockets, before
         self._settings = service.settings.admin
         self._history = History(service)
+        self._socket: socket.socket | None = None
+        self._token: str | None = None
         self._http: HttpServer | None = None
         self._agent: Agent | None = None
-        self._path: tuple[Path, int] | None = None
+        self._agent_address = ""
+        self._path: Path | None = None
+        self._inode = 0
 
-    async def __aenter__(self) -> "AdminListener":
+    def bind(self) -> None:
+        """Take the addresses, and read the token. Raises `AdminRefused`, but not for an automatic
+        address."""
         if self._settings.agent:
-            await self._listen_for_gateways(self._settings.agent)
+            self._bind_agent(self._settings.agent)
         try:
-            address = admin_address(self._settings)
-            if address is not None:
-                await self._listen(address)
-                await self._history.__aenter__()
-        except (OSError, BadAddress) as error:
+            if (address := admin_address(self._settings)) is not None:
+                self._bind(address)
+        except (OSError, UnicodeDecodeError, BadAddress) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             message = f"the admin side cannot listen on {self._settings.listen}: {reason}"
             if self._settings.listen != AUTO:
                 raise AdminRefused(message) from error
             log.warning("admin.not_listening", reason=message)
+
+    def _bind_agent(self, where: str) -> None:
+        try:
+            if (address := host_and_port(where)) is None:
+                raise BadAddress("it is not host:port")
+            sock = self._sockets.listen(AGENT, address.host, address.port)
+        except (OSError, BadAddress) as error:
+            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            raise AdminRefused(f"cannot listen on admin.agent, {where}: {reason}") from error
+        self._agent = Agent(self._service, sock)
+        self._agent_address = url_of(sock).replace("http", "tcp", 1)
+
+    def _bind(self, address: AdminAddress) -> None:
+        if address.path is not None:
+            self._socket = bind_unix(address.path, in_place_of=self._before)
+            self._path = beside(address.path) if self._before else address.path
+            self._inode = self._path.stat().st_ino
+            return
+        self._token = read_token(self._settings)
+        if not self._token:
+            raise BadAddress("it needs a token: set admin.token or admin.token_file")
+        self._socket = self._sockets.listen(ADMIN, address.host, address.port)
+
+    async def listen(self, reloader: Reloader, upgrader: Upgrader) -> None:
+        """Answer on what was bound."""
+        if self._agent is not None:
+            await self._agent.__aenter__()
+            log.info("agent.listening", address=self._agent_address)
+        if self._socket is None:
+            return
+        connections = Connections(_MOST_CONNECTIONS, told_why=0)
+        app = build_admin(
+            self._service, self._jobs, self._history, reloader, upgrader, self._token, connections
+        )
+        self._http = HttpServer(
+            app, self._socket, connections, self._service.traffic, give_up=False
+        )
+        await self._http.start()
+        await self._history.__aenter__()
+        if not self._before:
+            self._log_address()
+
+    def take_path(self) -> None:
+        """Take the path of the server that we follow; what stands in the way is logged."""
+        address = admin_address(self._settings)
+        if not self._before or self._socket is None or address is None:
+            return
+        if address.path is not None:
+            try:
+                take_path(address.path)
+            except OSError as error:
+                log.error("admin.not_listening", reason=f"{address}: {error.strerror}")
+                return
+            self._path = address.path
+        self._log_address()
+
+    def _log_address(self) -> None:
+        assert self._socket is not None
+        address = admin_address(self._settings)
+        over_tcp = self._socket.family is not socket.AF_UNIX
+        log.info("admin.listening", address=url_of(self._socket) if over_tcp else str(address))
+
+    async def __aenter__(self) -> "AdminListener":
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -81,11 +143,17 @@ class AdminListener:
             await self._agent.__aexit__()
         if self._http is not None:
             await self._http.close()
+        self.close()
+
+    def close(self) -> None:
+        """Give back what was bound; the path too, if it is still ours."""
+        if self._socket is not None:
+            self._socket.close()
         if self._path is not None:
-            path, inode = self._path
             with contextlib.suppress(OSError):
-                if path.stat().st_ino == inode:
-                    path.unlink()
+                if self._path.stat().st_ino == self._inode:
+                    self._path.unlink()
+            self._path = None
 
     def stop_accepting(self) -> None:
         """Another process answers from now on."""
@@ -93,42 +161,6 @@ class AdminListener:
             self._http.stop_accepting()
         if self._agent is not None:
             self._agent.stop_accepting()
-
-    async def _listen_for_gateways(self, where: str) -> None:
-        try:
-            if (address := host_and_port(where)) is None:
-                raise BadAddress("it is no host:port")
-            sock = self._sockets.listen(AGENT, address.host, address.port)
-        except (OSError, BadAddress) as error:
-            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-            raise AdminRefused(f"cannot listen on admin.agent, {where}: {reason}") from error
-        self._agent = Agent(self._service, sock)
-        await self._agent.__aenter__()
-        log.info("agent.listening", address=url_of(sock).replace("http", "tcp", 1))
-
-    async def _listen(self, address: AdminAddress) -> None:
-        token = read_token(self._settings) if address.path is None else None
-        if address.path is None and not token:
-            raise BadAddress("it needs a token: set admin.token or admin.token_file")
-        if address.path is not None:
-            sock = bind_unix(address.path, in_place_of=self._before)
-            self._path = address.path, address.path.stat().st_ino
-        else:
-            sock = self._sockets.listen(ADMIN, address.host, address.port)
-        connections = Connections(_MOST_CONNECTIONS, told_why=0)
-        app = build_admin(
-            self._service,
-            self._jobs,
-            self._history,
-            self._reloader,
-            self._upgrader,
-            token,
-            connections,
-        )
-        self._http = HttpServer(app, sock, connections, self._service.traffic, give_up=False)
-        await self._http.start()
-        where = str(address) if address.path is not None else url_of(sock)
-        log.info("admin.listening", address=where)
 
 
 def read_token(settings: AdminSettings) -> str | None:

@@ -1,16 +1,24 @@
 """`modelserver upgrade`: a new process in place of the one that runs, without a gap."""
 
+import contextlib
+import http.client
+import os
 import time
+from urllib.parse import urlsplit
 
 import click
 import msgspec
 
+from modelserver.admin.address import BadAddress, admin_address
 from modelserver.admin.client import NoServer, Refused, fetch, fetch_health
 from modelserver.cli.options import with_settings
+from modelserver.http.listening import is_loopback
+from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 
 _LONGEST_S = 3700.0
 _LOOK_S = 0.2
+_ANSWER_S = 10.0
 
 
 class _Answer(msgspec.Struct):
@@ -27,7 +35,7 @@ def upgrade(configuration: Configuration) -> None:
     """Start the running server anew, with its settings and its program as they are now.
 
     The new process takes over the sockets; nobody is refused. It loads its model beside the old
-    one where both fit, and after it otherwise. Exit status: 0 once it serves.
+    one where both fit, and after it otherwise. Exit status: 0 once it answers on the public port.
     """
     settings, began = configuration.settings, time.monotonic()
     try:
@@ -36,16 +44,64 @@ def upgrade(configuration: Configuration) -> None:
         raise click.ClickException(str(error)) from error
     if answer.why:
         click.echo(f"process {answer.pid} waits until the one before has ended: {answer.why}")
-    while True:
-        try:
-            health = fetch_health(settings)
-        except NoServer as error:
-            reason = str(error)
-        else:
-            if health.pid == answer.pid and health.status in ("ok", "degraded"):
-                break
-            reason = "; ".join(health.reasons)
+    # In a container of its own the process is not seen from here.
+    visible = _lives(answer.pid)
+    while (problem := _problem(settings, answer.pid)) is not None:
+        if visible and not _lives(answer.pid):
+            raise click.ClickException(
+                f"process {answer.pid} has ended, and the one before too: no server answers. Its "
+                "log says why; start the server again"
+            )
         if time.monotonic() - began > _LONGEST_S:
-            raise click.ClickException(f"process {answer.pid} does not serve: {reason}")
+            raise click.ClickException(f"process {answer.pid} does not serve: {problem}")
         time.sleep(_LOOK_S)
     click.echo(f"process {answer.pid} serves, after {time.monotonic() - began:.1f} s")
+
+
+def _problem(settings: Settings, pid: int) -> str | None:
+    """Why that process does not serve yet; None once it answers on the public port."""
+    try:
+        health = fetch_health(settings)
+    except NoServer as error:
+        return str(error)
+    if health.pid != pid:
+        return f"process {health.pid} answers on the admin side"
+    if health.status not in ("ok", "degraded"):
+        return "; ".join(health.reasons)
+    if not health.url:
+        return "it does not accept clients yet"
+    return _public_problem(settings, health.url)
+
+
+def _public_problem(settings: Settings, url: str) -> str | None:
+    """Why clients cannot reach the public port; None if they can, or if this is another machine,
+    from which it may not be reachable."""
+    if not _is_local(settings):
+        return None
+    where = urlsplit(url)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=_ANSWER_S)
+    try:
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return f"{url} does not answer: {error}"
+    finally:
+        connection.close()
+    return None if status == http.HTTPStatus.OK else f"{url}/healthz answered {status}"
+
+
+def _is_local(settings: Settings) -> bool:
+    with contextlib.suppress(BadAddress):
+        address = admin_address(settings.admin)
+        return address is not None and (address.path is not None or is_loopback(address.host))
+    return False
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

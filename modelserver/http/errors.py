@@ -13,7 +13,7 @@ from modelserver.access.gate import NotAllowed
 from modelserver.access.hosts import Refused
 from modelserver.assistant.chat import ChatFailed
 from modelserver.audio.errors import AudioError
-from modelserver.jobs.service import InProgress, NotTheSame
+from modelserver.jobs.repeats import InProgress, NotTheSame
 from modelserver.serving.service import UnknownModel
 from modelserver.speech.phrases import PhrasesRefused
 from supervisor import PoolError

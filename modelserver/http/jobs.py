@@ -1,6 +1,7 @@
 """Jobs over HTTP: `/v1/jobs` and `/v1/jobs/{id}`."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -20,9 +21,12 @@ from modelserver.http.parameters import FORMATS, JOB_NAMES, Parameters, read_fla
 from modelserver.http.progress import OurStory, stream_events
 from modelserver.http.texts import TEXTS, Transcript, as_text, text_response, transcript
 from modelserver.http.upload import Received, Upload, hold_continue, must_be_acceptable
-from modelserver.jobs.outside import Failed
+from modelserver.jobs.outside import Failed, Patience
 from modelserver.jobs.record import STATES, Failure, Job, Repeat, Shown, State, Wanted
 from modelserver.jobs.service import JobService
+from modelserver.jobs.store import UnknownCursor
+from modelserver.jobs.work import longest_audio_s
+from modelserver.settings import LimitSettings
 from modelserver.speech.joining import without_words
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from modelserver.tracing import current_traceparent
@@ -112,41 +116,75 @@ def message_of(job: Job, attempt: int) -> bytes:
 async def add(request: web.Request) -> web.StreamResponse:
     """`POST /v1/jobs`: 202 when the audio is on the disk."""
     jobs, service = request.app[JOBS], request.app[SERVICE]
-    limits = request_limits(request)
+    limits = _job_limits(request)
     must_be_acceptable(request, limits)
     asked, warnings = _read(request, {})
-    jobs.must_take(request.content_length)
-    owner = request.get(KEY_NAME)
-    key = _repeat_key(request)
-    with service.access.request(owner, jobs.unfinished(owner or "")), jobs.once(owner or "", key):
-        async with jobs.open_spool() as spool, service.uploading():
-            upload = Upload(request, spool, limits, asked.raw, link="url")
-            received = Received(0.0, known=False)
-            if asked.url is None or request.can_read_body:
-                received = await upload.receive()
-                asked, warnings = _read(request, received.fields)
-            if asked.url is not None:
-                if spool.size:
-                    raise ApiError("bad_parameter", "there is both audio and a url")
-                received = await _fetched(jobs, asked.url, upload, limits.upload_idle_s)
-            wanted = _wanted(asked, warnings)
-            repeat = None if key is None else await _repeat(key, spool, wanted, asked)
-            request[NOTES].update(bytes=spool.size, audio_s=round(received.seconds, 3))
-            job, new = await jobs.add(
-                spool,
-                wanted,
-                owner=owner or "",
-                seconds=received.seconds,
-                webhook=asked.webhook,
-                repeat=repeat,
-                request_id=request[REQUEST_ID],
-                traceparent=current_traceparent(),
-            )
+    owner, key = request.get(KEY_NAME) or "", _repeat_key(request)
+    async with contextlib.AsyncExitStack() as held:
+        held.enter_context(jobs.repeats.once(owner, key))
+        # What is only asked for again is held to no limit of new jobs, and takes no room of theirs.
+        again = key is not None and await jobs.repeats.known(owner, key)
+        if again:
+            spool = await held.enter_async_context(service.open_spool())
+        else:
+            access = service.access.request(request.get(KEY_NAME), jobs.unfinished(owner))
+            held.enter_context(access)
+            arriving = jobs.arriving(owner, request.content_length)
+            spool = await held.enter_async_context(arriving)
+        await held.enter_async_context(service.uploading())
+        upload = Upload(request, spool, limits, asked.raw, link="url")
+        received = Received(0.0, known=False)
+        if asked.url is None or request.can_read_body:
+            received = await upload.receive()
+            asked, warnings = _read(request, received.fields)
+        if asked.url is not None and spool.size:
+            raise ApiError("bad_parameter", "there is both audio and a url")
+        wanted = _wanted(asked, warnings)
+        repeat = None if key is None else await _repeat(key, spool, wanted, asked)
+        if repeat is not None and (same := await jobs.repeats.same(owner, repeat)) is not None:
+            return _taken(request, same, new=False)
+        if again:
+            raise _deleted_meanwhile()
+        if asked.url is not None:
+            received = await _fetched(jobs, asked.url, upload, limits)
+        request[NOTES].update(bytes=spool.size, audio_s=round(received.seconds, 3))
+        job, new = await jobs.add(
+            spool,
+            wanted,
+            owner=owner,
+            seconds=received.seconds,
+            webhook=asked.webhook,
+            repeat=repeat,
+            request_id=request[REQUEST_ID],
+            traceparent=current_traceparent(),
+        )
+    return _taken(request, job, new=new)
+
+
+def _taken(request: web.Request, job: Job, *, new: bool) -> web.Response:
     request[NOTES].update(job=job.id)
     headers = {"Location": f"/v1/jobs/{job.id}"}
     if not new:
         headers["Idempotency-Replayed"] = "true"
-    return json_response(_described(jobs, job), status=202, headers=headers)
+    return json_response(_described(request.app[JOBS], job), status=202, headers=headers)
+
+
+def _deleted_meanwhile() -> ApiError:
+    return ApiError(
+        "not_ready",
+        "the job of this Idempotency-Key was deleted just now: send it again",
+        retry_after_s=1.0,
+    )
+
+
+def _job_limits(request: web.Request) -> LimitSettings:
+    """Those of a request, for the longer recordings that a job may have."""
+    settings, limits = request.app[SERVICE].settings, request_limits(request)
+    longest_s = longest_audio_s(settings)
+    body = int(settings.limits.body * longest_s / settings.limits.audio_s)
+    if settings.auth.key_body and request.get(KEY_NAME) is not None:
+        body = min(settings.auth.key_body, body)
+    return msgspec.structs.replace(limits, audio_s=longest_s, body=body)
 
 
 def _read(request: web.Request, fields: Mapping[str, str]) -> tuple[Parameters, list[str]]:
@@ -181,9 +219,10 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
     return Wanted(speech, shown, asked.model, asked.language, warnings)
 
 
-async def _fetched(jobs: JobService, url: str, upload: Upload, timeout_s: float) -> Received:
+async def _fetched(jobs: JobService, url: str, upload: Upload, limits: LimitSettings) -> Received:
+    patience = Patience(limits.upload_idle_s, limits.upload_min_bytes_s)
     try:
-        return await upload.take(jobs.outside.fetch(url, timeout_s))
+        return await upload.take(jobs.outside.fetch(url, patience))
     except Failed as error:
         raise ApiError("url_failed", f"url: {error}") from error
 
@@ -248,13 +287,17 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
         raise ApiError("bad_parameter", f"limit is from 1 to {MOST_LISTED}")
     limit = int(text)
     owner = request.get(KEY_NAME, "")
-    found = await jobs.listed(owner, state, asked.get("before"), limit + 1)
-    places = jobs.positions()
+    try:
+        found, more = await jobs.listed(owner, state, asked.get("before"), limit)
+    except UnknownCursor:
+        raise ApiError(
+            "bad_parameter", "before is what next was in an earlier list, or the id of a job"
+        ) from None
     documents = [
-        _document(job, places.get(job.id), jobs.done_s(job.id), jobs.keep_until(job))
-        for job in found[:limit]
+        _document(job, jobs.position(job.id), jobs.done_s(job.id), jobs.keep_until(job))
+        for job in found
     ]
-    return json_response(JobList(documents, found[limit - 1].id if found[limit:] else None))
+    return json_response(JobList(documents, more))
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
@@ -307,7 +350,7 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
 
 
 def _described(jobs: JobService, job: Job, shown: Shown | None = None) -> JobDocument:
-    place = jobs.positions().get(job.id)
+    place = jobs.position(job.id)
     return _document(job, place, jobs.done_s(job.id), jobs.keep_until(job), shown)
 
 

@@ -4,9 +4,14 @@ The address that was looked at is the one that is connected to, so that a name c
 another's in between.
 """
 
+import asyncio
+import contextlib
 import ipaddress
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from urllib.parse import urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -21,6 +26,31 @@ _MOST_REDIRECTS = 5
 
 class Failed(Exception):
     """It was asked for, and did not come; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How slowly it may come, as uploads: something within `idle_s` seconds, and after that at
+    least `least_bytes_s` bytes a second."""
+
+    idle_s: float
+    least_bytes_s: float
+
+
+class _Pace:
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._began, self._received = time.monotonic(), 0
+
+    def came(self, size: int, host: str) -> None:
+        """Raises `Failed` where all came too slowly so far."""
+        self._received += size
+        took, patience = time.monotonic() - self._began, self._patience
+        if took > patience.idle_s and self._received < patience.least_bytes_s * took:
+            raise Failed(
+                f"{host} has sent {self._received} bytes in {took:.0f} s; "
+                f"{patience.least_bytes_s:g} a second are the least (limits.upload_min_bytes_s)"
+            )
 
 
 class _Resolver(AbstractResolver):
@@ -38,6 +68,26 @@ class _Resolver(AbstractResolver):
 
     async def close(self) -> None:
         await self._system.close()
+
+
+def as_given(checked: URL, text: str) -> URL:
+    """The URL that `text` names, byte for byte: what a signature covers must not be written in
+    another way. Host and port are those that were `checked`; only what no URL may hold (spaces,
+    control characters, letters beyond ASCII) is encoded."""
+    rest = text.strip().partition("#")[0].partition("//")[2]
+    start = next((at for at, letter in enumerate(rest) if letter in "/?"), len(rest))
+    path, mark, query = _encoded(rest[start:]).partition("?")
+    authority = str(checked.origin()) + (path or "/")
+    return URL(authority + mark + query, encoded=True)
+
+
+def _encoded(text: str) -> str:
+    return "".join(
+        letter
+        if "!" <= letter <= "~"
+        else "".join(f"%{byte:02X}" for byte in letter.encode("utf-8", "surrogateescape"))
+        for letter in text
+    )
 
 
 class Outside:
@@ -68,39 +118,47 @@ class Outside:
             )
         return self._session
 
-    async def fetch(self, text: str, timeout_s: float) -> AsyncIterator[bytes]:
-        """What is at that URL; nothing may take longer than that to come. Raises `Refused` or
-        `Failed`."""
-        waits = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
-        url = self._hosts().check(text)
+    def _checked(self, text: str) -> URL:
+        return as_given(self._hosts().check(text), text)
+
+    async def fetch(self, text: str, patience: Patience) -> AsyncIterator[bytes]:
+        """What is at that URL, if it comes as an upload has to. Raises `Refused` or `Failed`."""
+        idle_s = patience.idle_s
+        waits = aiohttp.ClientTimeout(total=None, sock_connect=idle_s, sock_read=idle_s)
+        url = self._checked(text)
         try:
             for _ in range(_MOST_REDIRECTS + 1):
-                async with self._opened().get(
-                    url,
-                    allow_redirects=False,
-                    timeout=waits,
-                    headers={"Accept-Encoding": "identity"},
-                ) as response:
+                async with contextlib.AsyncExitStack() as held:
+                    request = self._opened().get(
+                        url,
+                        allow_redirects=False,
+                        timeout=waits,
+                        headers={"Accept-Encoding": "identity"},
+                    )
+                    async with asyncio.timeout(idle_s):
+                        response = await held.enter_async_context(request)
                     if response.status in (301, 302, 303, 307, 308):
-                        there = response.headers.get("Location", "")
-                        url = self._hosts().check(str(url.join(URL(there))))
+                        text = urljoin(str(url), response.headers.get("Location", ""))
+                        url = self._checked(text)
                         continue
                     if response.status != 200:
                         raise Failed(f"{url.host} answered with {response.status}")
+                    pace = _Pace(patience)
                     async for chunk in response.content.iter_any():
+                        pace.came(len(chunk), url.host or "")
                         yield chunk
                     return
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Failed(f"{url.host} does not give it: {in_words(error)}") from error
         except ValueError as error:
-            raise Failed(f"{url.host} leads to what is no URL") from error
+            raise Failed(f"{url.host} redirects to what is not a URL") from error
         raise Failed(f"{url.host} leads on more than {_MOST_REDIRECTS} times")
 
     async def post(
         self, text: str, body: bytes, headers: dict[str, str], timeout_s: float
     ) -> tuple[int, str | None]:
         """Status and Retry-After of the answer. Raises `Refused` or `Failed`."""
-        url = self._hosts().check(text)
+        url = self._checked(text)
         try:
             async with self._opened().post(
                 url,

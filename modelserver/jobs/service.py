@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import functools
 import re
 import secrets
-import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,22 +16,15 @@ import structlog
 from modelserver.access.hosts import AllowedHosts
 from modelserver.jobs.outside import Outside
 from modelserver.jobs.record import Delivery, Job, Repeat, State, Wanted
+from modelserver.jobs.repeats import Repeats
+from modelserver.jobs.room import Room, unusable
 from modelserver.jobs.store import Damaged, InUse, JobStore
 from modelserver.jobs.thread import StoreThread
 from modelserver.jobs.webhooks import SecretUnreadable, Webhooks, read_secrets
 from modelserver.jobs.work import JobWork, Told
 from modelserver.serving.service import SpeechService
 from modelserver.serving.usage import Usage
-from supervisor import (
-    NotReady,
-    QueueFull,
-    Spool,
-    SpoolFull,
-    SpoolLimits,
-    SpoolStore,
-    Tasks,
-    in_units,
-)
+from supervisor import Spool, SpoolFull, Tasks
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 
@@ -42,21 +33,10 @@ _TIDY_AGAIN_S = 1.0
 _OPEN_AGAIN_S = 0.2
 _OPENING_S = 1.0
 """For so long a request waits for the directory."""
-_LEAST_FREE_BYTES = 64 * 1024 * 1024
-"""On the disk, beside what jobs may hold of it."""
-_FORGOTTEN_AT_ONCE = 20
 _NO_NAME = re.compile("[^A-Za-z0-9.]+")
 
 
 Result = TypeVar("Result")
-
-
-class NotTheSame(Exception):
-    """The request's Idempotency-Key was used for another one."""
-
-
-class InProgress(Exception):
-    """The request with this Idempotency-Key is being taken in just now."""
 
 
 class JobService:
@@ -77,13 +57,13 @@ class JobService:
         self.name = settings.name or _NO_NAME.sub(".", socket.gethostname()).strip(".") or "server"
         self.problem: str | None = "the directory of jobs is being opened"
         self._store = StoreThread()
-        self._spools = SpoolStore(SpoolLimits(0, 0, settings.directory))
         self.outside = Outside(lambda: self.url_hosts)
         self._webhooks_outside = Outside(lambda: self.webhook_hosts)
         self._webhooks = Webhooks(self._store, self._webhooks_outside, lambda: settings, body_of)
         self._work = JobWork(service, self._store, self._one_has_ended)
+        self._room = Room(settings, lambda: len(self._work), lambda: self._store.held_bytes)
         self._tidy_now = asyncio.Event()
-        self._arriving: set[tuple[str, str]] = set()
+        self.repeats = Repeats(self._do)
         self._directory = -1
         self.patience_s = _OPENING_S
         """How long a request waits for the directory: longer where the server before this one is
@@ -91,7 +71,6 @@ class JobService:
         self._waited_for = asyncio.Event()
         self._usage = Usage()
         self._counts: dict[State, int] = {}
-        self._held_bytes = 0
         self._tasks = Tasks()
 
     async def __aenter__(self) -> "JobService":
@@ -138,41 +117,17 @@ class JobService:
 
     # --- taking in ------------------------------------------------------------------------------
 
-    def must_take(self, size: int | None) -> None:
-        """One more, of `size` bytes as far as is known. Raises `supervisor.PoolError`."""
+    def arriving(
+        self, owner: str, size: int | None
+    ) -> contextlib.AbstractAsyncContextManager[Spool]:
+        """See `Room.arriving`. Raises `supervisor.PoolError`."""
         if self.problem is not None:
-            raise _unusable(self.problem)
-        if len(self._work) >= self._settings.queue:
-            raise QueueFull(f"{len(self._work)} jobs are unfinished, no more are allowed", 10.0)
-        if (size or 0) > (room := self._room()):
-            wanted = f" of {in_units(size)}" if size else ""
-            raise SpoolFull(
-                f"no space left to keep the job's audio{wanted}: "
-                f"{in_units(max(0, room))} may be used where jobs are kept"
-            )
+            raise unusable(self.problem)
+        return self._room.arriving(owner, size)
 
     def unfinished(self, owner: str) -> int:
-        """How many of that owner's are."""
-        return self._work.of(owner)
-
-    def open_spool(self) -> Spool:
-        """For a job's audio, on the disk where it is to stay."""
-        self._spools.note_disk(self._room())
-        return self._spools.open()
-
-    @contextlib.contextmanager
-    def once(self, owner: str, key: str | None) -> Iterator[None]:
-        """Around the taking in of a request that may come again. Raises `InProgress`."""
-        if key is None:
-            yield
-            return
-        if (owner, key) in self._arriving:
-            raise InProgress
-        self._arriving.add((owner, key))
-        try:
-            yield
-        finally:
-            self._arriving.discard((owner, key))
+        """How many of that owner's are, with those that are arriving."""
+        return self._work.of(owner) + self._room.arriving_of(owner)
 
     async def add(
         self,
@@ -188,11 +143,12 @@ class JobService:
     ) -> tuple[Job, bool]:
         """A job for what is in the spool, on the disk when this returns; False with the one that
         was made of the same request before. Raises `supervisor.PoolError` or `NotTheSame`."""
+        now = time.time()
         job = Job(
-            id=f"{self.name}-{int(time.time() * 1000):011x}{secrets.token_hex(5)}",
+            id=f"{self.name}-{int(now * 1000):011x}{secrets.token_hex(5)}",
             owner=owner,
             state="waiting",
-            created=time.time(),
+            created=now,
             wanted=wanted,
             size=spool.size,
             seconds=seconds,
@@ -200,10 +156,8 @@ class JobService:
             traceparent=traceparent,
             delivery=Delivery(webhook) if webhook else None,
         )
-        if repeat is not None:
-            before = await self._do(lambda store: store.repeated(owner, repeat.key))
-            if before is not None:
-                return await self._same(before, repeat), False
+        if repeat and (same := await self.repeats.same(owner, repeat)):
+            return same, False
         # A client that goes away now does not leave it half done.
         await self._tasks.wholly("a new job", lambda: self._keep(job, spool, repeat))
         return job, True
@@ -218,14 +172,6 @@ class JobService:
             raise
         self._work.add(job)
 
-    async def _same(self, before: tuple[str, str], repeat: Repeat) -> Job:
-        job_id, fingerprint = before
-        if fingerprint != repeat.fingerprint:
-            raise NotTheSame
-        job = await self.get(job_id)
-        assert job is not None
-        return job
-
     # --- those that are there -------------------------------------------------------------------
 
     async def get(self, job_id: str, *, speech: bool = False) -> Job | None:
@@ -234,9 +180,17 @@ class JobService:
 
     async def listed(
         self, owner: str | None, state: State | None, before: str | None, limit: int
-    ) -> list[Job]:
-        """The newest first, from the one `before`; `owner`: None for all."""
-        return await self._do(lambda store: store.listed(owner, state, before, limit))
+    ) -> tuple[list[Job], str | None]:
+        """At most `limit` jobs, the newest first, after the one that `before` names; and what to
+        give as `before` for those that follow, if there are any. `owner`: None for all. Raises
+        `supervisor.PoolError` or `UnknownCursor`."""
+
+        def look(store: JobStore) -> tuple[list[Job], str | None]:
+            found = store.listed(owner, state, before, limit + 1)
+            more = store.cursor(found[limit - 1].id) if found[limit:] else None
+            return found[:limit], more
+
+        return await self._do(look)
 
     async def delete(self, job_id: str) -> None:
         """Whatever its state is."""
@@ -247,9 +201,9 @@ class JobService:
         """Hear how far it is, until it is over, or `pause` is called."""
         await self._work.follow(job_id, told)
 
-    def positions(self) -> dict[str, int]:
-        """The place of each that waits, from 1, in the order of their turns."""
-        return self._work.positions()
+    def position(self, job_id: str) -> int | None:
+        """Its place among those that wait for its model, from 1."""
+        return self._work.position(job_id)
 
     def done_s(self, job_id: str) -> float:
         """Seconds of its audio that are understood, while it is worked on."""
@@ -266,8 +220,8 @@ class JobService:
 
     @property
     def held_bytes(self) -> int:
-        """On the disk, as of the last look."""
-        return self._held_bytes
+        """On the disk."""
+        return self._store.held_bytes
 
     # --- the life of the store ------------------------------------------------------------------
 
@@ -276,7 +230,7 @@ class JobService:
         while self._directory < 0:
             try:
                 await self._open()
-            except (InUse, Damaged, OSError) as error:
+            except (InUse, Damaged, OSError, SpoolFull, sqlite3.Error) as error:
                 # The server before this one may be about to end.
                 reason = error.strerror if isinstance(error, OSError) else None
                 problem = f"{self._settings.directory}: {reason}" if reason else str(error)
@@ -316,41 +270,23 @@ class JobService:
 
     async def _tidy(self) -> float:
         """Forget what is too old, or too much; in how many seconds the next will be too old."""
-        settings = self._settings
         while True:
-            self._held_bytes = await self._store.do(lambda store: store.held_bytes())
-            # In one call: the clock may be set between two.
-            over, now = await self._store.do(
-                lambda store: (store.oldest_over(_FORGOTTEN_AT_ONCE), self._store.now())
+            count, more, next_s = await self._store.do(
+                lambda store: store.forget(
+                    self._store.now(), self._settings.keep_s, self._settings.disk // 2
+                )
             )
-            before = now - settings.keep_s
-            gone = [job_id for job_id, ended in over if ended < before]
-            if not gone and self._held_bytes > settings.disk:
-                gone = [job_id for job_id, _ in over]
-            if not gone:
+            if count:
+                log.info("jobs.forgotten", count=count)
+            elif not more:
                 break
-            await self._store.do(functools.partial(JobStore.remove, job_ids=gone))
-            log.info("jobs.forgotten", count=len(gone))
         self._counts = await self._store.do(lambda store: store.counts())
-        return max(0.0, over[0][1] + settings.keep_s - now) if over else settings.keep_s
-
-    def _room(self) -> int:
-        """Bytes that a job's audio may have. Raises `supervisor.NotReady`."""
-        directory = self._settings.directory
-        try:
-            free = shutil.disk_usage(directory).free - _LEAST_FREE_BYTES
-        except OSError as error:
-            raise _unusable(f"{directory}: {error.strerror}") from error
-        return min(free, self._settings.disk - self._held_bytes)
+        return next_s
 
     async def _do(self, call: Callable[[JobStore], Result]) -> Result:
         if self.problem is not None:
-            raise _unusable(self.problem)
+            raise unusable(self.problem)
         try:
             return await self._store.do(call)
         except sqlite3.Error as error:
-            raise _unusable(error) from error
-
-
-def _unusable(reason: object) -> NotReady:
-    return NotReady(f"jobs cannot be used: {reason}")
+            raise unusable(error) from error

@@ -5,112 +5,69 @@ power takes it back. Everything here waits for the disk, and belongs into a thre
 """
 
 import contextlib
-import fcntl
+import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
+import structlog
 
-from modelserver.jobs.record import (
-    STATES,
-    UNFINISHED,
-    Delivery,
-    Failure,
-    Job,
-    Repeat,
-    State,
-    Wanted,
+from modelserver.jobs.held import Held
+from modelserver.jobs.readings import JobReadings, UnknownCursor
+from modelserver.jobs.record import Delivery, Failure, Job, Repeat
+from modelserver.jobs.rows import COLUMNS, UNREADABLE, readable
+from modelserver.jobs.schema import (
+    VERSION,
+    Damaged,
+    InUse,
+    lock,
+    of_another_version,
+    open_database,
+    version_of,
+    warn_of_network,
 )
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech
 from supervisor import SpoolFull
 
-_VERSION = 2
+__all__ = ["Damaged", "InUse", "JobStore", "UnknownCursor", "why_unusable"]
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
+
 _SUFFIX = ".audio"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    owner TEXT NOT NULL,
-    state TEXT NOT NULL,
-    created REAL NOT NULL,
-    started REAL,
-    ended REAL,
-    wanted BLOB NOT NULL,
-    size INTEGER NOT NULL,
-    seconds REAL NOT NULL,
-    request_id TEXT NOT NULL,
-    pieces_of TEXT,
-    speech BLOB,
-    error BLOB,
-    repeat_key TEXT,
-    fingerprint TEXT,
-    url TEXT,
-    delivery TEXT,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    next_at REAL,
-    traceparent TEXT NOT NULL DEFAULT ''
-);
-CREATE UNIQUE INDEX IF NOT EXISTS by_repeat ON jobs (owner, repeat_key)
-    WHERE repeat_key IS NOT NULL;
-CREATE INDEX IF NOT EXISTS by_state ON jobs (state, number);
-CREATE INDEX IF NOT EXISTS by_delivery ON jobs (next_at) WHERE delivery = 'waiting';
-CREATE TABLE IF NOT EXISTS pieces (
-    job TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    heard BLOB NOT NULL,
-    PRIMARY KEY (job, number)
-) WITHOUT ROWID;
-"""
-_FROM_1 = """
-BEGIN;
-ALTER TABLE jobs ADD COLUMN traceparent TEXT NOT NULL DEFAULT '';
-PRAGMA user_version = 2;
-COMMIT;
-"""
-_COLUMNS = (
-    "id, owner, state, created, wanted, size, seconds, request_id, started, ended, error, url, "
-    "delivery, attempts, next_at, traceparent"
-)
+_FORGOTTEN_AT_ONCE = 20
+_PAGES_AT_ONCE = 16384
+"""Of the database, given back to the disk in one go: some 64 MiB."""
 
 
-class InUse(Exception):
-    """Another server has this directory."""
-
-
-class Damaged(Exception):
-    """The database cannot be used as it is; the text says why."""
-
-
-class JobStore:
+class JobStore(JobReadings):
     """All of it. Calls raise `sqlite3.Error` where the disk does not let them, and `SpoolFull`
     where it is full."""
 
     def __init__(self, directory: Path) -> None:
         """Makes the directory, and takes it. Raises `InUse`, `Damaged` or `OSError`."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._lock = _locked(directory / "lock")
+        with contextlib.ExitStack() as held:  # given back where anything of this fails
+            self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, self.directory)
+            held.callback(os.close, lock(directory))
             try:
-                self._db = _opened(directory / "jobs.db")
+                self._db = open_database(directory / "jobs.db")
+                held.callback(self._db.close)
                 self._path = directory
+                self._held = Held(self._db)
                 self._tidy()
             except sqlite3.DatabaseError as error:
-                os.close(self._lock)
                 raise Damaged(f"{directory / 'jobs.db'}: {error}") from error
-        except BaseException:
-            os.close(self.directory)
-            raise
+            self._open = held.pop_all()
+        warn_of_network(directory)
 
     def close(self) -> None:
         """Let another have it."""
-        self._db.close()
-        os.close(self._lock)
-        os.close(self.directory)
+        self._open.close()
 
     def audio(self, job_id: str) -> Path:
         """Where its audio is, while it is needed."""
@@ -141,6 +98,7 @@ class JobStore:
                     job.traceparent,
                 ),
             )
+        self._held.added(job.size)
 
     def begins(self, job_id: str, now: float) -> None:
         """It is worked on."""
@@ -163,7 +121,8 @@ class JobStore:
         row = self._db.execute("SELECT pieces_of FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is not None and row[0] == pieces_of:
             found = self._db.execute("SELECT number, heard FROM pieces WHERE job = ?", (job_id,))
-            return {n: msgspec.json.decode(heard, type=HeardPiece) for n, heard in found}
+            with contextlib.suppress(msgspec.DecodeError):  # another version's
+                return {n: msgspec.json.decode(heard, type=HeardPiece) for n, heard in found}
         with self._change() as db:
             db.execute("DELETE FROM pieces WHERE job = ?", (job_id,))
             db.execute("UPDATE jobs SET pieces_of = ? WHERE id = ?", (pieces_of, job_id))
@@ -179,12 +138,13 @@ class JobStore:
 
     def ends(self, job_id: str, now: float, speech: Speech | None, error: Failure | None) -> bool:
         """It is over; False where it was already, or is not there any more."""
+        before = self._held.of(job_id)
         with self._change() as db:
             changed = db.execute(
                 "UPDATE jobs SET state = ?, ended = ?, speech = ?, error = ?, "
                 "seconds = coalesce(?, seconds), "
                 "delivery = iif(url IS NULL, NULL, 'waiting'), next_at = ? "
-                "WHERE id = ? AND state IN ('waiting', 'running')",
+                "WHERE id = ? AND ended IS NULL",
                 (
                     "done" if speech else "failed",
                     now,
@@ -196,19 +156,49 @@ class JobStore:
                 ),
             ).rowcount
             db.execute("DELETE FROM pieces WHERE job = ?", (job_id,))
+        self._held.changed(before, self._held.of(job_id))
         self._unlink(job_id)
         return changed > 0
 
     def remove(self, job_ids: Iterable[str]) -> None:
         """Forget them."""
         gone = list(job_ids)
+        held = [self._held.of(job_id) for job_id in gone]
         with self._change() as db:
             for job_id in gone:
                 db.execute("DELETE FROM pieces WHERE job = ?", (job_id,))
                 db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
-        for job_id in gone:
+        for job_id, before in zip(gone, held, strict=True):
+            self._held.changed(before, None)
             self._unlink(job_id)
-        self._db.execute("PRAGMA incremental_vacuum")
+        self.shrink()
+
+    def forget(self, now: float, keep_s: float, most_bytes: int) -> tuple[int, bool, float]:
+        """Forget some of those that ended more than `keep_s` ago; or, where finished jobs hold more
+        than `most_bytes`, the oldest of the owner who holds the most. Returns how many, whether
+        the database can become smaller, and in how many seconds the next will be too old."""
+        over = self.oldest_over(_FORGOTTEN_AT_ONCE)
+        gone = [job_id for job_id, ended in over if ended < now - keep_s]
+        if not gone and self._held.kept_bytes > most_bytes:
+            most = self.oldest_over(_FORGOTTEN_AT_ONCE, self.largest_owner())
+            gone = [job_id for job_id, _ in most]
+        if gone:
+            self.remove(gone)
+        next_s = over[0][1] + keep_s - now if over else keep_s
+        return len(gone), self.shrink(), max(0.0, next_s)
+
+    def shrink(self) -> bool:
+        """Give some free pages of the database back to the disk; True if there are more."""
+        before = self._free_pages()
+        # Only a script runs the pragma to its end: a statement frees one page.
+        self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
+        if (left := self._free_pages()) < before:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return 0 < left < before
+
+    def _free_pages(self) -> int:
+        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        return int(free)
 
     def attempt(self, job_id: str, next_at: float) -> Delivery | None:
         """Its message is about to be sent; the next time, if that is needed, is `next_at`. None
@@ -222,6 +212,14 @@ class JobStore:
         job = self.get(job_id)
         delivery = job.delivery if job else None
         return delivery if delivery and delivery.state == "waiting" else None
+
+    def attempt_at(self, job_id: str, next_at: float) -> None:
+        """Its message is to be sent again then, and not earlier."""
+        with self._change() as db:
+            db.execute(
+                "UPDATE jobs SET next_at = ? WHERE id = ? AND delivery = 'waiting'",
+                (next_at, job_id),
+            )
 
     def move(self, seconds: float, now: float) -> None:
         """The clock was set by so much: all that has happened, and what is due, is so by the new
@@ -242,82 +240,19 @@ class JobStore:
                 ("given_up" if given_up else "delivered", job_id),
             )
 
-    # --- readings -------------------------------------------------------------------------------
-
-    def get(self, job_id: str, *, speech: bool = False) -> Job | None:
-        """One of them."""
-        columns = f"{_COLUMNS}, speech" if speech else _COLUMNS
-        row = self._db.execute(
-            f"SELECT {columns} FROM jobs WHERE id = ?",  # noqa: S608 - words of our own
-            (job_id,),
-        ).fetchone()
-        return None if row is None else _job(row)
-
-    def repeated(self, owner: str, key: str) -> tuple[str, str] | None:
-        """Id and fingerprint of what was asked before."""
-        found: tuple[str, str] | None = self._db.execute(
-            "SELECT id, fingerprint FROM jobs WHERE owner = ? AND repeat_key = ?", (owner, key)
-        ).fetchone()
-        return found
-
-    def listed(
-        self, owner: str | None, state: State | None, before: str | None, limit: int
-    ) -> list[Job]:
-        """The newest first, from the one `before`; `owner`: None for all."""
-        rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM jobs "  # noqa: S608 - words of our own
-            "WHERE (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR state = ?2) AND "
-            "(?3 IS NULL OR number < (SELECT number FROM jobs WHERE id = ?3)) "
-            "ORDER BY number DESC LIMIT ?4",
-            (owner, state, before, limit),
-        )
-        return [_job(row) for row in rows]
-
-    def unfinished(self) -> list[Job]:
-        """In the order in which they came."""
-        rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM jobs WHERE state IN (?, ?) "  # noqa: S608 - words of our own
-            "ORDER BY number",
-            UNFINISHED,
-        )
-        return [_job(row) for row in rows]
-
-    def counts(self) -> dict[State, int]:
-        """How many there are in each state."""
-        found = dict(self._db.execute("SELECT state, count(*) FROM jobs GROUP BY state"))
-        return {state: found.get(state, 0) for state in STATES}
+    # --- what is held ---------------------------------------------------------------------------
 
     def held_bytes(self) -> int:
-        """By all of them: their audio while it is needed, and their transcripts."""
-        (held,) = self._db.execute(
-            "SELECT sum(iif(state IN ('waiting', 'running'), size, 0) + length(wanted) "
-            "+ coalesce(length(speech), 0)) FROM jobs"
-        ).fetchone()
-        return held or 0
+        """By all of them: their audio while it is needed, and what is kept of finished ones."""
+        return self._held.audio_bytes + self._held.kept_bytes
 
-    def oldest_over(self, limit: int) -> list[tuple[str, float]]:
-        """Ids of those that have been over the longest, and when they ended; the message of none
-        of them is still to be delivered."""
-        return list(
-            self._db.execute(
-                "SELECT id, ended FROM jobs WHERE state IN ('done', 'failed') "
-                "AND delivery IS NOT 'waiting' ORDER BY ended LIMIT ?",
-                (limit,),
-            )
-        )
+    def kept_bytes(self) -> int:
+        """By those that are over."""
+        return self._held.kept_bytes
 
-    def due(self, now: float, limit: int) -> tuple[list[str], float | None]:
-        """Ids of those whose message is due, and when the next will be."""
-        due = self._db.execute(
-            "SELECT id FROM jobs WHERE delivery = 'waiting' AND next_at <= ? "
-            "ORDER BY next_at LIMIT ?",
-            (now, limit),
-        )
-        ids = [row[0] for row in due]
-        (later,) = self._db.execute(
-            "SELECT min(next_at) FROM jobs WHERE delivery = 'waiting' AND next_at > ?", (now,)
-        ).fetchone()
-        return ids, later
+    def largest_owner(self) -> str:
+        """The owner whose finished jobs hold the most. There must be one."""
+        return self._held.largest_owner()
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -334,11 +269,19 @@ class JobStore:
             raise
 
     def _tidy(self) -> None:
-        """What a server that was killed has left: audio that no job needs, and jobs that were being
-        worked on."""
+        """What a server that was killed has left: audio that no job needs, jobs that were being
+        worked on, and jobs that cannot be read, which fail."""
         with self._change() as db:
             db.execute("UPDATE jobs SET state = 'waiting' WHERE state = 'running'")
-        needed = {job.id + _SUFFIX for job in self.unfinished()}
+            lost = db.execute(
+                f"SELECT {COLUMNS} FROM jobs WHERE ended IS NULL"  # noqa: S608 - our own
+            ).fetchall()
+        for row in lost:
+            if not readable(row):
+                log.error("job.unreadable", job=row[0])
+                self.ends(row[0], time.time(), None, Failure("internal", UNREADABLE))
+        self._held.read()
+        needed = {row[0] + _SUFFIX for row in self._unfinished_rows()}
         for file in self._path.glob(f"*{_SUFFIX}"):
             if file.name not in needed:
                 file.unlink(missing_ok=True)
@@ -348,57 +291,22 @@ class JobStore:
             self.audio(job_id).unlink(missing_ok=True)
 
 
-def _locked(file: Path) -> int:
-    lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def why_unusable(directory: Path) -> str | None:
+    """Say why jobs cannot be kept there; None if they can, once a server that uses the directory
+    now has released it. Waits for the disk."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        JobStore(directory).close()
+    except (Damaged, SpoolFull) as error:
+        return str(error)
     except OSError as error:
-        os.close(lock)
-        raise InUse(f"another server uses {file.parent} (jobs.directory)") from error
-    return lock
-
-
-def _opened(file: Path) -> sqlite3.Connection:
-    """The database, with its tables. Raises `sqlite3.Error`."""
-    db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-    try:
-        file.chmod(0o600)
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")  # a commit survives a loss of power
-        db.execute("PRAGMA journal_size_limit = 4194304")
-        db.execute("PRAGMA cache_size = -256")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 1:  # before jobs knew the trace that they are a part of
-            db.executescript(_FROM_1)
-        elif version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"it is of another version of this program ({version})")
-        db.executescript(_SCHEMA)
-        db.execute(f"PRAGMA user_version = {_VERSION}")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _job(row: tuple[Any, ...]) -> Job:
-    (
-        job_id, owner, state, created, wanted, size, seconds, request_id, started, ended, error,
-        url, delivery, attempts, next_at, traceparent, *rest,
-    ) = row  # fmt: skip
-    return Job(
-        id=job_id,
-        owner=owner,
-        state=state,
-        created=created,
-        wanted=msgspec.json.decode(wanted, type=Wanted),
-        size=size,
-        seconds=seconds,
-        request_id=request_id,
-        traceparent=traceparent,
-        started=started,
-        ended=ended,
-        speech=msgspec.json.decode(rest[0], type=Speech) if rest and rest[0] else None,
-        error=msgspec.json.decode(error, type=Failure) if error else None,
-        delivery=Delivery(url, delivery or "waiting", attempts, next_at or 0.0) if url else None,
-    )
+        return f"{directory}: {error.strerror}"
+    except InUse:
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            return f"{directory}: {os.strerror(errno.EACCES)}"
+        file = directory / "jobs.db"
+        try:
+            version = version_of(file)
+        except sqlite3.Error as error:
+            return f"{file}: {error}"
+        return f"{file}: {of_another_version(version)}" if version > VERSION else None
+    return None

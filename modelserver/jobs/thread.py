@@ -49,6 +49,11 @@ class StoreThread:
         even if it is set meanwhile."""
         return self._clock.now()
 
+    @property
+    def held_bytes(self) -> int:
+        """By all jobs, on the disk; 0 while the store is not open."""
+        return self._store.held_bytes() if self._store is not None else 0
+
     def audio(self, job_id: str) -> Path:
         """Where its audio is, while it is needed."""
         assert self._store is not None

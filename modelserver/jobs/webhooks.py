@@ -8,18 +8,24 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import functools
 import hashlib
 import hmac
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import structlog
 
 from modelserver.access.hosts import Refused
+from modelserver.jobs.backoff import Backoff
 from modelserver.jobs.outside import Failed, Outside
-from modelserver.jobs.record import Job
+from modelserver.jobs.record import Delivery, Job
+from modelserver.jobs.schema import host_of
+from modelserver.jobs.store import JobStore
 from modelserver.jobs.thread import StoreThread
 from modelserver.settings import JobSettings
 from modelserver.tracing import incoming_context
@@ -27,7 +33,9 @@ from supervisor import SpoolFull
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 
-_AT_ONCE = 8
+_AT_ONCE, _AT_ONCE_EACH = 32, 4
+"""Messages that are being sent: of all hosts, and of one."""
+_FORGOTTEN_S = 24 * 3600.0
 _ANSWER_S = 15.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _GROWTH = 2.0, 3600.0, 3.0
 _DISK_LATER_S = 15.0
@@ -81,6 +89,58 @@ def wait_before(attempt: int) -> float:
     return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * _GROWTH ** min(attempt - 1, 20))
 
 
+class Hosts:
+    """How many messages each host gets at once, and when again after failures. Hosts that have
+    failed have half of the places at most, so that they never hold up the others."""
+
+    def __init__(self) -> None:
+        self._sending: Counter[str] = Counter()
+        self._backoffs: dict[str, Backoff] = {}
+
+    def begins(self, host: str) -> None:
+        """A message is sent to it."""
+        self._sending[host] += 1
+
+    def ended(self, host: str, now: float, *, taken: bool, retry_after_s: float | None) -> None:
+        """The message was `taken`, or it failed; the host asked for `retry_after_s` of peace."""
+        self._sending[host] -= 1
+        if not self._sending[host]:
+            del self._sending[host]
+        if taken:
+            self._backoffs.pop(host, None)
+        else:
+            # A whole batch that fails together is one failure.
+            backoff = self._backoffs.setdefault(host, Backoff(_LONGEST_WAIT_S / 6))
+            if now >= backoff.until:
+                backoff.failed(now, min(retry_after_s or 0.0, _LONGEST_WAIT_S))
+
+    def closed(self, now: float) -> list[str]:
+        """Those that get nothing now."""
+        full = {host for host, count in self._sending.items() if count >= _AT_ONCE_EACH}
+        back = {host for host, one in self._backoffs.items() if now < one.until}
+        suspects = self._backoffs.keys()
+        if sum(self._sending[host] for host in suspects) >= _AT_ONCE // 2:
+            back |= suspects
+        return sorted(full | back | (suspects & self._sending.keys()))
+
+    def next_s(self, now: float) -> float:
+        """Seconds until the next may be asked again."""
+        return min(
+            (one.until - now for one in self._backoffs.values() if one.until > now),
+            default=_LONGEST_WAIT_S,
+        )
+
+    def places(self) -> int:
+        """How many messages more may be sent now."""
+        return _AT_ONCE - self._sending.total()
+
+    def forget(self, now: float) -> None:
+        """Those that have had no message for a day."""
+        for host, one in list(self._backoffs.items()):
+            if now - one.until > _FORGOTTEN_S:
+                del self._backoffs[host]
+
+
 class Webhooks:
     """Sends what is due, for as long as `run` runs. Each attempt is written down before it is made:
     one that comes twice, because the server ended in between, says so by its number."""
@@ -96,6 +156,8 @@ class Webhooks:
         self._store, self._outside = store, outside
         self._settings, self._body_of = settings, body_of
         self._some = asyncio.Event()
+        self._hosts = Hosts()
+        self._sending: dict[str, asyncio.Task[None]] = {}
 
     def look(self) -> None:
         """There may be one that is due."""
@@ -103,54 +165,117 @@ class Webhooks:
 
     async def run(self) -> None:
         """For ever."""
-        while True:
-            self._some.clear()
-            try:
-                wait_s = await self._send_those_due()
-            except (sqlite3.Error, SpoolFull) as error:
-                log.error("jobs.webhooks_wait", reason=str(error))
-                wait_s = _DISK_LATER_S
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._some.wait()
+        try:
+            while True:
+                self._some.clear()
+                try:
+                    wait_s = await self._begin_those_due()
+                except (sqlite3.Error, SpoolFull) as error:
+                    log.error("jobs.webhooks_wait", reason=str(error))
+                    wait_s = _DISK_LATER_S
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._some.wait()
+        finally:
+            sending = tuple(self._sending.values())
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
 
-    async def _send_those_due(self) -> float:
-        """Until how many seconds from now nothing more is due."""
-        while True:
-            due, later = await self._store.do(lambda store: store.due(self._store.now(), _AT_ONCE))
-            if not due:
-                return _LONGEST_WAIT_S if later is None else max(0.05, later - self._store.now())
-            await asyncio.gather(*(self._send(job_id) for job_id in due))
+    async def _begin_those_due(self) -> float:
+        """Seconds until the next may be due."""
+        while (places := self._hosts.places()) > 0:
+            closed = self._hosts.closed(time.monotonic())
+            now, most = self._store.now(), places + len(self._sending)
+            due, later = await self._store.do(
+                functools.partial(JobStore.due, now=now, limit=most, without=closed)
+            )
+            job_id = next((one for one in due if one not in self._sending), None)
+            if job_id is None:
+                later_s = _LONGEST_WAIT_S if later is None else later - self._store.now()
+                return max(0.05, min(later_s, self._hosts.next_s(time.monotonic())))
+            await self._begin(job_id)
+        return _LONGEST_WAIT_S  # until one of them has ended
 
-    async def _send(self, job_id: str) -> None:
-        settings = self._settings()
-        job = await self._store.do(lambda store: store.get(job_id, speech=True))
+    async def _begin(self, job_id: str) -> None:
+        job = await self._store.do(lambda store: store.get(job_id))
         if job is None or job.delivery is None:
             return
-        now, wait_s = self._store.now(), wait_before(job.delivery.attempts + 1)
+        wait_s = wait_before(job.delivery.attempts + 1)
         delivery = await self._store.do(
             lambda store: store.attempt(job_id, self._store.now() + wait_s)
         )
         if delivery is None:
             return
-        said = await self._attempt(job, delivery.url, delivery.attempts, settings)
-        late = now - (job.ended or now) > settings.webhook_s
-        if said is not None and not late and said != str(_GONE):
-            log.warning("job.webhook_failed", job=job_id, attempt=delivery.attempts, reason=said)
-            return
-        await self._store.do(lambda store: store.delivered(job_id, given_up=said is not None))
-        event = "job.webhook_delivered" if said is None else "job.webhook_given_up"
-        log.info(event, job=job_id, attempt=delivery.attempts, reason=said)
+        host = host_of(delivery.url)
+        self._hosts.forget(time.monotonic())
+        self._hosts.begins(host)
+        task = asyncio.create_task(self._send(job, delivery, host))
+        self._sending[job_id] = task
+        task.add_done_callback(functools.partial(self._sent, job_id))
 
-    async def _attempt(self, job: Job, url: str, number: int, settings: JobSettings) -> str | None:
-        """None if it was taken, or why not."""
+    def _sent(self, job_id: str, task: asyncio.Task[None]) -> None:
+        del self._sending[job_id]
+        self._some.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("job.webhook_crashed", job=job_id, exc_info=error)
+
+    async def _send(self, job: Job, delivery: Delivery, host: str) -> None:
+        settings, taken, retry_after_s = self._settings(), False, None
+        try:
+            said, retry_after_s = await self._attempt(job, delivery, settings)
+            taken = said is None
+        finally:
+            now = time.monotonic()
+            self._hosts.ended(host, now, taken=taken, retry_after_s=retry_after_s)
+        now = self._store.now()
+        late = now - (job.ended or now) > settings.webhook_s
+        try:
+            if said is not None and not late and said != str(_GONE):
+                log.warning(
+                    "job.webhook_failed", job=job.id, attempt=delivery.attempts, reason=said
+                )
+                if retry_after_s:
+                    next_at = now + max(retry_after_s, wait_before(delivery.attempts))
+                    await self._store.do(lambda store: store.attempt_at(job.id, next_at))
+                return
+            await self._store.do(lambda store: store.delivered(job.id, given_up=said is not None))
+        except (sqlite3.Error, SpoolFull) as error:
+            log.error("jobs.webhooks_wait", reason=str(error))
+            return
+        event = "job.webhook_delivered" if said is None else "job.webhook_given_up"
+        log.info(event, job=job.id, attempt=delivery.attempts, reason=said)
+
+    async def _attempt(
+        self, job: Job, delivery: Delivery, settings: JobSettings
+    ) -> tuple[str | None, float | None]:
+        """None if it was taken, or why not; and for how many seconds the host wants no more."""
         try:
             secrets = read_secrets(Path(settings.webhook_secret_file))
-            body = await asyncio.to_thread(self._body_of, job, number)
+            whole = await self._store.do(lambda store: store.get(job.id, speech=True))
+            if whole is None:
+                return str(_GONE), None  # it was deleted meanwhile
+            body = await asyncio.to_thread(self._body_of, whole, delivery.attempts)
             headers = signed_headers(secrets, job.id, time.time(), body)
             if (above := incoming_context(job.traceparent)) is not None:
                 headers |= above.child().headers()
-            status, _ = await self._outside.post(url, body, headers, _ANSWER_S)
-        except (SecretUnreadable, Refused, Failed) as error:
-            return str(error)
-        return None if 200 <= status < 300 else str(status)
+            status, asked = await self._outside.post(delivery.url, body, headers, _ANSWER_S)
+        except (SecretUnreadable, Refused, Failed, sqlite3.Error) as error:
+            return str(error), None
+        if 200 <= status < 300:
+            return None, None
+        return str(status), retry_after(asked)
+
+
+def retry_after(text: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, a number or a date, up to an hour (RFC 9110,
+    10.2.3); None for anything else."""
+    if text is None:
+        return None
+    seconds = None
+    if text.strip().isdecimal() and text.isascii():
+        seconds = float(text.strip()[:9])
+    else:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+    return None if seconds is None else min(_LONGEST_WAIT_S, max(0.0, seconds))

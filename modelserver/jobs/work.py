@@ -6,8 +6,10 @@ server has ended, however it did, a job goes on after its last finished piece.
 
 import asyncio
 import contextlib
+import functools
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,10 +17,13 @@ import msgspec
 import structlog
 
 from modelserver import __version__
+from modelserver.jobs.backoff import Backoff
+from modelserver.jobs.line import Line
 from modelserver.jobs.record import Failure, Job
 from modelserver.jobs.thread import StoreThread
 from modelserver.serving.service import SpeechService, UnknownModel
 from modelserver.serving.transcribing import Transcribing
+from modelserver.settings import Settings
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech, SpeechProgress
 from modelserver.speech.phrases import PhrasesRefused
@@ -26,7 +31,6 @@ from modelserver.tracing import incoming_context
 from supervisor import (
     DeadlineExceeded,
     Draining,
-    FairQueue,
     FileInput,
     MemoryPressure,
     NotReady,
@@ -42,10 +46,19 @@ _LATER = (
     NotReady, QueueFull, Draining, MemoryPressure, ResourceExhausted, SpoolFull, DeadlineExceeded,
 )  # fmt: skip
 """What is no fault of the job's: it waits, and is tried again."""
-_LATER_S = 2.0
+_MODEL_LATER = (NotReady, QueueFull, Draining, MemoryPressure)
+"""What is the model's fault: its other jobs would get the same."""
 _DISK_LATER_S = 15.0
+_TRIED_S = 24 * 3600.0
+"""A job that can only wait fails after that."""
 _SHARE_OF_ONE, _SHARE_OF_ALL = 2, 4
 """How many pieces are heard at once for each worker: of one owner's jobs, and of all."""
+
+
+def longest_audio_s(settings: Settings) -> float:
+    """The longest recording that a job may have, in seconds."""
+    return max(settings.limits.audio_s, settings.jobs.audio_s)
+
 
 Told = Callable[[SpeechProgress], None]
 
@@ -57,11 +70,39 @@ class _Known:
     job: Job
     weight: int
     """Pieces of it that are heard at once."""
+    model: "_Model"
+    backoff: Backoff = field(default_factory=Backoff)
     task: asyncio.Task[None] | None = None
     done_s: float = 0.0
     deleted: bool = False
     told_all: asyncio.Event = field(default_factory=asyncio.Event)
     told: set[Told] = field(default_factory=set)
+
+
+@dataclass(eq=False, slots=True)
+class _Model:
+    """The jobs of one model. Those of a model that is not there hold up no others."""
+
+    slots: int
+    line: Line[_Known] = field(default_factory=Line)
+    running: set[_Known] = field(default_factory=set)
+    backoff: Backoff = field(default_factory=Backoff)
+
+    def next(self, now: float) -> _Known | None:
+        """The next one that there is room for."""
+        if self.backoff.failures and (now < self.backoff.until or self.running):
+            return None  # one at a time finds out whether the model is back
+        if self.running and sum(k.weight for k in self.running) >= _SHARE_OF_ALL * self.slots:
+            return None
+        used: Counter[str] = Counter()
+        for known in self.running:
+            used[known.job.owner] += known.weight
+        most = _SHARE_OF_ONE * self.slots
+        for known in self.line:
+            taken = used[known.job.owner]
+            if not taken or taken + known.weight <= most:
+                return known
+        return None
 
 
 class JobWork:
@@ -73,7 +114,8 @@ class JobWork:
         """`ended`: called when one is over."""
         self._service, self._store, self._ended = service, store, ended
         self._known: dict[str, _Known] = {}
-        self._queue: FairQueue[_Known] = FairQueue()
+        self._models: dict[str, _Model] = {}
+        self._of: Counter[str] = Counter()
         self._paused = False
 
     def __len__(self) -> int:
@@ -81,29 +123,40 @@ class JobWork:
 
     def of(self, owner: str) -> int:
         """How many are that owner's."""
-        return sum(known.job.owner == owner for known in self._known.values())
+        return self._of[owner]
 
     def add(self, job: Job) -> None:
         """It is in the store, and has its turn."""
-        settings, slots = self._service.settings, self._service.default.slots
-        weight = max(1, min(slots, round(job.seconds / settings.long.piece_s)))
-        known = self._known[job.id] = _Known(job, weight)
-        self._queue.add(known, job.owner, max(1.0, job.seconds))
-        self._begin_what_may()
+        model = self._model_of(job)
+        pieces = round(job.seconds / self._service.settings.long.piece_s)
+        known = _Known(job, max(1, min(model.slots, pieces)), model)
+        self._known[job.id] = known
+        self._of[job.owner] += 1
+        model.line.add(known, job.owner, max(1.0, job.seconds))
+        self._begin_what_may(model)
 
-    def positions(self) -> dict[str, int]:
-        """Of those that wait, from 1, in the order of their turns."""
-        return {known.job.id: at for at, known in enumerate(self._queue, 1)}
+    def _model_of(self, job: Job) -> _Model:
+        service, name = self._service, ""
+        slots = service.default.slots
+        with contextlib.suppress(UnknownModel, PhrasesRefused):  # it fails when it has its turn
+            served = service.find(job.wanted.model, job.wanted.language)
+            if job.wanted.speech.phrases:
+                served = service.with_phrases(served)
+            name, slots = served.label, served.slots
+        model = self._models.setdefault(name, _Model(slots))
+        model.slots = slots
+        return model
+
+    def position(self, job_id: str) -> int | None:
+        """Its place among those that wait for its model, from 1; None where it does not wait for
+        a turn."""
+        known = self._known.get(job_id)
+        return None if known is None else known.model.line.position(known)
 
     def done_s(self, job_id: str) -> float:
         """Seconds of its audio that are understood."""
         known = self._known.get(job_id)
         return known.done_s if known else 0.0
-
-    def runs(self, job_id: str) -> bool:
-        """It is worked on now."""
-        known = self._known.get(job_id)
-        return known is not None and known.task is not None
 
     async def follow(self, job_id: str, told: Told) -> None:
         """Hear how far it is, until it is over, or nothing more is done to it here."""
@@ -120,13 +173,12 @@ class JobWork:
         if (known := self._known.get(job_id)) is None:
             return
         known.deleted = True
-        self._queue.discard(known)
+        known.model.line.discard(known)
         if known.task is not None:
             known.task.cancel()
             await asyncio.gather(known.task, return_exceptions=True)
-        self._known.pop(job_id, None)
-        known.told_all.set()
-        self._begin_what_may()
+        self._gone(known)
+        self._begin_what_may(known.model)
 
     async def pause(self) -> None:
         """Begin no more; those that run stop after the piece that was kept last."""
@@ -140,32 +192,51 @@ class JobWork:
 
     # --- turns ----------------------------------------------------------------------------------
 
-    def _begin_what_may(self) -> None:
-        while not self._paused and (known := self._next()) is not None:
-            self._queue.take(known)
+    def _begin_what_may(self, model: _Model) -> None:
+        now = asyncio.get_running_loop().time()
+        while not self._paused and (known := model.next(now)) is not None:
+            model.line.take(known)
+            model.running.add(known)
             known.task = asyncio.create_task(self._work_on(known))
-            known.task.add_done_callback(lambda _: self._begin_what_may())
+            known.task.add_done_callback(functools.partial(self._turn_over, known))
 
-    def _next(self) -> _Known | None:
-        """The next one that there is room for."""
-        running = [known for known in self._known.values() if known.task is not None]
-        slots = self._service.default.slots
-        if running and sum(known.weight for known in running) >= _SHARE_OF_ALL * slots:
-            return None
-        used: dict[str, int] = {}
-        for known in running:
-            used[known.job.owner] = used.get(known.job.owner, 0) + known.weight
-        most = _SHARE_OF_ONE * slots
-        for known in self._queue:
-            taken = used.get(known.job.owner, 0)
-            if not taken or taken + known.weight <= most:
-                return known
-        return None
+    def _turn_over(self, known: _Known, task: asyncio.Task[None]) -> None:
+        if known.task is task:
+            self._stops(known)
+        self._begin_what_may(known.model)
+
+    def _stops(self, known: _Known) -> None:
+        known.task = None
+        known.model.running.discard(known)
+
+    def _gone(self, known: _Known) -> None:
+        if self._known.pop(known.job.id, None) is not None:
+            self._of[known.job.owner] -= 1
+            if not self._of[known.job.owner]:
+                del self._of[known.job.owner]
+        known.told_all.set()
+
+    def _put_off(self, known: _Known, backoff: Backoff, least_s: float) -> None:
+        """Have its next turn later; it takes no place until then. `backoff`: of its model, or its
+        own."""
+        loop, model = asyncio.get_running_loop(), known.model
+        wait_s = backoff.failed(loop.time(), least_s)
+        self._stops(known)
+        if backoff is model.backoff:
+            model.line.put_back(known, known.job.owner)
+            loop.call_later(wait_s, self._begin_what_may, model)
+        else:
+            loop.call_later(wait_s, self._again, known)
+
+    def _again(self, known: _Known) -> None:
+        if not known.deleted:
+            known.model.line.put_back(known, known.job.owner)
+            self._begin_what_may(known.model)
 
     async def _work_on(self, known: _Known) -> None:
         job = known.job
         try:
-            wait_s = await self._try(known)
+            over = await self._try(known)
         except asyncio.CancelledError:
             if not known.deleted:
                 with contextlib.suppress(sqlite3.Error, SpoolFull):
@@ -173,18 +244,14 @@ class JobWork:
             raise
         except (sqlite3.Error, OSError, SpoolFull) as error:
             log.error("job.cannot_be_kept", job=job.id, reason=str(error))
-            wait_s = _DISK_LATER_S
-        if wait_s is None:
-            self._known.pop(job.id, None)
-            known.told_all.set()
-            self._ended()
+            self._put_off(known, known.backoff, _DISK_LATER_S)
             return
-        await asyncio.sleep(wait_s)
-        known.task = None
-        self._queue.put_back(known)
+        if over:
+            self._gone(known)
+            self._ended()
 
-    async def _try(self, known: _Known) -> float | None:
-        """None when it is over; else in how many seconds to try again. Raises `sqlite3.Error`,
+    async def _try(self, known: _Known) -> bool:
+        """True when it is over; False if it is tried again later. Raises `sqlite3.Error`,
         `OSError` or `SpoolFull` where that cannot be kept."""
         job, now = known.job, time.time()
         await self._store.do(lambda store: store.begins(job.id, self._store.now()))
@@ -195,11 +262,19 @@ class JobWork:
             with self._service.tracing.entered("job", above, "internal") as span:
                 span.note(modelserver__job=job.id)
                 speech = await self._transcribe(known)
+            known.model.backoff.succeeded()
         except _LATER as later:
-            log.info("job.waits", job=job.id, reason=later.message)
-            await self._store.do(lambda store: store.waits(job.id))
-            return later.retry_after_s or _LATER_S
+            backoff = known.model.backoff if isinstance(later, _MODEL_LATER) else known.backoff
+            lasted_s = backoff.lasted_s(asyncio.get_running_loop().time())
+            if lasted_s < _TRIED_S:
+                log.info("job.waits", job=job.id, reason=later.message)
+                await self._store.do(lambda store: store.waits(job.id))
+                self._put_off(known, backoff, later.retry_after_s or 0.0)
+                return False
+            # The next one of this model finds the same, at once.
+            error = Failure(later.code, f"{later.message} (for {lasted_s / 3600:.0f} h)")
         except PoolError as failed:
+            known.model.backoff.succeeded()
             error = Failure(failed.code, failed.message)
         except UnknownModel as failed:
             error = Failure("model_not_found", str(failed))
@@ -215,7 +290,7 @@ class JobWork:
         if not await self._store.do(
             lambda store: store.ends(job.id, self._store.now(), speech, error)
         ):
-            return None
+            return True
         log.info(
             "job.over",
             job=job.id,
@@ -227,8 +302,8 @@ class JobWork:
             took_s=round(time.time() - now, 3),
         )
         if speech is not None:
-            self._service.access.heard(job.owner or None, speech.duration_s)
-        return None
+            self._service.access.heard(job.owner or None, speech.recognised_s)
+        return True
 
     async def _transcribe(self, known: _Known) -> Speech:
         job, service = known.job, self._service
@@ -238,11 +313,14 @@ class JobWork:
 
         def told(progress: SpeechProgress) -> None:
             known.done_s = progress.done_s
+            if known.model.backoff.failures:  # the model is back
+                known.model.backoff.succeeded()
+                self._begin_what_may(known.model)
             for one in tuple(known.told):
                 one(progress)
 
         asked = msgspec.structs.replace(
-            job.wanted.speech, longest_audio_s=service.settings.limits.audio_s
+            job.wanted.speech, longest_audio_s=longest_audio_s(service.settings)
         )
         owner = job.owner or None
         with self._store.audio(job.id).open("rb") as file:

@@ -7,13 +7,16 @@ since its last result, and a file or a live stream never waits for a piece.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
+from modelserver.audio.channels import MIX
 from modelserver.serving import background
+from modelserver.serving.turns import Turn
 from modelserver.speech.joining import HeardPiece, Joiner, without_words
 from modelserver.speech.messages import (
     Caption,
@@ -25,11 +28,15 @@ from modelserver.speech.messages import (
     SpeechRequest,
     SpeechSegment,
 )
+from modelserver.speech.segments import in_order
 from modelserver.speech.transcript import reader_text
-from supervisor import Admission, JobInput, Pool, Spool, SpoolStore, Stream
+from supervisor import Admission, JobInput, Pool, Spool, SpoolFull, SpoolStore, Stream
 
 _MESSAGE_BYTES = 64_000
 """Two seconds of samples at a time."""
+
+_MOST_HELD_BYTES = 64 * 1024 * 1024
+"""Of samples that wait for the disk, in memory."""
 
 _LEAST_PIECE_S = 15.0
 _PIECES_EACH = 6
@@ -58,6 +65,15 @@ class _Waiting:
     size: int
 
 
+class _Channel:
+    """What was understood of one channel; of all of them, where they are mixed."""
+
+    def __init__(self) -> None:
+        self.joiner = Joiner()
+        self.order: deque[int] = deque()
+        """Numbers of its pieces that are not joined yet, as they were cut."""
+
+
 class Recording:
     """One of them, on its way."""
 
@@ -73,40 +89,39 @@ class Recording:
         request_id: str | None = None,
         journal: PieceJournal | None = None,
         writes: bool = False,
+        turn: Turn | None = None,
+        may_go_on: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`workers`: how many pieces are heard at once, at the most; `writes`: texts go through
-        steps, those that are made of two pieces' words, too."""
+        steps, those that are made of two pieces' words, too; `turn`: is told what
+        is left; `may_go_on`: waited for before each piece."""
         self._pool, self._spools, self._workers = pool, spools, workers
         self._asked, self._piece_s = asked, piece_s
         self._told, self._request_id = told, request_id
         self._journal = journal
+        self._turn, self._may_go_on = turn, may_go_on
         self._known: dict[int, HeardPiece] = {}
         self._arrived: asyncio.Queue[DecodedPiece | None] = asyncio.Queue()
         self._seen = 0
+        self._held_bytes = 0
+        """Samples that have come from the worker and are not in the spool yet."""
         self._waiting: asyncio.Queue[_Waiting | None] = asyncio.Queue()
         """None: there are no more; one for each that waits."""
         self._heard: dict[int, HeardPiece] = {}
-        self._joiner = Joiner()
+        self._channels: dict[int | None, _Channel] = {}
         self._joining = asyncio.Lock()
         self._writes = writes
         self._writer: Stream | None = None
         self._written: set[str] = set()
         """Texts that have gone through the steps, on a worker."""
-        self._next = 0
         self._segments: list[SpeechSegment] = []
         self._done_s = 0.0
         self.queued_s = 0.0
         """What it waited for a worker that makes its samples."""
 
-    async def transcribe(
-        self, admission: Admission, audio: JobInput, timeout_s: float | None
-    ) -> Speech:
-        """All of it. Raises `supervisor.PoolError`, or `TimeoutError` where it takes longer."""
-        async with (
-            asyncio.timeout(timeout_s),
-            self._spools.open() as spool,
-            contextlib.AsyncExitStack() as held,
-        ):
+    async def transcribe(self, admission: Admission, audio: JobInput) -> Speech:
+        """All of it. Raises `supervisor.PoolError`."""
+        async with self._spools.open() as spool, contextlib.AsyncExitStack() as held:
             if self._writes:
                 self._writer = held.enter_context(
                     self._pool.background_stream(request_id=self._request_id)
@@ -122,7 +137,8 @@ class Recording:
                         tasks.create_task(self._recognise(spool))
             except BaseExceptionGroup as errors:
                 raise _first(errors) from errors
-            await self._ready(self._joiner.finish())
+            for channel, one in self._channels.items():
+                await self._ready(one.joiner.finish(), channel)
         return self._speech(decoding.result())
 
     # --- samples --------------------------------------------------------------------------------
@@ -134,6 +150,7 @@ class Recording:
             self._asked.raw,
             self._asked.phrases,
             self._asked.profile,
+            self._asked.channels,
         )
         done = await admission.run(
             msgspec.to_builtins(request),
@@ -145,23 +162,37 @@ class Recording:
         self._arrived.put_nowait(None)
         if isinstance(audio, Spool):
             audio.close()  # its samples are enough from here on
-        return msgspec.convert(done.value, Decoded)
+        decoded = msgspec.convert(done.value, Decoded)
+        if self._turn is not None:
+            self._turn.decoded(decoded.duration_s * decoded.channels)
+        return decoded
 
     def _arrives(self, value: Any) -> None:
         piece = msgspec.convert(value, DecodedPiece)
-        if piece.number >= self._seen:  # or it comes again, from another worker
-            self._seen = piece.number + 1
-            self._arrived.put_nowait(piece)
+        if piece.number < self._seen:
+            return  # it comes again, from another worker
+        if self._held_bytes and self._held_bytes + len(piece.pcm) > _MOST_HELD_BYTES:
+            raise SpoolFull(
+                "the disk for uploads (spool.directory) takes samples more slowly than they are "
+                "decoded"
+            )
+        self._seen = piece.number + 1
+        self._held_bytes += len(piece.pcm)
+        self._arrived.put_nowait(piece)
 
     async def _collect(self, spool: Spool) -> None:
         """Samples wait in the spool, and not in our own memory."""
         while (piece := await self._arrived.get()) is not None:
+            channel = self._channels.setdefault(piece.channel, _Channel())
+            channel.order.append(piece.number)
             known = self._known.pop(piece.number, None)
             if known is not None and (known.begin, known.end) == (piece.begin, piece.end):
-                await self._take(piece.number, known)
+                self._held_bytes -= len(piece.pcm)
+                await self._take(piece, known)
                 continue
             offset = spool.size
             await spool.write(piece.pcm)
+            self._held_bytes -= len(piece.pcm)
             bare = msgspec.structs.replace(piece, pcm=b"")
             self._waiting.put_nowait(_Waiting(bare, offset, len(piece.pcm)))
         for _ in range(self._workers):
@@ -179,6 +210,8 @@ class Recording:
             background.begin(stream, rate, asked.alternatives, asked.phrases, asked.profile)
             fed_s = 0.0
             while waiting is not None:
+                if self._may_go_on is not None:
+                    await self._may_go_on()
                 captions = await self._hear(stream, spool, waiting, rate)
                 await self._understood(waiting.piece, captions, fed_s)
                 fed_s += waiting.size / 2 / rate
@@ -190,31 +223,38 @@ class Recording:
         end = waiting.offset + waiting.size
         for at in range(waiting.offset, end, _MESSAGE_BYTES):
             data = await spool.read(at, min(_MESSAGE_BYTES, end - at))
-            await stream.send(data, len(data) / 2 / rate)
+            seconds = len(data) / 2 / rate
+            await stream.send(data, seconds)
+            if self._turn is not None:
+                self._turn.heard(seconds)
         return await background.end_utterance(stream)
 
     async def _understood(self, piece: DecodedPiece, captions: list[Caption], fed_s: float) -> None:
         """Times of captions are those of their stream, which has heard other pieces before."""
         add_s = piece.start - fed_s
-        segments = [_segment(caption, add_s) for caption in captions if caption.text]
+        segments = [_segment(caption, add_s, piece.channel) for caption in captions if caption.text]
         heard = HeardPiece(piece.begin, piece.end, piece.paused, segments)
         if self._journal is not None:
             await self._journal.keep(piece.number, heard)
-        await self._take(piece.number, heard)
+        await self._take(piece, heard)
 
-    async def _take(self, number: int, heard: HeardPiece) -> None:
-        self._heard[number] = heard
-        self._done_s += heard.end - heard.begin
+    async def _take(self, piece: DecodedPiece, heard: HeardPiece) -> None:
+        self._heard[piece.number] = heard
+        self._done_s += (heard.end - heard.begin) / len(self._channels)
         if self._writes:
             self._written.update(segment.text for segment in heard.segments)
         self._tell(SpeechProgress(round(self._done_s, 3)))
+        channel = self._channels[piece.channel]
         async with self._joining:
-            while (following := self._heard.pop(self._next, None)) is not None:
-                self._next += 1
-                await self._ready(self._joiner.add(following))
+            while channel.order and channel.order[0] in self._heard:
+                following = self._heard.pop(channel.order.popleft())
+                await self._ready(channel.joiner.add(following), piece.channel)
 
-    async def _ready(self, joined: list[SpeechSegment]) -> None:
-        segments = await self._as_written(joined)
+    async def _ready(self, joined: list[SpeechSegment], channel: int | None) -> None:
+        segments = [
+            msgspec.structs.replace(segment, channel=channel)
+            for segment in await self._as_written(joined)
+        ]
         self._segments += segments
         if self._asked.partials:
             for segment in segments:
@@ -241,16 +281,20 @@ class Recording:
             self._told(progress)
 
     def _speech(self, decoded: Decoded) -> Speech:
-        asked, segments = self._asked, self._segments
-        shown = segments if asked.words else [without_words(segment) for segment in segments]
+        asked, apart = self._asked, self._asked.channels != MIX
+        segments = in_order(self._segments) if apart else self._segments
+        words = [word for segment in segments for word in segment.words]
+        with_words = asked.words and (asked.segments or not apart)
+        shown = segments if with_words else [without_words(segment) for segment in segments]
         return Speech(
             text=reader_text(segment.text for segment in segments),
             duration_s=decoded.duration_s,
             model=decoded.model,
             language=decoded.language,
-            words=[w for segment in segments for w in segment.words] if asked.words else [],
+            words=sorted(words, key=lambda word: word.start) if asked.words else [],
             warnings=decoded.warnings,
-            segments=shown if asked.segments else [],
+            segments=shown if asked.segments or apart else [],
+            channels=decoded.channels,
         )
 
 
@@ -260,12 +304,16 @@ def piece_length(seconds: float, workers: int, most_s: float) -> float:
     return min(most_s, max(_LEAST_PIECE_S, seconds / (workers * _PIECES_EACH)))
 
 
-def _segment(caption: Caption, add_s: float) -> SpeechSegment:
+def _segment(caption: Caption, add_s: float, channel: int | None) -> SpeechSegment:
+    words = background.words_later(caption, add_s)
+    if channel is not None:
+        words = [msgspec.structs.replace(word, channel=channel) for word in words]
     return SpeechSegment(
         start=round(caption.start + add_s, 2),
         end=round(caption.end + add_s, 2),
         text=caption.text,
-        words=background.words_later(caption, add_s),
+        channel=channel,
+        words=words,
         alternatives=caption.alternatives or [],
     )
 

@@ -2,6 +2,7 @@
 admin side is asked to."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,14 @@ class SettingRow(msgspec.Struct, frozen=True):
 class Reloader:
     """Reloads, one at a time."""
 
-    def __init__(self, service: SpeechService, configuration: Configuration) -> None:
-        self._service = service
+    def __init__(
+        self,
+        service: SpeechService,
+        configuration: Configuration,
+        opened: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`opened`: called where keys were needed before a reload, and are not after it."""
+        self._service, self._opened = service, opened
         self._configuration = configuration
         self._one = asyncio.Lock()
 
@@ -40,6 +47,7 @@ class Reloader:
         when that has begun. Raises `ReloadRefused`."""
         async with self._one:
             log.info("server.reloading")
+            open_before = self._service.access.open
             try:
                 again = await asyncio.to_thread(self._configuration.again)
                 await self._service.reload(again.settings)
@@ -50,6 +58,19 @@ class Reloader:
                 raise ReloadRefused(str(error)) from error
             self._service.reload_refused = None
             log.info("server.reloaded", models=list(self._service.models))
+            if self._service.access.open and not open_before:
+                self._opened()
+
+    async def serve(self, model: str) -> None:
+        """Serve another model in place of the first, until the settings are read again. Raises
+        `SettingsRefused`."""
+        async with self._one:
+            settings = self._service.settings
+            if settings.models:
+                raise SettingsRefused(
+                    "several models are served: change them in the settings, and reload"
+                )
+            await self._service.reload(msgspec.structs.replace(settings, model=(model,)))
 
     def in_force(self) -> list[SettingRow]:
         """Every setting, with where it is from; what takes a new start, as it will be then."""

@@ -18,6 +18,7 @@ from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.lessons import CrashInquiry, Lessons
 from modelserver.serving.preparation import Preparation
 from modelserver.serving.targets import find_choice, find_model, target_of, wants_kernels
+from modelserver.serving.turns import Turns
 from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import DEFAULT_LABEL
@@ -90,9 +91,10 @@ def _of_same_model(one: Settings, other: Settings) -> bool:
 
 
 def _heard_s(answer: dict[str, Any]) -> float:
-    """Seconds of audio that were really there: a header may say anything. 0 where they were not
-    recognised, but decoded only: nothing is to be learned from that."""
-    return 0.0 if "pieces" in answer else float(answer["duration_s"])
+    """Seconds of audio that were really there: a header may say anything. Channels that were
+    recognised one by one count each. 0 where they were not recognised, but decoded only: nothing is
+    to be learned from that."""
+    return 0.0 if "pieces" in answer else float(answer["duration_s"]) * answer["channels"]
 
 
 def _tell_if_crashed(task: asyncio.Task[None]) -> None:
@@ -137,6 +139,8 @@ class ServedModel:
         self._changing = asyncio.Lock()
         self._chosen: Choice | None = None
         self._lessons = Lessons()
+        self.turns = Turns()
+        """Of long recordings."""
         self._inquiry = CrashInquiry(self._lessons)
         self.pool: Pool | None = None
         self.kernels_missing: str | None = None

@@ -8,12 +8,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import msgspec.structs
 import structlog
 
 from modelserver.access.gate import AccessGate
+from modelserver.access.keyring import KeysUnreadable, read_keys
 from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.served import MakeWay, ServedModel, memory_settings
 from modelserver.serving.traffic import Traffic
@@ -99,6 +101,8 @@ class SpeechService:
         """Raises `supervisor.AllocatorMissing` or `CannotTrace`."""
         choose_allocator(Allocator(settings.allocator), find_jemalloc())
         self.settings = settings
+        self.url = ""
+        """Where HTTP clients reach the server; empty until it accepts them."""
         self.make_way: MakeWay = _nobody_there
         """Has the server before this one end where both do not fit."""
         self.spools = SpoolStore(
@@ -199,10 +203,13 @@ class SpeechService:
         `supervisor.PoolError`."""
         if self._draining:
             raise Draining(self._draining)
+        units = None if input_bytes is None else input_bytes / _MOST_BYTES_PER_S
+        if not patient and units is not None and units >= self.settings.long.from_s:
+            served.turns.refuse_late(units, self.settings.limits.request_s)
         with served.used():
             pool = await served.ready(self.settings.limits.request_s)
             with pool.admit(
-                units=None if input_bytes is None else input_bytes / _MOST_BYTES_PER_S,
+                units=units,
                 input_bytes=input_bytes,
                 deadline_s=None if patient else self.settings.limits.request_s,
                 client=client,
@@ -334,8 +341,14 @@ class SpeechService:
     async def reload(self, settings: Settings) -> None:
         """Take over other settings, and load every model anew beside the one that serves.
 
-        Raises `SettingsRefused` where a model would change that needs a new start.
+        Raises `SettingsRefused` where a model would change that needs a new start, or the keys
+        cannot be read.
         """
+        if keys_file := settings.auth.keys_file:
+            try:
+                await asyncio.to_thread(read_keys, Path(keys_file))
+            except KeysUnreadable as error:
+                raise SettingsRefused(f"auth.keys_file: {error}") from error
         wanted = own_settings(settings)
         fixed = [name for name in _FIXED if getattr(settings, name) != getattr(self.settings, name)]
         if settings.limits.queue != self.settings.limits.queue:

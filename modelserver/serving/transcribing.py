@@ -1,6 +1,8 @@
 """From a recording that has its place to what is said in it: by one worker, or, if it is long, in
 pieces by all."""
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,8 +46,7 @@ class Transcribing:
     async def run(self, place: Place, audio: JobInput) -> Recognized:
         """What is said in it. Raises `supervisor.PoolError`."""
         long = (place.admission.units or 0.0) >= self.service.settings.long.from_s
-        # Where channels are heard one by one, it is one worker's.
-        in_pieces = self.asked.channels == MIX and (long or self.journal is not None)
+        in_pieces = long or self.journal is not None
         with span("transcribe") as transcribing:
             entered = time.time()
             transcribing.note(
@@ -94,25 +95,39 @@ class Transcribing:
         if pool is None:
             raise NotReady("the model is not loaded any more")
         units, workers = place.admission.units or 0.0, place.served.slots
-        recording = Recording(
-            pool,
-            self.service.spools,
-            workers,
-            self.asked,
-            piece_s=piece_length(units, workers, self.service.settings.long.piece_s),
-            told=self.told,
-            request_id=self.request_id,
-            journal=self.journal,
-            writes=bool(self.service.settings.text.steps),
-        )
-        started = time.monotonic()
-        # Nobody waits behind it but for its samples.
+        # Files do not wait behind it but for its samples; other recordings do, by their turns.
         place.admission.resize(0.0, known=False)
+        entered = started = time.monotonic()
         try:
-            speech = await recording.transcribe(place.admission, audio, self.timeout_s)
+            async with asyncio.timeout(self.timeout_s), contextlib.AsyncExitStack() as held:
+                turns, turn = place.served.turns, None
+                if self.journal is None:
+                    seconds = units * _least_channels(self.asked.channels)
+                    waiting = turns.turn(seconds, workers, self.timeout_s)
+                    turn = await held.enter_async_context(waiting)
+                started = time.monotonic()
+                recording = Recording(
+                    pool,
+                    self.service.spools,
+                    workers,
+                    self.asked,
+                    piece_s=piece_length(units, workers, self.service.settings.long.piece_s),
+                    told=self.told,
+                    request_id=self.request_id,
+                    journal=self.journal,
+                    writes=bool(self.service.settings.text.steps),
+                    turn=turn,
+                    may_go_on=turns.idle if turn is None else None,
+                )
+                speech = await recording.transcribe(place.admission, audio)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"not done after {self.timeout_s:g} s (limits.request_s is {self.timeout_s:g})"
             ) from None
-        queued_s = recording.queued_s
-        return Recognized(speech, queued_s, time.monotonic() - started - queued_s)
+        queued_s = started - entered + recording.queued_s
+        return Recognized(speech, queued_s, time.monotonic() - entered - queued_s)
+
+
+def _least_channels(channels: str) -> int:
+    """How many are recognised one by one, as far as the request says it."""
+    return 1 if channels == MIX else max(2, channels.count(",") + 1)

@@ -166,9 +166,19 @@ class JobSettings(Section, frozen=True):
     queue: Annotated[
         int, Meta(ge=0, le=1_000_000), _about("jobs that may be unfinished; 0: none are taken")
     ] = 10_000
+    audio_s: Annotated[
+        Seconds,
+        _about(
+            "longest audio of a job, in seconds, where it is more than limits.audio_s; bodies may "
+            "be longer by as much"
+        ),
+    ] = 4 * 3600.0
     disk: Annotated[
         Bytes,
-        _about("what all jobs may hold on the disk; those that ended first are forgotten for it"),
+        _about(
+            "what all jobs may hold on the disk; more audio is refused, and transcripts that take "
+            "more than half of it are forgotten, the oldest first"
+        ),
     ] = 10 * 1024 * 1024 * 1024
     keep_s: Annotated[Seconds, _about("how long a job is kept after it has ended")] = (
         7 * 24 * 3600.0

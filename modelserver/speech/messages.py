@@ -36,10 +36,12 @@ class DecodeRequest(msgspec.Struct, frozen=True):
     raw: RawFormat | None = None
     phrases: tuple[str, ...] = ()
     profile: str = ""
+    channels: str = "mix"
 
 
 class DecodedPiece(msgspec.Struct, frozen=True):
-    """See `modelserver.audio.pieces.AudioPiece`; `rate`: samples a second."""
+    """See `modelserver.audio.pieces.AudioPiece`; `number`: counted over all channels; `rate`:
+    samples a second; `channel`: its number, where channels are recognised one by one."""
 
     number: int
     start: float
@@ -48,16 +50,18 @@ class DecodedPiece(msgspec.Struct, frozen=True):
     paused: bool
     pcm: bytes
     rate: int
+    channel: int | None = None
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """That was all of it."""
+    """That was all of it. `channels`: how many are recognised one by one; 1 if they are mixed."""
 
     duration_s: float
     pieces: int
     model: str
     language: str
     warnings: list[str]
+    channels: int = 1
 
 
 class SpeechWord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -109,6 +113,13 @@ class Speech(msgspec.Struct, frozen=True):
     warnings: list[str] = []
     segments: list[SpeechSegment] = []
     """In the order of time; where they are asked for, or channels are heard one by one."""
+    channels: int = 1
+    """How many were recognised one by one; 1 if they were mixed."""
+
+    @property
+    def recognised_s(self) -> float:
+        """Seconds of audio that were recognised: each channel counts, where they are apart."""
+        return self.duration_s * self.channels
 
 
 class StreamRequest(msgspec.Struct, frozen=True):

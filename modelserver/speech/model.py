@@ -164,22 +164,32 @@ class SpeechModel:
         return self._speech(heard, reader, asked)
 
     def _decode(self, asked: DecodeRequest, spool: SpoolView) -> Generator[Any, None, Decoded]:
-        """A long recording's samples in pieces."""
+        """A long recording's samples in pieces; of each channel, where they are kept apart."""
         rate, count = self._model.sample_rate, 0
-        cutter = Cutter(rate, asked.piece_s)
         reader = AudioReader(
-            spool, _size(spool), rate, raw=asked.raw, longest_s=asked.longest_audio_s
+            spool,
+            _size(spool),
+            rate,
+            raw=asked.raw,
+            channels=channel_choice(asked.channels),
+            longest_s=asked.longest_audio_s,
         )
-        chunks = (chunk for _, chunk in reader.pcm(self._model.chunk_bytes))
-        for chunk in itertools.chain(chunks, (None,)):
-            for piece in cutter.finish() if chunk is None else cutter.feed(chunk):
+        cutters = [Cutter(rate, asked.piece_s) for _ in range(max(1, len(reader.numbers)))]
+        chunks = ((n, cutters[n].feed(chunk)) for n, chunk in reader.pcm(self._model.chunk_bytes))
+        rests = ((n, cutter.finish()) for n, cutter in enumerate(cutters))
+        for channel, pieces in itertools.chain(chunks, rests):
+            for piece in pieces:
+                told = dataclasses.asdict(piece) | {"number": count}
                 count += 1
                 yield msgspec.to_builtins(
-                    DecodedPiece(**dataclasses.asdict(piece), rate=rate), builtin_types=(bytes,)
+                    DecodedPiece(**told, rate=rate, channel=reader.channel(channel)),
+                    builtin_types=(bytes,),
                 )
             yield None
         warnings = [*reader.warnings, *not_as_asked(self._model, asked.phrases, asked.profile)]
-        return Decoded(round(reader.duration_s, 3), count, self._name, self._language, warnings)
+        return Decoded(
+            round(reader.duration_s, 3), count, self._name, self._language, warnings, len(cutters)
+        )
 
     def open(self, request: dict[str, Any], before: float, mark: Any) -> StreamSession:
         """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
@@ -267,6 +277,7 @@ class SpeechModel:
             words=sorted(words, key=lambda word: word.start) if asked.words else [],
             warnings=[*reader.warnings, *not_as_asked(self._model, asked.phrases, asked.profile)],
             segments=segments,
+            channels=max(1, len(reader.numbers)),
         )
 
 

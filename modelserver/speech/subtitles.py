@@ -17,15 +17,26 @@ _PAUSE_S = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """One subtitle; times in seconds."""
+    """One subtitle; times in seconds. `channel`: whose words these are, counted from 0, where
+    channels are recognised one by one."""
 
     start_s: float
     end_s: float
     text: str
+    channel: int | None = None
 
 
-def cues(words: Iterable[SpeechWord]) -> Iterator[Cue]:
-    """The words in cues, broken at pauses and where a line is full."""
+def cues(words: Iterable[SpeechWord]) -> list[Cue]:
+    """The words in cues, broken at pauses and where a line is full; each of one channel, and all in
+    the order of their starts."""
+    by_channel: dict[int | None, list[SpeechWord]] = {}
+    for word in words:
+        by_channel.setdefault(word.channel, []).append(word)
+    found = [cue for spoken in by_channel.values() for cue in _cues(spoken)]
+    return sorted(found, key=lambda cue: (cue.start_s, cue.channel or 0))
+
+
+def _cues(words: Iterable[SpeechWord]) -> Iterator[Cue]:
     line: list[SpeechWord] = []
     for word in words:
         if line and _must_break(line, word):
@@ -37,21 +48,28 @@ def cues(words: Iterable[SpeechWord]) -> Iterator[Cue]:
 
 
 def srt(words: Iterable[SpeechWord]) -> str:
-    """SubRip."""
+    """SubRip; cues of several channels begin with whose they are: "[1] "."""
     blocks = [
-        f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n{cue.text}\n"
+        f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n"
+        f"{_marked(cue, '[{}] ')}{cue.text}\n"
         for number, cue in enumerate(cues(words), start=1)
     ]
     return "\n".join(blocks)
 
 
 def vtt(words: Iterable[SpeechWord]) -> str:
-    """WebVTT (https://www.w3.org/TR/webvtt1/)."""
+    """WebVTT (https://www.w3.org/TR/webvtt1/); cues of several channels are voices: "<v 1>"."""
     blocks = [
-        f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n{_escaped(cue.text)}\n"
+        f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n"
+        f"{_marked(cue, '<v {}>')}{_escaped(cue.text)}\n"
         for cue in cues(words)
     ]
     return "\n".join(["WEBVTT\n", *blocks])
+
+
+def _marked(cue: Cue, mark: str) -> str:
+    """Channels are counted from 1 for people who read."""
+    return "" if cue.channel is None else mark.format(cue.channel + 1)
 
 
 def _must_break(line: list[SpeechWord], word: SpeechWord) -> bool:
@@ -68,7 +86,7 @@ def _columns(text: str) -> int:
 
 
 def _cue(line: list[SpeechWord]) -> Cue:
-    return Cue(line[0].start, line[-1].end, join_words(w.word for w in line))
+    return Cue(line[0].start, line[-1].end, join_words(w.word for w in line), line[0].channel)
 
 
 def _clock(seconds: float, point: str) -> str:

@@ -1,0 +1,78 @@
+"""Room for the audio of jobs that arrive: what is held, promised and written counts against
+`jobs.disk`, and against the disk itself."""
+
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Callable
+
+from modelserver.settings import JobSettings
+from supervisor import NotReady, QueueFull, Spool, SpoolFull, SpoolLimits, SpoolStore, in_units
+
+_LEAST_FREE_BYTES = 64 * 1024 * 1024
+"""On the disk, beside what jobs may hold of it."""
+_QUEUE_LATER_S, _ROOM_LATER_S = 10.0, 30.0
+
+
+def unusable(reason: object) -> NotReady:
+    """Jobs cannot be used now."""
+    return NotReady(f"jobs cannot be used: {reason}")
+
+
+class Room:
+    """One for all jobs."""
+
+    def __init__(
+        self, settings: JobSettings, unfinished: Callable[[], int], held_bytes: Callable[[], int]
+    ) -> None:
+        """`unfinished`: how many jobs are; `held_bytes`: what all jobs hold on the disk now."""
+        self._settings = settings
+        self._unfinished, self._held_bytes = unfinished, held_bytes
+        self._spools = SpoolStore(SpoolLimits(0, 0, settings.directory))
+        self._arriving: dict[Spool, tuple[str, int]] = {}
+        """Owners and sizes of jobs that arrive, as far as they are known."""
+
+    def arriving_of(self, owner: str) -> int:
+        """How many jobs of that owner arrive."""
+        return sum(one == owner for one, _ in self._arriving.values())
+
+    @contextlib.asynccontextmanager
+    async def arriving(self, owner: str, size: int | None) -> AsyncIterator[Spool]:
+        """A spool for the audio of one more job, of `size` bytes as far as is known, on the disk
+        where it is to stay. Both count against all limits until the block ends. Raises
+        `supervisor.PoolError`."""
+        self._must_have_room(size or 0)
+        async with self._spools.open() as spool:
+            self._arriving[spool] = owner, size or 0
+            self._spools.note_disk(self._bytes() - self._spools.usage().disk_bytes)
+            try:
+                yield spool
+            finally:
+                del self._arriving[spool]
+
+    def _must_have_room(self, size: int) -> None:
+        unfinished = self._unfinished() + len(self._arriving)
+        if unfinished >= self._settings.queue:
+            raise QueueFull(
+                f"{unfinished} jobs are unfinished, no more are allowed (jobs.queue)",
+                _QUEUE_LATER_S,
+            )
+        promised = sum(max(size, spool.size) for spool, (_, size) in self._arriving.items())
+        room = self._bytes() - promised
+        if room <= 0 or size > room:
+            wanted = f" of {in_units(size)}" if size else ""
+            raise SpoolFull(
+                f"no space left to keep the job's audio{wanted}: {in_units(max(0, room))} may be "
+                f"used where jobs are kept (jobs.disk is {in_units(self._settings.disk)})",
+                _ROOM_LATER_S,
+            )
+
+    def _bytes(self) -> int:
+        """What the audio of jobs that arrive may have, all together. Raises
+        `supervisor.NotReady`."""
+        directory = self._settings.directory
+        try:
+            free = shutil.disk_usage(directory).free - _LEAST_FREE_BYTES
+        except OSError as error:
+            raise unusable(f"{directory}: {error.strerror}") from error
+        written = self._spools.usage().disk_bytes
+        return min(free + written, self._settings.disk - self._held_bytes())
