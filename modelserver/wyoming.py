@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from modelserver.extras import how_to_install
 from modelserver.handover import Sockets
 from modelserver.handover.sockets import WYOMING
 from modelserver.serving.service import SpeechService
@@ -53,7 +54,7 @@ class WyomingListener:
             try:
                 from modelserver.announcing import Announcement
             except ImportError as error:
-                raise BadUri("wyoming.announce needs: pip install modelserver[zeroconf]") from error
+                raise BadUri(f"wyoming.announce needs: {how_to_install('zeroconf')}") from error
             self._announcement = Announcement(name, parts.hostname or "", port)
             await self._announcement.begin()
         return self
