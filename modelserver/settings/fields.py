@@ -19,6 +19,9 @@ ENVIRONMENT_PREFIX = "MODELSERVER_"
 NAMED = "models"
 """The section whose sections are models, each with a name of its own."""
 
+HIDDEN = "***"
+"""Shown in place of a secret."""
+
 _SIZE_IN_WORDS = 'a size in bytes, or text such as "64MiB"'
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*$", re.IGNORECASE)
 
@@ -74,6 +77,8 @@ class Field:
     @property
     def allowed(self) -> str:
         """What it may be, in words."""
+        if self.secret:
+            return f"text; {HIDDEN} stands for a secret that is not shown: enter the secret"
         if self.in_networks:
             return 'a list of addresses or networks, such as "10.0.0.0/8"'
         if self.in_hosts:
@@ -106,6 +111,10 @@ class Field:
         Raises `ValueError`.
         """
         value = raw
+        if self.secret and raw == HIDDEN:
+            raise ValueError(HIDDEN)
+        if isinstance(raw, str) and self.name.endswith("_file") and raw.startswith("~"):
+            value = str(Path(raw).expanduser())
         if self.is_list and isinstance(raw, str):
             value = [part.strip() for part in raw.split(",") if part.strip()]
         elif self.in_bytes and isinstance(raw, str) and raw != "auto":
