@@ -30,10 +30,10 @@ def modelserver(
     *arguments: str | Path, settings: dict[str, str], **how: object
 ) -> subprocess.CompletedProcess[str]:
     variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
-    given: dict[str, object] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    given: dict[str, object] = {"stdin": subprocess.DEVNULL}
+    given |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
         [PROGRAM, *arguments],
-        stderr=subprocess.PIPE,
         env={**variables, "MODELSERVER_CONFIG": os.devnull, **settings},
         check=False,
         text=True,
