@@ -260,7 +260,11 @@ def test_a_file_that_is_damaged_leaves_things_as_they_are(
 
 
 def modelserver(*arguments: str, file: Path | None) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    environment = {
+        k: v
+        for k, v in os.environ.items()
+        if k == "MODELSERVER_CONFIG" or not k.startswith("MODELSERVER_")
+    }
     if file is not None:
         environment["MODELSERVER_AUTH_KEYS_FILE"] = str(file)
     return subprocess.run(
