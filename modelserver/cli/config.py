@@ -35,7 +35,7 @@ def config(configuration: Configuration, explain: bool) -> None:
         here = ""
         if value == "auto" and (explained := found.get(field.name)) is not None:
             here = f"; here {explained.bytes} bytes: {explained.reason}"
-        if value == HIDDEN:  # as a comment: the output is a file that can be used
+        if HIDDEN in str(value):  # as a comment: the output is a file that can be used
             leaf, here = f"# {leaf}", "; set, and not shown"
         click.echo(f"{f'{leaf} = {_toml(value)}':<{_WIDTH}}  # {origin}{here}")
     if explain and not configuration.settings.models:
@@ -46,7 +46,7 @@ def config(configuration: Configuration, explain: bool) -> None:
 
 def _shown(field: Field, value: Any) -> Any:
     if field.secret and value:
-        return HIDDEN
+        return "***"
     if field.in_bytes and isinstance(value, int):
         text = size_text(value)
         return value if text.isdigit() else text

@@ -16,11 +16,11 @@ from modelserver.settings.schema import ModelSettings, Section, Settings
 
 ENVIRONMENT_PREFIX = "MODELSERVER_"
 
-NAMED = "models"
-"""The section whose sections are models, each with a name of its own."""
-
 HIDDEN = "***"
 """Shown in place of a secret."""
+
+NAMED = "models"
+"""The section whose sections are models, each with a name of its own."""
 
 _SIZE_IN_WORDS = 'a size in bytes, or text such as "64MiB"'
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*$", re.IGNORECASE)
