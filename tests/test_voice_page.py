@@ -300,14 +300,18 @@ WATCH_MICROPHONE = """
     window.track = stream.getAudioTracks()[0];
     return stream;
   };
+  window.AudioContext = class extends AudioContext {
+    constructor() { super(); window.context = this; }
+  };
 """
 
 
 @pytest.mark.parametrize(
     "goes",
     [
-        "track.stop()",  # nothing comes any more, and nothing is told
+        "track.stop()",  # silence comes, and no event
         "track.dispatchEvent(new Event('ended'))",
+        "context.suspend()",  # nothing comes any more
     ],
 )
 def test_a_microphone_that_goes_away_ends_what_was_said(

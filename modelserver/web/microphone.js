@@ -22,9 +22,15 @@ export class Microphone {
       await this.context.audioWorklet.addModule("/voice/capture.js");
       await this.context.resume();
       this.node = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
-      this.node.port.onmessage = ({ data }) => { this.watch(); this.heard(data.piece, data.level); };
+      const [track] = this.stream.getAudioTracks();
+      track.onended = () => this.lose();
+      this.node.port.onmessage = ({ data }) => {
+        if (this.closed) return;
+        if (track.readyState === "ended") { this.lose(); return; } // what comes now is silence
+        this.watch();
+        this.heard(data.piece, data.level);
+      };
       this.context.createMediaStreamSource(this.stream).connect(this.node);
-      this.stream.getAudioTracks()[0].onended = () => this.lose();
       this.watch();
     } catch (error) {
       this.close();
@@ -36,7 +42,7 @@ export class Microphone {
     return this.context.sampleRate;
   }
 
-  // Not every browser tells when a microphone goes: its pieces stay away.
+  // An audio context that is suspended (a call, a sleeping device) sends no pieces at all.
   watch() {
     clearTimeout(this.timer);
     if (!this.closed) this.timer = setTimeout(() => this.lose(), MISSING_MS);

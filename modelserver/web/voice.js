@@ -131,7 +131,7 @@ function problem(text, again) {
 function history() {
   const told = [];
   let length = 0;
-  for (const one of dialogue.toReversed()) {
+  for (const one of [...dialogue].reverse()) {
     if (one.role !== "user" && !(one.role === "assistant" && one.text)) continue;
     const content = one.text.slice(0, LONGEST_TURN);
     length += content.length;
