@@ -50,6 +50,29 @@ def test_what_config_prints_can_be_used_and_gives_no_secret_away(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    "origin",
+    [
+        "example.org",
+        "https://example.org/",
+        "https://example.org/page",
+        "https://example.org:443",
+        "http://example.org:80",
+        "https://user@example.org",
+        "",
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigurationError, match="without a path"):
+        read_configuration(None, {}, {"cors.origins": ["https://example.org", origin]})
+
+
+def test_origins_are_compared_as_browsers_send_them() -> None:
+    given = ["*", "HTTPS://Example.ORG", "http://192.0.2.7:3000", "chrome-extension://abcdef"]
+    configuration = read_configuration(None, {}, {"cors.origins": given})
+    assert configuration.settings.cors.origins == tuple(one.lower() for one in given)
+
+
+@pytest.mark.parametrize(
     "name", ["auth.keys_file", "admin.token_file", "assistant.key_file", "jobs.webhook_secret_file"]
 )
 def test_the_home_directory_is_known_in_every_path(tmp_path: Path, name: str) -> None:
