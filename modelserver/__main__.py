@@ -4,6 +4,18 @@ import os
 import signal
 import sys
 
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def _trust_no_working_directory() -> None:
+    """Import nothing from the directory in which the command is given, in this process and in all
+    that it starts with `python -m`: there may be a `models.py` of the user's, or a stranger's."""
+    if sys.flags.safe_path or os.path.abspath(sys.path[0]) == _ROOT:
+        return
+    if sys.argv[0] in ("-m", __file__):  # Python has put the working directory there
+        del sys.path[0]
+    os.environ["PYTHONSAFEPATH"] = "1"
+
 
 def _end_at_once(number: int, _: object) -> None:
     """Until the server's own handlers are there. The first process of a container has no default
@@ -11,6 +23,7 @@ def _end_at_once(number: int, _: object) -> None:
     os._exit(128 + number)
 
 
+_trust_no_working_directory()
 signal.signal(signal.SIGTERM, _end_at_once)
 if "serve" in sys.argv[1:2]:  # a reload may be asked for before there is anything to reload
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -7,6 +7,7 @@ or to stumble: a thread of its own writes, and lines that nobody takes are dropp
 import atexit
 import contextlib
 import logging
+import os
 import queue
 import sys
 import threading
@@ -175,7 +176,10 @@ def _renderer(wanted: str) -> Any:
     if wanted == "json":
         return structlog.processors.JSONRenderer(ensure_ascii=False)
     if wanted == "auto" and sys.stderr.isatty():
-        return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        return structlog.dev.ConsoleRenderer(
+            colors=not os.environ.get("NO_COLOR"),  # https://no-color.org
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     logfmt = structlog.processors.LogfmtRenderer(
         key_order=["timestamp", "level", "event"], drop_missing=True, bool_as_flag=False
     )

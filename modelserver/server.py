@@ -16,6 +16,7 @@ from modelserver import __version__
 from modelserver.access.keyring import KeysUnreadable
 from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.assistant.service import Assistant
+from modelserver.extras import how_to_install
 from modelserver.fronts import CannotListen, Fronts
 from modelserver.handover import Predecessor, Sockets, Upgrader
 from modelserver.handover.sockets import Inherited, connection_name, kept_name
@@ -345,7 +346,7 @@ def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> An
     except ImportError as error:
         raise WyomingRefused(
             "wyoming.uri is set, and the package that speaks it is not installed: "
-            "pip install modelserver[wyoming]"
+            f"{how_to_install('wyoming')}"
         ) from error
     listener = WyomingListener(service, settings.wyoming.uri, sockets)
     try:

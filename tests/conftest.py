@@ -26,7 +26,7 @@ import models
 from models.clips import clips_for, decode_clip
 from models.prepared import PreparedModel, prepare
 from models.prepared.compiler import get_compiler
-from modelserver.settings import Settings
+from modelserver.settings import Settings, configuration
 from supervisor import available_memory
 
 SAMPLE_RATE = 16_000
@@ -50,8 +50,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What servers of the tests keep is not their user's."""
+    """What servers of the tests keep is not their user's, nor are their settings the machine's."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["MODELSERVER_CONFIG"] = os.devnull
+    configuration.SYSTEM_FILE = Path("/nonexistent/modelserver.toml")
 
 
 @pytest.fixture(scope="session")

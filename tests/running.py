@@ -233,7 +233,7 @@ def start_server(
     log = directory / "server.log"
     variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
     variables |= {"MODELSERVER_PORT": "0", "MODELSERVER_LOG_FORMAT": "json"}
-    variables |= {"MODELSERVER_PREPARE": "never"}
+    variables |= {"MODELSERVER_PREPARE": "never", "MODELSERVER_CONFIG": os.devnull}
     variables |= {"MODELSERVER_JOBS_DIRECTORY": str(directory / "jobs")}
     variables |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{directory}/admin.sock"} | environment
     before = log.read_bytes().count(b"\n{") + 1 if log.is_file() and log.stat().st_size else 0

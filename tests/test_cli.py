@@ -24,7 +24,12 @@ def modelserver(
         [sys.executable, "-m", "modelserver", *arguments],
         input=stdin,
         capture_output=True,
-        env={**variables, "MODELSERVER_WARMUP": "none", **environment},
+        env={
+            **variables,
+            "MODELSERVER_WARMUP": "none",
+            "MODELSERVER_CONFIG": os.devnull,  # not what the machine's service is set to
+            **environment,
+        },
         check=False,
         timeout=100,
     )
@@ -258,7 +263,8 @@ def test_a_health_check_knows_where_the_server_is(tmp_path: Path) -> None:
         ([f"--config={file}", "--port", "4"], {}, "http://[::1]:4"),
         ([], {"MODELSERVER_CONFIG": str(file), "MODELSERVER_HOST": "0.0.0.0"}, "127.0.0.1:3"),
         (["--host=127.0.0.2"], {"MODELSERVER_PORT": "5"}, "127.0.0.2:5"),
-        ([], {"MODELSERVER_PORT": "tcp://10.0.0.1:8091"}, "127.0.0.1:8091"),
+        # On an address that no server listens on: others may run on this machine.
+        (["--host=127.0.0.3"], {"MODELSERVER_PORT": "tcp://10.0.0.1:8091"}, "127.0.0.3:8091"),
     ):
         done = modelserver("ready", *arguments, **environment)
         assert done.returncode == 1

@@ -36,6 +36,53 @@ def test_flags_beat_variables_beat_the_file(tmp_path: Path) -> None:
     }
 
 
+def test_what_config_prints_can_be_used_and_gives_no_secret_away(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(main, ["config"], env={"MODELSERVER_ADMIN_TOKEN": "the secret"})
+    assert shown.exit_code == 0
+    assert "the secret" not in shown.output
+    assert re.search(r"^# token = .*set, and not shown", shown.output, re.MULTILINE)
+    file = tmp_path / "settings.toml"
+    file.write_text(shown.output)
+    assert not read_configuration(file, {}, {}).settings.admin.token
+    file.write_text('[admin]\ntoken = "***"\n')
+    with pytest.raises(ConfigurationError, match="not shown: enter the secret"):
+        read_configuration(file, {}, {})
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "example.org",
+        "https://example.org/",
+        "https://example.org/page",
+        "https://example.org:443",
+        "http://example.org:80",
+        "https://user@example.org",
+        "",
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigurationError, match="without a path"):
+        read_configuration(None, {}, {"cors.origins": ["https://example.org", origin]})
+
+
+def test_origins_are_compared_as_browsers_send_them() -> None:
+    given = ["*", "HTTPS://Example.ORG", "http://192.0.2.7:3000", "chrome-extension://abcdef"]
+    configuration = read_configuration(None, {}, {"cors.origins": given})
+    assert configuration.settings.cors.origins == tuple(one.lower() for one in given)
+
+
+@pytest.mark.parametrize(
+    "name", ["auth.keys_file", "admin.token_file", "assistant.key_file", "jobs.webhook_secret_file"]
+)
+def test_the_home_directory_is_known_in_every_path(tmp_path: Path, name: str) -> None:
+    section, _, leaf = name.partition(".")
+    file = tmp_path / "settings.toml"
+    file.write_text(f'[{section}]\n{leaf} = "~/secrets/one"\n')
+    settings = read_configuration(file, {}, {}).settings
+    assert getattr(getattr(settings, section), leaf) == str(Path.home() / "secrets/one")
+
+
 def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("port = 7\n")

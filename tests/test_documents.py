@@ -49,7 +49,11 @@ def test_there_are_examples() -> None:
 def test_what_is_said_is_what_is_printed(
     serving: RunningServer, document: str, command: str, said: str
 ) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    environment = {
+        k: v
+        for k, v in os.environ.items()
+        if k == "MODELSERVER_CONFIG" or not k.startswith("MODELSERVER_")
+    }
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment["MODELSERVER_WORKERS_COUNT"] = "2"
     done = subprocess.run(

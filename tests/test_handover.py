@@ -197,7 +197,11 @@ def test_what_takes_a_new_start_is_changed_by_an_upgrade(
     first, second = free_port(), free_port()
     settings.write_text(f"port = {first}\nworkers.count = 2\n")
     environment = {"MODELSERVER_CONFIG": str(settings)}
-    given = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    given = {
+        k: v
+        for k, v in os.environ.items()
+        if k == "MODELSERVER_CONFIG" or not k.startswith("MODELSERVER_")
+    }
     given |= environment | {
         "MODELSERVER_LOG_FORMAT": "json",
         "MODELSERVER_PREPARE": "never",

@@ -11,18 +11,44 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def make(target: str, root: Path) -> None:
+def make(target: str, root: Path, **environment: str) -> None:
+    run = try_make(target, root, **environment)
+    assert run.returncode == 0, run.stderr
+
+
+def try_make(target: str, root: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     variables = [f"DESTDIR={root}", f"PYTHON={sys.executable}", "EXTRAS=", "PREFIX=/opt/speech"]
-    run = subprocess.run(
+    return subprocess.run(
         ["make", target, *variables],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
-        | dict(v.split("=", 1) for v in variables),
+        | dict(v.split("=", 1) for v in variables)
+        | environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_upgrade_that_cannot_download_leaves_what_is_installed(
+    tmp_path: Path, there: bool
+) -> None:
+    installed = tmp_path / "root/opt/speech"
+    if there:
+        (installed / "bin").mkdir(parents=True)
+        (installed / "bin/modelserver").write_text("as it was")
+    run = try_make(
+        "install",
+        tmp_path / "root",
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_NO_INDEX="1",
+        PIP_FIND_LINKS="",
+    )
+    assert run.returncode != 0
+    assert installed.exists() == there
+    assert not there or (installed / "bin/modelserver").read_text() == "as it was"
+    assert not (tmp_path / "root/opt/speech.new").exists()
 
 
 @pytest.mark.timeout(240)

@@ -312,7 +312,11 @@ def test_keys_that_are_made_side_by_side_are_all_there(tmp_path: Path) -> None:
 
 
 def modelserver(*arguments: str, file: Path | None) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    environment = {
+        k: v
+        for k, v in os.environ.items()
+        if k == "MODELSERVER_CONFIG" or not k.startswith("MODELSERVER_")
+    }
     if file is not None:
         environment["MODELSERVER_AUTH_KEYS_FILE"] = str(file)
     return subprocess.run(

@@ -3,6 +3,7 @@ What was logged lately can be asked for."""
 
 import contextlib
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -99,6 +100,24 @@ def test_a_server_whose_logs_reader_is_gone_goes_on_and_ends_when_told_to(tmp_pa
         for _ in range(20):
             assert ask(f"http://127.0.0.1:{port}/nothing").status == 404
         assert ask(f"http://127.0.0.1:{port}/healthz").status == 200
+
+
+@pytest.mark.parametrize("without", [True, False])
+def test_a_terminal_shows_colours_unless_they_are_not_wanted(without: bool) -> None:
+    terminal, other = pty.openpty()
+    lines = (
+        "import structlog; from modelserver.logs import configure_logs; "
+        "from modelserver.settings import LogSettings; "
+        "configure_logs(LogSettings()); structlog.get_logger().info('told')"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    environment |= {"TERM": "xterm"} | ({"NO_COLOR": "1"} if without else {})
+    subprocess.run([sys.executable, "-c", lines], stderr=other, env=environment, check=True)
+    said = os.read(terminal, 65536)
+    os.close(other)
+    os.close(terminal)
+    assert b"told" in said
+    assert (b"\x1b[" in said) != without
 
 
 def test_whatever_is_logged_is_remembered_and_told() -> None:

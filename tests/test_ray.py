@@ -88,7 +88,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def environment(small: models.ModelLocation, prepared_small: PreparedModel) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k == "MODELSERVER_CONFIG" or not k.startswith("MODELSERVER_")
+    }
     return (
         kept
         | TOKEN

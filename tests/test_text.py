@@ -25,6 +25,7 @@ from modelserver.speech.transcript import ENGINE_TOKENS, reader_text
         ([""], ""),
         ([], ""),
         (["[2] 보이드"], "[2] 보이드"),
+        (["[FIL] 今天 [SPK] 天气 <NSN> 好"], "今天天气好"),
         (["葛\U000e0100 飾 区"], "葛\U000e0100飾区"),  # with a variation selector
         (["𛀀 の 𛀁"], "𛀀の𛀁"),  # hentaigana
     ],

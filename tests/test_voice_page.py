@@ -293,6 +293,83 @@ def test_a_page_without_a_microphone_says_why(server: RunningServer, driver: Bro
         expect(page.get_by_text("make certificate").first).to_be_visible()
 
 
+WATCH_MICROPHONE = """
+  const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = async (...asked) => {
+    const stream = await open(...asked);
+    window.track = stream.getAudioTracks()[0];
+    return stream;
+  };
+  window.AudioContext = class extends AudioContext {
+    constructor() { super(); window.context = this; }
+  };
+"""
+
+
+@pytest.mark.parametrize(
+    "goes",
+    [
+        "track.stop()",  # silence comes, and no event
+        "track.dispatchEvent(new Event('ended'))",
+        "context.suspend()",  # nothing comes any more
+    ],
+)
+def test_a_microphone_that_goes_away_ends_what_was_said(
+    server: RunningServer, listening: Browser, talker: LanguageModel, goes: str
+) -> None:
+    context = listening.new_context(locale="en-US")
+    context.add_init_script(WATCH_MICROPHONE)
+    visited = visit(context, server.url.replace("127.0.0.1", "localhost"))
+    page = visited.page
+    page.wait_for_selector("html[data-ready]")
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    page.get_by_role("button", name="Speak").click()
+    expect(page.locator("#partial")).to_have_text(KOREAN, timeout=20_000)
+    page.evaluate(goes)
+    expect(page.locator(".turn.user .text")).to_have_text(KOREAN, timeout=20_000)
+    expect(page.locator("#notice")).to_contain_text("The microphone has gone")
+    expect(page.get_by_role("button", name="Speak")).to_have_attribute("aria-pressed", "false")
+    assert len(sockets) == 1  # it was not sent again
+    until(lambda: server.health()["streams"]["open"] == 0)
+    # And it can be opened again.
+    page.get_by_role("button", name="Speak").click()
+    expect(page.locator("#notice")).to_be_hidden()
+    page.get_by_role("button", name="Stop").click()
+    visited.must_be_well()
+
+
+@pytest.mark.parametrize(("turns", "length"), [(3000, 10), (60, 60_000)], ids=["many", "long"])
+def test_a_long_dialogue_can_go_on(
+    server: RunningServer, listening: Browser, talker: LanguageModel, turns: int, length: int
+) -> None:
+    context = listening.new_context(locale="en-US")
+    context.add_init_script(
+        "const turn = (n) => ({role: n % 2 ? 'assistant' : 'user', text: `${n} `"
+        f" + '字'.repeat({length})}});"
+        f"localStorage.setItem('modelserver.dialogue', JSON.stringify([...Array({turns}).keys()]"
+        ".map(turn)));"
+    )
+    page = visit(context, server.url.replace("127.0.0.1", "localhost")).page
+    page.wait_for_selector("html[data-ready]")
+    page.locator("#text").fill("and now?")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".turn.assistant .text").last).to_have_text("Hello, you asked.")
+    expect(page.locator(".turn.problem")).to_have_count(0)
+    told = talker.asked[0]["messages"]
+    assert told[-1]["content"] == "and now?"
+    assert told[-2]["content"].startswith(f"{turns - 1} ")
+
+
+def test_the_page_says_which_language_is_understood(
+    server: RunningServer, listening: Browser
+) -> None:
+    page = opened(listening, server).page
+    expect(page.locator("#empty")).to_contain_text("understands spoken Korean")
+    page.locator("#tongue").select_option("zh")
+    expect(page.locator("#empty")).to_contain_text("能听懂韩语")
+
+
 def test_silence_is_told(server: RunningServer, driver: Browsers) -> None:
     with driver.launch(b"", ALLOWED) as launched:
         page = opened(launched, server).page

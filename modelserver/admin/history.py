@@ -94,7 +94,7 @@ class History:
         for process in moments[-1].processes:
             if process.role in kept:
                 kept[process.role] += process.kept
-            else:
+            elif process.role == "worker":
                 growth += process.growth
         requests, failures, audio = self._rates(period)
         p50, p95 = self._latency()

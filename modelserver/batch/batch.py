@@ -56,6 +56,9 @@ class Batch:
 
                 def moved(file: str, done_s: float) -> None:
                     self._done_s[file] = done_s
+                    # What was expected of a compressed file was a guess.
+                    self._expected_s[file] = max(done_s, self._expected_s[file])
+                    bar.length = max(1, round(sum(self._expected_s.values())))
                     bar.update(max(0, round(sum(self._done_s.values())) - bar.pos))
 
                 before = _done()

@@ -14,6 +14,9 @@ import msgspec
 from modelserver.batch.files import STDIN
 from modelserver.batch.remote import is_url, stamp
 
+_NOT_UTF8 = "\0"
+"""Which no name has in it."""
+
 
 class JournalUnusable(Exception):
     """It cannot be read or written; the text says why."""
@@ -114,8 +117,9 @@ class Journal:
         """On the disk when this returns."""
         if self._file is None:
             return
+        kept = msgspec.structs.replace(line, file=_as_unicode(line.file))
         try:
-            self._file.write(msgspec.json.encode(line) + b"\n")
+            self._file.write(msgspec.json.encode(kept) + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -129,12 +133,28 @@ def _read(file: Path) -> list[tuple[str, _Line]]:
     for text in file.read_bytes().splitlines():
         try:
             line = msgspec.json.decode(text, type=_Line)
-        except msgspec.DecodeError:
+            name = _as_name(line.file)
+        except (msgspec.DecodeError, ValueError):
             if not found and text:
                 raise JournalUnusable(f"{file} is no journal of this command") from None
             continue  # cut off in the middle
-        found.append((line.file, line))
+        found.append((name, msgspec.structs.replace(line, file=name)))
     return found
+
+
+def _as_unicode(name: str) -> str:
+    """A file's name as JSON can hold it: in hexadecimal digits where it is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return _NOT_UTF8 + os.fsencode(name).hex()
+    return name
+
+
+def _as_name(kept: str) -> str:
+    if not kept.startswith(_NOT_UTF8):
+        return kept
+    return os.fsdecode(bytes.fromhex(kept.removeprefix(_NOT_UTF8)))
 
 
 def stamp_of(file: str) -> str:

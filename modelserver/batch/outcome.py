@@ -41,9 +41,14 @@ class _Document(msgspec.Struct):
     speech: Speech
 
 
+def readable(name: str) -> str:
+    """Return a file's name as text; bytes of it that are not UTF-8 are written like `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _as_json(outcome: Outcome) -> str:
     assert outcome.speech is not None
-    return msgspec.json.encode(_Document(outcome.file, outcome.speech)).decode() + "\n"
+    return msgspec.json.encode(_Document(readable(outcome.file), outcome.speech)).decode() + "\n"
 
 
 WRITERS: dict[str, Callable[[Outcome], str]] = {

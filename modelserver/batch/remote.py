@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from modelserver.batch.errors import EngineUnusable
+from modelserver.extras import how_to_install
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.+")
 _PATTERN = frozenset("*?[")
@@ -70,7 +71,7 @@ def _system(url: str) -> tuple[Any, str]:
         core = importlib.import_module("fsspec.core")
     except ImportError as error:
         raise EngineUnusable(
-            f"{url}: addresses need the package fsspec: pip install modelserver[fsspec]"
+            f"{url}: addresses need the package fsspec: {how_to_install('fsspec')}"
         ) from error
     try:
         system, path = core.url_to_fs(url)

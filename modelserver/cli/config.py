@@ -10,7 +10,7 @@ import click
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.serving.served import pool_settings
 from modelserver.settings.configuration import Configuration
-from modelserver.settings.fields import Field, named_fields, size_text
+from modelserver.settings.fields import HIDDEN, Field, named_fields, size_text
 from supervisor import explain_limits
 
 _WIDTH = 52
@@ -35,6 +35,8 @@ def config(configuration: Configuration, explain: bool) -> None:
         here = ""
         if value == "auto" and (explained := found.get(field.name)) is not None:
             here = f"; here {explained.bytes} bytes: {explained.reason}"
+        if HIDDEN in str(value):  # as a comment: the output is a file that can be used
+            leaf, here = f"# {leaf}", "; set, and not shown"
         click.echo(f"{f'{leaf} = {_toml(value)}':<{_WIDTH}}  # {origin}{here}")
     if explain and not configuration.settings.models:
         click.echo("\n# Several models at once, each in a section [models.NAME]:")

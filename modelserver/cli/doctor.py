@@ -1,5 +1,6 @@
 """`modelserver doctor`: what limits a server on this machine, and what happened lately."""
 
+import os
 import time
 
 import click
@@ -150,6 +151,8 @@ def _running(settings: Settings, problems: list[str]) -> tuple[Health | None, li
         return None, [str(error)]
     if health.status != "ok":
         problems += health.reasons
+    if health.jobs.problem is not None:
+        problems.append(f"jobs: none can be taken: {health.jobs.problem}")
     return health, in_words(health)
 
 
@@ -160,7 +163,8 @@ def _kernel(health: Health | None, problems: list[str]) -> list[str]:
     lines = [f"{count or 0} processes of {where} killed so far, by the kernel's own count"]
     log = KernelLog(from_start=True)
     if not log.readable:
-        return [*lines, "its log cannot be read here (try as root)"]
+        why = "try as root" if os.getuid() else "the kernel refuses it, as in most containers"
+        return [*lines, f"its log cannot be read here ({why})"]
     reports = log.new_reports()
     log.close()
     booted = time.time() - time.monotonic()

@@ -12,9 +12,10 @@ from modelserver.batch.engine import Engine
 from modelserver.batch.errors import EngineUnusable
 from modelserver.batch.files import found, seconds_of
 from modelserver.batch.journal import Journal
-from modelserver.batch.outcome import Outcome, outcome_of
+from modelserver.batch.outcome import Outcome, outcome_of, readable
 from modelserver.cli.engines import engine_of
 from modelserver.cli.options import with_settings
+from modelserver.extras import how_to_install
 from modelserver.settings.configuration import KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
 
@@ -79,7 +80,7 @@ def evaluate(
         from modelserver.evaluation.run import RunUnusable, compared, in_words, read_run, run_of
     except ImportError as error:
         raise click.ClickException(
-            "this needs the package jiwer: pip install modelserver[evaluate]"
+            f"this needs the package jiwer: {how_to_install('evaluate')}"
         ) from error
     from modelserver.evaluation.references import ReferencesUnusable, read_references
 
@@ -105,7 +106,7 @@ def evaluate(
     texts, failed, by = {}, [], _by(configuration, server)
     for name, outcome in zip(wanted, outcomes, strict=True):
         if outcome.speech is None:
-            failed.append(f"{outcome.file}: {outcome.error}")
+            failed.append(f"{readable(outcome.file)}: {outcome.error}")
         else:
             texts[name] = known[name], outcome.speech.text
             by["model"] = outcome.speech.model

@@ -15,6 +15,7 @@ import msgspec
 import uvloop
 
 from modelserver.admin.client import printable
+from modelserver.extras import how_to_install
 from modelserver.settings.configuration import KEY_VARIABLE
 from modelserver.speech.transcript import reader_text
 from modelserver.unreached import in_words
@@ -54,8 +55,18 @@ def listen(file: str, server: str, model: str | None, key: str | None, *, fast: 
     paced = not fast and file not in (STDIN, MICROPHONE)
     try:
         uvloop.run(_listen(file, server, model, key, paced=paced))
-    except* (_Cannot, OSError, aiohttp.ClientError) as errors:
-        raise click.ClickException(str(errors.exceptions[0])) from errors
+    except Exception as raised:
+        error = _first(raised)
+        if not isinstance(error, _Cannot | OSError | aiohttp.ClientError):
+            raise
+        raise click.ClickException(in_words(error)) from raised
+
+
+def _first(error: Exception) -> Exception:
+    """What a task group has wrapped; click prints no other exceptions as a sentence."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _listen(
@@ -76,7 +87,7 @@ async def _listen(
             await socket.send_json({"config": {"sample_rate": _RATE, "words": False}})
             async with asyncio.TaskGroup() as tasks:  # if one fails, so does the other
                 sending = tasks.create_task(_send(socket, file, paced=paced))
-                await _show(socket)
+                await _show(socket, server)
                 sending.cancel()
         if socket.close_code not in (None, 1000):
             raise _Cannot(f"{server} closed the stream with {socket.close_code}")
@@ -115,7 +126,7 @@ async def _spoken() -> AsyncGenerator[bytes, None]:
         import sounddevice
     except ImportError as error:
         raise _Cannot(
-            "the microphone needs: pip install modelserver[microphone]; or use: "
+            f"the microphone needs a package ({how_to_install('microphone')}); or use: "
             "arecord -q -t raw -r 16000 -f S16_LE | modelserver listen -"
         ) from error
     except OSError as error:  # PortAudio is missing
@@ -162,13 +173,18 @@ def _decoded(file: str) -> bytes:
     return bytes(pcm)
 
 
-async def _show(socket: aiohttp.ClientWebSocketResponse) -> None:
+async def _show(socket: aiohttp.ClientWebSocketResponse, server: str) -> None:
     """Final results as lines, partial ones in place where there is a place."""
     in_place = sys.stdout.isatty()
     async for message in socket:
         if message.type is not aiohttp.WSMsgType.TEXT:
             continue
-        said: dict[str, Any] = msgspec.json.decode(message.data)
+        try:
+            said = msgspec.json.decode(message.data, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _Cannot(
+                f"{server} answered, but not in the Vosk project's protocol: {error}"
+            ) from error
         if text := reader_text([str(said.get("text", ""))]):
             click.echo(("\r\x1b[K" if in_place else "") + printable(text))
         elif in_place and (partial := reader_text([str(said.get("partial", ""))])):

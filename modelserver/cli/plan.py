@@ -11,6 +11,7 @@ import uvloop
 
 from modelserver.batch.files import found
 from modelserver.cli.options import with_settings
+from modelserver.extras import how_to_install
 from modelserver.logs import configure_logs
 from modelserver.planning.load import Load, LoadUnreadable, of_file, supposed
 from modelserver.planning.machine import Machine, measured_machine, streams_of
@@ -191,7 +192,7 @@ def _table(load: Load, machine: Machine, most_s: float, document: dict[str, obje
         lines.append(line)
         rows.append(row)
     if not simulate:
-        lines.append("(the package simpy would simulate it, too: pip install modelserver[plan])")
+        lines.append(f"(the package simpy would simulate it, too: {how_to_install('plan')})")
     document["table"] = rows
     return lines
 

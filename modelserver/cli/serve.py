@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from modelserver.cli.errors import must_be_ours
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.logs import configure_logs
 from modelserver.settings.configuration import Configuration
@@ -12,7 +13,10 @@ from modelserver.settings.configuration import Configuration
 @click.command()
 @with_settings(*SERVER_SETTINGS)
 def serve(configuration: Configuration) -> None:
-    """Serve speech recognition over HTTP until SIGTERM or Ctrl-C."""
+    """Serve speech recognition over HTTP until SIGTERM or Ctrl-C.
+
+    Root is refused where the directories of jobs or prepared models are another user's.
+    """
     from modelserver.server import CannotStart, run_server
     from supervisor import keep_together
 
@@ -20,6 +24,9 @@ def serve(configuration: Configuration) -> None:
         raise click.ClickException(
             "/proc is not mounted: the server reads there what memory it has"
         )
+    settings = configuration.settings
+    for directory in (settings.jobs.directory, settings.prepared_dir):
+        must_be_ours(Path(directory))
     keep_together()
     configure_logs(configuration.settings.log)
     try:

@@ -20,6 +20,7 @@ from modelserver.batch.journal import Journal, JournalUnusable
 from modelserver.batch.outcome import SUFFIX, WRITERS
 from modelserver.cli.engines import engine_of, named, pool_settings_of
 from modelserver.cli.options import with_settings
+from modelserver.extras import how_to_install
 from modelserver.settings.configuration import KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
 
@@ -159,7 +160,7 @@ def _on_ray(configuration: Configuration, asked: SpeechRequest, address: str | N
         from modelserver.batch.on_ray import RayMachines
     except ImportError as error:
         raise click.ClickException(
-            "--on ray needs the package ray: pip install modelserver[ray]"
+            f"--on ray needs the package ray: {how_to_install('ray')}"
         ) from error
     return RayMachines(pool_settings_of(configuration), asked, address)
 

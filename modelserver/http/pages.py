@@ -1,5 +1,6 @@
 """The pages: files of ours, with headers that let nothing else in."""
 
+import gzip
 import hashlib
 import importlib.resources
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 @dataclass(frozen=True, slots=True)
 class _File:
     body: bytes
+    compressed: bool
     kind: str
     tag: str
 
@@ -34,10 +36,18 @@ def page(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Answers with that file, and headers that let the page use this server and nothing else."""
     body = importlib.resources.files("modelserver.web").joinpath(name).read_bytes()
     tag = hashlib.sha256(body).hexdigest()[:16]
-    file = _File(body, _KINDS[name.rpartition(".")[2]], tag)
+    plain_name = name.removesuffix(".gz")
+    file = _File(body, plain_name != name, _KINDS[plain_name.rpartition(".")[2]], tag)
 
     async def answer(request: web.Request) -> web.Response:
-        response = web.Response(body=file.body, content_type=file.kind, charset="utf-8")
+        body, headers = file.body, {}
+        if file.compressed:
+            headers["Vary"] = "Accept-Encoding"
+            if "gzip" in request.headers.get("Accept-Encoding", ""):
+                headers["Content-Encoding"] = "gzip"
+            else:
+                body = gzip.decompress(body)
+        response = web.Response(body=body, content_type=file.kind, charset="utf-8", headers=headers)
         response.etag = file.tag
         given = request.if_none_match
         if given and any(tag.value == file.tag for tag in given):

@@ -16,6 +16,13 @@ from modelserver.settings.schema import ModelSettings, Section, Settings
 
 ENVIRONMENT_PREFIX = "MODELSERVER_"
 
+_ORIGIN = re.compile(
+    r"\*|null|(?!http://[^/]*:80$)(?!https://[^/]*:443$)[a-z][a-z0-9+.-]*://[^/?#@\s]+"
+)
+"""A serialized origin (RFC 6454, section 6.2)."""
+HIDDEN = "***"
+"""Shown in place of a secret."""
+
 NAMED = "models"
 """The section whose sections are models, each with a name of its own."""
 
@@ -66,6 +73,11 @@ class Field:
         return self._has_unit("text steps")
 
     @property
+    def in_origins(self) -> bool:
+        """It is a list of web origins."""
+        return self._has_unit("origins")
+
+    @property
     def secret(self) -> bool:
         """It is shown to nobody."""
         return self.name.endswith("token")
@@ -88,8 +100,15 @@ class Field:
     @property
     def allowed(self) -> str:
         """What it may be, in words."""
+        if self.secret:
+            return f"text; {HIDDEN} stands for a secret that is not shown: enter the secret"
         if self.in_networks:
             return 'a list of addresses or networks, such as "10.0.0.0/8"'
+        if self.in_origins:
+            return (
+                'a list of origins as browsers send them, such as "https://example.org" or '
+                '"http://192.0.2.7:3000", without a path and without a default port; or "*"'
+            )
         if self.in_hosts:
             return 'a list of names, addresses or networks, such as "*.example.org", "10.0.0.0/8"'
         if self.in_text_steps:
@@ -120,6 +139,10 @@ class Field:
         Raises `ValueError`.
         """
         value = raw
+        if self.secret and raw == HIDDEN:
+            raise ValueError(HIDDEN)
+        if isinstance(raw, str) and self.name.endswith("_file") and raw.startswith("~"):
+            value = str(Path(raw).expanduser())
         if self.is_list and isinstance(raw, str):
             value = [part.strip() for part in raw.split(",") if part.strip()]
         elif self.in_bytes and isinstance(raw, str) and raw != "auto":
@@ -132,6 +155,10 @@ class Field:
                 ipaddress.ip_network(network, strict=False)
         if self.in_hosts:
             AllowedHosts(converted, self.name)
+        if self.in_origins:
+            converted = tuple(origin.lower() for origin in converted)  # as browsers send them
+            if not all(_ORIGIN.fullmatch(origin) for origin in converted):
+                raise ValueError(converted)
         if self.in_text_steps and (problem := unknown_step(converted)) is not None:
             raise ValueError(problem)
         return converted

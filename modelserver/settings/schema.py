@@ -322,6 +322,7 @@ class CorsSettings(Section, frozen=True):
         _about(
             'web pages that may use the API from a browser, such as "https://example.org"; "*": all'
         ),
+        Meta(extra={"unit": "origins"}),
     ] = ()
 
 

@@ -8,6 +8,7 @@ cannot be loaded beside the engine: both bring an OpenFst, and share what it reg
 import re
 from collections.abc import Callable
 
+from modelserver.extras import how_to_install
 from modelserver.speech.numbers_korean import korean
 from modelserver.speech.text_steps import TextStep
 
@@ -58,7 +59,7 @@ def numbers_written(language: str) -> TextStep | None:
 
             return lambda text: str(alpha2digit(text, primary))
     except ImportError as error:
-        raise ImportError("it needs the extra: pip install modelserver[numbers]") from error
+        raise ImportError(f"it needs the extra: {how_to_install('numbers')}") from error
     return None
 
 

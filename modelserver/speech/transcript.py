@@ -22,9 +22,45 @@ ENGINE_TOKENS = frozenset(
         "<s>",
         "</s>",
         "#nonterm",
+        # AISHELL, THCHS-30 and multi-dialect Chinese corpora
+        "[fil]",
+        "[spk]",
+        "[sil]",
+        "[nsn]",
+        "<fil>",
+        "<spk>",
+        "<nsn>",
+        "<spn>",
+        "[spn]",
+        # Fisher, TED-LIUM, AMI and others
+        "[breath]",
+        "<breath>",
+        "[cough]",
+        "<cough>",
+        "[lipsmack]",
+        "[sigh]",
+        "[sneeze]",
+        "[mn]",
+        "[music]",
+        "<music>",
+        "<laugh>",
+        "[laugh]",
+        "{laughter}",
+        "{noise}",
+        "{breath}",
+        "{cough}",
+        "{smack}",
+        "<unknown>",
+        "[pad]",
+        "<pad>",
+        "<blk>",
+        "<blank>",
     }
 )
-"""What an engine says that nobody said, in lower case; dropped from texts and word lists."""
+"""Words of an engine for what is not speech, in lower case; dropped from texts and word lists.
+
+Sources: the dictionaries of Kaldi's recipes and of published Vosk models.
+"""
 
 # Scripts written without spaces: Han (with its extensions and compatibility forms), Hiragana,
 # Katakana, Bopomofo, and the punctuation that goes with them.

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import structlog
 
+from modelserver.extras import how_to_install
 from modelserver.settings import TracingSettings
 from modelserver.tracing.context import TraceContext
 
@@ -103,8 +104,7 @@ class Tracing:
             from modelserver.tracing.otel import OtelRecorder
         except ImportError as error:
             reason = (
-                "the package that sends spans is not installed: "
-                "pip install modelserver[opentelemetry]"
+                f"the package that sends spans is not installed: {how_to_install('opentelemetry')}"
             )
             if settings.endpoint:
                 raise CannotTrace(f"tracing.endpoint is set, and {reason}") from error

@@ -12,11 +12,14 @@ PAGES = {
     "/voice/hearing.js": "hearing.js",
     "/voice/asking.js": "asking.js",
     "/voice/https": "https.html",
+    "/voice/https.css": "https.css",
     "/docs": "docs.html",
     "/docs/docs.css": "docs.css",
     "/docs/docs.js": "docs.js",
+    "/docs/swagger-ui.css": "swagger-ui/swagger-ui.css.gz",
+    "/docs/swagger-ui.js": "swagger-ui/swagger-ui-bundle.js.gz",
 }
-"""Path, to file in this directory."""
+"""Path, to file in this directory. Files that end in `.gz` are sent compressed."""
 
 ADMIN_PAGES = {
     "/admin/": "admin.html",

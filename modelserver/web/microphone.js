@@ -3,11 +3,14 @@
 export const PIECE_MS = 50;
 const BEFORE_MS = 500; // of what was heard before it was noticed that somebody speaks
 const LEAST_LEVEL = 0.01;
+const MISSING_MS = 4000; // without any piece
 
 export class Microphone {
-  // `heard(piece, level)`: 16-bit samples, and their loudness from 0 to 1.
-  constructor(heard) {
+  // `heard(piece, level)`: 16-bit samples, and their loudness from 0 to 1. `gone()`: nothing comes
+  // any more, as it was unplugged, given to another program or suspended. Called once.
+  constructor(heard, gone) {
     this.heard = heard;
+    this.gone = gone;
   }
 
   async open() {
@@ -19,8 +22,16 @@ export class Microphone {
       await this.context.audioWorklet.addModule("/voice/capture.js");
       await this.context.resume();
       this.node = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
-      this.node.port.onmessage = ({ data }) => this.heard(data.piece, data.level);
+      const [track] = this.stream.getAudioTracks();
+      track.onended = () => this.lose();
+      this.node.port.onmessage = ({ data }) => {
+        if (this.closed) return;
+        if (track.readyState === "ended") { this.lose(); return; } // what comes now is silence
+        this.watch();
+        this.heard(data.piece, data.level);
+      };
       this.context.createMediaStreamSource(this.stream).connect(this.node);
+      this.watch();
     } catch (error) {
       this.close();
       throw error;
@@ -31,7 +42,21 @@ export class Microphone {
     return this.context.sampleRate;
   }
 
+  // An audio context that is suspended (a call, a sleeping device) sends no pieces at all.
+  watch() {
+    clearTimeout(this.timer);
+    if (!this.closed) this.timer = setTimeout(() => this.lose(), MISSING_MS);
+  }
+
+  lose() {
+    if (this.closed) return;
+    this.close();
+    this.gone();
+  }
+
   close() {
+    this.closed = true;
+    clearTimeout(this.timer);
     this.stream?.getTracks().forEach((track) => track.stop());
     this.context?.close().catch(() => {});
   }

@@ -8,6 +8,9 @@ const at = (id) => document.getElementById(id);
 const KEPT = "modelserver.dialogue";
 const CHOSEN = "modelserver.choices";
 const NOTHING_MS = 12000;
+const MOST_TURNS = 200;
+const LONGEST_TURN = 30000; // characters
+const LONGEST_HISTORY = 200000;
 const SENTENCE_END = /[.!?。！？…\n]+/;
 
 const read = (name, otherwise) => {
@@ -68,6 +71,8 @@ function show() {
   document.title = title;
   document.querySelector("h1").textContent = title;
   at("empty").textContent = about.assistant ? words.empty : words.emptyAlone;
+  const tongues = spokenLanguages();
+  if (tongues) at("empty").append(document.createElement("br"), words.understands(tongues));
   at("text").placeholder = words.placeholder;
   at("talk-label").textContent = session ? words.stop : words.talk;
   at("tongue").value = chosen.tongue;
@@ -78,6 +83,17 @@ function show() {
   at("empty").hidden = dialogue.length > 0;
   for (const id of ["copy", "download", "clear"]) at(id).disabled = !dialogue.length;
   scroll();
+}
+
+// What the chosen model understands, in the page's language.
+function spokenLanguages() {
+  const model = about.models.find((one) => one.name === chosen.model) || about.models[0];
+  if (!model || !model.language || model.language === "und") return "";
+  try {
+    return new Intl.DisplayNames([chosen.tongue], { type: "language" }).of(model.language);
+  } catch {
+    return model.language;
+  }
 }
 
 function add(turn) {
@@ -111,8 +127,19 @@ function problem(text, again) {
 
 // --- questions and answers ----------------------------------------------------------------------
 
-const history = () => dialogue.filter((one) => one.role === "user" || (one.role === "assistant" && one.text))
-  .map((one) => ({ role: one.role, content: one.text }));
+// The latest turns: the server refuses a question with more than a megabyte of them.
+function history() {
+  const told = [];
+  let length = 0;
+  for (const one of [...dialogue].reverse()) {
+    if (one.role !== "user" && !(one.role === "assistant" && one.text)) continue;
+    const content = one.text.slice(0, LONGEST_TURN);
+    length += content.length;
+    if (told.length === MOST_TURNS || length > LONGEST_HISTORY) break;
+    told.unshift({ role: one.role, content });
+  }
+  return told;
+}
 
 function said(text, language) {
   partial("");
@@ -211,7 +238,7 @@ function silence() {
 class Session {
   constructor() {
     this.detector = new SpeechDetector(about.endpoint_ms);
-    this.microphone = new Microphone((piece, level) => this.heard(piece, level));
+    this.microphone = new Microphone((piece, level) => this.heard(piece, level), () => this.lost());
     this.heardNothingMs = 0;
   }
 
@@ -261,7 +288,7 @@ class Session {
     utterance.end();
     state(words.understanding);
     utterance.text.then(({ text, language }) => {
-      notice("");
+      if (session === this) notice("");
       if (session === this && !answering) state(words.listening);
       said(text, language);
     }, (error) => {
@@ -269,6 +296,13 @@ class Session {
       problem(told(error));
       if (error.code === "unauthorized") { stop(); askKey(); }
     });
+  }
+
+  // The microphone has gone: what was said until then is understood, and nothing more is awaited.
+  lost() {
+    if (session !== this) return;
+    stop();
+    notice(words.gone);
   }
 
   close() {
@@ -376,7 +410,7 @@ for (const id of ["review", "aloud"]) {
 }
 at("key").value = chosen.key;
 at("key").onchange = () => { chosen.key = at("key").value.trim(); keep(CHOSEN, chosen); notice(""); };
-at("model").onchange = () => { chosen.model = at("model").value; keep(CHOSEN, chosen); };
+at("model").onchange = () => { chosen.model = at("model").value; keep(CHOSEN, chosen); show(); };
 at("file").onchange = () => { for (const file of at("file").files) hear(file); at("file").value = ""; };
 at("copy").onclick = async () => {
   await navigator.clipboard?.writeText(asText());

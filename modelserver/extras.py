@@ -1,0 +1,13 @@
+"""How to install an extra of this package where it runs."""
+
+import shlex
+import sys
+
+
+def how_to_install(extra: str) -> str:
+    """Return the command that installs `extra` into the environment that runs this.
+
+    The plain `pip install modelserver[...]` would ask a package index for the name, from any
+    environment.
+    """
+    return f"{shlex.quote(sys.executable)} -m pip install 'modelserver[{extra}]'"

@@ -1,0 +1,183 @@
+"""What a newcomer does wrong, or has lying around, on the first evening."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from encoded import encoded
+from running import RunningServer, start_server
+
+PROGRAM = Path(sys.executable).parent / "modelserver"
+NOT_UTF8 = os.fsdecode(b"a\xff\xfe.wav")
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
+) -> Iterator[RunningServer]:
+    with start_server(tmp_path_factory.mktemp("evening"), **small_settings) as running:
+        running.wait_whole()
+        yield running
+
+
+def modelserver(
+    *arguments: str | Path, settings: dict[str, str], **how: object
+) -> subprocess.CompletedProcess[str]:
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    given: dict[str, object] = {"stdin": subprocess.DEVNULL}
+    given |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        [PROGRAM, *arguments],
+        env={**variables, "MODELSERVER_CONFIG": os.devnull, **settings},
+        check=False,
+        text=True,
+        timeout=100,
+        **{**given, **how},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("nix.wav", None, "No such file or directory"),
+        ("letter.md", b"# A letter", "Invalid data"),
+        (NOT_UTF8, None, "No such file or directory"),
+    ],
+)
+def test_listen_says_in_a_line_what_is_wrong_with_a_file(
+    server: RunningServer, tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    address = f"--server=ws://127.0.0.1:{server.port}/"
+    done = modelserver("listen", address, tmp_path / name, settings={})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert said in line
+
+
+def test_listen_says_in_a_line_that_the_microphone_needs_a_package(server: RunningServer) -> None:
+    terminal, other = pty.openpty()
+    try:
+        address = f"--server=ws://127.0.0.1:{server.port}/"
+        done = modelserver("listen", address, settings={}, stdin=other)
+    finally:
+        os.close(terminal)
+        os.close(other)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: the microphone ")
+    assert f"{sys.executable} -m pip install" in line
+
+
+def test_listen_says_in_a_line_that_a_server_speaks_something_else(
+    server: RunningServer, tmp_path: Path, wav_clips: list[bytes]
+) -> None:
+    (tmp_path / "a.wav").write_bytes(wav_clips[0])
+    address = f"--server=ws://127.0.0.1:{server.port}/healthz"
+    done = modelserver("listen", address, tmp_path / "a.wav", settings={})
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+
+
+def test_files_are_transcribed_whatever_the_bytes_of_their_names(
+    tmp_path: Path, small_settings: dict[str, str], wav_clips: list[bytes]
+) -> None:
+    calls, out = tmp_path / os.fsdecode(b"calls\xe9"), tmp_path / "out"
+    calls.mkdir()
+    (calls / NOT_UTF8).write_bytes(wav_clips[0])
+    (calls / "line\nbreak.wav").write_bytes(wav_clips[0])
+    (calls / "통화.wav").write_bytes(wav_clips[0])
+    (calls / os.fsdecode(b"broken\xff.ogg")).write_bytes(b"OggS" + bytes(100))
+    for _ in range(2):  # the second time it goes on from its journal
+        done = modelserver("transcribe", "-o", out, calls, settings=small_settings)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "3 of 4 files transcribed" in done.stderr
+        names = sorted(os.fsencode(file.name) for file in out.glob("*.txt"))
+        assert names == [b"a\xff\xfe.txt", b"line\nbreak.txt", "통화.txt".encode()]
+        assert len({file.read_text() for file in out.glob("*.txt")}) == 1
+    assert "3 of them before" in done.stderr
+    (calls / os.fsdecode(b"broken\xff.ogg")).unlink()
+    done = modelserver("transcribe", "--format=json", calls, settings=small_settings)
+    assert done.returncode == 0, done.stderr
+    named = [json.loads(line)["file"] for line in done.stdout.splitlines()]
+    assert any(name.endswith("a\\xff\\xfe.wav") for name in named)
+
+
+def test_the_bar_never_shows_more_than_there_is(
+    tmp_path: Path, small_settings: dict[str, str], clips: list[bytes]
+) -> None:
+    files = [tmp_path / f"{number}.mp3" for number in range(2)]
+    for file in files:
+        file.write_bytes(encoded(clips[0] * 2, "mp3"))
+    terminal, other = pty.openpty()
+    done = modelserver("transcribe", *files, settings=small_settings, stderr=other)
+    os.close(other)
+    assert done.returncode == 0
+    said = b""
+    try:
+        while block := os.read(terminal, 65536):
+            said += block
+    except OSError:  # all of it was read, and the other end is closed
+        pass
+    os.close(terminal)
+    shown = [tuple(map(int, found)) for found in re.findall(rb"(\d+)/(\d+)", said)]
+    assert shown
+    assert all(done <= of for done, of in shown)
+
+
+@pytest.mark.parametrize("name", ["models.py", "models/__init__.py", "msgspec.py", "vosk.py"])
+def test_nothing_in_the_working_directory_is_run(
+    tmp_path: Path, small_settings: dict[str, str], wav_clips: list[bytes], name: str
+) -> None:
+    (tmp_path / "spoken.wav").write_bytes(wav_clips[0])
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(f"open({str(tmp_path / 'was-run')!r}, 'w').close()\n")
+    for program in ([PROGRAM], [sys.executable, "-m", "modelserver"]):
+        done = subprocess.run(
+            [*program, "transcribe", "spoken.wav"],
+            cwd=tmp_path,
+            env=os.environ | small_settings | {"MODELSERVER_CONFIG": os.devnull},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+def test_root_does_not_serve_with_the_directories_of_a_service(
+    tmp_path: Path, small_settings: dict[str, str]
+) -> None:
+    state = tmp_path / "lib"
+    state.mkdir()
+    os.chown(state, 65534, 65534)
+    given = {**small_settings, "MODELSERVER_JOBS_DIRECTORY": str(state / "jobs")}
+    done = modelserver("serve", settings={**given, "MODELSERVER_PORT": "0"})
+    assert done.returncode == 1
+    assert f"Error: {state}/jobs is nobody's: do it as that user (sudo -u nobody" in done.stderr
+    assert not (state / "jobs").exists()
+
+
+def test_the_doctor_sees_that_no_jobs_can_be_taken(
+    tmp_path: Path, small_settings: dict[str, str]
+) -> None:
+    (tmp_path / "jobs").write_text("a file where the directory should be")
+    with start_server(tmp_path, **small_settings) as running:
+        running.wait_ready()
+        listens = {"MODELSERVER_ADMIN_LISTEN": f"unix:{tmp_path}/admin.sock"}
+        done = modelserver("doctor", settings={**small_settings, **listens})
+    assert done.returncode == 1
+    assert "! jobs: none can be taken" in done.stdout
