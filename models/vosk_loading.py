@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from models.binding import bind_hash_tables
 from models.blas import kernel_report
 from models.contract import ModelError
 from models.graph_file import graph_problem
@@ -42,6 +43,9 @@ def _as_nothing(*names: str) -> Iterator[None]:
         for name in absent:
             del sys.modules[name]
 
+
+_unbound = bind_hash_tables()
+"""Why results may differ from those of other processes; None if they cannot."""
 
 # Nobody else imports it first: what it prints on loading is to be caught. What it fetches models
 # and writes subtitles with, and we do not, is five megabytes of every fork server.
@@ -84,6 +88,7 @@ class Loaded:
             "working_set_bytes": working_set,
             "not_mapped": self.not_mapped,
             "blas_kernel": _kernel.kernel,
+            "unbound": _unbound,
         }
         return {name: fact for name, fact in facts.items() if fact is not None}
 
