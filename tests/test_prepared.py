@@ -28,9 +28,11 @@ from models.prepared import (
     remove,
     verify,
 )
-from models.prepared.compiler import check, compose, get_compiler
-from models.prepared.manifest import read_manifest, write_manifest
+from models.prepared.compiler import compare, compose, get_compiler
+from models.prepared.manifest import key_of, read_manifest, write_manifest
+from models.prepared.prepare import Bounds
 from models.prepared.selfcheck import must_answer_alike
+from models.prepared.structure import structure_problem
 from models.processor import processor_flags
 
 PLENTY = 10**12
@@ -54,13 +56,15 @@ def test_a_prepared_model_is_links_and_what_is_made_new(
 
 
 def test_the_graph_is_whole_aligned_and_leads_nowhere_else(
-    prepared_small: PreparedModel, cache: Path
+    small: models.ModelLocation, prepared_small: PreparedModel, cache: Path
 ) -> None:
     header = read_graph_header(prepared_small.graph)
     assert header is not None
     assert header.mappable
     assert graph_problem(prepared_small.graph) is None
-    counts = check(get_compiler(cache), prepared_small.graph)
+    words = prepared_small.directory / "graph" / "words.txt"
+    assert structure_problem(prepared_small.graph, small.directory, words) is None
+    counts = compare(get_compiler(cache), small.directory / "graph", prepared_small.graph, 10**9)
     assert (counts.states, counts.arcs) == (header.states, header.arcs)
     assert (header.states, header.arcs) == (
         prepared_small.manifest.states,
@@ -162,8 +166,11 @@ def test_a_graph_that_answers_otherwise_is_thrown_away(
     # A compiler that composes another language model than it was given.
     wrapper = tools / "modelserver-compile-graph"
     real = get_compiler(store)
-    wrapper.write_text(f'#!/bin/sh\nset -- "$1" "$2" {other}/graph/Gr.fst "$4" "$5" "$6" "$7"\n'
-                       f'exec {real} "$@"\n')  # fmt: skip
+    wrapper.write_text(
+        "#!/bin/sh\n"
+        f'[ "$1" != compose ] || set -- "$1" "$2" {other}/graph/Gr.fst "$4" "$5" "$6" "$7"\n'
+        f'exec {real} "$@"\n'
+    )
     wrapper.chmod(0o755)
     path = os.environ["PATH"]
     os.environ["PATH"] = f"{tools}:{path}"
@@ -254,12 +261,12 @@ def test_a_disk_too_small_is_refused_and_a_disk_that_fills_up_is_told(
     with pytest.raises(models.ModelError, match=r"cannot write .*") as caught:
         compose(get_compiler(cache), small.directory / "graph", out, small_disk / "words.txt", 0,
                 lambda _: None)  # fmt: skip
-    assert caught.value.code == "compile_failed"
+    assert caught.value.code == "no_space"
 
 
 def test_a_graph_that_explodes_is_ended(small: models.ModelLocation, store: Path) -> None:
     with pytest.raises(models.ModelError, match="larger than 100000 bytes") as caught:
-        prepare(small, store, available_memory=PLENTY, max_bytes=100_000)
+        prepare(small, store, available_memory=PLENTY, bounds=Bounds(100_000))
     assert caught.value.code == "graph_too_large"
     assert leftovers(store) == []
 
@@ -328,6 +335,8 @@ def test_what_another_maker_made_is_not_used(
 ) -> None:
     manifest = json.loads((copied.directory / "prepared.json").read_text())
     manifest["maker"] = "compile-graph 0"
+    assert copied.manifest.key == manifest["key"]
+    manifest["key"] = key_of(copied.manifest.sources, "compile-graph 0")
     (copied.directory / "prepared.json").write_text(json.dumps(manifest))
     lookup = find_prepared(small, copied.directory.parent)
     assert lookup.prepared is None
