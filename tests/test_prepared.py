@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cgroup import cannot
+from conftest import share_compiler
 from harmed import flip, leftovers
 from running import until
 from small_model import SMALL_WORDS, make_small_model
@@ -284,6 +286,51 @@ def test_a_damaged_original_is_told(
     assert leftovers(store) == []
 
 
+def test_a_failure_is_remembered_for_the_model_and_the_version(
+    tmp_path: Path, store: Path, embedded: models.ModelLocation
+) -> None:
+    directory = make_small_model(embedded.directory, tmp_path / "m", SMALL_WORDS.split())
+    graph = directory / "graph" / "Gr.fst"
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:1000])
+    location = models.ModelLocation("m", directory, "ko")
+    for again in (True, False):
+        with pytest.raises(models.ModelError) as caught:
+            prepare(location, store, available_memory=PLENTY, again=again)
+        assert caught.value.code == ("compile_failed" if again else "failed_before")
+    assert "cannot be read as an OpenFst graph" in caught.value.message
+    graph.write_bytes(whole)  # another model
+    assert prepare(location, store, available_memory=PLENTY, again=False).graph.is_file()
+
+
+def test_memory_is_bounded(small: models.ModelLocation, store: Path) -> None:
+    with pytest.raises(models.ModelError, match="memory that composing may use") as caught:
+        prepare(small, store, available_memory=PLENTY, bounds=Bounds(memory=50_000_000))
+    assert caught.value.code == "needs_too_much"
+    assert leftovers(store) == []
+
+
+def test_what_a_killed_process_has_left_does_not_count_as_used(
+    small: models.ModelLocation, cache: Path, tmp_path: Path
+) -> None:
+    """Its disk has room for one graph, and not for two."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = round(estimate_needs(small.directory).disk * 1.3)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        cannot("a tmpfs cannot be mounted")
+    try:
+        share_compiler(cache, disk)
+        left = disk / ".partial-0123456789abcdef" / "graph"
+        left.mkdir(parents=True)
+        (left / "HCLG.fst.arcs").write_bytes(bytes(size // 2))
+        assert prepare(small, disk, available_memory=PLENTY).graph.is_file()
+        assert leftovers(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 # --- what can go wrong afterwards -----------------------------------------------------------------
 
 
@@ -303,6 +350,16 @@ def test_a_flipped_bit_is_not_served(copied: PreparedModel, small: models.ModelL
     lookup = find_prepared(small, copied.directory.parent)
     assert lookup.prepared is None
     assert "HCLG.fst is damaged" in lookup.problems[0]
+
+
+def test_a_file_that_was_read_for_its_time_is_not_read_again(
+    copied: PreparedModel, small: models.ModelLocation
+) -> None:
+    os.utime(copied.graph, (1, 1))
+    assert find_prepared(small, copied.directory.parent).prepared is not None
+    manifest = read_manifest(copied.directory)
+    assert manifest is not None
+    assert manifest.made["graph/HCLG.fst"].mtime_ns == 1_000_000_000
 
 
 def test_a_bit_that_flipped_unseen_is_found_by_verify(
