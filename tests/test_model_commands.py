@@ -2,10 +2,10 @@
 came to nothing."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,9 @@ def test_a_download_does_not_block_the_server(
         ) as server,
     ):
         server.wait_ready()
-        status, body = server.ask_admin("POST", "/admin/models/pull")
-        assert status in (400, 415, 422), body  # it wants a name
-        done = subprocess.Popen(
-            [sys.executable, "-P", "-c", PULL, str(server.admin), CHINESE], stdout=subprocess.PIPE
-        )
-        done.communicate(timeout=30)
+        body = json.dumps({"name": CHINESE})
+        command = ["curl", "-sf", "--unix-socket", str(server.admin), "--json", body]
+        subprocess.run([*command, "http://localhost/admin/models/pull"], check=True)
 
         def puller() -> psutil.Process | None:
             return next((p for p in server.tree() if "pull" in _arguments(p)), None)
@@ -62,14 +59,6 @@ def test_a_download_does_not_block_the_server(
         told = server.wait_event("models.not_pulled", timeout_s=60)
         assert "is not what it should be" in told["reason"]
         assert not (home / CHINESE).exists()
-
-
-PULL = """
-import sys
-from modelserver.admin.address import AdminAddress
-from modelserver.admin.client import ask_admin
-print(ask_admin(AdminAddress(path=sys.argv[1]), "POST", "/admin/models/pull", {"name": sys.argv[2]}))
-"""
 
 
 def _arguments(process: psutil.Process) -> list[str]:
