@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ from models.leftovers import Leftover, bytes_of
 
 _TRIAL_S = 30.0
 """Seconds that a part which was built may take to start."""
+
+
+_BUILDING_S = 3600.0
+"""Seconds after which a build that has not ended was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,15 @@ def old_builds(cache: Path) -> list[Leftover]:
     files = sorted((cache / "tools").glob("*")) if (cache / "tools").is_dir() else []
     why = "built from other sources, or for another machine"
     lock = cache / ".lock-tools"
-    return [Leftover(file, why, bytes_of(file), lock) for file in files if file not in current]
+    return [
+        Leftover(file, why, bytes_of(file), lock)
+        for file in files
+        if file not in current and not _is_being_built(file)
+    ]
+
+
+def _is_being_built(file: Path) -> bool:
+    return file.name.startswith(".") and time.time() - file.stat().st_mtime < _BUILDING_S
 
 
 def compiler_is_here() -> bool:

@@ -11,8 +11,10 @@ from running import start_server
 import models
 from models.graph_file import read_graph_header
 from models.kernels import ABI, LIBRARY, build_kernels, find_kernels, kernels_path
+from models.mapping import mapping_problem
 from models.prepared import PreparedModel, export_prepared, import_prepared
 from models.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
+from modelserver.serving.choice import candidate
 from modelserver.serving.lessons import Lessons
 
 
@@ -145,6 +147,21 @@ def test_each_way_is_tried_twice() -> None:
     lessons.begin_again()
     assert not lessons.unusable
     assert not lessons.without_kernels
+
+
+def test_a_graph_that_cannot_be_mapped_is_not_chosen(
+    small: models.ModelLocation, prepared_small: PreparedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = prepared_small.directory.parent
+    assert candidate(small, store, "auto").prediction.graph == "mapped"
+    monkeypatch.setattr(models, "mapping_problem", lambda: "the engine would copy it")
+    choice = candidate(small, store, "auto")
+    assert (choice.prepared, choice.prediction.graph) == (None, "lazy")
+    assert "is not used: the engine would copy it" in choice.problems[0]
+
+
+def test_the_engine_that_is_installed_maps() -> None:
+    assert mapping_problem() is None
 
 
 # --- what is built --------------------------------------------------------------------------------

@@ -118,6 +118,45 @@ def test_dither_is_turned_off_whatever_the_model_says(tmp_path: Path) -> None:
     assert replaced.startswith("--num-ceps=40\n--high-freq=7600\n--dither=0\n")
 
 
+def test_streams_of_any_rate_are_allowed_whatever_the_model_says(tmp_path: Path) -> None:
+    (tmp_path / "mfcc.conf").write_bytes(b"# caf\xe9\n--allow-upsample=false\n--use-energy=false")
+    lines = served_features(tmp_path)["mfcc.conf"].splitlines()
+    assert lines[:2] == [b"# caf\xe9", b"--use-energy=false"]
+    assert set(lines[2:]) == {b"--dither=0", b"--allow-upsample=true", b"--allow-downsample=true"}
+    assert served_features(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("--sample-frequency=8000  # telephones", 8000),
+        ("--sample-frequency=16000.0", 16_000),
+        ("# --sample-frequency=8000", 16_000),
+        ("--sample-frequency=", 16_000),
+        ("--sample-frequency=nan", 16_000),
+        ("--sample-frequency=1e99", 16_000),
+        ("", 16_000),
+    ],
+)
+def test_a_model_says_its_rate(tmp_path: Path, text: str, rate: int) -> None:
+    (tmp_path / "mfcc.conf").write_text(text)
+    assert sample_rate_of(tmp_path) == rate
+    assert sample_rate_of(tmp_path / "none") == 16_000
+
+
+def test_a_view_follows_links_to_directories_and_not_for_ever(tmp_path: Path) -> None:
+    shared, original = tmp_path / "shared", tmp_path / "original"
+    shared.mkdir()
+    (shared / "HCLG.fst").write_text("graph")
+    original.mkdir()
+    (original / "graph").symlink_to(shared)
+    make_view(original, tmp_path / "view", {}, frozenset())
+    assert (tmp_path / "view/graph/HCLG.fst").resolve() == shared / "HCLG.fst"
+    (shared / "above").symlink_to(original)
+    with pytest.raises(models.ModelError, match="nested deeper than a model is"):
+        make_view(original, tmp_path / "again", {}, frozenset())
+
+
 # --- recognition with the embedded model ----------------------------------------------------------
 
 
@@ -167,6 +206,28 @@ def test_a_kept_recogniser_hears_what_a_new_one_hears(model: VoskModel, clips: l
     kept = [recognise(model, clip) for clip in reversed(clips)]
     assert len(model._kept) == 1
     assert kept[::-1] == fresh
+
+
+def test_no_more_than_two_recognisers_are_kept(model: VoskModel) -> None:
+    recognizers = [model.recognizer(ALL) for _ in range(4)]
+    for recognizer in recognizers:
+        recognizer.close()
+    assert len(model._kept) == 2
+    model.forget_recognizers()
+
+
+def test_what_the_engine_cannot_decode_is_an_error_with_a_code(model: VoskModel) -> None:
+    """Its binding raises nothing more exact than `Exception`."""
+    recognizer = model.live(16_000, ALL)
+
+    class Failing:
+        def AcceptWaveform(self, _: bytes) -> int:
+            raise Exception("Failed to process waveform")
+
+    recognizer._recognizer = Failing()
+    with pytest.raises(models.ModelError, match="Failed to process waveform") as caught:
+        list(recognizer.accept(b"\0\0"))
+    assert caught.value.code == "engine_failed"
 
 
 def test_audio_that_ends_at_an_endpoint_leaves_nothing_behind(

@@ -40,13 +40,13 @@ def find_leftovers(store: Path) -> list[Leftover]:
     return found
 
 
-def remove_partials(store: Path, *, ours: str) -> None:
+def remove_partials(store: Path, *, ours: str, others: bool = True) -> None:
     """Remove what killed processes have left of making or removing prepared models. `ours`: the key
-    whose lock this process holds already. Raises `OSError`."""
+    whose lock this process holds already; `others`: also of all other keys. Raises `OSError`."""
     for path in _named(store, PARTIAL_PREFIX):
         if _key_in(path) == ours:
             shutil.rmtree(path)
-        else:
+        elif others:
             with contextlib.suppress(OSError):  # another user's, in a store that is shared
                 remove_leftover(_partial(path))
 

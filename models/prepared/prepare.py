@@ -85,7 +85,7 @@ def prepare(
             found = find_prepared(location, store).prepared
             if found is not None and output is None:
                 return found
-            remove_partials(home, ours=key)
+            remove_partials(home, ours=key, others=output is None)
             must_be_affordable(needs, available_memory, home)
             on_progress("compiler", GraphCounts(0, 0))
             program = get_compiler(store)

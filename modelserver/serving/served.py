@@ -398,8 +398,9 @@ class ServedModel:
         """Why preparing it has come to nothing so far, or why what was prepared is not in use; None
         if there is no reason, or it was not tried."""
         not_mapped: str | None = self.report().get("not_mapped")
-        not_used = self._chosen.problems[0] if self._chosen and self._chosen.problems else None
-        return self._preparation.why_not or not_mapped or not_used
+        chosen = self._chosen
+        lost = chosen.problems if chosen is not None and chosen.prepared is None else ()
+        return self._preparation.why_not or not_mapped or next(iter(lost), None)
 
     # --- preparing ------------------------------------------------------------------------------
 
