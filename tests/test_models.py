@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import models
 from models.clips import noise
 from models.language import language_of
 from models.location import layout_problem
-from models.view import make_view, served_features
+from models.view import make_view, sample_rate_of, served_features
 from models.vosk_model import VoskModel
 
 
@@ -220,11 +221,10 @@ def test_what_the_engine_cannot_decode_is_an_error_with_a_code(model: VoskModel)
     """Its binding raises nothing more exact than `Exception`."""
     recognizer = model.live(16_000, ALL)
 
-    class Failing:
-        def AcceptWaveform(self, _: bytes) -> int:
-            raise Exception("Failed to process waveform")
+    def fail(_: bytes) -> int:
+        raise Exception("Failed to process waveform")
 
-    recognizer._recognizer = Failing()
+    recognizer._recognizer = types.SimpleNamespace(AcceptWaveform=fail)
     with pytest.raises(models.ModelError, match="Failed to process waveform") as caught:
         list(recognizer.accept(b"\0\0"))
     assert caught.value.code == "engine_failed"
