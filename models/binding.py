@@ -32,7 +32,7 @@ def bind_hash_tables() -> str | None:
     """Put libstdc++ into the global scope; call it before libvosk is loaded.
 
     Returns None, or a sentence if a library that is loaded from now on would get another hash
-    policy all the same.
+    policy.
     """
     try:
         ctypes.CDLL(_LIBRARY, mode=ctypes.RTLD_GLOBAL)

@@ -154,14 +154,17 @@ def _made_problem(prepared: PreparedModel) -> str | None:
 
 
 def _remember_times(prepared: PreparedModel, location: ModelLocation) -> None:
-    """The files are those of the manifest, some with another time: write down their times, so that
-    they are not read again at the next look. Without the right to write, they are."""
+    """The files are those of the manifest, some with another time or in another place: write that
+    down, so that they are not read again at the next look. Without the right to write, they are."""
     manifest = prepared.manifest
     with contextlib.suppress(OSError):
         sources = _with_times(manifest.sources, location.directory)
         made = _with_times(manifest.made, prepared.directory)
         if (sources, made) != (manifest.sources, manifest.made):
-            changed = msgspec.structs.replace(manifest, sources=sources, made=made)
+            original = str(location.directory)
+            changed = msgspec.structs.replace(
+                manifest, sources=sources, made=made, original=original
+            )
             write_manifest(prepared.directory, changed)
 
 
