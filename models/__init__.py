@@ -23,6 +23,7 @@ from models.contract import (
 )
 from models.language import language_of
 from models.location import ModelLocation, composes_its_graph, find_model, installed_models
+from models.mapping import mapping_problem
 from models.prediction import Part, Prediction, if_prepared, measured, predict, rescoring_folders
 from models.search import DEFAULT_PROFILE, PROFILES, widths
 
@@ -50,6 +51,7 @@ __all__ = [
     "installed_models",
     "language_of",
     "load_model",
+    "mapping_problem",
     "measured",
     "noise",
     "predict",

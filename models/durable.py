@@ -5,13 +5,32 @@ import os
 import shutil
 from pathlib import Path
 
+_DISK_RESERVE = 256 << 20
+"""Bytes of a disk that are left to other programs, or a twentieth of a smaller one."""
 
-def sync_files(directory: Path) -> None:
-    """Every file in it that is not a link. Raises `OSError`."""
-    for file in directory.rglob("*"):
-        if not file.is_symlink() and file.is_file():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+
+def free_for_us(directory: Path) -> int:
+    """Bytes that may be written to the disk of `directory`, which need not exist yet: what is free
+    less a reserve for other programs. Raises `OSError`."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    usage = shutil.disk_usage(existing)
+    return max(0, usage.free - min(_DISK_RESERVE, usage.total // 20))
+
+
+def sync_tree(directory: Path) -> None:
+    """Every file in it that is not a link, and every directory. Raises `OSError`."""
+    for path in (directory, *directory.rglob("*")):
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
+            sync(path)
+
+
+def sync(path: Path) -> None:
+    """A file, or a directory's names. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_tree(directory: Path, aside: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 _MAGIC = 2125659606
 _IS_ALIGNED = 4
 _ALIGNMENT = 16
-_STATE_BYTES, _ARC_BYTES = 20, 16
+STATE_BYTES, ARC_BYTES = 20, 16
 _LONGEST_NAME = 64
 
 
@@ -32,10 +32,19 @@ class GraphHeader:
         return (self.kind, self.arc_kind, self.aligned) == ("const", "standard", True)
 
     @property
+    def states_at(self) -> int:
+        """Where the states of an aligned const graph begin in its file, in bytes."""
+        return _aligned(self.header_bytes)
+
+    @property
+    def arcs_at(self) -> int:
+        """Where its arcs begin, in bytes."""
+        return _aligned(self.states_at + self.states * STATE_BYTES)
+
+    @property
     def file_bytes(self) -> int:
         """How long an aligned const graph with this header is."""
-        states_end = _aligned(self.header_bytes) + self.states * _STATE_BYTES
-        return _aligned(states_end) + self.arcs * _ARC_BYTES
+        return self.arcs_at + self.arcs * ARC_BYTES
 
 
 def read_graph_header(file: Path) -> GraphHeader | None:

@@ -8,11 +8,15 @@ where the library is not as expected the graph is not mapped, and nothing is tou
 
 import contextlib
 import ctypes
+import functools
+import importlib.util
 import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+_FLAG = "FLAGS_fst_read_mode"
 
 UNSPECIFIED = "<unspecified>"
 """What libvosk tells OpenFst as the graph's file name."""
@@ -23,6 +27,25 @@ _PAGE = mmap.PAGESIZE
 
 class CannotMap(Exception):
     """The library is not the one that this was written for; the text says how."""
+
+
+@functools.cache
+def mapping_problem() -> str | None:
+    """Why the engine that is installed cannot map a graph, in words; None if it probably can. Looks
+    for OpenFst's flag in its library, without loading it."""
+    spec = importlib.util.find_spec("vosk")
+    if spec is None or spec.origin is None:
+        return "the engine (the package vosk) is not installed"
+    library = Path(spec.origin).parent / "libvosk.so"
+    try:
+        with (
+            library.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            found = data.find(f"\0{_FLAG}\0".encode()) >= 0
+    except (OSError, ValueError):
+        return f"{library} cannot be read"
+    return None if found else f"{library} has no {_FLAG}: graphs would be copied instead of mapped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +77,41 @@ _MAP = _OldString(3, 3, 1 << 30, 0, b"map")
 def mapped_reading(library: Path, graph: Path, directory: Path) -> Iterator[None]:
     """While it lasts, the library at path `library`, which is loaded, maps the graph it reads.
 
-    `directory` is an empty directory, which becomes the working directory. Raises `CannotMap`.
+    `directory` is an empty directory, which becomes the working directory; `graph` and `directory`
+    are absolute. Afterwards the working directory is the one before, or the root directory if this
+    user may not enter that one. Raises `CannotMap`.
     """
     flag = _read_mode_flag(library)
     before = flag.value
-    was_in = Path.cwd()
     (directory / UNSPECIFIED).symlink_to(graph.resolve())
-    flag.value = ctypes.addressof(_MAP) + _OldString.characters.offset
-    os.chdir(directory)
+    with _working_directory_kept():
+        flag.value = ctypes.addressof(_MAP) + _OldString.characters.offset
+        os.chdir(directory)
+        try:
+            yield
+        finally:
+            flag.value = before
+
+
+@contextlib.contextmanager
+def _working_directory_kept() -> Iterator[None]:
+    """Return to the working directory after the block, also to one that was deleted. A directory
+    that this user may not enter (root's, say) cannot be returned to."""
+    try:
+        descriptor = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        descriptor = None
     try:
         yield
     finally:
-        os.chdir(was_in)
-        flag.value = before
+        if descriptor is None:
+            os.chdir("/")
+        else:
+            try:
+                os.fchdir(descriptor)
+            except OSError:
+                os.chdir("/")
+            os.close(descriptor)
 
 
 def find_mappings(file: Path) -> list[Mapping]:
@@ -112,9 +157,9 @@ def _read_mode_flag(library: Path) -> ctypes.c_void_p:
     if ctypes.sizeof(ctypes.c_void_p) != 8:
         raise CannotMap("this is not a 64-bit machine")
     try:
-        flag = ctypes.c_void_p.in_dll(ctypes.CDLL(str(library)), "FLAGS_fst_read_mode")
+        flag = ctypes.c_void_p.in_dll(ctypes.CDLL(str(library)), _FLAG)
     except (OSError, ValueError) as error:
-        raise CannotMap(f"{library.name} has no FLAGS_fst_read_mode") from error
+        raise CannotMap(f"{library.name} has no {_FLAG}") from error
     if flag.value is None or not _readable(flag.value - _OldString.characters.offset):
         raise CannotMap("FLAGS_fst_read_mode is not a string of the old ABI")
     string = _OldString.from_address(flag.value - _OldString.characters.offset)

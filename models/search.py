@@ -8,6 +8,7 @@ lattice_beam; Vosk: `Model::nnet3_decoding_config_`.) Where it is not found just
 written, and all profiles search as the model was published.
 """
 
+import contextlib
 import ctypes
 import struct
 from dataclasses import dataclass
@@ -43,14 +44,16 @@ def published_width(model: Path) -> dict[str, float]:
     """What the files of a model say, with the engine's defaults: `beam`, `max-active`,
     `min-active` and `lattice-beam`. Raises `OSError`."""
     try:
-        lines = (model / "conf" / "model.conf").read_text(encoding="utf-8").splitlines()
+        # Names and numbers are ASCII; Kaldi does not care how the comments are written.
+        text = (model / "conf" / "model.conf").read_text(encoding="latin-1")
     except FileNotFoundError:
         return dict(_OLD_LAYOUT)
     found = dict(_UNSET)
-    for line in lines:
+    for line in text.splitlines():
         name, _, value = line.split("#")[0].strip().removeprefix("--").partition("=")
-        if name in found:
-            found[name] = float(value)
+        with contextlib.suppress(ValueError):  # the engine refuses it, with its own words
+            if name in found:
+                found[name] = float(value)
     return found
 
 
@@ -62,7 +65,12 @@ def widths(model: Path) -> dict[str, Width]:
 def _widths(own: dict[str, float]) -> dict[str, Width]:
     return {
         profile: Width(
-            round(own["beam"] * beam, 3), min(2**31 - 1, round(own["max-active"] * active))
+            round(own["beam"] * beam, 3),
+            # Kaldi wants at least one state, and more than `min-active` (its `Check`).
+            max(
+                min(2**31 - 1, round(own["max-active"] * active)),
+                min(int(own["max-active"]), int(own["min-active"]) + 1),
+            ),
         )
         for profile, (beam, active) in _FACTORS.items()
     }

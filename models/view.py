@@ -4,8 +4,24 @@ This is how a model is served with other settings, or with other parts, than it 
 with: the original is never written to.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from models.contract import ModelError
+
+_DEEPEST = 8
+"""Directories below a model's own; a link to a directory above would lead on without end."""
+
+_SERVED = {"--dither": b"0", "--allow-upsample": b"true", "--allow-downsample": b"true"}
+"""What the features of a served model are set to (Kaldi: feature-window and online-feature
+options). Dither is noise that Kaldi adds to every sample, other noise in each run: without it, the
+same audio gives the same text. Streams may have another rate than the model, in either
+direction."""
+
+_DEFAULT_RATE = 16_000
+_RATES = range(4_000, 96_001)
+"""Samples a second: Kaldi's default, and what a model may have."""
 
 
 def make_view(
@@ -14,11 +30,12 @@ def make_view(
     """Fill the directory `view` with links to what `original` holds.
 
     `replaced` maps a path inside the model to its content here, or to the file to link to, and may
-    add paths; `without` leaves files out. Raises `OSError`.
+    add paths; `without` leaves files out. Links to directories are followed. Raises `OSError`, and
+    `ModelError` where directories are nested without end.
     """
-    for source in sorted(original.rglob("*")):
+    for source in files_in(original):
         inside = str(source.relative_to(original))
-        if source.is_file() and inside not in replaced and inside not in without:
+        if inside not in replaced and inside not in without:
             target = view / inside
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source.resolve())
@@ -31,16 +48,52 @@ def make_view(
             target.write_bytes(content)
 
 
-def without_dither(model: Path) -> dict[str, bytes]:
-    """The replacement that turns dither off: with it, the same audio gives the same text.
+def files_in(model: Path) -> Iterator[Path]:
+    """Every file of the model in a directory, in order, also behind links to directories."""
+    for directory, folders, names in os.walk(model, followlinks=True):
+        here = Path(directory)
+        if len(here.relative_to(model).parts) > _DEEPEST:
+            raise ModelError(
+                "model_invalid",
+                f"{here} is nested deeper than a model is: a link to a directory above it?",
+            )
+        folders.sort()
+        yield from (here / name for name in sorted(names) if (here / name).is_file())
 
-    Dither is noise that Kaldi adds to every sample, anew in each run (`--dither`, feature-window
-    options).
+
+def features_file(model: Path) -> str:
+    """Which file sets the features of the model in a directory, inside it."""
+    return "conf/mfcc.conf" if (model / "conf" / "mfcc.conf").is_file() else "mfcc.conf"
+
+
+def served_features(model: Path) -> dict[str, bytes]:
+    """The replacement for the model's feature settings: no dither, and streams of any rate.
+
+    Empty where the model has no such file. Raises `OSError`.
     """
-    inside = "conf/mfcc.conf" if (model / "conf" / "mfcc.conf").is_file() else "mfcc.conf"
+    inside = features_file(model)
     try:
-        lines = (model / inside).read_text(encoding="utf-8").splitlines()
+        lines = (model / inside).read_bytes().splitlines()
     except FileNotFoundError:
         return {}
-    kept = [line for line in lines if not line.strip().startswith("--dither")]
-    return {inside: "\n".join([*kept, "--dither=0", ""]).encode()}
+    own = tuple(name.encode() for name in _SERVED)
+    kept = [line for line in lines if not line.strip().startswith(own)]
+    served = [name.encode() + b"=" + value for name, value in _SERVED.items()]
+    return {inside: b"\n".join([*kept, *served, b""])}
+
+
+def sample_rate_of(model: Path) -> int:
+    """Samples a second that the model in a directory is trained on; Kaldi's default is 16,000."""
+    try:
+        lines = (model / features_file(model)).read_text(encoding="latin-1").splitlines()
+    except OSError:
+        return _DEFAULT_RATE
+    rate = _DEFAULT_RATE
+    for line in lines:
+        name, _, value = line.split("#")[0].strip().partition("=")
+        if name.strip() == "--sample-frequency":
+            try:
+                rate = int(float(value))
+            except (ValueError, OverflowError):
+                continue  # the engine refuses it
+    return rate if rate in _RATES else _DEFAULT_RATE

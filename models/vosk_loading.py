@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from models.binding import bind_hash_tables
 from models.blas import kernel_report
 from models.contract import ModelError
 from models.graph_file import graph_problem
@@ -20,7 +21,7 @@ from models.kernels.preloaded import KernelsUnavailable, PreloadedKernels
 from models.location import graph_directory
 from models.mapping import CannotMap, advise_random, find_mappings, mapped_reading
 from models.prediction import TOUCHED_SHARE
-from models.view import make_view, without_dither
+from models.view import files_in, make_view, served_features
 
 
 class _Nothing(ModuleType):
@@ -42,6 +43,9 @@ def _as_nothing(*names: str) -> Iterator[None]:
         for name in absent:
             del sys.modules[name]
 
+
+_unbound = bind_hash_tables()
+"""Why results may differ from those of other processes; None if they cannot."""
 
 # Nobody else imports it first: what it prints on loading is to be caught. What it fetches models
 # and writes subtitles with, and we do not, is five megabytes of every fork server.
@@ -84,6 +88,7 @@ class Loaded:
             "working_set_bytes": working_set,
             "not_mapped": self.not_mapped,
             "blas_kernel": _kernel.kernel,
+            "unbound": _unbound,
         }
         return {name: fact for name, fact in facts.items() if fact is not None}
 
@@ -97,9 +102,12 @@ def load_vosk(
     """Load the model in `directory` with `made` in place of its own files, without the folders
     `left_out`, for that `variant` of our kernels or for the engine's own.
 
-    A graph that could be mapped and is not is not loaded at all, since it would be copied: the
-    model's own graph is used then. Raises `ModelError` where Vosk refuses the files.
+    A prepared graph that the library would copy instead of mapping is dropped again, and the
+    model's own graph is used. Raises `ModelError` where Vosk refuses the files.
     """
+    # Loading may end in another working directory than it began in.
+    directory = directory.absolute()
+    made = {name: file.absolute() for name, file in made.items()}
     if variant is None:
         return _load_graph(directory, made, left_out)
     try:
@@ -124,14 +132,15 @@ def _load_graph(
     directory: Path, made: Mapping[str, Path], left_out: tuple[str, ...]
 ) -> tuple[vosk.Model, Loaded]:
     graph = _static_graph(directory, made)
-    if graph is not None and graph_problem(graph) is None:
-        try:
-            return _load_mapped(directory, made, graph, left_out)
-        except CannotMap as error:
-            lazy = _is_lazy(directory)
-            loaded = Loaded(lazy=lazy, not_mapped=str(error))
-            return _load(directory, {} if lazy else made, left_out), loaded
-    return _load(directory, made, left_out), Loaded(lazy=graph is None)
+    if graph is None or graph_problem(graph) is not None:
+        return _load(directory, made, left_out), Loaded(lazy=graph is None)
+    try:
+        return _load_mapped(directory, made, graph, left_out)
+    except CannotMap as error:
+        reason = str(error)  # the error would keep a model alive that was loaded in vain
+    lazy = _is_lazy(directory)
+    own = {} if lazy else made
+    return _load(directory, own, left_out), Loaded(lazy=lazy, not_mapped=reason)
 
 
 def _load_mapped(
@@ -145,6 +154,7 @@ def _load_mapped(
     mappings = find_mappings(graph)
     mapped_bytes = sum(mapping.length for mapping in mappings)
     if mapped_bytes < 0.9 * graph.stat().st_size:
+        del model
         raise CannotMap("the library read the graph without mapping it")
     advise_random(mappings)
     return model, Loaded(lazy=False, mapped_bytes=mapped_bytes, graph=graph)
@@ -153,7 +163,7 @@ def _load_mapped(
 def _load(directory: Path, made: Mapping[str, Path], folders: tuple[str, ...]) -> vosk.Model:
     with tempfile.TemporaryDirectory(prefix="modelserver-view-") as temporary:
         view = Path(temporary)
-        replaced: dict[str, bytes | Path] = {**without_dither(directory), **made}
+        replaced: dict[str, bytes | Path] = {**made, **served_features(directory)}
         left_out = frozenset[str]() if _made_graph(made) is None else _LAZY_PARTS
         left_out |= {
             f"{folder}/{name}" for folder in folders for name in _names(directory / folder)
@@ -166,7 +176,7 @@ def _load(directory: Path, made: Mapping[str, Path], folders: tuple[str, ...]) -
 
 
 def _names(folder: Path) -> list[str]:
-    return [str(f.relative_to(folder)) for f in folder.rglob("*")] if folder.is_dir() else []
+    return [str(file.relative_to(folder)) for file in files_in(folder)]
 
 
 def _static_graph(directory: Path, made: Mapping[str, Path]) -> Path | None:

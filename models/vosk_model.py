@@ -16,25 +16,24 @@ import msgspec
 from models.contract import Alternative, ModelError, Partial, RecognitionOptions, Utterance, Word
 from models.mapping import read_through
 from models.search import DEFAULT_PROFILE, Search
+from models.view import sample_rate_of
 from models.vosk_loading import load_vosk, vosk
 
-SAMPLE_RATE = 16_000
-"""What the publisher's models are trained on, and asked for here."""
+_CHUNK_S = 0.25
+"""Vosk looks for an endpoint after each chunk that it is given, so chunks of one length are what
+makes the same audio give the same text."""
 
-CHUNK_BYTES = SAMPLE_RATE // 4 * 2
-"""A quarter of a second. Vosk looks for an endpoint after each chunk that it is given, so chunks
-of one size are what makes the same audio give the same text."""
-
-_LONGEST_KEPT_SAMPLES = 4 * 3600 * SAMPLE_RATE
+_LONGEST_KEPT_S = 4 * 3600
 """Times come from a 32-bit float that counts from the recogniser's birth: past this much audio
 they would be off by a hundredth of a second."""
+
+_MOST_KEPT = 2
+"""Recognisers of a lazily composed graph that a process keeps: each holds what it has composed,
+some 115 MB after 20 s of speech. Two, so that both channels of a call find one."""
 
 
 class VoskModel:
     """A Vosk model in memory. Implements `models.contract.Model`."""
-
-    sample_rate = SAMPLE_RATE
-    chunk_bytes = CHUNK_BYTES
 
     def __init__(
         self,
@@ -53,6 +52,8 @@ class VoskModel:
         Raises `ModelError` where Vosk refuses the files.
         """
         vosk.SetLogLevel(-1)
+        self.sample_rate = sample_rate_of(directory)
+        self.chunk_bytes = 2 * int(_CHUNK_S * self.sample_rate)
         self._kept: list[VoskRecognizer] = []
         self._left_out = left_out
         self._model, self.loaded = load_vosk(directory, made or {}, left_out, kernels)
@@ -66,8 +67,8 @@ class VoskModel:
         """Decode the clips on a recogniser that is kept, and so inherited by every fork."""
         recognizer = self.recognizer(RecognitionOptions(words=True))
         for clip in pcm:
-            for at in _chunks(clip):
-                recognizer.accept(clip[at : at + CHUNK_BYTES])
+            for chunk in self._chunks(clip):
+                recognizer.accept(chunk)
         recognizer.finish()
         recognizer.close()
 
@@ -77,16 +78,20 @@ class VoskModel:
         kernels = self.loaded.kernels
         if kernels is None:
             return False
-        kernels.alike(lambda: [self._text(clip) for clip in pcm])
+        kernels.alike(lambda: [self.text(clip) for clip in pcm])
         kernels.freeze()
         return True
 
-    def _text(self, pcm: bytes) -> str:
+    def text(self, pcm: bytes) -> str:
+        """What it makes of a clip, as `Recognizer.accept` takes it."""
         recognizer = self.recognizer(RecognitionOptions())
-        said = [recognizer.accept(pcm[at : at + CHUNK_BYTES]) for at in _chunks(pcm)]
+        said = [recognizer.accept(chunk) for chunk in self._chunks(pcm)]
         said.append(recognizer.finish())
         recognizer.close()
         return " ".join(utterance.text for utterance in said if utterance is not None)
+
+    def _chunks(self, pcm: bytes) -> Iterator[bytes]:
+        return (pcm[at : at + self.chunk_bytes] for at in range(0, len(pcm), self.chunk_bytes))
 
     def recognizer(self, options: RecognitionOptions) -> "VoskRecognizer":
         """A recogniser that has heard nothing; a kept one with its composed graph, if free."""
@@ -95,8 +100,9 @@ class VoskModel:
             recognizer = self._kept.pop()
         else:
             keep = self.loaded.lazy and grammar is None
-            engine = self._engine_recognizer(SAMPLE_RATE, options)
-            recognizer = VoskRecognizer(engine, self._search, self._kept if keep else None)
+            engine = self._engine_recognizer(self.sample_rate, options)
+            kept = self._kept if keep else None
+            recognizer = VoskRecognizer(engine, self.sample_rate, self._search, kept)
         recognizer.begin(options)
         return recognizer
 
@@ -114,8 +120,10 @@ class VoskModel:
         if not_packed is not None:
             facts["not_packed"] = not_packed
         elif kernels is not None:
+            # A graph that is composed while decoding is searched by the engine.
+            searches = kernels.searches and not self.loaded.lazy
             facts["kernels"] = f"packed, {kernels.variant}"
-            facts["search"] = "kernels" if kernels.searches else "engine"
+            facts["search"] = "kernels" if searches else "engine"
             facts["packed_bytes"] = kernels.packed_bytes
             facts["aside_bytes"] = kernels.aside_bytes
         return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
@@ -124,7 +132,7 @@ class VoskModel:
         self, pcm: bytes, chunk_bytes: int, *, alternatives: int, partials: bool
     ) -> Iterator[str]:
         """All that Vosk says of a clip, as its own JSON, from a recogniser that is new."""
-        recognizer = self._engine_recognizer(SAMPLE_RATE, RecognitionOptions())
+        recognizer = self._engine_recognizer(self.sample_rate, RecognitionOptions())
         recognizer.SetWords(True)
         recognizer.SetPartialWords(partials)
         recognizer.SetMaxAlternatives(alternatives)
@@ -186,7 +194,7 @@ class LiveRecognizer:
             if at:
                 yield
             self._search.take(self._profile)  # others have had their turn
-            ended = bool(self._recognizer.AcceptWaveform(pcm[at : at + self._piece_bytes]))
+            ended = _accepted(self._recognizer, pcm[at : at + self._piece_bytes])
         return ended
 
     def result(self) -> str:
@@ -205,8 +213,14 @@ def _set_options(recognizer: vosk.KaldiRecognizer, options: RecognitionOptions) 
     recognizer.SetPartialWords(options.partial_words)
 
 
-def _chunks(pcm: bytes) -> range:
-    return range(0, len(pcm), CHUNK_BYTES)
+def _accepted(recognizer: vosk.KaldiRecognizer, pcm: bytes) -> bool:
+    """Give the engine samples; whether that ended an utterance. Raises `ModelError`."""
+    try:
+        return bool(recognizer.AcceptWaveform(pcm))
+    except Exception as error:  # the binding raises nothing more exact
+        raise ModelError(
+            "engine_failed", f"the engine cannot decode this audio: {error}"
+        ) from error
 
 
 class VoskRecognizer:
@@ -215,10 +229,12 @@ class VoskRecognizer:
     def __init__(
         self,
         recognizer: vosk.KaldiRecognizer,
+        sample_rate: int,
         search: Search,
         keep_in: "list[VoskRecognizer] | None",
     ) -> None:
         self._recognizer = recognizer
+        self._rate = sample_rate
         self._search, self._profile = search, DEFAULT_PROFILE
         self._keep_in = keep_in
         self._samples = 0  # heard since birth
@@ -230,7 +246,7 @@ class VoskRecognizer:
         """Start on new audio. Options stick to a Vosk recogniser, so all are set."""
         _set_options(self._recognizer, options)
         self._profile = options.profile or DEFAULT_PROFILE
-        self._begun_at_s = self._samples / SAMPLE_RATE
+        self._begun_at_s = self._samples / self._rate
         self._open = True
 
     def accept(self, pcm: bytes) -> Utterance | None:
@@ -239,7 +255,7 @@ class VoskRecognizer:
         self._samples += len(pcm) // 2
         self._in_utterance = True
         self._search.take(self._profile)
-        if not self._recognizer.AcceptWaveform(pcm):
+        if not _accepted(self._recognizer, pcm):
             return None
         self._in_utterance = False
         return self._utterance(self._recognizer.Result())
@@ -260,7 +276,9 @@ class VoskRecognizer:
         if not self._open:
             return
         self._open = False
-        if self._keep_in is None or self._samples > _LONGEST_KEPT_SAMPLES:
+        if self._keep_in is None or len(self._keep_in) >= _MOST_KEPT:
+            return
+        if self._samples > _LONGEST_KEPT_S * self._rate:
             return
         if self._in_utterance:
             self.finish()

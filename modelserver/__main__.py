@@ -36,8 +36,14 @@ def main() -> None:
 
         if (status := ready.main(sys.argv[2:])) is not None:
             raise SystemExit(status)
-    from modelserver.cli import main as command_line
+    try:
+        from modelserver.cli import main as command_line
+    except (ImportError, AttributeError) as error:
+        from modelserver.own_packages import replaced_packages
 
+        if not (problems := replaced_packages()):
+            raise
+        raise SystemExit("\n".join(f"Error: {problem}" for problem in problems)) from error
     command_line()
 
 

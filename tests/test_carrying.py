@@ -32,6 +32,8 @@ def test_it_can_be_carried_to_another_machine(
     assert verify(made) == []
     assert find_prepared(small, store).prepared == made
     assert (made.directory / "am" / "final.mdl").is_file()
+    for name, stamp in made.manifest.sources.items():  # so that no look reads them again
+        assert stamp.mtime_ns == (small.directory / name).stat().st_mtime_ns
     assert leftovers(store) == []
 
 

@@ -259,20 +259,6 @@ def everything_said(
     return answer_of(EVERYTHING, location, prepared, variant, environment=environment)
 
 
-def best(result: dict[str, Any]) -> Any:
-    """Text and words of a final or partial result; of several readings, of the first."""
-    reading = result.get("alternatives", [result])[0]
-    words = reading.get("result", []) + reading.get("partial_result", [])
-    text = reading.get("text", reading.get("partial"))
-    return text, [word["word"] for word in words]
-
-
-def numbers(result: dict[str, Any]) -> list[float]:
-    """Times and confidences of its words."""
-    words = result.get("result", []) + result.get("partial_result", [])
-    return [word[name] for word in words for name in ("start", "end", "conf")]
-
-
 @runs_avx2
 def test_everything_said_is_the_same(
     cache: Path, embedded: models.ModelLocation, prepared_embedded: PreparedModel
@@ -284,12 +270,8 @@ def test_everything_said_is_the_same(
     ours, checked, report, products, restored = everything_said(
         embedded, prepared_embedded, kernels.variant, dict(kernels.environment)
     )
-    # Products and Floor are the same to the bit; but the engine walks over tables in the order of
-    # addresses, and any other allocation may change the last digits of a number.
-    assert len(ours) == len(without) > 100
-    for one, other in zip(map(json.loads, without), map(json.loads, ours), strict=True):
-        assert best(other) == best(one)
-        assert numbers(other) == pytest.approx(numbers(one), abs=0.01)
+    assert len(without) > 100
+    assert ours == without
     assert checked
     assert report["kernels"] == f"packed, {kernels.variant}"
     assert 10 * MB < report["packed_bytes"] < 25 * MB

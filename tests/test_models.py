@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import models
 from models.clips import noise
 from models.language import language_of
 from models.location import layout_problem
-from models.view import make_view, without_dither
+from models.view import make_view, sample_rate_of, served_features
 from models.vosk_model import VoskModel
 
 
@@ -114,8 +115,47 @@ def test_a_view_links_to_the_original_and_replaces_what_it_is_told(tmp_path: Pat
 def test_dither_is_turned_off_whatever_the_model_says(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/mfcc.conf").write_text("--num-ceps=40\n--dither=1.0\n--high-freq=7600")
-    replaced = without_dither(tmp_path)["conf/mfcc.conf"].decode()
-    assert replaced == "--num-ceps=40\n--high-freq=7600\n--dither=0\n"
+    replaced = served_features(tmp_path)["conf/mfcc.conf"].decode()
+    assert replaced.startswith("--num-ceps=40\n--high-freq=7600\n--dither=0\n")
+
+
+def test_streams_of_any_rate_are_allowed_whatever_the_model_says(tmp_path: Path) -> None:
+    (tmp_path / "mfcc.conf").write_bytes(b"# caf\xe9\n--allow-upsample=false\n--use-energy=false")
+    lines = served_features(tmp_path)["mfcc.conf"].splitlines()
+    assert lines[:2] == [b"# caf\xe9", b"--use-energy=false"]
+    assert set(lines[2:]) == {b"--dither=0", b"--allow-upsample=true", b"--allow-downsample=true"}
+    assert served_features(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("--sample-frequency=8000  # telephones", 8000),
+        ("--sample-frequency=16000.0", 16_000),
+        ("# --sample-frequency=8000", 16_000),
+        ("--sample-frequency=", 16_000),
+        ("--sample-frequency=nan", 16_000),
+        ("--sample-frequency=1e99", 16_000),
+        ("", 16_000),
+    ],
+)
+def test_a_model_says_its_rate(tmp_path: Path, text: str, rate: int) -> None:
+    (tmp_path / "mfcc.conf").write_text(text)
+    assert sample_rate_of(tmp_path) == rate
+    assert sample_rate_of(tmp_path / "none") == 16_000
+
+
+def test_a_view_follows_links_to_directories_and_not_for_ever(tmp_path: Path) -> None:
+    shared, original = tmp_path / "shared", tmp_path / "original"
+    shared.mkdir()
+    (shared / "HCLG.fst").write_text("graph")
+    original.mkdir()
+    (original / "graph").symlink_to(shared)
+    make_view(original, tmp_path / "view", {}, frozenset())
+    assert (tmp_path / "view/graph/HCLG.fst").resolve() == shared / "HCLG.fst"
+    (shared / "above").symlink_to(original)
+    with pytest.raises(models.ModelError, match="nested deeper than a model is"):
+        make_view(original, tmp_path / "again", {}, frozenset())
 
 
 # --- recognition with the embedded model ----------------------------------------------------------
@@ -167,6 +207,27 @@ def test_a_kept_recogniser_hears_what_a_new_one_hears(model: VoskModel, clips: l
     kept = [recognise(model, clip) for clip in reversed(clips)]
     assert len(model._kept) == 1
     assert kept[::-1] == fresh
+
+
+def test_no_more_than_two_recognisers_are_kept(model: VoskModel) -> None:
+    recognizers = [model.recognizer(ALL) for _ in range(4)]
+    for recognizer in recognizers:
+        recognizer.close()
+    assert len(model._kept) == 2
+    model.forget_recognizers()
+
+
+def test_what_the_engine_cannot_decode_is_an_error_with_a_code(model: VoskModel) -> None:
+    """Its binding raises nothing more exact than `Exception`."""
+    recognizer = model.live(16_000, ALL)
+
+    def fail(_: bytes) -> int:
+        raise Exception("Failed to process waveform")
+
+    recognizer._recognizer = types.SimpleNamespace(AcceptWaveform=fail)
+    with pytest.raises(models.ModelError, match="Failed to process waveform") as caught:
+        list(recognizer.accept(b"\0\0"))
+    assert caught.value.code == "engine_failed"
 
 
 def test_audio_that_ends_at_an_endpoint_leaves_nothing_behind(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cgroup import cannot
+from conftest import share_compiler
 from harmed import flip, leftovers
 from running import until
 from small_model import SMALL_WORDS, make_small_model
@@ -28,9 +30,11 @@ from models.prepared import (
     remove,
     verify,
 )
-from models.prepared.compiler import check, compose, get_compiler
-from models.prepared.manifest import read_manifest, write_manifest
+from models.prepared.compiler import compare, compose, get_compiler
+from models.prepared.manifest import key_of, read_manifest, write_manifest
+from models.prepared.prepare import Bounds
 from models.prepared.selfcheck import must_answer_alike
+from models.prepared.structure import structure_problem
 from models.processor import processor_flags
 
 PLENTY = 10**12
@@ -54,13 +58,15 @@ def test_a_prepared_model_is_links_and_what_is_made_new(
 
 
 def test_the_graph_is_whole_aligned_and_leads_nowhere_else(
-    prepared_small: PreparedModel, cache: Path
+    small: models.ModelLocation, prepared_small: PreparedModel, cache: Path
 ) -> None:
     header = read_graph_header(prepared_small.graph)
     assert header is not None
     assert header.mappable
     assert graph_problem(prepared_small.graph) is None
-    counts = check(get_compiler(cache), prepared_small.graph)
+    words = prepared_small.directory / "graph" / "words.txt"
+    assert structure_problem(prepared_small.graph, small.directory, words) is None
+    counts = compare(get_compiler(cache), small.directory / "graph", prepared_small.graph, 10**9)
     assert (counts.states, counts.arcs) == (header.states, header.arcs)
     assert (header.states, header.arcs) == (
         prepared_small.manifest.states,
@@ -162,8 +168,11 @@ def test_a_graph_that_answers_otherwise_is_thrown_away(
     # A compiler that composes another language model than it was given.
     wrapper = tools / "modelserver-compile-graph"
     real = get_compiler(store)
-    wrapper.write_text(f'#!/bin/sh\nset -- "$1" "$2" {other}/graph/Gr.fst "$4" "$5" "$6" "$7"\n'
-                       f'exec {real} "$@"\n')  # fmt: skip
+    wrapper.write_text(
+        "#!/bin/sh\n"
+        f'[ "$1" != compose ] || set -- "$1" "$2" {other}/graph/Gr.fst "$4" "$5" "$6" "$7"\n'
+        f'exec {real} "$@"\n'
+    )
     wrapper.chmod(0o755)
     path = os.environ["PATH"]
     os.environ["PATH"] = f"{tools}:{path}"
@@ -254,12 +263,12 @@ def test_a_disk_too_small_is_refused_and_a_disk_that_fills_up_is_told(
     with pytest.raises(models.ModelError, match=r"cannot write .*") as caught:
         compose(get_compiler(cache), small.directory / "graph", out, small_disk / "words.txt", 0,
                 lambda _: None)  # fmt: skip
-    assert caught.value.code == "compile_failed"
+    assert caught.value.code == "no_space"
 
 
 def test_a_graph_that_explodes_is_ended(small: models.ModelLocation, store: Path) -> None:
     with pytest.raises(models.ModelError, match="larger than 100000 bytes") as caught:
-        prepare(small, store, available_memory=PLENTY, max_bytes=100_000)
+        prepare(small, store, available_memory=PLENTY, bounds=Bounds(100_000))
     assert caught.value.code == "graph_too_large"
     assert leftovers(store) == []
 
@@ -275,6 +284,51 @@ def test_a_damaged_original_is_told(
         prepare(location, store, available_memory=PLENTY)
     assert caught.value.code == "compile_failed"
     assert leftovers(store) == []
+
+
+def test_a_failure_is_remembered_for_the_model_and_the_version(
+    tmp_path: Path, store: Path, embedded: models.ModelLocation
+) -> None:
+    directory = make_small_model(embedded.directory, tmp_path / "m", SMALL_WORDS.split())
+    graph = directory / "graph" / "Gr.fst"
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:1000])
+    location = models.ModelLocation("m", directory, "ko")
+    for again in (True, False):
+        with pytest.raises(models.ModelError) as caught:
+            prepare(location, store, available_memory=PLENTY, again=again)
+        assert caught.value.code == ("compile_failed" if again else "failed_before")
+    assert "cannot be read as an OpenFst graph" in caught.value.message
+    graph.write_bytes(whole)  # another model
+    assert prepare(location, store, available_memory=PLENTY, again=False).graph.is_file()
+
+
+def test_memory_is_bounded(small: models.ModelLocation, store: Path) -> None:
+    with pytest.raises(models.ModelError, match="memory that composing may use") as caught:
+        prepare(small, store, available_memory=PLENTY, bounds=Bounds(memory=50_000_000))
+    assert caught.value.code == "needs_too_much"
+    assert leftovers(store) == []
+
+
+def test_what_a_killed_process_has_left_does_not_count_as_used(
+    small: models.ModelLocation, cache: Path, tmp_path: Path
+) -> None:
+    """Its disk has room for one graph, and not for two."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = round(estimate_needs(small.directory).disk * 1.3)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        cannot("a tmpfs cannot be mounted")
+    try:
+        share_compiler(cache, disk)
+        left = disk / ".partial-0123456789abcdef" / "graph"
+        left.mkdir(parents=True)
+        (left / "HCLG.fst.arcs").write_bytes(bytes(size // 2))
+        assert prepare(small, disk, available_memory=PLENTY).graph.is_file()
+        assert leftovers(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 # --- what can go wrong afterwards -----------------------------------------------------------------
@@ -296,6 +350,16 @@ def test_a_flipped_bit_is_not_served(copied: PreparedModel, small: models.ModelL
     lookup = find_prepared(small, copied.directory.parent)
     assert lookup.prepared is None
     assert "HCLG.fst is damaged" in lookup.problems[0]
+
+
+def test_a_file_that_was_read_for_its_time_is_not_read_again(
+    copied: PreparedModel, small: models.ModelLocation
+) -> None:
+    os.utime(copied.graph, (1, 1))
+    assert find_prepared(small, copied.directory.parent).prepared is not None
+    manifest = read_manifest(copied.directory)
+    assert manifest is not None
+    assert manifest.made["graph/HCLG.fst"].mtime_ns == 1_000_000_000
 
 
 def test_a_bit_that_flipped_unseen_is_found_by_verify(
@@ -328,6 +392,8 @@ def test_what_another_maker_made_is_not_used(
 ) -> None:
     manifest = json.loads((copied.directory / "prepared.json").read_text())
     manifest["maker"] = "compile-graph 0"
+    assert copied.manifest.key == manifest["key"]
+    manifest["key"] = key_of(copied.manifest.sources, "compile-graph 0")
     (copied.directory / "prepared.json").write_text(json.dumps(manifest))
     lookup = find_prepared(small, copied.directory.parent)
     assert lookup.prepared is None

@@ -9,6 +9,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tracemalloc
 import unittest.mock
 import zipfile
 from collections.abc import Iterator
@@ -313,6 +314,57 @@ def test_a_malicious_or_damaged_archive_leaves_nothing_behind(
     assert {path.name for path in tmp_path.iterdir()} <= {"archive.zip", "models"}
 
 
+def listing(entries: int, *, record_at: int = 0, between: bytes = b"") -> bytes:
+    """An archive with so many entries by its ZIP64 record, and with one by the classic one."""
+    name = b"m/"
+    data = b"PK\x03\x04" + struct.pack("<5H3L2H", 20, 0, 0, 0, 0, 0, 0, 0, len(name), 0) + name
+    begin = len(data)
+    entry = struct.pack("<4B4H3L5H2L", 20, 3, 20, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0)
+    data += b"".join(b"PK\x01\x02" + entry + b"m/%08d" % n for n in range(entries))
+    length, end = len(data) - begin, len(data)
+    record = struct.pack("<Q2H2L4Q", 44, 45, 45, 0, 0, entries, entries, length, begin)
+    data += b"PK\x06\x06" + record + between
+    data += b"PK\x06\x07" + struct.pack("<LQL", 0, end + record_at, 1)
+    return data + b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 1, 1, 56, begin, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (listing(80_000), "lists 80000 entries in 4480000 bytes"),
+        (listing(80_000, record_at=1), "ZIP64 record is not where it says"),
+        (listing(80_000, between=b"x"), "ZIP64 record is not where it belongs"),
+        # The mark of the record stands inside it too, in a field that nothing reads.
+        (listing(80_000)[:-6] + b"PK\x05\x06" + bytes(2), "lists 80000 entries"),
+        (listing(80_000)[:-2] + struct.pack("<H", 22) + b"PK\5\6" + bytes(18), "holds 0 things"),
+    ],
+)
+def test_a_list_of_entries_is_bounded_before_it_is_read(
+    home: Path, tmp_path: Path, data: bytes, says: str
+) -> None:
+    file = tmp_path / "archive.zip"
+    file.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(models.ModelError, match=says):
+            pull_file(file, home, nothing)
+        assert tracemalloc.get_traced_memory()[1] < 3 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_zip64_archive_of_a_usual_size_is_installed(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "archive.zip"
+    with zipfile.ZipFile(file, "w") as writer:
+        for inside, content in PARTS.items():
+            writer.writestr(f"{NAME}/{inside}", content)
+        with unittest.mock.patch("zipfile.ZIP64_LIMIT", 1):
+            writer.close()
+    assert b"PK\x06\x06" in file.read_bytes()
+    pull_file(file, home, nothing)
+    assert whole(home)
+
+
 def test_an_archive_may_not_unpack_to_more_than_its_bound(tmp_path: Path) -> None:
     file = tmp_path / "a.zip"
     file.write_bytes(ARCHIVE)
@@ -328,6 +380,31 @@ def test_a_full_disk_is_said_before_anything_is_written(small_disk: Path, tmp_pa
     with pytest.raises(models.ModelError, match=r"bytes unpacked, \d+ are free"):
         pull_file(file, small_disk, nothing)
     assert left(small_disk) == []
+
+
+def test_a_replaced_archive_is_accepted_by_hand_only(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "archive.zip"
+    file.write_bytes(ARCHIVE)
+    pull_file(file, home, nothing)
+    command("uninstall", NAME, home=home)
+    file.write_bytes(archive(parts=PARTS | {"README": b"another version"}))
+    refused = command("pull", str(file), home=home)
+    assert refused.returncode == 1
+    assert f"is right by {home / '.pins.json'}" in refused.stderr
+    assert "models pull --repin" in refused.stderr
+    done = command("pull", "--repin", str(file), home=home)
+    assert done.returncode == 0, done.stderr
+    assert (home / NAME / "README").read_bytes() == b"another version"
+    command("uninstall", NAME, home=home)
+    assert command("pull", str(file), home=home).returncode == 0  # which is pinned now
+
+
+def test_what_was_put_there_by_hand_can_be_uninstalled(home: Path) -> None:
+    for name in ("my model", "模型"):
+        (home / name / "am").mkdir(parents=True)
+        done = command("uninstall", name, home=home)
+        assert done.returncode == 0, done.stderr
+        assert not (home / name).exists()
 
 
 # --- by hand --------------------------------------------------------------------------------------

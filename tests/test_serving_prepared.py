@@ -334,7 +334,7 @@ def test_one_that_cannot_be_removed_is_not_used_again(
         "modelserver.serving.lessons.remove", side_effect=OSError(30, "Read-only file system")
     ):
         assert not asyncio.run(CrashInquiry(lessons).sound(prepared, small.directory))
-    lookup = find_prepared(small, tmp_path / "store", lessons.damaged)
+    lookup = find_prepared(small, tmp_path / "store", lessons.unusable)
     assert lookup.prepared is None
     assert "known to be damaged" in lookup.problems[0]
 

@@ -5,7 +5,6 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -117,15 +116,6 @@ def reference(
     return json.loads(done.stdout)
 
 
-def shape(answer: str) -> str:
-    """All but the digits: keys, their order, spaces, words, places behind the point."""
-    return re.sub(r"\d+(\.\d+)", lambda found: "0." + "0" * (len(found[1]) - 1), answer)
-
-
-def numbers(answer: str) -> list[float]:
-    return [float(found) for found in re.findall(r"\d+\.\d+", answer)]
-
-
 @pytest.mark.parametrize(
     ("rate", "words", "alternatives", "piece"),
     [(16_000, True, 0, PIECE), (16_000, False, 0, 3333 * 2), (16_000, True, 3, 32_000),
@@ -152,20 +142,7 @@ async def test_message_by_message_it_says_what_that_server_says(
     for pcm, theirs in zip(spoken, expected, strict=True):
         async with connected(server) as client:
             ours = await converse(client, pcm, piece, **config)
-        assert len(ours) == len(theirs)
-        if alternatives:  # of readings that weigh nearly the same, memory decides which is third
-            assert [json.loads(a).get("partial") for a in ours] == [
-                json.loads(a).get("partial") for a in theirs
-            ]
-            assert [readings(a)[:1] for a in ours] == [readings(a)[:1] for a in theirs]
-            continue
-        for one, other in zip(ours, theirs, strict=True):
-            assert shape(one) == shape(other)
-            assert numbers(one) == pytest.approx(numbers(other), abs=0.01)
-
-
-def readings(answer: str) -> list[str]:
-    return [one["text"] for one in json.loads(answer).get("alternatives", [])]
+        assert ours == theirs
 
 
 async def test_without_a_word_of_config_it_is_8000_samples_a_second_with_words(

@@ -1,6 +1,7 @@
 """Bundled clips of synthetic speech, for warming up and for comparing models."""
 
 import array
+import glob
 import random
 import sys
 from pathlib import Path
@@ -12,8 +13,13 @@ _DIRECTORY = Path(__file__).parent
 
 def clips_for(language: str) -> list[Path]:
     """The clips in the language of the BCP 47 tag; where there are none, those in English."""
-    primary = language.partition("-")[0]
-    return sorted(_DIRECTORY.glob(f"{primary}-*.opus")) or sorted(_DIRECTORY.glob("en-*.opus"))
+    return own_clips(language) or own_clips("en")
+
+
+def own_clips(language: str) -> list[Path]:
+    """The clips in the language of the BCP 47 tag; none where there are none."""
+    primary = glob.escape(language.partition("-")[0])
+    return sorted(_DIRECTORY.glob(f"{primary}-*.opus"))
 
 
 def decode_clip(path: Path, sample_rate: int) -> bytes:

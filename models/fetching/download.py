@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import aiohttp
 import msgspec
 
 from models.contract import ModelError
+from models.durable import free_for_us
 
 Progress = Callable[[int, int], None]
 """Told of the bytes that are here, and of how many there will be (0: not known)."""
@@ -27,8 +27,6 @@ _ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.5
 _CONNECT_S, _STALL_S = 20.0, 30.0
 _BLOCK_BYTES = 1 << 18
-_DISK_RESERVE = 8 << 20
-"""Bytes of a disk that a download leaves free."""
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -193,10 +191,10 @@ class _Attempts:
 
     def _must_have_room(self, missing: int) -> None:
         """Before the first byte of it is taken."""
-        free = shutil.disk_usage(self._partial.parent).free
-        if missing > free - _DISK_RESERVE:
+        free = free_for_us(self._partial.parent)
+        if missing > free:
             raise ModelError(
-                "no_space", f"{self._url} needs {missing} bytes more, and {free} are free"
+                "no_space", f"{self._url} needs {missing} bytes more, and {free} may be used"
             )
 
     def _must_be_small(self, count: int) -> None:

@@ -2,7 +2,6 @@
 and nothing is seen in the models directory before it is whole."""
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import os
@@ -17,11 +16,13 @@ import msgspec
 
 from models.catalog import CatalogEntry, Checksum, catalog_entry, checksum_of
 from models.contract import ModelError
-from models.durable import remove_tree, sync_files
+from models.durable import remove_tree, sync, sync_tree
 from models.fetching.download import Bounds, discard, download
-from models.fetching.pins import read_pin, record_pin
+from models.fetching.pins import PINS, read_pin, record_pin
 from models.fetching.unpack import name_of, top_directory, unpack
+from models.leftovers import Leftover, bytes_of
 from models.location import layout_problem
+from models.locks import Held, hold
 
 Progress = Callable[[str, int, int], None]
 """Told of each phase ("download", "check", "unpack"): bytes done, and bytes in all (0: unknown)."""
@@ -31,16 +32,28 @@ _MOST_BYTES = 16 * 10**9
 """Of a download whose size nobody has published."""
 _ABOUT = 1.15
 """By how much a size that was published rounded may be off."""
+_REPIN = (
+    ", where the first download of it was recorded; if its publisher has replaced it, accept the "
+    "new one with `modelserver models pull --repin`"
+)
 _LOADING = ".fetch"
 _UNPACKING = "unpacking-"
 
 
 async def pull(
-    name: str, models_directory: Path, source: str, on_progress: Progress, *, pause_s: float = 0.5
+    name: str,
+    models_directory: Path,
+    source: str,
+    on_progress: Progress,
+    *,
+    pause_s: float = 0.5,
+    repin: bool = False,
 ) -> Path:
     """Fetch the model `name` from `source` (a URL; the model is NAME.zip there) and install it.
 
-    Returns its directory. Raises `ModelError`; whatever happened, no half model is left.
+    `repin`: accept another checksum than that of an earlier download. Returns its directory. Raises
+    `ModelError`; whatever happened, no half model is left. Hashing and unpacking block: a server
+    runs this in a process of its own.
     """
     if not _NAME.fullmatch(name):
         raise ModelError("bad_name", f"{name!r} is not the name of a model")
@@ -57,38 +70,42 @@ async def pull(
         )
         try:
             with file.open("rb") as opened:
-                return _install(name, opened, url, models_directory, on_progress)
+                return _install(name, opened, url, models_directory, on_progress, repin=repin)
         finally:
             discard(file)
 
 
-def pull_file(archive: Path, models_directory: Path, on_progress: Progress) -> Path:
+def pull_file(
+    archive: Path, models_directory: Path, on_progress: Progress, *, repin: bool = False
+) -> Path:
     """Install the model in a zip file that is here already. Returns its directory.
 
     Raises `ModelError`.
     """
     try:
         with archive.open("rb") as opened:
-            return _pull_opened(archive, opened, models_directory, on_progress)
+            return _pull_opened(archive, opened, models_directory, on_progress, repin=repin)
     except OSError as error:
         raise ModelError("cannot_read", f"{archive}: {error.strerror}") from error
 
 
 def _pull_opened(
-    archive: Path, opened: BinaryIO, models_directory: Path, on_progress: Progress
+    archive: Path, opened: BinaryIO, models_directory: Path, on_progress: Progress, *, repin: bool
 ) -> Path:
     name = top_directory(opened)
     if not _NAME.fullmatch(name):
         raise ModelError("bad_name", f"{archive.name} calls its model {name!r}, which is no name")
     with _place_for(name, models_directory):
-        return _install(name, opened, str(archive), models_directory, on_progress)
+        source = str(archive)
+        return _install(name, opened, source, models_directory, on_progress, repin=repin)
 
 
 def uninstall(name: str, models_directory: Path) -> Path:
     """Delete an installed model. Returns where it was. Raises `ModelError`."""
     directory = models_directory / name
-    if not _NAME.fullmatch(name) or not directory.is_dir():
-        names = ", ".join(sorted(d.name for d in _directories(models_directory))) or "none"
+    there = {found.name for found in _directories(models_directory)}
+    if name not in there:
+        names = ", ".join(sorted(there)) or "none"
         raise ModelError(
             "model_not_found", f"there is no {name!r} in {models_directory}; there: {names}"
         )
@@ -97,6 +114,24 @@ def uninstall(name: str, models_directory: Path) -> Path:
     except OSError as error:
         raise ModelError("cannot_write", f"{directory}: {error.strerror}") from error
     return directory
+
+
+def broken_downloads(models_directory: Path) -> list[Leftover]:
+    """Downloads that broke off, and what killed processes have left of unpacking or uninstalling.
+    Raises `OSError`."""
+    waiting = models_directory / _LOADING
+    found = []
+    for path in sorted(waiting.iterdir()) if waiting.is_dir() else ():
+        if path.suffix != ".lock":
+            name = path.name.removeprefix(_UNPACKING)
+            name = name.rpartition("-")[0] if name != path.name else name.partition(".zip")[0]
+            lock = waiting / f"{name}.lock"
+            found.append(Leftover(path, "a download that broke off", bytes_of(path), lock))
+    for path in sorted(models_directory.glob(".*-removed")):
+        why = "left by a process that was killed while it uninstalled a model"
+        lock = models_directory / f"{path.name}.lock"
+        found.append(Leftover(path, why, bytes_of(path), lock, certain=True))
+    return found
 
 
 def _directories(models_directory: Path) -> list[Path]:
@@ -119,33 +154,16 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
     waiting = models_directory / _LOADING
     try:
         waiting.mkdir(parents=True, exist_ok=True)
-        with (waiting / f"{name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ModelError("busy", f"{name} is being fetched by somebody else") from None
-            if not _is_at(lock.fileno(), Path(lock.name)):
-                raise ModelError("busy", f"{name} was being fetched by somebody else: try again")
-            try:
-                yield waiting
-            finally:
-                # Whoever has opened it meanwhile has a file that nobody will find: it must see so.
-                Path(lock.name).unlink(missing_ok=True)
+        with hold(waiting / f"{name}.lock"):
+            yield waiting
+    except Held:
+        raise ModelError("busy", f"{name} is being fetched by another process") from None
     except OSError as error:
         where = error.filename or models_directory
         raise ModelError("cannot_write", f"{where}: {error.strerror}") from error
     finally:
         with contextlib.suppress(OSError):  # not empty: a part that can be gone on with
             waiting.rmdir()
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """The open file is the one that has this name now: its last holder has not removed it between
-    our opening and locking it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _bounds(entry: CatalogEntry | None) -> Bounds:
@@ -155,7 +173,13 @@ def _bounds(entry: CatalogEntry | None) -> Bounds:
 
 
 def _install(
-    name: str, archive: BinaryIO, source: str, models_directory: Path, on_progress: Progress
+    name: str,
+    archive: BinaryIO,
+    source: str,
+    models_directory: Path,
+    on_progress: Progress,
+    *,
+    repin: bool,
 ) -> Path:
     """`archive` is hashed and unpacked through one descriptor: who may write beside it cannot put
     another in its place between the two."""
@@ -164,8 +188,10 @@ def _install(
         pinned = read_pin(models_directory, name)
     except msgspec.DecodeError as error:
         raise ModelError("bad_pins", f"the checksums of earlier downloads: {error}") from error
-    known = (checksum_of(entry) if entry else None) or pinned
-    sha256 = _check(archive, known, on_progress)
+    published = checksum_of(entry) if entry else None
+    known = published or (None if repin else pinned)
+    where = "the catalogue" if published else str(models_directory / PINS)
+    sha256 = _check(archive, known, where, on_progress)
     size = os.fstat(archive.fileno()).st_size
     left = f"{_UNPACKING}{name}-"
     for old in (models_directory / _LOADING).glob(f"{glob.escape(left)}*"):
@@ -177,16 +203,17 @@ def _install(
         problem = layout_problem(made)
         if problem is not None:
             raise ModelError("model_invalid", f"{name_of(archive)} holds no Vosk model: {problem}")
-        sync_files(made)
+        sync_tree(made)
         target = models_directory / name
         made.rename(target)
+        sync(models_directory)
         if known is None:  # of what is there, and of nothing else
             record_pin(models_directory, name, sha256=sha256, size=size, source=source)
     return target
 
 
-def _check(archive: BinaryIO, known: Checksum | None, on_progress: Progress) -> str:
-    """The file's SHA-256, once it adds up to what is known of it."""
+def _check(archive: BinaryIO, known: Checksum | None, where: str, on_progress: Progress) -> str:
+    """The file's SHA-256, once it adds up to what is known of it by `where`."""
     total, done = os.fstat(archive.fileno()).st_size, 0
     digests = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
     archive.seek(0)
@@ -199,6 +226,7 @@ def _check(archive: BinaryIO, known: Checksum | None, on_progress: Progress) -> 
         raise ModelError(
             "wrong_checksum",
             f"{name_of(archive)} is not what it should be: its {known.algorithm} is "
-            f"{digests[known.algorithm].hexdigest()}, and {known.digest} is right",
+            f"{digests[known.algorithm].hexdigest()}, and {known.digest} is right by {where}"
+            + ("" if where == "the catalogue" else _REPIN),
         )
     return digests["sha256"].hexdigest()

@@ -5,17 +5,18 @@ lead out of the target, links, devices, encrypted or doubled entries. While it i
 may become longer than it said.
 """
 
-import shutil
+import os
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from models.contract import ModelError
+from models.durable import free_for_us
 
 _BLOCK_BYTES = 1 << 20
 _CREATED_ON_UNIX = 3
@@ -26,7 +27,13 @@ before their length can be looked at."""
 _LARGEST_DIRECTORY = 4 << 20
 """Bytes of the list of entries, which is read whole."""
 _END_RECORD = struct.Struct("<4s4H2LH")
-"""The zip format's end of central directory (APPNOTE.TXT, 4.3.16)."""
+_END_MARK = b"PK\x05\x06"
+_END_RECORD_64, _END_MARK_64 = struct.Struct("<4sQ2H2L4Q"), b"PK\x06\x06"
+_LOCATOR, _LOCATOR_MARK = struct.Struct("<4sLQL"), b"PK\x06\x07"
+"""The zip format's end of central directory, that of ZIP64, and its locator (APPNOTE.TXT, 4.3.14
+to 4.3.16)."""
+_SYNC_BYTES = 64 << 20
+"""Written to disk after so many: on a slow disk progress is real, and others can write too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +66,11 @@ def unpack(
     with _opened(archive) as opened:
         top, files = _checked(archive, opened, limits or ArchiveLimits())
         total = sum(info.file_size for info in files)
-        free = shutil.disk_usage(target).free
+        free = free_for_us(target)
         if total > free:
             raise ModelError(
-                "no_space", f"{name_of(archive)} needs {total} bytes unpacked, {free} are free"
+                "no_space",
+                f"{name_of(archive)} needs {total} bytes unpacked, {free} are free for it",
             )
         done = 0
         for info in files:
@@ -83,16 +91,47 @@ def _opened(archive: BinaryIO) -> zipfile.ZipFile:
 
 
 def _must_have_few_entries(archive: BinaryIO) -> None:
-    """Before the list of them is read."""
+    """Before the list of them is read: by every record that `zipfile` may take its length from."""
     size = archive.seek(0, 2)
-    archive.seek(max(0, size - (1 << 16) - _END_RECORD.size))
+    begin = max(0, size - (1 << 16) - _END_RECORD.size - _LOCATOR.size - _END_RECORD_64.size)
+    archive.seek(begin)
     tail = archive.read()
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) - at < _END_RECORD.size:
-        return  # it is no zip archive, which is said next
-    _, _, _, _, entries, length, _, _ = _END_RECORD.unpack_from(tail, at)
+    for at in _end_records(tail):
+        _, _, _, _, entries, length, _, _ = _END_RECORD.unpack_from(tail, at)
+        if length > _LARGEST_DIRECTORY:
+            raise _too_many(archive, entries, length)
+        locator = at - _LOCATOR.size
+        if locator >= 0 and tail.startswith(_LOCATOR_MARK, locator):
+            _must_have_few_entries_64(archive, tail, locator)
+
+
+def _end_records(tail: bytes) -> Iterator[int]:
+    """Where one may be: at the very end, without a comment, or the last that is found."""
+    last = len(tail) - _END_RECORD.size
+    if last >= 0 and tail.startswith(_END_MARK, last):
+        yield last
+    found = tail.rfind(_END_MARK)
+    if 0 <= found < last:
+        yield found
+
+
+def _must_have_few_entries_64(archive: BinaryIO, tail: bytes, locator: int) -> None:
+    """Of a ZIP64 archive. Its record is right before its locator, or where that one says; Python
+    versions differ in which they believe, so they must agree."""
+    at = locator - _END_RECORD_64.size
+    _, _, said, _ = _LOCATOR.unpack_from(tail, locator)
+    if at < 0 or not tail.startswith(_END_MARK_64, at):
+        raise _bad(archive, "its ZIP64 record is not where it belongs")
+    size = archive.seek(0, 2)
+    if said != size - len(tail) + at:
+        raise _bad(archive, "its ZIP64 record is not where it says")
+    *_, entries, length, _ = _END_RECORD_64.unpack_from(tail, at)
     if length > _LARGEST_DIRECTORY:
-        raise _bad(archive, f"it lists {entries} entries in {length} bytes, more than a model has")
+        raise _too_many(archive, entries, length)
+
+
+def _too_many(archive: BinaryIO, entries: int, length: int) -> ModelError:
+    return _bad(archive, f"it lists {entries} entries in {length} bytes, more than a model has")
 
 
 def _checked(
@@ -162,6 +201,9 @@ def _extract(
                 if written > info.file_size:
                     raise _bad(archive, f"{info.filename!r} is longer than it says")
                 writer.write(block)
+                if written // _SYNC_BYTES != (written - len(block)) // _SYNC_BYTES:
+                    writer.flush()
+                    os.fdatasync(writer.fileno())
                 on_progress(done + written, total)
     except (
         *(zipfile.BadZipFile, zlib.error, EOFError),

@@ -7,8 +7,12 @@ search, to the bit. The processor's flags decide which of its variants runs; whe
 no compiler to build it, everything is as it was without it.
 """
 
-import os
+import atexit
+import functools
+import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +31,7 @@ __all__ = [
     "choose_variant",
     "find_kernels",
     "get_kernels",
+    "kernels_path",
     "must_run",
 ]
 
@@ -42,6 +47,18 @@ result is the same to the bit, on every x86 processor."""
 VARIANTS = {"AVX-512": AVX512 | AVX2, "AVX2": AVX2, "NEON": frozenset({"asimd"})}
 """Variant to the processor flags that it needs, best first."""
 
+ABI = 2
+"""What the library and `models.kernels.preloaded` agree on; another library is not used."""
+
+_TRIAL = """
+import ctypes, sys
+try:
+    found = ctypes.CDLL(sys.argv[1]).modelserver_kernels_abi()
+except (OSError, AttributeError) as error:
+    sys.exit(str(error))
+sys.exit(None if found == int(sys.argv[2]) else f"its ABI is {found}, and {sys.argv[2]} is wanted")
+"""
+
 _SOURCE = Path(__file__).parent / "source"
 _SOURCES = ("build_id", "interpose", "packed", "product", "search", "weights")
 _BUILT = Built(
@@ -50,6 +67,7 @@ _BUILT = Built(
     ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden"),
     ("-ldl",),
     HOW_TO_GET_IT,
+    lambda library: (sys.executable, "-P", "-c", _TRIAL, str(library), str(ABI)),
 )
 
 
@@ -62,8 +80,32 @@ class Kernels:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """For a process that shall have them."""
-        return {"LD_PRELOAD": str(self.library)}
+        """The variables of a process that has them. The linker splits the value at spaces and
+        colons (ld.so(8)), so a path with one is given by a link that has none."""
+        return {"LD_PRELOAD": str(_preloadable(self.library))}
+
+
+@functools.lru_cache(maxsize=8)
+def _preloadable(library: Path) -> Path:
+    if not _SPLITS.search(str(library)):
+        return library
+    directory = _links()
+    link = directory / f"{len(list(directory.iterdir()))}.so"
+    link.symlink_to(library)
+    return link
+
+
+@functools.cache
+def _links() -> Path:
+    """A directory of this process's, which goes with it."""
+    directory = tempfile.mkdtemp(prefix="modelserver-preload-")
+    if _SPLITS.search(directory):
+        directory = tempfile.mkdtemp(prefix="modelserver-preload-", dir="/tmp")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory)
+
+
+_SPLITS = re.compile(r"[\s:]")
 
 
 def choose_variant(flags: frozenset[str], blas: str = "auto") -> str | None:
@@ -73,13 +115,18 @@ def choose_variant(flags: frozenset[str], blas: str = "auto") -> str | None:
 
 
 def find_kernels(cache: Path) -> Path | None:
-    """The library, installed or built before; None if it would have to be built."""
+    """The library, installed or built before, that this version can use on this machine; None if
+    it would have to be built."""
     for prefix in (sys.prefix, "/usr/local", "/usr"):
         installed = Path(prefix) / "lib" / LIBRARY
-        if installed.is_file():
+        if _BUILT.starts(installed):
             return installed
-    built = _BUILT.path(cache)
-    return built if os.access(built, os.R_OK) else None
+    return _BUILT.find(cache)
+
+
+def kernels_path(cache: Path) -> Path:
+    """Where the library is kept that is built here."""
+    return _BUILT.path(cache)
 
 
 def can_build_kernels() -> bool:

@@ -6,11 +6,17 @@ import ctypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from models.kernels import ABI
+
 _REASONS = {
     1: "this processor cannot run them",
     2: "the engine's library is not the one that they were written for",
     3: "the engine's calls do not reach them",
 }
+
+
+def _has(functions: ctypes.CDLL, name: str) -> bool:
+    return hasattr(functions, f"modelserver_kernels_{name}")
 
 
 class KernelsUnavailable(Exception):
@@ -37,6 +43,12 @@ class PreloadedKernels:
             attach = functions.modelserver_kernels_attach
         except AttributeError:
             raise KernelsUnavailable("this process was started without them") from None
+        found = functions.modelserver_kernels_abi() if _has(functions, "abi") else 0
+        if found != ABI:
+            raise KernelsUnavailable(
+                f"the library that this process was started with has the ABI {found}, and {ABI} is "
+                "wanted: is an older version installed?"
+            )
         attach.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
         functions.modelserver_kernels_begin.argtypes = [ctypes.c_size_t]
         functions.modelserver_kernels_seal.argtypes = [ctypes.c_size_t]

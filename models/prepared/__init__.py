@@ -4,10 +4,13 @@ A prepared model is a directory of links to its original, plus what is made new:
 aligned so that it can be mapped, its word list, and a configuration without dither.
 """
 
+from models.leftovers import Leftover, remove_leftover
 from models.prepared.carry import export_prepared, import_prepared
 from models.prepared.compiler import HOW_TO_GET_IT, GraphCounts, can_build, find_compiler
+from models.prepared.leftovers import find_leftovers
 from models.prepared.needs import Needs, estimate_needs, must_be_affordable
-from models.prepared.prepare import Progress, prepare
+from models.prepared.prepare import Bounds, Progress, prepare
+from models.prepared.selfcheck import Starting
 from models.prepared.store import (
     Lookup,
     PreparedModel,
@@ -20,21 +23,26 @@ from models.prepared.store import (
 
 __all__ = [
     "HOW_TO_GET_IT",
+    "Bounds",
     "GraphCounts",
+    "Leftover",
     "Lookup",
     "Needs",
     "PreparedModel",
     "Progress",
+    "Starting",
     "can_build",
     "changed_size",
     "estimate_needs",
     "export_prepared",
     "find_compiler",
+    "find_leftovers",
     "find_prepared",
     "import_prepared",
     "must_be_affordable",
     "prepare",
     "prepared_models",
     "remove",
+    "remove_leftover",
     "verify",
 ]

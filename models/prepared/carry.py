@@ -13,10 +13,21 @@ import msgspec
 import msgspec.structs
 
 from models.contract import ModelError
+from models.durable import free_for_us
 from models.graph_file import graph_problem
 from models.location import ModelLocation
-from models.prepared.manifest import FORMAT, MANIFEST, FileStamp, Manifest, write_manifest
-from models.prepared.prepare import locked, place, stamp_sources
+from models.prepared.compiler import find_compiler
+from models.prepared.leftovers import remove_partials
+from models.prepared.manifest import (
+    FORMAT,
+    MANIFEST,
+    FileStamp,
+    Manifest,
+    directory_name,
+    write_manifest,
+)
+from models.prepared.needs import estimate_needs
+from models.prepared.prepare import locked, must_be_the_same_graph, place, stamp_sources
 from models.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
 from models.view import make_view
 
@@ -40,26 +51,35 @@ def export_prepared(prepared: PreparedModel, file: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def import_prepared(file: Path, location: ModelLocation, store: Path) -> PreparedModel:
+def import_prepared(
+    file: Path, location: ModelLocation, store: Path, *, available_memory: int = 0
+) -> PreparedModel:
     """Take the file in for the original at `location`.
 
-    Every name, size and checksum in it is checked, and so is the original it was made from.
+    Every name, size and checksum in it is checked, and so is the original it was made from; then
+    every state and arc of its graph, since the checksums come with it. Where the graph compiler is
+    here and `available_memory` (bytes) suffices, the graph is compared with the original too.
     Raises `ModelError`.
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
         with tarfile.open(file, "r:") as archive:
             manifest = _read_manifest(archive)
-            _must_fit(manifest, location)
-            free = shutil.disk_usage(store).free
-            size = sum(stamp.size for stamp in manifest.made.values())
-            if size > free:
-                raise _bad(f"it needs {size} bytes in {store}, {free} are free")
+            sources = _must_fit(manifest, location)
+            manifest = msgspec.structs.replace(manifest, sources=sources)
             with locked(store, manifest.key, location.name):
+                remove_partials(store, ours=manifest.key)
+                free = free_for_us(store)
+                size = sum(stamp.size for stamp in manifest.made.values())
+                if size > free:
+                    raise _bad(f"it needs {size} bytes in {store}, {free} may be used")
                 partial = store / f"{PARTIAL_PREFIX}{manifest.key}-import"
-                shutil.rmtree(partial, ignore_errors=True)
                 try:
-                    return _unpack(archive, manifest, location, partial, store)
+                    made = _unpack(archive, manifest, location, partial)
+                    _must_be_right(location, store, partial, available_memory)
+                    target = store / directory_name(manifest.name, manifest.key)
+                    place(partial, target)
+                    return PreparedModel(target, made)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     except tarfile.TarError as error:
@@ -69,12 +89,8 @@ def import_prepared(file: Path, location: ModelLocation, store: Path) -> Prepare
 
 
 def _unpack(
-    archive: tarfile.TarFile,
-    manifest: Manifest,
-    location: ModelLocation,
-    partial: Path,
-    store: Path,
-) -> PreparedModel:
+    archive: tarfile.TarFile, manifest: Manifest, location: ModelLocation, partial: Path
+) -> Manifest:
     made: dict[str, FileStamp] = {}
     for name, stamp in manifest.made.items():
         target = partial / name
@@ -88,9 +104,19 @@ def _unpack(
     problem = graph_problem(PreparedModel(partial, manifest).graph)
     if problem is not None:
         raise _bad(problem)
-    target = store / f"{manifest.name}-{manifest.key}"
-    place(partial, target)
-    return PreparedModel(target, manifest)
+    return manifest
+
+
+def _must_be_right(
+    location: ModelLocation, store: Path, partial: Path, available_memory: int
+) -> None:
+    program = find_compiler(store)
+    if available_memory < estimate_needs(location.directory).memory:
+        program = None
+    try:
+        must_be_the_same_graph(program, location, partial)
+    except ModelError as error:
+        raise _bad(error.message) from error
 
 
 def _read_manifest(archive: tarfile.TarFile) -> Manifest:
@@ -112,7 +138,8 @@ def _read_manifest(archive: tarfile.TarFile) -> Manifest:
     return manifest
 
 
-def _must_fit(manifest: Manifest, location: ModelLocation) -> None:
+def _must_fit(manifest: Manifest, location: ModelLocation) -> dict[str, FileStamp]:
+    """The original's files as they are here."""
     if manifest.name != location.name:
         raise ModelError(
             "other_original", f"the file was made from {manifest.name}, this is {location.name}"
@@ -126,6 +153,7 @@ def _must_fit(manifest: Manifest, location: ModelLocation) -> None:
                 f"the file was made from another {manifest.name}: {name} differs from the one in "
                 f"{location.directory}",
             )
+    return here
 
 
 def _copy_checked(archive: tarfile.TarFile, name: str, stamp: FileStamp, target: Path) -> None:

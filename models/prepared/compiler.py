@@ -2,6 +2,7 @@
 process of its own."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -25,8 +26,12 @@ _BUILT = Built(
     ("-O2", "-std=c++17"),
     ("-lfstngram", "-lfst", "-ldl", "-pthread"),
     HOW_TO_GET_IT,
+    lambda program: (str(program), "version"),
 )
-_TOO_LARGE = 3
+_PARTS = ("HCLr.fst", "Gr.fst", "disambig_tid.int")
+_CODES = {3: "graph_too_large", 4: "no_space", 6: "needs_too_much"}
+_DIFFERS = 5
+"""Exit statuses of the program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,14 @@ class Compiled:
 def find_compiler(cache: Path) -> Path | None:
     """The program, installed or built before; None if it would have to be built."""
     installed = shutil.which(PROGRAM)
-    if installed is not None:
+    if installed is not None and _BUILT.starts(Path(installed)):
         return Path(installed)
-    built = _BUILT.path(cache)
-    return built if os.access(built, os.X_OK) else None
+    return _BUILT.find(cache)
+
+
+def compiler_path(cache: Path) -> Path:
+    """Where the program is kept that is built here."""
+    return _BUILT.path(cache)
 
 
 def can_build() -> bool:
@@ -79,39 +88,60 @@ def compose(
     words: Path,
     max_bytes: int,
     on_progress: Callable[[GraphCounts], None],
+    *,
+    max_memory: int | None = None,
 ) -> Compiled:
     """Compose the lazily composed graph in `graph_directory` into the file `out`.
 
-    Raises `ModelError`: `graph_too_large` past `max_bytes` (0: no limit), `compile_failed`.
+    Raises `ModelError`: `graph_too_large` past `max_bytes` (0: no limit), `needs_too_much` past
+    `max_memory` bytes (None: no limit), `no_space` where the disk fills up to its reserve,
+    `killed`, `compile_failed`.
     """
-    arguments = [
-        "compose",
-        str(graph_directory / "HCLr.fst"),
-        str(graph_directory / "Gr.fst"),
-        str(graph_directory / "disambig_tid.int"),
-        str(out),
-        str(words),
-        str(max_bytes),
-    ]
-    return _run(program, arguments, on_progress)
+    parts = [str(graph_directory / name) for name in _PARTS]
+    arguments = ["compose", *parts, str(out), str(words), str(max_bytes)]
+    return _run(program, arguments, on_progress, max_memory)
 
 
 def align(
-    program: Path, graph: Path, out: Path, on_progress: Callable[[GraphCounts], None]
+    program: Path,
+    graph: Path,
+    out: Path,
+    max_bytes: int,
+    on_progress: Callable[[GraphCounts], None],
+    *,
+    max_memory: int | None = None,
 ) -> Compiled:
-    """Write a static graph anew as an aligned const one. Raises `ModelError`."""
-    return _run(program, ["align", str(graph), str(out)], on_progress)
+    """Rewrite a static graph as an aligned const one. Raises `ModelError` as `compose` does."""
+    arguments = ["align", str(graph), str(out), str(max_bytes)]
+    return _run(program, arguments, on_progress, max_memory)
 
 
-def check(program: Path, graph: Path) -> GraphCounts:
-    """Read the graph once: no arc leads out of it. Raises `ModelError`."""
-    return _run(program, ["check", str(graph)], lambda _: None).counts
+def compare(program: Path, graph_directory: Path, made: Path, states: int) -> GraphCounts:
+    """Walk the composition of the graphs in `graph_directory` and the graph `made` from it side by
+    side, until `states` states are visited or all of them.
+
+    Returns what was compared. Raises `ModelError`, code `answers_differ`, at the first state whose
+    arcs, labels or weights are not the same.
+    """
+    parts = [str(graph_directory / name) for name in _PARTS]
+    arguments = ["compare", *parts, str(made), str(states)]
+    return _run(program, arguments, lambda _: None).counts
+
+
+def compare_aligned(program: Path, graph: Path, made: Path) -> GraphCounts:
+    """The same for a static `graph` and the aligned one `made` from it, of all states."""
+    return _run(program, ["same", str(graph), str(made)], lambda _: None).counts
 
 
 def _run(
-    program: Path, arguments: list[str], on_progress: Callable[[GraphCounts], None]
+    program: Path,
+    arguments: list[str],
+    on_progress: Callable[[GraphCounts], None],
+    max_memory: int | None = None,
 ) -> Compiled:
     with tempfile.TemporaryFile() as errors, _process(program, arguments, errors) as process:
+        if max_memory is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (max_memory, max_memory))
         assert process.stdout is not None
         counts = GraphCounts(0, 0)
         done = False
@@ -129,11 +159,14 @@ def _run(
 
 
 def _failure(status: int, said: str) -> ModelError:
-    if status == _TOO_LARGE:
-        return ModelError("graph_too_large", said)
     if status < 0:
         return ended_by_signal("the graph compiler", -status)
-    return ModelError("compile_failed", said or f"the graph compiler exited with {status}")
+    if status == _DIFFERS:
+        return ModelError(
+            "answers_differ", f"the prepared model does not answer like its original: {said}"
+        )
+    code = _CODES.get(status, "compile_failed")
+    return ModelError(code, said or f"the graph compiler exited with {status}")
 
 
 def ended_by_signal(what: str, number: int) -> ModelError:
@@ -152,6 +185,7 @@ def _process(
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
+        env={**os.environ, "MODELSERVER_PARENT": str(os.getpid())},
     )  # type: ignore[call-overload]
     try:
         yield process

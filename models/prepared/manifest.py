@@ -1,6 +1,7 @@
 """What a prepared model says of itself: what it was made from, by what, and what was made."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -41,7 +42,9 @@ class FileStamp(msgspec.Struct, frozen=True):
         return status.st_mtime_ns == self.mtime_ns or FileStamp.of(file).sha256 == self.sha256
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LONGEST_NAME = 255
+_LONGEST_LABEL_BYTES = 120
+_NOT_IN_A_LABEL = re.compile(r"[^\w.+-]")
 _FOLDERS = ("", "graph/", "conf/")
 _MADE = frozenset(f + n for f in _FOLDERS for n in ("HCLG.fst", "words.txt", "mfcc.conf"))
 _SOURCES = frozenset(
@@ -73,19 +76,29 @@ class Manifest(msgspec.Struct, frozen=True):
     def problem(self) -> str | None:
         """Why it is to be believed in nothing, whoever wrote it: its names lead elsewhere, or are
         not those that are made here; None if there is no reason."""
-        if not _NAME.fullmatch(self.name) or self.key != key_of(self.sources):
-            return "its name is no name, or its key is not that of what it was made from"
+        name = self.name
+        if not 0 < len(name) <= _LONGEST_NAME or "/" in name or not name.isprintable():
+            return f"{name[:40]!r} is no name"
+        if self.key != key_of(self.sources, self.maker):
+            return "its key is not that of what it was made from"
         if not self.sources or not self.sources.keys() <= _SOURCES or not self.made.keys() <= _MADE:
             return "it names files that no prepared model has"
         return None
 
 
-def key_of(sources: dict[str, FileStamp]) -> str:
-    """The name of what is made from these sources by this maker."""
-    digest = hashlib.sha256(MAKER.encode())
+def key_of(sources: dict[str, FileStamp], maker: str = MAKER) -> str:
+    """The name of what `maker` makes from these sources."""
+    digest = hashlib.sha256(maker.encode())
     for name in sorted(sources):
         digest.update(f"\n{name} {sources[name].sha256}".encode())
     return digest.hexdigest()[:16]
+
+
+def directory_name(name: str, key: str) -> str:
+    """What the directory of a prepared model is called: the model's name as far as it suits a file
+    system and a shell, which is for people, and the key."""
+    label = _NOT_IN_A_LABEL.sub("_", name).lstrip(".").encode()[:_LONGEST_LABEL_BYTES]
+    return f"{label.decode(errors='ignore') or 'model'}-{key}"
 
 
 def read_manifest(directory: Path) -> Manifest | None:
@@ -101,6 +114,11 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write it, readable for people. Raises `OSError`."""
+    """Write it in one step, readable for people. Raises `OSError`."""
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (directory / MANIFEST).write_bytes(data)
+    partial = directory / f".{MANIFEST}-{os.getpid()}"
+    try:
+        partial.write_bytes(data)
+        partial.rename(directory / MANIFEST)
+    finally:
+        partial.unlink(missing_ok=True)

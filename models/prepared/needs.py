@@ -5,11 +5,11 @@ scaled by the size of the graphs that are composed. Another model's language mod
 more or less than that: this is a guess, and `--max-size` is the bound.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.contract import ModelError
+from models.durable import free_for_us
 from models.location import graph_directory
 
 _REFERENCE_BYTES = 230_031_555
@@ -66,13 +66,12 @@ def estimate_needs(model: Path) -> Needs:
 
 def must_be_affordable(needs: Needs, available_memory: int, directory: Path) -> None:
     """Raises `ModelError` (`cannot_afford`) where memory or disk are short."""
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_for_us(directory)
     short = []
     if needs.memory > available_memory:
         short.append(f"{available_memory / 1e9:.1f} GB of memory is available")
     if needs.disk > free:
-        short.append(f"{free / 1e9:.1f} GB of disk is free in {existing}")
+        short.append(f"{free / 1e9:.1f} GB of disk is free in {directory}")
     if short:
         raise ModelError(
             "cannot_afford", f"preparing needs {needs.in_words()}; {' and '.join(short)}"

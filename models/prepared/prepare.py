@@ -1,31 +1,55 @@
 """Makes a prepared model: all of it, or nothing.
 
 It is made in a directory beside its place, checked against its original, and moved there in one
-step. Whoever is killed meanwhile leaves a directory that nobody uses and the next one removes.
+step. A process that is killed meanwhile leaves a directory that is never used; the next one removes
+it.
 """
 
 import contextlib
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from models.contract import ModelError
-from models.durable import sync_files
+from models.durable import sync, sync_tree
 from models.graph_file import graph_problem
 from models.location import ModelLocation, graph_directory
-from models.prepared.compiler import Compiled, GraphCounts, align, compose, get_compiler
-from models.prepared.manifest import FileStamp, Manifest, key_of, write_manifest
+from models.locks import Held, hold
+from models.prepared.attempts import forget, must_not_have_failed, remember, versions
+from models.prepared.compiler import (
+    Compiled,
+    GraphCounts,
+    align,
+    compare,
+    compare_aligned,
+    compose,
+    get_compiler,
+)
+from models.prepared.leftovers import remove_partials
+from models.prepared.manifest import FileStamp, Manifest, directory_name, key_of, write_manifest
 from models.prepared.needs import estimate_needs, must_be_affordable
-from models.prepared.selfcheck import must_answer_alike
-from models.prepared.store import PARTIAL_PREFIX, PreparedModel, find_prepared
-from models.view import make_view, without_dither
+from models.prepared.selfcheck import Starting, must_answer_alike
+from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, find_prepared
+from models.prepared.structure import structure_problem
+from models.view import make_view, served_features
 
 Progress = Callable[[str, GraphCounts], None]
 """Told of each phase ("compiler", "graph", "check", "place") and how far the graph is."""
+
+_COMPARED_STATES = 200_000
+"""Of a composed graph, visited at random: some five seconds. A small graph has fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What preparing may take at the most: bytes of the graph (0: no limit), and of memory to
+    compose it (None: no limit)."""
+
+    graph: int = 0
+    memory: int | None = None
 
 
 def prepare(
@@ -34,13 +58,16 @@ def prepare(
     *,
     available_memory: int,
     output: Path | None = None,
-    max_bytes: int = 0,
+    bounds: Bounds = Bounds(),
+    starting: Starting | None = None,
+    again: bool = True,
     on_progress: Progress = lambda *_: None,
 ) -> PreparedModel:
     """Prepare the model at `location` into `store`, or into the directory `output`.
 
-    One that is there already and whole is returned as it is. `available_memory` in bytes;
-    `max_bytes` ends a graph that would be larger (0: no limit). Raises `ModelError`.
+    One that is there already and whole is returned as it is. `available_memory` in bytes.
+    `starting`: how servers start the process that loads a model, for the self-check. Unless
+    `again`, an attempt that would repeat a failure is not made. Raises `ModelError`.
     """
     found = find_prepared(location, store).prepared
     if found is not None and output is None:
@@ -49,36 +76,52 @@ def prepare(
         raise ModelError("already_there", f"{output} is there already")
     needs = estimate_needs(location.directory)
     home = output.parent if output is not None else store
-    must_be_affordable(needs, available_memory, home)
     try:
         home.mkdir(parents=True, exist_ok=True)
+        key = key_of(stamp_sources(location.directory))
         # By what it is made from: two names of one model make the same.
-        with locked(home, key_of(stamp_sources(location.directory)), location.name):
-            # Whoever held the lock before may have made it.
+        with locked(home, key, location.name):
+            # The process that held the lock before may have made it.
             found = find_prepared(location, store).prepared
             if found is not None and output is None:
                 return found
-            return _make(location, store, output, max_bytes, on_progress)
+            remove_partials(home, ours=key, others=output is None)
+            must_be_affordable(needs, available_memory, home)
+            on_progress("compiler", GraphCounts(0, 0))
+            program = get_compiler(store)
+            by = versions(program)
+            if not again:
+                must_not_have_failed(store, key, by)
+            forget(store, key)
+            target = output or store / directory_name(location.name, key)
+            try:
+                return _make(location, target, program, bounds, starting, on_progress)
+            except ModelError as error:
+                remember(store, key, location.name, by, error)
+                raise
     except OSError as error:
         where = error.filename or home
         raise ModelError("cannot_write", f"{where}: {error.strerror}") from error
 
 
 def _make(
-    location: ModelLocation, store: Path, output: Path | None, max_bytes: int, on_progress: Progress
+    location: ModelLocation,
+    target: Path,
+    program: Path,
+    bounds: Bounds,
+    starting: Starting | None,
+    on_progress: Progress,
 ) -> PreparedModel:
     started = time.monotonic()
-    on_progress("compiler", GraphCounts(0, 0))
-    program = get_compiler(store)
     sources = stamp_sources(location.directory)
     key = key_of(sources)
-    target = output or store / f"{location.name}-{key}"
     with _partial(target.parent, key) as partial:
-        compiled = _make_files(location, partial, program, max_bytes, on_progress)
+        compiled = _make_files(location, partial, program, bounds, on_progress)
         made_names = _made_names(partial)
         on_progress("check", compiled.counts)
+        must_be_the_same_graph(program, location, partial)
         made = {name: partial / name for name in made_names}
-        must_answer_alike(location.directory, location.language, made)
+        must_answer_alike(location.directory, location.language, made, starting)
         on_progress("place", compiled.counts)
         manifest = Manifest(
             name=location.name,
@@ -100,8 +143,24 @@ def _make(
     return PreparedModel(target, manifest)
 
 
+def must_be_the_same_graph(program: Path | None, location: ModelLocation, prepared: Path) -> None:
+    """The graph in the directory `prepared` can be walked, and is the original's as far as
+    `program` (None: not at all) compares it. Raises `ModelError`, code `answers_differ`."""
+    directory = graph_directory(location.directory)
+    made = prepared / directory.relative_to(location.directory) / "HCLG.fst"
+    problem = structure_problem(made, location.directory, made.with_name("words.txt"))
+    if problem is not None:
+        raise ModelError("answers_differ", f"the graph that was made cannot be used: {problem}")
+    if program is None or made.is_symlink():
+        return
+    if (directory / "HCLr.fst").is_file():
+        compare(program, directory, made, _COMPARED_STATES)
+    else:
+        compare_aligned(program, directory / "HCLG.fst", made)
+
+
 def _make_files(
-    location: ModelLocation, partial: Path, program: Path, max_bytes: int, on_progress: Progress
+    location: ModelLocation, partial: Path, program: Path, bounds: Bounds, on_progress: Progress
 ) -> Compiled:
     original = location.directory
     graphs = graph_directory(original)
@@ -114,12 +173,17 @@ def _make_files(
 
     if (graphs / "HCLr.fst").is_file():
         words = partial / inside / "words.txt"
-        compiled = compose(program, graphs, graph, words, max_bytes, graph_progress)
+        compiled = compose(
+            *(program, graphs, graph, words, bounds.graph, graph_progress), max_memory=bounds.memory
+        )
     elif graph_problem(graphs / "HCLG.fst") is None:
         compiled = Compiled(GraphCounts(0, 0), 0)  # its own can be mapped as it is
     else:
-        compiled = align(program, graphs / "HCLG.fst", graph, graph_progress)
-    new: dict[str, bytes | Path] = dict(without_dither(original))
+        compiled = align(
+            *(program, graphs / "HCLG.fst", graph, bounds.graph, graph_progress),
+            max_memory=bounds.memory,
+        )
+    new: dict[str, bytes | Path] = dict(served_features(original))
     present = frozenset(str(file.relative_to(partial)) for file in partial.rglob("*"))
     lazy = frozenset({str(inside / "HCLr.fst"), str(inside / "Gr.fst")})
     make_view(original, partial, new, present | lazy)
@@ -141,42 +205,33 @@ def stamp_sources(model: Path) -> dict[str, FileStamp]:
 
 
 def place(partial: Path, target: Path) -> None:
-    """Make sure it is on disk, then move it to its place in one step. What stands there (and is
-    not whole, or it would have been used) goes. Raises `OSError`."""
-    sync_files(partial)
+    """Make sure it is on disk, then move it to its place. What stands there (and is not whole, or
+    it would have been used) goes. Raises `OSError`."""
+    sync_tree(partial)
+    old = target.with_name(f"{PARTIAL_PREFIX}replaced-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        old = target.with_name(f"{PARTIAL_PREFIX}replaced-{target.name}")
-        shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
-        partial.rename(target)
-        shutil.rmtree(old)
-    else:
-        partial.rename(target)
+    partial.rename(target)
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def locked(home: Path, key: str, name: str) -> Iterator[None]:
-    """One at a time for what is made and a place; the lock goes with its holder, however that
-    ends. Raises `ModelError`."""
-    with (home / f".lock-{key}").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise ModelError(
-                "being_prepared", f"{name} is being prepared by process {lock.read().strip()}"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+    """Hold the lock of what is made from the sources with this key. Raises `ModelError`, code
+    `being_prepared`."""
+    try:
+        with hold(home / f"{LOCK_PREFIX}{key}"):
+            yield
+    except Held as held:
+        raise ModelError("being_prepared", f"{name} is being prepared by process {held}") from None
 
 
 @contextlib.contextmanager
 def _partial(home: Path, key: str) -> Iterator[Path]:
-    """A new directory to make it in; whatever others left of the same is removed first."""
+    """A new directory to make it in."""
     partial = home / f"{PARTIAL_PREFIX}{key}"
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial

@@ -1,16 +1,22 @@
 """Where prepared models are kept: found for an original, listed, verified, removed."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from models.durable import remove_tree
 from models.graph_file import graph_problem
 from models.location import ModelLocation, graph_directory
-from models.prepared.manifest import MAKER, FileStamp, Manifest, read_manifest
+from models.prepared.manifest import MAKER, FileStamp, Manifest, read_manifest, write_manifest
 
 PARTIAL_PREFIX = ".partial-"
-"""A directory of this name is being made, or was left by somebody who was killed."""
+"""A directory of this name is being made or removed, or was left by a process that was killed. The
+key of what it is made from follows."""
+
+LOCK_PREFIX = ".lock-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,11 @@ class Lookup:
     problems: tuple[str, ...] = ()
 
 
-def find_prepared(location: ModelLocation, store: Path, damaged: Collection[Path] = ()) -> Lookup:
-    """The prepared model for what is at `location` now, if it is whole and none of the `damaged`.
+def find_prepared(
+    location: ModelLocation, store: Path, unusable: Mapping[Path, str] | None = None
+) -> Lookup:
+    """The prepared model for what is at `location` now, if it is whole and none of the `unusable`,
+    which have a reason each.
 
     Cheap where nothing has changed; a file with another time than it had is read and compared.
     """
@@ -56,10 +65,12 @@ def find_prepared(location: ModelLocation, store: Path, damaged: Collection[Path
         candidates = [p for p in prepared_models(store) if _same_sizes(p.manifest, location)]
     problems: list[str] = []
     for candidate in candidates:
-        known = "it is known to be damaged" if candidate.directory in damaged else None
+        known = (unusable or {}).get(candidate.directory)
         problem = known or _made_by_another(candidate) or _sources_problem(candidate, location)
         problem = problem or _made_problem(candidate)
         if problem is None:
+            if candidate.directory != location.directory:
+                _remember_times(candidate, location)
             return Lookup(candidate, tuple(problems))
         problems.append(f"{candidate.directory} is not used: {problem}")
     return Lookup(None, tuple(problems))
@@ -124,20 +135,44 @@ def _made_by_another(prepared: PreparedModel) -> str | None:
     return f"it was made by {prepared.manifest.maker}, this is {MAKER}"
 
 
+def original_problem(prepared: PreparedModel, original: Path) -> str | None:
+    """What of the model in the directory `original` is not as it was when `prepared` was made from
+    it, in words; None if nothing is."""
+    what = "has changed since it was made"
+    return _first_change(prepared.manifest.sources, original, " of the original", what)
+
+
 def _sources_problem(prepared: PreparedModel, location: ModelLocation) -> str | None:
     if prepared.directory == location.directory:
         return None
-    return _first_change(
-        prepared.manifest.sources,
-        location.directory,
-        " of the original",
-        "has changed since it was made",
-    )
+    return original_problem(prepared, location.directory)
 
 
 def _made_problem(prepared: PreparedModel) -> str | None:
     change = _first_change(prepared.manifest.made, prepared.directory, "", "is damaged")
     return change or graph_problem(prepared.graph)
+
+
+def _remember_times(prepared: PreparedModel, location: ModelLocation) -> None:
+    """The files are those of the manifest, some with another time or in another place: write that
+    down, so that they are not read again at the next look. Without the right to write, they are."""
+    manifest = prepared.manifest
+    with contextlib.suppress(OSError):
+        sources = _with_times(manifest.sources, location.directory)
+        made = _with_times(manifest.made, prepared.directory)
+        if (sources, made) != (manifest.sources, manifest.made):
+            original = str(location.directory)
+            changed = msgspec.structs.replace(
+                manifest, sources=sources, made=made, original=original
+            )
+            write_manifest(prepared.directory, changed)
+
+
+def _with_times(stamps: Mapping[str, FileStamp], directory: Path) -> dict[str, FileStamp]:
+    return {
+        name: msgspec.structs.replace(stamp, mtime_ns=(directory / name).stat().st_mtime_ns)
+        for name, stamp in stamps.items()
+    }
 
 
 def _first_change(

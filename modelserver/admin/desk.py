@@ -7,14 +7,14 @@ import msgspec
 import structlog
 
 import models
-from models.fetching import pull
 from modelserver.http.errors import ApiError
+from modelserver.serving.commands import Failure, ProgressLine, run_models_command
 from modelserver.serving.overview import ModelRow, overview
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.served import ServedModel, memory_settings
 from modelserver.serving.service import SettingsRefused, SpeechService
 from modelserver.settings.labels import first_model
-from supervisor import Tasks, find_headroom, in_units
+from supervisor import Cause, Tasks, find_headroom, in_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
@@ -80,14 +80,20 @@ class ModelDesk:
         assert self.pulling is not None
         pulling, settings = self.pulling, self._service.settings
 
-        def moved(phase: str, done: int, total: int) -> None:
-            pulling.phase, pulling.done, pulling.total = phase, done, total
+        def moved(progress: ProgressLine) -> None:
+            pulling.phase, pulling.done = progress.phase, progress.done
+            pulling.total = progress.total
 
+        # Hashing, unpacking and syncing gigabytes takes a slow disk minutes.
         try:
-            await pull(name, settings.models_dir, settings.models_url, moved)
-        except (models.ModelError, OSError) as error:
+            failure = await run_models_command(
+                self._service.guard, "download", ["pull", name], settings, moved
+            )
+        except OSError as error:
+            failure = Failure("", str(error), Cause.UNKNOWN)
+        if failure is not None:
             pulling.state = "failed"
-            pulling.reason = str(getattr(error, "message", None) or error)
+            pulling.reason = failure.reason
             log.error("models.not_pulled", model=name, reason=pulling.reason)
         else:
             pulling.state = "installed"

@@ -14,6 +14,7 @@ from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.cli.status import in_words
+from modelserver.own_packages import replaced_packages
 from modelserver.serving.choice import candidate, does_not_fit, worker_count, workers_text
 from modelserver.serving.served import memory_settings, pool_settings
 from modelserver.serving.targets import find_model
@@ -41,7 +42,7 @@ def doctor(configuration: Configuration) -> None:
     """Look at this machine and at the running server, and say in plain words what limits them and
     what happened lately. Exit status: 1 if something should be seen to."""
     settings = configuration.settings
-    problems: list[str] = []
+    problems = replaced_packages()
     _section("This machine", _machine(settings, problems))
     of_server: list[str] = []
     health, server = _running(settings, of_server)

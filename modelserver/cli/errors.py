@@ -12,15 +12,21 @@ from pathlib import Path
 import click
 
 import models
+from modelserver.serving.commands import FailureLine, in_background, report
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def told(background: int | None = None) -> Iterator[None]:
     """A model's error ends the command with its sentence. Exit status: 1, or as shells say it
-    where a process that it had started was killed."""
+    where a process that it had started was killed. `background`: the server that started this
+    process, if one has: it is told the code too, and this process takes the lowest priority."""
+    if background is not None:
+        in_background(background)
     try:
         yield
     except models.ModelError as error:
+        if background is not None and error.code != "killed":
+            report(FailureLine(error.code, error.message))
         ending = _LostOne if error.code == "killed" else click.ClickException
         raise ending(error.message) from error
 

@@ -11,18 +11,22 @@ import msgspec
 from models import ModelLocation
 from models import prepared as prepared_models
 from models.fetching import uninstall as uninstall_model
-from models.prepared import GraphCounts, Needs, PreparedModel
+from models.prepared import Bounds, GraphCounts, Needs, PreparedModel
 from modelserver.cli.errors import must_be_ours, told
+from modelserver.cli.models_clean import clean_models
 from modelserver.cli.models_inspect import inspect_model
 from modelserver.cli.models_list import list_models
 from modelserver.cli.models_pull import pull_model
-from modelserver.cli.options import with_settings
-from modelserver.serving.preparation import ProgressLine, lowest_priority
-from modelserver.serving.targets import find_model
+from modelserver.cli.options import BACKGROUND, with_settings
+from modelserver.serving.commands import ProgressLine, report
+from modelserver.serving.targets import find_model, starting
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.fields import bytes_of
 from supervisor import available_memory, in_units
+
+_MOST = 2
+"""Times the estimate, in the background."""
 
 
 @click.group()
@@ -33,13 +37,14 @@ def models() -> None:
 models.add_command(list_models)
 models.add_command(inspect_model)
 models.add_command(pull_model)
+models.add_command(clean_models)
 
 
 @models.command()
 @click.argument("model", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="make it here instead")
 @click.option("--max-size", help='end a graph that grows past this, such as "2GiB"')
-@click.option("--background", type=int, metavar="SERVER_PID", hidden=True)
+@BACKGROUND
 @with_settings("models_dir", "prepared_dir", "language")
 def prepare(
     configuration: Configuration,
@@ -49,14 +54,12 @@ def prepare(
     background: int | None,
 ) -> None:
     """Compose a model's decoding graph once, so that it is mapped instead of composed in every
-    request: several times faster, in a fraction of the memory, with the same answers.
+    request: several times faster, in a fraction of the memory, with the same texts but for ties.
 
     MODEL is a name or a path; without it, the model that would be served.
     """
-    if background is not None:
-        lowest_priority(background)
     settings = configuration.settings
-    with told():
+    with told(background):
         must_be_ours((output or settings.prepared_dir).absolute())
         location = _find(settings, model)
         found = prepared_models.find_prepared(location, settings.prepared_dir).prepared
@@ -71,7 +74,9 @@ def prepare(
                 settings.prepared_dir,
                 available_memory=available_memory(),
                 output=output,
-                max_bytes=_max_bytes(max_size),
+                bounds=_bounds(max_size, needs, background is not None),
+                starting=starting(settings, location),
+                again=background is None,
                 on_progress=on_progress,
             )
     manifest = made.manifest
@@ -151,13 +156,16 @@ def export_model(configuration: Configuration, name: str, file: Path) -> None:
 def import_model(configuration: Configuration, file: Path, model: str | None) -> None:
     """Take in a prepared model from FILE, for the installed MODEL that it was made from.
 
-    Without MODEL: the one that would be served. Every byte is checked.
+    Without MODEL: the one that would be served. Checksums, and every state and arc of the graph,
+    are checked.
     """
     settings = configuration.settings
     with told():
         must_be_ours(settings.prepared_dir)
         location = _find(settings, model)
-        made = prepared_models.import_prepared(file, location, settings.prepared_dir)
+        made = prepared_models.import_prepared(
+            file, location, settings.prepared_dir, available_memory=available_memory()
+        )
     click.echo(f"imported {made.directory}")
 
 
@@ -185,9 +193,7 @@ def _progress(needs: Needs, background: bool) -> Iterator[prepared_models.Progre
     if background:
 
         def print_line(phase: str, counts: GraphCounts) -> None:
-            line = msgspec.json.encode(ProgressLine(phase, counts.states, needs.states))
-            sys.stdout.buffer.write(line + b"\n")
-            sys.stdout.buffer.flush()
+            report(ProgressLine(phase, counts.states, needs.states))
 
         yield print_line
         return
@@ -211,10 +217,12 @@ def _progress(needs: Needs, background: bool) -> Iterator[prepared_models.Progre
         yield move
 
 
-def _max_bytes(text: str | None) -> int:
-    if text is None:
-        return 0
+def _bounds(max_size: str | None, needs: Needs, background: bool) -> Bounds:
+    """What preparing may take. In the background, where no person watches it, twice the estimate is
+    the most: a graph that grows past that would fill memory and disk."""
+    if max_size is None:
+        return Bounds(_MOST * needs.graph, _MOST * needs.memory) if background else Bounds()
     try:
-        return bytes_of(text)
+        return Bounds(bytes_of(max_size))
     except ValueError:
-        raise click.UsageError(f'--max-size = {text!r} is not a size such as "2GiB"') from None
+        raise click.UsageError(f'--max-size = {max_size!r} is not a size such as "2GiB"') from None

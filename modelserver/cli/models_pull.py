@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,37 +12,43 @@ import click
 import models
 from models.fetching import pull, pull_file
 from modelserver.cli.errors import must_be_ours, told
-from modelserver.cli.options import with_settings
+from modelserver.cli.options import BACKGROUND, with_settings
+from modelserver.serving.commands import ProgressLine, report
 from modelserver.settings.configuration import Configuration
 from supervisor import in_units
 
+_REPORT_S = 0.2
 _LABELS = {"download": "Downloading", "check": "Checking", "unpack": "Unpacking"}
 
 
 @click.command("pull")
 @click.argument("name", metavar="NAME|FILE.zip")
+@click.option("--repin", is_flag=True, help="accept another checksum than that of the first time")
+@BACKGROUND
 @with_settings("models_dir", "models_url")
-def pull_model(configuration: Configuration, name: str) -> None:
+def pull_model(
+    configuration: Configuration, name: str, repin: bool, background: int | None
+) -> None:
     """Fetch a model and install it, or install one from a zip file that is here.
 
     What is known of its size and checksum is verified before anything is unpacked; a model that
-    the catalogue does not know is pinned to what is fetched first. A download that broke off goes
-    on where it was, and a model that is installed is left as it is. Proxies are those of the
-    environment (HTTPS_PROXY, NO_PROXY).
+    the catalogue does not know is pinned to what is fetched first (see --repin). A download that
+    broke off goes on where it was, and a model that is installed is left as it is. Proxies are
+    those of the environment (HTTPS_PROXY, NO_PROXY).
     """
     settings = configuration.settings
     for there in models.installed_models(settings.models_dir):
         if there.name == name:
             click.echo(f"{name} is installed already: {there.directory}", err=True)
             return
-    with told(), _progress() as on_progress:
+    with told(background), _progress(background) as on_progress:
         must_be_ours(settings.models_dir)
         try:
             if name.endswith(".zip"):
-                directory = pull_file(Path(name), settings.models_dir, on_progress)
+                directory = pull_file(Path(name), settings.models_dir, on_progress, repin=repin)
             else:
-                fetching = pull(name, settings.models_dir, settings.models_url, on_progress)
-                directory = asyncio.run(fetching)
+                source, home = settings.models_url, settings.models_dir
+                directory = asyncio.run(pull(name, home, source, on_progress, repin=repin))
         except models.ModelError as error:
             if error.code != "already_there":
                 raise
@@ -51,8 +58,12 @@ def pull_model(configuration: Configuration, name: str) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each phase on a terminal; nothing elsewhere."""
+def _progress(background: int | None) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each phase on a terminal; lines for the server that started this process; nothing
+    elsewhere."""
+    if background is not None:
+        yield _Reported()
+        return
     with click.progressbar(
         length=1, label=_LABELS["download"], file=sys.stderr, hidden=not sys.stderr.isatty()
     ) as bar:
@@ -68,3 +79,16 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             shown = done
 
         yield move
+
+
+class _Reported:
+    """Progress for a server, a few times a second."""
+
+    def __init__(self) -> None:
+        self._phase, self._next = "", 0.0
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if phase != self._phase or now >= self._next:
+            self._phase, self._next = phase, now + _REPORT_S
+            report(ProgressLine(phase, done, total))

@@ -44,6 +44,10 @@ SERVER_SETTINGS = tuple(_FLAGS)
 """All of them, for commands about the server."""
 
 
+BACKGROUND = click.option("--background", type=int, metavar="SERVER_PID", hidden=True)
+"""For commands that a server runs in a process beside it."""
+
+
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds `--config` and the flags of these settings; the command gets a `Configuration`
     instead of them as its first argument, or ends with the reason."""

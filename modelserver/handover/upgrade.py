@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import structlog
 
@@ -157,5 +158,17 @@ class Upgrader:
 def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
     """The same command again, as it is installed now."""
     environment = {**os.environ, HANDOVER_VARIABLE: str(theirs.fileno())}
-    command = [sys.executable, *sys.orig_argv[1:]]
-    return subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
+    return subprocess.Popen(_command(), env=environment, pass_fds=[theirs.fileno()])
+
+
+def _command() -> list[str]:
+    """What this process was started by. A program names its interpreter itself, which after an
+    installation may be another one than this process's; `python -m modelserver` does not."""
+    program = sys.orig_argv[1]
+    try:
+        with Path(program).open("rb") as file:
+            begins = file.read(2)
+    except OSError:
+        begins = b""
+    own = begins == b"#!" and os.access(program, os.X_OK)
+    return sys.orig_argv[1:] if own else [sys.executable, *sys.orig_argv[1:]]

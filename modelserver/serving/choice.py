@@ -2,7 +2,7 @@
 there is. Decided from files' names and sizes, before anything is loaded."""
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,19 +67,24 @@ def candidate(
     location: models.ModelLocation,
     store: Path,
     rescoring: str,
-    damaged: Collection[Path] = (),
+    unusable: Mapping[Path, str] | None = None,
     *,
     plain: bool = False,
 ) -> Choice:
-    """The installed model, prepared if it is (by none of the `damaged`) and not wanted `plain`,
-    with its rescoring unless that is "off".
+    """The installed model, prepared if it is and not wanted `plain`, with its rescoring unless that
+    is "off". `unusable`: prepared models that are not loaded, with the reason.
 
     Reads directories and first bytes. Raises `models.ModelError`.
     """
-    if location.directory in damaged:
-        raise models.ModelError("model_damaged", f"{location.directory} is damaged")
-    lookup = None if plain else find_prepared(location, store, damaged)
+    unusable = unusable or {}
+    if (problem := unusable.get(location.directory)) is not None:
+        raise models.ModelError("model_damaged", f"{location.directory} is not used: {problem}")
+    lookup = None if plain else find_prepared(location, store, unusable)
     prepared = lookup.prepared if lookup else None
+    problems = lookup.problems if lookup else ()
+    if prepared is not None and (why := models.mapping_problem()) is not None:
+        problems += (f"{prepared.directory} is not used: {why}",)
+        prepared = None
     made = prepared.made if prepared else {}
     left_out = tuple(models.rescoring_folders(location.directory)) if rescoring == "off" else ()
     try:
@@ -88,7 +93,6 @@ def candidate(
         raise models.ModelError(
             "model_unreadable", f"{error.filename or location.directory}: {error.strerror}"
         ) from error
-    problems = lookup.problems if lookup else ()
     return Choice(location, prepared, prediction, left_out, problems=problems)
 
 
@@ -173,11 +177,11 @@ def _ways(
     location: models.ModelLocation, settings: Settings, lessons: Lessons, *, plain: bool = False
 ) -> Iterator[Choice]:
     """As it is, and then without what only corrects, where that is left to us."""
-    store, damaged = settings.prepared_dir, lessons.damaged
-    first = candidate(location, store, settings.rescoring, damaged, plain=plain)
+    store, unusable = settings.prepared_dir, lessons.unusable
+    first = candidate(location, store, settings.rescoring, unusable, plain=plain)
     yield _as_served(first, settings, lessons)
     if settings.rescoring == "auto" and first.prediction.rescoring:
-        trimmed = candidate(location, store, "off", damaged, plain=plain)
+        trimmed = candidate(location, store, "off", unusable, plain=plain)
         yield _as_served(trimmed, settings, lessons)
 
 

@@ -32,10 +32,14 @@ class KernelSupply:
         self._building = asyncio.Lock()
         self._told: set[str] = set()
 
-    async def get(self, settings: Settings) -> tuple[Kernels | None, str | None]:
-        """The kernels, or why they cannot be had. Where they are asked for by name that raises
-        `TargetUnavailable`."""
+    async def get(
+        self, settings: Settings, refused: str | None = None
+    ) -> tuple[Kernels | None, str | None]:
+        """The kernels, or why they cannot be had; `refused` says that the model cannot be loaded
+        with them. Where they are asked for by name that raises `TargetUnavailable`."""
         try:
+            if refused is not None:
+                raise models.ModelError("kernels_refused", f"the kernels are not used: {refused}")
             return await self._kernels(settings), None
         except (models.ModelError, KernelRefused) as error:
             if settings.kernels == "packed":
@@ -66,7 +70,7 @@ class KernelSupply:
                 f"{in_units(spare)} is available",
             )
         started = time.monotonic()
-        command = [sys.executable, "-m", "models.kernels.build", str(settings.prepared_dir)]
+        command = [sys.executable, "-P", "-m", "models.kernels.build", str(settings.prepared_dir)]
         async with self._guard.helper("kernel compiler", command, os.environ) as helper:
             death = await helper.ended()
         if death is not None:

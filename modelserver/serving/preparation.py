@@ -2,14 +2,8 @@
 priority, that ends with the server; tried again later where it could not be done."""
 
 import asyncio
-import contextlib
 import enum
-import os
-import sys
-from pathlib import Path
 
-import msgspec
-import psutil
 import structlog
 
 import models
@@ -18,11 +12,14 @@ from models.prepared import (
     can_build,
     estimate_needs,
     find_compiler,
+    find_leftovers,
     must_be_affordable,
+    remove_leftover,
 )
+from modelserver.serving.commands import ProgressLine, run_models_command
 from modelserver.serving.targets import find_model, is_prepared
 from modelserver.settings import Settings
-from supervisor import Cause, Guard, available_memory, end_with_parent
+from supervisor import Cause, Guard, available_memory
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
@@ -35,6 +32,12 @@ _FIRST_PAUSE_S, _PAUSE_FACTOR, _LONGEST_PAUSE_S = 5.0, 4.0, 3600.0
 
 _NOT_ITS_FAULT = (Cause.GUARD, Cause.KERNEL_OOM, Cause.KILLED, Cause.TERMINATED)
 
+_LATER = frozenset({"being_prepared", "cannot_afford", "model_changed", "no_space"})
+"""Codes of `models.ModelError`: it may succeed at another time."""
+
+_MOST_ENDED = 5
+"""Attempts in a row that are begun and ended by others, each after minutes of work."""
+
 
 class Outcome(enum.Enum):
     """What an attempt came to."""
@@ -42,25 +45,18 @@ class Outcome(enum.Enum):
     MADE = "made"
     NOT_NEEDED = "not_needed"
     LATER = "later"
-    """Memory or disk were short, or somebody ended it."""
+    """Memory or disk were short, another process is at it, or this one was ended."""
     FAILED = "failed"
     """It would fail again."""
 
 
-class ProgressLine(msgspec.Struct, frozen=True):
-    """One line that the preparing process prints: how far it is."""
-
-    phase: str
-    states: int
-    expected: int
-
-    def in_words(self) -> str:
-        """For a person."""
-        if self.phase != "graph" or self.expected == 0:
-            return {"compiler": "building the graph compiler", "check": "comparing answers"}.get(
-                self.phase, self.phase
-            )
-        return f"{min(99, 100 * self.states // self.expected)} % of its graph"
+def in_words(progress: ProgressLine) -> str:
+    """How far a preparation is, for a person."""
+    if progress.phase != "graph" or progress.total == 0:
+        return {"compiler": "building the graph compiler", "check": "comparing answers"}.get(
+            progress.phase, progress.phase
+        )
+    return f"{min(99, 100 * progress.done // progress.total)} % of its graph"
 
 
 class Preparation:
@@ -72,20 +68,40 @@ class Preparation:
         self.progress: ProgressLine | None = None
         self.why_not: str | None = None
         self._guard = guard
+        self._elsewhere = False
+        """Another process was preparing it at the last attempt."""
+        self._ended = 0
+        """Attempts that were begun and ended by others, one after the other."""
 
     async def until_made(self, note: str) -> bool:
-        """Attempt it, and again later, as long as that may help; True once it is made."""
-        pause_s = _FIRST_PAUSE_S
-        while (outcome := await self.attempt(note)) is Outcome.LATER:
+        """Attempt it, and again later, as long as that may help; True once it is made, by this
+        server or by another process."""
+        pause_s, waited, self._ended = _FIRST_PAUSE_S, False, 0
+        while True:
+            outcome = await self.attempt(note)
+            if outcome is Outcome.NOT_NEEDED:
+                return waited
+            if outcome in (Outcome.MADE, Outcome.FAILED):
+                return outcome is Outcome.MADE
+            if self._ended == _MOST_ENDED:
+                self.why_not = (
+                    f"{self.why_not}; {_MOST_ENDED} attempts have ended so, and the next one is "
+                    "made when the settings are read again"
+                )
+                log.error("prepare.given_up", reason=self.why_not)
+                return False
             log.info("prepare.later", in_s=pause_s)
             await asyncio.sleep(pause_s)
+            waited = True
+            if self._elsewhere:
+                continue  # it takes minutes, and then it is made
             pause_s = min(_PAUSE_FACTOR * pause_s, _LONGEST_PAUSE_S)
-        return outcome is Outcome.MADE
 
     async def attempt(self, note: str) -> Outcome:
         """Prepare the model if it is not, and if that can be afforded. `note`: what happens
         meanwhile, for the log. Cancelling ends the process."""
-        self.why_not = None
+        self.why_not, self._elsewhere = None, False
+        await asyncio.to_thread(self._tidy_up)
         if not await asyncio.to_thread(self._needed):
             return Outcome.NOT_NEEDED
         try:
@@ -102,6 +118,15 @@ class Preparation:
         log.info("prepare.begins", note=note)
         return await self._run()
 
+    def _tidy_up(self) -> None:
+        """Remove what killed runs and replaced models have left in the store."""
+        try:
+            for leftover in find_leftovers(self.settings.prepared_dir):
+                if leftover.certain and remove_leftover(leftover):
+                    log.info("prepared_model.removed", path=str(leftover.path), why=leftover.why)
+        except OSError as error:
+            log.warning("prepared_model.not_removed", path=error.filename, reason=error.strerror)
+
     def _needed(self) -> bool:
         """There is a model and it is not prepared. Reads disks."""
         try:
@@ -113,56 +138,41 @@ class Preparation:
         """Raises `ModelError` where it cannot be done, or not now. Reads disks."""
         location = find_model(self.settings)
         store = self.settings.prepared_dir
+        if (why := models.mapping_problem()) is not None:
+            raise models.ModelError("cannot_map", why)
         if find_compiler(store) is None and not can_build():
             raise models.ModelError("no_compiler", f"there is no compiler for it ({HOW_TO_GET_IT})")
         spare = available_memory() - _SERVING_RESERVE_BYTES
         must_be_affordable(estimate_needs(location.directory), spare, store)
 
     async def _run(self) -> Outcome:
-        command = [sys.executable, "-m", "modelserver", "models", "prepare"]
-        command.append(f"--background={os.getpid()}")
         name = ", ".join(self.settings.model)
-        environment = _environment(self.settings)
-        async with self._guard.helper("preparation", command, environment) as helper:
-            log.info("prepare.started", pid=helper.pid, model=name)
-            try:
-                async for line in helper.lines():
-                    self._advanced(line)
-                death = await helper.ended()
-            finally:
-                self.progress = None
-        if death is None:
+
+        def started(pid: int) -> None:
+            log.info("prepare.started", pid=pid, model=name)
+
+        try:
+            failure = await run_models_command(
+                *(self._guard, "preparation", ["prepare"], self.settings),
+                on_progress=self._advanced,
+                on_start=started,
+            )
+        finally:
+            self.progress = None
+        if failure is None:
             log.info("prepare.done", model=name)
+            self._ended = 0
             return Outcome.MADE
-        its_own = death.cause not in _NOT_ITS_FAULT
-        self.why_not = helper.said.splitlines()[-1] if its_own and helper.said else death.sentence
+        self.why_not = failure.reason
+        self._elsewhere = failure.code == "being_prepared"
+        if self._elsewhere or failure.code in _LATER:
+            log.warning("prepare.not_now", model=name, reason=self.why_not)
+            return Outcome.LATER
         log.error("prepare.failed", model=name, reason=self.why_not)
-        return Outcome.FAILED if its_own else Outcome.LATER
+        if failure.cause in _NOT_ITS_FAULT:
+            self._ended += 1
+            return Outcome.LATER
+        return Outcome.FAILED
 
-    def _advanced(self, line: bytes) -> None:
-        with contextlib.suppress(msgspec.DecodeError):
-            self.progress = msgspec.json.decode(line, type=ProgressLine)
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """The process reads the same settings as we do, wherever ours came from."""
-    ours = {
-        "MODELSERVER_MODEL": ",".join(settings.model),
-        "MODELSERVER_MODELS_DIR": settings.models_dir,
-        "MODELSERVER_PREPARED_DIR": settings.prepared_dir,
-        "MODELSERVER_LANGUAGE": settings.language,
-        "MODELSERVER_BLAS": settings.blas,
-    }
-    return {**os.environ, **{name: str(value) for name, value in ours.items()}}
-
-
-def lowest_priority(server_pid: int) -> None:
-    """For the preparing process itself: processor and disk when nobody else wants them, killed
-    first, and ended with the server that started it."""
-    if not end_with_parent(server_pid):
-        raise SystemExit(1)
-    os.nice(19)
-    with contextlib.suppress(OSError, psutil.Error):
-        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    def _advanced(self, progress: ProgressLine) -> None:
+        self.progress = progress

@@ -16,7 +16,7 @@ from modelserver.serving.allowances import not_allowed
 from modelserver.serving.choice import Choice, worker_count
 from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.lessons import CrashInquiry, Lessons
-from modelserver.serving.preparation import Preparation
+from modelserver.serving.preparation import Preparation, in_words
 from modelserver.serving.targets import find_choice, find_model, target_of, wants_kernels
 from modelserver.serving.turns import Turns
 from modelserver.serving.usage import Usage
@@ -42,7 +42,9 @@ from supervisor import (
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
+_BY_ITSELF = (Cause.CRASH, Cause.EXITED, Cause.HANG)
 _FOR_MEMORY = (Cause.GUARD, Cause.KERNEL_OOM)
+_CANNOT_LOAD = "the model cannot be loaded: "
 _UNSEEN = 1.25
 """By how much more a model is expected to need than it held when its load was ended. It was not
 done, so it is more; and a room that is larger by that is worth another try."""
@@ -103,6 +105,15 @@ def _tell_if_crashed(task: asyncio.Task[None]) -> None:
         log.error("prepare.crashed", exc_info=error)
 
 
+def _load_error(pool: Pool) -> str | None:
+    """What the process said that could not load the last target; None if it could. A model that was
+    loaded, and whose fork server has ended since, is unready for another reason."""
+    reason = pool.unready_reason()
+    if reason is not None and reason.startswith(_CANNOT_LOAD):
+        return reason.removeprefix(_CANNOT_LOAD)
+    return pool.not_renewed()
+
+
 class ServedModel:
     """A label, the settings that hold for it, and a pool while it is loaded."""
 
@@ -138,6 +149,10 @@ class ServedModel:
         self._background: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
         self._chosen: Choice | None = None
+        self._with_kernels = False
+        self._learnt: DeathRecord | None = None
+        self._tried = False
+        """The last target was found, so that what failed since was loading it."""
         self._lessons = Lessons()
         self.turns = Turns()
         """Of long recordings."""
@@ -287,6 +302,7 @@ class ServedModel:
     def change(self, settings: Settings, own: ModelSettings) -> None:
         """Other settings hold from now on; a loaded model is loaded anew beside the old one."""
         before, self.settings, self.own = self.settings, settings, own
+        self._lessons.begin_again()
         if self.pool is None:
             self._preparation.settings = settings
         elif self._preparation.progress is not None and _of_same_model(before, settings):
@@ -309,10 +325,14 @@ class ServedModel:
 
     async def _target(self, pool: Pool) -> Target:
         """Asked before each load, so that a model that was put there meanwhile is found."""
-        if (record := pool.load_death()) is not None:
+        tried, self._tried = self._tried, False
+        if (record := pool.load_death()) is not None and record != self._learnt:
+            self._learnt = record
             self._learn_from(record)
             if record.death.cause is Cause.CRASH:
                 await self._sound(pool)
+        elif tried and record is None and (why := _load_error(pool)) is not None:
+            self._load_failed(why)
         if self.settings.prepare == "first":
             await self._preparation.attempt("the model is prepared before it is served")
         while True:
@@ -334,13 +354,24 @@ class ServedModel:
         wanted = wants_kernels(self.settings, choice)
         kernels, self.kernels_missing = None, None
         if wanted:
-            kernels, self.kernels_missing = await self._kernels.get(self.settings)
-        return await asyncio.to_thread(target_of, self.settings, choice, kernels)
+            refused = self._lessons.without_kernels.get(choice.form)
+            kernels, self.kernels_missing = await self._kernels.get(self.settings, refused)
+        self._with_kernels = kernels is not None
+        target = await asyncio.to_thread(target_of, self.settings, choice, kernels)
+        self._tried = True
+        return target
+
+    def _load_failed(self, why: str) -> None:
+        if self._chosen is not None:
+            self._lessons.load_failed(self._chosen.form, why, with_kernels=self._with_kernels)
 
     def _learn_from(self, record: DeathRecord) -> None:
         """A load was ended for its memory, though what was predicted did fit: from now on it is
-        expected to need more than it held then, and the next in the list may be served."""
+        expected to need more than it held then, and the next in the list may be served. Or it
+        failed by itself: another way to load it may succeed."""
         chosen, last = self._chosen, record.last
+        if record.death.cause in _BY_ITSELF:
+            self._load_failed(record.death.sentence)
         if chosen is None or last is None or record.death.cause not in _FOR_MEMORY:
             return
         expected = max(self._lessons.needs_of(chosen.form), int(last.kept * _UNSEEN))
@@ -385,11 +416,15 @@ class ServedModel:
     def preparing(self) -> str | None:
         """How far the preparation is, in words; None while nothing is prepared."""
         progress = self._preparation.progress
-        return None if progress is None else progress.in_words()
+        return None if progress is None else in_words(progress)
 
     def not_prepared_because(self) -> str | None:
-        """Why preparing it has come to nothing so far; None if it has not, or was not tried."""
-        return self._preparation.why_not
+        """Why preparing it has come to nothing so far, or why what was prepared is not in use; None
+        if there is no reason, or it was not tried."""
+        not_mapped: str | None = self.report().get("not_mapped")
+        chosen = self._chosen
+        lost = chosen.problems if chosen is not None and chosen.prepared is None else ()
+        return self._preparation.why_not or not_mapped or next(iter(lost), None)
 
     # --- preparing ------------------------------------------------------------------------------
 

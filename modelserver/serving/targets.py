@@ -1,16 +1,19 @@
 """From settings to what a pool loads: the model that was chosen, and how to load it."""
 
+import os
+
 import structlog
 
 import models
 from models.blas import AUTO, KernelRefused, blas_environment
 from models.blas import KERNELS as BLAS_KERNELS
-from models.kernels import SAME_AS, Kernels
-from models.prepared import PreparedModel, find_prepared
+from models.kernels import SAME_AS, Kernels, choose_variant, find_kernels
+from models.prepared import PreparedModel, Starting, find_prepared
 from models.processor import processor_flags
 from modelserver.serving.choice import (
     RESCORING_COST,
     Choice,
+    candidate,
     choose_model,
     find_wanted,
     worker_count,
@@ -19,7 +22,17 @@ from modelserver.serving.lessons import Lessons
 from modelserver.settings import Settings
 from modelserver.settings.labels import first_model
 from modelserver.speech.messages import speech_target
-from supervisor import Headroom, Target, TargetUnavailable, available_memory, in_units
+from supervisor import (
+    Allocator,
+    AllocatorMissing,
+    Headroom,
+    Target,
+    TargetUnavailable,
+    available_memory,
+    choose_allocator,
+    find_jemalloc,
+    in_units,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
@@ -94,6 +107,25 @@ def _blas(settings: Settings, choice: Choice, kernels: Kernels | None) -> str:
     if settings.blas == AUTO and for_ours and BLAS_KERNELS[SAME_AS] <= processor_flags():
         return SAME_AS
     return settings.blas
+
+
+def starting(settings: Settings, location: models.ModelLocation) -> Starting:
+    """How a server would start the process that loads the model once it is prepared: for the
+    comparison with its original."""
+    variant = choose_variant(processor_flags(), settings.blas)
+    library = find_kernels(settings.prepared_dir) if settings.kernels != "off" else None
+    kernels = Kernels(library, variant) if library is not None and variant is not None else None
+    try:
+        choice = candidate(location, settings.prepared_dir, settings.rescoring, plain=True)
+        environment = blas_environment(_blas(settings, choice, kernels), processor_flags())
+        allocator = Allocator(settings.allocator)
+        chosen = choose_allocator(allocator, find_jemalloc(), huge_pages=False)
+    except (KernelRefused, AllocatorMissing) as error:
+        raise models.ModelError("cannot_afford", str(error)) from error
+    layers = (kernels.environment if kernels else {}, chosen.variables, os.environ)
+    preload = ":".join(layer["LD_PRELOAD"] for layer in layers if layer.get("LD_PRELOAD"))
+    environment = {**os.environ, **chosen.variables, **environment, "LD_PRELOAD": preload}
+    return Starting(environment, kernels.variant if kernels else None)
 
 
 def is_prepared(settings: Settings, location: models.ModelLocation) -> bool:

@@ -37,7 +37,9 @@ class SpeechStream:
             return StreamAnswer([self._in_time(self._recognizer.final())], settled=True)
         assert isinstance(data, bytes)
         seconds = len(data) / 2 / self._rate
-        if (yield from self._recognizer.accept(data)):
+        with told_to_the_caller():
+            ended = yield from self._recognizer.accept(data)
+        if ended:
             said = self._in_time(self._recognizer.result())
             return StreamAnswer([said], settled=True, units=seconds)
         said = "" if quiet else self._in_time(self._recognizer.partial())

@@ -108,7 +108,7 @@ class ForkServer:
             with theirs:
                 arguments = [theirs.fileno(), os.getpid()]
                 popen = subprocess.Popen(
-                    [sys.executable, "-m", "supervisor.child", *map(str, arguments)],
+                    [sys.executable, "-P", "-m", "supervisor.child", *map(str, arguments)],
                     stdin=subprocess.DEVNULL,
                     # A group of its own: whatever it leaves is known by that.
                     process_group=0,

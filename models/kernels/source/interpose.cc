@@ -6,6 +6,8 @@
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "libraries.h"
@@ -102,13 +104,15 @@ struct Engine {
   }
 };
 
+constexpr const char* kFloor = "_ZN5kaldi10MatrixBaseIfE5FloorERKS1_f";
+
 /// What a library has of it. Names as the Itanium C++ ABI mangles the members of
 /// kaldi::MatrixBase<float>.
 Engine engine_in(void* library) {
   Engine found = {};
   if (library == nullptr) return found;
   kernels::find(library, "cblas_sgemm", found.sgemm);
-  kernels::find(library, "_ZN5kaldi10MatrixBaseIfE5FloorERKS1_f", found.floor);
+  kernels::find(library, kFloor, found.floor);
   kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE7NumRowsEv", found.rows);
   kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE7NumColsEv", found.columns);
   kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE6StrideEv", found.stride);
@@ -116,12 +120,24 @@ Engine engine_in(void* library) {
   return found;
 }
 
-/// For a caller in a process that has not attached us: the library that it is in.
-Engine engine_of(const void* caller) {
-  return engine_in(kernels::library_of(caller));
+Engine engine = {};
+kernels::Range engine_code;
+
+/// What a call in the library that `caller` is in would have reached without us: the engine's own
+/// function; for any other library what comes after ours in the global scope, or else what that
+/// library brings. There is always one, or the call would not have been linked.
+template <typename Function>
+Function original_for(const void* caller, Function Engine::*own, const char* name) {
+  if (engine_code.holds(caller) && engine.*own != nullptr) return engine.*own;
+  Function found = next<Function>(name);
+  if (found == nullptr) found = engine_in(kernels::library_of(caller)).*own;
+  if (found == nullptr) {
+    std::fprintf(stderr, "modelserver-kernels: %s is called, and no library has it\n", name);
+    std::abort();
+  }
+  return found;
 }
 
-Engine engine = {};
 std::atomic<const Variant*> variant{nullptr};
 std::atomic<bool> in_use{false};
 std::atomic<unsigned long> products{0};
@@ -154,21 +170,22 @@ bool multiplied(int order, int transpose_a, int transpose_b, long m, long n, lon
 EXPORTED void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k,
                           float alpha, const float* a, int lda, const float* b, int ldb, float beta,
                           float* c, int ldc) {
-  if (!multiplied(order, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc))
-    (engine.sgemm != nullptr ? engine : engine_of(__builtin_return_address(0)))
-        .sgemm(order, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  if (multiplied(order, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc))
+    return;
+  original_for(__builtin_return_address(0), &Engine::sgemm, "cblas_sgemm")(
+      order, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 /// `kaldi::MatrixBase<float>::Floor`, of which libvosk's was compiled without vectors.
 template <>
 __attribute__((visibility("default"))) void kaldi::MatrixBase<float>::Floor(
     const MatrixBase<float>& source, float least) {
-  const Variant* with = variant_in_use();
+  const void* caller = __builtin_return_address(0);
+  const Variant* with = engine_code.holds(caller) ? variant_in_use() : nullptr;
   const long rows = with == nullptr ? 0 : engine.rows(this);
   const long columns = with == nullptr ? 0 : engine.columns(this);
   if (with == nullptr || engine.rows(&source) != rows || engine.columns(&source) != columns)
-    return (engine.floor != nullptr ? engine : engine_of(__builtin_return_address(0)))
-        .floor(this, &source, least);
+    return original_for(caller, &Engine::floor, kFloor)(this, &source, least);
   const long from_stride = engine.stride(&source), to_stride = engine.stride(this);
   const float* from = engine.data(&source);
   float* to = engine.data(this);
@@ -178,6 +195,10 @@ __attribute__((visibility("default"))) void kaldi::MatrixBase<float>::Floor(
 
 // --- how the process steers it -------------------------------------------------------------------
 
+/// What `models/kernels/__init__.py` expects of the functions below; a library of another version
+/// says another number, or has no such function.
+EXPORTED int modelserver_kernels_abi() { return 2; }
+
 /// Take the variant of that name, for the engine in the shared library at `path`, which is loaded.
 /// 0; 1 if the processor cannot run it, 2 if the library is not as expected, 3 if its calls do not
 /// come here (something else is preloaded before us).
@@ -186,6 +207,7 @@ EXPORTED int modelserver_kernels_attach(const char* path, const char* name) {
   // What the engine finds under this name is what the global scope has first.
   if (dlsym(RTLD_DEFAULT, "cblas_sgemm") != reinterpret_cast<void*>(&cblas_sgemm)) return 3;
   if (!engine.complete() || engine.sgemm == &cblas_sgemm) return 2;
+  engine_code = kernels::range_of(reinterpret_cast<const void*>(engine.sgemm));
   const Variant* found = kernels::find_variant(name);
   if (found == nullptr) return 1;
   variant.store(found);
@@ -212,7 +234,8 @@ EXPORTED std::size_t modelserver_kernels_seal(std::size_t packed_most) {
 /// from now on. Returns how many bytes that gives back.
 EXPORTED std::size_t modelserver_kernels_freeze() {
   kernels::set_packing_limit(0);
-  return variant_in_use() == nullptr ? 0 : kernels::set_packed_aside();
+  const bool possible = variant_in_use() != nullptr && kernels::handles_faults();
+  return possible ? kernels::set_packed_aside() : 0;
 }
 
 /// Use the variant, or leave everything to the engine.

@@ -456,7 +456,7 @@ void process_nonemitting(Decoder& decoder, float cutoff, Scratch& scratch) {
       if (arc->input != 0) continue;
       --left;
       const float cost = reached + arc->weight;
-      if (cost >= cutoff) continue;
+      if (!(cost < cutoff)) continue;  // as the engine: a cost that is no number leads nowhere
       bool changed;
       Token* to = reach(decoder, remainder, arc->to, cost, token, changed);
       link(token, to, 0, arc->output, arc->weight, 0.0f);
@@ -570,8 +570,11 @@ void attach_search(const char* path) {
   engine = engine_in(loaded_library(path));
   arrays_at.store(0);
   // What the engine finds under these names is what the global scope has first.
+  const auto first = [](const char* name) { return dlsym(RTLD_DEFAULT, name); };
   if (engine.complete() && engine.emitting != &emitting &&
-      dlsym(RTLD_DEFAULT, PROCESS_EMITTING) == reinterpret_cast<void*>(&emitting)) {
+      first(PROCESS_EMITTING) == reinterpret_cast<void*>(&emitting) &&
+      first(PROCESS_NONEMITTING) == reinterpret_cast<void*>(&nonemitting) &&
+      first(PRUNE_FORWARD_LINKS) == reinterpret_cast<void*>(&prune_forward_links)) {
     const std::string build = build_id_of(reinterpret_cast<void*>(engine.emitting));
     for (const Build& one : kBuilds)
       if (build == one.id) arrays_at.store(one.arrays_at);

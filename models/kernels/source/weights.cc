@@ -156,7 +156,7 @@ std::size_t seal_weights() {
   memory_end.store(next_free);
   struct sigaction action = {};
   action.sa_sigaction = on_fault;
-  action.sa_flags = SA_SIGINFO;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;  // where a thread has a stack for signals
   sigaction(SIGSEGV, &action, &handler_before);
   std::size_t sealed = 0;
   for (std::size_t i = 0; i < count.load(); ++i) {
@@ -208,8 +208,17 @@ bool set_aside(const Weights& weights, Restore restore) {
   State constant = State::kConstant;
   if (!kept->state.compare_exchange_strong(constant, State::kAside)) return false;
   // The same addresses, with nothing behind them.
-  return mmap(pointer(weights.begin), bytes, PROT_NONE,
-              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED;
+  if (mmap(pointer(weights.begin), bytes, PROT_NONE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED)
+    return true;
+  kept->state.store(State::kConstant);  // they are still there
+  return false;
+}
+
+bool handles_faults() {
+  struct sigaction now;
+  return sigaction(SIGSEGV, nullptr, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
+         now.sa_sigaction == on_fault;
 }
 
 unsigned long restored() { return times_restored.load(); }

@@ -62,6 +62,9 @@ const Weights* constant_weights(const void* address, std::size_t bytes);
 /// other thread may touch it meanwhile.
 bool set_aside(const Weights& weights, Restore restore);
 
+/// The handler of faults is still ours: without it, what was set aside cannot be made again.
+bool handles_faults();
+
 /// How many allocations have been made again in this process.
 unsigned long restored();
 

@@ -1,0 +1,45 @@
+"""Files and directories that no model needs any more, and how one is removed."""
+
+import contextlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.locks import Held, hold
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A file or directory that no model needs, with its bytes on the disk and the reason. `lock`:
+    held by a process that is still making it. `certain`: no other version and no model that is
+    elsewhere for the moment needs it either, so a server removes it by itself."""
+
+    path: Path
+    why: str
+    bytes: int
+    lock: Path
+    certain: bool = False
+
+
+def remove_leftover(leftover: Leftover) -> bool:
+    """Remove it, unless a process is still making it. Returns whether it is gone. Raises
+    `OSError`."""
+    try:
+        with hold(leftover.lock):
+            if leftover.path.is_dir() and not leftover.path.is_symlink():
+                shutil.rmtree(leftover.path)
+            else:
+                leftover.path.unlink(missing_ok=True)
+    except Held:
+        return False
+    return True
+
+
+def bytes_of(path: Path) -> int:
+    """What a file, or a directory with all that is in it, takes; links count nothing."""
+    total = 0
+    for file in (path, *path.rglob("*")):
+        with contextlib.suppress(OSError):
+            if not file.is_symlink() and file.is_file():
+                total += file.stat().st_size
+    return total

@@ -1,0 +1,43 @@
+"""Notices that a package of ours was replaced by another distribution's of the same name.
+
+The wheel brings three top-level packages. Two have names that others use too: PyPI's `supervisor`
+(supervisord) writes its files over ours, and an application's `models.py` may be found first.
+"""
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+_NAMES = ("models", "supervisor")
+_DISTRIBUTION = "modelserver"
+
+
+def replaced_packages() -> list[str]:
+    """What is in the place of a package of ours, or shares its directory, and what to do about it:
+    a sentence for each; none where there is nothing."""
+    ours = Path(__file__).parents[1]
+    owners = importlib.metadata.packages_distributions()
+    said = []
+    for name in _NAMES:
+        others = sorted(set(owners.get(name, ())) - {_DISTRIBUTION})
+        if others:
+            said.append(
+                f"the package {name!r} of this environment is also that of "
+                f"{' and '.join(others)}, whose files replace ours: pip uninstall "
+                f"{' '.join(others)}, then pip install --force-reinstall --no-deps modelserver; or "
+                "install modelserver in an environment of its own (pipx install modelserver)"
+            )
+            continue
+        spec = importlib.util.find_spec(name)
+        found = None if spec is None or spec.origin is None else Path(spec.origin)
+        if found is None:
+            said.append(
+                f"the package {name!r} is missing in {ours}: pip install --force-reinstall "
+                "--no-deps modelserver"
+            )
+        elif found.parent != ours / name:
+            said.append(
+                f"{found} is found as {name!r} before the one in {ours / name}: start modelserver "
+                "from another directory, and without PYTHONPATH"
+            )
+    return said
