@@ -25,8 +25,10 @@ from supervisor import (
     StreamSettings,
     WorkerLost,
 )
+from supervisor.guard.accounting import Accounting
 from supervisor.guard.estimate import GrowthEstimate, Pace
 from supervisor.processes.death import ExitStatus, Fault, Intent, name_death, whose_fault
+from supervisor.readings.processes import read_process
 
 MB = 1_000_000
 
@@ -129,6 +131,21 @@ async def test_a_worker_with_a_stream_at_work_is_busy(pool: Pool) -> None:
         await stream.receive()
         assert not worker.busy
         assert 0.3 < worker.worked_s - before < 5
+
+
+def test_one_huge_page_between_two_looks_is_no_leak() -> None:
+    accounting, me = Accounting(), read_process(os.getpid())
+    assert me is not None
+    accounting.take(1.0, me)
+    account = accounting._accounts[me.pid]
+    account.move_to(1.01, me.kept + 2 * MB)
+    assert accounting.rate(me.pid) == 0
+    account.move_to(1.02, me.kept + 2 * MB)
+    assert accounting.rate(me.pid) == 0
+    account.move_to(1.03, me.kept + 12 * MB)
+    account.move_to(1.04, me.kept + 22 * MB)
+    assert accounting.rate(me.pid) > 900 * MB
+    accounting.close()
 
 
 # --- whose fault a death is -----------------------------------------------------------------------

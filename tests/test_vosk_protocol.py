@@ -320,6 +320,45 @@ def test_many_that_connect_and_go_leave_nothing(server: RunningServer) -> None:
     assert server.ask("/readyz").status == 200
 
 
+async def test_a_file_is_answered_beside_a_client_that_sends_as_fast_as_it_can(
+    tmp_path: Path, prepared_embedded: PreparedModel, clips: list[bytes], wav_clips: list[bytes]
+) -> None:
+    """One worker: the file takes its share of it, and no longer than a few times its own time."""
+    assert prepared_embedded
+    with start_server(tmp_path, MODELSERVER_WORKERS_COUNT="1") as server:
+        server.wait_ready()
+        await asyncio.to_thread(server.convert, wav_clips[0])
+        began = time.monotonic()
+        await asyncio.to_thread(server.convert, wav_clips[0])
+        alone_s = time.monotonic() - began
+        async with connected(server) as client:
+            await client.send('{"config": {"sample_rate": 16000}}')
+            heard = asyncio.Event()
+
+            async def pour() -> None:
+                while True:
+                    for pcm in clips:
+                        for at in range(0, len(pcm), 8000):
+                            await client.send(pcm[at : at + 8000])
+
+            async def take() -> None:
+                count = 0
+                async for _ in client:
+                    count += 1
+                    if count > 30:
+                        heard.set()
+
+            tasks = [asyncio.create_task(pour()), asyncio.create_task(take())]
+            await asyncio.wait_for(heard.wait(), 60)
+            began = time.monotonic()
+            answer = await asyncio.to_thread(server.convert, wav_clips[0])
+            assert answer.status == 200
+            assert time.monotonic() - began < max(1.0, 20 * alone_s)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_the_end_of_the_server_gives_every_stream_its_last_result(
     tmp_path: Path, prepared_embedded: PreparedModel, clips: list[bytes]
 ) -> None:
