@@ -287,7 +287,7 @@ class Dispatcher:
     ) -> None:
         """It has answered, and may have the next job, whatever else fails."""
         each_of(
-            functools.partial(self._guard.ended, worker),
+            functools.partial(self._guard.admission.ended, worker),
             *(() if learn is None else (learn,)),
             functools.partial(worker.job_over, done=done),
             self._guard.begin_what_may,  # this pool's next job, or another's, now that fewer run
@@ -298,7 +298,7 @@ class Dispatcher:
         given up; what it had not begun yet does not count."""
         at_hand, job, worker.job = worker.at_hand, worker.job, None
         each_of(
-            functools.partial(self._guard.ended, worker),
+            functools.partial(self._guard.admission.ended, worker),
             functools.partial(self._run_again, job, death, at_hand),
             functools.partial(self.streams.worker_lost, worker, death, at_hand),
             self._guard.begin_what_may,

@@ -221,20 +221,22 @@ class Pool:
         if not stream and self._admitted - len(self._streams) >= places:
             raise QueueFull(f"{self._admitted} requests are in progress, no more are allowed")
         ask = Ask(units, input_bytes, deadline_s, stream)
-        if (refused := self._guard.refusal(self._member, ask, self._queued_units())) is not None:
+        if (
+            refused := self._guard.admission.refusal(self._member, ask, self._queued_units())
+        ) is not None:
             raise refused
         if stream and (full := self._streams.refusal(self._member.pace.s_per_unit)) is not None:
             raise full
         self._admitted += 1
-        ticket = self._guard.admitted(ask)
-        never = functools.partial(self._guard.never, self._member)
+        ticket = self._guard.admission.admitted(ask)
+        never = functools.partial(self._guard.admission.never, self._member)
         admission = Admission(ask, never, self._dispatcher.run, client)
         self._inside.add(admission)
         try:
             yield admission
         finally:
             self._inside.discard(admission)
-            self._guard.released(ticket)
+            self._guard.admission.released(ticket)
             self._admitted -= 1
             self._lifecycle.notify()
 

@@ -54,7 +54,7 @@ class Injected(Exception):
 
 CALLS: dict[type, tuple[str, ...]] = {
     Dispatcher: ("worker_changed", "worker_message", "worker_busy", "_learn", "_run_again"),
-    Guard: ("ended", "finished", "begin_what_may", "hasten", "_look", "_read", "_decide"),
+    Guard: ("finished", "begin_what_may", "hasten", "_look", "_read", "_decide"),
     AdmissionControl: ("may_begin", "began", "ended", "reserved"),
     Observer: ("read", "look", "outdated", "interval", "situation", "moment"),
     Effects: ("do", "remember", "tidy", "reap_orphans"),

@@ -1,6 +1,7 @@
 """Admission control: who may come in and begin, and what is promised to those inside."""
 
 import itertools
+from collections.abc import Callable
 
 from supervisor.errors import PoolError
 from supervisor.guard.admission import Ask, Supply, may_begin, never, refusal
@@ -15,24 +16,25 @@ from supervisor.spool import SpoolStore
 class AdmissionControl:
     """Keeps the promises: growth for running jobs, room for inputs that are on their way."""
 
-    def __init__(self, observer: Observer, spools: SpoolStore | None) -> None:
-        self._observer = observer
+    def __init__(
+        self, observer: Observer, spools: SpoolStore | None, state: Callable[[], GuardState]
+    ) -> None:
+        self._observer, self._state = observer, state
         self._spools = spools
-        self._running: dict[int, tuple[int, int]] = {}  # pid -> expected growth, growth before
+        self._expected_of: dict[Worker, int] = {}
+        """What the jobs of those workers are expected to make them grow by."""
         self._coming: dict[int, int] = {}  # ticket -> bytes of input
         self._tickets = itertools.count(1)
 
-    def refusal(
-        self, member: Member, ask: Ask, state: GuardState, queued_units: float
-    ) -> PoolError | None:
+    def refusal(self, member: Member, ask: Ask, queued_units: float) -> PoolError | None:
         """Why a job may not come in; None if it may."""
-        supply = self._supply(member, state, queued_units)
+        supply = self._supply(member, queued_units)
         least = min(supply.most, supply.most_ever)
         return refusal(ask, supply, member.growth.certain(ask.units or 0.0, least))
 
-    def never(self, member: Member, ask: Ask, state: GuardState) -> PoolError | None:
+    def never(self, member: Member, ask: Ask) -> PoolError | None:
         """Why a job whose size is known now could not be done here at all; None if it could."""
-        supply = self._supply(member, state, 0.0)
+        supply = self._supply(member, 0.0)
         return never(ask, supply, member.growth.certain(ask.units or 0.0, supply.most_ever))
 
     def admitted(self, ask: Ask) -> int:
@@ -46,35 +48,37 @@ class AdmissionControl:
         """Its answer has been given."""
         self._coming.pop(ticket, None)
 
-    def may_begin(self, member: Member, job: Job, state: GuardState) -> bool:
+    def may_begin(self, member: Member, job: Job) -> bool:
         """The job may be given to an idle worker now."""
-        running = len(self._running)
-        if running >= state.concurrency:
+        running = len(self._running())
+        if running >= self._state().concurrency:
             return False
-        supply = self._supply(member, state, 0.0)
+        supply = self._supply(member, 0.0)
         return may_begin(self._expected(member, job), supply, alone=running == 0)
 
     def began(self, member: Member, worker: Worker, job: Job) -> None:
         """The worker has it: what it is expected to need is reserved."""
         worker.grown_before = self._observer.accounting.growth(worker.pid)
-        self._running[worker.pid] = self._expected(member, job), worker.grown_before
+        self._expected_of[worker] = self._expected(member, job)
 
     def ended(self, worker: Worker) -> None:
         """The worker has no job any more."""
-        self._running.pop(worker.pid, None)
+        self._expected_of.pop(worker, None)
 
-    def reserved(self, state: GuardState) -> int:
+    def _running(self) -> dict[Worker, int]:
+        """Those that have a job still."""
+        return {w: expected for w, expected in self._expected_of.items() if w.job is not None}
+
+    def reserved(self) -> int:
         """For running jobs and open streams what they have not grown by yet; for inputs that are
         on their way, what may be held in memory of them."""
         accounting = self._observer.accounting
-        jobs = (
-            sum(
-                max(0, expected - max(0, accounting.growth(pid) - before))
-                for pid, (expected, before) in self._running.items()
-            )
-            + self._observer.reserved_for_streams()
+        jobs = sum(
+            max(0, expected - max(0, accounting.growth(worker.pid) - worker.grown_before))
+            for worker, expected in self._running().items()
         )
-        if self._spools is None or not state.spools_in_memory:
+        jobs += self._observer.reserved_for_streams()
+        if self._spools is None or not self._state().spools_in_memory:
             return jobs
         limits = self._spools.limits
         coming = sum(min(size, limits.memory_each) for size in self._coming.values())
@@ -84,15 +88,15 @@ class AdmissionControl:
     def _expected(self, member: Member, job: Job) -> int:
         return min(member.growth.expected(job.units or 0.0), self._observer.budget.hard.bytes)
 
-    def _supply(self, member: Member, state: GuardState, queued_units: float) -> Supply:
+    def _supply(self, member: Member, queued_units: float) -> Supply:
         observer = self._observer
         disk, descriptors = observer.resource("disk"), observer.resource("descriptors")
         spools = self._spools.usage() if self._spools else None
         in_memory, on_disk = (spools.memory_bytes, spools.disk_bytes) if spools else (0, 0)
         return Supply(
-            state=state,
+            state=self._state(),
             left=observer.left,
-            reserved=self.reserved(state),
+            reserved=self.reserved(),
             capacity=observer.left + observer.growths() + in_memory,
             most_growth=observer.budget.hard.bytes,
             ever=observer.most_growth_ever(),

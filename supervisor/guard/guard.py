@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from supervisor.clock import LoopClock
-from supervisor.errors import PoolError
-from supervisor.guard.admission import Ask
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.beforehand import limit_in_words
 from supervisor.guard.effects import Effects
@@ -101,7 +99,7 @@ class Guard:
         self._observer = Observer(
             settings or MemorySettings(), self._members, self.evidence, spools, reap_strangers
         )
-        self._admission = AdmissionControl(self._observer, spools)
+        self.admission = AdmissionControl(self._observer, spools, lambda: self.state)
         self._effects = Effects(self._observer, self._members, self.history, spools)
         self._decided_at, self._decided_at_growth = -1e9, 0
         self._alive_at = -1e9
@@ -139,31 +137,15 @@ class Guard:
 
     # --- what the pool asks and tells -----------------------------------------------------------
 
-    def refusal(self, member: Member, ask: Ask, queued_units: float) -> PoolError | None:
-        """Why a job may not come in; None if it may."""
-        return self._admission.refusal(member, ask, self.state, queued_units)
-
-    def never(self, member: Member, ask: Ask) -> PoolError | None:
-        """Why a job whose size is known now could not be done here at all; None if it could."""
-        return self._admission.never(member, ask, self.state)
-
-    def admitted(self, ask: Ask) -> int:
-        """It came in. Returns a ticket for `released`."""
-        return self._admission.admitted(ask)
-
-    def released(self, ticket: int) -> None:
-        """Its answer has been given."""
-        self._admission.released(ticket)
-
     def begin_what_may(self) -> None:
         """Give jobs to idle workers as long as memory allows, whoever has waited longest first:
         one that has to wait is not overtaken, neither in its own pool nor by another's."""
         while (head := self._members.next_in_line()) is not None:
             member, worker, job = head
-            if not self._admission.may_begin(member, job, self.state):
+            if not self.admission.may_begin(member, job):
                 return
             if member.queue.begin(worker) is not None:
-                self._admission.began(member, worker, job)
+                self.admission.began(member, worker, job)
             elif worker.able:
                 return  # it is tried again soon
 
@@ -173,10 +155,6 @@ class Guard:
             seconds = min(LOOK_EVERY_S, self._observer.interval())
             if self._timer.when() > asyncio.get_running_loop().time() + seconds:
                 self._tick_in(seconds)
-
-    def ended(self, worker: Worker) -> None:
-        """The worker has no job any more."""
-        self._admission.ended(worker)
 
     def overdue(self, member: Member, units: float | None, run_s: float) -> None:
         """A job was given up after so long: it would have taken longer."""
@@ -272,7 +250,7 @@ class Guard:
             observer.bounds(),
             observer.tightest(),
             observer.left,
-            self._admission.reserved(self.state),
+            self.admission.reserved(),
             observer.used(),
             observer.mapped(),
             observer.meter.waiting(),
