@@ -4,6 +4,7 @@ A prepared model is a directory of links to its original, plus what is made new:
 aligned so that it can be mapped, its word list, and a configuration without dither.
 """
 
+from models.building import old_builds
 from models.leftovers import Leftover, remove_leftover
 from models.prepared.carry import export_prepared, import_prepared
 from models.prepared.compiler import HOW_TO_GET_IT, GraphCounts, can_build, find_compiler
@@ -40,6 +41,7 @@ __all__ = [
     "find_prepared",
     "import_prepared",
     "must_be_affordable",
+    "old_builds",
     "prepare",
     "prepared_models",
     "remove",
