@@ -223,7 +223,9 @@ def _keep(worker: WorkerView, now: Situation) -> Action | None:
     """One worker and its own budget, whatever else there is."""
     budget = now.budget
     hard = (budget.hard.bytes if worker.hard is None else worker.hard) + worker.extra
-    if worker.growth > hard:
+    # One that has nothing to do can leave by itself.
+    at_rest = not worker.busy and not worker.leaving and worker.replaceable
+    if worker.growth > hard and not at_rest:
         return Kill(
             worker.pid,
             f"it had grown by {in_units(worker.growth)}, and {in_units(hard)} are "
