@@ -20,6 +20,7 @@ from test_pool import toy, whole
 
 from supervisor import Cause, Pool, PoolSettings, Sandbox, SpoolStore, Target, WorkerLost
 from supervisor.processes.output import WorkerOutput
+from supervisor.readings.processes import read_process
 from supervisor.wire import messages, payload
 from supervisor.wire.messages import ProtocolError
 
@@ -183,6 +184,26 @@ async def test_no_signal_can_be_ordered(pool: Pool, what: str) -> None:
 async def test_a_path_at_an_impossible_address_is_a_death_all_the_same(pool: Pool) -> None:
     with pytest.raises(WorkerLost, match="it called openat"):
         await run(pool, do="open far away")
+
+
+async def test_a_worker_has_few_threads(pool: Pool) -> None:
+    with pytest.raises(WorkerLost, match=r"30[0-9] threads"):
+        await run(pool, do="start threads", count=300)
+
+
+def test_memory_that_is_open_and_not_mapped_is_its_own() -> None:
+    before = read_process(os.getpid(), held=True)
+    fd = os.memfd_create("hidden")
+    try:
+        os.write(fd, b"x" * 20_000_000)
+        after, mapped_only = read_process(os.getpid(), held=True), read_process(os.getpid())
+    finally:
+        os.close(fd)
+    assert before is not None
+    assert after is not None
+    assert mapped_only is not None
+    assert after.kept - before.kept > 19_000_000
+    assert after.kept - mapped_only.kept > 19_000_000
 
 
 async def test_root_has_no_privilege_left(pool: Pool) -> None:

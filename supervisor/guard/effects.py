@@ -127,7 +127,8 @@ class Effects:
             worker.hurried = level is Level.CRITICAL
             self.recycle(worker, action.reason)
         elif not worker.ending:
-            worker.kill(Intent.BUDGET if action.own_fault else Intent.SHORTAGE, action.reason)
+            own = Intent.SANDBOX if action.forbidden else Intent.BUDGET
+            worker.kill(own if action.own_fault else Intent.SHORTAGE, action.reason)
             log.warning("guard.kill", worker=worker.slot, pid=worker.pid, reason=action.reason)
 
     def recycle(self, worker: Worker, reason: str) -> None:

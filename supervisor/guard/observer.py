@@ -123,6 +123,8 @@ class Observer:
         self._looked_around_at = -1e9
         self._unexplained = False
         """More was taken than our processes seem to have: they are to be read exactly."""
+        self._threads: dict[int, int] = {}
+        """By pid, how many each process has."""
         self._allowed: dict[int, int] = {}
         """By pid of a worker, the hard budget that what it works on has begun with."""
         self._without_streams: dict[int, int] = {}
@@ -384,6 +386,7 @@ class Observer:
                     self.replaceable(w),
                     self.stream_allowance(w),
                     self._hard_budget(w),
+                    self._threads.get(w.pid, 1) if w.in_force else 1,
                 )
                 for w in self._members.workers
                 if w.running
@@ -480,6 +483,7 @@ class Observer:
             living = {server.pid for server in self._members.servers if server.running}
             self.accounting.take_exact(reading.exact, kept, spools, living)
         faults = {process.pid: process.major_faults for process in reading.processes}
+        self._threads = {process.pid: process.threads for process in reading.processes}
         work = [
             WorkReading(
                 worker.pid, worker.worked_s, reading.ran.get(worker.pid), faults[worker.pid]

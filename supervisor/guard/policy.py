@@ -11,6 +11,9 @@ from supervisor.sizes import in_units
 WORTH_IT = 8 * MIB
 """Ending a process that has grown by less brings nothing."""
 
+MOST_THREADS = 64
+"""Of a worker in a sandbox: with them it could use up the processes of a cgroup or a user."""
+
 _LEAVE_FACTOR = 1.5
 """A level is left when there is this much more than what it was entered for..."""
 _LEAVE_S = 2.0
@@ -51,7 +54,7 @@ class WorkerView:
     `growth` is its own, `kept` also what it shares with its parent; mapped files are in neither.
     `replaceable`: there is a fork server to make another. `extra`: what it may grow by beyond the
     budget, for streams beside the first; `hard`: the budget that what it works on has begun with,
-    None for that of now.
+    None for that of now; `threads`: of a worker in a sandbox, how many it has.
     """
 
     pid: int
@@ -63,6 +66,7 @@ class WorkerView:
     replaceable: bool = True
     extra: int = 0
     hard: int | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,8 @@ class Kill:
     pid: int
     reason: str
     own_fault: bool
+    forbidden: bool = False
+    """Not for its memory, but for what no worker may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +228,9 @@ def _one_kill(actions: list[Action], now: Situation) -> list[Action]:
 def _keep(worker: WorkerView, now: Situation) -> Action | None:
     """One worker and its own budget, whatever else there is."""
     budget = now.budget
+    if worker.threads > MOST_THREADS:
+        reason = f"it had {worker.threads} threads, and {MOST_THREADS} are allowed"
+        return Kill(worker.pid, reason, own_fault=True, forbidden=True)
     hard = (budget.hard.bytes if worker.hard is None else worker.hard) + worker.extra
     # One that has nothing to do can leave by itself.
     at_rest = not worker.busy and not worker.leaving and worker.replaceable

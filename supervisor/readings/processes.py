@@ -28,6 +28,7 @@ class ProcessMemory:
     shared_memory: int
     swap: int
     major_faults: int
+    threads: int = 1
 
     @property
     def kept(self) -> int:
@@ -74,6 +75,7 @@ def read_process(pid: int, *, held: bool = False) -> ProcessMemory | None:
         shared_memory=shared * 1024,
         swap=(field(status, b"VmSwap:") or 0) * 1024,
         major_faults=int(fields[fields.rindex(b")") + 2 :].split(None, _MAJFLT + 1)[_MAJFLT]),
+        threads=field(status, b"Threads:") or 1,
     )
 
 
