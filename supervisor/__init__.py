@@ -9,81 +9,78 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from supervisor.admission import Admission
-    from supervisor.child.sandbox import try_sandbox
-    from supervisor.contract import (
-        Reporting,
-        Servable,
-        StreamAnswer,
-        Streaming,
-        StreamSession,
-        Warmable,
-    )
-    from supervisor.errors import (
-        DeadlineExceeded,
-        Draining,
-        JobCrashed,
-        JobError,
-        MemoryPressure,
-        NotReady,
-        PoolError,
-        QueueFull,
-        ResourceExhausted,
-        SpoolFull,
-        StreamLost,
-        TooLarge,
-        WorkerLost,
-    )
-    from supervisor.fairness import FairQueue
-    from supervisor.guard.beforehand import explain_limits, find_headroom
-    from supervisor.guard.guard import Guard, GuardStatus
-    from supervisor.guard.history import DeathRecord
-    from supervisor.job import JobResult
-    from supervisor.packed import PackedRing
-    from supervisor.pool import Pool
-    from supervisor.processes.death import Cause, Death, ExitStatus
-    from supervisor.processes.environment import (
-        Allocator,
-        AllocatorMissing,
-        Sandbox,
-        allocator_in_use,
-        choose_allocator,
-        find_jemalloc,
-        usable_cpus,
-    )
-    from supervisor.processes.kin import end_with_parent
-    from supervisor.readings.kernel_oom import KernelLog, OomCounter, OomReport
-    from supervisor.readings.memory import MemoryReader, available_memory
-    from supervisor.readings.processes import read_process
-    from supervisor.readings.resources import (
-        raise_descriptor_limit,
-        read_processes,
-        read_processes_of_user,
-    )
-    from supervisor.settings import (
-        Headroom,
-        MemorySettings,
-        PoolSettings,
-        StreamSettings,
-        Target,
-        TargetSource,
-        TargetUnavailable,
-    )
-    from supervisor.sizes import in_units
-    from supervisor.spool import (
-        FileInput,
-        JobInput,
-        Spool,
-        SpoolLimits,
-        SpoolStore,
-        SpoolUsage,
-        directory_problem,
-    )
-    from supervisor.spool_view import SpoolView
-    from supervisor.status import PoolState, PoolStatus, WorkerStatus
-    from supervisor.stream import Stream
-    from supervisor.tasks import Tasks
-    from supervisor.trim import keep_together
+    from supervisor.admission import Admission as Admission
+    from supervisor.child.sandbox import try_sandbox as try_sandbox
+    from supervisor.contract import Reporting as Reporting
+    from supervisor.contract import Servable as Servable
+    from supervisor.contract import StreamAnswer as StreamAnswer
+    from supervisor.contract import Streaming as Streaming
+    from supervisor.contract import StreamSession as StreamSession
+    from supervisor.contract import Warmable as Warmable
+    from supervisor.errors import DeadlineExceeded as DeadlineExceeded
+    from supervisor.errors import Draining as Draining
+    from supervisor.errors import JobCrashed as JobCrashed
+    from supervisor.errors import JobError as JobError
+    from supervisor.errors import MemoryPressure as MemoryPressure
+    from supervisor.errors import NotReady as NotReady
+    from supervisor.errors import PoolError as PoolError
+    from supervisor.errors import QueueFull as QueueFull
+    from supervisor.errors import ResourceExhausted as ResourceExhausted
+    from supervisor.errors import SpoolFull as SpoolFull
+    from supervisor.errors import StreamLost as StreamLost
+    from supervisor.errors import TooLarge as TooLarge
+    from supervisor.errors import WorkerLost as WorkerLost
+    from supervisor.fairness import FairQueue as FairQueue
+    from supervisor.guard.beforehand import explain_limits as explain_limits
+    from supervisor.guard.beforehand import find_headroom as find_headroom
+    from supervisor.guard.guard import Guard as Guard
+    from supervisor.guard.guard import GuardStatus as GuardStatus
+    from supervisor.guard.history import DeathRecord as DeathRecord
+    from supervisor.job import JobResult as JobResult
+    from supervisor.packed import PackedRing as PackedRing
+    from supervisor.pool import Pool as Pool
+    from supervisor.processes.death import Cause as Cause
+    from supervisor.processes.death import Death as Death
+    from supervisor.processes.death import ExitStatus as ExitStatus
+    from supervisor.processes.environment import Allocator as Allocator
+    from supervisor.processes.environment import AllocatorMissing as AllocatorMissing
+    from supervisor.processes.environment import Sandbox as Sandbox
+    from supervisor.processes.environment import allocator_in_use as allocator_in_use
+    from supervisor.processes.environment import choose_allocator as choose_allocator
+    from supervisor.processes.environment import find_jemalloc as find_jemalloc
+    from supervisor.processes.environment import usable_cpus as usable_cpus
+    from supervisor.processes.kin import end_with_parent as end_with_parent
+    from supervisor.readings.kernel_oom import KernelLog as KernelLog
+    from supervisor.readings.kernel_oom import OomCounter as OomCounter
+    from supervisor.readings.kernel_oom import OomReport as OomReport
+    from supervisor.readings.memory import MemoryReader as MemoryReader
+    from supervisor.readings.memory import available_memory as available_memory
+    from supervisor.readings.processes import read_process as read_process
+    from supervisor.readings.resources import raise_descriptor_limit as raise_descriptor_limit
+    from supervisor.readings.resources import read_processes as read_processes
+    from supervisor.readings.resources import read_processes_of_user as read_processes_of_user
+    from supervisor.settings import Headroom as Headroom
+    from supervisor.settings import MemorySettings as MemorySettings
+    from supervisor.settings import PoolSettings as PoolSettings
+    from supervisor.settings import StreamSettings as StreamSettings
+    from supervisor.settings import Target as Target
+    from supervisor.settings import TargetSource as TargetSource
+    from supervisor.settings import TargetUnavailable as TargetUnavailable
+    from supervisor.sizes import in_units as in_units
+    from supervisor.spool import FileInput as FileInput
+    from supervisor.spool import JobInput as JobInput
+    from supervisor.spool import Spool as Spool
+    from supervisor.spool import SpoolLimits as SpoolLimits
+    from supervisor.spool import SpoolStore as SpoolStore
+    from supervisor.spool import SpoolUsage as SpoolUsage
+    from supervisor.spool import directory_problem as directory_problem
+    from supervisor.spool_view import SpoolView as SpoolView
+    from supervisor.status import PoolState as PoolState
+    from supervisor.status import PoolStatus as PoolStatus
+    from supervisor.status import WorkerStatus as WorkerStatus
+    from supervisor.stream import Stream as Stream
+    from supervisor.tasks import Tasks as Tasks
+    from supervisor.trim import keep_together as keep_together
 
 _HOMES = (
     *("contract", "errors", "spool_view", "sizes", "packed", "trim", "processes.death"),
@@ -94,88 +91,11 @@ _HOMES = (
 )
 """Where the names are, the modules that need little before those that need more."""
 
-__all__ = [
-    "Admission",
-    "Allocator",
-    "AllocatorMissing",
-    "Cause",
-    "DeadlineExceeded",
-    "Death",
-    "DeathRecord",
-    "Draining",
-    "ExitStatus",
-    "FairQueue",
-    "FileInput",
-    "Guard",
-    "GuardStatus",
-    "Headroom",
-    "JobCrashed",
-    "JobError",
-    "JobInput",
-    "JobResult",
-    "KernelLog",
-    "MemoryPressure",
-    "MemoryReader",
-    "MemorySettings",
-    "NotReady",
-    "OomCounter",
-    "OomReport",
-    "PackedRing",
-    "Pool",
-    "PoolError",
-    "PoolSettings",
-    "PoolState",
-    "PoolStatus",
-    "QueueFull",
-    "Reporting",
-    "ResourceExhausted",
-    "Sandbox",
-    "Servable",
-    "Spool",
-    "SpoolFull",
-    "SpoolLimits",
-    "SpoolStore",
-    "SpoolUsage",
-    "SpoolView",
-    "Stream",
-    "StreamAnswer",
-    "StreamLost",
-    "StreamSession",
-    "StreamSettings",
-    "Streaming",
-    "Target",
-    "TargetSource",
-    "TargetUnavailable",
-    "Tasks",
-    "TooLarge",
-    "Warmable",
-    "WorkerLost",
-    "WorkerStatus",
-    "allocator_in_use",
-    "available_memory",
-    "choose_allocator",
-    "directory_problem",
-    "end_with_parent",
-    "explain_limits",
-    "find_headroom",
-    "find_jemalloc",
-    "in_units",
-    "keep_together",
-    "raise_descriptor_limit",
-    "read_process",
-    "read_processes",
-    "read_processes_of_user",
-    "try_sandbox",
-    "usable_cpus",
-]
-
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for home in _HOMES:
+    for home in () if name.startswith("_") else _HOMES:
         module = importlib.import_module(f"{__name__}.{home}")
         if name in vars(module):
             value = globals()[name] = vars(module)[name]
             return value
-    raise AttributeError(f"{name!r} is in no module of {__name__!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
