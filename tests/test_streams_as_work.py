@@ -93,7 +93,9 @@ async def test_many_modest_streams_are_no_leak() -> None:
 
 
 async def test_a_stream_that_has_no_room_is_refused_and_not_admitted_and_killed() -> None:
-    memory = MemorySettings(limit=180 * MB, reserve=1 * MB)
+    me = read_process(os.getpid())
+    assert me is not None
+    memory = MemorySettings(limit=me.kept + 110 * MB, reserve=1 * MB)
     settings = PoolSettings(workers=1, memory=memory, streams=StreamSettings(share=100.0))
     async with Pool(toy(), settings) as pool:
         await whole(pool, 1)

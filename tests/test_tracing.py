@@ -114,7 +114,7 @@ def test_who_wants_spans_and_cannot_have_them_is_told(
     )
     endpoint = "http://127.0.0.1:9"
     with (
-        pytest.raises(AssertionError, match=r"pip install modelserver\[opentelemetry\]"),
+        pytest.raises(AssertionError, match=r"pip install 'modelserver\[opentelemetry\]'"),
         start_server(tmp_path, program=without, **settings, MODELSERVER_TRACING_ENDPOINT=endpoint),
     ):
         pass
