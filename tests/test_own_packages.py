@@ -65,9 +65,7 @@ def test_another_distribution_s_package_is_named(
     assert "Traceback" not in done.stderr
 
 
-def test_modules_of_the_working_directory_take_no_places(
-    environment: Path, tmp_path: Path
-) -> None:
+def test_modules_of_the_working_directory_take_no_places(environment: Path, tmp_path: Path) -> None:
     (tmp_path / "supervisor").mkdir()
     (tmp_path / "supervisor" / "__init__.py").write_text("raise SystemExit('a stranger')\n")
     (tmp_path / "models.py").write_text("raise SystemExit('a stranger')\n")
