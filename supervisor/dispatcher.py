@@ -13,7 +13,7 @@ from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
 from supervisor.log import get_logger
 from supervisor.poison import KEEP_S, PoisonInputs
-from supervisor.processes.death import EXPECTED, Cause, Death
+from supervisor.processes.death import EXPECTED, Cause, Death, Fault, whose_fault
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.queue import JobQueue
@@ -136,11 +136,11 @@ class Dispatcher:
         """One job; cancelling this coroutine drops it. Raises what `Admission.run` raises."""
         if spool is not None:
             await spool.flush()
-        if self.closed:
-            raise closing()
         if deaths := await self._poison.deaths_by(request, spool):
             log.warning("job.remembered", request_id=request_id, ended=len(deaths))
             raise given_up(deaths, again=True)
+        if self.closed:  # asked after the last wait: the queue is not cleared again
+            raise closing()
         loop = asyncio.get_running_loop()
         number = self.next_number()
         job = Job(
@@ -308,10 +308,10 @@ class Dispatcher:
         if job is None or job.state is not JobState.RUNNING:
             return
         # A worker that broke its rules may say that it had nothing at hand.
-        guilty = at_hand == 0 and death.cause in (Cause.PROTOCOL, Cause.SANDBOX)
+        guilty = at_hand == 0 and whose_fault(death) is Fault.INPUT
         if (at_hand == job.id or guilty) and death.cause not in EXPECTED:
             job.deaths.append(death)
-        elif at_hand == 0:
+        elif death.cause not in EXPECTED:
             job.never_begun += 1
         if self.closed:
             job.fail(closing())

@@ -59,7 +59,9 @@ async def _key(request: dict[str, Any], spool: JobInput) -> Key:
     descriptor = os.dup(spool.fileno())
     asked = repr(sorted(request.items())).encode()
     size = spool.size
-    return size, await asyncio.to_thread(_digest, descriptor, size, asked)
+    loop = asyncio.get_running_loop()
+    # One that has not begun when its caller is cancelled must close the descriptor, too.
+    return size, await asyncio.shield(loop.run_in_executor(None, _digest, descriptor, size, asked))
 
 
 def _digest(descriptor: int, size: int, asked: bytes) -> bytes:

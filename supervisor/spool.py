@@ -190,7 +190,8 @@ class Spool:
         if self.in_memory:
             return os.pread(self._fd, size, offset)
         fd = os.dup(self._fd)  # the spool may be closed while this goes on
-        return await asyncio.to_thread(_read_and_close, fd, size, offset)
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(loop.run_in_executor(None, _read_and_close, fd, size, offset))
 
     async def keep(self, directory: int, name: str) -> None:
         """Give what was written a name in the open directory, safe from a loss of power. Raises

@@ -20,6 +20,10 @@ MOST_UNREAD_BYTES = 8 * 1024 * 1024
 """Of a stream's answers, encoded, beside a single one: a worker that says more has lost its
 mind, since no input is sent while so much is unread."""
 
+_MOST_LOST = 10
+"""Workers that may be lost without a new answer, whoever is to blame: a worker that was taken over
+says what it likes of what it was working for."""
+
 
 class Carrier(Protocol):
     """The worker that carries a stream."""
@@ -94,7 +98,7 @@ class Stream:
         self._before = 0.0  # units that need not be told to any worker again
         self._answered = self._acknowledged = 0  # ever, and by the worker that it is on
         self._blamed: list[Death] = []
-        self._blamed_at = 0
+        self._blamed_at = self._lost_workers = 0
         self._said: deque[bytes] = deque()  # answers, as its worker encoded them
         self._said_bytes = 0
         self._failure: Exception | None = None
@@ -106,6 +110,8 @@ class Stream:
         """What it is: now a worker is found for it. Before any input. `whole`: what comes later
         means nothing without all that came before, so all is kept, up to a number of bytes; past
         them it cannot go on elsewhere."""
+        # What cannot be carried is its caller's mistake, and must not raise where a worker comes.
+        encoded(Open(self.number, request, 0.0, None, 0, 0.0, self.background))
         self._request = request
         self._whole = whole
         self._place()
@@ -284,14 +290,19 @@ class Stream:
         while self._sent and self._sent[0].number <= self._acknowledged:
             self._let_go()
 
-    def blame(self, death: Death, attempts: int) -> PoolError | None:
+    def blame(self, death: Death, attempts: int, *, own: bool) -> PoolError | None:
         """A worker died while it worked on this stream. What to fail with, if so many did over one
         input."""
         if self._blamed_at != self._answered:
             self._blamed_at = self._answered
             self._blamed.clear()
-        self._blamed.append(death)
-        return given_up(self._blamed) if len(self._blamed) >= attempts else None
+            self._lost_workers = 0
+        self._lost_workers += 1
+        if own:
+            self._blamed.append(death)
+        if len(self._blamed) >= attempts or self._lost_workers >= _MOST_LOST:
+            return given_up(self._blamed or [death])
+        return None
 
     def fail(self, error: Exception, *, tell: bool = True) -> None:
         """It is over; its caller is told why."""

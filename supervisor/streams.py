@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from supervisor.clock import LoopClock
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, QueueFull
 from supervisor.log import get_logger
-from supervisor.processes.death import Death, Fault, whose_fault
+from supervisor.processes.death import EXPECTED, Death, Fault, Intent, whose_fault
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.worker import Worker
 from supervisor.settings import StreamSettings
@@ -146,7 +146,10 @@ class Streams:
             if stream.background or stream.over or stream.unread:
                 continue
             if stream.behind_s() > most_s:
+                worker = next((w for w in self._workers() if stream in w.streams), None)
                 stream.fail(DeadlineExceeded(f"a part of it was not answered for {most_s:g} s"))
+                if worker is not None and self._clock.now() - worker.answered_at > most_s:
+                    worker.kill(Intent.HANG, f"it answered no stream for {most_s:g} s")
         now = self._clock.now()
         for worker in [worker for worker, until in self._to_settle.items() if until <= now]:
             self._move_unsettled(worker)
@@ -218,9 +221,10 @@ class Streams:
             self._expected_until = self._clock.now() + _SUCCESSOR_S
         for stream in lost:
             stream.leave_worker(tell=False)
-            if stream.number != at_hand or whose_fault(death) is Fault.NOBODY:
+            if death.cause in EXPECTED:
                 continue
-            if (error := stream.blame(death, self._attempts)) is not None:
+            own = stream.number == at_hand and whose_fault(death) is not Fault.NOBODY
+            if (error := stream.blame(death, self._attempts, own=own)) is not None:
                 stream.fail(error)
         self.place()
         if lost:
@@ -239,6 +243,7 @@ class Streams:
         waited_s = stream.behind_s()
         units = stream.fed(message)
         worker.useful = True
+        worker.answered_at = self._clock.now()
         if stream.background:
             return
         self._worked_for(units, min(message.ran_s, waited_s + _LEAST_SPAN_S))

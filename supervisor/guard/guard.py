@@ -342,10 +342,10 @@ class Guard:
         self.begin_what_may()
 
     def _decide(self, left: int) -> None:
-        self._decided_at, self._alive_at = time.monotonic(), self.clock.now()
+        self._decided_at = time.monotonic()
         before = self.state
         decision = decide(before, self._observer.situation(left))
-        self.state = decision.state
+        self.state, self._alive_at = decision.state, self.clock.now()
         if self.state.level != before.level:
             self._effects.level_changed(before, self.state, left)
         if (self.state.starved, self.state.starved_concurrency) != (

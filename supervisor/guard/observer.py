@@ -47,7 +47,7 @@ log = get_logger("guard")
 READ_EVERY_S = 1.0
 READ_AT_REST_EVERY_S = 5.0
 LOOK_EVERY_S = 0.05
-LOOK_AT_REST_EVERY_S = 0.5
+LOOK_AT_REST_EVERY_S, _LEAST_AT_REST_S = 0.5, 0.1
 _LOOK_AROUND_S = 0.05
 _LIMITS_EVERY_S = 0.5
 _EXACT_EVERY_S = 10.0
@@ -201,13 +201,13 @@ class Observer:
         left of anything."""
         if self._loading():
             return LEAST_INTERVAL_S / 2
-        if self.at_rest():
-            return LOOK_AT_REST_EVERY_S
         in_time = min(map(_left, self._bounds), default=0) / _FASTEST_GROWTH
-        usual = min(LOOK_EVERY_S, in_time)
-        if self.accounting.total_rate() > _GROWING:
-            return max(LEAST_IF_GROWING_S, usual / _CLOSER)
-        return max(LEAST_INTERVAL_S, usual)
+        growing = self.accounting.total_rate() > _GROWING
+        if growing:
+            return max(LEAST_IF_GROWING_S, min(LOOK_EVERY_S, in_time) / _CLOSER)
+        if self.at_rest():
+            return max(_LEAST_AT_REST_S, min(LOOK_AT_REST_EVERY_S, in_time))
+        return max(LEAST_INTERVAL_S, min(LOOK_EVERY_S, in_time))
 
     def at_rest(self) -> bool:
         """No worker has anything to do, no helper runs, and no model is being loaded."""

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from supervisor.wire.messages import ProtocolError
+
 _RECEIVE = 0xC0502100
 """SECCOMP_IOCTL_NOTIF_RECV: _IOWR('!', 0, struct seccomp_notif)."""
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
@@ -31,7 +33,11 @@ class ForbiddenCalls:
         os.set_blocking(listener, False)
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
-        asyncio.get_running_loop().add_reader(listener, self._told)
+        try:
+            asyncio.get_running_loop().add_reader(listener, self._told)
+        except OSError as error:  # a file, and no listener
+            os.close(listener)
+            raise ProtocolError(f"Ready with another descriptor: {error}") from error
 
     def _told(self) -> None:
         # Before Linux 6.11 receiving from a process that has ended would wait for ever.

@@ -253,7 +253,10 @@ class WorkerSlots:
                     continue
                 if output := worker.output():
                     log.warning("worker.output", worker=worker.slot, pid=worker.pid, text=output)
-                if worker.ending or (silent_s := worker.silent_s) <= self.settings.hang_s:
+                if (
+                    worker.ending
+                    or (silent_s := max(worker.silent_s, worker.overdue_s)) <= self.settings.hang_s
+                ):
                     continue
                 worker.kill(Intent.HANG)
                 log.error(

@@ -123,6 +123,9 @@ class Worker:
         self._page, self._output = born.page, born.output
         self._heartbeat, self._heard_at = 0, clock.now()
         self._was_at_hand = 0
+        self._expected_since: float | None = None
+        self.answered_at = clock.now()
+        """When it answered a stream last, by the loop's clock."""
         self._stuck_timer: asyncio.TimerHandle | None = None
         self._forbidden: ForbiddenCalls | None = None
         self._channel = AsyncChannel(born.sock, from_worker, self._on_message, self._on_close)
@@ -176,6 +179,19 @@ class Worker:
         if heartbeat != self._heartbeat:
             self._heartbeat, self._heard_at = heartbeat, now
         return now - self._heard_at
+
+    @property
+    def overdue_s(self) -> float:
+        """Seconds for which it has been expected to stop its job, or to leave."""
+        stops = self.job is not None and self.job.state is JobState.OVER
+        leaves = self.state is WorkerState.LEAVING and self.job is None and not self.streams
+        if not stops and not leaves:
+            self._expected_since = None
+            return 0.0
+        now = self._clock.now()
+        if self._expected_since is None:
+            self._expected_since = now
+        return now - self._expected_since
 
     def output(self) -> str:
         """What it has written to its standard output and error since."""
@@ -315,7 +331,9 @@ class Worker:
 
     def _on_close(self, reason: Exception | None) -> None:
         if reason is None:
-            # It is about to exit; give it the moment that an exit takes.
+            # It is about to exit; give it the moment that an exit takes, and nothing to do.
+            if self.able:
+                self._move(WorkerState.LEAVING)
             why = "it had closed its channel and went on"
             asyncio.get_running_loop().call_later(_LEAVE_S, self.kill, Intent.PROTOCOL, why)
         elif isinstance(reason, OSError):

@@ -25,6 +25,7 @@ _BUSY_SHARE, _BUSY_SPAN_S = 0.4, 1.0
 """The share of the loop's processor time that one peer's messages may take in a second; past it,
 the peer waits."""
 _NO_DESCRIPTORS_PAUSE_S = 0.05
+_MOST_UNSENT_BYTES = 64 * 1024 * 1024
 
 M = TypeVar("M")
 
@@ -66,6 +67,8 @@ class AsyncChannel(Generic[M]):
         """The same for what `encoded` has made."""
         if not self._open:
             return
+        if self._unsent and sum(len(packet) for packet, _ in self._unsent) > _MOST_UNSENT_BYTES:
+            raise OSError(errno.ENOBUFS, "its peer does not read")
         for packet in packets(body):
             # The caller may close its descriptors at once; what waits holds duplicates.
             if self._unsent or not self._try_send(packet, fds):

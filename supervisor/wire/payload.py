@@ -44,8 +44,9 @@ def pack_value(value: Any, most: int = LONGEST_VALUE_BYTES) -> bytes:
 def unpack_value(body: bytes) -> Any:
     """Decode what a model says. Raises `ProtocolError` for what is no MessagePack, is nested too
     deeply, or has more than `MOST_OBJECTS` objects."""
-    if len(body) > _SMALL or len(body.translate(None, _NO_OBJECTS)) > MOST_OBJECTS:
-        _count(body)
+    many = len(body) > _SMALL or len(body.translate(None, _NO_OBJECTS)) > MOST_OBJECTS
+    if many or b"\xde" in body or b"\xdf" in body:  # the latter begin a map of more than 15
+        _walk(body)
     try:
         return _decode(body)
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
@@ -68,15 +69,21 @@ _COUNTED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _EXTENSIONS = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 
 
-def _count(body: bytes) -> None:
-    """Walk over the items, which are skipped and not made. Raises `ProtocolError` past the most."""
+def _walk(body: bytes) -> None:
+    """Walk over the items, which are skipped and not made. Raises `ProtocolError` past the most,
+    and for an array as a key of a large map: tuples can be chosen so that all of them collide."""
     at, end, items = 0, len(body), 0
+    left, keyed = 1 << 62, False
+    """Items to come of the container at hand, and whether it is a large map."""
+    around: list[tuple[int, bool]] = []
     while at < end:
         items += 1
         if items > MOST_OBJECTS:
             raise ProtocolError(f"a value of more than {MOST_OBJECTS} objects")
+        while not left:
+            left, keyed = around.pop()
         first = body[at]
-        at += 1
+        at, left, is_key = at + 1, left - 1, keyed and not left & 1
         if 0xA0 <= first <= 0xBF:
             at += first & 0x1F
         elif (size := _FIXED.get(first)) is not None:
@@ -84,5 +91,11 @@ def _count(body: bytes) -> None:
         elif (width := _COUNTED.get(first) or _EXTENSIONS.get(first)) is not None:
             extra = first in _EXTENSIONS
             at += width + extra + int.from_bytes(body[at : at + width], "big")
-        elif 0xDC <= first <= 0xDF:
-            at += 2 if first in (0xDC, 0xDE) else 4
+        elif 0x80 <= first <= 0x9F or 0xDC <= first <= 0xDF:
+            is_map = first < 0x90 or first >= 0xDE
+            width = 0 if first <= 0x9F else 2 if first in (0xDC, 0xDE) else 4
+            count = first & 15 if not width else int.from_bytes(body[at : at + width], "big")
+            if is_key and not is_map:
+                raise ProtocolError("an array as a key")
+            around.append((left, keyed))
+            at, left, keyed = at + width, count * (1 + is_map), is_map and count > 15
