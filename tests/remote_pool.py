@@ -130,7 +130,7 @@ async def _serve(options: dict[str, Any]) -> None:
     if not options["watch"]:
         guarding.READ_EVERY_S = guarding.READ_AT_REST_EVERY_S = 1e6
         observer.LOOK_EVERY_S = observer.LOOK_AT_REST_EVERY_S = 1e6
-        observer.LEAST_INTERVAL_S = observer.LEAST_IF_GROWING_S = 1e6
+        observer.LEAST_INTERVAL_S = observer.LEAST_IF_GROWING_S = observer._LEAST_AT_REST_S = 1e6
     target = Target("toy", "load", options["loading"], import_path=(str(HERE),))
     settings = PoolSettings(
         workers=options["workers"], memory=MemorySettings(**options["memory"]), queue=1000
