@@ -103,6 +103,15 @@ def test_few_bytes_that_would_be_many_objects_are_refused(unit: bytes) -> None:
         payload.unpack_value(b"\x91" * 5000)
 
 
+def test_a_large_map_has_no_arrays_as_keys() -> None:
+    """Their hashes can be chosen so that all of them collide: 9 s for half a megabyte."""
+    count = 30_000
+    keys = b"".join(b"\x92\xcd" + n.to_bytes(2, "big") + b"\x01\xc0" for n in range(count))
+    with pytest.raises(ProtocolError, match="an array as a key"):
+        payload.unpack_value(b"\xdf" + count.to_bytes(4, "big") + keys)
+    assert payload.unpack_value(b"\x81\x92\x01\x02\xc0") == {(1, 2): None}
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -213,6 +213,24 @@ async def good(pool: Pool) -> None:
         assert result.value["pid"]
 
 
+async def test_a_stream_that_cannot_be_carried_is_its_callers_mistake_alone(pool: Pool) -> None:
+    with pool.stream() as stream:
+        with pytest.raises(OverflowError):
+            stream.begin({"n": 1 << 70})
+        pool.recycle(0)
+        await whole(pool)
+    assert pool.deaths.keys() <= {Cause.RECYCLED}
+
+
+async def test_a_stream_that_loses_its_workers_is_given_up_whoever_is_to_blame(pool: Pool) -> None:
+    """A worker says itself what it has at hand: one that lies is not tried for ever."""
+    with pool.stream() as stream:
+        stream.begin({})
+        with pytest.raises(WorkerLost):
+            await say(stream, "a", do="end", how="SIGKILL")
+    assert pool.deaths[Cause.KILLED] <= 10
+
+
 async def test_a_bug_in_closing_a_session_costs_nothing_else(pool: Pool) -> None:
     with pool.stream() as stream:
         stream.begin({"bad_close": True})
