@@ -289,24 +289,29 @@ async def test_a_file_beside_a_stream_that_sends_as_fast_as_it_can_is_answered()
 
 
 async def test_files_one_after_the_other_leave_a_share_to_the_background() -> None:
+    """A tenth of the time; one step between two files would be less than two hundredths."""
     async with pool_of(1) as pool:
-        over = asyncio.Event()
+        over, steps = asyncio.Event(), 0
+
+        def stepped(_: Any) -> None:
+            nonlocal steps
+            steps += 1
 
         async def files() -> None:
+            file = {"do": "steps", "count": 20, "step_s": 0.03}
             while not over.is_set():
-                await pool.run({"do": "steps", "count": 4, "step_s": 0.03})
+                await pool.run(file, on_progress=stepped)
 
         with pool.background_stream() as stream:
             stream.begin({})
             busy = [asyncio.create_task(files()) for _ in range(2)]
-            heard, began = 0, time.monotonic()
-            while time.monotonic() - began < 4:
-                await say(stream, "a", spin_s=0.01)
+            heard = 0
+            while steps < 100:
+                await say(stream, "a", step_s=0.01)
                 heard += 1
             over.set()
             await asyncio.gather(*busy)
-        # A tenth is 40; without a share it was 3.
-        assert heard > 15, heard
+        assert heard * 0.01 > 0.04 * 100 * 0.03, heard
 
 
 async def test_a_file_goes_to_the_worker_without_a_busy_stream() -> None:
@@ -336,6 +341,22 @@ async def test_a_recycle_loses_nothing_of_what_was_said() -> None:
             assert final == " ".join(words)
             await until(lambda: before.gone.done())
             assert texts(await say(stream, "x")) == ["x"]
+
+
+async def test_a_stream_that_cannot_be_moved_keeps_no_slot() -> None:
+    """Its worker stays for it, and another one works beside."""
+    async with pool_of(1, settle_s=0.2, replay=10.0) as pool:
+        with stream_on(pool) as stream:
+            words = [f"w{n}" for n in range(40)]
+            await say(stream, *words)
+            (before,) = pool._lifecycle.workers
+            pool.recycle(before.slot)
+            result = await pool.run({"do": "echo"}, timeout_s=20)
+            assert result.value["pid"] != before.pid
+            (final,) = texts(await say(stream, "."))
+            assert final == " ".join(words)
+            await until(lambda: before.gone.done())
+            await until(lambda: len(pool._lifecycle.workers) == 1)
 
 
 async def test_what_all_streams_keep_is_bounded_together() -> None:

@@ -28,6 +28,9 @@ _STABLE_S = 1.0
 """A worker that has lived this long, or had a job, is replaced at once; one that dies sooner, again
 and again, is given ever more time."""
 
+_MOVED_WITHIN_S = 2.0
+"""After they had time to settle, streams that lose nothing are moved within that."""
+
 _MOST_EACH = 8
 """Workers for each slot: beside its own those of earlier models that are still at work. Where there
 are so many a successor waits until one of those has gone."""
@@ -207,12 +210,17 @@ class WorkerSlots:
                 slot.failing = None
 
     def _to_be_filled(self, slot: _Slot) -> bool:
-        """The slot's worker is gone, or belongs to an older fork server than there is."""
+        """The slot's worker is gone, belongs to an older fork server than there is, or stays for
+        streams only."""
         worker = slot.worker
         if worker is not None and worker.vacated:
             return True
-        server = self._live_server()
-        return server is not None and (worker is None or worker.server is not server)
+        if (server := self._live_server()) is None:
+            return False
+        return worker is None or worker.server is not server or self._overstays(worker)
+
+    def _overstays(self, worker: Worker) -> bool:
+        return worker.stays_for_streams(self.settings.streams.settle_s + _MOVED_WITHIN_S)
 
     async def _start_worker(self, slot: int, server: ForkServer) -> Worker:
         most = _MOST_EACH * self.settings.workers
@@ -247,6 +255,8 @@ class WorkerSlots:
         """Look at heartbeats and at what the workers write."""
         while True:
             await asyncio.sleep(self.settings.heartbeat_s / 2)
+            if any(self._overstays(worker) for worker in self.workers):
+                self._changes.notify()
             for worker in list(self.workers):
                 if worker.gone.done():  # what was to be done at its end has failed
                     self.worker_gone(worker, worker.gone.result())

@@ -124,6 +124,7 @@ class Worker:
         self._heartbeat, self._heard_at = 0, clock.now()
         self._was_at_hand = 0
         self._expected_since: float | None = None
+        self._leaving_since = 0.0
         self.answered_at = clock.now()
         """When it answered a stream last, by the loop's clock."""
         self._stuck_timer: asyncio.TimerHandle | None = None
@@ -193,6 +194,13 @@ class Worker:
             self._expected_since = now
         return now - self._expected_since
 
+    def stays_for_streams(self, settle_s: float) -> bool:
+        """It is to leave, and has only streams left that would lose something by a move: another
+        worker is needed beside it, after `settle_s`."""
+        if self.state is not WorkerState.LEAVING or self.job is not None or not self.streams:
+            return False
+        return self._clock.now() - self._leaving_since > settle_s
+
     def output(self) -> str:
         """What it has written to its standard output and error since."""
         return self._output.take() if not self.gone.done() else ""
@@ -248,7 +256,7 @@ class Worker:
         if self.state in (WorkerState.LEAVING, WorkerState.GONE):
             return
         self.outcome.ask(intent, reason)
-        self.state = WorkerState.LEAVING
+        self.state, self._leaving_since = WorkerState.LEAVING, self._clock.now()
         self._tell(Leave())
         self._owner.worker_changed(self)
 
