@@ -22,7 +22,7 @@ import structlog
 from cgroup import freezer
 from running import gone
 from test_pool import toy
-from test_streams import say
+from test_streams import alone, say
 
 from supervisor import Cause, Guard, MemorySettings, Pool, PoolError, PoolSettings, SpoolStore
 from supervisor.dispatcher import Dispatcher
@@ -279,7 +279,8 @@ async def test_a_helpers_children_end_with_it() -> None:
 
 async def test_what_a_loader_starts_counts_while_it_loads() -> None:
     memory = MemorySettings(limit=220_000_000)
-    async with Pool(toy(child_bytes=300_000_000), PoolSettings(workers=1, memory=memory)) as pool:
+    pool = alone(Pool(toy(child_bytes=300_000_000), PoolSettings(workers=1, memory=memory)))
+    async with pool:
         async with asyncio.timeout(60):
             while "ended by the guard" not in (pool.unready_reason() or ""):
                 await asyncio.sleep(0.05)

@@ -280,7 +280,7 @@ async def test_the_supervisor_outlives_a_worker_that_says_it_is_ready_twice(pool
 
 async def test_a_worker_whose_supervisor_is_killed_ends() -> None:
     script = (
-        "import asyncio, sys\nfrom supervisor import *\n"
+        "import asyncio, sys\nfrom supervisor import Pool, PoolSettings, Target\n"
         f"target = Target('toy', import_path=({str(HERE)!r},))\n"
         "async def main():\n"
         "    async with Pool(target, PoolSettings(workers=1)) as pool:\n"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from test_pool import toy, whole
-from test_streams import answers, pool_of, say, stream_on, texts, until
+from test_streams import alone, answers, pool_of, say, stream_on, texts, until
 
 from supervisor import (
     Cause,
@@ -97,7 +97,7 @@ async def test_a_stream_that_has_no_room_is_refused_and_not_admitted_and_killed(
     assert me is not None
     memory = MemorySettings(limit=me.kept + 110 * MB, reserve=1 * MB)
     settings = PoolSettings(workers=1, memory=memory, streams=StreamSettings(share=100.0))
-    async with Pool(toy(), settings) as pool:
+    async with alone(Pool(toy(), settings)) as pool:
         await whole(pool, 1)
         opened: list[Any] = []
         held = contextlib.ExitStack()
