@@ -17,8 +17,9 @@ import psutil
 import pytest
 from running import gone
 from test_pool import toy, whole
+from test_sandbox import run
 
-from supervisor import Cause, Pool, PoolSettings, Sandbox, SpoolStore, Target, WorkerLost
+from supervisor import Cause, Pool, PoolSettings, Sandbox, Target, WorkerLost
 from supervisor.processes.output import WorkerOutput
 from supervisor.readings.processes import read_process
 from supervisor.wire import messages, payload
@@ -149,12 +150,6 @@ async def pool() -> AsyncIterator[Pool]:
     async with Pool(toy(), settings) as pool:
         await whole(pool)
         yield pool
-
-
-async def run(pool: Pool, body: bytes = b"", **request: Any) -> Any:
-    async with SpoolStore().open() as spool:
-        await spool.write(body)
-        return (await pool.run(request, spool)).value
 
 
 async def test_a_worker_has_only_its_channel_its_page_its_output_and_its_input(pool: Pool) -> None:

@@ -76,7 +76,9 @@ class GuardStatus:
 class Guard:
     """Looks after the pools that join it. Use as `async with`, around theirs.
 
-    `evidence` tells who was killed by the kernel; `history` keeps what happened.
+    `evidence` tells who was killed by the kernel; `history` keeps what happened. Where memory is
+    short, every other child of this process counts as a helper and is ended before a worker is
+    (but see `leave_alone`).
     """
 
     def __init__(
@@ -195,7 +197,7 @@ class Guard:
                 self._deaths.died(role, death, helper.outcome.reason)
 
     def leave_alone(self, pid: int | None) -> None:
-        """What is below that process of ours is no concern of this guard: it has one of its own.
+        """Neither count nor end the child `pid` and what is below it: it has a guard of its own.
         None: there is no such process any more."""
         self._observer.left_alone = () if pid is None else (pid,)
 
