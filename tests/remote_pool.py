@@ -28,7 +28,7 @@ class RemotePool:
         self.events: list[dict[str, Any]] = []
         self._answers: dict[int, dict[str, Any]] = {}
         self._asked = 0
-        self.reader = threading.Thread(target=self._read)
+        self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def _read(self) -> None:
@@ -115,7 +115,10 @@ def remote_pool(
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        status = process.wait(20 * PATIENCE)
+        try:
+            status = process.wait(20 * PATIENCE)
+        finally:
+            process.kill()  # a failed test may have left work behind that never ends
         pool.reader.join(5)
         assert process.stdout is not None
         process.stdout.close()
