@@ -40,7 +40,7 @@ from server import server
 from tables import spread, table
 from waves import wav
 
-from modelserver.serving.targets import find_model
+from modelserver.serving.load_specs import find_model
 from modelserver.settings import Settings
 
 LIMIT = 1150 * MB

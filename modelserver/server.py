@@ -15,19 +15,19 @@ import uvloop
 from modelserver import __version__
 from modelserver.access.keyring import KeysUnreadable
 from modelserver.admin.listener import AdminListener, AdminRefused
+from modelserver.api.jobs import message_of
+from modelserver.api.routes import build_application, build_vosk_application
 from modelserver.assistant.service import Assistant
 from modelserver.extras import how_to_install
-from modelserver.fronts import CannotListen, Fronts
 from modelserver.handover import Predecessor, Sockets, Upgrader
 from modelserver.handover.sockets import Inherited, connection_name, kept_name
-from modelserver.http.application import build_application, build_vosk_application
+from modelserver.handover.systemd import Notifier, keep_systemd_informed
 from modelserver.http.connections import connections_beside
-from modelserver.http.jobs import message_of
 from modelserver.http.listening import is_loopback
 from modelserver.jobs.service import JobService
 from modelserver.jobs.store import why_unusable
 from modelserver.jobs.webhooks import SecretUnreadable
-from modelserver.notify import Notifier, keep_systemd_informed
+from modelserver.listeners import CannotListen, Fronts
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
@@ -342,7 +342,7 @@ def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> An
     if not settings.wyoming.uri:
         return None
     try:
-        from modelserver.wyoming import BadUri, WyomingListener
+        from modelserver.live.wyoming import BadUri, WyomingListener
     except ImportError as error:
         raise WyomingRefused(
             "wyoming.uri is set, and the package that speaks it is not installed: "

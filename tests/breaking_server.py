@@ -4,7 +4,7 @@ from typing import Any
 
 from modelserver.__main__ import main
 from modelserver.http.events import EventStream
-from modelserver.http.websockets import LiveSocket
+from modelserver.live.websockets import LiveSocket
 
 _next_message, _send = LiveSocket.next_message, EventStream.send
 

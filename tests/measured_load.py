@@ -8,7 +8,7 @@ from models.blas import blas_environment
 from models.kernels import SAME_AS, Kernels, get_kernels
 from models.processor import processor_flags
 from modelserver.settings import Settings
-from modelserver.speech.model import load
+from modelserver.worker.model import load
 from supervisor import read_process
 from supervisor.processes.environment import (
     Allocator,

@@ -22,12 +22,12 @@ from long_files import grown
 
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
-from modelserver.audio.following import following_pieces
 from modelserver.audio.formats import RawFormat, raw_format
-from modelserver.audio.live import LiveAudio
-from modelserver.audio.look import Gate
-from modelserver.audio.reader import AudioReader
+from modelserver.audio.probe import Gate
 from modelserver.audio.riff import pieces
+from modelserver.worker.following import following_pieces
+from modelserver.worker.live_audio import LiveAudio
+from modelserver.worker.reader import AudioReader
 
 RATE = 16_000
 FULL = 32767
@@ -454,7 +454,7 @@ def test_no_damage_breaks_a_decoder(kind: str) -> None:
 
 DECODE = """
 import io, sys
-from modelserver.audio.reader import AudioReader
+from modelserver.worker.reader import AudioReader
 from modelserver.audio.errors import AudioError
 data = sys.stdin.buffer.read()
 import os

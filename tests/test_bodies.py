@@ -23,11 +23,11 @@ from encoded import LOSSLESS, LOSSY, encoded
 from running import Answer, RunningServer, ask, start_server, until
 from test_gateway import nginx
 
-from modelserver.http.codings import Base64, Inflater
 from modelserver.http.errors import ApiError
-from modelserver.http.forms import disposition
-from modelserver.http.json_body import JsonBody
-from modelserver.http.parameters import read_parameters
+from modelserver.request.codings import Base64, Inflater
+from modelserver.request.forms import disposition
+from modelserver.request.json_body import JsonBody
+from modelserver.request.parameters import read_parameters
 from supervisor import Spool, SpoolStore
 
 CONVERT = "/api/audio/convert"

@@ -8,7 +8,7 @@ from msgspec.structs import replace as set_to
 from small_model import SMALL_WORDS, add_rescoring, make_small_model
 
 import models
-from modelserver.serving.choice import candidate, choose_model
+from modelserver.serving.selection import candidate, choose_model
 from modelserver.settings import Settings, WorkerSettings
 from supervisor import Headroom, TargetUnavailable
 

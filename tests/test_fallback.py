@@ -14,8 +14,8 @@ from models.kernels import ABI, LIBRARY, build_kernels, find_kernels, kernels_pa
 from models.mapping import mapping_problem
 from models.prepared import PreparedModel, export_prepared, import_prepared
 from models.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
-from modelserver.serving.choice import candidate
-from modelserver.serving.lessons import Lessons
+from modelserver.serving.learned import Lessons
+from modelserver.serving.selection import candidate
 
 
 def leading_out(prepared: PreparedModel, directory: Path) -> PreparedModel:

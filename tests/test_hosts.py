@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from modelserver.access.hosts import AllowedHosts, Refused
+from modelserver.outbound.hosts import AllowedHosts, Refused
 
 PRIVATE = (
     "127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "[2002:7f00:1::]",

@@ -10,15 +10,15 @@ import pytest
 from test_job_store import SPEECH, job
 from yarl import URL
 
-from modelserver.access.hosts import AllowedHosts
 from modelserver.jobs.backoff import Backoff
-from modelserver.jobs.line import Line
-from modelserver.jobs.outside import as_given
+from modelserver.jobs.idempotency import InProgress, NotTheSame, Repeats
+from modelserver.jobs.queue import Line
 from modelserver.jobs.record import Delivery, Repeat
-from modelserver.jobs.repeats import InProgress, NotTheSame, Repeats
 from modelserver.jobs.schema import filesystem_of, host_of
 from modelserver.jobs.store import JobStore, UnknownCursor, why_unusable
 from modelserver.jobs.webhooks import Hosts, retry_after
+from modelserver.outbound.client import as_given
+from modelserver.outbound.hosts import AllowedHosts
 from modelserver.speech.messages import Speech, SpeechWord
 from supervisor import SpoolFull
 

@@ -9,10 +9,10 @@ import pytest
 from job_client import SECRET
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from modelserver.access.hosts import AllowedHosts, Refused
 from modelserver.jobs.record import Delivery, Failure, Job, Repeat, Wanted
 from modelserver.jobs.store import Damaged, InUse, JobStore
 from modelserver.jobs.webhooks import SecretUnreadable, read_secrets, signed_headers, wait_before
+from modelserver.outbound.hosts import AllowedHosts, Refused
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech, SpeechRequest
 

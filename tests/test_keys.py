@@ -20,7 +20,6 @@ from running import Answer, RunningServer, ask, start_server, until
 from waves import wav
 
 import models
-from modelserver.access.allowance import Allowance, Allowed
 from modelserver.access.gate import AccessGate, NotAllowed
 from modelserver.access.keyring import (
     Keyring,
@@ -30,6 +29,7 @@ from modelserver.access.keyring import (
     read_keys,
     remove_key,
 )
+from modelserver.access.quota import Allowance, Allowed
 from modelserver.settings import AuthSettings
 
 

@@ -8,8 +8,8 @@ from encoded import LOSSLESS, LOSSY, encoded
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
 from modelserver.audio.formats import RawFormat
-from modelserver.audio.live import LiveAudio
-from modelserver.audio.reader import AudioReader
+from modelserver.worker.live_audio import LiveAudio
+from modelserver.worker.reader import AudioReader
 
 NOT_LIVE = ("alac in m4a", "m4a", "pcm in mov")
 """Their index comes last."""

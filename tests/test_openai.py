@@ -19,7 +19,7 @@ from encoded import encoded
 from running import RunningServer, start_server
 
 from models.prepared import PreparedModel
-from modelserver.http.openai import _Deltas, _verbose, _Wanted
+from modelserver.api.openai import _Deltas, _verbose, _Wanted
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechSegment, SpeechWord
 from modelserver.speech.transcript import reader_text
 

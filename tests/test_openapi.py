@@ -12,9 +12,9 @@ import pytest
 from language_model import language_model
 from running import RunningServer, start_server
 
-from modelserver.http.application import build_application
+from modelserver.api.routes import build_application
 from modelserver.http.errors import STATUS
-from modelserver.http.parameters import JOB_NAMES, NAMES
+from modelserver.request.parameters import JOB_NAMES, NAMES
 from modelserver.web import PAGES
 
 

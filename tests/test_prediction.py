@@ -21,7 +21,7 @@ import models
 from models.prepared import PreparedModel, prepare
 from models.symbols import symbols_in_graph, symbols_in_text
 from modelserver.cli.models_inspect import inspect_model
-from modelserver.serving.choice import candidate
+from modelserver.serving.selection import candidate
 from supervisor import available_memory
 
 CLOSE = 0.2

@@ -11,10 +11,10 @@ import models
 from models.prepared import PreparedModel
 from models.search import Search, published_width
 from models.view import make_view
-from modelserver.serving.choice import choose_model
+from modelserver.serving.selection import choose_model
 from modelserver.settings import Settings
-from modelserver.speech.conditioning import END_S, FRONT_S, Level, near_silence
-from modelserver.speech.profiles import ProfiledModel
+from modelserver.worker.conditioning import END_S, FRONT_S, Level, near_silence
+from modelserver.worker.profiles import ProfiledModel
 from supervisor import Headroom
 
 RATE = 16_000
@@ -155,7 +155,7 @@ def test_loud_audio_is_brought_down_and_quiet_audio_left_alone() -> None:
 
 
 def test_what_is_not_found_is_said(model: models.Model, clips: list[bytes]) -> None:
-    from modelserver.speech.profiles import not_available
+    from modelserver.worker.profiles import not_available
 
     assert not_available(model, "accurate") == []
     blind = ProfiledModel(model, "balanced")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from modelserver.http import progress
-from modelserver.http.progress import OurStory, _Waiting
+from modelserver.api import progress
+from modelserver.api.progress import OurStory, _Waiting
 from modelserver.speech.messages import SpeechProgress, SpeechSegment
 
 

@@ -26,11 +26,11 @@ from waves import wav
 from wavs import wav_file
 
 from models.prepared import PreparedModel
-from modelserver.audio.pieces import AudioPiece, Cutter
 from modelserver.serving.recordings import Recording, piece_length
 from modelserver.speech.joining import HeardPiece, Joiner
 from modelserver.speech.messages import SpeechRequest, SpeechSegment, SpeechWord
 from modelserver.speech.segments import segment_of_words
+from modelserver.worker.pieces import AudioPiece, Cutter
 from supervisor import SpoolFull
 
 RATE = 16_000

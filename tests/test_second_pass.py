@@ -12,7 +12,7 @@ from running import RunningServer, start_server
 from test_captions import RAW, Client, connected
 
 from models.prepared import PreparedModel
-from modelserver.speech.conditioning import near_silence
+from modelserver.worker.conditioning import near_silence
 
 RATE = 16_000
 QUERY = f"{RAW}&words=true&second_pass=true"

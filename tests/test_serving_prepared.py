@@ -20,7 +20,7 @@ from running import RunningServer, gone, start_server, until
 
 import models
 from models.prepared import PreparedModel, find_prepared, prepared_models
-from modelserver.serving.lessons import CrashInquiry, Lessons
+from modelserver.serving.learned import CrashInquiry, Lessons
 
 SHOWN_S = 2.0
 """A death shows on the admin side within that."""
@@ -331,7 +331,7 @@ def test_one_that_cannot_be_removed_is_not_used_again(
     lessons = Lessons()
     (prepared,) = prepared_models(tmp_path / "store")
     with unittest.mock.patch(
-        "modelserver.serving.lessons.remove", side_effect=OSError(30, "Read-only file system")
+        "modelserver.serving.learned.remove", side_effect=OSError(30, "Read-only file system")
     ):
         assert not asyncio.run(CrashInquiry(lessons).sound(prepared, small.directory))
     lookup = find_prepared(small, tmp_path / "store", lessons.unusable)

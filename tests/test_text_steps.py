@@ -16,8 +16,8 @@ from running import RunningServer, start_server
 
 import models
 from modelserver.settings.configuration import ConfigurationError, read_configuration
-from modelserver.speech.numbers_written import numbers_written
-from modelserver.speech.text_steps import TextSteps
+from modelserver.worker.numbers_written import numbers_written
+from modelserver.worker.text_steps import TextSteps
 
 PLUGIN = """
 def bracketed(language):
@@ -208,7 +208,7 @@ def test_beside_the_engine(tmp_path: Path) -> None:
     """Libraries of grammars bring an OpenFst of their own, beside which the engine hangs."""
     program = """
 import sys, models, pathlib
-from modelserver.speech.model import load
+from modelserver.worker.model import load
 place = models.find_model("auto", pathlib.Path(sys.argv[1]))
 load(str(place.directory), {}, [], place.name, sys.argv[2], "none", False, None, "balanced",
      ["numbers"])

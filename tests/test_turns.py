@@ -5,7 +5,7 @@ import asyncio
 
 import pytest
 
-from modelserver.serving.turns import Rate, Turns
+from modelserver.serving.recording_queue import Rate, Turns
 from supervisor import QueueFull
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import structlog
 
-from modelserver.access.allowance import Allowance, Allowed
 from modelserver.access.keyring import Keyring
+from modelserver.access.quota import Allowance, Allowed
 from modelserver.settings import AuthSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")

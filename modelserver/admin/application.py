@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from modelserver.admin.access import AdminAccess
-from modelserver.admin.desk import ModelDesk
+from modelserver.admin.actions import ModelDesk
 from modelserver.admin.events import follow
 from modelserver.admin.health import health
 from modelserver.admin.history import FIELDS, History
@@ -19,12 +19,12 @@ from modelserver.admin.lag import LoopLag
 from modelserver.admin.metrics import CONTENT_TYPE, Metrics
 from modelserver.admin.report import report
 from modelserver.handover import Upgrader, UpgradeRefused
-from modelserver.http.browsers import refuse_other_names
+from modelserver.http.app_keys import CONNECTIONS, SERVICE
 from modelserver.http.connections import Connections
 from modelserver.http.decoding import decoded
 from modelserver.http.errors import ApiError, as_api_error, error_response, json_response
-from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.http.middleware import REQUEST_ID, expect_continue, request_id_of, signed
+from modelserver.http.origins import refuse_other_names
 from modelserver.http.pages import page
 from modelserver.jobs.service import JobService
 from modelserver.logs import LogLevel, level_now, recent_events, set_level

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from modelserver.admin.health import Health, MemoryHealth
 from modelserver.admin.lag import LoopLag
-from modelserver.serving.traffic import Histogram, Traffic
+from modelserver.serving.counters import Histogram, Traffic
 from supervisor import Cause
 
 _WORKER_STATES = ("starting", "idle", "busy", "leaving")

@@ -14,8 +14,8 @@ import msgspec
 from modelserver import __version__
 from modelserver.assistant.ending import Ending, Finish
 from modelserver.assistant.thoughts import without_thoughts
+from modelserver.outbound.reasons import in_words
 from modelserver.settings import AssistantSettings
-from modelserver.unreached import in_words
 
 _LONGEST_LINE = 1 << 20
 _MOST_ANSWER_BYTES = 4 << 20

@@ -19,7 +19,7 @@ from modelserver.cli.models_list import list_models
 from modelserver.cli.models_pull import pull_model
 from modelserver.cli.options import BACKGROUND, with_settings
 from modelserver.serving.commands import ProgressLine, report
-from modelserver.serving.targets import find_model, starting
+from modelserver.serving.load_specs import find_model, starting
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.fields import bytes_of

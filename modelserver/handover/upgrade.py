@@ -11,8 +11,8 @@ from pathlib import Path
 import structlog
 
 from modelserver.handover.sockets import Sockets
+from modelserver.handover.systemd import Notifier
 from modelserver.handover.wire import Connection, Ended, Failed, Held, MakeWay, Ready, Wire
-from modelserver.notify import Notifier
 from modelserver.serving.service import SpeechService
 from modelserver.settings.configuration import HANDOVER_VARIABLE, Configuration, ConfigurationError
 from supervisor import in_units

@@ -16,7 +16,7 @@ from aiohttp.web_protocol import RequestHandler
 from modelserver.http.connections import Connections
 from modelserver.http.errors import ApiError, error_response
 from modelserver.http.middleware import signed
-from modelserver.serving.traffic import Traffic
+from modelserver.serving.counters import Traffic
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 

@@ -10,10 +10,10 @@ import msgspec
 from aiohttp import web
 
 from modelserver.access.gate import NotAllowed
-from modelserver.access.hosts import Refused
 from modelserver.assistant.chat import ChatFailed
 from modelserver.audio.errors import AudioError
-from modelserver.jobs.repeats import InProgress, NotTheSame
+from modelserver.jobs.idempotency import InProgress, NotTheSame
+from modelserver.outbound.hosts import Refused
 from modelserver.serving.service import UnknownModel
 from modelserver.speech.phrases import PhrasesRefused
 from supervisor import PoolError

@@ -12,16 +12,16 @@ from aiohttp import HttpVersion11, WSCloseCode, web
 
 from modelserver import __version__
 from modelserver.access.gate import NotAllowed
-from modelserver.http.browsers import (
+from modelserver.http.app_keys import CONNECTIONS, SERVICE
+from modelserver.http.client_address import client_address
+from modelserver.http.errors import ApiError, as_api_error, error_response
+from modelserver.http.origins import (
     allowed_origin,
     cors_headers,
     preflight,
     refuse_other_names,
     refuse_other_pages,
 )
-from modelserver.http.clients import client_address
-from modelserver.http.errors import ApiError, as_api_error, error_response
-from modelserver.http.keys import CONNECTIONS, SERVICE
 from modelserver.tracing import incoming_context
 from modelserver.web import PAGES
 

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import structlog
 
-from modelserver.access.hosts import Refused
 from modelserver.jobs.backoff import Backoff
-from modelserver.jobs.outside import Failed, Outside
 from modelserver.jobs.record import Delivery, Job
 from modelserver.jobs.schema import host_of
 from modelserver.jobs.store import JobStore
 from modelserver.jobs.thread import StoreThread
+from modelserver.outbound.client import Failed, Outside
+from modelserver.outbound.hosts import Refused
 from modelserver.settings import JobSettings
 from modelserver.tracing import incoming_context
 from supervisor import SpoolFull

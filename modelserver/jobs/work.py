@@ -18,7 +18,7 @@ import structlog
 
 from modelserver import __version__
 from modelserver.jobs.backoff import Backoff
-from modelserver.jobs.line import Line
+from modelserver.jobs.queue import Line
 from modelserver.jobs.record import Failure, Job
 from modelserver.jobs.thread import StoreThread
 from modelserver.serving.service import SpeechService, UnknownModel

@@ -17,7 +17,7 @@ from models.prepared import (
     remove_leftover,
 )
 from modelserver.serving.commands import ProgressLine, run_models_command
-from modelserver.serving.targets import find_model, is_prepared
+from modelserver.serving.load_specs import find_model, is_prepared
 from modelserver.settings import Settings
 from supervisor import Cause, Guard, available_memory
 

@@ -12,13 +12,13 @@ import msgspec
 import structlog
 
 import models
-from modelserver.serving.allowances import not_allowed
-from modelserver.serving.choice import Choice, worker_count
 from modelserver.serving.kernel_supply import KernelSupply
-from modelserver.serving.lessons import CrashInquiry, Lessons
+from modelserver.serving.learned import CrashInquiry, Lessons
+from modelserver.serving.load_specs import find_choice, find_model, target_of, wants_kernels
 from modelserver.serving.preparation import Preparation, in_words
-from modelserver.serving.targets import find_choice, find_model, target_of, wants_kernels
-from modelserver.serving.turns import Turns
+from modelserver.serving.recording_queue import Turns
+from modelserver.serving.rlimits import not_allowed
+from modelserver.serving.selection import Choice, worker_count
 from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import DEFAULT_LABEL

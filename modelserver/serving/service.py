@@ -16,9 +16,9 @@ import structlog
 
 from modelserver.access.gate import AccessGate
 from modelserver.access.keyring import KeysUnreadable, read_keys
+from modelserver.serving.counters import Traffic
 from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.served import MakeWay, ServedModel, memory_settings
-from modelserver.serving.traffic import Traffic
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import own_settings, settings_for
 from modelserver.speech.phrases import PhrasesRefused

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import inspect
 
-from modelserver.access.hosts import AllowedHosts
+from modelserver.outbound.hosts import AllowedHosts
 from modelserver.settings.plugins import known_steps, unknown_step
 from modelserver.settings.schema import ModelSettings, Section, Settings
 
