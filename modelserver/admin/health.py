@@ -11,7 +11,8 @@ from modelserver.jobs.record import State
 from modelserver.jobs.service import JobService
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
-from supervisor import DeathRecord, GuardStatus, PoolState, PoolStatus, WorkerStatus, in_units
+from modelserver.serving.verdict import verdict
+from supervisor import DeathRecord, GuardStatus, PoolStatus, WorkerStatus
 
 
 class WorkerHealth(msgspec.Struct):
@@ -205,14 +206,11 @@ class Health(msgspec.Struct):
     """Where HTTP clients reach the server; empty until it accepts them."""
 
 
-_RECENT_S = 60.0
-
-
 def health(service: SpeechService, jobs: JobService, started: float) -> Health:
     """As it is now; `started` by CLOCK_MONOTONIC."""
     status = service.status()
     guard = status.guard
-    state, reasons = _verdict(service, status)
+    state, reasons = verdict(service, status)
     usage = service.spools.usage()
     return Health(
         status=state,
@@ -241,47 +239,6 @@ def health(service: SpeechService, jobs: JobService, started: float) -> Health:
         last_deaths=[_death(record) for record in reversed(status.last_deaths)],
         url=service.url,
     )
-
-
-def in_a_line(service: SpeechService) -> str:
-    """The verdict in words, for a line of status."""
-    status = service.status()
-    word, reasons = _verdict(service, status)
-    if reasons:
-        return f"{word}: {'; '.join(reasons)}"
-    able = sum(worker.state.value in ("idle", "busy") for worker in status.workers)
-    return f"{word}: {status.model.get('model')}, {able} workers, {status.admitted} requests"
-
-
-def _verdict(service: SpeechService, status: PoolStatus) -> tuple[str, list[str]]:
-    """One word, and why it is not "ok"."""
-    reasons = service.stale()
-    if status.reason is not None:
-        reasons.append(status.reason)
-    if (guard := status.guard) is not None:
-        if guard.state.level:
-            reasons.append(
-                f"memory is short ({guard.state.level.word}): {in_units(guard.left)} are left "
-                f"until {guard.tightest.name} is full"
-            )
-        if guard.state.starved:
-            reasons.append(
-                "the model is starved: the kernel takes its pages back and reads them again; "
-                f"{status.starved_needs} would end it"
-            )
-        if guard.spools_refused is not None:
-            directory = service.spools.limits.directory
-            reasons.append(
-                f"larger uploads are refused: {directory} (spool.directory): {guard.spools_refused}"
-            )
-    now = time.time()
-    recent = [o for o in status.last_deaths if now - o.time < _RECENT_S]
-    reasons += [o.death.sentence for o in recent[-3:]]
-    if status.state is PoolState.DRAINING:
-        return "draining", ["the server takes no new requests", *reasons]
-    if status.reason is not None or (guard is not None and not guard.state.takes_work):
-        return "unavailable", reasons
-    return ("degraded" if reasons else "ok"), reasons
 
 
 def _streams(service: SpeechService) -> StreamsHealth:
