@@ -343,8 +343,10 @@ def test_parameters_may_be_fields_in_any_order(url: str, wav: bytes) -> None:
         ("?encoding=mp5&rate=8000", "there are: s8"),
         ("?encoding=s16le", "need a rate"),
         ("?encoding=s16le&rate=fast", "is not a number"),
-        ("?encoding=s16le&rate=8000&channels=" + "9" * 5000, "is not a number"),
+        ("?encoding=s16le&rate=8000&channel_count=" + "9" * 5000, "is not a number"),
         ("?rate=8000", "add encoding"),
+        ("?channel_count=2", "add encoding"),
+        ("?encoding=s16le&rate=8000&channels=2", "add channel_count"),
         ("?language=%21%21", "is no language tag"),
     ],
 )
@@ -395,7 +397,7 @@ def test_samples_without_a_header_are_heard(url: str, pcm: bytes, text: str) -> 
         ("audio/L16; rate=16000; channels=1", "", swapped),
         ("audio/l16;rate=16000", "", pcm),
         ("audio/pcm;rate=16000", "", pcm),
-        ("application/octet-stream", "?encoding=s16le&rate=16000&channels=1", pcm),
+        ("application/octet-stream", "?encoding=s16le&rate=16000&channel_count=1", pcm),
         ("audio/wav", "?encoding=linear16&rate=16000", pcm),
     ):
         answer = convert(url, body, query, Content_Type=content_type)
@@ -420,6 +422,9 @@ def test_channels_of_a_call_are_heard_one_by_one(url: str, pcm: bytes) -> None:
         assert all(w["start"] >= shift - 0.1 for w in words)
     only = convert(url, call, "?channels=1").json
     assert {segment["channel"] for segment in only["segments"]} == {1}
+    raw = "?encoding=s16le&rate=16000&channel_count=2"
+    assert convert(url, frames, f"{raw}&channels=1").json["text"] == only["text"]
+    assert convert(url, frames, f"{raw}&channels=split").json["text"] == answer["text"]
     missing = convert(url, call, "?channels=0,2")
     assert (missing.status, missing.json["error"]["code"]) == (400, "bad_parameter")
 

@@ -17,11 +17,14 @@ from modelserver.speech.phrases import phrase_list
 
 _BOTH_NAMES = (
     "model", "language", "words", "alternatives", "phrases", "profile", "channels", "encoding",
-    "rate",
+    "rate", "channel_count",
 )  # fmt: skip
 NAMES = (*_BOTH_NAMES, "segments", "format")
 """Of a file."""
-ASK_NAMES = ("model", "language", "phrases", "channels", "encoding", "rate", "history", "stream")
+ASK_NAMES = (
+    "model", "language", "phrases", "channels", "encoding", "rate", "channel_count", "history",
+    "stream",
+)  # fmt: skip
 """Of a question."""
 JOB_NAMES = (*NAMES, "url", "webhook")
 """Of a job."""
@@ -83,7 +86,7 @@ def read_parameters(
             alternatives=_alternatives(values.get("alternatives", "0")),
             phrases=_phrases(values.get("phrases", "")),
             profile=read_profile(values.get("profile", "")),
-            channels=_channels(values),
+            channels=_channels(values.get("channels", "")),
             raw=_raw(values, content_type),
             url=values.get("url") or None,
             webhook=values.get("webhook") or None,
@@ -190,17 +193,10 @@ def read_language(text: str) -> str | None:
     return tag
 
 
-def _channels(values: Mapping[str, str]) -> str:
-    text = values.get("channels") or MIX
-    if _is_count(text, values):
-        return MIX
-    channel_choice(text)  # to refuse it before anything is received
-    return text
-
-
-def _is_count(text: str, values: Mapping[str, str]) -> bool:
-    """With samples that have no header, one number says how many channels they have."""
-    return "encoding" in values and text.isascii() and text.isdecimal()
+def _channels(text: str) -> str:
+    """Return which channels are recognised; wrong values are refused before anything is sent."""
+    channel_choice(text or MIX)
+    return text or MIX
 
 
 def _raw(values: Mapping[str, str], content_type: str) -> RawFormat | None:
@@ -216,17 +212,23 @@ def _raw(values: Mapping[str, str], content_type: str) -> RawFormat | None:
         if rate is None and kind not in ("audio/l8", "audio/l16", "audio/l24"):
             return None  # a name that files are sent under, too
     else:
-        if "rate" in values:
-            raise ApiError("bad_parameter", "rate is for samples without a header: add encoding")
+        for name in ("rate", "channel_count"):
+            if name in values:
+                raise ApiError(
+                    "bad_parameter", f"{name} is for samples without a header: add encoding"
+                )
         return None
-    channels = _number("channels", parameter(content_type, "channels"))
-    asked = values.get("channels", "")
-    if _is_count(asked, values):
-        channels = _number("channels", asked)
+    count = _number("channel_count", values.get("channel_count"))
+    if count is None:
+        count = _number("channels", parameter(content_type, "channels"))
+    asked = values.get("channels", "").strip()
+    if count is None and asked.isascii() and asked.isdecimal():
+        raise ApiError(
+            "bad_parameter",
+            f"channels={asked[:40]} selects a channel: add channel_count, the number of channels",
+        )
     try:
-        if channels is None:
-            channels = channel_choice(asked or MIX).least
-        return raw_format(encoding, rate, channels)
+        return raw_format(encoding, rate, count or channel_choice(asked or MIX).least)
     except AudioError as error:
         raise ApiError(error.code, error.message) from error
 
