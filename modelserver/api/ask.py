@@ -13,14 +13,9 @@ from modelserver.assistant.chat import ChatFailed, Turn
 from modelserver.assistant.ending import Ending, Finish
 from modelserver.http.app_keys import ASSISTANT, SERVICE
 from modelserver.http.decoding import decoded
-from modelserver.http.errors import (
-    ApiError,
-    ErrorInside,
-    as_api_error,
-    error_response,
-    json_response,
-)
+from modelserver.http.errors import ErrorInside, error_response, json_response, refusal_of
 from modelserver.http.middleware import CLIENT, KEY_NAME, NOTES, REQUEST_ID
+from modelserver.refusal import Refusal
 from modelserver.request.accept import wants_events
 from modelserver.request.incoming import Asked, Incoming, find_model, incoming
 from modelserver.request.parameters import ASK_NAMES, Parameters, read_parameters
@@ -107,7 +102,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
             story.question = question
             told(question)
             if not question.text:
-                raise ApiError("nothing_said", "nothing was understood in the audio")
+                raise Refusal("nothing_said", "nothing was understood in the audio")
             async with aclosing(assistant.answer(asking.history, question.text)) as answer:
                 async for said in answer:
                     if isinstance(said, Ending):
@@ -123,7 +118,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
         try:
             return json_response(await work(lambda _: None))
         except Exception as exception:
-            error = as_api_error(exception)
+            error = refusal_of(exception)
             if error is None or story.question is None:
                 raise
             request[NOTES].update(answer_error=error.code)
@@ -146,7 +141,7 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
             written = decoded(body, AskedInWriting, _HINT)
             text = written.text.strip()
             if not text or len(text) > _LONGEST_TEXT:
-                raise ApiError("bad_parameter", f"text has from 1 to {_LONGEST_TEXT} characters")
+                raise Refusal("bad_parameter", f"text has from 1 to {_LONGEST_TEXT} characters")
             _must_be_bearable(written.history)
             yield _Asking(written.history, written.stream or asked.stream, text=text)
         return
@@ -170,7 +165,7 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
 
 def _must_be_bearable(history: list[Turn]) -> None:
     if len(history) > _MOST_TURNS or any(len(turn.content) > _LONGEST_TEXT for turn in history):
-        raise ApiError(
+        raise Refusal(
             "bad_parameter",
             f"history has up to {_MOST_TURNS} turns of up to {_LONGEST_TEXT} characters",
         )
@@ -207,10 +202,10 @@ class _Story:
     def done(self, result: Answered) -> Event:
         return Event("answer.done", result)
 
-    def failed(self, error: ApiError, request_id: str) -> Event:
+    def failed(self, error: Refusal, request_id: str) -> Event:
         return Event("error", self.not_answered(error, request_id))
 
-    def not_answered(self, error: ApiError, request_id: str) -> NotAnswered:
+    def not_answered(self, error: Refusal, request_id: str) -> NotAnswered:
         """The error document, with what there is all the same."""
         inside = ErrorInside(error.code, error.message, request_id)
         return NotAnswered(inside, self.question, "".join(self.parts) or None)

@@ -15,13 +15,13 @@ from modelserver.api.progress import OurStory, stream_events
 from modelserver.api.transcripts import TEXTS, Transcript, as_text, text_response, transcript
 from modelserver.audio.channels import MIX
 from modelserver.http.app_keys import JOBS, SERVICE
-from modelserver.http.errors import ApiError, json_response
+from modelserver.http.errors import json_response
 from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID, Handler, expect_continue
 from modelserver.jobs.record import STATES, Failure, Job, Repeat, Shown, State, Wanted
 from modelserver.jobs.service import JobService
-from modelserver.jobs.store import UnknownCursor
 from modelserver.jobs.work import longest_audio_s
 from modelserver.outbound.client import Failed, Patience
+from modelserver.refusal import Refusal
 from modelserver.request.accept import wants_events
 from modelserver.request.body import Received, Upload, hold_continue, must_be_acceptable
 from modelserver.request.incoming import find_model, request_limits
@@ -144,7 +144,7 @@ async def add(request: web.Request) -> web.StreamResponse:
             received = await upload.receive()
             asked, warnings = _read(request, received.fields)
         if asked.url is not None and spool.size:
-            raise ApiError("bad_parameter", "there is both audio and a url")
+            raise Refusal("bad_parameter", "there is both audio and a url")
         wanted = _wanted(asked, warnings)
         repeat = None if key is None else await _repeat(key, spool, wanted, asked)
         if repeat is not None and (same := await jobs.repeats.same(owner, repeat)) is not None:
@@ -175,8 +175,8 @@ def _taken(request: web.Request, job: Job, *, new: bool) -> web.Response:
     return json_response(_described(request.app[JOBS], job), status=202, headers=headers)
 
 
-def _deleted_meanwhile() -> ApiError:
-    return ApiError(
+def _deleted_meanwhile() -> Refusal:
+    return Refusal(
         "not_ready",
         "the job of this Idempotency-Key was deleted just now: send it again",
         retry_after_s=1.0,
@@ -230,13 +230,13 @@ async def _fetched(jobs: JobService, url: str, upload: Upload, limits: LimitSett
     try:
         return await upload.take(jobs.outside.fetch(url, patience))
     except Failed as error:
-        raise ApiError("url_failed", f"url: {error}") from error
+        raise Refusal("url_failed", f"url: {error}") from error
 
 
 def _repeat_key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _REPEAT_KEY.fullmatch(key):
-        raise ApiError("bad_parameter", "an Idempotency-Key has up to 256 printable characters")
+        raise Refusal("bad_parameter", "an Idempotency-Key has up to 256 printable characters")
     return key
 
 
@@ -262,10 +262,10 @@ async def show(request: web.Request) -> web.StreamResponse:
     asked = dict(request.query)
     for name in asked:
         if name not in ("format", "words", "segments"):
-            raise ApiError("bad_parameter", f"there is no parameter {name[:60]!r}")
+            raise Refusal("bad_parameter", f"there is no parameter {name[:60]!r}")
     form = asked.get("format")
     if form is not None and form not in FORMATS:
-        raise ApiError("bad_parameter", f"format={form[:40]!r}; there are: {', '.join(FORMATS)}")
+        raise Refusal("bad_parameter", f"format={form[:40]!r}; there are: {', '.join(FORMATS)}")
     flags = {n: read_flag(n, asked[n]) for n in ("words", "segments") if n in asked}
     job = await _found(request)
     if wants_events(request):
@@ -284,21 +284,16 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     asked = dict(request.query)
     for name in asked:
         if name not in ("state", "limit", "before"):
-            raise ApiError("bad_parameter", f"there is no parameter {name[:60]!r}")
+            raise Refusal("bad_parameter", f"there is no parameter {name[:60]!r}")
     state = next((one for one in STATES if one == asked.get("state")), None)
     if state is None and "state" in asked:
-        raise ApiError("bad_parameter", f"state is one of: {', '.join(STATES)}")
+        raise Refusal("bad_parameter", f"state is one of: {', '.join(STATES)}")
     text = asked.get("limit", "20")
     if not re.fullmatch("[0-9]{1,3}", text) or not 0 < int(text) <= MOST_LISTED:
-        raise ApiError("bad_parameter", f"limit is from 1 to {MOST_LISTED}")
+        raise Refusal("bad_parameter", f"limit is from 1 to {MOST_LISTED}")
     limit = int(text)
     owner = request.get(KEY_NAME, "")
-    try:
-        found, more = await jobs.listed(owner, state, asked.get("before"), limit)
-    except UnknownCursor:
-        raise ApiError(
-            "bad_parameter", "before is what next was in an earlier list, or the id of a job"
-        ) from None
+    found, more = await jobs.listed(owner, state, asked.get("before"), limit)
     documents = [
         _document(job, jobs.position(job.id), jobs.done_s(job.id), jobs.keep_until(job))
         for job in found
@@ -314,28 +309,28 @@ async def delete(request: web.Request) -> web.StreamResponse:
 
 
 async def _found(request: web.Request, *, speech: bool = True) -> Job:
-    """The job that the path names. Raises `ApiError`."""
+    """The job that the path names. Raises `Refusal`."""
     jobs, job_id = request.app[JOBS], request.match_info["id"]
     job = await jobs.get(job_id, speech=speech)
     if job is not None and job.owner == request.get(KEY_NAME, ""):
         return job
     where, dash, _ = job_id.rpartition("-")
     if dash and where != jobs.name:
-        raise ApiError(
+        raise Refusal(
             "job_elsewhere",
             f"there is no job {job_id[:100]!r} here: this is {jobs.name}, and its id says that it "
             f"is with {where[:100]}",
         )
-    raise ApiError("job_not_found", f"there is no job {job_id[:100]!r}; it may have been forgotten")
+    raise Refusal("job_not_found", f"there is no job {job_id[:100]!r}; it may have been forgotten")
 
 
 def _speech(job: Job) -> Speech:
-    """Raises `ApiError` where there is none."""
+    """Raises `Refusal` where there is none."""
     if job.speech is not None:
         return job.speech
     if job.error is not None:
-        raise ApiError("job_failed", f"the job has failed: {job.error.message}")
-    raise ApiError("job_unfinished", f"the job is {job.state}: there is no transcript yet")
+        raise Refusal("job_failed", f"the job has failed: {job.error.message}")
+    raise Refusal("job_unfinished", f"the job is {job.state}: there is no transcript yet")
 
 
 async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
@@ -347,9 +342,9 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
         await jobs.follow(job.id, told)
         now = await jobs.get(job.id, speech=True)
         if now is None:
-            raise ApiError("job_not_found", "the job was deleted")
+            raise Refusal("job_not_found", "the job was deleted")
         if not now.over:
-            raise ApiError("shutting_down", "the server ends here; the job goes on: ask again")
+            raise Refusal("shutting_down", "the server ends here; the job goes on: ask again")
         return await asyncio.to_thread(_described, jobs, now)
 
     return await stream_events(request, work, OurStory())

@@ -13,8 +13,9 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from modelserver.http.connections import Connections
-from modelserver.http.errors import ApiError, error_response
+from modelserver.http.errors import STATUS, error_response
 from modelserver.http.middleware import signed
+from modelserver.refusal import Refusal
 from modelserver.serving.counters import Traffic
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
@@ -151,23 +152,23 @@ class ClientConnection(RequestHandler):
             log.info(
                 "request.refused",
                 request_id=request_id,
-                status=error.status,
+                status=STATUS[error.code],
                 error=error.code,
                 reason=error.message,
                 client=request.remote,
             )
         else:
             log.error("request.failed", request_id=request_id, exc_info=exc)
-            error = ApiError("internal", "the server failed; its log says how")
+            error = Refusal("internal", "the server failed; its log says how")
         response = signed(error_response(error, request_id), request_id)
-        self._traffic.answered("none", error.status, error.code, 0.0)
+        self._traffic.answered("none", STATUS[error.code], error.code, 0.0)
         response.force_close()
         return response
 
 
-def _refusal(exc: BaseException | None, message: str | None) -> ApiError:
+def _refusal(exc: BaseException | None, message: str | None) -> Refusal:
     """What the parser could not read, in a line."""
     reason = (message or "the request is not HTTP").strip().splitlines()[0]
     if isinstance(exc, LineTooLong) or "oo many headers" in reason:
-        return ApiError("headers_too_large", "the request's line or headers are too large")
-    return ApiError("bad_request", reason)
+        return Refusal("headers_too_large", "the request's line or headers are too large")
+    return Refusal("bad_request", reason)

@@ -21,12 +21,12 @@ from modelserver.jobs.backoff import Backoff
 from modelserver.jobs.queue import Line
 from modelserver.jobs.record import Failure, Job
 from modelserver.jobs.thread import StoreThread
-from modelserver.serving.service import SpeechService, UnknownModel
+from modelserver.refusal import Refusal
+from modelserver.serving.service import SpeechService
 from modelserver.serving.transcribing import Transcribing
 from modelserver.settings import Settings
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech, SpeechProgress
-from modelserver.speech.phrases import PhrasesRefused
 from modelserver.tracing import incoming_context
 from supervisor import (
     DeadlineExceeded,
@@ -138,7 +138,7 @@ class JobWork:
     def _model_of(self, job: Job) -> _Model:
         service, name = self._service, ""
         slots = service.default.slots
-        with contextlib.suppress(UnknownModel, PhrasesRefused):  # it fails when it has its turn
+        with contextlib.suppress(Refusal):  # it fails when it has its turn
             served = service.find(job.wanted.model, job.wanted.language)
             if job.wanted.speech.phrases:
                 served = service.with_phrases(served)
@@ -276,10 +276,8 @@ class JobWork:
         except PoolError as failed:
             known.model.backoff.succeeded()
             error = Failure(failed.code, failed.message)
-        except UnknownModel as failed:
-            error = Failure("model_not_found", str(failed))
-        except PhrasesRefused as failed:
-            error = Failure("bad_parameter", f"phrases: {failed}")
+        except Refusal as failed:
+            error = Failure(failed.code, failed.message)
         except FileNotFoundError:
             error = Failure("internal", "its audio is not there any more")
         except (OSError, sqlite3.Error):

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
-from modelserver.http.errors import ApiError
+from modelserver.refusal import Refusal
 
 MOST_PARTS = 65
 """Of a form: a file and 64 fields."""
@@ -44,7 +44,7 @@ Event = Part | bytes | None
 
 
 class FormParser:
-    """Fed with a form's bytes. Raises `ApiError` for what is no form."""
+    """Fed with a form's bytes. Raises `Refusal` for what is no form."""
 
     def __init__(self, boundary: str) -> None:
         self._events: list[Event] = []
@@ -93,7 +93,7 @@ class FormParser:
         if not self._parts:
             raise _malformed("no part of it begins with its boundary")
         if not self._ended:
-            raise ApiError("incomplete_body", "the form ended before its closing boundary")
+            raise Refusal("incomplete_body", "the form ended before its closing boundary")
 
     def _begin(self) -> None:
         self._parts += 1
@@ -198,5 +198,5 @@ def _text(data: bytes | None) -> str | None:
     return data.decode("latin-1")
 
 
-def _malformed(why: str) -> ApiError:
-    return ApiError("malformed_multipart", f"the form cannot be read: {why}")
+def _malformed(why: str) -> Refusal:
+    return Refusal("malformed_multipart", f"the form cannot be read: {why}")

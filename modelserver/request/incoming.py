@@ -75,8 +75,8 @@ async def incoming(
     request: web.Request, read: Callable[[Mapping[str, str]], Asked]
 ) -> AsyncIterator[Incoming]:
     """`read` says what is asked for, from the fields that the body has: none at first, since what
-    can be refused without them shall be. Raises `ApiError`, `AudioError`, `UnknownModel`,
-    `PhrasesRefused` or `supervisor.PoolError`."""
+    can be refused without them shall be. Raises `Refusal` or
+    `supervisor.PoolError`."""
     service: SpeechService = request.app[SERVICE]
     limits = request_limits(request)
     must_be_acceptable(request, limits)
@@ -123,6 +123,6 @@ def request_limits(request: web.Request) -> LimitSettings:
 def find_model(
     service: SpeechService, name: str | None, language: str | None, phrases: tuple[str, ...] = ()
 ) -> ServedModel:
-    """The one that is to hear it. Raises `UnknownModel` or `PhrasesRefused`."""
+    """The one that is to hear it. Raises `Refusal`."""
     served = service.find(name, language)
     return service.with_phrases(served) if phrases else served

@@ -9,14 +9,18 @@ from typing import Any
 import msgspec
 import structlog
 
+from modelserver.refusal import Refusal
 from modelserver.serving.service import SettingsRefused, SpeechService
 from modelserver.settings.configuration import Configuration, ConfigurationError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 
-class ReloadRefused(Exception):
+class ReloadRefused(Refusal):
     """The settings cannot be used, and nothing has changed; the text says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_settings", message)
 
 
 class SettingRow(msgspec.Struct, frozen=True):

@@ -16,12 +16,13 @@ import structlog
 
 from modelserver.access.gate import AccessGate
 from modelserver.access.keyring import KeysUnreadable, read_keys
+from modelserver.refusal import Refusal
 from modelserver.serving.counters import Traffic
 from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.served import MakeWay, ServedModel, memory_settings
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.labels import own_settings, settings_for
-from modelserver.speech.phrases import PhrasesRefused
+from modelserver.speech.phrases import phrases_refused
 from modelserver.tracing import Tracing
 from supervisor import (
     Admission,
@@ -73,12 +74,18 @@ _FIXED = (
 )
 
 
-class UnknownModel(Exception):
+class UnknownModel(Refusal):
     """No model is served under that name, or for that language; the text lists what there is."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__("model_not_found", message)
 
-class SettingsRefused(Exception):
+
+class SettingsRefused(Refusal):
     """These settings cannot be taken over while the server runs; the text says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_settings", message)
 
 
 async def _nobody_there(needs: int, left: int) -> None:
@@ -169,9 +176,9 @@ class SpeechService:
 
     def with_phrases(self, served: ServedModel) -> ServedModel:
         """The same model as it was published, on one worker of its own, loaded when it is used: a
-        compiled graph cannot be limited to phrases. Raises `PhrasesRefused`."""
+        compiled graph cannot be limited to phrases. Raises `Refusal`."""
         if not served.takes_phrases():
-            raise PhrasesRefused(
+            raise phrases_refused(
                 f"{served.in_words()} has a graph that cannot be limited to phrases"
             )
         if (found := self._for_phrases.get(served.label)) is None:

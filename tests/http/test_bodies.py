@@ -23,7 +23,7 @@ from front import gateway_of
 from running import Answer, RunningServer, ask, start_server, until
 from wavs import as_wav
 
-from modelserver.http.errors import ApiError
+from modelserver.refusal import Refusal
 from modelserver.request.codings import Base64, Inflater
 from modelserver.request.forms import disposition
 from modelserver.request.json_body import JsonBody
@@ -649,7 +649,7 @@ async def test_no_bytes_break_what_reads_them(wav: bytes) -> None:
         for _ in range(generator.randrange(0, 4)):
             broken[generator.randrange(len(broken))] = generator.randrange(256)
         async with spools.open() as spool:
-            with contextlib.suppress(ApiError):
+            with contextlib.suppress(Refusal):
                 await taken_apart(spool, bytes(broken), generator.randrange(1, 60))
         disposition(bytes(broken))
 
