@@ -34,9 +34,9 @@ def watched(
     port = free_port()
     with start_server(
         tmp_path_factory.mktemp("watched"),
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_ADMIN_LISTEN=f"127.0.0.1:{port}",
-        MODELSERVER_ADMIN_TOKEN=TOKEN,
+        admin_token=TOKEN,
     ) as server:
         server.wait_ready()
         assert server.convert(as_wav(clips[0])).status == 200
