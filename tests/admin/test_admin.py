@@ -127,7 +127,7 @@ def test_metrics_are_what_prometheus_reads(
 ) -> None:
     server, admin = served
     route = "/api/audio/convert"
-    ok = f'modelserver_http_requests_total{{code="ok",route="{route}",status="200"}}'
+    ok = f'modelserver_requests_total{{code="ok",route="{route}",status="200"}}'
     before = admin.metrics().get(ok, 0)
     assert server.convert(wav_clips[2]).status == 200
     assert server.convert(b"no audio").status == 400
@@ -135,10 +135,10 @@ def test_metrics_are_what_prometheus_reads(
     until(lambda: admin.metrics()[resident] > 0, what="the workers have been looked at")
     after = admin.metrics()
     assert after[ok] == before + 1
-    refused = f'modelserver_http_requests_total{{code="not_audio",route="{route}",status="400"}}'
+    refused = f'modelserver_requests_total{{code="not_audio",route="{route}",status="400"}}'
     assert after[refused] >= 1
     assert after["modelserver_audio_seconds_total"] > 1
-    name = "modelserver_http_request_duration_seconds"
+    name = "modelserver_request_duration_seconds"
     assert after[f'{name}_bucket{{le="+Inf",route="{route}"}}'] >= 2
     assert after[f'{name}_count{{route="{route}"}}'] >= 2
     assert after["modelserver_ready"] == 1
