@@ -33,7 +33,6 @@ from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.signals import Hangups, StopSignals, UpgradeSignals
-from modelserver.tracing import CannotTrace
 from supervisor import AllocatorMissing, directory_problem, raise_descriptor_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
@@ -95,7 +94,7 @@ class Server:
             raise CannotStart(f"spool.directory: {problem}; larger uploads have to go there")
         try:
             self._service = service = SpeechService(settings)
-        except (AllocatorMissing, CannotTrace) as error:
+        except AllocatorMissing as error:
             raise CannotStart(str(error)) from error
         service.make_way = self._predecessor.make_way
         service.guard.expect_to_be_freed(lambda: self._predecessor.held_bytes)

@@ -24,7 +24,7 @@ from modelserver.outbound.client import Failed, Patience
 from modelserver.refusal import Refusal
 from modelserver.request.accept import wants_events
 from modelserver.request.body import Received, Upload, hold_continue, must_be_acceptable
-from modelserver.request.incoming import find_model, request_limits
+from modelserver.request.incoming import find_model
 from modelserver.request.parameters import (
     FORMATS,
     JOB_NAMES,
@@ -35,7 +35,7 @@ from modelserver.request.parameters import (
 from modelserver.settings import LimitSettings
 from modelserver.speech.joining import without_words
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
-from modelserver.tracing import current_traceparent
+from modelserver.tracing import trace_headers
 from supervisor import Spool
 
 MOST_LISTED = 100
@@ -162,7 +162,7 @@ async def add(request: web.Request) -> web.StreamResponse:
             webhook=asked.webhook,
             repeat=repeat,
             request_id=request[REQUEST_ID],
-            traceparent=current_traceparent(),
+            traceparent=trace_headers().get("traceparent", ""),
         )
     return _taken(request, job, new=new)
 
@@ -185,11 +185,9 @@ def _deleted_meanwhile() -> Refusal:
 
 def _job_limits(request: web.Request) -> LimitSettings:
     """Those of a request, for the longer recordings that a job may have."""
-    settings, limits = request.app[SERVICE].settings, request_limits(request)
-    longest_s = longest_audio_s(settings)
-    body = int(settings.limits.body * longest_s / settings.limits.audio_s)
-    if settings.auth.key_body and request.get(KEY_NAME) is not None:
-        body = min(settings.auth.key_body, body)
+    settings = request.app[SERVICE].settings
+    limits, longest_s = settings.limits, longest_audio_s(settings)
+    body = int(limits.body * longest_s / limits.audio_s)
     return msgspec.structs.replace(limits, audio_s=longest_s, body=body)
 
 

@@ -101,7 +101,7 @@ def _sandbox(settings: Settings) -> str:
 
 
 def _kernels(settings: Settings) -> str:
-    variant = choose_variant(processor_flags(), settings.blas)
+    variant = choose_variant(processor_flags(), settings.debug.blas)
     if settings.kernels == "off":
         return "kernels of our own: off, by the settings"
     if variant is None:

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import structlog
 from aiohttp import HttpVersion11, WSCloseCode, web
+from opentelemetry.trace import SpanKind
 
 from modelserver import __version__
 from modelserver.access.gate import NotAllowed
@@ -23,7 +24,7 @@ from modelserver.http.origins import (
     refuse_other_pages,
 )
 from modelserver.refusal import Refusal
-from modelserver.tracing import incoming_context
+from modelserver.tracing import fail, parent_of, span, trace_id
 from modelserver.web import PAGES
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
@@ -170,31 +171,30 @@ async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.path in _PROBES:
         return await handler(request)
     headers, route = request.headers, _route(request)
-    above = incoming_context(headers.get("traceparent"), ",".join(headers.getall("tracestate", [])))
-    tracing = request.app[SERVICE].tracing
-    with tracing.entered(f"{request.method} {route}", above) as span:
-        if span.context is not None:
-            request[NOTES]["trace_id"] = span.context.trace_id
-        span.note(
-            http__request__method=request.method,
-            http__route=route,
-            url__path=request.path,
-            client__address=request[CLIENT],
-            modelserver__request_id=request[REQUEST_ID],
-        )
+    about = {
+        "http.request.method": request.method,
+        "http.route": route,
+        "url.path": request.path,
+        "client.address": request[CLIENT],
+        "modelserver.request_id": request[REQUEST_ID],
+    }
+    above = parent_of(headers.get("traceparent", ""), ",".join(headers.getall("tracestate", [])))
+    with span(f"{request.method} {route}", SpanKind.SERVER, above, about) as serving:
+        if (trace := trace_id(serving)) is not None:
+            request[NOTES]["trace_id"] = trace
         try:
             response = await handler(request)
         except Exception as exception:  # noqa: BLE001 - it is raised again below
             error = refusal_of(exception)
             status, code = (STATUS[error.code], error.code) if error else (500, "internal")
-            span.note(http__response__status_code=status, error__type=code)
+            serving.set_attributes({"http.response.status_code": status, "error.type": code})
             if status >= 500:  # others are no failure of ours
-                span.fail(code, str(exception))
+                fail(serving, code, str(exception))
             failed = exception
         else:
-            span.note(http__response__status_code=response.status)
+            serving.set_attribute("http.response.status_code", response.status)
             if response.status >= 500:
-                span.fail(str(response.status))
+                fail(serving, str(response.status))
             return response
     raise failed
 

@@ -27,7 +27,7 @@ from modelserver.serving.transcribing import Transcribing
 from modelserver.settings import Settings
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech, SpeechProgress
-from modelserver.tracing import incoming_context
+from modelserver.tracing import parent_of, span
 from supervisor import (
     DeadlineExceeded,
     Draining,
@@ -128,7 +128,7 @@ class JobWork:
     def add(self, job: Job) -> None:
         """It is in the store, and has its turn."""
         model = self._model_of(job)
-        pieces = round(job.seconds / self._service.settings.long.piece_s)
+        pieces = round(job.seconds / self._service.settings.debug.long_piece_s)
         known = _Known(job, max(1, min(model.slots, pieces)), model)
         self._known[job.id] = known
         self._of[job.owner] += 1
@@ -258,9 +258,8 @@ class JobWork:
         speech: Speech | None = None
         error: Failure | None = None
         try:
-            above = incoming_context(job.traceparent)
-            with self._service.tracing.entered("job", above, "internal") as span:
-                span.note(modelserver__job=job.id)
+            above = parent_of(job.traceparent)
+            with span("job", parent=above, attributes={"modelserver.job": job.id}):
                 speech = await self._transcribe(known)
             known.model.backoff.succeeded()
         except _LATER as later:

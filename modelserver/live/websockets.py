@@ -89,8 +89,8 @@ _KNOWN_CODES = {*map(int, WSCloseCode), *map(int, CloseCode)}
 
 def open_socket(request: web.Request) -> LiveSocket:
     """Not prepared yet."""
-    settings = request.app[SERVICE].settings.streams
-    return LiveSocket(request, ping_s=settings.ping_s, message_bytes=settings.message)
+    debug = request.app[SERVICE].settings.debug
+    return LiveSocket(request, ping_s=debug.stream_ping_s, message_bytes=debug.stream_message)
 
 
 def closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:

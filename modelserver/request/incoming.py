@@ -15,7 +15,6 @@ from modelserver.request.body import Upload, must_be_acceptable
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import Place, SpeechService
 from modelserver.serving.transcribing import Transcribing
-from modelserver.settings import LimitSettings
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from modelserver.tracing import span
 from supervisor import Spool
@@ -78,7 +77,7 @@ async def incoming(
     can be refused without them shall be. Raises `Refusal` or
     `supervisor.PoolError`."""
     service: SpeechService = request.app[SERVICE]
-    limits = request_limits(request)
+    limits = request.app[SERVICE].settings.limits
     must_be_acceptable(request, limits)
     asked = read({})
     with service.access.request(request.get(KEY_NAME)) as passed:
@@ -95,7 +94,7 @@ async def incoming(
             async with service.uploading():
                 with span("receive") as receiving:
                     received = await Upload(request, spool, limits, asked.speech.raw).receive()
-                    receiving.note(modelserver__bytes=spool.size)
+                    receiving.set_attribute("modelserver.bytes", spool.size)
             before = asked
             if received.fields:
                 asked = read(received.fields)
@@ -110,14 +109,6 @@ async def incoming(
             place.admission.resize(received.seconds, known=received.known)
             passed.expect(received.seconds)
             yield Incoming(request, place, spool, asked, passed, held)
-
-
-def request_limits(request: web.Request) -> LimitSettings:
-    """Those that hold for whoever sends it."""
-    settings = request.app[SERVICE].settings
-    if (most := settings.auth.key_body) and request.get(KEY_NAME) is not None:
-        return msgspec.structs.replace(settings.limits, body=min(most, settings.limits.body))
-    return settings.limits
 
 
 def find_model(

@@ -21,6 +21,7 @@ from modelserver.serving.rlimits import not_allowed
 from modelserver.serving.selection import Choice, worker_count
 from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
+from modelserver.settings.changes import same_preparation
 from modelserver.settings.labels import DEFAULT_LABEL
 from modelserver.speech.languages import primary_language
 from supervisor import (
@@ -63,7 +64,7 @@ def memory_settings(settings: Settings) -> MemorySettings:
         limit=_unless_auto(settings.memory.limit),
         reserve=_unless_auto(settings.memory.reserve),
         budget=_unless_auto(settings.workers.budget),
-        max_rss=_unless_auto(settings.workers.max_rss),
+        max_rss=_unless_auto(settings.debug.max_rss),
     )
 
 
@@ -74,22 +75,16 @@ def pool_settings(settings: Settings, first_slot: int = 0) -> PoolSettings:
         first_slot=first_slot,
         queue=settings.limits.queue,
         hang_s=settings.workers.hang_s,
-        nice=settings.workers.nice,
+        nice=settings.debug.nice,
         memory=memory_settings(settings),
-        allocator=Allocator(settings.allocator),
+        allocator=Allocator(settings.debug.allocator),
         sandbox=Sandbox(settings.sandbox),
-        streams=StreamSettings(replay=settings.streams.replay_s, share=settings.streams.share),
+        streams=StreamSettings(replay=settings.debug.stream_replay_s, share=settings.streams.share),
     )
 
 
 def _unless_auto(size: int | str) -> int | None:
     return size if isinstance(size, int) else None
-
-
-def _of_same_model(one: Settings, other: Settings) -> bool:
-    """Preparing for one is preparing for the other."""
-    names = ("model", "language", "models_dir", "prepared_dir", "blas", "prepare")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 def _heard_s(answer: dict[str, Any]) -> float:
@@ -305,7 +300,7 @@ class ServedModel:
         self._lessons.begin_again()
         if self.pool is None:
             self._preparation.settings = settings
-        elif self._preparation.progress is not None and _of_same_model(before, settings):
+        elif self._preparation.progress is not None and same_preparation(before, settings):
             self.pool.renew()  # what is being prepared goes on
         else:
             self._preparation.settings = settings

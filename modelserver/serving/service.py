@@ -21,9 +21,10 @@ from modelserver.serving.counters import Traffic
 from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.served import MakeWay, ServedModel, memory_settings
 from modelserver.settings import ModelSettings, Settings
+from modelserver.settings.changes import until_restart, with_values
 from modelserver.settings.labels import own_settings, settings_for
 from modelserver.speech.phrases import phrases_refused
-from modelserver.tracing import Tracing
+from modelserver.tracing.export import start_export
 from supervisor import (
     Admission,
     Allocator,
@@ -54,24 +55,6 @@ _PHRASES_NICER = 5
 _ENDING = "the server is shutting down"
 _IDLE_LOOK_S = 0.5
 _LAST_ANSWERS_S = 1.0
-
-# What only a new start brings into force, by the names of the settings.
-_FIXED = (
-    "host",
-    "port",
-    "vosk",
-    "wyoming",
-    "streams",
-    "jobs",
-    "workers",
-    "memory",
-    "spool",
-    "admin",
-    "allocator",
-    "sandbox",
-    "log",
-    "tracing",
-)
 
 
 class UnknownModel(Refusal):
@@ -105,8 +88,8 @@ class SpeechService:
     """Use as `async with`; entering returns at once, while models load."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `supervisor.AllocatorMissing` or `CannotTrace`."""
-        choose_allocator(Allocator(settings.allocator), find_jemalloc())
+        """Raises `supervisor.AllocatorMissing`."""
+        choose_allocator(Allocator(settings.debug.allocator), find_jemalloc())
         self.settings = settings
         self.url = ""
         """Where HTTP clients reach the server; empty until it accepts them."""
@@ -114,11 +97,13 @@ class SpeechService:
         """Has the server before this one end where both do not fit."""
         self.spools = SpoolStore(
             SpoolLimits(
-                settings.spool.memory_each, settings.spool.memory_total, settings.spool.directory
+                settings.debug.spool_memory_each,
+                settings.spool.memory_total,
+                settings.spool.directory,
             )
         )
         self.traffic = Traffic()
-        self.tracing = Tracing(settings.tracing, os.environ)
+        self._stop_tracing = start_export(os.environ)
         self.access = AccessGate(lambda: self.settings.auth)
         self.guard = Guard(memory_settings(settings), self.spools, reap_strangers=True)
         self._kernels = KernelSupply(self.guard)
@@ -154,7 +139,7 @@ class SpeechService:
         await asyncio.gather(*(served.stop() for served in self.all_served()))
         await asyncio.gather(*leaving)
         await self.guard.__aexit__(*exception)
-        await asyncio.to_thread(self.tracing.close)
+        await asyncio.to_thread(self._stop_tracing)
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -185,13 +170,13 @@ class SpeechService:
             own = msgspec.structs.replace(
                 served.own, load="first_use", idle_s=_PHRASES_IDLE_S, workers=1
             )
-            nice = min(19, self.settings.workers.nice + _PHRASES_NICER)
-            settings = msgspec.structs.replace(
-                served.settings,
-                prepare="never",
-                warmup="none",
-                workers=msgspec.structs.replace(served.settings.workers, count=1, nice=nice),
-            )
+            one_worker = {
+                "prepare": "never",
+                "workers.count": 1,
+                "debug.warmup": "none",
+                "debug.nice": min(19, self.settings.debug.nice + _PHRASES_NICER),
+            }
+            settings = with_values(served.settings, one_worker)
             found = self._new_model(f"{served.label}.phrases", settings, own, plain=True)
             self._for_phrases[served.label] = found
         return found
@@ -211,7 +196,7 @@ class SpeechService:
         if self._draining:
             raise Draining(self._draining)
         units = None if input_bytes is None else input_bytes / _MOST_BYTES_PER_S
-        if not patient and units is not None and units >= self.settings.long.from_s:
+        if not patient and units is not None and units >= self.settings.debug.long_from_s:
             served.turns.refuse_late(units, self.settings.limits.request_s)
         with served.used():
             pool = await served.ready(self.settings.limits.request_s)
@@ -357,14 +342,9 @@ class SpeechService:
             except KeysUnreadable as error:
                 raise SettingsRefused(f"auth.keys_file: {error}") from error
         wanted = own_settings(settings)
-        fixed = [name for name in _FIXED if getattr(settings, name) != getattr(self.settings, name)]
-        if settings.limits.queue != self.settings.limits.queue:
-            fixed.append("limits.queue")
+        settings, fixed = until_restart(self.settings, settings)
         if fixed:
             log.warning("settings.need_a_restart", names=fixed)
-        kept = {name: getattr(self.settings, name) for name in _FIXED}
-        limits = msgspec.structs.replace(settings.limits, queue=self.settings.limits.queue)
-        settings = msgspec.structs.replace(settings, limits=limits, **kept)
         for label, own in list(wanted.items()):
             served = self.models.get(label)
             if served is not None and served.own.workers != own.workers:

@@ -45,27 +45,25 @@ class Transcribing:
 
     async def run(self, place: Place, audio: JobInput) -> Recognized:
         """What is said in it. Raises `supervisor.PoolError`."""
-        long = (place.admission.units or 0.0) >= self.service.settings.long.from_s
+        long = (place.admission.units or 0.0) >= self.service.settings.debug.long_from_s
         in_pieces = long or self.journal is not None
-        with span("transcribe") as transcribing:
+        with span("transcribe", attributes={"modelserver.in_pieces": in_pieces}) as transcribing:
+            transcribing.set_attribute("modelserver.model", place.served.label)
             entered = time.time()
-            transcribing.note(
-                modelserver__model=place.served.label, modelserver__in_pieces=in_pieces
-            )
             done = await (self._in_pieces if in_pieces else self._whole)(place, audio)
-            transcribing.note(modelserver__audio_s=done.speech.duration_s)
+            transcribing.set_attribute("modelserver.audio_s", done.speech.duration_s)
             # Clocks that tick in milliseconds must not put them before what they are in.
             ended = time.time()
             began = max(entered, ended - done.run_s)
             past_span("queue", max(entered, began - done.queued_s), began)
             past_span("decode", began, ended)
             for death in done.deaths:
-                transcribing.event(
-                    "worker.exited",
-                    modelserver__cause=death.cause.value,
-                    process__pid=death.pid,
-                    modelserver__sentence=death.sentence,
-                )
+                exited = {
+                    "modelserver.cause": death.cause.value,
+                    "process.pid": death.pid,
+                    "modelserver.sentence": death.sentence,
+                }
+                transcribing.add_event("worker.exited", exited)
         self.service.traffic.recognized(
             place.served.label, done.queued_s, done.run_s, done.speech.duration_s
         )
@@ -111,7 +109,7 @@ class Transcribing:
                     self.service.spools,
                     workers,
                     self.asked,
-                    piece_s=piece_length(units, workers, self.service.settings.long.piece_s),
+                    piece_s=piece_length(units, workers, self.service.settings.debug.long_piece_s),
                     told=self.told,
                     request_id=self.request_id,
                     journal=self.journal,

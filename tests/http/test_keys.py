@@ -142,7 +142,7 @@ def server(
         "MODELSERVER_AUTH_KEYS_FILE": str(keys_file),
         "MODELSERVER_AUTH_KEY_REQUESTS": "2",
         "MODELSERVER_AUTH_KEY_STREAMS": "1",
-        "MODELSERVER_AUTH_KEY_BODY": "1MiB",
+        "MODELSERVER_LIMITS_BODY": "1MiB",
     }
     directory = tmp_path_factory.mktemp("keyed")
     with start_server(directory, **small_settings, **settings) as running:
@@ -367,5 +367,5 @@ def test_the_terminal_has_a_key_too(server: RunningServer, key: str, clips: list
 
 def test_a_server_that_all_may_use_says_so(tmp_path: Path, small: models.ModelLocation) -> None:
     flags = ("--model", str(small.directory), "--host", "0.0.0.0")
-    with start_server(tmp_path, *flags, MODELSERVER_WARMUP="none") as server:
+    with start_server(tmp_path, *flags, MODELSERVER_DEBUG_WARMUP="none") as server:
         assert server.wait_event("server.open_to_all", timeout_s=20)["host"] == "0.0.0.0"

@@ -320,7 +320,7 @@ async def test_times_go_on_where_more_has_gone_than_is_kept(
     """Nobody pauses, so that nothing is settled, and what came first is not kept any more."""
     given = {
         **small_settings,
-        "MODELSERVER_STREAMS_REPLAY_S": "1",
+        "MODELSERVER_DEBUG_STREAM_REPLAY_S": "1",
         "MODELSERVER_WORKERS_COUNT": "1",
     }
     spoken = clips[1][: 32_000 * 5]

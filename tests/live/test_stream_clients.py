@@ -32,7 +32,7 @@ def server(
     given = {
         **small_settings,
         "MODELSERVER_STREAMS_SHARE": "1",
-        "MODELSERVER_STREAMS_PING_S": "0.3",
+        "MODELSERVER_DEBUG_STREAM_PING_S": "0.3",
         "MODELSERVER_WORKERS_COUNT": "1",
     }
     with start_server(tmp_path_factory.mktemp("clients"), **given) as running:
@@ -266,7 +266,7 @@ async def test_what_was_heard_is_paid_for_by_who_leaves_before_the_last_word(
         **small_settings,
         "MODELSERVER_AUTH_KEYS_FILE": str(keys),
         "MODELSERVER_AUTH_KEY_AUDIO_S": "10",
-        "MODELSERVER_LONG_FROM_S": "600",
+        "MODELSERVER_DEBUG_LONG_FROM_S": "600",
         "MODELSERVER_WORKERS_COUNT": "1",
     }
     spoken = b"".join(clips) * 12

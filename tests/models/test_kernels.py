@@ -373,7 +373,7 @@ def test_off_is_the_engines_own(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
     with small_server(
-        tmp_path, small, prepared_small, MODELSERVER_KERNELS="off", MODELSERVER_WARMUP="none"
+        tmp_path, small, prepared_small, MODELSERVER_KERNELS="off", MODELSERVER_DEBUG_WARMUP="none"
     ) as server:
         server.wait_ready()
         (loaded,) = server.events("model.loaded")

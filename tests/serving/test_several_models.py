@@ -76,7 +76,7 @@ def changing(
     directory: Path, home: Path, text: str, common: str = "", **environment: str
 ) -> Iterator[Changing]:
     file = directory / "settings.toml"
-    common += f'\nmodels_dir = "{home}"\nwarmup = "none"\nworkers.count = 1\ndrain_s = 10'
+    common += f'\nmodels_dir = "{home}"\ndebug.warmup = "none"\nworkers.count = 1\ndrain_s = 10'
     write(file, common, text)
     with start_server(directory, "--config", str(file), **environment) as server:
         yield Changing(server, file, common)

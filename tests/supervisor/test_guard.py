@@ -68,7 +68,7 @@ def test_a_worker_over_its_hard_budget_is_ended_though_memory_is_plenty() -> Non
 def test_a_worker_over_its_rss_limit_is_ended() -> None:
     with remote_pool(workers=1, max_rss=150 * MB, budget=5000 * MB) as pool:
         refused = pool.run(do="leak", bytes=2000 * MB)
-        assert "(workers.max_rss)" in refused["message"]
+        assert "(debug.max_rss)" in refused["message"]
 
 
 def test_growth_is_what_is_its_own_even_if_it_was_shared_at_birth() -> None:

@@ -68,7 +68,7 @@ def test_what_a_worker_shares_counts_for_max_rss_only() -> None:
     now = situation(5 * GIB, fat, allowed=budget(max_rss=600 * MIB))
     (action,) = one(GuardState(2), now)[1]
     assert isinstance(action, Kill)
-    assert "workers.max_rss" in action.reason
+    assert "debug.max_rss" in action.reason
 
 
 # --- levels ---------------------------------------------------------------------------------------
