@@ -10,8 +10,9 @@ import models
 from modelserver.refusal import Refusal
 from modelserver.serving.commands import Failure, ProgressLine, run_models_command
 from modelserver.serving.listing import ModelRow, overview
+from modelserver.serving.pool_settings import memory_settings
 from modelserver.serving.reloading import Reloader
-from modelserver.serving.served import ServedModel, memory_settings
+from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.settings.labels import first_model
 from supervisor import Cause, Tasks, find_headroom, in_units

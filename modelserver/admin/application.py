@@ -254,7 +254,7 @@ class _Admin:
 
     async def recycle(self, request: web.Request) -> web.Response:
         slot = request.match_info["id"]
-        pids = self._service.recycle(int(slot)) if _NUMBER.fullmatch(slot) else []
+        pids = self._service.models.recycle(int(slot)) if _NUMBER.fullmatch(slot) else []
         if not pids:
             there = ", ".join(str(w.slot) for w in self._service.status().workers) or "none"
             raise Refusal("not_found", f"there is no worker {slot}; there are: {there}")
@@ -276,7 +276,7 @@ class _Admin:
 
     async def drain(self, _: web.Request) -> web.Response:
         log.info("admin.drain")
-        notice_s = self._service.stop_admitting(
+        notice_s = self._service.drain.stop_admitting(
             "the server takes no requests: its operator has said so"
         )
         admitted = self._service.status().admitted
@@ -285,8 +285,8 @@ class _Admin:
         )
 
     async def resume(self, _: web.Request) -> web.Response:
-        if not self._service.resume():
-            raise Refusal("shutting_down", self._service.draining())
+        if not self._service.drain.resume():
+            raise Refusal("shutting_down", self._service.drain.reason)
         log.info("admin.resume")
         return json_response({"status": "serving"})
 

@@ -223,9 +223,12 @@ def health(service: SpeechService, jobs: JobService, started: float) -> Health:
         preparing=service.preparing(),
         models=[_model(served) for served in service.models.values()],
         workers=[
-            _worker(worker, service.label_of(worker.slot), guard) for worker in status.workers
+            _worker(worker, service.models.label_of(worker.slot), guard)
+            for worker in status.workers
         ],
-        queue=QueueHealth(status.admitted, status.waiting, service.places, status.s_per_unit),
+        queue=QueueHealth(
+            status.admitted, status.waiting, service.models.places, status.s_per_unit
+        ),
         streams=_streams(service),
         memory=_memory(status, guard) if guard else None,
         spools=SpoolHealth(
@@ -242,7 +245,7 @@ def health(service: SpeechService, jobs: JobService, started: float) -> Health:
 
 
 def _streams(service: SpeechService) -> StreamsHealth:
-    pools = [served.pool for served in service.all_served() if served.pool is not None]
+    pools = [served.pool for served in service.models.all_served() if served.pool is not None]
     return StreamsHealth(
         open=sum(len(pool.streams) for pool in pools),
         behind_s=round(max((pool.streams.behind_s for pool in pools), default=0.0), 3),

@@ -136,7 +136,7 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
     if is_json(request):
         with assistant.asking(who), service.access.request(request.get(KEY_NAME)):
             asked, _ = read_parameters(query, {}, "", ("stream",))
-            async with service.uploading():
+            async with service.drain.uploading():
                 body = await read_body(request, service.settings.limits, _MOST_BODY_BYTES)
             written = decoded(body, AskedInWriting, _HINT)
             text = written.text.strip()

@@ -44,7 +44,7 @@ async def readyz(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     status = service.status()
     if status.state is PoolState.DRAINING:
-        raise Refusal("shutting_down", service.draining(), retry_after_s=10)
+        raise Refusal("shutting_down", service.drain.reason, retry_after_s=10)
     if status.reason is not None:
         raise Refusal("not_ready", status.reason, retry_after_s=5)
     return json_response(

@@ -137,7 +137,7 @@ async def add(request: web.Request) -> web.StreamResponse:
             held.enter_context(access)
             arriving = jobs.arriving(owner, request.content_length)
             spool = await held.enter_async_context(arriving)
-        await held.enter_async_context(service.uploading())
+        await held.enter_async_context(service.drain.uploading())
         upload = Upload(request, spool, limits, asked.raw, link="url")
         received = Received(0.0, known=False)
         if asked.url is None or request.can_read_body:

@@ -26,8 +26,9 @@ from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
 from modelserver.request.incoming import Asked, find_model, incoming
 from modelserver.request.parameters import read_flag, read_language
+from modelserver.serving.registry import UnknownModel
 from modelserver.serving.served import ServedModel
-from modelserver.serving.service import SpeechService, UnknownModel
+from modelserver.serving.service import SpeechService
 from modelserver.settings.labels import DEFAULT_LABEL
 from modelserver.speech.languages import ENGLISH_NAMES, primary_language
 from modelserver.speech.messages import (
@@ -320,7 +321,7 @@ async def list_models(request: web.Request) -> web.Response:
 async def one_model(request: web.Request) -> web.Response:
     """`GET /v1/models/{id}`"""
     wanted = request.match_info["id"]
-    served = request.app[SERVICE].find(wanted)
+    served = request.app[SERVICE].models.find(wanted)
     return json_response(msgspec.structs.replace(_model(served), id=wanted))
 
 

@@ -69,8 +69,8 @@ class Upgrader:
                 "systemd runs this server, and keeps its sockets over a restart: systemctl restart "
                 "lets clients wait, too"
             )
-        if self._service.draining():
-            raise UpgradeRefused(self._service.draining())
+        if self._service.drain.reason:
+            raise UpgradeRefused(self._service.drain.reason)
         self._under_way = True
         try:
             return await self._upgrade()

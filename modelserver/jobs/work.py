@@ -137,11 +137,11 @@ class JobWork:
 
     def _model_of(self, job: Job) -> _Model:
         service, name = self._service, ""
-        slots = service.default.slots
+        slots = service.models.default.slots
         with contextlib.suppress(Refusal):  # it fails when it has its turn
-            served = service.find(job.wanted.model, job.wanted.language)
+            served = service.models.find(job.wanted.model, job.wanted.language)
             if job.wanted.speech.phrases:
-                served = service.with_phrases(served)
+                served = service.models.with_phrases(served)
             name, slots = served.label, served.slots
         model = self._models.setdefault(name, _Model(slots))
         model.slots = slots
@@ -304,9 +304,9 @@ class JobWork:
 
     async def _transcribe(self, known: _Known) -> Speech:
         job, service = known.job, self._service
-        served = service.find(job.wanted.model, job.wanted.language)
+        served = service.models.find(job.wanted.model, job.wanted.language)
         if job.wanted.speech.phrases:
-            served = service.with_phrases(served)
+            served = service.models.with_phrases(served)
 
         def told(progress: SpeechProgress) -> None:
             known.done_s = progress.done_s

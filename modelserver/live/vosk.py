@@ -160,7 +160,9 @@ class _Client:
         self._service = service
         self._wanted = _Wanted(float(service.settings.vosk.sample_rate))
         self._for_readers = request.query.get("text") == "reader"
-        self.asked_for = service.find(request.query.get("model"), request.query.get("language"))
+        self.asked_for = service.models.find(
+            request.query.get("model"), request.query.get("language")
+        )
 
     async def find_place(self, served: ServedModel, place: contextlib.AsyncExitStack) -> None:
         """For its stream. Raises `supervisor.PoolError`."""
@@ -265,10 +267,10 @@ class _Client:
         """The model for this connection, from its next message on."""
         try:
             if name is not None:
-                self.asked_for = self._service.find(name)
+                self.asked_for = self._service.models.find(name)
             self._next = self.asked_for
             if self._wanted.phrases:
-                self._next = self._service.with_phrases(self.asked_for)
+                self._next = self._service.models.with_phrases(self.asked_for)
         except Refusal as error:
             raise Refused(WSCloseCode.POLICY_VIOLATION, str(error)) from None
 

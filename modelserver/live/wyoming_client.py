@@ -165,7 +165,7 @@ class WyomingClient:
     def _find(self) -> ServedModel:
         """The model by its name, or by its language; Home Assistant names either or none."""
         name, language = self._wanted.name, self._wanted.language
-        return self._service.find(name or None, None if name else language or None)
+        return self._service.models.find(name or None, None if name else language or None)
 
     async def _recording(self, event: ClientEvent) -> bool:
         """Transcribe a recording, of which `event` is the first chunk, or its end.

@@ -67,9 +67,9 @@ async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ())
     that will come, or else bundled speech. Raises `NotReady`."""
     alone = msgspec.structs.replace(settings, prepare="never", models={})
     async with SpeechService(alone) as service:
-        pool = await service.default.loaded()
-        workers = service.default.slots
-        files = list(recordings) or bundled_recordings(service.default.language)
+        pool = await service.models.default.loaded()
+        workers = service.models.default.slots
+        files = list(recordings) or bundled_recordings(service.models.default.language)
         if not files:
             raise NotReady("there is no speech to measure with")
         work = [file for file in files for _ in range(workers)]
@@ -104,7 +104,10 @@ async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ())
 async def _run(service: SpeechService, file: bytes) -> tuple[float, float]:
     """How long it is, and what it took."""
     began = time.monotonic()
-    async with service.admit(service.default, patient=True) as place, service.open_spool() as spool:
+    async with (
+        service.admit(service.models.default, patient=True) as place,
+        service.open_spool() as spool,
+    ):
         await spool.write(file)
         done = await Transcribing(service, SpeechRequest()).run(place, spool)
     return done.speech.duration_s, time.monotonic() - began

@@ -91,7 +91,7 @@ async def incoming(
             name = request.get(KEY_NAME)
             admission = service.admit(asked.served, request.content_length, client=name)
             place = await held.enter_async_context(admission)
-            async with service.uploading():
+            async with service.drain.uploading():
                 with span("receive") as receiving:
                     received = await Upload(request, spool, limits, asked.speech.raw).receive()
                     receiving.set_attribute("modelserver.bytes", spool.size)
@@ -115,5 +115,5 @@ def find_model(
     service: SpeechService, name: str | None, language: str | None, phrases: tuple[str, ...] = ()
 ) -> ServedModel:
     """The one that is to hear it. Raises `Refusal`."""
-    served = service.find(name, language)
-    return service.with_phrases(served) if phrases else served
+    served = service.models.find(name, language)
+    return service.models.with_phrases(served) if phrases else served
