@@ -17,9 +17,10 @@ from modelserver.http.errors import ErrorInside, error_response, json_response, 
 from modelserver.http.middleware import CLIENT, KEY_NAME, NOTES, REQUEST_ID
 from modelserver.refusal import Refusal
 from modelserver.request.accept import wants_events
-from modelserver.request.incoming import Asked, Incoming, find_model, incoming
 from modelserver.request.parameters import ASK_NAMES, Parameters, read_parameters
 from modelserver.request.receiving import is_json, read_body
+from modelserver.request.upload import Upload, find_model, receive_upload
+from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import SpeechProgress, SpeechRequest
 
@@ -87,7 +88,7 @@ class _Asking:
     history: list[Turn]
     stream: bool
     text: str | None = None
-    spoken: Incoming | None = None
+    spoken: Upload | None = None
 
 
 async def ask(request: web.Request) -> web.StreamResponse:
@@ -147,20 +148,20 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
         return
     asked = Parameters()
 
-    def read(fields: Mapping[str, str]) -> Asked:
+    def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
         nonlocal asked
         asked, _ = read_parameters(query, fields, content_type, ASK_NAMES)
         served = find_model(service, asked.model, asked.language, asked.phrases)
         speech = SpeechRequest(
             phrases=asked.phrases, partials=True, channels=asked.channels, raw=asked.raw
         )
-        return Asked(served, speech)
+        return served, speech
 
     with assistant.asking(who):
-        async with incoming(request, read) as came:
+        async with receive_upload(request, read) as upload:
             history = decoded(asked.history, list[Turn], _HINT) if asked.history else []
             _must_be_bearable(history)
-            yield _Asking(history, asked.stream, spoken=came)
+            yield _Asking(history, asked.stream, spoken=upload)
 
 
 def _must_be_bearable(history: list[Turn]) -> None:

@@ -23,8 +23,7 @@ from modelserver.jobs.work import longest_audio_s
 from modelserver.outbound.client import Failed, Patience
 from modelserver.refusal import Refusal
 from modelserver.request.accept import wants_events
-from modelserver.request.body import Received, Upload, hold_continue, must_be_acceptable
-from modelserver.request.incoming import find_model
+from modelserver.request.body import BodyReader, Received, hold_continue, must_be_acceptable
 from modelserver.request.parameters import (
     FORMATS,
     JOB_NAMES,
@@ -32,6 +31,7 @@ from modelserver.request.parameters import (
     read_flag,
     read_parameters,
 )
+from modelserver.request.upload import find_model
 from modelserver.settings import LimitSettings
 from modelserver.speech.joining import without_words
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
@@ -138,10 +138,10 @@ async def add(request: web.Request) -> web.StreamResponse:
             arriving = jobs.arriving(owner, request.content_length)
             spool = await held.enter_async_context(arriving)
         await held.enter_async_context(service.drain.uploading())
-        upload = Upload(request, spool, limits, asked.raw, link="url")
+        body = BodyReader(request, spool, limits, asked.raw, link="url")
         received = Received(0.0, known=False)
         if asked.url is None or request.can_read_body:
-            received = await upload.receive()
+            received = await body.receive()
             asked, warnings = _read(request, received.fields)
         if asked.url is not None and spool.size:
             raise Refusal("bad_parameter", "there is both audio and a url")
@@ -152,7 +152,7 @@ async def add(request: web.Request) -> web.StreamResponse:
         if again:
             raise _deleted_meanwhile()
         if asked.url is not None:
-            received = await _fetched(jobs, asked.url, upload, limits)
+            received = await _fetched(jobs, asked.url, body, limits)
         request[NOTES].update(bytes=spool.size, audio_s=round(received.seconds, 3))
         job, new = await jobs.add(
             spool,
@@ -223,10 +223,10 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
     return Wanted(speech, shown, asked.model, asked.language, warnings)
 
 
-async def _fetched(jobs: JobService, url: str, upload: Upload, limits: LimitSettings) -> Received:
+async def _fetched(jobs: JobService, url: str, body: BodyReader, limits: LimitSettings) -> Received:
     patience = Patience(limits.upload_idle_s, limits.upload_min_bytes_s)
     try:
-        return await upload.take(jobs.outside.fetch(url, patience))
+        return await body.take(jobs.outside.fetch(url, patience))
     except Failed as error:
         raise Refusal("url_failed", f"url: {error}") from error
 

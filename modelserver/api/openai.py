@@ -24,8 +24,8 @@ from modelserver.http.errors import json_response, openai_error
 from modelserver.http.middleware import expect_continue
 from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
-from modelserver.request.incoming import Asked, find_model, incoming
 from modelserver.request.parameters import read_flag, read_language
+from modelserver.request.upload import find_model, receive_upload
 from modelserver.serving.registry import UnknownModel
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
@@ -149,7 +149,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/audio/transcriptions`"""
     wanted = _Wanted()
 
-    def read(fields: Mapping[str, str]) -> Asked:
+    def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
         nonlocal wanted
         served, warnings = _find(request.app[SERVICE], fields)
         wanted = _read(fields, warnings)
@@ -157,12 +157,12 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
         asked = SpeechRequest(
             words=verbose or wanted.form in ("srt", "vtt"), segments=verbose, partials=wanted.stream
         )
-        return Asked(served, asked)
+        return served, asked
 
-    async with incoming(request, read) as came:
+    async with receive_upload(request, read) as upload:
         if wanted.stream:
-            return await stream_events(request, came.transcribe, _Deltas())
-        speech = await came.transcribe()
+            return await stream_events(request, upload.transcribe, _Deltas())
+        speech = await upload.transcribe()
     if wanted.form in TEXTS:
         return await off_the_loop(speech, lambda: text_response(speech, wanted.form))
     warnings = [*wanted.warnings, *speech.warnings] or None

@@ -23,7 +23,7 @@ from modelserver.jobs.record import Failure, Job
 from modelserver.jobs.thread import StoreThread
 from modelserver.refusal import Refusal
 from modelserver.serving.service import SpeechService
-from modelserver.serving.transcribing import Transcribing
+from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech, SpeechProgress
@@ -321,17 +321,18 @@ class JobWork:
         )
         owner = job.owner or None
         with self._store.audio(job.id).open("rb") as file:
-            async with service.admit(served, patient=True, client=owner) as place:
-                place.admission.resize(job.seconds, known=False)
+            async with service.admit(served, patient=True, client=owner) as admission:
+                admission.resize(job.seconds, known=False)
                 heard_by = f"{__version__} {served.label} {served.report().get('model')}"
-                transcribing = Transcribing(
+                transcription = Transcription(
                     service,
+                    served,
                     asked,
                     told=told,
                     request_id=job.request_id,
                     journal=_Pieces(self._store, job.id, heard_by),
                 )
-                return (await transcribing.run(place, FileInput(file))).speech
+                return (await transcription.run(admission, FileInput(file))).speech
 
 
 class _Pieces:

@@ -28,8 +28,8 @@ from modelserver.live.websockets import (
     tell_end,
 )
 from modelserver.refusal import Refusal
-from modelserver.request.incoming import find_model
 from modelserver.request.parameters import STREAM_NAMES, Parameters, read_parameters
+from modelserver.request.upload import find_model
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import (
     RESET,

@@ -12,7 +12,7 @@ import models
 from modelserver.serving.measure import as_wav
 from modelserver.serving.service import SpeechService
 from modelserver.serving.sizing import SUPERVISOR_BYTES
-from modelserver.serving.transcribing import Transcribing
+from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
 from modelserver.speech.messages import SpeechRequest
 from supervisor import NotReady, read_process
@@ -105,11 +105,13 @@ async def _run(service: SpeechService, file: bytes) -> tuple[float, float]:
     """How long it is, and what it took."""
     began = time.monotonic()
     async with (
-        service.admit(service.models.default, patient=True) as place,
+        service.admit(service.models.default, patient=True) as admission,
         service.open_spool() as spool,
     ):
         await spool.write(file)
-        done = await Transcribing(service, SpeechRequest()).run(place, spool)
+        done = await Transcription(service, service.models.default, SpeechRequest()).run(
+            admission, spool
+        )
     return done.speech.duration_s, time.monotonic() - began
 
 

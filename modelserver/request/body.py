@@ -14,7 +14,8 @@ from modelserver.http.app_keys import SERVICE
 from modelserver.http.middleware import unknown_expectation
 from modelserver.refusal import Refusal
 from modelserver.request.codings import Base64, Unwrapped
-from modelserver.request.forms import FormParser, Part, media_type, parameter
+from modelserver.request.forms import FormParser, Part
+from modelserver.request.headers import media_type, parameter
 from modelserver.request.json_body import MOST_BYTES, JsonBody, json_too_large
 from modelserver.request.receiving import body_chunks, content_coding, is_json
 from modelserver.settings import LimitSettings
@@ -61,12 +62,12 @@ def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
 
 async def hold_continue(request: web.Request) -> web.Response | None:
     """For routes with uploads: the client's `Expect: 100-continue` is answered by
-    `Upload.receive`, when the body is really wanted; another one here."""
+    `BodyReader.receive`, when the body is really wanted; another one here."""
     return unknown_expectation(request)
 
 
-class Upload:
-    """The body of one request, on its way into a spool."""
+class BodyReader:
+    """Reads the body of one request into a spool."""
 
     def __init__(
         self,
@@ -220,8 +221,8 @@ class _Form:
     """Which part of a form is its file, and which are its fields. A file is what is evidently one;
     text that is called `file` or `audio` is the audio where there is none."""
 
-    def __init__(self, upload: Upload) -> None:
-        self._upload = upload
+    def __init__(self, body: BodyReader) -> None:
+        self._body = body
         self._part = Part()
         self._held = bytearray()
         self._is = _PartIs.FIELD
@@ -249,29 +250,29 @@ class _Form:
 
     async def data(self, data: bytes) -> None:
         """Some of its bytes."""
-        upload = self._upload
+        body = self._body
         match self._is:
             case _PartIs.FILE:
                 if self.file:
                     raise Refusal("too_many_files", "the form holds more than one file")
                 self.file, self._text, self._is = True, False, _PartIs.AUDIO
                 coded = self._part.base64
-                await upload.begin_audio(Base64() if coded else Unwrapped(base64=False))
-                await upload.audio(data)
+                await body.begin_audio(Base64() if coded else Unwrapped(base64=False))
+                await body.audio(data)
             case _PartIs.TEXT:
                 if self._text:
                     raise Refusal("too_many_files", "the form holds more than one file")
                 self._text, self._is = True, _PartIs.TEXT_AUDIO
-                await upload.begin_audio(Unwrapped(base64=True, certain=self._part.base64))
-                await self._maybe(upload.audio(data))
+                await body.begin_audio(Unwrapped(base64=True, certain=self._part.base64))
+                await self._maybe(body.audio(data))
             case _PartIs.TEXT_AUDIO:
-                await self._maybe(upload.audio(data))
+                await self._maybe(body.audio(data))
             case _PartIs.AUDIO:
-                await upload.audio(data)
+                await body.audio(data)
             case _PartIs.SKIPPED:
-                upload.count_others(len(data))
+                body.count_others(len(data))
             case _PartIs.FIELD:
-                upload.count_others(len(data))
+                body.count_others(len(data))
                 if len(self._held) + len(data) > _LONGEST_FIELD:
                     raise Refusal("body_too_large", f"the field {self._part.name!r} is too long")
                 self._held += data
@@ -289,12 +290,12 @@ class _Form:
         """The part is over."""
         match self._is:
             case _PartIs.TEXT_AUDIO:
-                await self._maybe(self._upload.audio_ends())
+                await self._maybe(self._body.audio_ends())
             case _PartIs.AUDIO:
-                await self._upload.audio_ends()
+                await self._body.audio_ends()
             case _PartIs.FIELD if self._part.name:
                 text = bytes(self._held).decode("utf-8", "replace")
-                self._upload.set_field(self._part.name, text)
+                self._body.set_field(self._part.name, text)
 
 
 def _is_form(request: web.Request) -> bool:

@@ -10,7 +10,7 @@ from modelserver.audio.channels import MIX, channel_choice
 from modelserver.audio.formats import RawFormat, raw_format, type_encoding
 from modelserver.http.decoding import decoded
 from modelserver.refusal import Refusal
-from modelserver.request.forms import media_type, parameter
+from modelserver.request.headers import media_type, parameter
 from modelserver.speech.languages import language_tag
 from modelserver.speech.phrases import phrase_list
 

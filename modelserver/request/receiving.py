@@ -9,7 +9,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from modelserver.http.middleware import say_continue
 from modelserver.refusal import Refusal
 from modelserver.request.codings import Inflater
-from modelserver.request.forms import media_type
+from modelserver.request.headers import media_type
 from modelserver.settings import LimitSettings
 
 _CODINGS = ("gzip", "x-gzip", "deflate")

@@ -9,7 +9,7 @@ import msgspec
 
 import models
 from modelserver.serving.service import SpeechService
-from modelserver.serving.transcribing import Transcribing
+from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
 from modelserver.speech.messages import SpeechRequest
 from supervisor import NotReady, read_process
@@ -43,11 +43,13 @@ async def measure(settings: Settings) -> Measured:
         clips = models.warm_up_clips(service.models.default.language, rate)
         for clip in clips:
             async with (
-                service.admit(service.models.default, patient=True) as place,
+                service.admit(service.models.default, patient=True) as admission,
                 service.open_spool() as spool,
             ):
                 await spool.write(as_wav(clip, rate))
-                await Transcribing(service, SpeechRequest()).run(place, spool)
+                await Transcription(service, service.models.default, SpeechRequest()).run(
+                    admission, spool
+                )
         await service.guard.look_again()
         (worker,) = pool.status().workers
         reading = read_process(worker.pid)

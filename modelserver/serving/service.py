@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 from modelserver.access.gate import AccessGate
 from modelserver.serving.counters import Traffic
@@ -34,15 +33,6 @@ _MOST_BYTES_PER_S = 2 * 2 * 48_000
 """Of an audio file, as good as always: until it has been seen it is taken for no longer than that
 makes it, so that it is not refused for a length that it does not have. A job's size, for the pool,
 is seconds of audio."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A request's place with a model. `admission.resize` tells the audio's seconds once they are
-    known."""
-
-    served: ServedModel
-    admission: Admission
 
 
 class SpeechService:
@@ -89,9 +79,9 @@ class SpeechService:
         *,
         patient: bool = False,
         client: str | None = None,
-    ) -> AsyncIterator[Place]:
-        """A place for one request of that `client`, before its body of `input_bytes` is read; a
-        `patient` one has no deadline. A model that is loaded on demand is loaded first. Raises
+    ) -> AsyncIterator[Admission]:
+        """Admit one request of that `client`, before its body of `input_bytes` is read; a `patient`
+        one has no deadline. A model that is loaded on demand is loaded first. Raises
         `supervisor.PoolError`."""
         self.drain.must_admit()
         units = None if input_bytes is None else input_bytes / _MOST_BYTES_PER_S
@@ -105,13 +95,13 @@ class SpeechService:
                 deadline_s=None if patient else self.settings.limits.request_s,
                 client=client,
             ) as admission:
-                yield Place(served, admission)
+                yield admission
 
     @contextlib.asynccontextmanager
     async def stream(
         self, served: ServedModel, *, request_id: str | None = None
     ) -> AsyncIterator[Stream]:
-        """A place for one live stream; what it takes is measured in seconds of audio. Raises
+        """Admit one live stream; what it takes is measured in seconds of audio. Raises
         `supervisor.PoolError`."""
         self.drain.must_admit()
         with served.used():

@@ -25,7 +25,7 @@ from wavs import as_wav
 
 from modelserver.refusal import Refusal
 from modelserver.request.codings import Base64, Inflater
-from modelserver.request.forms import disposition
+from modelserver.request.headers import disposition
 from modelserver.request.json_body import JsonBody
 from modelserver.request.parameters import read_parameters
 from supervisor import Spool, SpoolStore

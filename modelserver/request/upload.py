@@ -11,37 +11,33 @@ from aiohttp import web
 from modelserver.access.gate import Pass
 from modelserver.http.app_keys import SERVICE
 from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
-from modelserver.request.body import Upload, must_be_acceptable
+from modelserver.request.body import BodyReader, must_be_acceptable
 from modelserver.serving.served import ServedModel
-from modelserver.serving.service import Place, SpeechService
-from modelserver.serving.transcribing import Transcribing
+from modelserver.serving.service import SpeechService
+from modelserver.serving.transcription import Transcription
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from modelserver.tracing import span
-from supervisor import Spool
+from supervisor import Admission, Spool
+
+Read = Callable[[Mapping[str, str]], tuple[ServedModel, SpeechRequest]]
+"""From fields of the body to the model that is to transcribe it, and what is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Which model is to hear it, and what it is to tell."""
-
-    served: ServedModel
-    speech: SpeechRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A recording that is here, and has its place."""
+class Upload:
+    """A recording that was received, admitted to a model."""
 
     request: web.Request
-    place: Place
+    served: ServedModel
+    admission: Admission
     spool: Spool
-    asked: Asked
+    asked: SpeechRequest
     passed: Pass
     held: contextlib.AsyncExitStack
 
     async def transcribe(self, told: Callable[[SpeechProgress], None] | None = None) -> Speech:
-        """What is said in it; afterwards the place and the spool are given back, however long the
-        answer takes to send. Raises `supervisor.PoolError`."""
+        """Return what is said in it. Releases admission and spool, however long the answer takes to
+        send. Raises `supervisor.PoolError`."""
         service = self.request.app[SERVICE]
         limits = service.settings.limits
 
@@ -50,14 +46,15 @@ class Incoming:
             if told is not None:
                 told(done)
 
-        transcribing = Transcribing(
+        transcription = Transcription(
             service,
-            msgspec.structs.replace(self.asked.speech, longest_audio_s=limits.audio_s),
+            self.served,
+            msgspec.structs.replace(self.asked, longest_audio_s=limits.audio_s),
             timeout_s=limits.request_s,
             told=progress,
             request_id=self.request[REQUEST_ID],
         )
-        done = await transcribing.run(self.place, self.spool)
+        done = await transcription.run(self.admission, self.spool)
         self.passed.heard_until(done.speech.duration_s)
         await self.held.aclose()
         self.spool.close()
@@ -70,16 +67,14 @@ class Incoming:
 
 
 @contextlib.asynccontextmanager
-async def incoming(
-    request: web.Request, read: Callable[[Mapping[str, str]], Asked]
-) -> AsyncIterator[Incoming]:
-    """`read` says what is asked for, from the fields that the body has: none at first, since what
-    can be refused without them shall be. Raises `Refusal` or
+async def receive_upload(request: web.Request, read: Read) -> AsyncIterator[Upload]:
+    """Admit a request, then receive its body. `read` is called without fields first, to refuse
+    early what can be refused, and again with those of the body. Raises `Refusal` or
     `supervisor.PoolError`."""
     service: SpeechService = request.app[SERVICE]
     limits = request.app[SERVICE].settings.limits
     must_be_acceptable(request, limits)
-    asked = read({})
+    served, asked = read({})
     with service.access.request(request.get(KEY_NAME)) as passed:
         async with (
             contextlib.AsyncExitStack() as in_use,
@@ -87,28 +82,28 @@ async def incoming(
             service.open_spool() as spool,
         ):
             # Until it is answered: who waits for the server's end waits for that.
-            in_use.enter_context(asked.served.used())
+            in_use.enter_context(served.used())
             name = request.get(KEY_NAME)
-            admission = service.admit(asked.served, request.content_length, client=name)
-            place = await held.enter_async_context(admission)
+            admitting = service.admit(served, request.content_length, client=name)
+            admission = await held.enter_async_context(admitting)
             async with service.drain.uploading():
                 with span("receive") as receiving:
-                    received = await Upload(request, spool, limits, asked.speech.raw).receive()
+                    received = await BodyReader(request, spool, limits, asked.raw).receive()
                     receiving.set_attribute("modelserver.bytes", spool.size)
-            before = asked
+            admitted_to = served
             if received.fields:
-                asked = read(received.fields)
-            if asked.served is not before.served:  # a field of the form has named another
+                served, asked = read(received.fields)
+            if served is not admitted_to:  # a field of the form has named another
                 await held.aclose()
-                in_use.enter_context(asked.served.used())
-                admission = service.admit(asked.served, spool.size, client=name)
-                place = await held.enter_async_context(admission)
+                in_use.enter_context(served.used())
+                admitting = service.admit(served, spool.size, client=name)
+                admission = await held.enter_async_context(admitting)
             request[NOTES].update(
-                model=asked.served.label, bytes=spool.size, audio_s=round(received.seconds, 3)
+                model=served.label, bytes=spool.size, audio_s=round(received.seconds, 3)
             )
-            place.admission.resize(received.seconds, known=received.known)
+            admission.resize(received.seconds, known=received.known)
             passed.expect(received.seconds)
-            yield Incoming(request, place, spool, asked, passed, held)
+            yield Upload(request, served, admission, spool, asked, passed, held)
 
 
 def find_model(
