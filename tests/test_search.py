@@ -1,5 +1,7 @@
 """The search of the kernels: every token, link and cost is the engine's, to the bit."""
 
+import math
+import mmap
 import os
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 from test_kernels import HERE, LIBVOSK, SOURCES, answer_of, runs_avx2
 
 import models
+from models.graph_file import read_graph_header
 from models.kernels import Kernels, get_kernels
 from models.prepared import PreparedModel
 from models.processor import processor_flags
@@ -89,6 +92,28 @@ def test_every_token_is_the_engines_to_the_bit(
     assert min(counts) > 100
     assert ours == engines
     assert len({total for _, total in ours}) == len(ours)  # it is a sum of what was done
+
+
+@runs_avx2
+def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
+    small: models.ModelLocation, copied: PreparedModel, kernels: Kernels, trace: Path
+) -> None:
+    sound = searched(small, copied, kernels, trace, search=True)[0]
+    header = read_graph_header(copied.graph)
+    assert header is not None
+    with copied.graph.open("r+b") as file, mmap.mmap(file.fileno(), 0) as graph:
+        arcs = memoryview(graph)[header.arcs_at : header.file_bytes]
+        inputs, weights = arcs.cast("i")[0::4].tolist(), arcs.cast("f")
+        silent = [number for number, label in enumerate(inputs) if label == 0]
+        for number in silent[::20]:
+            weights[4 * number + 2] = math.nan
+        weights.release()
+        arcs.release()
+    engines, engines_counts, *_ = searched(small, copied, kernels, trace, search=False)
+    ours, counts, frames, _ = searched(small, copied, kernels, trace, search=True)
+    assert frames > 1000
+    assert (ours, counts) == (engines, engines_counts)
+    assert ours != sound
 
 
 @runs_avx2
