@@ -4,10 +4,13 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 import psutil
 import pytest
@@ -329,6 +332,29 @@ def test_what_a_killed_process_has_left_does_not_count_as_used(
         assert leftovers(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_the_compiler_ends_with_the_process_that_waits_for_it_and_not_with_a_thread(
+    small: models.ModelLocation, cache: Path, tmp_path: Path
+) -> None:
+    parts = [small.directory / "graph" / n for n in ("HCLr.fst", "Gr.fst", "disambig_tid.int")]
+    command = [get_compiler(cache), "compose", *parts, tmp_path / "HCLG.fst", tmp_path / "words"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        started.append(subprocess.Popen([*command, "0"], stdin=PIPE, stdout=DEVNULL))
+
+    for _ in range(2):
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+    first, second = started
+    assert first.stdin is not None
+    first.stdin.close()
+    assert first.wait(10) == -signal.SIGIO
+    assert second.wait(60) == 0
+    assert second.stdin is not None
+    second.stdin.close()
 
 
 # --- what can go wrong afterwards -----------------------------------------------------------------

@@ -181,11 +181,10 @@ def _process(
 ) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [str(program), *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # its end is the end of this process, whichever thread began it
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
-        env={**os.environ, "MODELSERVER_PARENT": str(os.getpid())},
     )  # type: ignore[call-overload]
     try:
         yield process
@@ -193,4 +192,5 @@ def _process(
         if process.returncode is None:
             process.kill()
             process.wait()
+        process.stdin.close()
         process.stdout.close()
