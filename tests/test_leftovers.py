@@ -65,7 +65,7 @@ def test_what_another_version_made_is_listed(tmp_path: Path) -> None:
     assert found.path == directory
 
 
-@pytest.mark.parametrize("name", ["{key}", "{key}-import", "replaced-m-{key}", "removed-m-{key}"])
+@pytest.mark.parametrize("name", ["{key}", "{key}-import", "{key}-replaced", "removed-m-{key}"])
 def test_what_killed_processes_have_left_goes_unless_it_is_still_being_made(
     tmp_path: Path, name: str
 ) -> None:

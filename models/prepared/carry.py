@@ -13,7 +13,7 @@ import msgspec
 import msgspec.structs
 
 from models.contract import ModelError
-from models.durable import free_for_us
+from models.durable import free_for_us, place_tree
 from models.graph_file import graph_problem
 from models.location import ModelLocation
 from models.prepared.compiler import find_compiler
@@ -27,7 +27,7 @@ from models.prepared.manifest import (
     write_manifest,
 )
 from models.prepared.needs import estimate_needs
-from models.prepared.prepare import locked, must_be_the_same_graph, place, stamp_sources
+from models.prepared.prepare import locked, must_be_the_same_graph, stamp_sources
 from models.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
 from models.view import make_view
 
@@ -78,7 +78,7 @@ def import_prepared(
                     made = _unpack(archive, manifest, location, partial)
                     _must_be_right(location, store, partial, available_memory)
                     target = store / directory_name(manifest.name, manifest.key)
-                    place(partial, target)
+                    place_tree(partial, target)
                     return PreparedModel(target, made)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)

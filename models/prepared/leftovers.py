@@ -59,7 +59,7 @@ def _partial(path: Path) -> Leftover:
 def _key_in(partial: Path) -> str:
     """The key is first, or last behind what a model is called."""
     rest = partial.name.removeprefix(PARTIAL_PREFIX)
-    if rest.startswith(("replaced-", "removed-")):
+    if rest.startswith("removed-"):
         return rest[-_KEY_CHARACTERS:]
     return rest[:_KEY_CHARACTERS]
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from models.contract import ModelError
-from models.durable import sync, sync_tree
+from models.durable import place_tree
 from models.graph_file import graph_problem
 from models.location import ModelLocation, graph_directory
 from models.locks import Held, hold
@@ -139,7 +139,7 @@ def _make(
         write_manifest(partial, manifest)
         if stamp_sources(location.directory) != sources:
             raise ModelError("model_changed", f"{location.directory} changed meanwhile")
-        place(partial, target)
+        place_tree(partial, target)
     return PreparedModel(target, manifest)
 
 
@@ -202,19 +202,6 @@ def stamp_sources(model: Path) -> dict[str, FileStamp]:
     names = ("HCLr.fst", "Gr.fst", "HCLG.fst", "disambig_tid.int")
     files = [directory / name for name in names] + [model / "conf/mfcc.conf", model / "mfcc.conf"]
     return {str(file.relative_to(model)): FileStamp.of(file) for file in files if file.is_file()}
-
-
-def place(partial: Path, target: Path) -> None:
-    """Make sure it is on disk, then move it to its place. What stands there (and is not whole, or
-    it would have been used) goes. Raises `OSError`."""
-    sync_tree(partial)
-    old = target.with_name(f"{PARTIAL_PREFIX}replaced-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
