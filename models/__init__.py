@@ -1,8 +1,8 @@
 """What is served: the catalogue, finding a model, predicting its memory, and the engine that turns
 PCM into text.
 
-The names below, and those of `models.fetching`, `models.prepared`, `models.blas`, `models.kernels`
-and `models.processor`, are all that other packages may use. The engine itself is loaded by
+The names below, and those of `models.fetching`, `models.processor`, and `prepared`, `blas` and
+`simd` in `models.vosk`, are all that other packages may use. The engine itself is loaded by
 `load_model`, so that nothing heavy is imported where no model is loaded.
 """
 
@@ -23,9 +23,9 @@ from models.contract import (
 )
 from models.language import language_of
 from models.location import ModelLocation, composes_its_graph, find_model, installed_models
-from models.mapping import mapping_problem
 from models.prediction import Part, Prediction, if_prepared, measured, predict, rescoring_folders
-from models.search import DEFAULT_PROFILE, PROFILES, widths
+from models.vosk.beam import DEFAULT_PROFILE, PROFILES, widths
+from models.vosk.mapping import mapping_problem
 
 __all__ = [
     "DEFAULT_PROFILE",
@@ -74,9 +74,9 @@ def load_model(
     `made`: what a prepared model has made new (`PreparedModel.made`). `prefetch`: read its graph
     through once, so that the first requests need not wait for the disk. `left_out`: folders of
     the model that are not loaded (`rescoring_folders`). `kernels`: the variant of our kernels that
-    the process was started for (`models.kernels`). Raises `ModelError`.
+    the process was started for (`models.vosk.simd`). Raises `ModelError`.
     """
-    from models.vosk_model import VoskModel
+    from models.vosk.model import VoskModel
 
     return VoskModel(directory, made, prefetch=prefetch, left_out=left_out, kernels=kernels)
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.graph_file import graph_problem
 from models.location import graph_directory
-from models.symbols import Symbols, symbols_in_graph, symbols_in_text
+from models.vosk.graph_file import graph_problem
+from models.vosk.symbols import Symbols, symbols_in_graph, symbols_in_text
 
 _MB = 1_000_000
 

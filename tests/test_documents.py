@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import RunningServer, start_server
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -16,7 +16,7 @@ import models
 import models.durable
 from models.durable import place_tree
 from models.fetching import pull_file
-from models.prepared import Needs, must_be_affordable
+from models.vosk.prepared import Needs, must_be_affordable
 
 LOOKS = """
 import sys

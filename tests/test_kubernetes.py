@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import models
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.settings.configuration import read_configuration
 
 DIRECTORY = Path(__file__).parents[1] / "deploy" / "kubernetes"

@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 from models.locks import Held, hold
-from models.prepared import find_leftovers, prepared_models, remove_leftover
-from models.prepared.manifest import FileStamp, Manifest, directory_name, key_of, write_manifest
-from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX
+from models.vosk.prepared import find_leftovers, prepared_models, remove_leftover
+from models.vosk.prepared.manifest import (
+    FileStamp,
+    Manifest,
+    directory_name,
+    key_of,
+    write_manifest,
+)
+from models.vosk.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX
 
 STAMP = FileStamp(4, 1, "0" * 64)
 

@@ -9,10 +9,10 @@ import pytest
 from small_model import make_static_model
 
 import models
-from models.blas import KernelRefused, blas_environment
-from models.graph_file import graph_problem
-from models.mapping import CannotMap, mapped_reading
-from models.prepared import PreparedModel, find_prepared, prepare
+from models.vosk.blas import KernelRefused, blas_environment
+from models.vosk.graph_file import graph_problem
+from models.vosk.mapping import CannotMap, mapped_reading
+from models.vosk.prepared import PreparedModel, find_prepared, prepare
 
 PLENTY = 10**12
 
@@ -20,7 +20,7 @@ PLENTY = 10**12
 LOAD = """
 import ctypes, json, sys
 from pathlib import Path
-from models.vosk_loading import _LIBRARY
+from models.vosk.loading import _LIBRARY
 if len(sys.argv) > 2:
     keep = ctypes.create_string_buffer(24 + 8)
     # Length, capacity, a count of references that keeps it from being freed, and the characters.
@@ -86,7 +86,7 @@ def test_a_library_that_is_not_as_expected_is_left_alone(
 IN_VAIN = """
 import json, sys
 from pathlib import Path
-from models import vosk_loading
+from models.vosk import loading as vosk_loading
 
 alive = []
 

@@ -16,7 +16,7 @@ from conftest import as_wav
 from prometheus_client.parser import text_string_to_metric_families
 from running import RunningServer, ask, free_port, start_server, until
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.settings.configuration import read_configuration
 
 ROOT = Path(__file__).parents[1]

@@ -21,9 +21,10 @@ from running import until
 from small_model import SMALL_WORDS, make_small_model
 
 import models
-from models.blas import blas_environment
-from models.graph_file import graph_problem, read_graph_header
-from models.prepared import (
+from models.processor import processor_flags
+from models.vosk.blas import blas_environment
+from models.vosk.graph_file import graph_problem, read_graph_header
+from models.vosk.prepared import (
     PreparedModel,
     estimate_needs,
     find_prepared,
@@ -33,12 +34,11 @@ from models.prepared import (
     remove,
     verify,
 )
-from models.prepared.compiler import compare, compose, get_compiler
-from models.prepared.manifest import key_of, read_manifest, write_manifest
-from models.prepared.prepare import Bounds
-from models.prepared.selfcheck import must_answer_alike
-from models.prepared.structure import structure_problem
-from models.processor import processor_flags
+from models.vosk.prepared.compiler import compare, compose, get_compiler
+from models.vosk.prepared.manifest import key_of, read_manifest, write_manifest
+from models.vosk.prepared.prepare import Bounds
+from models.vosk.prepared.selfcheck import must_answer_alike
+from models.vosk.prepared.structure import structure_problem
 
 PLENTY = 10**12
 
@@ -117,7 +117,7 @@ def everything(
     script = (
         "import sys, json\nfrom pathlib import Path\n"
         "from models.clips import clips_for, decode_clip\n"
-        "from models.vosk_model import VoskModel\n"
+        "from models.vosk.model import VoskModel\n"
         "directory, made, reverse = json.loads(sys.argv[1])\n"
         "model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()})\n"
         "clips = clips_for('ko')[::-1] if reverse else clips_for('ko')\n"

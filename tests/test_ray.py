@@ -16,7 +16,7 @@ from hosts import Host, Network, end_at_once, network
 from running import until
 
 import models
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 pytestmark = pytest.mark.many
 

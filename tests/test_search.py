@@ -13,10 +13,10 @@ import pytest
 from test_kernels import HERE, LIBVOSK, SOURCES, answer_of, runs_avx2
 
 import models
-from models.graph_file import read_graph_header
-from models.kernels import Kernels, get_kernels
-from models.prepared import PreparedModel
 from models.processor import processor_flags
+from models.vosk.graph_file import read_graph_header
+from models.vosk.prepared import PreparedModel
+from models.vosk.simd import Kernels, get_kernels
 from supervisor.processes.environment import process_environment
 
 SEARCHES = """
@@ -24,7 +24,7 @@ import ctypes, json, random, sys
 from pathlib import Path
 from models import PROFILES, RecognitionOptions
 from models.clips import clips_for, decode_clip
-from models.vosk_model import VoskModel
+from models.vosk.model import VoskModel
 
 directory, made, variant, search = json.loads(sys.argv[1])
 trace = ctypes.CDLL(None)
@@ -130,7 +130,7 @@ def test_another_build_of_the_engine_searches_by_itself(
     program = """
 import ctypes, sys
 from pathlib import Path
-from models.kernels.preloaded import PreloadedKernels
+from models.vosk.simd.preloaded import PreloadedKernels
 engine = ctypes.CDLL(sys.argv[1])
 kernels = PreloadedKernels.attach(Path(sys.argv[1]), sys.argv[2])
 print(kernels.searches)

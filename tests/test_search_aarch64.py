@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_kernels import HERE, SOURCES
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 pytestmark = pytest.mark.aarch64
 

@@ -19,7 +19,7 @@ from naive_client import naive_server
 from running import Answer, RunningServer, start_server, until
 
 import models
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 LIMIT = 1150 * MB
 CLIENTS = 4

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from models.durable import remove_tree
-from models.graph_file import graph_problem
 from models.location import ModelLocation, graph_directory
-from models.prepared.manifest import MAKER, FileStamp, Manifest, read_manifest, write_manifest
+from models.vosk.graph_file import graph_problem
+from models.vosk.prepared.manifest import MAKER, FileStamp, Manifest, read_manifest, write_manifest
 
 PARTIAL_PREFIX = ".partial-"
 """A directory of this name is being made or removed, or was left by a process that was killed. The

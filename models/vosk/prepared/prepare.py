@@ -15,11 +15,11 @@ from pathlib import Path
 
 from models.contract import ModelError
 from models.durable import place_tree
-from models.graph_file import graph_problem
 from models.location import ModelLocation, graph_directory
 from models.locks import Held, hold
-from models.prepared.attempts import forget, must_not_have_failed, remember, versions
-from models.prepared.compiler import (
+from models.vosk.graph_file import graph_problem
+from models.vosk.prepared.attempts import forget, must_not_have_failed, remember, versions
+from models.vosk.prepared.compiler import (
     Compiled,
     GraphCounts,
     align,
@@ -28,13 +28,19 @@ from models.prepared.compiler import (
     compose,
     get_compiler,
 )
-from models.prepared.leftovers import remove_partials
-from models.prepared.manifest import FileStamp, Manifest, directory_name, key_of, write_manifest
-from models.prepared.needs import estimate_needs, must_be_affordable
-from models.prepared.selfcheck import Starting, must_answer_alike
-from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, find_prepared
-from models.prepared.structure import structure_problem
-from models.view import make_view, served_features
+from models.vosk.prepared.leftovers import remove_partials
+from models.vosk.prepared.manifest import (
+    FileStamp,
+    Manifest,
+    directory_name,
+    key_of,
+    write_manifest,
+)
+from models.vosk.prepared.needs import estimate_needs, must_be_affordable
+from models.vosk.prepared.selfcheck import Starting, must_answer_alike
+from models.vosk.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, find_prepared
+from models.vosk.prepared.structure import structure_problem
+from models.vosk.view import make_view, served_features
 
 Progress = Callable[[str, GraphCounts], None]
 """Told of each phase ("compiler", "graph", "check", "place") and how far the graph is."""

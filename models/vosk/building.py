@@ -116,8 +116,8 @@ class Built:
 
 def old_builds(cache: Path) -> list[Leftover]:
     """What was built from other sources, or for another machine. Raises `OSError`."""
-    from models.kernels import kernels_path
-    from models.prepared.compiler import compiler_path
+    from models.vosk.prepared.compiler import compiler_path
+    from models.vosk.simd import kernels_path
 
     current = {kernels_path(cache), compiler_path(cache)}
     files = sorted((cache / "tools").glob("*")) if (cache / "tools").is_dir() else []

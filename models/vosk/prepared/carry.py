@@ -14,11 +14,11 @@ import msgspec.structs
 
 from models.contract import ModelError
 from models.durable import free_for_us, place_tree
-from models.graph_file import graph_problem
 from models.location import ModelLocation
-from models.prepared.compiler import find_compiler
-from models.prepared.leftovers import remove_partials
-from models.prepared.manifest import (
+from models.vosk.graph_file import graph_problem
+from models.vosk.prepared.compiler import find_compiler
+from models.vosk.prepared.leftovers import remove_partials
+from models.vosk.prepared.manifest import (
     FORMAT,
     MANIFEST,
     FileStamp,
@@ -26,10 +26,10 @@ from models.prepared.manifest import (
     directory_name,
     write_manifest,
 )
-from models.prepared.needs import estimate_needs
-from models.prepared.prepare import locked, must_be_the_same_graph, stamp_sources
-from models.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
-from models.view import make_view
+from models.vosk.prepared.needs import estimate_needs
+from models.vosk.prepared.prepare import locked, must_be_the_same_graph, stamp_sources
+from models.vosk.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
+from models.vosk.view import make_view
 
 _MAX_MANIFEST_BYTES = 1 << 20
 

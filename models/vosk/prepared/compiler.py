@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.building import Built, compiler_is_here
 from models.contract import ModelError
+from models.vosk.building import Built, compiler_is_here
 
 PROGRAM = "modelserver-compile-graph"
 """Its name where it is installed ready made."""
@@ -22,7 +22,7 @@ HOW_TO_GET_IT = "apt-get install g++ libfst-dev"
 
 _BUILT = Built(
     "compile-graph",
-    (Path(__file__).parent.parent / "compiler" / "compile_graph.cc",),
+    (Path(__file__).parent / "source" / "compile_graph.cc",),
     ("-O2", "-std=c++17"),
     ("-lfstngram", "-lfst", "-ldl", "-pthread"),
     HOW_TO_GET_IT,

@@ -13,15 +13,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from models.binding import bind_hash_tables
-from models.blas import kernel_report
 from models.contract import ModelError
-from models.graph_file import graph_problem
-from models.kernels.preloaded import KernelsUnavailable, PreloadedKernels
 from models.location import graph_directory
-from models.mapping import CannotMap, advise_random, find_mappings, mapped_reading
 from models.prediction import TOUCHED_SHARE
-from models.view import files_in, make_view, served_features
+from models.vosk.binding import bind_hash_tables
+from models.vosk.blas import kernel_report
+from models.vosk.graph_file import graph_problem
+from models.vosk.mapping import CannotMap, advise_random, find_mappings, mapped_reading
+from models.vosk.simd.preloaded import KernelsUnavailable, PreloadedKernels
+from models.vosk.view import files_in, make_view, served_features
 
 
 class _Nothing(ModuleType):

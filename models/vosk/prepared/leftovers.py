@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from models.leftovers import Leftover, bytes_of, remove_leftover
-from models.prepared.attempts import FAILED_PREFIX
-from models.prepared.manifest import FORMAT, MAKER, MANIFEST, read_manifest
-from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, original_problem
+from models.vosk.prepared.attempts import FAILED_PREFIX
+from models.vosk.prepared.manifest import FORMAT, MAKER, MANIFEST, read_manifest
+from models.vosk.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, original_problem
 
 _KEY_CHARACTERS = 16
 
