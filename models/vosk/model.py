@@ -13,8 +13,16 @@ from typing import Any
 
 import msgspec
 
-from models.contract import Alternative, ModelError, Partial, RecognitionOptions, Utterance, Word
-from models.vosk.beam import DEFAULT_PROFILE, Search
+from models.contract import (
+    DEFAULT_PROFILE,
+    Alternative,
+    ModelError,
+    Partial,
+    RecognitionOptions,
+    Utterance,
+    Word,
+)
+from models.vosk.beam import Search
 from models.vosk.loading import load_vosk, vosk
 from models.vosk.mapping import read_through
 from models.vosk.view import sample_rate_of

@@ -5,7 +5,6 @@ aligned so that it can be mapped, its word list, and a configuration without dit
 """
 
 from models.leftovers import Leftover, remove_leftover
-from models.vosk.building import old_builds
 from models.vosk.prepared.carry import export_prepared, import_prepared
 from models.vosk.prepared.compiler import HOW_TO_GET_IT, GraphCounts, can_build, find_compiler
 from models.vosk.prepared.leftovers import find_leftovers
@@ -41,7 +40,6 @@ __all__ = [
     "find_prepared",
     "import_prepared",
     "must_be_affordable",
-    "old_builds",
     "prepare",
     "prepared_models",
     "remove",

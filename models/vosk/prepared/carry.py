@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 import msgspec.structs
 
-from models.contract import ModelError
+from models.contract import ModelError, ModelLocation
 from models.durable import free_for_us, place_tree
-from models.location import ModelLocation
 from models.vosk.graph_file import graph_problem
+from models.vosk.layout import LAZY_INSIDE
 from models.vosk.prepared.compiler import find_compiler
 from models.vosk.prepared.leftovers import remove_partials
 from models.vosk.prepared.manifest import (
@@ -98,8 +98,7 @@ def _unpack(
         _copy_checked(archive, name, stamp, target)
         made[name] = FileStamp(stamp.size, target.stat().st_mtime_ns, stamp.sha256)
     manifest = msgspec.structs.replace(manifest, made=made, original=str(location.directory))
-    lazy = frozenset(n for n in manifest.sources if n.endswith(("HCLr.fst", "Gr.fst")))
-    make_view(location.directory, partial, {}, frozenset(made) | lazy)
+    make_view(location.directory, partial, {}, frozenset(made) | LAZY_INSIDE)
     write_manifest(partial, manifest)
     problem = graph_problem(PreparedModel(partial, manifest).graph)
     if problem is not None:

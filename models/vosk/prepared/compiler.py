@@ -14,6 +14,7 @@ from pathlib import Path
 
 from models.contract import ModelError
 from models.vosk.building import Built, compiler_is_here
+from models.vosk.layout import DISAMBIG, LAZY
 
 PROGRAM = "modelserver-compile-graph"
 """Its name where it is installed ready made."""
@@ -28,7 +29,7 @@ _BUILT = Built(
     HOW_TO_GET_IT,
     lambda program: (str(program), "version"),
 )
-_PARTS = ("HCLr.fst", "Gr.fst", "disambig_tid.int")
+_PARTS = (*LAZY, DISAMBIG)
 _CODES = {3: "graph_too_large", 4: "no_space", 6: "needs_too_much"}
 _DIFFERS = 5
 """Exit statuses of the program."""

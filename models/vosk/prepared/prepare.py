@@ -13,11 +13,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models.contract import ModelError
+from models.contract import ModelError, ModelLocation
 from models.durable import place_tree
-from models.location import ModelLocation, graph_directory
 from models.locks import Held, hold
 from models.vosk.graph_file import graph_problem
+from models.vosk.layout import (
+    FEATURES,
+    GRAPH_SOURCES,
+    HCL,
+    LAZY_INSIDE,
+    STATIC,
+    WORDS,
+    graph_directory,
+)
 from models.vosk.prepared.attempts import forget, must_not_have_failed, remember, versions
 from models.vosk.prepared.compiler import (
     Compiled,
@@ -153,16 +161,16 @@ def must_be_the_same_graph(program: Path | None, location: ModelLocation, prepar
     """The graph in the directory `prepared` can be walked, and is the original's as far as
     `program` (None: not at all) compares it. Raises `ModelError`, code `answers_differ`."""
     directory = graph_directory(location.directory)
-    made = prepared / directory.relative_to(location.directory) / "HCLG.fst"
-    problem = structure_problem(made, location.directory, made.with_name("words.txt"))
+    made = prepared / directory.relative_to(location.directory) / STATIC
+    problem = structure_problem(made, location.directory, made.with_name(WORDS))
     if problem is not None:
         raise ModelError("answers_differ", f"the graph that was made cannot be used: {problem}")
     if program is None or made.is_symlink():
         return
-    if (directory / "HCLr.fst").is_file():
+    if (directory / HCL).is_file():
         compare(program, directory, made, _COMPARED_STATES)
     else:
-        compare_aligned(program, directory / "HCLG.fst", made)
+        compare_aligned(program, directory / STATIC, made)
 
 
 def _make_files(
@@ -172,27 +180,26 @@ def _make_files(
     graphs = graph_directory(original)
     inside = graphs.relative_to(original)
     (partial / inside).mkdir(exist_ok=True)
-    graph = partial / inside / "HCLG.fst"
+    graph = partial / inside / STATIC
 
     def graph_progress(counts: GraphCounts) -> None:
         on_progress("graph", counts)
 
-    if (graphs / "HCLr.fst").is_file():
-        words = partial / inside / "words.txt"
+    if (graphs / HCL).is_file():
+        words = partial / inside / WORDS
         compiled = compose(
             *(program, graphs, graph, words, bounds.graph, graph_progress), max_memory=bounds.memory
         )
-    elif graph_problem(graphs / "HCLG.fst") is None:
+    elif graph_problem(graphs / STATIC) is None:
         compiled = Compiled(GraphCounts(0, 0), 0)  # its own can be mapped as it is
     else:
         compiled = align(
-            *(program, graphs / "HCLG.fst", graph, bounds.graph, graph_progress),
+            *(program, graphs / STATIC, graph, bounds.graph, graph_progress),
             max_memory=bounds.memory,
         )
     new: dict[str, bytes | Path] = dict(served_features(original))
     present = frozenset(str(file.relative_to(partial)) for file in partial.rglob("*"))
-    lazy = frozenset({str(inside / "HCLr.fst"), str(inside / "Gr.fst")})
-    make_view(original, partial, new, present | lazy)
+    make_view(original, partial, new, present | LAZY_INSIDE)
     return compiled
 
 
@@ -205,8 +212,8 @@ def _made_names(partial: Path) -> list[str]:
 def stamp_sources(model: Path) -> dict[str, FileStamp]:
     """What decides the result: the graphs, their disambiguation labels, and the features."""
     directory = graph_directory(model)
-    names = ("HCLr.fst", "Gr.fst", "HCLG.fst", "disambig_tid.int")
-    files = [directory / name for name in names] + [model / "conf/mfcc.conf", model / "mfcc.conf"]
+    files = [directory / name for name in GRAPH_SOURCES]
+    files += [model / "conf" / FEATURES, model / FEATURES]
     return {str(file.relative_to(model)): FileStamp.of(file) for file in files if file.is_file()}
 
 
