@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 import models
-from models.prepared import (
+from models.vosk.prepared import (
     HOW_TO_GET_IT,
     can_build,
     estimate_needs,

@@ -23,7 +23,7 @@ from everybody import Account, everybody
 from running import RunningServer, ask, free_port, gone, start_server, until
 from waves import wav
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.handover.sockets import Inherited, Sockets
 
 pytestmark = pytest.mark.timeout(180)

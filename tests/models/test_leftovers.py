@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 from models.locks import Held, hold
-from models.prepared import find_leftovers, prepared_models, remove_leftover
-from models.prepared.manifest import FileStamp, Manifest, directory_name, key_of, write_manifest
-from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX
+from models.vosk.prepared import find_leftovers, prepared_models, remove_leftover
+from models.vosk.prepared.manifest import (
+    FileStamp,
+    Manifest,
+    directory_name,
+    key_of,
+    write_manifest,
+)
+from models.vosk.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX
 
 STAMP = FileStamp(4, 1, "0" * 64)
 
@@ -65,7 +71,7 @@ def test_what_another_version_made_is_listed(tmp_path: Path) -> None:
     assert found.path == directory
 
 
-@pytest.mark.parametrize("name", ["{key}", "{key}-import", "replaced-m-{key}", "removed-m-{key}"])
+@pytest.mark.parametrize("name", ["{key}", "{key}-import", "{key}-replaced", "removed-m-{key}"])
 def test_what_killed_processes_have_left_goes_unless_it_is_still_being_made(
     tmp_path: Path, name: str
 ) -> None:

@@ -17,10 +17,10 @@ from running import start_server, until
 
 import models
 from models.locks import hold
-from models.prepared import PreparedModel, prepared_models
-from models.prepared.manifest import key_of
-from models.prepared.prepare import stamp_sources
-from models.prepared.store import LOCK_PREFIX
+from models.vosk.prepared import PreparedModel, prepared_models
+from models.vosk.prepared.manifest import key_of
+from models.vosk.prepared.prepare import stamp_sources
+from models.vosk.prepared.store import LOCK_PREFIX
 from modelserver.serving import preparation
 from modelserver.serving.commands import Failure
 from modelserver.serving.preparation import Outcome, Preparation

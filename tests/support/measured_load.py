@@ -4,9 +4,9 @@ import json
 import os
 import sys
 
-from models.blas import blas_environment
-from models.kernels import SAME_AS, Kernels, get_kernels
 from models.processor import processor_flags
+from models.vosk.blas import blas_environment
+from models.vosk.simd import SAME_AS, Kernels, get_kernels
 from modelserver.settings import Settings
 from modelserver.worker.model import load
 from supervisor import read_process

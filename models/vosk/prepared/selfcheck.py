@@ -5,8 +5,8 @@ The graph must be the original's to the bit. The texts need not be: the states o
 are numbered in another order than those of a static one, so the engine may decide otherwise between
 readings that are equally likely.
 
-Run as `python -P -m models.prepared.selfcheck` with a JSON document on standard input, in a process
-that is started as a fork server is, for the original and for the prepared model.
+Run as `python -P -m models.vosk.prepared.selfcheck` with a JSON document on standard input, in a
+process that is started as a fork server is, for the original and for the prepared model.
 """
 
 import os
@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from models.contract import ModelError
-from models.prepared.compiler import ended_by_signal
+from models.vosk.prepared.compiler import ended_by_signal
 
 TIES = 0.1
 """The share of words that may differ where a model is prepared (measured: docs/models.md)."""
@@ -128,7 +128,7 @@ def _listen(asked: _Asked, environment: Mapping[str, str]) -> _Heard:
 
 def _hear(asked: _Asked) -> _Heard:
     from models.clips import decode_clip, noise, own_clips
-    from models.vosk_model import VoskModel
+    from models.vosk.model import VoskModel
 
     made = {name: Path(file) for name, file in asked.made.items()}
     model = VoskModel(Path(asked.directory), made, kernels=asked.kernels)

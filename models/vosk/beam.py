@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROFILES = ("fast", "balanced", "accurate")
-"""The second one is the model as it was published."""
-
-DEFAULT_PROFILE = "balanced"
+from models.contract import DEFAULT_PROFILE
 
 _FACTORS = {"fast": (0.8, 2 / 3), "balanced": (1.0, 1.0), "accurate": (1.3, 7 / 3)}
 """Of the beam, and of how many states may be active; measured in benchmarks/README.md."""

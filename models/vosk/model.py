@@ -13,11 +13,19 @@ from typing import Any
 
 import msgspec
 
-from models.contract import Alternative, ModelError, Partial, RecognitionOptions, Utterance, Word
-from models.mapping import read_through
-from models.search import DEFAULT_PROFILE, Search
-from models.view import sample_rate_of
-from models.vosk_loading import load_vosk, vosk
+from models.contract import (
+    DEFAULT_PROFILE,
+    Alternative,
+    ModelError,
+    Partial,
+    RecognitionOptions,
+    Utterance,
+    Word,
+)
+from models.vosk.beam import Search
+from models.vosk.loading import load_vosk, vosk
+from models.vosk.mapping import read_through
+from models.vosk.view import sample_rate_of
 
 _CHUNK_S = 0.25
 """Vosk looks for an endpoint after each chunk that it is given, so chunks of one length are what
@@ -48,7 +56,7 @@ class VoskModel:
         file: what a prepared model has made new) in place of its own.
 
         `prefetch`: read a mapped graph through once. `left_out`: folders that are not loaded.
-        `kernels`: the variant of ours (`models.kernels`) that this process was started for.
+        `kernels`: the variant of ours (`models.vosk.simd`) that this process was started for.
         Raises `ModelError` where Vosk refuses the files.
         """
         vosk.SetLogLevel(-1)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from models.contract import ModelError
+from models.vosk.layout import features_file
 
 _DEEPEST = 8
 """Directories below a model's own; a link to a directory above would lead on without end."""
@@ -59,11 +60,6 @@ def files_in(model: Path) -> Iterator[Path]:
             )
         folders.sort()
         yield from (here / name for name in sorted(names) if (here / name).is_file())
-
-
-def features_file(model: Path) -> str:
-    """Which file sets the features of the model in a directory, inside it."""
-    return "conf/mfcc.conf" if (model / "conf" / "mfcc.conf").is_file() else "mfcc.conf"
 
 
 def served_features(model: Path) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from models.kernels import ABI
+from models.vosk.simd import ABI
 
 _REASONS = {
     1: "this processor cannot run them",

@@ -21,12 +21,13 @@
 // be larger than MAX_BYTES (0: no limit); 4 if the disk is full but for its reserve; 5 if the
 // graphs differ; 6 if memory is exhausted (`ulimit -d`).
 //
-// MODELSERVER_PARENT in the environment is the process that waits for this one: it ends with it.
+// If standard input is a pipe, the program ends when its other end is closed: with the process that
+// waits for it, however that one ends.
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -402,11 +403,15 @@ int Same(const std::string &original_path, const std::string &made_path) {
   return 0;
 }
 
-// The parent may be killed, and nothing would wait for this process; or be gone already.
-void EndWithParent() {
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  const char *parent = std::getenv("MODELSERVER_PARENT");
-  if (parent != nullptr && std::atol(parent) != getppid()) std::_Exit(kFailed);
+// The kernel sends SIGIO, which ends this process, when the other end is closed. A signal at the
+// death of a parent (PR_SET_PDEATHSIG) would come when the thread that started us ends.
+void EndWithPipe() {
+  struct stat status;
+  if (fstat(STDIN_FILENO, &status) != 0 || !S_ISFIFO(status.st_mode)) return;
+  fcntl(STDIN_FILENO, F_SETOWN, getpid());
+  fcntl(STDIN_FILENO, F_SETFL, O_ASYNC);
+  pollfd closed{STDIN_FILENO, 0, 0};
+  if (poll(&closed, 1, 0) > 0) raise(SIGIO);  // it was closed before that
 }
 
 uint64_t Number(const std::string &text) { return std::strtoull(text.c_str(), nullptr, 10); }
@@ -429,7 +434,7 @@ int Run(const std::vector<std::string> &words) {
 
 int main(int argc, char **argv) {
   std::ios::sync_with_stdio(false);
-  EndWithParent();
+  EndWithPipe();
   try {
     return Run({argv + 1, argv + argc});
   } catch (const std::bad_alloc &) {

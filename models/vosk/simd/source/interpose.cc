@@ -195,7 +195,7 @@ __attribute__((visibility("default"))) void kaldi::MatrixBase<float>::Floor(
 
 // --- how the process steers it -------------------------------------------------------------------
 
-/// What `models/kernels/__init__.py` expects of the functions below; a library of another version
+/// What `models/vosk/simd/__init__.py` expects of the functions below; a library of another version
 /// says another number, or has no such function.
 EXPORTED int modelserver_kernels_abi() { return 2; }
 

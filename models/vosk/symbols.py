@@ -7,8 +7,11 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-_FST_MAGIC, _SYMBOLS_MAGIC = 2125659606, 2125658996
-_HAS_INPUT, _HAS_OUTPUT = 1, 2
+from models.vosk.graph_file import read_graph_header
+
+_SYMBOLS_MAGIC = 2125658996
+_HAS_TABLES = 1 | 2
+"""Flags of a graph: a table of its input symbols, and one of its output symbols."""
 _SAMPLE_BYTES = 1 << 17
 _SAMPLES = 16
 _MOST = 100_000_000
@@ -28,10 +31,15 @@ NONE = Symbols(0, 0)
 
 def symbols_in_graph(graph: Path) -> Symbols:
     """Of the tables inside an OpenFst file; none where it has none. Raises `OSError`."""
+    header = read_graph_header(graph)
+    tables = (header.flags & _HAS_TABLES).bit_count() if header else 0
+    if header is None or not tables:
+        return NONE
     with graph.open("rb") as reader:
+        reader.seek(header.header_bytes)
         data = reader.read(_SAMPLE_BYTES)
     try:
-        return _table(data, graph.stat().st_size)
+        return _table(data, tables, graph.stat().st_size)
     except (struct.error, ValueError):
         return NONE
 
@@ -51,21 +59,11 @@ def symbols_in_text(file: Path) -> Symbols:
     return Symbols(round(size * text.count(b"\n") / len(text)) if text else 0, size)
 
 
-def _table(data: bytes, size: int) -> Symbols:
-    at = 0
-    (magic,) = struct.unpack_from("<i", data, at)
-    if magic != _FST_MAGIC:
-        return NONE
-    at = _after_string(data, _after_string(data, 4))
-    _, flags = struct.unpack_from("<ii", data, at)
-    at += struct.calcsize("<iiQqqq")
-    tables = bool(flags & _HAS_INPUT) + bool(flags & _HAS_OUTPUT)
-    if not tables:
-        return NONE
-    (magic,) = struct.unpack_from("<i", data, at)
+def _table(data: bytes, tables: int, size: int) -> Symbols:
+    (magic,) = struct.unpack_from("<i", data)
     if magic != _SYMBOLS_MAGIC:
         return NONE
-    at = _after_string(data, at + 4)
+    at = _after_string(data, 4)
     _, count = struct.unpack_from("<qq", data, at)
     at += 16
     if not 0 <= count <= _MOST:

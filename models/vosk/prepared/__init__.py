@@ -4,15 +4,14 @@ A prepared model is a directory of links to its original, plus what is made new:
 aligned so that it can be mapped, its word list, and a configuration without dither.
 """
 
-from models.building import old_builds
 from models.leftovers import Leftover, remove_leftover
-from models.prepared.carry import export_prepared, import_prepared
-from models.prepared.compiler import HOW_TO_GET_IT, GraphCounts, can_build, find_compiler
-from models.prepared.leftovers import find_leftovers
-from models.prepared.needs import Needs, estimate_needs, must_be_affordable
-from models.prepared.prepare import Bounds, Progress, prepare
-from models.prepared.selfcheck import Starting
-from models.prepared.store import (
+from models.vosk.prepared.carry import export_prepared, import_prepared
+from models.vosk.prepared.compiler import HOW_TO_GET_IT, GraphCounts, can_build, find_compiler
+from models.vosk.prepared.leftovers import find_leftovers
+from models.vosk.prepared.needs import Needs, estimate_needs, must_be_affordable
+from models.vosk.prepared.prepare import Bounds, Progress, prepare
+from models.vosk.prepared.selfcheck import Starting
+from models.vosk.prepared.store import (
     Lookup,
     PreparedModel,
     changed_size,
@@ -41,7 +40,6 @@ __all__ = [
     "find_prepared",
     "import_prepared",
     "must_be_affordable",
-    "old_builds",
     "prepare",
     "prepared_models",
     "remove",

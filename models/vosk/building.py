@@ -8,21 +8,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.contract import ModelError
 from models.durable import sync
-from models.leftovers import Leftover, bytes_of
 
 _TRIAL_S = 30.0
 """Seconds that a part which was built may take to start."""
-
-
-_BUILDING_S = 3600.0
-"""Seconds after which a build that has not ended was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +106,6 @@ class Built:
         named = [Path(answer).resolve().name for answer in said]
         libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
         return "\n".join([platform.machine(), libc, *named]).encode()
-
-
-def old_builds(cache: Path) -> list[Leftover]:
-    """What was built from other sources, or for another machine. Raises `OSError`."""
-    from models.kernels import kernels_path
-    from models.prepared.compiler import compiler_path
-
-    current = {kernels_path(cache), compiler_path(cache)}
-    files = sorted((cache / "tools").glob("*")) if (cache / "tools").is_dir() else []
-    why = "built from other sources, or for another machine"
-    lock = cache / ".lock-tools"
-    return [
-        Leftover(file, why, bytes_of(file), lock)
-        for file in files
-        if file not in current and not _is_being_built(file)
-    ]
-
-
-def _is_being_built(file: Path) -> bool:
-    return file.name.startswith(".") and time.time() - file.stat().st_mtime < _BUILDING_S
 
 
 def compiler_is_here() -> bool:

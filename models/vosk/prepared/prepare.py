@@ -13,13 +13,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models.contract import ModelError
-from models.durable import sync, sync_tree
-from models.graph_file import graph_problem
-from models.location import ModelLocation, graph_directory
+from models.contract import ModelError, ModelLocation
+from models.durable import place_tree
 from models.locks import Held, hold
-from models.prepared.attempts import forget, must_not_have_failed, remember, versions
-from models.prepared.compiler import (
+from models.vosk.graph_file import graph_problem
+from models.vosk.layout import (
+    FEATURES,
+    GRAPH_SOURCES,
+    HCL,
+    LAZY_INSIDE,
+    STATIC,
+    WORDS,
+    graph_directory,
+)
+from models.vosk.prepared.attempts import forget, must_not_have_failed, remember, versions
+from models.vosk.prepared.compiler import (
     Compiled,
     GraphCounts,
     align,
@@ -28,13 +36,19 @@ from models.prepared.compiler import (
     compose,
     get_compiler,
 )
-from models.prepared.leftovers import remove_partials
-from models.prepared.manifest import FileStamp, Manifest, directory_name, key_of, write_manifest
-from models.prepared.needs import estimate_needs, must_be_affordable
-from models.prepared.selfcheck import Starting, must_answer_alike
-from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, find_prepared
-from models.prepared.structure import structure_problem
-from models.view import make_view, served_features
+from models.vosk.prepared.leftovers import remove_partials
+from models.vosk.prepared.manifest import (
+    FileStamp,
+    Manifest,
+    directory_name,
+    key_of,
+    write_manifest,
+)
+from models.vosk.prepared.needs import estimate_needs, must_be_affordable
+from models.vosk.prepared.selfcheck import Starting, must_answer_alike
+from models.vosk.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, find_prepared
+from models.vosk.prepared.structure import structure_problem
+from models.vosk.view import make_view, served_features
 
 Progress = Callable[[str, GraphCounts], None]
 """Told of each phase ("compiler", "graph", "check", "place") and how far the graph is."""
@@ -139,7 +153,7 @@ def _make(
         write_manifest(partial, manifest)
         if stamp_sources(location.directory) != sources:
             raise ModelError("model_changed", f"{location.directory} changed meanwhile")
-        place(partial, target)
+        place_tree(partial, target)
     return PreparedModel(target, manifest)
 
 
@@ -147,16 +161,16 @@ def must_be_the_same_graph(program: Path | None, location: ModelLocation, prepar
     """The graph in the directory `prepared` can be walked, and is the original's as far as
     `program` (None: not at all) compares it. Raises `ModelError`, code `answers_differ`."""
     directory = graph_directory(location.directory)
-    made = prepared / directory.relative_to(location.directory) / "HCLG.fst"
-    problem = structure_problem(made, location.directory, made.with_name("words.txt"))
+    made = prepared / directory.relative_to(location.directory) / STATIC
+    problem = structure_problem(made, location.directory, made.with_name(WORDS))
     if problem is not None:
         raise ModelError("answers_differ", f"the graph that was made cannot be used: {problem}")
     if program is None or made.is_symlink():
         return
-    if (directory / "HCLr.fst").is_file():
+    if (directory / HCL).is_file():
         compare(program, directory, made, _COMPARED_STATES)
     else:
-        compare_aligned(program, directory / "HCLG.fst", made)
+        compare_aligned(program, directory / STATIC, made)
 
 
 def _make_files(
@@ -166,27 +180,26 @@ def _make_files(
     graphs = graph_directory(original)
     inside = graphs.relative_to(original)
     (partial / inside).mkdir(exist_ok=True)
-    graph = partial / inside / "HCLG.fst"
+    graph = partial / inside / STATIC
 
     def graph_progress(counts: GraphCounts) -> None:
         on_progress("graph", counts)
 
-    if (graphs / "HCLr.fst").is_file():
-        words = partial / inside / "words.txt"
+    if (graphs / HCL).is_file():
+        words = partial / inside / WORDS
         compiled = compose(
             *(program, graphs, graph, words, bounds.graph, graph_progress), max_memory=bounds.memory
         )
-    elif graph_problem(graphs / "HCLG.fst") is None:
+    elif graph_problem(graphs / STATIC) is None:
         compiled = Compiled(GraphCounts(0, 0), 0)  # its own can be mapped as it is
     else:
         compiled = align(
-            *(program, graphs / "HCLG.fst", graph, bounds.graph, graph_progress),
+            *(program, graphs / STATIC, graph, bounds.graph, graph_progress),
             max_memory=bounds.memory,
         )
     new: dict[str, bytes | Path] = dict(served_features(original))
     present = frozenset(str(file.relative_to(partial)) for file in partial.rglob("*"))
-    lazy = frozenset({str(inside / "HCLr.fst"), str(inside / "Gr.fst")})
-    make_view(original, partial, new, present | lazy)
+    make_view(original, partial, new, present | LAZY_INSIDE)
     return compiled
 
 
@@ -199,22 +212,9 @@ def _made_names(partial: Path) -> list[str]:
 def stamp_sources(model: Path) -> dict[str, FileStamp]:
     """What decides the result: the graphs, their disambiguation labels, and the features."""
     directory = graph_directory(model)
-    names = ("HCLr.fst", "Gr.fst", "HCLG.fst", "disambig_tid.int")
-    files = [directory / name for name in names] + [model / "conf/mfcc.conf", model / "mfcc.conf"]
+    files = [directory / name for name in GRAPH_SOURCES]
+    files += [model / "conf" / FEATURES, model / FEATURES]
     return {str(file.relative_to(model)): FileStamp.of(file) for file in files if file.is_file()}
-
-
-def place(partial: Path, target: Path) -> None:
-    """Make sure it is on disk, then move it to its place. What stands there (and is not whole, or
-    it would have been used) goes. Raises `OSError`."""
-    sync_tree(partial)
-    old = target.with_name(f"{PARTIAL_PREFIX}replaced-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

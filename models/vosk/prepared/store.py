@@ -7,10 +7,11 @@ from pathlib import Path
 
 import msgspec
 
+from models.contract import ModelLocation
 from models.durable import remove_tree
-from models.graph_file import graph_problem
-from models.location import ModelLocation, graph_directory
-from models.prepared.manifest import MAKER, FileStamp, Manifest, read_manifest, write_manifest
+from models.vosk.graph_file import graph_problem
+from models.vosk.layout import STATIC, graph_directory
+from models.vosk.prepared.manifest import MAKER, FileStamp, Manifest, read_manifest, write_manifest
 
 PARTIAL_PREFIX = ".partial-"
 """A directory of this name is being made or removed, or was left by a process that was killed. The
@@ -34,7 +35,7 @@ class PreparedModel:
     @property
     def graph(self) -> Path:
         """The static graph (a link where the original's own could be used)."""
-        return graph_directory(self.directory) / "HCLG.fst"
+        return graph_directory(self.directory) / STATIC
 
     @property
     def bytes_on_disk(self) -> int:

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.building import Built, compiler_is_here
 from models.contract import ModelError
+from models.vosk.building import Built, compiler_is_here
+from models.vosk.layout import DISAMBIG, LAZY
 
 PROGRAM = "modelserver-compile-graph"
 """Its name where it is installed ready made."""
@@ -22,13 +23,13 @@ HOW_TO_GET_IT = "apt-get install g++ libfst-dev"
 
 _BUILT = Built(
     "compile-graph",
-    (Path(__file__).parent.parent / "compiler" / "compile_graph.cc",),
+    (Path(__file__).parent / "source" / "compile_graph.cc",),
     ("-O2", "-std=c++17"),
     ("-lfstngram", "-lfst", "-ldl", "-pthread"),
     HOW_TO_GET_IT,
     lambda program: (str(program), "version"),
 )
-_PARTS = ("HCLr.fst", "Gr.fst", "disambig_tid.int")
+_PARTS = (*LAZY, DISAMBIG)
 _CODES = {3: "graph_too_large", 4: "no_space", 6: "needs_too_much"}
 _DIFFERS = 5
 """Exit statuses of the program."""
@@ -181,11 +182,10 @@ def _process(
 ) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [str(program), *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # its end is the end of this process, whichever thread began it
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
-        env={**os.environ, "MODELSERVER_PARENT": str(os.getpid())},
     )  # type: ignore[call-overload]
     try:
         yield process
@@ -193,4 +193,5 @@ def _process(
         if process.returncode is None:
             process.kill()
             process.wait()
+        process.stdin.close()
         process.stdout.close()

@@ -7,7 +7,13 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.graph_file import ARC_BYTES, STATE_BYTES, GraphHeader, graph_problem, read_graph_header
+from models.vosk.graph_file import (
+    ARC_BYTES,
+    STATE_BYTES,
+    GraphHeader,
+    graph_problem,
+    read_graph_header,
+)
 
 _BLOCK = 1 << 18
 """States or arcs that are looked at together."""

@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import msgspec.structs
 
-from models.contract import ModelError
-from models.durable import free_for_us
-from models.graph_file import graph_problem
-from models.location import ModelLocation
-from models.prepared.compiler import find_compiler
-from models.prepared.leftovers import remove_partials
-from models.prepared.manifest import (
+from models.contract import ModelError, ModelLocation
+from models.durable import free_for_us, place_tree
+from models.vosk.graph_file import graph_problem
+from models.vosk.layout import LAZY_INSIDE
+from models.vosk.prepared.compiler import find_compiler
+from models.vosk.prepared.leftovers import remove_partials
+from models.vosk.prepared.manifest import (
     FORMAT,
     MANIFEST,
     FileStamp,
@@ -26,10 +26,10 @@ from models.prepared.manifest import (
     directory_name,
     write_manifest,
 )
-from models.prepared.needs import estimate_needs
-from models.prepared.prepare import locked, must_be_the_same_graph, place, stamp_sources
-from models.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
-from models.view import make_view
+from models.vosk.prepared.needs import estimate_needs
+from models.vosk.prepared.prepare import locked, must_be_the_same_graph, stamp_sources
+from models.vosk.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
+from models.vosk.view import make_view
 
 _MAX_MANIFEST_BYTES = 1 << 20
 
@@ -78,7 +78,7 @@ def import_prepared(
                     made = _unpack(archive, manifest, location, partial)
                     _must_be_right(location, store, partial, available_memory)
                     target = store / directory_name(manifest.name, manifest.key)
-                    place(partial, target)
+                    place_tree(partial, target)
                     return PreparedModel(target, made)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
@@ -98,8 +98,7 @@ def _unpack(
         _copy_checked(archive, name, stamp, target)
         made[name] = FileStamp(stamp.size, target.stat().st_mtime_ns, stamp.sha256)
     manifest = msgspec.structs.replace(manifest, made=made, original=str(location.directory))
-    lazy = frozenset(n for n in manifest.sources if n.endswith(("HCLr.fst", "Gr.fst")))
-    make_view(location.directory, partial, {}, frozenset(made) | lazy)
+    make_view(location.directory, partial, {}, frozenset(made) | LAZY_INSIDE)
     write_manifest(partial, manifest)
     problem = graph_problem(PreparedModel(partial, manifest).graph)
     if problem is not None:

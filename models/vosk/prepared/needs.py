@@ -10,7 +10,7 @@ from pathlib import Path
 
 from models.contract import ModelError
 from models.durable import free_for_us
-from models.location import graph_directory
+from models.vosk.layout import HCL, LAZY, STATIC, graph_directory
 
 _REFERENCE_BYTES = 230_031_555
 _REFERENCE_SECONDS = 190.0
@@ -47,8 +47,8 @@ def estimate_needs(model: Path) -> Needs:
     """What preparing the model in this directory will need. Raises `ModelError`."""
     directory = graph_directory(model)
     try:
-        if (directory / "HCLr.fst").is_file():
-            size = sum((directory / name).stat().st_size for name in ("HCLr.fst", "Gr.fst"))
+        if (directory / HCL).is_file():
+            size = sum((directory / name).stat().st_size for name in LAZY)
             scale = size / _REFERENCE_BYTES
             graph = scale * _REFERENCE_GRAPH_BYTES
             return Needs(
@@ -58,7 +58,7 @@ def estimate_needs(model: Path) -> Needs:
                 states=round(scale * _REFERENCE_STATES),
                 graph=round(graph),
             )
-        graph = (directory / "HCLG.fst").stat().st_size
+        graph = (directory / STATIC).stat().st_size
     except OSError as error:
         raise ModelError("model_unreadable", f"{error.filename}: {error.strerror}") from error
     return Needs(20 + graph / 1e8, max(_SELF_CHECK_BYTES, 2 * graph), 2 * graph, graph // 71, graph)

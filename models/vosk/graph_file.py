@@ -1,4 +1,4 @@
-"""The header of an OpenFst const graph, enough to tell whether the file is whole.
+"""Header of an OpenFst graph, enough to tell whether a const graph's file is whole.
 
 Source: OpenFst 1.7.9, `fst.cc` (FstHeader) and `const-fst.h`.
 """
@@ -20,7 +20,7 @@ class GraphHeader:
 
     kind: str
     arc_kind: str
-    aligned: bool
+    flags: int
     start: int
     states: int
     arcs: int
@@ -29,7 +29,9 @@ class GraphHeader:
     @property
     def mappable(self) -> bool:
         """It is what OpenFst can map without copying."""
-        return (self.kind, self.arc_kind, self.aligned) == ("const", "standard", True)
+        return (self.kind, self.arc_kind) == ("const", "standard") and bool(
+            self.flags & _IS_ALIGNED
+        )
 
     @property
     def states_at(self) -> int:
@@ -61,7 +63,7 @@ def read_graph_header(file: Path) -> GraphHeader | None:
     except (struct.error, ValueError):
         return None
     end = at + struct.calcsize("<iiQqqq")
-    return GraphHeader(kind, arc_kind, bool(flags & _IS_ALIGNED), start, states, arcs, end)
+    return GraphHeader(kind, arc_kind, flags, start, states, arcs, end)
 
 
 def graph_problem(file: Path) -> str | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from models.vosk.layout import FEATURES, GRAPH_SOURCES, STATIC, WORDS
+
 MANIFEST = "prepared.json"
 
 MAKER = "compile-graph 1"
@@ -46,12 +48,8 @@ _LONGEST_NAME = 255
 _LONGEST_LABEL_BYTES = 120
 _NOT_IN_A_LABEL = re.compile(r"[^\w.+-]")
 _FOLDERS = ("", "graph/", "conf/")
-_MADE = frozenset(f + n for f in _FOLDERS for n in ("HCLG.fst", "words.txt", "mfcc.conf"))
-_SOURCES = frozenset(
-    folder + name
-    for folder in _FOLDERS
-    for name in ("HCLr.fst", "Gr.fst", "HCLG.fst", "disambig_tid.int", "mfcc.conf")
-)
+_MADE = frozenset(f + n for f in _FOLDERS for n in (STATIC, WORDS, FEATURES))
+_SOURCES = frozenset(f + n for f in _FOLDERS for n in (*GRAPH_SOURCES, FEATURES))
 
 
 class Manifest(msgspec.Struct, frozen=True):

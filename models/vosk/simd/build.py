@@ -1,11 +1,11 @@
-"""`python -m models.kernels.build DIRECTORY`: builds the kernels into the cache at DIRECTORY, if
+"""`python -m models.vosk.simd.build DIRECTORY`: builds the kernels into the cache at DIRECTORY, if
 they are not there or installed. A process of its own, as the compiler takes memory."""
 
 import sys
 from pathlib import Path
 
 from models.contract import ModelError
-from models.kernels import build_kernels
+from models.vosk.simd import build_kernels
 
 if __name__ == "__main__":
     try:

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.blas import KERNELS, KernelRefused
-from models.building import Built, compiler_is_here
 from models.processor import AVX2, AVX512
+from models.vosk.blas import KERNELS, KernelRefused
+from models.vosk.building import Built, compiler_is_here
 
 __all__ = [
     "HOW_TO_GET_IT",
@@ -48,7 +48,7 @@ VARIANTS = {"AVX-512": AVX512 | AVX2, "AVX2": AVX2, "NEON": frozenset({"asimd"})
 """Variant to the processor flags that it needs, best first."""
 
 ABI = 2
-"""What the library and `models.kernels.preloaded` agree on; another library is not used."""
+"""What the library and `models.vosk.simd.preloaded` agree on; another library is not used."""
 
 _TRIAL = """
 import ctypes, sys

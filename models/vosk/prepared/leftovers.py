@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from models.leftovers import Leftover, bytes_of, remove_leftover
-from models.prepared.attempts import FAILED_PREFIX
-from models.prepared.manifest import FORMAT, MAKER, MANIFEST, read_manifest
-from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, original_problem
+from models.vosk.prepared.attempts import FAILED_PREFIX
+from models.vosk.prepared.manifest import FORMAT, MAKER, MANIFEST, read_manifest
+from models.vosk.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, original_problem
 
 _KEY_CHARACTERS = 16
 
@@ -59,7 +59,7 @@ def _partial(path: Path) -> Leftover:
 def _key_in(partial: Path) -> str:
     """The key is first, or last behind what a model is called."""
     rest = partial.name.removeprefix(PARTIAL_PREFIX)
-    if rest.startswith(("replaced-", "removed-")):
+    if rest.startswith("removed-"):
         return rest[-_KEY_CHARACTERS:]
     return rest[:_KEY_CHARACTERS]
 

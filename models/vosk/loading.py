@@ -13,15 +13,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from models.binding import bind_hash_tables
-from models.blas import kernel_report
 from models.contract import ModelError
-from models.graph_file import graph_problem
-from models.kernels.preloaded import KernelsUnavailable, PreloadedKernels
-from models.location import graph_directory
-from models.mapping import CannotMap, advise_random, find_mappings, mapped_reading
-from models.prediction import TOUCHED_SHARE
-from models.view import files_in, make_view, served_features
+from models.vosk.binding import bind_hash_tables
+from models.vosk.blas import kernel_report
+from models.vosk.graph_file import graph_problem
+from models.vosk.layout import HCL, LAZY_INSIDE, STATIC, graph_directory
+from models.vosk.mapping import CannotMap, advise_random, find_mappings, mapped_reading
+from models.vosk.prediction import TOUCHED_SHARE
+from models.vosk.simd.preloaded import KernelsUnavailable, PreloadedKernels
+from models.vosk.view import files_in, make_view, served_features
 
 
 class _Nothing(ModuleType):
@@ -60,8 +60,6 @@ _WEIGHTS_MOST, _WEIGHTS_SPARE = 8, 64 << 20
 copies that loading makes and drops; what is not used is given back."""
 _PACKED_SPARE = 1 << 20
 """What is packed is padded to whole panels."""
-
-_LAZY_PARTS = frozenset({"graph/HCLr.fst", "graph/Gr.fst", "HCLr.fst", "Gr.fst"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ def _load(directory: Path, made: Mapping[str, Path], folders: tuple[str, ...]) -
     with tempfile.TemporaryDirectory(prefix="modelserver-view-") as temporary:
         view = Path(temporary)
         replaced: dict[str, bytes | Path] = {**made, **served_features(directory)}
-        left_out = frozenset[str]() if _made_graph(made) is None else _LAZY_PARTS
+        left_out = frozenset[str]() if _made_graph(made) is None else LAZY_INSIDE
         left_out |= {
             f"{folder}/{name}" for folder in folders for name in _names(directory / folder)
         }
@@ -181,13 +179,13 @@ def _names(folder: Path) -> list[str]:
 
 def _static_graph(directory: Path, made: Mapping[str, Path]) -> Path | None:
     """The graph that Vosk would read, if it is a static one."""
-    own = graph_directory(directory) / "HCLG.fst"
+    own = graph_directory(directory) / STATIC
     return _made_graph(made) or (own if own.is_file() else None)
 
 
 def _made_graph(made: Mapping[str, Path]) -> Path | None:
-    return next((file for name, file in made.items() if Path(name).name == "HCLG.fst"), None)
+    return next((file for name, file in made.items() if Path(name).name == STATIC), None)
 
 
 def _is_lazy(directory: Path) -> bool:
-    return (graph_directory(directory) / "HCLr.fst").is_file()
+    return (graph_directory(directory) / HCL).is_file()

@@ -415,6 +415,7 @@ float process_emitting(Decoder& decoder, Decodable* decodable, Scratch& scratch)
       __builtin_prefetch(buckets[remainder.of(step.arc->to)].last);
     for (const Step& step : steps) {
       if (step.cost >= next_cutoff) continue;
+      if (step.arc->input == 0) continue;  // its weight is no number
       if (step.cost + beam < next_cutoff) next_cutoff = step.cost + beam;
       const Arc& arc = *step.arc;
       Token* token = active[step.from].token;
