@@ -47,7 +47,7 @@ class Incoming:
         limits = service.settings.limits
 
         def progress(done: SpeechProgress) -> None:
-            self.passed.heard_until(done.done_s)
+            self.passed.heard_until(done.recognised_s)
             if told is not None:
                 told(done)
 
@@ -59,7 +59,7 @@ class Incoming:
             request_id=self.request[REQUEST_ID],
         )
         done = await transcribing.run(self.place, self.spool)
-        self.passed.heard_until(done.speech.duration_s)
+        self.passed.heard_until(done.speech.recognised_s)
         await self.held.aclose()
         self.spool.close()
         self.request[NOTES].update(

@@ -19,7 +19,14 @@ from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID, Handler, ex
 from modelserver.http.negotiation import wants_events
 from modelserver.http.parameters import FORMATS, JOB_NAMES, Parameters, read_flag, read_parameters
 from modelserver.http.progress import OurStory, stream_events
-from modelserver.http.texts import TEXTS, Transcript, as_text, text_response, transcript
+from modelserver.http.texts import (
+    TEXTS,
+    Transcript,
+    as_text,
+    off_the_loop,
+    text_response,
+    transcript,
+)
 from modelserver.http.upload import Received, Upload, hold_continue, must_be_acceptable
 from modelserver.jobs.outside import Failed, Patience
 from modelserver.jobs.record import STATES, Failure, Job, Repeat, Shown, State, Wanted
@@ -265,11 +272,12 @@ async def show(request: web.Request) -> web.StreamResponse:
     if wants_events(request):
         return await _followed(request, job)
     if form in TEXTS:
-        return text_response(_speech(job), form)
+        speech = _speech(job)
+        return await off_the_loop(speech, lambda: text_response(speech, form))
     shown = msgspec.structs.replace(job.wanted.shown, **flags)
     if form is not None:
         shown = msgspec.structs.replace(shown, format=form)
-    return json_response(await asyncio.to_thread(_described, jobs, job, shown))
+    return await asyncio.to_thread(lambda: json_response(_described(jobs, job, shown)))
 
 
 async def list_jobs(request: web.Request) -> web.StreamResponse:
