@@ -389,11 +389,11 @@ def test_many_at_once_are_all_taken(server: RunningServer, short: bytes) -> None
     assert ask(server.url + "/readyz").status == 200
 
 
-def test_subtitles_of_three_hours_are_written_off_the_event_loop(
+def test_subtitles_of_hours_are_written_off_the_event_loop(
     tmp_path: Path, job_settings: dict[str, str]
 ) -> None:
-    words = [SpeechWord("好", n * 0.28, n * 0.28 + 0.25, 1.0) for n in range(40_000)]
-    long = Speech("好" * len(words), 11_200.0, "model", "zh", words)
+    words = [SpeechWord("好", n * 0.28, n * 0.28 + 0.25, 1.0) for n in range(20_000)]
+    long = Speech("好" * len(words), 5_600.0, "model", "zh", words)
     store = JobStore(tmp_path / "jobs")
     wanted = Wanted(SpeechRequest(words=True))
     store.add(Job("here-1", "", "waiting", time.time(), wanted, 0, 1.0), None)
