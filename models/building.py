@@ -21,6 +21,7 @@ _TRIAL_S = 30.0
 """Seconds that a part which was built may take to start."""
 
 
+_BUILDING = ".build-"
 _BUILDING_S = 3600.0
 """Seconds after which a build that has not ended was killed."""
 
@@ -76,7 +77,7 @@ class Built:
             )
         target = self.path(cache)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as temporary:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=_BUILDING) as temporary:
             made = Path(temporary) / "made"
             sources = map(str, self.sources)
             command = ["g++", *self.flags, "-o", str(made), *sources, *self.libraries]
@@ -126,12 +127,18 @@ def old_builds(cache: Path) -> list[Leftover]:
     return [
         Leftover(file, why, bytes_of(file), lock)
         for file in files
-        if file not in current and not _is_being_built(file)
+        if file not in current and not file.name.startswith(".")
     ]
 
 
-def _is_being_built(file: Path) -> bool:
-    return file.name.startswith(".") and time.time() - file.stat().st_mtime < _BUILDING_S
+def killed_builds(cache: Path) -> list[Leftover]:
+    """Return what builds that were killed have left. Raises `OSError`."""
+    now, lock = time.time(), cache / ".lock-tools"
+    return [
+        Leftover(path, "left by a build that was killed", bytes_of(path), lock, certain=True)
+        for path in sorted((cache / "tools").glob(f"{_BUILDING}*"))
+        if now - path.stat().st_mtime >= _BUILDING_S
+    ]
 
 
 def compiler_is_here() -> bool:

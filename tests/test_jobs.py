@@ -37,7 +37,9 @@ def server(
 def test_it_says_what_a_request_would_have_said(server: RunningServer, short: bytes) -> None:
     for query in ("", "?words=true", "?segments=true", "?alternatives=2", "?channels=split"):
         at_once = server.convert(short, query).json
-        done = over(server, take(server, short, query)["id"])
+        taken = take(server, short, query)
+        assert "duration" not in taken, "it is not known yet"
+        done = over(server, taken["id"])
         assert done["state"] == "done"
         result = done["result"]
         assert result.pop("request_id") == done["request_id"]

@@ -53,15 +53,15 @@ class Webhook(msgspec.Struct, omit_defaults=True):
 
 
 class JobDocument(msgspec.Struct, omit_defaults=True):
-    """A job. `duration`: seconds of audio, a guess until it is done; `progress`: from 0 to 1;
-    `position`: its place among those that wait, from 1; `expires`: when it is forgotten."""
+    """A job. `duration`: seconds of audio, once it is done; `progress`: from 0 to 1; `position`:
+    its place among those that wait, from 1; `expires`: when it is forgotten."""
 
     id: str
     state: State
     created: datetime
     request_id: str
-    duration: float
     progress: float
+    duration: float | None = None
     position: int | None = None
     started: datetime | None = None
     ended: datetime | None = None
@@ -377,7 +377,7 @@ def _document(
         state=job.state,
         created=_when(job.created),
         request_id=job.request_id,
-        duration=round(job.seconds, 3),
+        duration=round(job.seconds, 3) if job.state == "done" else None,
         progress=round(progress, 4),
         position=position if job.state == "waiting" else None,
         started=None if job.started is None else _when(job.started),
