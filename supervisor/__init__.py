@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from supervisor.guard.guard import GuardStatus as GuardStatus
     from supervisor.guard.history import DeathRecord as DeathRecord
     from supervisor.job import JobResult as JobResult
+    from supervisor.loop.tasks import Tasks as Tasks
     from supervisor.packed import PackedRing as PackedRing
     from supervisor.pool import Pool as Pool
     from supervisor.processes.death import Cause as Cause
@@ -79,14 +80,13 @@ if TYPE_CHECKING:
     from supervisor.status import PoolStatus as PoolStatus
     from supervisor.status import WorkerStatus as WorkerStatus
     from supervisor.stream import Stream as Stream
-    from supervisor.tasks import Tasks as Tasks
     from supervisor.trim import keep_together as keep_together
 
 _HOMES = (
     *("contract", "errors", "spool_view", "sizes", "packed", "trim", "processes.death"),
     *("processes.environment", "processes.kin", "settings", "child.sandbox", "fairness"),
     *("readings.processes", "readings.memory", "readings.resources", "readings.kernel_oom"),
-    *("spool", "tasks", "job", "stream", "admission", "guard.beforehand", "guard.history"),
+    *("spool", "loop.tasks", "job", "stream", "admission", "guard.beforehand", "guard.history"),
     *("guard.guard", "status", "pool"),
 )
 """Where the names are, the modules that need little before those that need more."""

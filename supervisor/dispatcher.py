@@ -12,6 +12,7 @@ from supervisor.guard.guard import Guard
 from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
 from supervisor.log import get_logger
+from supervisor.loop.tasks import Tasks, each_of
 from supervisor.poison import KEEP_S, PoisonInputs
 from supervisor.processes.death import EXPECTED, Cause, Death, Fault, whose_fault
 from supervisor.processes.lifecycle import ProcessLifecycle
@@ -20,7 +21,6 @@ from supervisor.queue import JobQueue
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput
 from supervisor.streams import Streams
-from supervisor.tasks import Tasks, each_of
 from supervisor.wire.channel import encoded
 from supervisor.wire.messages import (
     Cancelled,

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from supervisor.clock import LoopClock
 from supervisor.errors import PoolError, StreamLost, given_up
+from supervisor.loop.clock import LoopClock
 from supervisor.processes.death import Death
 from supervisor.settings import StreamSettings
 from supervisor.wire.channel import encoded

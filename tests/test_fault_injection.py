@@ -177,7 +177,7 @@ async def test_an_exception_anywhere_leaves_nothing_behind(
     owner: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is asked here is whether all comes to rest, not how long it is rested after deaths.
-    monkeypatch.setattr("supervisor.tasks._PAUSE_S", 0.05)
+    monkeypatch.setattr("supervisor.loop.tasks._PAUSE_S", 0.05)
     hit, spools = 0, SpoolStore()
     settings = PoolSettings(workers=2, queue=50, hang_s=3.0)
     async with Pool(toy(), settings, spools, measure=lambda _: 1.0) as pool:

@@ -20,11 +20,11 @@ from supervisor.guard.policy import (
 )
 from supervisor.job import Job
 from supervisor.log import get_logger
+from supervisor.loop.tasks import Tasks
 from supervisor.processes.death import Intent
 from supervisor.processes.kin import kill_descendant, reap_orphan
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.spool import Spool, SpoolStore
-from supervisor.tasks import Tasks
 from supervisor.trim import let_go
 
 log = get_logger("guard")

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from supervisor.clock import LoopClock
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.beforehand import limit_in_words
 from supervisor.guard.effects import Effects
@@ -24,6 +23,8 @@ from supervisor.guard.observer import (
 from supervisor.guard.policy import GuardState, Level, decide
 from supervisor.guard.starvation import Waiting
 from supervisor.log import get_logger
+from supervisor.loop.clock import LoopClock
+from supervisor.loop.tasks import Tasks, each_of
 from supervisor.processes.death import Cause
 from supervisor.processes.deaths import Deaths
 from supervisor.processes.helper import Helper
@@ -34,7 +35,6 @@ from supervisor.readings.resources import ResourceReading
 from supervisor.settings import Headroom, MemorySettings
 from supervisor.sizes import in_units
 from supervisor.spool import SpoolStore
-from supervisor.tasks import Tasks, each_of
 
 log = get_logger("guard")
 

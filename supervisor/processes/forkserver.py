@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from supervisor.clock import LoopClock
 from supervisor.log import get_logger
+from supervisor.loop.clock import LoopClock
 from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.processes.environment import AllocatorChoice, process_environment
 from supervisor.processes.output import WorkerOutput

@@ -10,10 +10,11 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from supervisor.changes import Changes
-from supervisor.clock import LoopClock
 from supervisor.guard.history import History
 from supervisor.log import get_logger
+from supervisor.loop.changes import Changes
+from supervisor.loop.clock import LoopClock
+from supervisor.loop.tasks import Tasks
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.death import Cause, Death, Intent
 from supervisor.processes.deaths import Deaths
@@ -25,7 +26,6 @@ from supervisor.processes.worker import Worker, WorkerStillborn
 from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.settings import Headroom, PoolSettings, Target, TargetSource, TargetUnavailable
 from supervisor.sizes import in_units
-from supervisor.tasks import Tasks
 
 log = get_logger("supervisor")
 

@@ -9,9 +9,10 @@ import functools
 from collections.abc import Callable
 from typing import Protocol
 
-from supervisor.changes import Changes
-from supervisor.clock import LoopClock
 from supervisor.log import get_logger
+from supervisor.loop.changes import Changes
+from supervisor.loop.clock import LoopClock
+from supervisor.loop.tasks import Tasks
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.death import EXPECTED, Death, Intent
 from supervisor.processes.deaths import Deaths
@@ -19,7 +20,6 @@ from supervisor.processes.environment import Sandbox
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
 from supervisor.processes.worker import Worker, WorkerStillborn
 from supervisor.settings import PoolSettings
-from supervisor.tasks import Tasks
 from supervisor.wire.messages import FromWorker
 
 log = get_logger("supervisor")
