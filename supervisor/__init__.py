@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from supervisor.contract import Streaming as Streaming
     from supervisor.contract import StreamSession as StreamSession
     from supervisor.contract import Warmable as Warmable
+    from supervisor.deaths.death import Cause as Cause
+    from supervisor.deaths.death import Death as Death
+    from supervisor.deaths.death import ExitStatus as ExitStatus
+    from supervisor.deaths.history import DeathRecord as DeathRecord
+    from supervisor.deaths.kernel_oom import KernelLog as KernelLog
+    from supervisor.deaths.kernel_oom import OomCounter as OomCounter
+    from supervisor.deaths.kernel_oom import OomReport as OomReport
     from supervisor.errors import DeadlineExceeded as DeadlineExceeded
     from supervisor.errors import Draining as Draining
     from supervisor.errors import JobCrashed as JobCrashed
@@ -35,14 +42,10 @@ if TYPE_CHECKING:
     from supervisor.guard.beforehand import find_headroom as find_headroom
     from supervisor.guard.guard import Guard as Guard
     from supervisor.guard.guard import GuardStatus as GuardStatus
-    from supervisor.guard.history import DeathRecord as DeathRecord
     from supervisor.job import JobResult as JobResult
     from supervisor.loop.tasks import Tasks as Tasks
     from supervisor.packed import PackedRing as PackedRing
     from supervisor.pool import Pool as Pool
-    from supervisor.processes.death import Cause as Cause
-    from supervisor.processes.death import Death as Death
-    from supervisor.processes.death import ExitStatus as ExitStatus
     from supervisor.processes.environment import Allocator as Allocator
     from supervisor.processes.environment import AllocatorMissing as AllocatorMissing
     from supervisor.processes.environment import Sandbox as Sandbox
@@ -51,9 +54,6 @@ if TYPE_CHECKING:
     from supervisor.processes.environment import find_jemalloc as find_jemalloc
     from supervisor.processes.environment import usable_cpus as usable_cpus
     from supervisor.processes.kin import end_with_parent as end_with_parent
-    from supervisor.readings.kernel_oom import KernelLog as KernelLog
-    from supervisor.readings.kernel_oom import OomCounter as OomCounter
-    from supervisor.readings.kernel_oom import OomReport as OomReport
     from supervisor.readings.memory import MemoryReader as MemoryReader
     from supervisor.readings.memory import available_memory as available_memory
     from supervisor.readings.processes import read_process as read_process
@@ -83,10 +83,10 @@ if TYPE_CHECKING:
     from supervisor.trim import keep_together as keep_together
 
 _HOMES = (
-    *("contract", "errors", "spool_view", "sizes", "packed", "trim", "processes.death"),
+    *("contract", "errors", "spool_view", "sizes", "packed", "trim", "deaths.death"),
     *("processes.environment", "processes.kin", "settings", "child.sandbox", "fairness"),
-    *("readings.processes", "readings.memory", "readings.resources", "readings.kernel_oom"),
-    *("spool", "loop.tasks", "job", "stream", "admission", "guard.beforehand", "guard.history"),
+    *("readings.processes", "readings.memory", "readings.resources", "deaths.kernel_oom"),
+    *("spool", "loop.tasks", "job", "stream", "admission", "guard.beforehand", "deaths.history"),
     *("guard.guard", "status", "pool"),
 )
 """Where the names are, the modules that need little before those that need more."""

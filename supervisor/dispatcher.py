@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from supervisor.deaths.death import EXPECTED, Cause, Death, Fault, whose_fault
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, given_up
 from supervisor.guard.guard import Guard
 from supervisor.guard.members import Member
@@ -14,7 +15,6 @@ from supervisor.job import Job, JobResult, JobState
 from supervisor.log import get_logger
 from supervisor.loop.tasks import Tasks, each_of
 from supervisor.poison import KEEP_S, PoisonInputs
-from supervisor.processes.death import EXPECTED, Cause, Death, Fault, whose_fault
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.queue import JobQueue

@@ -2,7 +2,7 @@
 
 import errno
 
-from supervisor.processes.death import Death, Fault, Intent, whose_fault
+from supervisor.deaths.death import Death, Fault, Intent, whose_fault
 
 
 class PoolError(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor.processes.death import Death
+from supervisor.deaths.death import Death
 from supervisor.spool import JobInput
 
 

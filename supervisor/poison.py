@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-from supervisor.processes.death import Death, Fault, whose_fault
+from supervisor.deaths.death import Death, Fault, whose_fault
 from supervisor.spool import JobInput
 
 KEEP_S = 600.0

@@ -33,13 +33,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from supervisor.admission import Admission
+from supervisor.deaths.death import Cause
+from supervisor.deaths.history import DeathRecord
 from supervisor.dispatcher import Dispatcher, closing
 from supervisor.errors import Draining, NotReady, QueueFull
 from supervisor.guard.admission import Ask
 from supervisor.guard.guard import Guard
-from supervisor.guard.history import DeathRecord
 from supervisor.job import JobResult
-from supervisor.processes.death import Cause
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus

@@ -4,9 +4,9 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
+from supervisor.deaths.death import Cause
+from supervisor.deaths.history import DeathRecord
 from supervisor.guard.guard import GuardStatus
-from supervisor.guard.history import DeathRecord
-from supervisor.processes.death import Cause
 from supervisor.processes.worker import WorkerState
 
 

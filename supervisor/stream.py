@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from supervisor.deaths.death import Death
 from supervisor.errors import PoolError, StreamLost, given_up
 from supervisor.loop.clock import LoopClock
-from supervisor.processes.death import Death
 from supervisor.settings import StreamSettings
 from supervisor.wire.channel import encoded
 from supervisor.wire.messages import Drop, Fed, Feed, Open, ProtocolError, encode

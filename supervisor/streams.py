@@ -5,10 +5,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from supervisor.deaths.death import EXPECTED, Death, Fault, Intent, whose_fault
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, QueueFull
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
-from supervisor.processes.death import EXPECTED, Death, Fault, Intent, whose_fault
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.worker import Worker
 from supervisor.settings import StreamSettings

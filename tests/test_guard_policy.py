@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from situations import GIB, budget, situation, worker
 
+from supervisor.deaths.level import Level
 from supervisor.guard.limits import MIB
 from supervisor.guard.policy import (
     Action,
@@ -13,7 +14,6 @@ from supervisor.guard.policy import (
     GuardState,
     HelperView,
     Kill,
-    Level,
     LoadView,
     Recycle,
     Situation,

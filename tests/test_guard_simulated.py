@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from situations import LIMITS, budget, situation, worker
 
+from supervisor.deaths.level import Level
 from supervisor.guard.limits import MIB, Explained, Limits
-from supervisor.guard.policy import GuardState, Kill, Level, Recycle, Situation, WorkerView, decide
+from supervisor.guard.policy import GuardState, Kill, Recycle, Situation, WorkerView, decide
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 from cgroup import MB, memory_cgroup
 from running import until
 
-from supervisor.readings.kernel_oom import KernelLog, OomCounter, OomEvidence, parse_record
+from supervisor.deaths.kernel_oom import KernelLog, OomCounter, OomEvidence, parse_record
 from supervisor.readings.memory import MemoryReader, available_memory
 from supervisor.readings.pressure import read_pressure
 from supervisor.readings.processes import (
@@ -326,7 +326,7 @@ def test_the_kernels_log_names_the_process_that_it_killed() -> None:
 
 WITNESS = """
 import os, signal, subprocess, sys
-from supervisor.readings.kernel_oom import KernelLog, OomEvidence
+from supervisor.deaths.kernel_oom import KernelLog, OomEvidence
 blind = sys.argv[1] == "blind"
 if blind:
     KernelLog.new_reports = lambda self: []

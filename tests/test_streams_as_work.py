@@ -25,9 +25,9 @@ from supervisor import (
     StreamSettings,
     WorkerLost,
 )
+from supervisor.deaths.death import ExitStatus, Fault, Intent, name_death, whose_fault
 from supervisor.guard.accounting import Accounting
 from supervisor.guard.estimate import GrowthEstimate, Pace
-from supervisor.processes.death import ExitStatus, Fault, Intent, name_death, whose_fault
 from supervisor.readings.processes import read_process
 
 MB = 1_000_000

@@ -4,24 +4,16 @@ import functools
 import time
 from collections.abc import Iterable
 
+from supervisor.deaths.death import Intent
+from supervisor.deaths.history import History
+from supervisor.deaths.level import Level
 from supervisor.errors import SpoolFull
-from supervisor.guard.history import History
 from supervisor.guard.members import Members
 from supervisor.guard.observer import Observer
-from supervisor.guard.policy import (
-    Action,
-    EndHelper,
-    EndLoad,
-    GuardState,
-    Kill,
-    Level,
-    Recycle,
-    Trim,
-)
+from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Kill, Recycle, Trim
 from supervisor.job import Job
 from supervisor.log import get_logger
 from supervisor.loop.tasks import Tasks
-from supervisor.processes.death import Intent
 from supervisor.processes.kin import kill_descendant, reap_orphan
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.spool import Spool, SpoolStore

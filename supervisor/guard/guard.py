@@ -7,10 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from supervisor.deaths.death import Cause
+from supervisor.deaths.history import History
+from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.deaths.level import Level
+from supervisor.deaths.tally import Deaths
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.beforehand import limit_in_words
 from supervisor.guard.effects import Effects
-from supervisor.guard.history import History
 from supervisor.guard.limits import Budget, Limits
 from supervisor.guard.members import Member, Members
 from supervisor.guard.observer import (
@@ -20,16 +24,13 @@ from supervisor.guard.observer import (
     STIRRED,
     Observer,
 )
-from supervisor.guard.policy import GuardState, Level, decide
+from supervisor.guard.policy import GuardState, decide
 from supervisor.guard.starvation import Waiting
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks, each_of
-from supervisor.processes.death import Cause
-from supervisor.processes.deaths import Deaths
 from supervisor.processes.helper import Helper
 from supervisor.processes.worker import Worker
-from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.readings.resources import ResourceReading
 from supervisor.settings import Headroom, MemorySettings

@@ -17,19 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from supervisor.deaths.history import Moment, ProcessMoment
+from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.deaths.level import Level
 from supervisor.guard.accounting import Accounting
 from supervisor.guard.admission import disk_reserve
-from supervisor.guard.history import Moment, ProcessMoment
 from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
 from supervisor.guard.members import Members
-from supervisor.guard.policy import HelperView, Level, LoadView, Situation, WorkerView
+from supervisor.guard.policy import HelperView, LoadView, Situation, WorkerView
 from supervisor.guard.reader import FullReading, Reader
 from supervisor.guard.starvation import WaitingMeter, WorkReading
 from supervisor.log import get_logger
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.readings.files import NumberFile, read_file
-from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.readings.memory import (
     AvailableMemory,
     Bound,

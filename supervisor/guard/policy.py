@@ -1,9 +1,9 @@
 """What to do about memory: a pure function from the state so far and the situation now to the
 state from now on and the actions to take. Nothing here reads or kills."""
 
-import enum
 from dataclasses import dataclass, replace
 
+from supervisor.deaths.level import Level
 from supervisor.guard.limits import MIB, Budget, Limits
 from supervisor.guard.starvation import NO_WAITING, Waiting
 from supervisor.sizes import in_units
@@ -32,19 +32,6 @@ disk is what there is too little of, and fewer of them get more done. Below, one
 computes (measured in benchmarks/README.md)."""
 _STARVED_ENTER_S, _STARVED_LEAVE_S = 2.0, 10.0
 _CONCURRENCY_STEP_S = 10.0
-
-
-class Level(enum.IntEnum):
-    """How little is left."""
-
-    NORMAL = 0
-    PRESSURE = 1
-    CRITICAL = 2
-
-    @property
-    def word(self) -> str:
-        """As logs and status pages show it."""
-        return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)

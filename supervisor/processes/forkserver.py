@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
+from supervisor.deaths.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
-from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.processes.environment import AllocatorChoice, process_environment
 from supervisor.processes.output import WorkerOutput
 from supervisor.processes.process import Process

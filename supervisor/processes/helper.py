@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
+from supervisor.deaths.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 
 _LAST_WORDS_S = 1.0
 _GROUP_EVERY_S = 0.25

@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-from supervisor.processes.death import ExitStatus
+from supervisor.deaths.death import ExitStatus
 from supervisor.readings.processes import descendants
 
 PR_SET_PDEATHSIG = 1

@@ -10,20 +10,20 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from supervisor.guard.history import History
+from supervisor.deaths.death import Cause, Death, Intent
+from supervisor.deaths.history import History
+from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.deaths.tally import Deaths
 from supervisor.log import get_logger
 from supervisor.loop.changes import Changes
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.death import Cause, Death, Intent
-from supervisor.processes.deaths import Deaths
 from supervisor.processes.environment import choose_allocator, find_jemalloc
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
 from supervisor.processes.kin import become_subreaper, not_started, reap_group
 from supervisor.processes.slots import WorkerSlots, WorkersOwner
 from supervisor.processes.worker import Worker, WorkerStillborn
-from supervisor.readings.kernel_oom import OomEvidence
 from supervisor.settings import Headroom, PoolSettings, Target, TargetSource, TargetUnavailable
 from supervisor.sizes import in_units
 

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from supervisor.processes.death import ExitStatus
+from supervisor.deaths.death import ExitStatus
 from supervisor.processes.kin import wait_status
 
 

@@ -9,13 +9,13 @@ import functools
 from collections.abc import Callable
 from typing import Protocol
 
+from supervisor.deaths.death import EXPECTED, Death, Intent
+from supervisor.deaths.tally import Deaths
 from supervisor.log import get_logger
 from supervisor.loop.changes import Changes
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.death import EXPECTED, Death, Intent
-from supervisor.processes.deaths import Deaths
 from supervisor.processes.environment import Sandbox
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
 from supervisor.processes.worker import Worker, WorkerStillborn

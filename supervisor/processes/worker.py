@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from supervisor.deaths.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.job import Job, JobState
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
-from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
 from supervisor.processes.forbidden import ForbiddenCalls
 from supervisor.processes.forkserver import ForkServer, StartingWorker
 from supervisor.processes.process import Process

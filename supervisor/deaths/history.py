@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from supervisor.guard.policy import Level
+from supervisor.deaths.death import EXPECTED, Death
+from supervisor.deaths.level import Level
 from supervisor.packed import PackedRing
-from supervisor.processes.death import EXPECTED, Death
 
 _MOMENTS = 128
 """At four a second: half a minute."""

@@ -3,10 +3,10 @@ memory then."""
 
 from collections import Counter
 
-from supervisor.guard.history import History
+from supervisor.deaths.death import EXPECTED, Cause, Death
+from supervisor.deaths.history import History
+from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.log import get_logger
-from supervisor.processes.death import EXPECTED, Cause, Death
-from supervisor.readings.kernel_oom import OomEvidence
 
 log = get_logger("supervisor")
 
