@@ -24,12 +24,8 @@ from models.kernels import SAME_AS, get_kernels
 from models.prepared import find_prepared
 from models.processor import processor_flags
 from modelserver.settings import Settings
-from supervisor.processes.environment import (
-    Allocator,
-    choose_allocator,
-    find_jemalloc,
-    process_environment,
-)
+from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
+from supervisor.settings import Allocator
 
 MODES = ("new", "kept", "prepared")
 """A new recogniser for every request, one kept, and the prepared model."""

@@ -46,23 +46,23 @@ if TYPE_CHECKING:
     from supervisor.loop.tasks import Tasks as Tasks
     from supervisor.packed import PackedRing as PackedRing
     from supervisor.pool import Pool as Pool
-    from supervisor.processes.environment import Allocator as Allocator
+    from supervisor.process_control import end_with_parent as end_with_parent
     from supervisor.processes.environment import AllocatorMissing as AllocatorMissing
-    from supervisor.processes.environment import Sandbox as Sandbox
     from supervisor.processes.environment import allocator_in_use as allocator_in_use
     from supervisor.processes.environment import choose_allocator as choose_allocator
     from supervisor.processes.environment import find_jemalloc as find_jemalloc
-    from supervisor.processes.environment import usable_cpus as usable_cpus
-    from supervisor.processes.kin import end_with_parent as end_with_parent
+    from supervisor.readings.cpus import usable_cpus as usable_cpus
     from supervisor.readings.memory import MemoryReader as MemoryReader
     from supervisor.readings.memory import available_memory as available_memory
     from supervisor.readings.processes import read_process as read_process
     from supervisor.readings.resources import raise_descriptor_limit as raise_descriptor_limit
     from supervisor.readings.resources import read_processes as read_processes
     from supervisor.readings.resources import read_processes_of_user as read_processes_of_user
+    from supervisor.settings import Allocator as Allocator
     from supervisor.settings import Headroom as Headroom
     from supervisor.settings import MemorySettings as MemorySettings
     from supervisor.settings import PoolSettings as PoolSettings
+    from supervisor.settings import Sandbox as Sandbox
     from supervisor.settings import StreamSettings as StreamSettings
     from supervisor.settings import Target as Target
     from supervisor.settings import TargetSource as TargetSource
@@ -83,11 +83,11 @@ if TYPE_CHECKING:
     from supervisor.trim import keep_together as keep_together
 
 _HOMES = (
-    *("contract", "errors", "spool_view", "sizes", "packed", "trim", "deaths.death"),
-    *("processes.environment", "processes.kin", "settings", "child.sandbox", "fairness"),
-    *("readings.processes", "readings.memory", "readings.resources", "deaths.kernel_oom"),
-    *("spool", "loop.tasks", "job", "stream", "admission", "guard.beforehand", "deaths.history"),
-    *("guard.guard", "status", "pool"),
+    *("contract", "errors", "spool_view", "sizes", "packed", "trim", "process_control"),
+    *("settings", "deaths.death", "processes.environment", "child.sandbox", "dispatch.fairness"),
+    *("readings.cpus", "readings.processes", "readings.memory", "readings.resources"),
+    *("deaths.kernel_oom", "deaths.history", "spool", "loop.tasks", "job", "dispatch.stream"),
+    *("guard.beforehand", "guard.guard", "dispatch.admission", "status", "pool"),
 )
 """Where the names are, the modules that need little before those that need more."""
 

@@ -10,12 +10,8 @@ from models.processor import processor_flags
 from modelserver.settings import Settings
 from modelserver.speech.model import load
 from supervisor import read_process
-from supervisor.processes.environment import (
-    Allocator,
-    choose_allocator,
-    find_jemalloc,
-    process_environment,
-)
+from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
+from supervisor.settings import Allocator
 from supervisor.trim import give_back
 
 

@@ -23,12 +23,8 @@ from models.kernels import SAME_AS, choose_variant, get_kernels, must_run
 from models.kernels.preloaded import PreloadedKernels
 from models.prepared import PreparedModel
 from models.processor import AVX2, AVX512, processor_flags
-from supervisor.processes.environment import (
-    Allocator,
-    choose_allocator,
-    find_jemalloc,
-    process_environment,
-)
+from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
+from supervisor.settings import Allocator
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "models" / "kernels" / "source"

@@ -14,7 +14,7 @@ from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Kill
 from supervisor.job import Job
 from supervisor.log import get_logger
 from supervisor.loop.tasks import Tasks
-from supervisor.processes.kin import kill_descendant, reap_orphan
+from supervisor.process_control import kill_descendant, reap_orphan
 from supervisor.processes.worker import Worker, WorkerState
 from supervisor.spool import Spool, SpoolStore
 from supervisor.trim import let_go

@@ -18,10 +18,10 @@ from supervisor.log import get_logger
 from supervisor.loop.changes import Changes
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
+from supervisor.process_control import become_subreaper, not_started, reap_group
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.environment import choose_allocator, find_jemalloc
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
-from supervisor.processes.kin import become_subreaper, not_started, reap_group
 from supervisor.processes.slots import WorkerSlots, WorkersOwner
 from supervisor.processes.worker import Worker, WorkerStillborn
 from supervisor.settings import Headroom, PoolSettings, Target, TargetSource, TargetUnavailable

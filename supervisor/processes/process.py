@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 
 from supervisor.deaths.death import ExitStatus
-from supervisor.processes.kin import wait_status
 
 
 class Process:
@@ -38,10 +37,23 @@ class Process:
 
     def _ended(self) -> None:
         try:
-            status = wait_status(self._pidfd)
+            status = _wait_status(self._pidfd)
         except ChildProcessError:
             status = ExitStatus()
         if status is None:
             return
         self.abandon()
         self._on_exit(status)
+
+
+def _wait_status(pidfd: int) -> ExitStatus | None:
+    """Reap the child behind `pidfd`: how it ended; None if it still runs.
+
+    Raises `ChildProcessError` if it is not a child of this process, or was reaped already.
+    """
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    if result is None:
+        return None
+    if result.si_code == os.CLD_EXITED:
+        return ExitStatus(code=result.si_status)
+    return ExitStatus(signal=result.si_status)

@@ -16,10 +16,9 @@ from supervisor.loop.changes import Changes
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.environment import Sandbox
 from supervisor.processes.forkserver import ForkServer, ForkServerLost
 from supervisor.processes.worker import Worker, WorkerStillborn
-from supervisor.settings import PoolSettings
+from supervisor.settings import PoolSettings, Sandbox
 from supervisor.wire.messages import FromWorker
 
 log = get_logger("supervisor")
