@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from supervisor.admission import Admission as Admission
     from supervisor.child.sandbox import try_sandbox as try_sandbox
     from supervisor.contract import Reporting as Reporting
     from supervisor.contract import Servable as Servable
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     from supervisor.deaths.kernel_oom import KernelLog as KernelLog
     from supervisor.deaths.kernel_oom import OomCounter as OomCounter
     from supervisor.deaths.kernel_oom import OomReport as OomReport
+    from supervisor.dispatch.admission import Admission as Admission
+    from supervisor.dispatch.fairness import FairQueue as FairQueue
+    from supervisor.dispatch.stream import Stream as Stream
     from supervisor.errors import DeadlineExceeded as DeadlineExceeded
     from supervisor.errors import Draining as Draining
     from supervisor.errors import JobCrashed as JobCrashed
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from supervisor.errors import StreamLost as StreamLost
     from supervisor.errors import TooLarge as TooLarge
     from supervisor.errors import WorkerLost as WorkerLost
-    from supervisor.fairness import FairQueue as FairQueue
     from supervisor.guard.beforehand import explain_limits as explain_limits
     from supervisor.guard.beforehand import find_headroom as find_headroom
     from supervisor.guard.guard import Guard as Guard
@@ -79,7 +80,6 @@ if TYPE_CHECKING:
     from supervisor.status import PoolState as PoolState
     from supervisor.status import PoolStatus as PoolStatus
     from supervisor.status import WorkerStatus as WorkerStatus
-    from supervisor.stream import Stream as Stream
     from supervisor.trim import keep_together as keep_together
 
 _HOMES = (

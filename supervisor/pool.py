@@ -32,19 +32,19 @@ import functools
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from supervisor.admission import Admission
 from supervisor.deaths.death import Cause
 from supervisor.deaths.history import DeathRecord
-from supervisor.dispatcher import Dispatcher, closing
+from supervisor.dispatch.admission import Admission
+from supervisor.dispatch.dispatcher import Dispatcher, closing
+from supervisor.dispatch.stream import Stream
+from supervisor.dispatch.streams import Streams
 from supervisor.errors import Draining, NotReady, QueueFull
-from supervisor.guard.admission import Ask
 from supervisor.guard.guard import Guard
+from supervisor.guard.refusal import Ask
 from supervisor.job import JobResult
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolState, PoolStatus, WorkerStatus
-from supervisor.stream import Stream
-from supervisor.streams import Streams
 from supervisor.wire.messages import Loaded
 
 

@@ -29,20 +29,20 @@ from supervisor.deaths.death import Intent
 from supervisor.deaths.history import History
 from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.deaths.tally import Deaths
-from supervisor.dispatcher import Dispatcher
+from supervisor.dispatch.dispatcher import Dispatcher
+from supervisor.dispatch.poison import PoisonInputs
+from supervisor.dispatch.queue import JobQueue
+from supervisor.dispatch.streams import Streams
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.effects import Effects
 from supervisor.guard.observer import Observer
 from supervisor.job import Job
-from supervisor.poison import PoisonInputs
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.scratch import Scratch
 from supervisor.processes.slots import WorkerSlots
 from supervisor.processes.worker import Worker
-from supervisor.queue import JobQueue
-from supervisor.streams import Streams
 from supervisor.wire.async_channel import AsyncChannel
 
 DEADLINE_S = 20.0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_pool import toy, whole
 
-import supervisor.poison
+import supervisor.dispatch.poison
 from supervisor import Cause, Pool, PoolSettings, SpoolStore, WorkerLost
 
 CRASH = {"do": "end", "how": "SIGSEGV"}
@@ -61,7 +61,7 @@ async def test_workers_that_somebody_else_has_killed_are_no_fault_of_the_input(p
 async def test_after_a_while_it_may_be_tried_again(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor.poison, "KEEP_S", 0.0)
+    monkeypatch.setattr(supervisor.dispatch.poison, "KEEP_S", 0.0)
     for _ in range(2):
         assert "was given up" in await refused(pool, CRASH, b"bad input")
 

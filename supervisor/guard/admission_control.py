@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Callable
 
 from supervisor.errors import PoolError
-from supervisor.guard.admission import Ask, Supply, may_begin, never, refusal
 from supervisor.guard.members import Member
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState
+from supervisor.guard.refusal import Ask, Supply, may_begin, never, refusal
 from supervisor.job import Job
 from supervisor.processes.worker import Worker
 from supervisor.spool import SpoolStore

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from supervisor.dispatch.queue import JobQueue
 from supervisor.guard.estimate import GrowthEstimate, Pace, StreamNeed
 from supervisor.job import Job
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.helper import Helper
 from supervisor.processes.worker import Worker, WorkerState
-from supervisor.queue import JobQueue
 
 
 class Processes(Protocol):

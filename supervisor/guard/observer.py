@@ -21,11 +21,11 @@ from supervisor.deaths.history import Moment, ProcessMoment
 from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.deaths.level import Level
 from supervisor.guard.accounting import Accounting
-from supervisor.guard.admission import disk_reserve
 from supervisor.guard.limits import Limits, bounds_of, find_budget, find_limits
 from supervisor.guard.members import Members
 from supervisor.guard.policy import HelperView, LoadView, Situation, WorkerView
 from supervisor.guard.reader import FullReading, Reader
+from supervisor.guard.refusal import disk_reserve
 from supervisor.guard.starvation import WaitingMeter, WorkReading
 from supervisor.log import get_logger
 from supervisor.processes.forkserver import ForkServer

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from supervisor.deaths.death import Death, ExitStatus, Intent, KillerWatch, Outcome
+from supervisor.dispatch.stream import Stream
 from supervisor.job import Job, JobState
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
@@ -21,7 +22,6 @@ from supervisor.processes.forkserver import ForkServer, StartingWorker
 from supervisor.processes.process import Process
 from supervisor.readings.processes import read_process
 from supervisor.spool import open_for_reading
-from supervisor.stream import Stream
 from supervisor.wire.async_channel import AsyncChannel
 from supervisor.wire.channel import close_fds
 from supervisor.wire.messages import (

@@ -8,19 +8,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from supervisor.deaths.death import EXPECTED, Cause, Death, Fault, whose_fault
+from supervisor.dispatch.poison import KEEP_S, PoisonInputs
+from supervisor.dispatch.queue import JobQueue
+from supervisor.dispatch.streams import Streams
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, given_up
 from supervisor.guard.guard import Guard
 from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
 from supervisor.log import get_logger
 from supervisor.loop.tasks import Tasks, each_of
-from supervisor.poison import KEEP_S, PoisonInputs
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker import Worker, WorkerState
-from supervisor.queue import JobQueue
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput
-from supervisor.streams import Streams
 from supervisor.wire.channel import encoded
 from supervisor.wire.messages import (
     Cancelled,

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from supervisor.deaths.death import EXPECTED, Death, Fault, Intent, whose_fault
+from supervisor.dispatch.stream import Stream
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, QueueFull
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
 from supervisor.processes.forkserver import ForkServer
 from supervisor.processes.worker import Worker
 from supervisor.settings import StreamSettings
-from supervisor.stream import Stream
 from supervisor.wire.messages import Fed, StreamFailed
 
 log = get_logger("supervisor")

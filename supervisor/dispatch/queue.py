@@ -1,6 +1,6 @@
 """A pool's queue: the jobs that wait. The guard says when the next one goes to an idle worker."""
 
-from supervisor.fairness import FairQueue
+from supervisor.dispatch.fairness import FairQueue
 from supervisor.job import Job, JobState
 from supervisor.processes.worker import Worker
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from supervisor.guard.admission import Ask
+from supervisor.guard.refusal import Ask
 from supervisor.job import JobResult
 from supervisor.spool import JobInput
 
