@@ -7,7 +7,7 @@ from typing import Any
 from supervisor.deaths.death import Cause
 from supervisor.deaths.history import DeathRecord
 from supervisor.guard.guard import GuardStatus
-from supervisor.processes.worker import WorkerState
+from supervisor.processes.worker_handle import WorkerState
 
 
 class PoolState(enum.Enum):

@@ -38,11 +38,11 @@ from supervisor.guard.effects import Effects
 from supervisor.guard.observer import Observer
 from supervisor.job import Job
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.forkserver import ForkServer
+from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.scratch import Scratch
 from supervisor.processes.slots import WorkerSlots
-from supervisor.processes.worker import Worker
+from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.wire.async_channel import AsyncChannel
 
 DEADLINE_S = 20.0
@@ -67,8 +67,8 @@ CALLS: dict[type, tuple[str, ...]] = {
     PoisonInputs: ("deaths_by", "remember"),
     WorkerSlots: ("worker_changed", "worker_gone", "_start_worker", "_occupy", "_rest_after"),
     ProcessLifecycle: ("_install", "_load", "_find_target", "notify"),
-    ForkServer: ("fork",),
-    Worker: ("job_over", "run", "leave", "work_changed", "_on_ready", "output"),
+    ForkServerHandle: ("fork",),
+    WorkerHandle: ("job_over", "run", "leave", "work_changed", "_on_ready", "output"),
     Backoff: ("failed",),
     AsyncChannel: ("send_encoded", "_take_one"),
 }

@@ -18,7 +18,7 @@ from supervisor.job import Job, JobResult, JobState
 from supervisor.log import get_logger
 from supervisor.loop.tasks import Tasks, each_of
 from supervisor.processes.lifecycle import ProcessLifecycle
-from supervisor.processes.worker import Worker, WorkerState
+from supervisor.processes.worker_handle import WorkerHandle, WorkerState
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput
 from supervisor.wire.channel import encoded
@@ -192,7 +192,7 @@ class Dispatcher:
         job.state = JobState.OVER
         job.spool = None
 
-    def worker_changed(self, worker: Worker) -> None:
+    def worker_changed(self, worker: WorkerHandle) -> None:
         """The lifecycle's call: it is idle, or takes no more jobs."""
         if worker.state is WorkerState.LEAVING:
             self.streams.worker_leaves(worker)
@@ -200,11 +200,11 @@ class Dispatcher:
             self.streams.place()
             self._guard.begin_what_may()
 
-    def worker_busy(self, worker: Worker) -> None:
+    def worker_busy(self, worker: WorkerHandle) -> None:
         """The lifecycle's call: it has something to do from now on."""
         self._guard.hasten()
 
-    def worker_message(self, worker: Worker, message: FromWorker) -> None:
+    def worker_message(self, worker: WorkerHandle, message: FromWorker) -> None:
         """The lifecycle's call: it tells of its job, or of a stream. Raises `ProtocolError` for
         what it may not send."""
         match message:
@@ -233,7 +233,7 @@ class Dispatcher:
             case _:
                 raise ProtocolError(f"{type(message).__name__} from a worker at work")
 
-    def _progress(self, job: Job, worker: Worker, message: Progress) -> None:
+    def _progress(self, job: Job, worker: WorkerHandle, message: Progress) -> None:
         if job.on_progress is None or job.state is not JobState.RUNNING:
             return
         value = unpack_value(message.value)
@@ -245,7 +245,7 @@ class Dispatcher:
             worker.cancel()
             log.exception("job.progress_failed", job=job.id, request_id=job.request_id)
 
-    def _done(self, job: Job, worker: Worker, message: Done) -> None:
+    def _done(self, job: Job, worker: WorkerHandle, message: Done) -> None:
         run_s = asyncio.get_running_loop().time() - job.started
         wanted = job.state is JobState.RUNNING
         value = unpack_value(message.value) if wanted else None
@@ -260,7 +260,7 @@ class Dispatcher:
             run_s=round(run_s, 6),
         )
 
-    def _failed(self, job: Job, worker: Worker, message: Failed) -> None:
+    def _failed(self, job: Job, worker: WorkerHandle, message: Failed) -> None:
         if message.code is not None:
             job.fail(JobError(message.code, message.message))
         else:
@@ -277,13 +277,13 @@ class Dispatcher:
                 traceback=message.traceback,
             )
 
-    def _learn(self, job: Job, worker: Worker, value: Any, run_s: float) -> None:
+    def _learn(self, job: Job, worker: WorkerHandle, value: Any, run_s: float) -> None:
         """What a job cost. `measure` reads what a worker has said: it may raise anything."""
         units = job.units if self._measure is None else self._measure(value)
         self._guard.finished(self.member, worker, units, run_s)
 
     def _worker_is_free(
-        self, worker: Worker, learn: Callable[[], None] | None = None, *, done: bool = True
+        self, worker: WorkerHandle, learn: Callable[[], None] | None = None, *, done: bool = True
     ) -> None:
         """It has answered, and may have the next job, whatever else fails."""
         each_of(
@@ -293,7 +293,7 @@ class Dispatcher:
             self._guard.begin_what_may,  # this pool's next job, or another's, now that fewer run
         )
 
-    def worker_lost(self, worker: Worker, death: Death) -> None:
+    def worker_lost(self, worker: WorkerHandle, death: Death) -> None:
         """The lifecycle's call: it has ended, or cannot be. Its job runs again elsewhere, or is
         given up; what it had not begun yet does not count."""
         at_hand, job, worker.job = worker.at_hand, worker.job, None
@@ -343,7 +343,7 @@ class Dispatcher:
                 self._guard.begin_what_may()
 
 
-def _job_of(worker: Worker, number: int) -> Job:
+def _job_of(worker: WorkerHandle, number: int) -> Job:
     """The worker's job. Raises `ProtocolError` where that is another."""
     if worker.job is None or worker.job.id != number:
         raise ProtocolError(f"an answer for job {number}, which it does not have")

@@ -2,7 +2,7 @@
 
 from supervisor.dispatch.fairness import FairQueue
 from supervisor.job import Job, JobState
-from supervisor.processes.worker import Worker
+from supervisor.processes.worker_handle import WorkerHandle
 
 
 class JobQueue(FairQueue[Job]):
@@ -14,7 +14,7 @@ class JobQueue(FairQueue[Job]):
         job.state = JobState.WAITING
         super().put_back(job)
 
-    def begin(self, worker: Worker) -> Job | None:
+    def begin(self, worker: WorkerHandle) -> Job | None:
         """The next job goes to the idle worker; None if it could not be given to it, and waits."""
         job = self.first()
         if job is None or not worker.run(job):

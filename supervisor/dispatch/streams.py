@@ -10,8 +10,8 @@ from supervisor.dispatch.stream import Stream
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, QueueFull
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
-from supervisor.processes.forkserver import ForkServer
-from supervisor.processes.worker import Worker
+from supervisor.processes.forkserver_handle import ForkServerHandle
+from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import StreamSettings
 from supervisor.wire.messages import Fed, StreamFailed
 
@@ -36,8 +36,8 @@ class Streams:
     def __init__(
         self,
         settings: StreamSettings,
-        workers: Callable[[], set[Worker]],
-        live_server: Callable[[], ForkServer | None],
+        workers: Callable[[], set[WorkerHandle]],
+        live_server: Callable[[], ForkServerHandle | None],
         count: int,
         attempts: int,
         clock: LoopClock,
@@ -55,7 +55,7 @@ class Streams:
         self._worked_s = 0.0  # the sum of what is in it
         self._expected_until = 0.0
         """Until then a successor of a worker that was lost may still come."""
-        self._to_settle: dict[Worker, float] = {}
+        self._to_settle: dict[WorkerHandle, float] = {}
         """Workers that are to leave, and until when their streams may settle by themselves."""
         self._since = 0.0
         """When the first of those that are open began."""
@@ -194,7 +194,7 @@ class Streams:
             return None
         return _work_of(self._streams.values()) / self._count
 
-    def worker_leaves(self, worker: Worker) -> None:
+    def worker_leaves(self, worker: WorkerHandle) -> None:
         """It takes nothing new: its streams go on elsewhere once they are settled, or have had
         time for it and lose nothing by it. One that would lose something stays until it ends, but
         for a shortage of memory."""
@@ -205,14 +205,14 @@ class Streams:
             self._to_settle[worker] = self._clock.now() + most_s
         self.place()
 
-    def _move_unsettled(self, worker: Worker) -> None:
+    def _move_unsettled(self, worker: WorkerHandle) -> None:
         for stream in list(worker.streams):
             if stream.moves_without_loss or worker.hurried:
                 stream.leave_worker(tell=True)
         if not worker.streams:
             self._to_settle.pop(worker, None)
 
-    def worker_lost(self, worker: Worker, death: Death, at_hand: int) -> None:
+    def worker_lost(self, worker: WorkerHandle, death: Death, at_hand: int) -> None:
         """It has ended: its streams go on elsewhere, with what was kept of them. The one of the
         number `at_hand`, which it was working for, may have been the cause."""
         self._to_settle.pop(worker, None)
@@ -235,7 +235,7 @@ class Streams:
         for stream in self.all:
             stream.fail(error)
 
-    def fed(self, worker: Worker, message: Fed) -> None:
+    def fed(self, worker: WorkerHandle, message: Fed) -> None:
         """A worker has answered. Raises `ProtocolError`."""
         stream = self._streams.get(message.stream)
         if stream is None or stream.worker is not worker:
@@ -260,7 +260,7 @@ class Streams:
         self._pace_s = self._pace_s * fades + ran_s
         self._pace_units = self._pace_units * fades + units
 
-    def _even_out(self, stream: Stream, worker: Worker) -> None:
+    def _even_out(self, stream: Stream, worker: WorkerHandle) -> None:
         """A worker that has clearly more of them than another lets one go where that costs
         nothing."""
         others = [_live(other) for other in self._workers() if other.able]
@@ -268,7 +268,7 @@ class Streams:
             stream.wants_to_move = True
             self.place()
 
-    def failed(self, worker: Worker, message: StreamFailed) -> None:
+    def failed(self, worker: WorkerHandle, message: StreamFailed) -> None:
         """The model refused to go on, or raised."""
         stream = self._streams.get(message.stream)
         if stream is None or stream.worker is not worker:
@@ -293,11 +293,11 @@ class Streams:
             self._worked_s -= ran_s
 
 
-def _live(worker: Worker) -> int:
+def _live(worker: WorkerHandle) -> int:
     return sum(not stream.background for stream in worker.streams)
 
 
-def _load_of(worker: Worker) -> tuple[float, int, int]:
+def _load_of(worker: WorkerHandle) -> tuple[float, int, int]:
     """By which a worker is chosen for a stream: live streams weigh more than the background."""
     live = [stream for stream in worker.streams if not stream.background]
     return _work_of(live), len(worker.streams) - len(live), worker.slot

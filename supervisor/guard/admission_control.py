@@ -9,7 +9,7 @@ from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState
 from supervisor.guard.refusal import Ask, Supply, may_begin, never, refusal
 from supervisor.job import Job
-from supervisor.processes.worker import Worker
+from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.spool import SpoolStore
 
 
@@ -21,7 +21,7 @@ class AdmissionControl:
     ) -> None:
         self._observer, self._state = observer, state
         self._spools = spools
-        self._expected_of: dict[Worker, int] = {}
+        self._expected_of: dict[WorkerHandle, int] = {}
         """What the jobs of those workers are expected to make them grow by."""
         self._coming: dict[int, int] = {}  # ticket -> bytes of input
         self._tickets = itertools.count(1)
@@ -56,16 +56,16 @@ class AdmissionControl:
         supply = self._supply(member, 0.0)
         return may_begin(self._expected(member, job), supply, alone=running == 0)
 
-    def began(self, member: Member, worker: Worker, job: Job) -> None:
+    def began(self, member: Member, worker: WorkerHandle, job: Job) -> None:
         """The worker has it: what it is expected to need is reserved."""
         worker.grown_before = self._observer.accounting.growth(worker.pid)
         self._expected_of[worker] = self._expected(member, job)
 
-    def ended(self, worker: Worker) -> None:
+    def ended(self, worker: WorkerHandle) -> None:
         """The worker has no job any more."""
         self._expected_of.pop(worker, None)
 
-    def _running(self) -> dict[Worker, int]:
+    def _running(self) -> dict[WorkerHandle, int]:
         """Those that have a job still."""
         return {w: expected for w, expected in self._expected_of.items() if w.job is not None}
 

@@ -15,7 +15,7 @@ from supervisor.job import Job
 from supervisor.log import get_logger
 from supervisor.loop.tasks import Tasks
 from supervisor.process_control import kill_descendant, reap_orphan
-from supervisor.processes.worker import Worker, WorkerState
+from supervisor.processes.worker_handle import WorkerHandle, WorkerState
 from supervisor.spool import Spool, SpoolStore
 from supervisor.trim import let_go
 
@@ -114,7 +114,7 @@ class Effects:
         self._observer.helper_ended(action.pid)
         log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
 
-    def _end_worker(self, worker: Worker, action: Recycle | Kill, level: Level) -> None:
+    def _end_worker(self, worker: WorkerHandle, action: Recycle | Kill, level: Level) -> None:
         if isinstance(action, Recycle):
             worker.hurried = level is Level.CRITICAL
             self.recycle(worker, action.reason)
@@ -123,7 +123,7 @@ class Effects:
             worker.kill(own if action.own_fault else Intent.SHORTAGE, action.reason)
             log.warning("guard.kill", worker=worker.slot, pid=worker.pid, reason=action.reason)
 
-    def recycle(self, worker: Worker, reason: str) -> None:
+    def recycle(self, worker: WorkerHandle, reason: str) -> None:
         """It leaves, after its job if it has one."""
         if worker.state in (WorkerState.IDLE, WorkerState.BUSY):
             self._members.retire(worker, reason)

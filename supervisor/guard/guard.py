@@ -30,7 +30,7 @@ from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks, each_of
 from supervisor.processes.helper import Helper
-from supervisor.processes.worker import Worker
+from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.readings.memory import Bound, MemoryReading
 from supervisor.readings.resources import ResourceReading
 from supervisor.settings import Headroom, MemorySettings
@@ -164,7 +164,9 @@ class Guard:
         if units:
             member.pace.at_least(units, run_s)
 
-    def finished(self, member: Member, worker: Worker, units: float | None, run_s: float) -> None:
+    def finished(
+        self, member: Member, worker: WorkerHandle, units: float | None, run_s: float
+    ) -> None:
         """It finished a job: learn from it, and recycle it if it has grown too much."""
         self._observer.accounting.look_at(worker.pid, time.monotonic())
         growth = self._observer.accounting.growth(worker.pid)
@@ -233,11 +235,11 @@ class Guard:
         freed = self._held(member) + observer.elsewhere()
         return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.limits))
 
-    def growth(self, worker: Worker) -> int:
+    def growth(self, worker: WorkerHandle) -> int:
         """What the worker holds of its own."""
         return self._observer.accounting.growth(worker.pid)
 
-    def rss(self, worker: Worker) -> int | None:
+    def rss(self, worker: WorkerHandle) -> int | None:
         """All that the worker has in RAM, shared and mapped memory included; None until read."""
         return self._observer.accounting.rss(worker.pid)
 

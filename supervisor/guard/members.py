@@ -7,26 +7,26 @@ from typing import Protocol
 from supervisor.dispatch.queue import JobQueue
 from supervisor.guard.estimate import GrowthEstimate, Pace, StreamNeed
 from supervisor.job import Job
-from supervisor.processes.forkserver import ForkServer
+from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.helper import Helper
-from supervisor.processes.worker import Worker, WorkerState
+from supervisor.processes.worker_handle import WorkerHandle, WorkerState
 
 
 class Processes(Protocol):
     """What keeps a pool's processes."""
 
     @property
-    def workers(self) -> set[Worker]:
+    def workers(self) -> set[WorkerHandle]:
         """All that run."""
 
     @property
-    def servers(self) -> set[ForkServer]:
+    def servers(self) -> set[ForkServerHandle]:
         """All that run, loaded or not."""
 
-    def live_server(self) -> ForkServer | None:
+    def live_server(self) -> ForkServerHandle | None:
         """The loaded fork server, if it lives."""
 
-    def retire(self, worker: Worker, reason: str = "") -> None:
+    def retire(self, worker: WorkerHandle, reason: str = "") -> None:
         """Recycle the worker, after its job."""
 
 
@@ -41,14 +41,14 @@ class Member:
     pace: Pace = field(default_factory=Pace)
     stream_need: StreamNeed = field(default_factory=StreamNeed)
 
-    def idle_worker(self) -> Worker | None:
+    def idle_worker(self) -> WorkerHandle | None:
         """Of the workers without a job those with the fewest streams that have something to do, and
         of these the one that had a job last, whose caches are the warmest; None if all have one."""
         idle = (w for w in self.lifecycle.workers if w.state is WorkerState.IDLE)
         return min(idle, key=_fewest_streams, default=None)
 
 
-def _fewest_streams(worker: Worker) -> tuple[int, float]:
+def _fewest_streams(worker: WorkerHandle) -> tuple[int, float]:
     return sum(stream.working for stream in worker.streams), -worker.idle_since
 
 
@@ -77,12 +77,12 @@ class Members:
         return loaded or sum(m.slots for m in self._members)
 
     @property
-    def workers(self) -> list[Worker]:
+    def workers(self) -> list[WorkerHandle]:
         """Everyone's."""
         return [worker for member in self._members for worker in member.lifecycle.workers]
 
     @property
-    def servers(self) -> list[ForkServer]:
+    def servers(self) -> list[ForkServerHandle]:
         """All that run, loaded or not."""
         return [server for member in self._members for server in member.lifecycle.servers]
 
@@ -91,12 +91,12 @@ class Members:
         return next((h for h in self.helpers if h.is_above(pid)), None)
 
     @property
-    def live_servers(self) -> list[ForkServer]:
+    def live_servers(self) -> list[ForkServerHandle]:
         """Those that serve."""
         found = (member.lifecycle.live_server() for member in self._members)
         return [server for server in found if server is not None]
 
-    def next_in_line(self) -> tuple[Member, Worker, Job] | None:
+    def next_in_line(self) -> tuple[Member, WorkerHandle, Job] | None:
         """Of the jobs that a worker is idle for, the one that has waited longest; and whose."""
         heads = [
             (member, worker, job)
@@ -106,11 +106,11 @@ class Members:
         ]
         return min(heads, key=lambda head: head[2].submitted, default=None)
 
-    def of(self, worker: Worker) -> Member | None:
+    def of(self, worker: WorkerHandle) -> Member | None:
         """The pool that it is of."""
         return next((m for m in self._members if worker in m.lifecycle.workers), None)
 
-    def retire(self, worker: Worker, reason: str) -> None:
+    def retire(self, worker: WorkerHandle, reason: str) -> None:
         """Recycle it, whosever it is."""
         if (member := self.of(worker)) is not None:
             member.lifecycle.retire(worker, reason)

@@ -28,8 +28,8 @@ from supervisor.guard.reader import FullReading, Reader
 from supervisor.guard.refusal import disk_reserve
 from supervisor.guard.starvation import WaitingMeter, WorkReading
 from supervisor.log import get_logger
-from supervisor.processes.forkserver import ForkServer
-from supervisor.processes.worker import Worker, WorkerState
+from supervisor.processes.forkserver_handle import ForkServerHandle
+from supervisor.processes.worker_handle import WorkerHandle, WorkerState
 from supervisor.readings.files import NumberFile, read_file
 from supervisor.readings.memory import (
     AvailableMemory,
@@ -315,11 +315,11 @@ class Observer:
                     reserved += max(0, need * len(worker.streams) - self._grown_by_streams(worker))
         return reserved
 
-    def _grown_by_streams(self, worker: Worker) -> int:
+    def _grown_by_streams(self, worker: WorkerHandle) -> int:
         growth = self.accounting.growth(worker.pid)
         return max(0, growth - self._without_streams.get(worker.pid, 0))
 
-    def stream_allowance(self, worker: Worker) -> int:
+    def stream_allowance(self, worker: WorkerHandle) -> int:
         """What it may grow by beyond the budget: that is for a job, or for one stream."""
         member = self._members.of(worker)
         if member is None or len(worker.streams) < 2:
@@ -327,7 +327,7 @@ class Observer:
         need = min(member.stream_need.bytes, self.budget.growth.bytes)
         return need * (len(worker.streams) - 1)
 
-    def _hard_budget(self, worker: Worker) -> int:
+    def _hard_budget(self, worker: WorkerHandle) -> int:
         """What it works on keeps the budget that it has begun with: if others take memory, that is
         a shortage, and no fault of its own."""
         now = self.budget.hard.bytes
@@ -407,7 +407,7 @@ class Observer:
             self.meter.waiting(),
         )
 
-    def _tree(self, server: ForkServer) -> tuple[int, ...]:
+    def _tree(self, server: ForkServerHandle) -> tuple[int, ...]:
         return (server.pid, *self._below.get(server.pid, ()))
 
     def moment(self, level: Level) -> Moment:
@@ -436,12 +436,15 @@ class Observer:
 
     # --- taking readings in ---------------------------------------------------------------------
 
-    def _processes(self) -> list[ForkServer | Worker]:
+    def _processes(self) -> list[ForkServerHandle | WorkerHandle]:
         """Those that run."""
-        processes: list[ForkServer | Worker] = [*self._members.servers, *self._members.workers]
+        processes: list[ForkServerHandle | WorkerHandle] = [
+            *self._members.servers,
+            *self._members.workers,
+        ]
         return [process for process in processes if process.running]
 
-    def replaceable(self, worker: Worker) -> bool:
+    def replaceable(self, worker: WorkerHandle) -> bool:
         """There is a fork server to make another for it."""
         member = self._members.of(worker)
         return member is not None and member.lifecycle.live_server() is not None

@@ -21,9 +21,9 @@ from supervisor.loop.tasks import Tasks
 from supervisor.process_control import become_subreaper, not_started, reap_group
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.environment import choose_allocator, find_jemalloc
-from supervisor.processes.forkserver import ForkServer, ForkServerLost
+from supervisor.processes.forkserver_handle import ForkServerHandle, ForkServerLost
 from supervisor.processes.slots import WorkerSlots, WorkersOwner
-from supervisor.processes.worker import Worker, WorkerStillborn
+from supervisor.processes.worker_handle import WorkerHandle, WorkerStillborn
 from supervisor.settings import Headroom, PoolSettings, Target, TargetSource, TargetUnavailable
 from supervisor.sizes import in_units
 
@@ -65,10 +65,10 @@ class ProcessLifecycle:
         self.settings = settings
         self._jemalloc = find_jemalloc()
         self.allocator = choose_allocator(settings.allocator, self._jemalloc)
-        self.server: ForkServer | None = None
+        self.server: ForkServerHandle | None = None
         """The newest fork server that has loaded; it may have ended."""
         self._deaths = Deaths(history, evidence)
-        self.servers: set[ForkServer] = set()
+        self.servers: set[ForkServerHandle] = set()
         """All that run: the one that serves, those that load, those whose last worker leaves."""
         self.load_failures = 0
         self.load_death: Death | None = None
@@ -89,7 +89,7 @@ class ProcessLifecycle:
         self._loading_since = 0.0
         self._unready_because = "the model is not loaded yet"
         self._tasks = Tasks()
-        self._left: set[ForkServer] = set()
+        self._left: set[ForkServerHandle] = set()
         """Fork servers that have ended, and may have left processes."""
         self._closing = False
 
@@ -124,7 +124,7 @@ class ProcessLifecycle:
             return False
         return self.live_server() is None or self._slots.all_fail()
 
-    def live_server(self) -> ForkServer | None:
+    def live_server(self) -> ForkServerHandle | None:
         """The loaded fork server, if it lives and nobody has ended it."""
         server = self.server
         if server is None or server.ended.done() or server.outcome.forced is not Intent.NONE:
@@ -150,7 +150,7 @@ class ProcessLifecycle:
         log.error("model.discarded", pid=server.pid, reason=reason)
 
     @property
-    def workers(self) -> set[Worker]:
+    def workers(self) -> set[WorkerHandle]:
         """All that run, and those of whom it is not known yet that they do not."""
         return self._slots.workers
 
@@ -159,7 +159,7 @@ class ProcessLifecycle:
         """How many processes have ended, by cause."""
         return self._deaths.by_cause
 
-    def retire(self, worker: Worker, reason: str = "") -> None:
+    def retire(self, worker: WorkerHandle, reason: str = "") -> None:
         """Recycle: it leaves after its job, and another takes its slot."""
         self._slots.retire(worker, reason)
 
@@ -201,7 +201,7 @@ class ProcessLifecycle:
         self.load_death = None
         self._answer(wanted)
 
-    async def _change(self, before: ForkServer) -> None:
+    async def _change(self, before: ForkServerHandle) -> None:
         """Load the target beside `before`, or after it where both do not fit."""
         wanted = self._wanted
         self._loading_since = self._clock.now()
@@ -259,7 +259,7 @@ class ProcessLifecycle:
             log.exception("model.not_found")
             raise TargetUnavailable(f"{type(error).__name__}: {error}") from error
 
-    async def _first_worker(self, server: ForkServer) -> Worker | None:
+    async def _first_worker(self, server: ForkServerHandle) -> WorkerHandle | None:
         """A model whose workers die at birth is no better than one that cannot be loaded. None
         where there is nothing to go back to."""
         if self.live_server() is None:
@@ -277,7 +277,7 @@ class ProcessLifecycle:
         self.answered = wanted
         self.notify()
 
-    async def _make_room(self, before: ForkServer, target: Target) -> None:
+    async def _make_room(self, before: ForkServerHandle, target: Target) -> None:
         """Where both do not fit, the one that serves goes first, with its workers, after their
         jobs."""
         headroom = await self._owner.headroom()
@@ -306,7 +306,7 @@ class ProcessLifecycle:
         before.close()
         await asyncio.shield(before.ended)
 
-    async def _go_back(self, before: ForkServer) -> bool:
+    async def _go_back(self, before: ForkServerHandle) -> bool:
         """The one that had to go is loaded again; False if that fails too."""
         if before.outcome.asked is not Intent.SHUTDOWN:
             return False
@@ -331,7 +331,7 @@ class ProcessLifecycle:
             async with asyncio.timeout(delay):
                 await self.until(lambda: self._wanted > self.answered)
 
-    def _install(self, server: ForkServer) -> None:
+    def _install(self, server: ForkServerHandle) -> None:
         """The slots move to it one by one; the one before ends when its last worker has left."""
         before, self.server = self.live_server(), server
         if before is not None:
@@ -339,11 +339,11 @@ class ProcessLifecycle:
             self._tasks.once(f"end of fork server {before.pid}", ending)
         self.notify()
 
-    async def _end_when_childless(self, server: ForkServer) -> None:
+    async def _end_when_childless(self, server: ForkServerHandle) -> None:
         await self._childless(server)
         server.close()
 
-    async def _childless(self, server: ForkServer) -> None:
+    async def _childless(self, server: ForkServerHandle) -> None:
         await self.until(
             lambda: (
                 not server.forking
@@ -351,11 +351,13 @@ class ProcessLifecycle:
             )
         )
 
-    async def _load(self, target: Target) -> ForkServer:
+    async def _load(self, target: Target) -> ForkServerHandle:
         allocator = choose_allocator(
             self.settings.allocator, self._jemalloc, huge_pages=target.huge_pages
         )
-        server = ForkServer(target, self.settings, allocator, self._deaths.evidence, self._clock)
+        server = ForkServerHandle(
+            target, self.settings, allocator, self._deaths.evidence, self._clock
+        )
         self.servers.add(server)
         server.ended.add_done_callback(lambda _: self._fork_server_ended(server))
         log.info("fork_server.started", pid=server.pid, allocator=self.allocator.name)
@@ -382,7 +384,7 @@ class ProcessLifecycle:
         log.info("model.loaded", **(reported | facts))
         return server
 
-    def _fork_server_ended(self, server: ForkServer) -> None:
+    def _fork_server_ended(self, server: ForkServerHandle) -> None:
         self.servers.discard(server)
         self.notify()
         if not self._closing:
@@ -390,13 +392,13 @@ class ProcessLifecycle:
             self._tasks.once(f"what fork server {server.pid} has left", clearing)
         self._deaths.died("fork server", server.ended.result(), server.outcome.reason)
 
-    async def _clear_after(self, server: ForkServer) -> None:
+    async def _clear_after(self, server: ForkServerHandle) -> None:
         """Processes that the model had started are left to us."""
         self._left.add(server)
         await self.until(lambda: all(w.server is not server for w in self.workers))
         await self._clear(server)
 
-    async def _clear(self, server: ForkServer) -> None:
+    async def _clear(self, server: ForkServerHandle) -> None:
         for _ in range(_CLEAR_TRIES):
             if not reap_group(server.pid):
                 break

@@ -16,8 +16,8 @@ from supervisor.loop.changes import Changes
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.forkserver import ForkServer, ForkServerLost
-from supervisor.processes.worker import Worker, WorkerStillborn
+from supervisor.processes.forkserver_handle import ForkServerHandle, ForkServerLost
+from supervisor.processes.worker_handle import WorkerHandle, WorkerStillborn
 from supervisor.settings import PoolSettings, Sandbox
 from supervisor.wire.messages import FromWorker
 
@@ -38,16 +38,16 @@ are so many a successor waits until one of those has gone."""
 class WorkersOwner(Protocol):
     """Who works with the workers."""
 
-    def worker_changed(self, worker: Worker) -> None:
+    def worker_changed(self, worker: WorkerHandle) -> None:
         """It can take a job now, or none any more."""
 
-    def worker_busy(self, worker: Worker) -> None:
+    def worker_busy(self, worker: WorkerHandle) -> None:
         """It has something to do from now on."""
 
-    def worker_message(self, worker: Worker, message: FromWorker) -> None:
+    def worker_message(self, worker: WorkerHandle, message: FromWorker) -> None:
         """It tells of its job. Raises `ProtocolError` where it may not."""
 
-    def worker_lost(self, worker: Worker, death: Death) -> None:
+    def worker_lost(self, worker: WorkerHandle, death: Death) -> None:
         """It has ended, or cannot be ended. `worker.job` is what it had, and `worker.at_hand` what
         it was working for."""
 
@@ -57,7 +57,7 @@ class _Slot:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.worker: Worker | None = None
+        self.worker: WorkerHandle | None = None
         self.started = 0.0
         self.filling = False
         self.backoff = Backoff(first_s=0.1, longest_s=10.0, forgiven_after_s=_STABLE_S)
@@ -75,9 +75,9 @@ class WorkerSlots:
         deaths: Deaths,
         changes: Changes,
         clock: LoopClock,
-        live_server: Callable[[], ForkServer | None],
+        live_server: Callable[[], ForkServerHandle | None],
     ) -> None:
-        self.workers: set[Worker] = set()
+        self.workers: set[WorkerHandle] = set()
         self.settings = settings
         self._owner = owner
         self._deaths = deaths
@@ -106,16 +106,16 @@ class WorkerSlots:
         """No slot has a worker that stays alive."""
         return all(slot.failing is not None for slot in self._slots)
 
-    def retire(self, worker: Worker, reason: str = "") -> None:
+    def retire(self, worker: WorkerHandle, reason: str = "") -> None:
         """Recycle: it leaves after its job, and another takes its slot."""
         worker.leave(Intent.RECYCLE, reason)
 
-    async def try_out(self, server: ForkServer) -> Worker:
+    async def try_out(self, server: ForkServerHandle) -> WorkerHandle:
         """A worker of the new fork server that got ready, to be taken in once it is the newest.
         Raises `ForkServerLost`, `WorkerStillborn` or `OSError`."""
         return await self._start_worker(self._slots[0].number, server)
 
-    def take_in(self, worker: Worker) -> None:
+    def take_in(self, worker: WorkerHandle) -> None:
         """It takes the place of the first slot's worker."""
         slot = self._slots[0]
         if slot.filling or not worker.able:
@@ -125,21 +125,21 @@ class WorkerSlots:
 
     # A worker's own calls.
 
-    def worker_changed(self, worker: Worker) -> None:
+    def worker_changed(self, worker: WorkerHandle) -> None:
         self._owner.worker_changed(worker)
         self._changes.notify()
 
-    def worker_busy(self, worker: Worker) -> None:
+    def worker_busy(self, worker: WorkerHandle) -> None:
         self._owner.worker_busy(worker)
 
-    def worker_message(self, worker: Worker, message: FromWorker) -> None:
+    def worker_message(self, worker: WorkerHandle, message: FromWorker) -> None:
         self._owner.worker_message(worker, message)
 
-    def worker_stuck(self, worker: Worker, death: Death) -> None:
+    def worker_stuck(self, worker: WorkerHandle, death: Death) -> None:
         self._owner.worker_lost(worker, death)
         self._changes.notify()
 
-    def worker_gone(self, worker: Worker, death: Death) -> None:
+    def worker_gone(self, worker: WorkerHandle, death: Death) -> None:
         job = worker.job
         self.workers.discard(worker)
         try:
@@ -173,7 +173,7 @@ class WorkerSlots:
                 if self._to_be_filled(slot) and (server := self._live_server()) is not None:
                     await self._fill(slot, server)
 
-    async def _fill(self, slot: _Slot, server: ForkServer) -> None:
+    async def _fill(self, slot: _Slot, server: ForkServerHandle) -> None:
         slot.started, slot.filling = self._clock.now(), True
         try:
             successor = await self._start_worker(slot.number, server)
@@ -188,12 +188,12 @@ class WorkerSlots:
             slot.filling = False
         self._occupy(slot, successor)
 
-    def _occupy(self, slot: _Slot, successor: Worker) -> None:
+    def _occupy(self, slot: _Slot, successor: WorkerHandle) -> None:
         before, slot.worker = slot.worker, successor
         if before is not None:
             self.retire(before, "a newer model takes its place")
 
-    async def _rest_after(self, slot: _Slot, worker: Worker) -> None:
+    async def _rest_after(self, slot: _Slot, worker: WorkerHandle) -> None:
         """Its worker is gone: one that was of use, or was asked to go, is replaced at once."""
         death = worker.gone.result() if worker.gone.done() else worker.outcome.stuck()
         useful = worker.useful or death.cause in EXPECTED
@@ -218,14 +218,14 @@ class WorkerSlots:
             return False
         return worker is None or worker.server is not server or self._overstays(worker)
 
-    def _overstays(self, worker: Worker) -> bool:
+    def _overstays(self, worker: WorkerHandle) -> bool:
         return worker.stays_for_streams(self.settings.streams.settle_s + _MOVED_WITHIN_S)
 
-    async def _start_worker(self, slot: int, server: ForkServer) -> Worker:
+    async def _start_worker(self, slot: int, server: ForkServerHandle) -> WorkerHandle:
         most = _MOST_EACH * self.settings.workers
         await self._changes.until(lambda: len(self.workers) < most)
         born = await server.fork()
-        worker = Worker(slot, server, born, self, self._deaths.evidence, self._clock)
+        worker = WorkerHandle(slot, server, born, self, self._deaths.evidence, self._clock)
         self.workers.add(worker)
         self._changes.notify()
         if server.outcome.forced is Intent.SHUTDOWN:  # it was discarded while this one was forked
@@ -237,7 +237,7 @@ class WorkerSlots:
         log.info("worker.ready", worker=slot, pid=worker.pid)
         return worker
 
-    def _check_sandbox(self, worker: Worker) -> None:
+    def _check_sandbox(self, worker: WorkerHandle) -> None:
         """What the fork server has tried out must be in force in the worker, too. Raises
         `WorkerStillborn` where a worker without it may not serve."""
         promised = worker.server.loaded.result().sandbox

@@ -65,7 +65,7 @@ class StartingWorker:
     output: WorkerOutput
 
 
-class ForkServer:
+class ForkServerHandle:
     """One fork server, from exec to exit. `loaded` and `ended` are futures to wait for."""
 
     def __init__(

@@ -18,7 +18,7 @@ from supervisor.job import Job, JobState
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
 from supervisor.processes.forbidden import ForbiddenCalls
-from supervisor.processes.forkserver import ForkServer, StartingWorker
+from supervisor.processes.forkserver_handle import ForkServerHandle, StartingWorker
 from supervisor.processes.process import Process
 from supervisor.readings.processes import read_process
 from supervisor.spool import open_for_reading
@@ -64,29 +64,29 @@ class WorkerStillborn(Exception):
 class WorkerOwner(Protocol):
     """What is called when something happens in a worker's life."""
 
-    def worker_changed(self, worker: "Worker") -> None:
+    def worker_changed(self, worker: "WorkerHandle") -> None:
         """It can take a job now, or none any more."""
 
-    def worker_busy(self, worker: "Worker") -> None:
+    def worker_busy(self, worker: "WorkerHandle") -> None:
         """It has something to do from now on."""
 
-    def worker_message(self, worker: "Worker", message: FromWorker) -> None:
+    def worker_message(self, worker: "WorkerHandle", message: FromWorker) -> None:
         """It sent something other than `Ready`. Raises `ProtocolError` where it may not."""
 
-    def worker_stuck(self, worker: "Worker", death: Death) -> None:
+    def worker_stuck(self, worker: "WorkerHandle", death: Death) -> None:
         """It cannot be ended; its job, if any, is still in `worker.job`."""
 
-    def worker_gone(self, worker: "Worker", death: Death) -> None:
+    def worker_gone(self, worker: "WorkerHandle", death: Death) -> None:
         """It has ended; its job, if any, is still in `worker.job`."""
 
 
-class Worker:
+class WorkerHandle:
     """One worker process. `ready` and `gone` are futures to wait for."""
 
     def __init__(
         self,
         slot: int,
-        server: ForkServer,
+        server: ForkServerHandle,
         born: StartingWorker,
         owner: WorkerOwner,
         watch: KillerWatch,
