@@ -74,7 +74,7 @@ class Pool:
         self._guard_is_mine = guard is None
         self._dispatcher = Dispatcher(target, self.settings, self._guard, sound, measure)
         self._lifecycle = self._dispatcher.lifecycle
-        self._member = self._dispatcher.member
+        self._scheduler = self._dispatcher.scheduler
         self._streams = self._dispatcher.streams
         self._admitted = 0
         self._inside: set[Admission] = set()
@@ -83,7 +83,7 @@ class Pool:
     async def __aenter__(self) -> "Pool":
         if self._guard_is_mine:
             await self._guard.__aenter__()
-        self._guard.join(self._member)
+        self._guard.join(self._scheduler)
         self._dispatcher.begin()
         await self._lifecycle.__aenter__()
         return self
@@ -95,7 +95,7 @@ class Pool:
             await self._dispatcher.end()
             await self._lifecycle.__aexit__(*exception)
         finally:
-            self._guard.leave(self._member)
+            self._guard.leave(self._scheduler)
             if self._guard_is_mine:
                 await self._guard.__aexit__(*exception)
 
@@ -222,14 +222,14 @@ class Pool:
             raise QueueFull(f"{self._admitted} requests are in progress, no more are allowed")
         ask = Ask(units, input_bytes, deadline_s, stream)
         if (
-            refused := self._guard.admission.refusal(self._member, ask, self._queued_units())
+            refused := self._guard.admission.refusal(self._scheduler, ask, self._queued_units())
         ) is not None:
             raise refused
-        if stream and (full := self._streams.refusal(self._member.pace.s_per_unit)) is not None:
+        if stream and (full := self._streams.refusal(self._scheduler.pace.s_per_unit)) is not None:
             raise full
         self._admitted += 1
         ticket = self._guard.admission.admitted(ask)
-        never = functools.partial(self._guard.admission.never, self._member)
+        never = functools.partial(self._guard.admission.never, self._scheduler)
         admission = Admission(ask, never, self._dispatcher.run, client)
         self._inside.add(admission)
         try:
@@ -290,7 +290,7 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Of them, those that wait for a worker."""
-        return len(self._dispatcher.queue)
+        return len(self._scheduler.queue)
 
     def end_streams(self) -> None:
         """Ask those that are open to come to their end."""
@@ -352,7 +352,7 @@ class Pool:
             last_deaths=self._guard.history.deaths,
             guard=self._guard.status(),
             starved_needs=self._guard.starved_needs(),
-            s_per_unit=self._member.pace.s_per_unit,
+            s_per_unit=self._scheduler.pace.s_per_unit,
         )
 
     def _in_force(self, loaded: Loaded | None) -> tuple[str, ...]:

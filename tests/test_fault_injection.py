@@ -31,7 +31,7 @@ from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.deaths.tally import Deaths
 from supervisor.dispatch.dispatcher import Dispatcher
 from supervisor.dispatch.poison import PoisonInputs
-from supervisor.dispatch.queue import JobQueue
+from supervisor.dispatch.scheduler import Scheduler
 from supervisor.dispatch.streams import Streams
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.effects import Effects
@@ -54,7 +54,7 @@ class Injected(Exception):
 
 CALLS: dict[type, tuple[str, ...]] = {
     Dispatcher: ("worker_changed", "worker_message", "worker_busy", "_learn", "_run_again"),
-    Guard: ("finished", "begin_what_may", "hasten", "_look", "_read", "_decide"),
+    Guard: ("finished", "hasten", "_look", "_read", "_decide"),
     AdmissionControl: ("may_begin", "began", "ended", "reserved"),
     Observer: ("read", "look", "outdated", "interval", "situation", "moment"),
     Effects: ("do", "remember", "tidy", "reap_orphans"),
@@ -63,7 +63,7 @@ CALLS: dict[type, tuple[str, ...]] = {
     OomEvidence: ("look", "killed"),
     Streams: ("fed", "failed", "place", "look", "worker_lost", "worker_leaves", "add"),
     Job: ("succeed",),
-    JobQueue: ("begin", "put_back"),
+    Scheduler: ("schedule", "_begin", "put_back"),
     PoisonInputs: ("deaths_by", "remember"),
     WorkerSlots: ("worker_changed", "worker_gone", "_start_worker", "_occupy", "_rest_after"),
     ProcessLifecycle: ("_install", "_load", "_find_target", "notify"),

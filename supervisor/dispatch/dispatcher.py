@@ -9,11 +9,10 @@ from typing import Any
 
 from supervisor.deaths.death import EXPECTED, Cause, Death, Fault, whose_fault
 from supervisor.dispatch.poison import KEEP_S, PoisonInputs
-from supervisor.dispatch.queue import JobQueue
+from supervisor.dispatch.scheduler import Scheduler
 from supervisor.dispatch.streams import Streams
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, given_up
 from supervisor.guard.guard import Guard
-from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
 from supervisor.log import get_logger
 from supervisor.loop.tasks import Tasks, each_of
@@ -59,8 +58,7 @@ class Dispatcher:
         self.lifecycle = ProcessLifecycle(
             target, settings, self, guard.history, guard.evidence, guard.clock
         )
-        self.queue = JobQueue()
-        self.member = Member(self.lifecycle, settings.workers, self.queue)
+        self.scheduler = Scheduler(guard, self.lifecycle, settings.workers)
         self.streams = Streams(
             settings.streams,
             lambda: self.lifecycle.workers,
@@ -91,14 +89,14 @@ class Dispatcher:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            each_of(self.streams.look, self._find_lost, self._guard.begin_what_may)
+            each_of(self.streams.look, self._find_lost, self.scheduler.schedule)
 
     def _find_lost(self) -> None:
         """A job that no worker has, since something has failed when its worker ended."""
         running = {worker.job for worker in self.lifecycle.workers} | self._suspended
         for job in [job for job in self._jobs if job.state is JobState.RUNNING]:
             if job not in running:
-                self.queue.put_back(job)
+                self.scheduler.put_back(job)
 
     def next_number(self) -> int:
         """Of a job or stream."""
@@ -106,12 +104,12 @@ class Dispatcher:
 
     async def headroom(self) -> Headroom:
         """What there is for a model and its workers: for a target source to choose by."""
-        return await self._guard.headroom(self.member)
+        return await self._guard.headroom(self.scheduler)
 
     def close(self) -> None:
         """Fail all that is inside."""
         self.closed = True
-        for job in (*self.queue.clear(), *self._suspended):
+        for job in (*self.scheduler.queue.clear(), *self._suspended):
             job.fail(closing())
         self._suspended.clear()
         self.streams.close(closing())
@@ -157,8 +155,8 @@ class Dispatcher:
         limit = asyncio.timeout(timeout_s)
         try:
             self._jobs.add(job)
-            self.queue.add(job, client, 1.0 if units is None else units)
-            self._guard.begin_what_may()
+            self.scheduler.queue.add(job, client, 1.0 if units is None else units)
+            self.scheduler.schedule()
             async with limit:
                 return await job.future
         except TimeoutError:
@@ -166,7 +164,7 @@ class Dispatcher:
                 raise  # what `on_progress` has raised
             where = "in the queue" if job.state is JobState.WAITING else "on a worker"
             if job.state is JobState.RUNNING:
-                self._guard.overdue(self.member, units, loop.time() - job.started)
+                self._guard.overdue(self.scheduler, units, loop.time() - job.started)
             raise DeadlineExceeded(
                 f"not done after {timeout_s:g} s; the time ran out {where}"
             ) from None
@@ -183,7 +181,7 @@ class Dispatcher:
         """Its caller has an answer, or has gone."""
         self._jobs.discard(job)
         if job.state is JobState.WAITING:
-            self.queue.discard(job)
+            self.scheduler.queue.discard(job)
         elif job.state is JobState.RUNNING:
             self._suspended.discard(job)
             for worker in self.lifecycle.workers:
@@ -198,7 +196,7 @@ class Dispatcher:
             self.streams.worker_leaves(worker)
         if worker.state is WorkerState.IDLE:
             self.streams.place()
-            self._guard.begin_what_may()
+            self.scheduler.schedule()
 
     def worker_busy(self, worker: WorkerHandle) -> None:
         """The lifecycle's call: it has something to do from now on."""
@@ -280,7 +278,7 @@ class Dispatcher:
     def _learn(self, job: Job, worker: WorkerHandle, value: Any, run_s: float) -> None:
         """What a job cost. `measure` reads what a worker has said: it may raise anything."""
         units = job.units if self._measure is None else self._measure(value)
-        self._guard.finished(self.member, worker, units, run_s)
+        self._guard.finished(self.scheduler, worker, units, run_s)
 
     def _worker_is_free(
         self, worker: WorkerHandle, learn: Callable[[], None] | None = None, *, done: bool = True
@@ -290,7 +288,7 @@ class Dispatcher:
             functools.partial(self._guard.admission.ended, worker),
             *(() if learn is None else (learn,)),
             functools.partial(worker.job_over, done=done),
-            self._guard.begin_what_may,  # this pool's next job, or another's, now that fewer run
+            self.scheduler.schedule,  # this pool's next job, or another's, now that fewer run
         )
 
     def worker_lost(self, worker: WorkerHandle, death: Death) -> None:
@@ -301,7 +299,7 @@ class Dispatcher:
             functools.partial(self._guard.admission.ended, worker),
             functools.partial(self._run_again, job, death, at_hand),
             functools.partial(self.streams.worker_lost, worker, death, at_hand),
-            self._guard.begin_what_may,
+            self.scheduler.schedule,
         )
 
     def _run_again(self, job: Job | None, death: Death, at_hand: int) -> None:
@@ -324,7 +322,7 @@ class Dispatcher:
                 self._suspended.add(job)
                 self._tasks.once("what a crash says", functools.partial(self._ask_about, job))
             else:
-                self.queue.put_back(job)
+                self.scheduler.put_back(job)
             log.warning(
                 "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
             )
@@ -339,8 +337,8 @@ class Dispatcher:
         finally:
             if job in self._suspended:
                 self._suspended.remove(job)
-                self.queue.put_back(job)
-                self._guard.begin_what_may()
+                self.scheduler.put_back(job)
+                self.scheduler.schedule()
 
 
 def _job_of(worker: WorkerHandle, number: int) -> Job:

@@ -6,11 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from supervisor.deaths.death import Death
 from supervisor.errors import PoolError, StreamLost, given_up
 from supervisor.loop.clock import LoopClock
+from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import StreamSettings
 from supervisor.wire.channel import encoded
 from supervisor.wire.messages import Drop, Fed, Feed, Open, ProtocolError, encode
@@ -23,24 +24,6 @@ mind, since no input is sent while so much is unread."""
 _MOST_LOST = 10
 """Workers that may be lost without a new answer, whoever is to blame: a worker that was taken over
 says what it likes of what it was working for."""
-
-
-class Carrier(Protocol):
-    """The worker that carries a stream."""
-
-    @property
-    def streams(self) -> "set[Stream]":
-        """All that it carries."""
-
-    @property
-    def vacated(self) -> bool:
-        """It is gone, or cannot be ended."""
-
-    def send_stream(self, message: bytes) -> None:
-        """Send it a message about one of them."""
-
-    def work_changed(self) -> None:
-        """It has more to do, or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +55,7 @@ class Stream:
         self.number = number
         self.background = background
         self.request_id = request_id
-        self.worker: Carrier | None = None
+        self.worker: WorkerHandle | None = None
         self.ending = asyncio.Event()
         """The pool takes no new work: the stream should come to its end."""
         self.replays = 0
@@ -212,7 +195,7 @@ class Stream:
         again = (*self._sent, *self._unsent)
         return sum(one.units for one in again if self._acknowledged < one.number <= self._answered)
 
-    def go_to(self, worker: Carrier) -> None:
+    def go_to(self, worker: WorkerHandle) -> None:
         """Go on on this worker, with all that has been kept."""
         assert self._request is not None
         self.leave_worker(tell=True)

@@ -177,11 +177,11 @@ class Streams:
                 if stream.moves_without_loss:
                     stream.leave_worker(tell=True)  # so that a successor can be started
                 continue
-            worker = min(newest or able, key=_load_of)
+            worker = min(newest or able, key=self._load_of)
             if worker is stream.worker:
                 stream.wants_to_move = False
                 continue
-            if most is not None and _work_of(worker.streams) >= most:
+            if most is not None and _work_of(self._on(worker)) >= most:
                 continue
             before = stream.replays
             stream.go_to(worker)
@@ -198,7 +198,7 @@ class Streams:
         """It takes nothing new: its streams go on elsewhere once they are settled, or have had
         time for it and lose nothing by it. One that would lose something stays until it ends, but
         for a shortage of memory."""
-        for stream in worker.streams:
+        for stream in self._on(worker):
             stream.wants_to_move = True
         if worker.streams:
             most_s = 0.0 if worker.hurried else self.settings.settle_s
@@ -206,7 +206,7 @@ class Streams:
         self.place()
 
     def _move_unsettled(self, worker: WorkerHandle) -> None:
-        for stream in list(worker.streams):
+        for stream in self._on(worker):
             if stream.moves_without_loss or worker.hurried:
                 stream.leave_worker(tell=True)
         if not worker.streams:
@@ -216,7 +216,7 @@ class Streams:
         """It has ended: its streams go on elsewhere, with what was kept of them. The one of the
         number `at_hand`, which it was working for, may have been the cause."""
         self._to_settle.pop(worker, None)
-        lost = list(worker.streams)
+        lost = self._on(worker)
         if lost:
             self._expected_until = self._clock.now() + _SUCCESSOR_S
         for stream in lost:
@@ -287,6 +287,15 @@ class Streams:
             traceback=message.traceback,
         )
 
+    def _on(self, worker: WorkerHandle) -> list[Stream]:
+        """Streams that the worker carries."""
+        return [self._streams[stream.number] for stream in worker.streams]
+
+    def _load_of(self, worker: WorkerHandle) -> tuple[float, int, int]:
+        """Order workers by load: live streams weigh more than the background."""
+        live = [stream for stream in self._on(worker) if not stream.background]
+        return _work_of(live), len(worker.streams) - len(live), worker.slot
+
     def _look_back(self, now: float) -> None:
         while self._worked and now - self._worked[0][0] > _LOOK_BACK_S:
             _, ran_s = self._worked.popleft()
@@ -295,12 +304,6 @@ class Streams:
 
 def _live(worker: WorkerHandle) -> int:
     return sum(not stream.background for stream in worker.streams)
-
-
-def _load_of(worker: WorkerHandle) -> tuple[float, int, int]:
-    """By which a worker is chosen for a stream: live streams weigh more than the background."""
-    live = [stream for stream in worker.streams if not stream.background]
-    return _work_of(live), len(worker.streams) - len(live), worker.slot
 
 
 def _work_of(streams: Iterable[Stream]) -> float:

@@ -11,7 +11,6 @@ from supervisor.errors import SpoolFull
 from supervisor.guard.members import Members
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Kill, Recycle, Trim
-from supervisor.job import Job
 from supervisor.log import get_logger
 from supervisor.loop.tasks import Tasks
 from supervisor.process_control import kill_descendant, reap_orphan
@@ -138,12 +137,10 @@ class Effects:
         self._observer.run(let_go)
         log.info("guard.trim")
 
-    def _jobs_waiting(self) -> Iterable[Job]:
-        return (job for member in self._members for job in member.queue)
-
     def _move_spools(self) -> None:
         """Those whose job has not begun; the others are mapped by a worker already."""
-        spools = [job.spool for job in self._jobs_waiting() if isinstance(job.spool, Spool)]
+        inputs = [one for member in self._members for one in member.waiting_inputs()]
+        spools = [one for one in inputs if isinstance(one, Spool)]
         self._moving.once("spools to disk", functools.partial(_to_disk, spools))
 
 

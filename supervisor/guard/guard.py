@@ -97,13 +97,13 @@ class Guard:
         self.evidence = OomEvidence()
         self.history = History()
         self._deaths = Deaths(self.history, self.evidence)
-        self._members = Members()
+        self.members = Members()
         self.state = GuardState(1)
         self._observer = Observer(
-            settings or MemorySettings(), self._members, self.evidence, spools, reap_strangers
+            settings or MemorySettings(), self.members, self.evidence, spools, reap_strangers
         )
         self.admission = AdmissionControl(self._observer, spools, lambda: self.state)
-        self._effects = Effects(self._observer, self._members, self.history, spools)
+        self._effects = Effects(self._observer, self.members, self.history, spools)
         self._decided_at, self._decided_at_growth = -1e9, 0
         self._alive_at = -1e9
         self._known = asyncio.Event()
@@ -126,31 +126,19 @@ class Guard:
 
     def join(self, member: Member) -> None:
         """From now on the pool is looked after."""
-        self._members.add(member)
+        self.members.add(member)
         self._count_slots()
 
     def leave(self, member: Member) -> None:
         """It has ended."""
-        self._members.remove(member)
+        self.members.remove(member)
         self._count_slots()
 
     def _count_slots(self) -> None:
-        slots = max(1, sum(member.slots for member in self._members))
+        slots = max(1, sum(member.slots for member in self.members))
         self.state = replace(self.state, workers=slots, starved_concurrency=0)
 
     # --- what the pool asks and tells -----------------------------------------------------------
-
-    def begin_what_may(self) -> None:
-        """Give jobs to idle workers as long as memory allows, whoever has waited longest first:
-        one that has to wait is not overtaken, neither in its own pool nor by another's."""
-        while (head := self._members.next_in_line()) is not None:
-            member, worker, job = head
-            if not self.admission.may_begin(member, job):
-                return
-            if member.queue.begin(worker) is not None:
-                self.admission.began(member, worker, job)
-            elif worker.able:
-                return  # it is tried again soon
 
     def hasten(self) -> None:
         """There is work now: what was slow to come may be fast from here on."""
@@ -190,12 +178,12 @@ class Guard:
         """Run a process whose work can wait; it goes with the block. It is ended before any worker
         where memory is short. Raises `OSError`."""
         helper = await Helper.start(role, command, environment, self.evidence)
-        self._members.helpers.add(helper)
+        self.members.helpers.add(helper)
         try:
             yield helper
         finally:
             death = await helper.close()
-            self._members.helpers.discard(helper)
+            self.members.helpers.discard(helper)
             if death is not None:
                 self._deaths.died(role, death, helper.outcome.reason)
 
@@ -206,7 +194,7 @@ class Guard:
 
     def held_bytes(self) -> int:
         """What all models and workers hold: what would be free without them."""
-        return sum(self._held(member) for member in self._members)
+        return sum(self._held(member) for member in self.members)
 
     def expect_to_be_freed(self, count: Callable[[], int]) -> None:
         """Another process, which is about to end, holds so many bytes: models are chosen as if it
@@ -344,7 +332,7 @@ class Guard:
         self._decide(left)
         self._effects.remember(self.state.level)
         self._effects.tidy()
-        self.begin_what_may()
+        each_of(*(member.memory_eased for member in self.members))
 
     def _decide(self, left: int) -> None:
         self._decided_at = time.monotonic()

@@ -1,55 +1,31 @@
 """The pools that a guard looks after, and all their processes as one set."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Iterable, Iterator
 
-from supervisor.dispatch.queue import JobQueue
 from supervisor.guard.estimate import GrowthEstimate, Pace, StreamNeed
-from supervisor.job import Job
 from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.helper import Helper
-from supervisor.processes.worker_handle import WorkerHandle, WorkerState
+from supervisor.processes.lifecycle import ProcessLifecycle
+from supervisor.processes.worker_handle import WorkerHandle
+from supervisor.spool import JobInput
 
 
-class Processes(Protocol):
-    """What keeps a pool's processes."""
-
-    @property
-    def workers(self) -> set[WorkerHandle]:
-        """All that run."""
-
-    @property
-    def servers(self) -> set[ForkServerHandle]:
-        """All that run, loaded or not."""
-
-    def live_server(self) -> ForkServerHandle | None:
-        """The loaded fork server, if it lives."""
-
-    def retire(self, worker: WorkerHandle, reason: str = "") -> None:
-        """Recycle the worker, after its job."""
-
-
-@dataclass(eq=False, slots=True)
 class Member:
-    """One pool. `growth` and `pace` are what its jobs have taught, `stream_need` its streams."""
+    """A pool as the guard sees it, with what its jobs and streams have taught."""
 
-    lifecycle: Processes
-    slots: int
-    queue: JobQueue
-    growth: GrowthEstimate = field(default_factory=GrowthEstimate)
-    pace: Pace = field(default_factory=Pace)
-    stream_need: StreamNeed = field(default_factory=StreamNeed)
+    def __init__(self, lifecycle: ProcessLifecycle, slots: int) -> None:
+        self.lifecycle = lifecycle
+        self.slots = slots
+        self.growth = GrowthEstimate()
+        self.pace = Pace()
+        self.stream_need = StreamNeed()
 
-    def idle_worker(self) -> WorkerHandle | None:
-        """Of the workers without a job those with the fewest streams that have something to do, and
-        of these the one that had a job last, whose caches are the warmest; None if all have one."""
-        idle = (w for w in self.lifecycle.workers if w.state is WorkerState.IDLE)
-        return min(idle, key=_fewest_streams, default=None)
+    def waiting_inputs(self) -> Iterable[JobInput]:
+        """Inputs of the jobs that wait for a worker."""
+        return ()
 
-
-def _fewest_streams(worker: WorkerHandle) -> tuple[int, float]:
-    return sum(stream.working for stream in worker.streams), -worker.idle_since
+    def memory_eased(self) -> None:
+        """Called after each reading: more may begin than before."""
 
 
 class Members:
@@ -95,16 +71,6 @@ class Members:
         """Those that serve."""
         found = (member.lifecycle.live_server() for member in self._members)
         return [server for server in found if server is not None]
-
-    def next_in_line(self) -> tuple[Member, WorkerHandle, Job] | None:
-        """Of the jobs that a worker is idle for, the one that has waited longest; and whose."""
-        heads = [
-            (member, worker, job)
-            for member in self._members
-            if (job := member.queue.first()) is not None
-            and (worker := member.idle_worker()) is not None
-        ]
-        return min(heads, key=lambda head: head[2].submitted, default=None)
 
     def of(self, worker: WorkerHandle) -> Member | None:
         """The pool that it is of."""

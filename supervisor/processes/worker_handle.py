@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from supervisor.deaths.death import Death, ExitStatus, Intent, KillerWatch, Outcome
-from supervisor.dispatch.stream import Stream
 from supervisor.job import Job, JobState
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
@@ -21,7 +20,6 @@ from supervisor.processes.forbidden import ForbiddenCalls
 from supervisor.processes.forkserver_handle import ForkServerHandle, StartingWorker
 from supervisor.processes.process import Process
 from supervisor.readings.processes import read_process
-from supervisor.spool import open_for_reading
 from supervisor.wire.async_channel import AsyncChannel
 from supervisor.wire.channel import close_fds
 from supervisor.wire.messages import (
@@ -61,6 +59,17 @@ class WorkerStillborn(Exception):
     """It died before it could take a job."""
 
 
+class CarriedStream(Protocol):
+    """A stream, as the worker that carries it sees it."""
+
+    number: int
+    background: bool
+
+    @property
+    def working(self) -> bool:
+        """Its worker has input of it that is not answered."""
+
+
 class WorkerOwner(Protocol):
     """What is called when something happens in a worker's life."""
 
@@ -98,7 +107,7 @@ class WorkerHandle:
         self.pid = born.pid
         self.state = WorkerState.STARTING
         self.job: Job | None = None
-        self.streams: set[Stream] = set()
+        self.streams: set[CarriedStream] = set()
         self.useful = False
         """It was given a job, or has answered a stream."""
         self.jobs_done = 0
@@ -216,20 +225,11 @@ class WorkerHandle:
             self._worked_s += time.monotonic() - self._busy_since
             self._busy_since = None
 
-    def run(self, job: Job) -> bool:
-        """Give the idle worker a job. False if that could not be: then the job has not begun; and
-        if the kernel would not carry it, the worker is ended."""
+    def run(self, job: Job, fds: Sequence[int]) -> bool:
+        """Give the idle worker a job, with the descriptor of its input. False if the kernel would
+        not carry it: then the job has not begun, and the worker is ended."""
         assert self.state is WorkerState.IDLE
-        fds: list[int] = []
-        if job.spool is not None:
-            try:
-                fds = [open_for_reading(job.spool)]
-            except OSError as error:
-                log.warning("job.waits", job=job.id, reason=str(error))
-                return False
-        sent = self._send(job.message, fds)
-        close_fds(fds)
-        if not sent:
+        if not self._send(job.message, fds):
             return False
         self.state, self.useful = WorkerState.BUSY, True
         self.job = job
