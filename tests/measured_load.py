@@ -43,7 +43,11 @@ def main() -> None:
     report = model.report()
     print(
         json.dumps(
-            {"kept": held.kept, "graph": report["graph"], "mapped": report.get("mapped_bytes")}
+            {
+                "kept": held.unreclaimable,
+                "graph": report["graph"],
+                "mapped": report.get("mapped_bytes"),
+            }
         )
     )
 

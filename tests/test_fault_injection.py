@@ -36,6 +36,7 @@ from supervisor.dispatch.streams import Streams
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.effects import Effects
 from supervisor.guard.observer import Observer
+from supervisor.guard.snapshot import Snapshots
 from supervisor.job import Job
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.forkserver_handle import ForkServerHandle
@@ -56,7 +57,8 @@ CALLS: dict[type, tuple[str, ...]] = {
     Dispatcher: ("worker_changed", "worker_message", "worker_busy", "_learn", "_run_again"),
     Guard: ("finished", "hasten", "_look", "_read", "_decide"),
     AdmissionControl: ("may_begin", "began", "ended", "reserved"),
-    Observer: ("read", "look", "outdated", "interval", "situation", "moment"),
+    Observer: ("read", "look", "outdated", "interval"),
+    Snapshots: ("situation", "moment"),
     Effects: ("do", "remember", "tidy", "reap_orphans"),
     History: ("passed", "died"),
     Deaths: ("died",),

@@ -39,7 +39,7 @@ def test_a_leak_is_ended_before_the_limit_and_the_others_are_undisturbed(rate: i
         killed = pool.event("guard.kill")
         assert "MB are allowed" in killed["reason"]
         exited = pool.event("worker.exited", pid=killed["pid"], cause="guard")
-        assert exited["growth_bytes"] > exited["kept_bytes"] / 2 > 0
+        assert exited["growth_bytes"] > exited["unreclaimable_bytes"] / 2 > 0
         until(lambda: pool.status()["states"] == ["idle", "idle"])
         until(lambda: pool.status()["level"] == "normal")
         assert pool.run(do="echo")["result"]

@@ -63,7 +63,7 @@ def test_a_worker_over_its_hard_budget_is_ended_even_if_nothing_else_is_wrong(
 
 
 def test_what_a_worker_shares_counts_for_max_rss_only() -> None:
-    fat = worker(growth=10 * MIB, kept=700 * MIB)
+    fat = worker(growth=10 * MIB, unreclaimable=700 * MIB)
     assert one(GuardState(2), situation(5 * GIB, fat))[1] == []
     now = situation(5 * GIB, fat, allowed=budget(max_rss=600 * MIB))
     (action,) = one(GuardState(2), now)[1]

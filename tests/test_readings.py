@@ -33,12 +33,12 @@ def test_a_process_is_read_as_psutil_reads_it() -> None:
     assert ours is not None
     assert ours.pid == me
     assert abs(ours.rss - theirs.rss) < 4 * MB
-    assert ours.kept == ours.anonymous + ours.swap
+    assert ours.unreclaimable == ours.anonymous + ours.swap
     assert ours.mapped > 0
     assert ours.major_faults >= 0
     exact = read_precise(me)
     assert exact is not None
-    assert 0 < exact.private_anonymous <= ours.kept + MB
+    assert 0 < exact.private_anonymous <= ours.unreclaimable + MB
 
 
 def test_the_quick_look_agrees_with_the_whole_reading() -> None:

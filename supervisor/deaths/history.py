@@ -22,7 +22,7 @@ class ProcessMoment(msgspec.Struct, array_like=True, frozen=True):
     pid: int
     role: str
     rss: int
-    kept: int
+    unreclaimable: int
     growth: int
 
 

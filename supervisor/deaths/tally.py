@@ -47,7 +47,7 @@ class Deaths:
             job=job,
             request_id=request_id,
             reason=reason or None,
-            kept_bytes=last.kept if last else None,
+            unreclaimable_bytes=last.unreclaimable if last else None,
             growth_bytes=last.growth if last else None,
             output=output or None,
         )

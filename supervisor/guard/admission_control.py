@@ -58,7 +58,7 @@ class AdmissionControl:
 
     def began(self, member: Member, worker: WorkerHandle, job: Job) -> None:
         """The worker has it: what it is expected to need is reserved."""
-        worker.grown_before = self._observer.accounting.growth(worker.pid)
+        worker.grown_before = self._observer.accounting.of(worker.pid).growth
         self._expected_of[worker] = self._expected(member, job)
 
     def ended(self, worker: WorkerHandle) -> None:
@@ -74,10 +74,10 @@ class AdmissionControl:
         on their way, what may be held in memory of them."""
         accounting = self._observer.accounting
         jobs = sum(
-            max(0, expected - max(0, accounting.growth(worker.pid) - worker.grown_before))
+            max(0, expected - max(0, accounting.of(worker.pid).growth - worker.grown_before))
             for worker, expected in self._running().items()
         )
-        jobs += self._observer.reserved_for_streams()
+        jobs += self._observer.budgets.reserved_for_streams()
         if self._spools is None or not self._state().spools_in_memory:
             return jobs
         limits = self._spools.limits
@@ -86,7 +86,9 @@ class AdmissionControl:
         return jobs + max(0, coming - self._spools.usage().memory_bytes)
 
     def _expected(self, member: Member, job: Job) -> int:
-        return min(member.growth.expected(job.units or 0.0), self._observer.budget.hard.bytes)
+        return min(
+            member.growth.expected(job.units or 0.0), self._observer.budgets.budget.hard.bytes
+        )
 
     def _supply(self, member: Member, queued_units: float) -> Supply:
         observer = self._observer
@@ -95,11 +97,11 @@ class AdmissionControl:
         in_memory, on_disk = (spools.memory_bytes, spools.disk_bytes) if spools else (0, 0)
         return Supply(
             state=self._state(),
-            left=observer.left,
+            left=observer.budgets.left,
             reserved=self.reserved(),
-            capacity=observer.left + observer.growths() + in_memory,
-            most_growth=observer.budget.hard.bytes,
-            ever=observer.most_growth_ever(),
+            capacity=observer.budgets.left + observer.budgets.growths() + in_memory,
+            most_growth=observer.budgets.budget.hard.bytes,
+            ever=observer.budgets.most_growth_ever(),
             stream_need=member.stream_need.bytes,
             s_per_unit=member.pace.s_per_unit,
             slots=member.slots,

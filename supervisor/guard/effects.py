@@ -11,6 +11,7 @@ from supervisor.errors import SpoolFull
 from supervisor.guard.members import Members
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import Action, EndHelper, EndLoad, GuardState, Kill, Recycle, Trim
+from supervisor.guard.snapshot import Snapshots
 from supervisor.log import get_logger
 from supervisor.loop.tasks import Tasks
 from supervisor.process_control import kill_descendant, reap_orphan
@@ -28,9 +29,15 @@ class Effects:
     """The guard's hands; `close` at the end."""
 
     def __init__(
-        self, observer: Observer, members: Members, history: History, spools: SpoolStore | None
+        self,
+        observer: Observer,
+        snapshots: Snapshots,
+        members: Members,
+        history: History,
+        spools: SpoolStore | None,
     ) -> None:
         self._observer = observer
+        self._snapshots = snapshots
         self._members = members
         self._history = history
         self._spools = spools
@@ -43,7 +50,7 @@ class Effects:
 
     def remember(self, level: Level) -> None:
         """Keep what is known now, for whoever asks what came before a death."""
-        self._history.passed(self._observer.moment(level))
+        self._history.passed(self._snapshots.moment(level))
 
     def tidy(self) -> None:
         """Have what this process has freed go back to the kernel, once in a while: the C library
@@ -84,7 +91,7 @@ class Effects:
             lost_share=round(waiting.lost, 2),
             faults_per_s=round(waiting.faults),
             refaults_per_s=round(waiting.refaults),
-            would_end_it=self._observer.missing() if state.starved else None,
+            would_end_it=self._snapshots.missing() if state.starved else None,
         )
 
     def do(self, action: Action, state: GuardState) -> None:

@@ -10,21 +10,16 @@ from dataclasses import dataclass, replace
 from supervisor.deaths.death import Cause
 from supervisor.deaths.history import History
 from supervisor.deaths.kernel_oom import OomEvidence
-from supervisor.deaths.level import Level
 from supervisor.deaths.tally import Deaths
+from supervisor.guard import polling
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.beforehand import limit_in_words
 from supervisor.guard.effects import Effects
 from supervisor.guard.limits import Budget, Limits
 from supervisor.guard.members import Member, Members
-from supervisor.guard.observer import (
-    LOOK_EVERY_S,
-    READ_AT_REST_EVERY_S,
-    READ_EVERY_S,
-    STIRRED,
-    Observer,
-)
+from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState, decide
+from supervisor.guard.snapshot import Snapshots
 from supervisor.guard.starvation import Waiting
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
@@ -40,6 +35,8 @@ from supervisor.spool import SpoolStore
 log = get_logger("guard")
 
 _LATELY_S = 10.0
+_STIRRED = 256 * 1024
+"""Bytes: growth that is worth a decision."""
 _DECIDE_EVERY_S = 0.5
 """At the latest: what lasts is decided on, too, and not only what moves."""
 
@@ -102,8 +99,9 @@ class Guard:
         self._observer = Observer(
             settings or MemorySettings(), self.members, self.evidence, spools, reap_strangers
         )
+        self._snapshots = Snapshots(self._observer, self.members)
         self.admission = AdmissionControl(self._observer, spools, lambda: self.state)
-        self._effects = Effects(self._observer, self.members, self.history, spools)
+        self._effects = Effects(self._observer, self._snapshots, self.members, self.history, spools)
         self._decided_at, self._decided_at_growth = -1e9, 0
         self._alive_at = -1e9
         self._known = asyncio.Event()
@@ -143,7 +141,7 @@ class Guard:
     def hasten(self) -> None:
         """There is work now: what was slow to come may be fast from here on."""
         if self._timer is not None:
-            seconds = min(LOOK_EVERY_S, self._observer.interval())
+            seconds = min(polling.LOOK_EVERY_S, self._observer.interval())
             if self._timer.when() > asyncio.get_running_loop().time() + seconds:
                 self._tick_in(seconds)
 
@@ -157,12 +155,13 @@ class Guard:
     ) -> None:
         """It finished a job: learn from it, and recycle it if it has grown too much."""
         self._observer.accounting.look_at(worker.pid, time.monotonic())
-        growth = self._observer.accounting.growth(worker.pid)
+        growth = self._observer.accounting.of(worker.pid).growth
         if units:
             member.growth.learn(units, growth - worker.grown_before)
             member.pace.learn(units, run_s)
-        allowed = self._observer.budget.growth.bytes + self._observer.stream_allowance(worker)
-        if growth > allowed and self._observer.replaceable(worker):
+        budgets = self._observer.budgets
+        allowed = budgets.budget.growth.bytes + budgets.for_streams(worker)
+        if growth > allowed and self.members.replaceable(worker):
             self._effects.recycle(
                 worker, f"it had grown by {in_units(growth)} of {in_units(allowed)}"
             )
@@ -203,8 +202,8 @@ class Guard:
 
     def _held(self, member: Member) -> int:
         accounting = self._observer.accounting
-        loaded = sum(accounting.kept(server.pid) for server in member.lifecycle.servers)
-        return loaded + sum(accounting.growth(worker.pid) for worker in member.lifecycle.workers)
+        loaded = sum(accounting.of(server.pid).unreclaimable for server in member.lifecycle.servers)
+        return loaded + sum(accounting.of(worker.pid).growth for worker in member.lifecycle.workers)
 
     @property
     def deaths(self) -> dict[Cause, int]:
@@ -221,15 +220,15 @@ class Guard:
         observer = self._observer
         _, left = observer.look()
         freed = self._held(member) + observer.elsewhere()
-        return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.limits))
+        return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.budgets.limits))
 
     def growth(self, worker: WorkerHandle) -> int:
         """What the worker holds of its own."""
-        return self._observer.accounting.growth(worker.pid)
+        return self._observer.accounting.of(worker.pid).growth
 
     def rss(self, worker: WorkerHandle) -> int | None:
         """All that the worker has in RAM, shared and mapped memory included; None until read."""
-        return self._observer.accounting.rss(worker.pid)
+        return self._observer.accounting.of(worker.pid).rss
 
     def status(self) -> GuardStatus | None:
         """What is known now; None before the first reading."""
@@ -238,14 +237,14 @@ class Guard:
             return None
         return GuardStatus(
             self.state,
-            observer.limits,
-            observer.budget,
+            observer.budgets.limits,
+            observer.budgets.budget,
             observer.bounds(),
             observer.tightest(),
-            observer.left,
+            observer.budgets.left,
             self.admission.reserved(),
             observer.used(),
-            observer.mapped(),
+            self._snapshots.mapped(),
             observer.meter.waiting(),
             observer.meter.faults,
             observer.meter.waited_s,
@@ -256,7 +255,7 @@ class Guard:
 
     def starved_needs(self) -> str:
         """How much more memory would end it, in words; empty while the model is not starved."""
-        return self._observer.missing() if self.state.starved else ""
+        return self._snapshots.missing() if self.state.starved else ""
 
     # --- watching -------------------------------------------------------------------------------
 
@@ -273,14 +272,16 @@ class Guard:
                 await self._read()
             except Exception:  # without a whole reading the looks go on, by what is known
                 log.critical("guard.failed", exc_info=True)
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(polling.LOOK_EVERY_S)
 
     def _tick(self) -> None:
         """A look, by a timer: half of what it costs to wake a task."""
         due = True
         try:
             due = self._observer.outdated(self._look())
-            due = due or time.monotonic() - self._read_at >= self._reading_every()
+            due = due or time.monotonic() - self._read_at >= self._observer.polling.reading_every_s(
+                self.state.level
+            )
         except Exception:
             log.critical("guard.failed", exc_info=True)
         finally:
@@ -298,19 +299,13 @@ class Guard:
             self._timer.cancel()
             self._timer = None
 
-    def _reading_every(self) -> float:
-        """Seconds between two whole readings, when nothing happens."""
-        if self._observer.accounting.outdated or self.state.level is not Level.NORMAL:
-            return READ_EVERY_S
-        return READ_AT_REST_EVERY_S if self._observer.at_rest() else READ_EVERY_S
-
     def _look(self) -> int:
         """A quick look, and a decision where there is something to decide; returns by how many
         bytes our processes have grown since the last whole reading."""
         grown, left = self._observer.look()
         self.clock.now()
         overdue = time.monotonic() - self._decided_at > _DECIDE_EVERY_S
-        if overdue or abs(grown - self._decided_at_growth) > STIRRED:
+        if overdue or abs(grown - self._decided_at_growth) > _STIRRED:
             self._decided_at_growth = grown
             self._decide(left)
         return grown
@@ -320,7 +315,7 @@ class Guard:
         try:
             # It takes milliseconds, but many of them where processors are fought for; and a leak
             # does not wait.
-            while self._observer.known and not reading.done():
+            while self._observer.reading is not None and not reading.done():
                 await asyncio.wait({reading}, timeout=self._observer.interval())
                 each_of(self._look)
             await reading
@@ -337,7 +332,7 @@ class Guard:
     def _decide(self, left: int) -> None:
         self._decided_at = time.monotonic()
         before = self.state
-        decision = decide(before, self._observer.situation(left))
+        decision = decide(before, self._snapshots.situation(left))
         self.state, self._alive_at = decision.state, self.clock.now()
         if self.state.level != before.level:
             self._effects.level_changed(before, self.state, left)

@@ -62,6 +62,22 @@ class Members:
         """All that run, loaded or not."""
         return [server for member in self._members for server in member.lifecycle.servers]
 
+    @property
+    def processes(self) -> list[ForkServerHandle | WorkerHandle]:
+        """Fork servers and workers that have not ended."""
+        processes: list[ForkServerHandle | WorkerHandle] = [*self.servers, *self.workers]
+        return [process for process in processes if process.running]
+
+    @property
+    def loading(self) -> bool:
+        """A model is being loaded."""
+        return any(not server.loaded.done() for server in self.servers)
+
+    @property
+    def busy(self) -> bool:
+        """A worker has something to do."""
+        return any(worker.busy for worker in self.workers)
+
     def helper_around(self, pid: int) -> Helper | None:
         """The one that is `pid`, or is above it."""
         return next((h for h in self.helpers if h.is_above(pid)), None)
@@ -75,6 +91,11 @@ class Members:
     def of(self, worker: WorkerHandle) -> Member | None:
         """The pool that it is of."""
         return next((m for m in self._members if worker in m.lifecycle.workers), None)
+
+    def replaceable(self, worker: WorkerHandle) -> bool:
+        """There is a fork server to make another worker for it."""
+        member = self.of(worker)
+        return member is not None and member.lifecycle.live_server() is not None
 
     def retire(self, worker: WorkerHandle, reason: str) -> None:
         """Recycle it, whosever it is."""

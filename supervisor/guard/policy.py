@@ -38,7 +38,8 @@ _CONCURRENCY_STEP_S = 10.0
 class WorkerView:
     """A worker as the policy sees it. Bytes; `rate` in bytes a second.
 
-    `growth` is its own, `kept` also what it shares with its parent; mapped files are in neither.
+    `growth` is its own, `unreclaimable` also what it shares with its parent; mapped files are in
+    neither.
     `replaceable`: there is a fork server to make another. `extra`: what it may grow by beyond the
     budget, for streams beside the first; `hard`: the budget that what it works on has begun with,
     None for that of now; `threads`: of a worker in a sandbox, how many it has.
@@ -48,7 +49,7 @@ class WorkerView:
     busy: bool
     leaving: bool
     growth: int
-    kept: int
+    unreclaimable: int
     rate: float = 0.0
     replaceable: bool = True
     extra: int = 0
@@ -61,7 +62,7 @@ class LoadView:
     """A fork server that is still loading its model."""
 
     pid: int
-    kept: int
+    unreclaimable: int
     rate: float = 0.0
 
 
@@ -70,7 +71,7 @@ class HelperView:
     """Another process below the supervisor, such as one that prepares a model: not needed now."""
 
     pid: int
-    kept: int
+    unreclaimable: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +229,11 @@ def _keep(worker: WorkerView, now: Situation) -> Action | None:
             f"allowed ({budget.hard.reason})",
             own_fault=True,
         )
-    if budget.max_rss is not None and worker.kept > budget.max_rss.bytes:
+    if budget.max_rss is not None and worker.unreclaimable > budget.max_rss.bytes:
         return Kill(
             worker.pid,
-            f"it held {in_units(worker.kept)}, and {in_units(budget.max_rss.bytes)} are allowed "
-            f"({budget.max_rss.reason})",
+            f"it held {in_units(worker.unreclaimable)}, and {in_units(budget.max_rss.bytes)} are "
+            f"allowed ({budget.max_rss.reason})",
             own_fault=True,
         )
     soft = budget.growth.bytes + worker.extra
@@ -272,9 +273,9 @@ def _relieve(
     """The one step that brings most and costs least."""
     left = f"{in_units(max(0, now.left))} were left of {in_units(now.limits.limit.bytes)}"
     rested = now.time - state.killed_at >= _KILL_EVERY_S
-    helper = max(now.helpers, key=lambda helper: helper.kept, default=None)
-    if helper is not None and helper.kept > WORTH_IT and rested:
-        return EndHelper(helper.pid, f"{left}, and it held {in_units(helper.kept)}")
+    helper = max(now.helpers, key=lambda helper: helper.unreclaimable, default=None)
+    if helper is not None and helper.unreclaimable > WORTH_IT and rested:
+        return EndHelper(helper.pid, f"{left}, and it held {in_units(helper.unreclaimable)}")
     fat = sorted((w for w in workers if w.growth > WORTH_IT), key=lambda w: w.growth)
     if emergency:
         # What grows is what has to stop; otherwise what is large.
@@ -289,9 +290,10 @@ def _relieve(
                 own_fault=False,
             )
         if victim is None and rested and now.loading:
-            largest = max(now.loading, key=lambda load: load.kept)
+            largest = max(now.loading, key=lambda load: load.unreclaimable)
             return EndLoad(
-                largest.pid, f"{left} when it had loaded {in_units(largest.kept)} of the model"
+                largest.pid,
+                f"{left} when it had loaded {in_units(largest.unreclaimable)} of the model",
             )
     if not rested or now.time - state.recycled_at < _RECYCLE_EVERY_S:
         return None

@@ -328,7 +328,7 @@ class WorkerHandle:
         self.in_force = tuple(message.in_force)
         with contextlib.suppress(OSError):  # not known yet: the guard's next reading tells
             held = read_process(self.pid)
-            self.born_bytes = held.kept if held is not None else 0
+            self.born_bytes = held.unreclaimable if held is not None else 0
         self.ready.set_result(None)
         if self.state is WorkerState.STARTING:
             self._become_idle()
