@@ -328,7 +328,7 @@ class Pool:
         return PoolStatus(
             state=state,
             reason=reason,
-            allocator=lifecycle.allocator.name,
+            allocator=lifecycle.allocator,
             sandbox=self._in_force(loaded),
             sandbox_missing=self._not_in_force(loaded),
             fork_server_pid=server.pid if server else None,

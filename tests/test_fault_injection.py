@@ -26,9 +26,8 @@ from test_streams import alone, say
 
 from supervisor import Cause, Guard, MemorySettings, Pool, PoolError, PoolSettings, SpoolStore
 from supervisor.deaths.death import Intent
-from supervisor.deaths.history import History
+from supervisor.deaths.history import Deaths, History
 from supervisor.deaths.kernel_oom import OomEvidence
-from supervisor.deaths.tally import Deaths
 from supervisor.dispatch.dispatcher import Dispatcher
 from supervisor.dispatch.poison import PoisonInputs
 from supervisor.dispatch.scheduler import Scheduler
@@ -41,6 +40,7 @@ from supervisor.job import Job
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.lifecycle import ProcessLifecycle
+from supervisor.processes.loading import Loader
 from supervisor.processes.scratch import Scratch
 from supervisor.processes.slots import WorkerSlots
 from supervisor.processes.worker_handle import WorkerHandle
@@ -67,8 +67,9 @@ CALLS: dict[type, tuple[str, ...]] = {
     Job: ("succeed",),
     Scheduler: ("schedule", "_begin", "put_back"),
     PoisonInputs: ("deaths_by", "remember"),
-    WorkerSlots: ("worker_changed", "worker_gone", "_start_worker", "_occupy", "_rest_after"),
-    ProcessLifecycle: ("_install", "_load", "_find_target", "notify"),
+    WorkerSlots: ("worker_gone", "_start_worker", "_occupy", "_rest_after"),
+    ProcessLifecycle: ("_install", "notify"),
+    Loader: ("load", "find_target"),
     ForkServerHandle: ("fork",),
     WorkerHandle: ("job_over", "run", "leave", "work_changed", "_on_ready", "output"),
     Backoff: ("failed",),
@@ -258,7 +259,7 @@ async def test_a_fork_server_that_cannot_be_ended_is_not_waited_for(events: list
                 while pool.status().fork_server_pid in (None, server.pid):
                     await asyncio.sleep(0.05)
             assert (await pool.run({"do": "echo"}, timeout_s=20)).value["pid"]
-            assert [e for e in events if e["event"] == "fork_server.cannot_be_ended"]
+            assert [e for e in events if e["event"] == "fork_server.kill_failed"]
 
 
 async def test_a_helpers_children_end_with_it() -> None:

@@ -56,7 +56,7 @@ class Dispatcher:
         self._attempts = settings.attempts
         self._guard = guard
         self.lifecycle = ProcessLifecycle(
-            target, settings, self, guard.history, guard.evidence, guard.clock
+            target, settings, self, self.headroom, guard.history, guard.evidence, guard.clock
         )
         self.scheduler = Scheduler(guard, self.lifecycle, settings.workers)
         self.streams = Streams(

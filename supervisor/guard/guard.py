@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from supervisor.deaths.death import Cause
-from supervisor.deaths.history import History
+from supervisor.deaths.history import Deaths, History
 from supervisor.deaths.kernel_oom import OomEvidence
-from supervisor.deaths.tally import Deaths
 from supervisor.guard import polling
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.beforehand import limit_in_words

@@ -1,25 +1,23 @@
 """The worker slots: one worker on each, whatever dies.
 
-They know nothing of jobs; their owner is told when a worker can take one and when a worker is gone.
+They know nothing of jobs.
 """
 
 import asyncio
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Protocol
 
 from supervisor.deaths.death import EXPECTED, Death, Intent
-from supervisor.deaths.tally import Deaths
+from supervisor.deaths.history import Deaths
 from supervisor.log import get_logger
 from supervisor.loop.changes import Changes
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.forkserver_handle import ForkServerHandle, ForkServerLost
-from supervisor.processes.worker_handle import WorkerHandle, WorkerStillborn
+from supervisor.processes.worker_handle import WorkerHandle, WorkerOwner, WorkerStillborn
 from supervisor.settings import PoolSettings, Sandbox
-from supervisor.wire.messages import FromWorker
 
 log = get_logger("supervisor")
 
@@ -33,23 +31,6 @@ _MOVED_WITHIN_S = 2.0
 _MOST_EACH = 8
 """Workers for each slot: beside its own those of earlier models that are still at work. Where there
 are so many a successor waits until one of those has gone."""
-
-
-class WorkersOwner(Protocol):
-    """Who works with the workers."""
-
-    def worker_changed(self, worker: WorkerHandle) -> None:
-        """It can take a job now, or none any more."""
-
-    def worker_busy(self, worker: WorkerHandle) -> None:
-        """It has something to do from now on."""
-
-    def worker_message(self, worker: WorkerHandle, message: FromWorker) -> None:
-        """It tells of its job. Raises `ProtocolError` where it may not."""
-
-    def worker_lost(self, worker: WorkerHandle, death: Death) -> None:
-        """It has ended, or cannot be ended. `worker.job` is what it had, and `worker.at_hand` what
-        it was working for."""
 
 
 class _Slot:
@@ -71,7 +52,7 @@ class WorkerSlots:
     def __init__(
         self,
         settings: PoolSettings,
-        owner: WorkersOwner,
+        owner: WorkerOwner,
         deaths: Deaths,
         changes: Changes,
         clock: LoopClock,
@@ -123,23 +104,8 @@ class WorkerSlots:
             return
         self._occupy(slot, worker)
 
-    # A worker's own calls.
-
-    def worker_changed(self, worker: WorkerHandle) -> None:
-        self._owner.worker_changed(worker)
-        self._changes.notify()
-
-    def worker_busy(self, worker: WorkerHandle) -> None:
-        self._owner.worker_busy(worker)
-
-    def worker_message(self, worker: WorkerHandle, message: FromWorker) -> None:
-        self._owner.worker_message(worker, message)
-
-    def worker_stuck(self, worker: WorkerHandle, death: Death) -> None:
-        self._owner.worker_lost(worker, death)
-        self._changes.notify()
-
     def worker_gone(self, worker: WorkerHandle, death: Death) -> None:
+        """Record a worker's end, and tell the owner."""
         job = worker.job
         self.workers.discard(worker)
         try:
@@ -225,7 +191,16 @@ class WorkerSlots:
         most = _MOST_EACH * self.settings.workers
         await self._changes.until(lambda: len(self.workers) < most)
         born = await server.fork()
-        worker = WorkerHandle(slot, server, born, self, self._deaths.evidence, self._clock)
+        worker = WorkerHandle(
+            slot,
+            server,
+            born,
+            self._owner,
+            self.worker_gone,
+            self._changes,
+            self._deaths.evidence,
+            self._clock,
+        )
         self.workers.add(worker)
         self._changes.notify()
         if server.outcome.forced is Intent.SHUTDOWN:  # it was discarded while this one was forked
