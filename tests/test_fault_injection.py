@@ -40,7 +40,6 @@ from supervisor.job import Job
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.lifecycle import ProcessLifecycle
-from supervisor.processes.loading import Loader
 from supervisor.processes.scratch import Scratch
 from supervisor.processes.slots import WorkerSlots
 from supervisor.processes.worker_handle import WorkerHandle
@@ -69,7 +68,6 @@ CALLS: dict[type, tuple[str, ...]] = {
     PoisonInputs: ("deaths_by", "remember"),
     WorkerSlots: ("worker_gone", "_start_worker", "_occupy", "_rest_after"),
     ProcessLifecycle: ("_install", "notify"),
-    Loader: ("load", "find_target"),
     ForkServerHandle: ("fork",),
     WorkerHandle: ("job_over", "run", "leave", "work_changed", "_on_ready", "output"),
     Backoff: ("failed",),
@@ -243,7 +241,7 @@ async def test_without_descriptors_memory_is_not_taken_for_none(events: list[Any
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert (await job).deaths == ()
         assert [w.pid for w in pool.status().workers] == [w.pid for w in before.workers]
-        assert not [e for e in events if e["event"] == "guard.level"]
+        assert not [e for e in events if e["event"] == "guard.level_changed"]
 
 
 async def test_a_fork_server_that_cannot_be_ended_is_not_waited_for(events: list[Any]) -> None:

@@ -40,7 +40,7 @@ async def test_the_same_input_costs_two_workers_once(pool: Pool, events: list[An
         assert "ended 2 workers and was not tried again" in said
         assert "SIGSEGV" in said
     assert pool.deaths == {Cause.CRASH: 2}
-    assert [e["event"] for e in events].count("job.is_poison") == 1
+    assert [e["event"] for e in events].count("job.quarantined") == 1
 
 
 async def test_what_only_looks_like_it_is_tried(pool: Pool) -> None:

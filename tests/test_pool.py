@@ -354,7 +354,7 @@ async def test_a_renewal_that_fails_leaves_the_old_one_serving(events: list[Any]
         await whole(pool, 1)
         (before,) = pool.status().workers
         pool.renew()
-        await eventually(lambda: _named(events, "model.not_renewed"))
+        await eventually(lambda: _named(events, "model.renewal_failed"))
         assert pool.status().workers[0].pid == before.pid
         assert (await pool.run({"do": "echo"})).value["greeting"] == "hello"
         pool.renew()

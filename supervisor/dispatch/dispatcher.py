@@ -135,7 +135,7 @@ class Dispatcher:
         if spool is not None:
             await spool.flush()
         if deaths := await self._poison.deaths_by(request, spool):
-            log.warning("job.remembered", request_id=request_id, ended=len(deaths))
+            log.warning("job.rejected", request_id=request_id, ended=len(deaths))
             raise given_up(deaths, again=True)
         if self.closed:  # asked after the last wait: the queue is not cleared again
             raise closing()
@@ -172,7 +172,7 @@ class Dispatcher:
             if len(job.deaths) >= self._attempts and await self._poison.remember(
                 request, spool, job.deaths
             ):
-                log.error("job.is_poison", request_id=request_id, remembered_s=KEEP_S)
+                log.error("job.quarantined", request_id=request_id, remembered_s=KEEP_S)
             raise
         finally:
             self._forget(job)

@@ -205,7 +205,7 @@ class ProcessLifecycle:
         except (*CANNOT_LOAD, WorkerStillborn) as error:
             self._failed(error)
             self.not_renewed = str(error)
-            log.error("model.not_renewed", reason=str(error))
+            log.error("model.renewal_failed", reason=str(error))
             if self.live_server() is None and not await self._go_back(before):
                 await self._sleep_after_failure(str(error), wanted)
                 return
@@ -264,7 +264,7 @@ class ProcessLifecycle:
             f"{in_units(headroom.now)} are left beside the old one"
         )
         log.warning(
-            "model.changed_in_turn",
+            "model.swap_started",
             needs_bytes=target.needs,
             left_bytes=headroom.now,
             consequence="no request is taken until the new one is loaded",
@@ -286,11 +286,11 @@ class ProcessLifecycle:
         """The one that had to go is loaded again; False if that fails too."""
         if before.outcome.asked is not Intent.SHUTDOWN:
             return False
-        log.warning("model.going_back")
+        log.warning("model.rollback_started")
         try:
             self._install(await self._loader.load(before.target))
         except CANNOT_LOAD as error:
-            log.error("model.not_back", reason=str(error))
+            log.error("model.rollback_failed", reason=str(error))
             return False
         return True
 

@@ -69,7 +69,7 @@ class Loader:
         except TargetUnavailable:
             raise
         except Exception as error:
-            log.exception("model.not_found")
+            log.exception("model.lookup_failed")
             raise TargetUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def load(self, target: Target) -> ForkServerHandle:

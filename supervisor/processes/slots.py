@@ -147,7 +147,9 @@ class WorkerSlots:
             if server is not self._live_server():
                 return  # it has been replaced meanwhile, or is gone: another will be asked
             delay = max(slot.backoff.failed(0.0), 0.05)
-            log.error("worker.not_started", worker=slot.number, reason=str(error), retry_in_s=delay)
+            log.error(
+                "worker.start_failed", worker=slot.number, reason=str(error), retry_in_s=delay
+            )
             await self._rest(slot, delay, str(error))
             return
         finally:

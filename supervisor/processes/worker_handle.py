@@ -270,7 +270,7 @@ class WorkerHandle(Process):
 
     def _not_reached(self, error: OSError) -> None:
         self.kill(Intent.RECYCLE, f"the kernel would not carry a message to it: {error}")
-        log.error("worker.not_reached", worker=self.slot, pid=self.pid, reason=str(error))
+        log.error("worker.send_failed", worker=self.slot, pid=self.pid, reason=str(error))
 
     def _become_idle(self) -> None:
         self.idle_since = time.monotonic()
