@@ -30,6 +30,7 @@ from supervisor.deaths.history import Deaths, History
 from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.dispatch.dispatcher import Dispatcher
 from supervisor.dispatch.poison import PoisonInputs
+from supervisor.dispatch.retries import Retries
 from supervisor.dispatch.scheduler import Scheduler
 from supervisor.dispatch.streams import Streams
 from supervisor.guard.admission_control import AdmissionControl
@@ -53,7 +54,8 @@ class Injected(Exception):
 
 
 CALLS: dict[type, tuple[str, ...]] = {
-    Dispatcher: ("worker_changed", "worker_message", "worker_busy", "_learn", "_run_again"),
+    Dispatcher: ("worker_changed", "worker_message", "worker_busy", "_learn"),
+    Retries: ("worker_lost", "check"),
     Guard: ("finished", "hasten", "_look", "_read", "_decide"),
     AdmissionControl: ("may_begin", "began", "ended", "reserved"),
     Observer: ("read", "look", "outdated", "interval"),
@@ -62,7 +64,7 @@ CALLS: dict[type, tuple[str, ...]] = {
     History: ("passed", "died"),
     Deaths: ("died",),
     OomEvidence: ("look", "killed"),
-    Streams: ("fed", "failed", "place", "look", "worker_lost", "worker_leaves", "add"),
+    Streams: ("fed", "failed", "schedule", "look", "worker_lost", "worker_leaves", "add"),
     Job: ("succeed",),
     Scheduler: ("schedule", "_begin", "put_back"),
     PoisonInputs: ("deaths_by", "remember"),

@@ -427,7 +427,7 @@ async def test_what_a_load_leaves_in_temporary_files_is_removed(
     target = toy(litter=True, fail=fail, load_s=60.0 if late else 0.3)
     async with Pool(target, PoolSettings(workers=1, load_timeout_s=1.0 if late else 20.0)) as pool:
         await eventually(lambda: list(tmp_path.glob("*/*")))
-        await pool.settled()
+        await pool.loaded_or_failed()
         await eventually(lambda: not list(tmp_path.iterdir()))
         if ends == "well":
             await pool.run({"do": "echo"})

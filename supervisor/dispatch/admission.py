@@ -1,25 +1,26 @@
-"""A place in a pool, from before a job's input is read until its answer is given."""
+"""An admission: a slot in a pool, from before a job's input is read until its answer is given."""
 
 import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from supervisor.guard.refusal import Ask
-from supervisor.job import JobResult
+from supervisor.job import Job, JobResult
 from supervisor.spool import JobInput
 
 
 class Admission:
-    """A place in the pool, held from before a job's input is read until its answer is given."""
+    """A slot in the pool, held from before a job's input is read until its answer is given."""
 
     def __init__(
         self,
         ask: Ask,
         never: Callable[[Ask], Exception | None],
-        run: Callable[..., Awaitable[JobResult]],
+        run: Callable[[Job, float | None], Awaitable[JobResult]],
         client: str | None = None,
     ) -> None:
-        """`never`: why what is asked for could not be done at all. `run`: the pool's way of it."""
+        """`never`: why what is asked for could not be done at all. `run` runs a job, within
+        seconds."""
         self._ask, self._client = ask, client
         self._never, self._run = never, run
 
@@ -29,8 +30,8 @@ class Admission:
         return self._ask.units
 
     def resize(self, units: float, *, known: bool = True) -> None:
-        """The job's size is known now, or can be guessed better. Raises `TooLarge` where it is
-        known and could not be done at all."""
+        """Take note of the job's size, which is `known` now or guessed better. Raises `TooLarge`
+        where it is known and could not be done at all."""
         self._ask = dataclasses.replace(self._ask, units=units)
         if not known:
             return
@@ -53,6 +54,5 @@ class Admission:
         `Draining`; for a request that MessagePack cannot carry `TypeError`, `ValueError`,
         `OverflowError` or `RecursionError`; and what `on_progress` raises.
         """
-        return await self._run(
-            request, spool, self.units, timeout_s, on_progress, request_id, self._client
-        )
+        job = Job(request, spool, on_progress, self.units, request_id, self._client)
+        return await self._run(job, timeout_s)

@@ -7,11 +7,11 @@ import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from supervisor.deaths.death import EXPECTED, Cause, Death, Fault, whose_fault
-from supervisor.dispatch.poison import KEEP_S, PoisonInputs
+from supervisor.deaths.death import Death
+from supervisor.dispatch.retries import Retries, closing
 from supervisor.dispatch.scheduler import Scheduler
-from supervisor.dispatch.streams import Streams
-from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, given_up
+from supervisor.dispatch.streams import Streams, model_failure
+from supervisor.errors import DeadlineExceeded, PoolError
 from supervisor.guard.guard import Guard
 from supervisor.job import Job, JobResult, JobState
 from supervisor.log import get_logger
@@ -19,7 +19,6 @@ from supervisor.loop.tasks import Tasks, each_of
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker_handle import WorkerHandle, WorkerState
 from supervisor.settings import Headroom, PoolSettings, TargetSource
-from supervisor.spool import JobInput
 from supervisor.wire.channel import encoded
 from supervisor.wire.messages import (
     Cancelled,
@@ -37,8 +36,6 @@ from supervisor.wire.payload import unpack_value
 log = get_logger("supervisor")
 
 _LOOK_EVERY_S = 0.5
-_MOST_NEVER_BEGUN = 10
-"""A job that so many workers did not even live to begin is given up."""
 
 
 class Dispatcher:
@@ -53,7 +50,6 @@ class Dispatcher:
         measure: Callable[[Any], float] | None,
     ) -> None:
         """As of a `Pool`."""
-        self._attempts = settings.attempts
         self._guard = guard
         self.lifecycle = ProcessLifecycle(
             target, settings, self, self.headroom, guard.history, guard.evidence, guard.clock
@@ -67,16 +63,12 @@ class Dispatcher:
             settings.attempts,
             guard.clock,
         )
-        self._sound, self._measure = sound, measure
+        self._measure = measure
         self._jobs: set[Job] = set()
         """All that are inside."""
-        self._suspended: set[Job] = set()
-        """Jobs whose worker has crashed, while it is found out what that says of the model."""
         self._tasks = Tasks()
-        self._poison = PoisonInputs()
+        self._retries = Retries(self.scheduler, settings.attempts, sound, self._tasks)
         self._numbers = itertools.count(1)
-        self.closed = False
-        """Nothing is begun any more."""
 
     def begin(self) -> None:
         """Look after the streams, and after what could not begin when it came."""
@@ -93,10 +85,15 @@ class Dispatcher:
 
     def _find_lost(self) -> None:
         """A job that no worker has, since something has failed when its worker ended."""
-        running = {worker.job for worker in self.lifecycle.workers} | self._suspended
+        running = {worker.job for worker in self.lifecycle.workers} | self._retries.suspended
         for job in [job for job in self._jobs if job.state is JobState.RUNNING]:
             if job not in running:
                 self.scheduler.put_back(job)
+
+    @property
+    def closed(self) -> bool:
+        """Nothing is begun any more."""
+        return self._retries.closed
 
     def next_number(self) -> int:
         """Of a job or stream."""
@@ -108,10 +105,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """Fail all that is inside."""
-        self.closed = True
-        for job in (*self.scheduler.queue.clear(), *self._suspended):
-            job.fail(closing())
-        self._suspended.clear()
+        self._retries.close()
         self.streams.close(closing())
         for worker in self.lifecycle.workers:
             if worker.job is not None:
@@ -121,41 +115,22 @@ class Dispatcher:
         """Wait for what was begun about them."""
         await self._tasks.close()
 
-    async def run(
-        self,
-        request: dict[str, Any],
-        spool: JobInput | None,
-        units: float | None,
-        timeout_s: float | None,
-        on_progress: Callable[[Any], None] | None,
-        request_id: str | None,
-        client: str | None,
-    ) -> JobResult:
-        """One job; cancelling this coroutine drops it. Raises what `Admission.run` raises."""
-        if spool is not None:
-            await spool.flush()
-        if deaths := await self._poison.deaths_by(request, spool):
-            log.warning("job.rejected", request_id=request_id, ended=len(deaths))
-            raise given_up(deaths, again=True)
+    async def run(self, job: Job, timeout_s: float | None) -> JobResult:
+        """Run one job; cancelling this coroutine drops it. Raises what `Admission.run` raises."""
+        if job.spool is not None:
+            await job.spool.flush()
+        await self._retries.check(job)
         if self.closed:  # asked after the last wait: the queue is not cleared again
             raise closing()
+        job.id = self.next_number()
+        size = None if job.spool is None else job.spool.size
+        job.message = encoded(Run(job.id, job.request, size))
         loop = asyncio.get_running_loop()
-        number = self.next_number()
-        job = Job(
-            number,
-            encoded(Run(number, request, None if spool is None else spool.size)),
-            spool,
-            on_progress,
-            loop.create_future(),
-            submitted=loop.time(),
-            units=units,
-            request_id=request_id,
-            client=client,
-        )
+        job.submitted = loop.time()
         limit = asyncio.timeout(timeout_s)
         try:
             self._jobs.add(job)
-            self.scheduler.queue.add(job, client, 1.0 if units is None else units)
+            self.scheduler.queue.add(job, job.client, 1.0 if job.units is None else job.units)
             self.scheduler.schedule()
             async with limit:
                 return await job.future
@@ -163,16 +138,13 @@ class Dispatcher:
             if not limit.expired():
                 raise  # what `on_progress` has raised
             where = "in the queue" if job.state is JobState.WAITING else "on a worker"
-            if job.state is JobState.RUNNING:
-                self._guard.overdue(self.scheduler, units, loop.time() - job.started)
+            if job.state is JobState.RUNNING and job.units:
+                self.scheduler.pace.at_least(job.units, loop.time() - job.started)
             raise DeadlineExceeded(
                 f"not done after {timeout_s:g} s; the time ran out {where}"
             ) from None
         except PoolError:
-            if len(job.deaths) >= self._attempts and await self._poison.remember(
-                request, spool, job.deaths
-            ):
-                log.error("job.quarantined", request_id=request_id, remembered_s=KEEP_S)
+            await self._retries.given_up(job)
             raise
         finally:
             self._forget(job)
@@ -183,7 +155,7 @@ class Dispatcher:
         if job.state is JobState.WAITING:
             self.scheduler.queue.discard(job)
         elif job.state is JobState.RUNNING:
-            self._suspended.discard(job)
+            self._retries.suspended.discard(job)
             for worker in self.lifecycle.workers:
                 if worker.job is job:
                     worker.cancel()
@@ -195,7 +167,7 @@ class Dispatcher:
         if worker.state is WorkerState.LEAVING:
             self.streams.worker_leaves(worker)
         if worker.state is WorkerState.IDLE:
-            self.streams.place()
+            self.streams.schedule()
             self.scheduler.schedule()
 
     def worker_busy(self, worker: WorkerHandle) -> None:
@@ -259,21 +231,8 @@ class Dispatcher:
         )
 
     def _failed(self, job: Job, worker: WorkerHandle, message: Failed) -> None:
-        if message.code is not None:
-            job.fail(JobError(message.code, message.message))
-        else:
-            job.fail(JobCrashed(message.message, message.traceback))
+        job.fail(model_failure("job", worker, message, job=job.id, request_id=job.request_id))
         self._worker_is_free(worker)
-        if message.code is None:
-            log.error(
-                "job.crashed",
-                worker=worker.slot,
-                pid=worker.pid,
-                job=job.id,
-                request_id=job.request_id,
-                error=message.message,
-                traceback=message.traceback,
-            )
 
     def _learn(self, job: Job, worker: WorkerHandle, value: Any, run_s: float) -> None:
         """What a job cost. `measure` reads what a worker has said: it may raise anything."""
@@ -297,48 +256,10 @@ class Dispatcher:
         at_hand, job, worker.job = worker.at_hand, worker.job, None
         each_of(
             functools.partial(self._guard.admission.ended, worker),
-            functools.partial(self._run_again, job, death, at_hand),
+            functools.partial(self._retries.worker_lost, job, death, at_hand),
             functools.partial(self.streams.worker_lost, worker, death, at_hand),
             self.scheduler.schedule,
         )
-
-    def _run_again(self, job: Job | None, death: Death, at_hand: int) -> None:
-        if job is None or job.state is not JobState.RUNNING:
-            return
-        # A worker that broke its rules may say that it had nothing at hand.
-        guilty = at_hand == 0 and whose_fault(death) is Fault.INPUT
-        if (at_hand == job.id or guilty) and death.cause not in EXPECTED:
-            job.deaths.append(death)
-        elif death.cause not in EXPECTED:
-            job.never_begun += 1
-        if self.closed:
-            job.fail(closing())
-        elif len(job.deaths) >= self._attempts:
-            job.fail(given_up(job.deaths))
-        elif job.never_begun >= _MOST_NEVER_BEGUN:
-            job.fail(given_up([*job.deaths, death]))
-        else:
-            if self._sound is not None and death.cause is Cause.CRASH:
-                self._suspended.add(job)
-                self._tasks.once("what a crash says", functools.partial(self._ask_about, job))
-            else:
-                self.scheduler.put_back(job)
-            log.warning(
-                "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
-            )
-
-    async def _ask_about(self, job: Job) -> None:
-        """One that crashed may, where the model is damaged, do so again and again."""
-        assert self._sound is not None
-        server = self.lifecycle.live_server()
-        try:
-            if not await self._sound() and server is self.lifecycle.live_server():
-                self.lifecycle.discard("what its model was loaded from is damaged")
-        finally:
-            if job in self._suspended:
-                self._suspended.remove(job)
-                self.scheduler.put_back(job)
-                self.scheduler.schedule()
 
 
 def _job_of(worker: WorkerHandle, number: int) -> Job:
@@ -346,8 +267,3 @@ def _job_of(worker: WorkerHandle, number: int) -> Job:
     if worker.job is None or worker.job.id != number:
         raise ProtocolError(f"an answer for job {number}, which it does not have")
     return worker.job
-
-
-def closing() -> Draining:
-    """What ends the jobs that are inside when the pool closes."""
-    return Draining("the server is shutting down")

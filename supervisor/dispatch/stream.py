@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor.deaths.death import Death
-from supervisor.errors import PoolError, StreamLost, given_up
+from supervisor.errors import PoolError, StreamLost, give_up
 from supervisor.loop.clock import LoopClock
 from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import StreamSettings
@@ -36,7 +36,7 @@ class _Input:
 
 
 class Stream:
-    """A place for a stream, from `Pool.stream`. Input goes in with `send`, answers come out of
+    """A stream, from `Pool.stream`. Input goes in with `send`, answers come out of
     `receive`, in order; one coroutine each."""
 
     def __init__(
@@ -44,14 +44,14 @@ class Stream:
         number: int,
         settings: StreamSettings,
         request_id: str | None,
-        place: Callable[[], None],
+        schedule: Callable[[], None],
         kept: Callable[[], None],
         clock: LoopClock,
         *,
         background: bool = False,
     ) -> None:
-        """`place`: called when it needs a worker, or may go to another; `kept`: when it keeps more
-        input than before. `background`: it has the steps that streams and files leave."""
+        """`schedule` is called when it needs a worker, or may go to another; `kept` when it keeps
+        more input than before. `background`: it has the steps that streams and files leave."""
         self.number = number
         self.background = background
         self.request_id = request_id
@@ -67,7 +67,7 @@ class Stream:
         self._mark: bytes | None = None
         self._lost = False  # input that came since it was settled is not kept any more
         self._settings = settings
-        self._place, self._input_kept = place, kept
+        self._schedule, self._input_kept = schedule, kept
         self._clock = clock
         self._last = 0  # the number of the input that came last
         self._finished = False
@@ -97,7 +97,7 @@ class Stream:
         encoded(Open(self.number, request, 0.0, None, 0, 0.0, self.background))
         self._request = request
         self._whole = whole
-        self._place()
+        self._schedule()
 
     async def send(self, data: Any, units: float = 0.0) -> None:
         """Give it the next input, of what MessagePack can carry, `units` in size; waits while
@@ -157,7 +157,7 @@ class Stream:
         return self._request is not None
 
     @property
-    def to_be_placed(self) -> bool:
+    def to_be_scheduled(self) -> bool:
         """It has no worker, or may leave the one it has."""
         may_move = self.wants_to_move and self.settled
         return self.begun and not self.over and (self.worker is None or may_move)
@@ -260,7 +260,7 @@ class Stream:
                 self._let_go()
             self._lost = False
             if self.wants_to_move:
-                self._place()
+                self._schedule()
         if self.worker is not None:
             self.worker.work_changed()
         self._send_on()
@@ -284,7 +284,7 @@ class Stream:
         if own:
             self._blamed.append(death)
         if len(self._blamed) >= attempts or self._lost_workers >= _MOST_LOST:
-            return given_up(self._blamed or [death])
+            return give_up(self._blamed or [death])
         return None
 
     def fail(self, error: Exception, *, tell: bool = True) -> None:

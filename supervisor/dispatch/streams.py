@@ -4,16 +4,17 @@ make the others late."""
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from supervisor.deaths.death import EXPECTED, Death, Fault, Intent, whose_fault
 from supervisor.dispatch.stream import Stream
-from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, QueueFull
+from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, QueueFull
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
 from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import StreamSettings
-from supervisor.wire.messages import Fed, StreamFailed
+from supervisor.wire.messages import Failed, Fed, StreamFailed
 
 log = get_logger("supervisor")
 
@@ -128,7 +129,7 @@ class Streams:
                 self._worked_s = 0.0
             self._begun[stream.number] = time.monotonic()
         self._streams[stream.number] = stream
-        self.place()
+        self.schedule()
 
     def remove(self, stream: Stream) -> None:
         """Its caller is done with it."""
@@ -153,7 +154,7 @@ class Streams:
         now = self._clock.now()
         for worker in [worker for worker, until in self._to_settle.items() if until <= now]:
             self._move_unsettled(worker)
-        self.place()
+        self.schedule()
 
     def keep_within(self) -> None:
         """What all keep together is bounded: the one that keeps most gives it up first."""
@@ -164,9 +165,9 @@ class Streams:
             if largest.kept_bytes >= before:
                 return  # it waits for its worker
 
-    def place(self) -> None:
+    def schedule(self) -> None:
         """Find a worker for every stream that has none, or may leave the one it has."""
-        waiting = [stream for stream in self._streams.values() if stream.to_be_placed]
+        waiting = [stream for stream in self._streams.values() if stream.to_be_scheduled]
         if not waiting:
             return
         able = [worker for worker in self._workers() if worker.able]
@@ -203,7 +204,7 @@ class Streams:
         if worker.streams:
             most_s = 0.0 if worker.hurried else self.settings.settle_s
             self._to_settle[worker] = self._clock.now() + most_s
-        self.place()
+        self.schedule()
 
     def _move_unsettled(self, worker: WorkerHandle) -> None:
         for stream in self._on(worker):
@@ -226,7 +227,7 @@ class Streams:
             own = stream.number == at_hand and whose_fault(death) is not Fault.NOBODY
             if (error := stream.blame(death, self._attempts, own=own)) is not None:
                 stream.fail(error)
-        self.place()
+        self.schedule()
         if lost:
             log.warning("streams.moved", worker=worker.slot, pid=worker.pid, count=len(lost))
 
@@ -266,26 +267,15 @@ class Streams:
         others = [_live(other) for other in self._workers() if other.able]
         if others and _live(worker) > min(others) + 1:
             stream.wants_to_move = True
-            self.place()
+            self.schedule()
 
     def failed(self, worker: WorkerHandle, message: StreamFailed) -> None:
         """The model refused to go on, or raised."""
         stream = self._streams.get(message.stream)
         if stream is None or stream.worker is not worker:
             return
-        if message.code is not None:
-            stream.fail(JobError(message.code, message.message), tell=False)
-            return
-        stream.fail(JobCrashed(message.message, message.traceback), tell=False)
-        log.error(
-            "stream.crashed",
-            worker=worker.slot,
-            pid=worker.pid,
-            stream=stream.number,
-            request_id=stream.request_id,
-            error=message.message,
-            traceback=message.traceback,
-        )
+        ids = {"stream": stream.number, "request_id": stream.request_id}
+        stream.fail(model_failure("stream", worker, message, **ids), tell=False)
 
     def _on(self, worker: WorkerHandle) -> list[Stream]:
         """Streams that the worker carries."""
@@ -309,3 +299,21 @@ def _live(worker: WorkerHandle) -> int:
 def _work_of(streams: Iterable[Stream]) -> float:
     """What a worker has to do for them: each as much as any, and what it has to hear again."""
     return sum(1.0 + stream.to_be_told_again for stream in streams)
+
+
+def model_failure(
+    what: str, worker: WorkerHandle, message: Failed | StreamFailed, **ids: Any
+) -> PoolError:
+    """What the caller of a job or stream is told if the model refused it, or raised (which is
+    logged, with `ids`)."""
+    if message.code is not None:
+        return JobError(message.code, message.message)
+    log.error(
+        f"{what}.crashed",
+        worker=worker.slot,
+        pid=worker.pid,
+        error=message.message,
+        traceback=message.traceback,
+        **ids,
+    )
+    return JobCrashed(message.message, message.traceback)

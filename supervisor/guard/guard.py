@@ -11,6 +11,7 @@ from supervisor.deaths.death import Cause
 from supervisor.deaths.history import Deaths, History
 from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.guard import polling
+from supervisor.guard.accounting import Account
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.beforehand import limit_in_words
 from supervisor.guard.effects import Effects
@@ -144,11 +145,6 @@ class Guard:
             if self._timer.when() > asyncio.get_running_loop().time() + seconds:
                 self._tick_in(seconds)
 
-    def overdue(self, member: Member, units: float | None, run_s: float) -> None:
-        """A job was given up after so long: it would have taken longer."""
-        if units:
-            member.pace.at_least(units, run_s)
-
     def finished(
         self, member: Member, worker: WorkerHandle, units: float | None, run_s: float
     ) -> None:
@@ -221,13 +217,9 @@ class Guard:
         freed = self._held(member) + observer.elsewhere()
         return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.budgets.limits))
 
-    def growth(self, worker: WorkerHandle) -> int:
-        """What the worker holds of its own."""
-        return self._observer.accounting.of(worker.pid).growth
-
-    def rss(self, worker: WorkerHandle) -> int | None:
-        """All that the worker has in RAM, shared and mapped memory included; None until read."""
-        return self._observer.accounting.of(worker.pid).rss
+    def account(self, worker: WorkerHandle) -> Account:
+        """What the worker holds."""
+        return self._observer.accounting.of(worker.pid)
 
     def status(self) -> GuardStatus | None:
         """What is known now; None before the first reading."""

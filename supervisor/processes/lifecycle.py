@@ -25,6 +25,7 @@ from supervisor.processes.slots import WorkerSlots
 from supervisor.processes.worker_handle import WorkerHandle, WorkerOwner, WorkerStillborn
 from supervisor.settings import Headroom, PoolSettings, Target, TargetSource
 from supervisor.sizes import in_units
+from supervisor.wire.messages import Loaded
 
 log = get_logger("supervisor")
 
@@ -107,6 +108,16 @@ class ProcessLifecycle:
         if server is None or server.ended.done() or server.outcome.forced is not Intent.NONE:
             return None
         return server
+
+    def loaded(self) -> Loaded | None:
+        """What the live fork server told when its model was in memory."""
+        server = self.live_server()
+        return server.loaded.result() if server else None
+
+    def report(self) -> dict[str, Any]:
+        """What the loaded model tells about itself; empty while there is none."""
+        loaded = self.loaded()
+        return loaded.report if loaded else {}
 
     def renew(self) -> int:
         """Load the target anew, beside the one that serves, and move over to it; if it cannot be
