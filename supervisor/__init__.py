@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from supervisor.errors import StreamLost as StreamLost
     from supervisor.errors import TooLarge as TooLarge
     from supervisor.errors import WorkerLost as WorkerLost
-    from supervisor.guard.beforehand import explain_limits as explain_limits
-    from supervisor.guard.beforehand import find_headroom as find_headroom
     from supervisor.guard.guard import Guard as Guard
-    from supervisor.guard.guard import GuardStatus as GuardStatus
+    from supervisor.guard.limits import explain_limits as explain_limits
+    from supervisor.guard.limits import find_headroom as find_headroom
+    from supervisor.guard.status import GuardStatus as GuardStatus
     from supervisor.job import JobResult as JobResult
     from supervisor.loop.tasks import Tasks as Tasks
     from supervisor.packed import PackedRing as PackedRing
@@ -87,7 +87,7 @@ _HOMES = (
     *("settings", "deaths.death", "processes.environment", "child.sandbox", "dispatch.fairness"),
     *("readings.cpus", "readings.processes", "readings.memory", "readings.resources"),
     *("deaths.kernel_oom", "deaths.history", "spool", "loop.tasks", "job", "dispatch.stream"),
-    *("guard.beforehand", "guard.guard", "dispatch.admission", "status", "pool"),
+    *("guard.limits", "guard.guard", "dispatch.admission", "status", "pool"),
 )
 """Where the names are, the modules that need little before those that need more."""
 

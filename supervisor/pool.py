@@ -28,18 +28,16 @@ A twenty-line example, complete but for the model, which any module may hold::
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from supervisor.deaths.death import Cause
 from supervisor.deaths.history import DeathRecord
-from supervisor.dispatch.admission import Admission
+from supervisor.dispatch.admission import Admission, Admissions
 from supervisor.dispatch.dispatcher import Dispatcher
 from supervisor.dispatch.retries import closing
 from supervisor.dispatch.stream import Stream
 from supervisor.dispatch.streams import Streams
-from supervisor.errors import NotReady, QueueFull
 from supervisor.guard.guard import Guard
 from supervisor.guard.refusal import Ask
 from supervisor.job import JobResult
@@ -76,9 +74,7 @@ class Pool:
         self._lifecycle = self._dispatcher.lifecycle
         self._scheduler = self._dispatcher.scheduler
         self._streams = self._dispatcher.streams
-        self._admitted = 0
-        self._inside: set[Admission] = set()
-        self._draining = False
+        self._admissions = Admissions(self.settings, self._guard, self._dispatcher)
 
     async def __aenter__(self) -> "Pool":
         if self._guard_is_mine:
@@ -89,7 +85,7 @@ class Pool:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self._draining = True
+        self._admissions.draining = True
         self._dispatcher.close()
         try:
             await self._dispatcher.end()
@@ -101,7 +97,7 @@ class Pool:
 
     async def wait_ready(self) -> None:
         """Until a worker is able to take a job."""
-        await self._lifecycle.until(lambda: self._lifecycle.unready_reason() is None)
+        await self._lifecycle.changes.until(lambda: self._lifecycle.unready_reason() is None)
 
     def unready_reason(self) -> str | None:
         """Why no worker is able now; None if one is."""
@@ -114,7 +110,7 @@ class Pool:
     async def renewed(self) -> str | None:
         """`renew`, and wait until it is over: None, or why it came to nothing."""
         wanted = self._lifecycle.renew()
-        await self._lifecycle.until(lambda: self._lifecycle.answered >= wanted)
+        await self._lifecycle.changes.until(lambda: self._lifecycle.answered >= wanted)
         return self._lifecycle.not_renewed or self.unready_reason()
 
     def not_renewed(self) -> str | None:
@@ -138,7 +134,7 @@ class Pool:
 
     async def loaded_or_failed(self) -> str | None:
         """Wait until a worker is able (None), or loading has failed (why)."""
-        await self._lifecycle.until(lambda: self.unready_reason() is None or self.failed())
+        await self._lifecycle.changes.until(lambda: self.unready_reason() is None or self.failed())
         return self.unready_reason()
 
     def load_death(self) -> DeathRecord | None:
@@ -169,17 +165,17 @@ class Pool:
         """Replace the workers of this slot, after their jobs; returns their pids."""
         workers = [w for w in self._lifecycle.workers if w.slot == slot and w.running]
         for worker in workers:
-            self._lifecycle.retire(worker, reason)
+            worker.recycle(reason)
         return [worker.pid for worker in workers]
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new jobs, ask the streams to end, and wait for what is inside; True if all was
         done in time."""
-        self._draining = True
+        self._admissions.draining = True
         self.end_streams()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._lifecycle.until(lambda: self._admitted == 0)
+                await self._lifecycle.changes.until(lambda: not self._admissions.inside)
         except TimeoutError:
             return False
         return True
@@ -204,32 +200,9 @@ class Pool:
         Raises `Draining`, `NotReady`, `QueueFull`, `MemoryPressure`, `ResourceExhausted` or
         `TooLarge` at once rather than wait.
         """
-        if self._draining:
-            raise closing()
-        if self._lifecycle.hopeless():
-            raise NotReady(self._lifecycle.unready_reason() or "no worker is able")
-        slots = self.settings.workers + self.settings.queue
-        if not stream and self._admitted - len(self._streams) >= slots:
-            raise QueueFull(f"{self._admitted} requests are in progress, no more are allowed")
         ask = Ask(units, input_bytes, deadline_s, stream)
-        if (
-            refused := self._guard.admission.refusal(self._scheduler, ask, self._queued_units())
-        ) is not None:
-            raise refused
-        if stream and (full := self._streams.refusal(self._scheduler.pace.s_per_unit)) is not None:
-            raise full
-        self._admitted += 1
-        ticket = self._guard.admission.admitted(ask)
-        never = functools.partial(self._guard.admission.never, self._scheduler)
-        admission = Admission(ask, never, self._dispatcher.run, client)
-        self._inside.add(admission)
-        try:
+        with self._admissions.take(ask, client) as admission:
             yield admission
-        finally:
-            self._inside.discard(admission)
-            self._guard.admission.released(ticket)
-            self._admitted -= 1
-            self._lifecycle.notify()
 
     @contextlib.contextmanager
     def stream(self, *, request_id: str | None = None) -> Iterator[Stream]:
@@ -269,7 +242,7 @@ class Pool:
     @property
     def admitted(self) -> int:
         """Jobs that are inside, without streams."""
-        return self._admitted - len(self._streams)
+        return len(self._admissions.inside) - len(self._streams)
 
     @property
     def waiting(self) -> int:
@@ -305,12 +278,8 @@ class Pool:
         return read_status(
             self._lifecycle,
             self._guard,
-            draining=self._draining,
+            draining=self._admissions.draining,
             admitted=self.admitted,
             waiting=self.waiting,
             s_per_unit=self._scheduler.pace.s_per_unit,
         )
-
-    def _queued_units(self) -> float:
-        """Of everything that is inside, an answer that is half done counted whole."""
-        return sum(admission.units or 0.0 for admission in self._inside)

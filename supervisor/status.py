@@ -6,7 +6,8 @@ from typing import Any
 
 from supervisor.deaths.death import Cause
 from supervisor.deaths.history import DeathRecord
-from supervisor.guard.guard import Guard, GuardStatus
+from supervisor.guard.guard import Guard
+from supervisor.guard.status import GuardStatus
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker_handle import WorkerState
 
@@ -86,7 +87,7 @@ def read_status(
     return PoolStatus(
         state=state,
         reason=reason,
-        allocator=lifecycle.allocator,
+        allocator=lifecycle.loader.allocator,
         sandbox=in_force,
         sandbox_missing=tuple(missing),
         fork_server_pid=server.pid if server else None,

@@ -490,7 +490,7 @@ async def test_children_of_others_in_the_process_keep_their_status(pool: Pool) -
 
 async def test_a_damaged_page_ends_nothing(pool: Pool) -> None:
     worker = next(iter(pool._lifecycle.workers))
-    worker._page._map[:48] = b"\xff" * 48
+    worker._signs._page._map[:48] = b"\xff" * 48
     await asyncio.sleep(0.6)
     assert worker.at_hand == 0
     pool.status()

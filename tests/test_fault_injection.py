@@ -38,6 +38,7 @@ from supervisor.guard.effects import Effects
 from supervisor.guard.observer import Observer
 from supervisor.guard.snapshot import Snapshots
 from supervisor.job import Job
+from supervisor.loop.changes import Changes
 from supervisor.processes.backoff import Backoff
 from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.lifecycle import ProcessLifecycle
@@ -69,7 +70,8 @@ CALLS: dict[type, tuple[str, ...]] = {
     Scheduler: ("schedule", "_begin", "put_back"),
     PoisonInputs: ("deaths_by", "remember"),
     WorkerSlots: ("worker_gone", "_start_worker", "_occupy", "_rest_after"),
-    ProcessLifecycle: ("_install", "notify"),
+    ProcessLifecycle: ("_install",),
+    Changes: ("notify",),
     ForkServerHandle: ("fork",),
     WorkerHandle: ("job_over", "run", "leave", "work_changed", "_on_ready", "output"),
     Backoff: ("failed",),

@@ -129,7 +129,7 @@ class Effects:
     def recycle(self, worker: WorkerHandle, reason: str) -> None:
         """It leaves, after its job if it has one."""
         if worker.state in (WorkerState.IDLE, WorkerState.BUSY):
-            self._members.retire(worker, reason)
+            worker.recycle(reason)
             log.info(
                 "worker.recycled", worker=worker.slot, pid=worker.pid, cause="budget", reason=reason
             )

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from supervisor.deaths.death import Cause
 from supervisor.deaths.history import Deaths, History
@@ -13,21 +13,18 @@ from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.guard import polling
 from supervisor.guard.accounting import Account
 from supervisor.guard.admission_control import AdmissionControl
-from supervisor.guard.beforehand import limit_in_words
 from supervisor.guard.effects import Effects
-from supervisor.guard.limits import Budget, Limits
+from supervisor.guard.limits import limit_in_words
 from supervisor.guard.members import Member, Members
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState, decide
 from supervisor.guard.snapshot import Snapshots
-from supervisor.guard.starvation import Waiting
+from supervisor.guard.status import GuardStatus, read_status
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks, each_of
 from supervisor.processes.helper import Helper
 from supervisor.processes.worker_handle import WorkerHandle
-from supervisor.readings.memory import Bound, MemoryReading
-from supervisor.readings.resources import ResourceReading
 from supervisor.settings import Headroom, MemorySettings
 from supervisor.sizes import in_units
 from supervisor.spool import SpoolStore
@@ -39,36 +36,6 @@ _STIRRED = 256 * 1024
 """Bytes: growth that is worth a decision."""
 _DECIDE_EVERY_S = 0.5
 """At the latest: what lasts is decided on, too, and not only what moves."""
-
-
-@dataclass(frozen=True, slots=True)
-class GuardStatus:
-    """What the guard knows at one moment. Bytes; `left` until the tightest bound less the
-    reserve, `reserved` promised to jobs that have not used it yet."""
-
-    state: GuardState
-    limits: Limits
-    budget: Budget
-    bounds: tuple[Bound, ...]
-    tightest: Bound
-    left: int
-    reserved: int
-    used: int
-    mapped: int
-    waiting: Waiting
-    faults: int
-    """Major faults of all workers so far."""
-    waited_s: float
-    """Seconds of their work in which they neither ran nor waited for a processor, so far."""
-    memory: MemoryReading
-    resources: tuple[ResourceReading, ...]
-    spools_refused: str | None
-    """Why what has no room in memory cannot be held on the disk, in words."""
-
-    @property
-    def headroom(self) -> int:
-        """What may still be promised."""
-        return max(0, self.left - self.reserved)
 
 
 class Guard:
@@ -223,26 +190,7 @@ class Guard:
 
     def status(self) -> GuardStatus | None:
         """What is known now; None before the first reading."""
-        observer = self._observer
-        if observer.reading is None:
-            return None
-        return GuardStatus(
-            self.state,
-            observer.budgets.limits,
-            observer.budgets.budget,
-            observer.bounds(),
-            observer.tightest(),
-            observer.budgets.left,
-            self.admission.reserved(),
-            observer.used(),
-            self._snapshots.mapped(),
-            observer.meter.waiting(),
-            observer.meter.faults,
-            observer.meter.waited_s,
-            observer.reading,
-            observer.resources,
-            observer.spools_refused(),
-        )
+        return read_status(self.state, self._observer, self._snapshots, self.admission)
 
     def starved_needs(self) -> str:
         """How much more memory would end it, in words; empty while the model is not starved."""

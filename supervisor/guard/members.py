@@ -96,8 +96,3 @@ class Members:
         """There is a fork server to make another worker for it."""
         member = self.of(worker)
         return member is not None and member.lifecycle.live_server() is not None
-
-    def retire(self, worker: WorkerHandle, reason: str) -> None:
-        """Recycle it, whosever it is."""
-        if (member := self.of(worker)) is not None:
-            member.lifecycle.retire(worker, reason)

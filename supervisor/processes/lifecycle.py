@@ -59,16 +59,16 @@ class ProcessLifecycle:
         """Changes of models that were asked for, and those of them that have ended, well or not."""
         self._headroom = headroom
         self._clock = clock
-        self._changes = Changes()
+        self.changes = Changes()
         self._slots = WorkerSlots(
-            settings, owner, self._deaths, self._changes, clock, self.live_server
+            settings, owner, self._deaths, self.changes, clock, self.live_server
         )
         self._backoff = Backoff(first_s=0.5, longest_s=30.0, forgiven_after_s=60.0)
         self._loading_since = 0.0
         self._unready_because = "the model is not loaded yet"
         self._tasks = Tasks()
-        self._loader = Loader(
-            target, settings, self._deaths, self._changes, clock, self._tasks, lambda: self.workers
+        self.loader = Loader(
+            target, settings, self._deaths, self.changes, clock, self._tasks, lambda: self.workers
         )
 
     async def __aenter__(self) -> "ProcessLifecycle":
@@ -78,11 +78,11 @@ class ProcessLifecycle:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._loader.closing = True
+        self.loader.closing = True
         try:
             await self._tasks.close()
         finally:
-            await self._loader.close(self.workers)
+            await self.loader.close(self.workers)
 
     def unready_reason(self) -> str | None:
         """Why no worker is able now; None if one is."""
@@ -123,7 +123,7 @@ class ProcessLifecycle:
         """Load the target anew, beside the one that serves, and move over to it; if it cannot be
         loaded, all stays as it is. Once `answered` has reached what is returned, it is over."""
         self._wanted += 1
-        self.notify()
+        self.changes.notify()
         return self._wanted
 
     def discard(self, reason: str) -> None:
@@ -134,18 +134,13 @@ class ProcessLifecycle:
         for worker in list(self.workers):
             if worker.server is server:
                 worker.kill(Intent.SHUTDOWN, reason)
-        self.notify()
+        self.changes.notify()
         log.error("model.discarded", pid=server.pid, reason=reason)
 
     @property
     def servers(self) -> set[ForkServerHandle]:
         """All that run: the one that serves, those that load, those whose last worker leaves."""
-        return self._loader.servers
-
-    @property
-    def allocator(self) -> str:
-        """Name of the workers' allocator."""
-        return self._loader.allocator
+        return self.loader.servers
 
     @property
     def workers(self) -> set[WorkerHandle]:
@@ -157,18 +152,6 @@ class ProcessLifecycle:
         """How many processes have ended, by cause."""
         return self._deaths.by_cause
 
-    def retire(self, worker: WorkerHandle, reason: str = "") -> None:
-        """Recycle: it leaves after its job, and another takes its slot."""
-        self._slots.retire(worker, reason)
-
-    async def until(self, predicate: Callable[[], bool]) -> None:
-        """Wait until `predicate` holds; it is asked again after every change."""
-        await self._changes.until(predicate)
-
-    def notify(self) -> None:
-        """Something that an `until` may wait for has changed."""
-        self._changes.notify()
-
     # --- the one task that decides which fork server there is -------------------------------------
 
     async def _keep_fork_server(self) -> None:
@@ -179,7 +162,9 @@ class ProcessLifecycle:
             elif self._wanted > self.answered:
                 await self._change(server)
             else:
-                await self.until(lambda: self._wanted > self.answered or self.live_server() is None)
+                await self.changes.until(
+                    lambda: self._wanted > self.answered or self.live_server() is None
+                )
 
     async def _load_first(self) -> None:
         """There is none: load the target, or sleep on it."""
@@ -191,9 +176,9 @@ class ProcessLifecycle:
         wanted = self._wanted
         self._loading_since = self._clock.now()
         try:
-            self._install(await self._loader.load(await self._loader.find_target()))
+            self._install(await self.loader.load(await self.loader.find_target()))
         except CANNOT_LOAD as error:
-            self._failed(error)
+            self.load_death = error.death if isinstance(error, ForkServerLost) else None
             await self._sleep_after_failure(not_started(error), wanted)
             return
         self.load_death = None
@@ -204,17 +189,17 @@ class ProcessLifecycle:
         wanted = self._wanted
         self._loading_since = self._clock.now()
         try:
-            target = await self._unless_it_dies(self._loader.find_target)
+            target = await self._unless_it_dies(self.loader.find_target)
             if (now := self.live_server()) is not None:
                 before = now
                 await self._make_room(before, target)
-            server = await self._loader.load(target)
+            server = await self.loader.load(target)
             first = await self._first_worker(server)
             self._install(server)
             if first is not None:
                 self._slots.take_in(first)
         except (*CANNOT_LOAD, WorkerStillborn) as error:
-            self._failed(error)
+            self.load_death = error.death if isinstance(error, ForkServerLost) else None
             self.not_renewed = str(error)
             log.error("model.renewal_failed", reason=str(error))
             if self.live_server() is None and not await self._go_back(before):
@@ -241,7 +226,7 @@ class ProcessLifecycle:
                 )
                 await asyncio.sleep(self._backoff.failed(0.0))
                 with contextlib.suppress(*CANNOT_LOAD):
-                    self._install(await self._loader.load(server.target))
+                    self._install(await self.loader.load(server.target))
             return await finding
         finally:
             finding.cancel()
@@ -257,12 +242,9 @@ class ProcessLifecycle:
             server.close()
             raise
 
-    def _failed(self, error: Exception) -> None:
-        self.load_death = error.death if isinstance(error, ForkServerLost) else None
-
     def _answer(self, wanted: int) -> None:
         self.answered = wanted
-        self.notify()
+        self.changes.notify()
 
     async def _make_room(self, before: ForkServerHandle, target: Target) -> None:
         """Where both do not fit, the one that serves goes first, with its workers, after their
@@ -281,15 +263,7 @@ class ProcessLifecycle:
             consequence="no request is taken until the new one is loaded",
         )
         self.server, before.retired = None, True
-        for worker in list(self.workers):
-            self.retire(worker, "its model is being changed")
-        try:
-            async with asyncio.timeout(self.settings.load_timeout_s):
-                await self._childless(before)
-        except TimeoutError:
-            for worker in list(self.workers):
-                worker.kill(Intent.SHUTDOWN, "its job took longer than a change of models may")
-            await self._childless(before)
+        await self._slots.vacate(before, self.settings.load_timeout_s)
         before.close()
         await asyncio.shield(before.ended)
 
@@ -299,7 +273,7 @@ class ProcessLifecycle:
             return False
         log.warning("model.rollback_started")
         try:
-            self._install(await self._loader.load(before.target))
+            self._install(await self.loader.load(before.target))
         except CANNOT_LOAD as error:
             log.error("model.rollback_failed", reason=str(error))
             return False
@@ -316,7 +290,7 @@ class ProcessLifecycle:
         )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
-                await self.until(lambda: self._wanted > self.answered)
+                await self.changes.until(lambda: self._wanted > self.answered)
 
     def _install(self, server: ForkServerHandle) -> None:
         """The slots move to it one by one; the one before ends when its last worker has left."""
@@ -324,16 +298,8 @@ class ProcessLifecycle:
         if before is not None:
             ending = functools.partial(self._end_when_childless, before)
             self._tasks.once(f"end of fork server {before.pid}", ending)
-        self.notify()
+        self.changes.notify()
 
     async def _end_when_childless(self, server: ForkServerHandle) -> None:
-        await self._childless(server)
+        await self._slots.childless(server)
         server.close()
-
-    async def _childless(self, server: ForkServerHandle) -> None:
-        await self.until(
-            lambda: (
-                not server.forking
-                and all(w.server is not server or w.vacated for w in self.workers)
-            )
-        )

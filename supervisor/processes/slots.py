@@ -87,9 +87,26 @@ class WorkerSlots:
         """No slot has a worker that stays alive."""
         return all(slot.failing is not None for slot in self._slots)
 
-    def retire(self, worker: WorkerHandle, reason: str = "") -> None:
-        """Recycle: it leaves after its job, and another takes its slot."""
-        worker.leave(Intent.RECYCLE, reason)
+    async def childless(self, server: ForkServerHandle) -> None:
+        """Wait until the fork server has no worker, and forks none."""
+        await self._changes.until(
+            lambda: (
+                not server.forking
+                and all(w.server is not server or w.vacated for w in self.workers)
+            )
+        )
+
+    async def vacate(self, server: ForkServerHandle, within_s: float) -> None:
+        """Recycle all workers; those that still have a job after `within_s` are ended."""
+        for worker in list(self.workers):
+            worker.recycle("its model is being changed")
+        try:
+            async with asyncio.timeout(within_s):
+                await self.childless(server)
+        except TimeoutError:
+            for worker in list(self.workers):
+                worker.kill(Intent.SHUTDOWN, "its job took longer than a change of models may")
+            await self.childless(server)
 
     async def try_out(self, server: ForkServerHandle) -> WorkerHandle:
         """A worker of the new fork server that got ready, to be taken in once it is the newest.
@@ -100,7 +117,7 @@ class WorkerSlots:
         """It takes the place of the first slot's worker."""
         slot = self._slots[0]
         if slot.filling or not worker.able:
-            self.retire(worker, "its slot is taken")
+            worker.recycle("its slot is taken")
             return
         self._occupy(slot, worker)
 
@@ -159,7 +176,7 @@ class WorkerSlots:
     def _occupy(self, slot: _Slot, successor: WorkerHandle) -> None:
         before, slot.worker = slot.worker, successor
         if before is not None:
-            self.retire(before, "a newer model takes its place")
+            before.recycle("a newer model takes its place")
 
     async def _rest_after(self, slot: _Slot, worker: WorkerHandle) -> None:
         """Its worker is gone: one that was of use, or was asked to go, is replaced at once."""
@@ -208,7 +225,7 @@ class WorkerSlots:
         if server.outcome.forced is Intent.SHUTDOWN:  # it was discarded while this one was forked
             worker.kill(Intent.SHUTDOWN, server.outcome.reason)
         elif server.retired:
-            self.retire(worker, "its model is being changed")
+            worker.recycle("its model is being changed")
         await asyncio.shield(worker.ready)
         self._check_sandbox(worker)
         log.info("worker.ready", worker=slot, pid=worker.pid)

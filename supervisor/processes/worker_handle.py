@@ -236,6 +236,10 @@ class WorkerHandle(Process):
         self._changes.notify()
         self._owner.worker_changed(self)
 
+    def recycle(self, reason: str = "") -> None:
+        """Have it leave after its job: another takes its slot."""
+        self.leave(Intent.RECYCLE, reason)
+
     def send_stream(self, message: bytes) -> None:
         """Tell it of a stream; nothing if it has ended, which its end reports."""
         if self.running:
