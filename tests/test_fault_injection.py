@@ -70,7 +70,7 @@ CALLS: dict[type, tuple[str, ...]] = {
     Scheduler: ("schedule", "_begin", "put_back"),
     PoisonInputs: ("deaths_by", "remember"),
     WorkerSlots: ("worker_gone", "_start_worker", "_occupy", "_rest_after"),
-    ProcessLifecycle: ("_install",),
+    ProcessLifecycle: ("_install", "hopeless"),
     Changes: ("notify",),
     ForkServerHandle: ("fork",),
     WorkerHandle: ("job_over", "run", "leave", "work_changed", "_on_ready", "output"),

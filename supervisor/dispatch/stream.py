@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor.deaths.death import Death
-from supervisor.errors import PoolError, StreamLost, give_up
+from supervisor.dispatch.blame import Blame
+from supervisor.errors import StreamLost
 from supervisor.loop.clock import LoopClock
 from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import StreamSettings
@@ -21,10 +22,6 @@ MOST_UNREAD_BYTES = 8 * 1024 * 1024
 """Of a stream's answers, encoded, beside a single one: a worker that says more has lost its
 mind, since no input is sent while so much is unread."""
 
-_MOST_LOST = 10
-"""Workers that may be lost without a new answer, whoever is to blame: a worker that was taken over
-says what it likes of what it was working for."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Input:
@@ -33,6 +30,30 @@ class _Input:
     units: float
     at: float
     """When it came, by the loop's clock."""
+
+
+class _Answers:
+    """Answers that the caller has not taken yet, as the worker encoded them."""
+
+    def __init__(self) -> None:
+        self._bodies: deque[bytes] = deque()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    def add(self, body: bytes) -> None:
+        """Keep one, unless it is empty. Raises `ProtocolError`."""
+        if self.size > 2 * MOST_UNREAD_BYTES:
+            raise ProtocolError("more answers of a stream than fit")
+        if unpack_list(body):
+            self._bodies.append(body)
+            self.size += len(body)
+
+    def take(self) -> list[Any]:
+        """Return all their values, and keep none."""
+        bodies, self._bodies, self.size = self._bodies, deque(), 0
+        return [value for body in bodies for value in unpack_list(body)]
 
 
 class Stream:
@@ -80,10 +101,8 @@ class Stream:
         """Of its input, in memory."""
         self._before = 0.0  # units that need not be told to any worker again
         self._answered = self._acknowledged = 0  # ever, and by the worker that it is on
-        self._blamed: list[Death] = []
-        self._blamed_at = self._lost_workers = 0
-        self._said: deque[bytes] = deque()  # answers, as its worker encoded them
-        self._said_bytes = 0
+        self._blame = Blame()
+        self._answers = _Answers()
         self._failure: Exception | None = None
         self._changed = asyncio.Event()
 
@@ -120,16 +139,14 @@ class Stream:
     async def receive(self) -> list[Any]:
         """What the stream has said since: at least something, or nothing where all is answered
         after `finish`. Raises what ended it."""
-        while not self._said:
+        while not self._answers:
             self._raise_failure()
             if self._finished and self._answered == self._last:
                 break
             await self._change()
-        bodies = list(self._said)
-        self._said.clear()
-        self._said_bytes = 0
+        values = self._answers.take()
         self._send_on()
-        return [value for body in bodies for value in unpack_list(body)]
+        return values
 
     async def _change(self) -> None:
         changed = self._changed
@@ -187,7 +204,12 @@ class Stream:
     @property
     def unread(self) -> bool:
         """It waits for its caller to take answers."""
-        return len(self._said) > self._settings.unread or self._said_bytes > MOST_UNREAD_BYTES
+        return len(self._answers) > self._settings.unread or self.unread_bytes > MOST_UNREAD_BYTES
+
+    @property
+    def unread_bytes(self) -> int:
+        """Size of the answers that its caller has not taken yet."""
+        return self._answers.size
 
     @property
     def to_be_told_again(self) -> float:
@@ -244,11 +266,7 @@ class Stream:
         # What was said before the worker changed is not said twice; but a final result that was
         # not there the first time must not be lost.
         if first or message.settled:
-            if self._said_bytes > 2 * MOST_UNREAD_BYTES:
-                raise ProtocolError(f"more answers than fit of stream {self.number}")
-            if unpack_list(message.values):
-                self._said.append(message.values)
-                self._said_bytes += len(message.values)
+            self._answers.add(message.values)
             if message.mark is not None:
                 self._mark = message.mark
         self._under_way -= len(self._sent[at].message)
@@ -273,19 +291,11 @@ class Stream:
         while self._sent and self._sent[0].number <= self._acknowledged:
             self._let_go()
 
-    def blame(self, death: Death, attempts: int, *, own: bool) -> PoolError | None:
-        """A worker died while it worked on this stream. What to fail with, if so many did over one
-        input."""
-        if self._blamed_at != self._answered:
-            self._blamed_at = self._answered
-            self._blamed.clear()
-            self._lost_workers = 0
-        self._lost_workers += 1
-        if own:
-            self._blamed.append(death)
-        if len(self._blamed) >= attempts or self._lost_workers >= _MOST_LOST:
-            return give_up(self._blamed or [death])
-        return None
+    def worker_lost(self, death: Death, attempts: int, *, own: bool) -> None:
+        """Count a worker that died, and fail if so many did over one input."""
+        error = self._blame.worker_lost(death, self._answered, attempts, own=own)
+        if error is not None:
+            self.fail(error)
 
     def fail(self, error: Exception, *, tell: bool = True) -> None:
         """It is over; its caller is told why."""

@@ -1,31 +1,24 @@
 """The streams of a pool: which worker carries which, what they cost, and whether one more would
 make the others late."""
 
-import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from supervisor.deaths.death import EXPECTED, Death, Fault, Intent, whose_fault
-from supervisor.dispatch.stream import Stream
+from supervisor.dispatch.stream import MOST_UNREAD_BYTES, Stream
+from supervisor.dispatch.stream_load import LEAST_SPAN_S, StreamLoad
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, QueueFull
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
 from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import StreamSettings
-from supervisor.wire.messages import Failed, Fed, StreamFailed
+from supervisor.wire.messages import Failed, Fed, ProtocolError, StreamFailed
 
 log = get_logger("supervisor")
 
-_LOOK_BACK_S = 5.0
-_LEAST_SPAN_S = 0.5
-_PACE_UNITS = 300.0
-"""What the pace is the mean of: much more than a stream's first seconds, which are cheaper."""
-_FIRST_PACE = 0.1
-"""Seconds of work a unit takes, before any was measured: a cautious guess."""
-_LEAST_UNITS = 10.0
-"""Heard before it is believed."""
+MOST_UNREAD_OF_WORKER = 8 * MOST_UNREAD_BYTES
+"""Of the answers of all streams of a worker that their callers have not taken."""
 _RETRY_S = 5.0
 _SUCCESSOR_S = 0.3
 """Within that a worker that was lost is nearly always replaced."""
@@ -51,16 +44,11 @@ class Streams:
         self._attempts = attempts
         self._clock = clock
         self._streams: dict[int, Stream] = {}
-        self._begun: dict[int, float] = {}
-        self._worked: deque[tuple[float, float]] = deque()  # when, and seconds of work
-        self._worked_s = 0.0  # the sum of what is in it
+        self._load = StreamLoad()
         self._expected_until = 0.0
         """Until then a successor of a worker that was lost may still come."""
         self._to_settle: dict[WorkerHandle, float] = {}
         """Workers that are to leave, and until when their streams may settle by themselves."""
-        self._since = 0.0
-        """When the first of those that are open began."""
-        self._pace_s = self._pace_units = 0.0  # of work, and what it was for; fading
         self.replays = 0
         """How often a stream went on on another worker."""
         self.refused = 0
@@ -87,8 +75,8 @@ class Streams:
 
     def refusal(self, s_per_unit: float | None) -> QueueFull | None:
         """Why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs take."""
-        pace = self._pace(s_per_unit)
-        needs = self.load(pace) + pace
+        pace = self._load.pace(s_per_unit)
+        needs = self._load.needs(pace) + pace
         most = self.settings.share * self._count
         if needs <= most or not len(self):
             return None
@@ -101,40 +89,21 @@ class Streams:
 
     def capacity(self, s_per_unit: float | None) -> int:
         """How many there may be at once, as things are."""
-        pace = self._pace(s_per_unit)
-        more = int((self.settings.share * self._count - self.load(pace)) / pace)
+        pace = self._load.pace(s_per_unit)
+        more = int((self.settings.share * self._count - self._load.needs(pace)) / pace)
         return max(1, len(self) + max(0, more))
-
-    def _pace(self, s_per_unit: float | None) -> float:
-        """Seconds of work a unit of a stream takes."""
-        if self._pace_units < _LEAST_UNITS:
-            return s_per_unit or _FIRST_PACE
-        return max(1e-6, self._pace_s / self._pace_units)
-
-    def load(self, pace: float) -> float:
-        """How many workers' whole time the streams need: what was measured in the last seconds,
-        and for those that are new what they are likely to."""
-        now = time.monotonic()
-        self._look_back(now)
-        new = sum(now - begun < _LOOK_BACK_S for begun in self._begun.values())
-        span_s = min(_LOOK_BACK_S, max(_LEAST_SPAN_S, now - self._since))
-        return max(self._worked_s / span_s, new * pace)
 
     def add(self, stream: Stream) -> None:
         """It begins."""
         if not stream.background:
-            if not len(self):
-                self._since = time.monotonic()
-                self._worked.clear()
-                self._worked_s = 0.0
-            self._begun[stream.number] = time.monotonic()
+            self._load.begin(stream.number)
         self._streams[stream.number] = stream
         self.schedule()
 
     def remove(self, stream: Stream) -> None:
         """Its caller is done with it."""
         self._streams.pop(stream.number, None)
-        self._begun.pop(stream.number, None)
+        self._load.end(stream.number)
         stream.fail(Draining("the stream is over"))
 
     def look(self) -> None:
@@ -225,8 +194,7 @@ class Streams:
             if death.cause in EXPECTED:
                 continue
             own = stream.number == at_hand and whose_fault(death) is not Fault.NOBODY
-            if (error := stream.blame(death, self._attempts, own=own)) is not None:
-                stream.fail(error)
+            stream.worker_lost(death, self._attempts, own=own)
         self.schedule()
         if lost:
             log.warning("streams.moved", worker=worker.slot, pid=worker.pid, count=len(lost))
@@ -242,24 +210,17 @@ class Streams:
         if stream is None or stream.worker is not worker:
             return  # it is over, or on another worker by now
         waited_s = stream.behind_s()
+        if sum(one.unread_bytes for one in self._on(worker)) > MOST_UNREAD_OF_WORKER:
+            raise ProtocolError("more answers of its streams than fit")
         units = stream.fed(message)
         worker.useful = True
         worker.answered_at = self._clock.now()
         if stream.background:
             return
-        self._worked_for(units, min(message.ran_s, waited_s + _LEAST_SPAN_S))
+        # What a worker says that an answer cost it cannot be more than was waited for it.
+        self._load.worked(units, min(message.ran_s, waited_s + LEAST_SPAN_S))
         if stream.settled and not stream.wants_to_move:
             self._even_out(stream, worker)
-
-    def _worked_for(self, units: float, ran_s: float) -> None:
-        """What a worker says that an answer cost it; it cannot be more than was waited for it."""
-        now = time.monotonic()
-        self._worked.append((now, ran_s))
-        self._worked_s += ran_s
-        self._look_back(now)
-        fades = max(0.0, 1.0 - units / _PACE_UNITS)
-        self._pace_s = self._pace_s * fades + ran_s
-        self._pace_units = self._pace_units * fades + units
 
     def _even_out(self, stream: Stream, worker: WorkerHandle) -> None:
         """A worker that has clearly more of them than another lets one go where that costs
@@ -285,11 +246,6 @@ class Streams:
         """Order workers by load: live streams weigh more than the background."""
         live = [stream for stream in self._on(worker) if not stream.background]
         return _work_of(live), len(worker.streams) - len(live), worker.slot
-
-    def _look_back(self, now: float) -> None:
-        while self._worked and now - self._worked[0][0] > _LOOK_BACK_S:
-            _, ran_s = self._worked.popleft()
-            self._worked_s -= ran_s
 
 
 def _live(worker: WorkerHandle) -> int:
