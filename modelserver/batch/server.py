@@ -16,8 +16,8 @@ from modelserver import __version__
 from modelserver.batch.errors import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note
+from modelserver.outbound.reasons import in_words
 from modelserver.speech.messages import Speech
-from modelserver.unreached import in_words
 
 _AT_ONCE = 8
 """Enough that its workers never wait for the next one."""

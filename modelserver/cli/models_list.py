@@ -4,9 +4,9 @@ import click
 
 import models as model_package
 from modelserver.cli.options import with_settings
-from modelserver.serving.choice import worker_count, workers_text
-from modelserver.serving.overview import ModelRow, overview
-from modelserver.serving.served import memory_settings
+from modelserver.serving.listing import ModelRow, overview
+from modelserver.serving.pool_settings import memory_settings
+from modelserver.serving.selection import worker_count, workers_text
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
 from supervisor import find_headroom, in_units

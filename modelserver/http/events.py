@@ -5,9 +5,9 @@ import asyncio
 import msgspec
 from aiohttp import web
 
-from modelserver.http.browsers import allowed_origin, cors_headers
-from modelserver.http.keys import SERVICE
+from modelserver.http.app_keys import SERVICE
 from modelserver.http.middleware import REQUEST_ID, signed
+from modelserver.http.origins import allowed_origin, cors_headers
 
 MEDIA_TYPE = "text/event-stream"
 WRITE_S = 20.0

@@ -13,15 +13,15 @@ from typing import TypeVar
 
 import structlog
 
-from modelserver.access.hosts import AllowedHosts
-from modelserver.jobs.outside import Outside
+from modelserver.jobs.disk_space import Room, unusable
+from modelserver.jobs.idempotency import Repeats
 from modelserver.jobs.record import Delivery, Job, Repeat, State, Wanted
-from modelserver.jobs.repeats import Repeats
-from modelserver.jobs.room import Room, unusable
 from modelserver.jobs.store import Damaged, InUse, JobStore
 from modelserver.jobs.thread import StoreThread
 from modelserver.jobs.webhooks import SecretUnreadable, Webhooks, read_secrets
 from modelserver.jobs.work import JobWork, Told
+from modelserver.outbound.client import Outside
+from modelserver.outbound.hosts import AllowedHosts
 from modelserver.serving.service import SpeechService
 from modelserver.serving.usage import Usage
 from supervisor import Spool, SpoolFull, Tasks

@@ -16,7 +16,7 @@ import msgspec
 
 from modelserver.audio.channels import MIX
 from modelserver.serving import background
-from modelserver.serving.turns import Turn
+from modelserver.serving.recording_queue import Turn
 from modelserver.speech.joining import HeardPiece, Joiner, without_words
 from modelserver.speech.messages import (
     Caption,
