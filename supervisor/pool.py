@@ -150,7 +150,7 @@ class Pool:
     @property
     def deaths(self) -> dict[Cause, int]:
         """How many of its processes have ended, by cause."""
-        return dict(self._lifecycle.deaths)
+        return dict(self._lifecycle.deaths.by_cause)
 
     def load_times(self) -> tuple[float, float] | None:
         """Seconds that loading and warming took; None while no model is loaded."""

@@ -238,7 +238,7 @@ async def test_an_input_that_ends_every_worker_ends_its_stream_alone(pool: Pool)
         with pytest.raises(WorkerLost):
             await say(stream, "b", do="end", how="SIGSEGV")
         assert texts(await say(beside, "y", ".")) == ["x y", "x y"]
-        assert len(stream._blamed) == 2
+        assert len(stream._blame._deaths) == 2
 
 
 async def test_recycling_moves_a_stream_once_it_is_settled(pool: Pool) -> None:
@@ -352,7 +352,7 @@ async def test_who_does_not_read_stops_only_itself() -> None:
                     sent += 1
 
             chattering = asyncio.create_task(chatter())
-            await until(lambda: len(deaf._said) > 4)
+            await until(lambda: len(deaf._answers) > 4)
             before = -1
             while before != sent:
                 before = sent

@@ -32,6 +32,52 @@ class _Input:
     """When it came, by the loop's clock."""
 
 
+class _Replay:
+    """Input that was sent since the last checkpoint, kept to be sent to another worker."""
+
+    def __init__(self) -> None:
+        self.inputs: deque[_Input] = deque()
+        """To the worker that the stream is on, numbered one after the other."""
+        self.units = 0.0
+        """Of `inputs`."""
+        self.bytes = 0
+        """Of `inputs`, and of what is not sent yet."""
+        self.dropped = 0.0
+        """Units that need not be sent to any worker again, or cannot."""
+        self.lost = False
+        """Input that came since the last checkpoint is not kept any more."""
+        self.whole = False
+        """All is to be kept, and..."""
+        self.cut = False
+        """...is not."""
+
+    def drop(self, number: int) -> None:
+        """Drop the inputs up to that one."""
+        while self.inputs and self.inputs[0].number <= number:
+            self._drop_first()
+
+    def shed(self, acknowledged: int) -> None:
+        """Drop what was answered, for the memory."""
+        self.cut = self.cut or self.whole
+        self.drop(acknowledged)
+
+    def trim(self, settings: StreamSettings, acknowledged: int) -> None:
+        """Drop what is more than the settings allow, of what was answered."""
+        self.cut = self.cut or (self.whole and self.bytes > settings.replay_bytes)
+        # Once something is missing of what was to be kept whole, the rest is of no use either.
+        while self.inputs and self.inputs[0].number <= acknowledged:
+            if not self.cut and (self.whole or self.units <= settings.replay):
+                break
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        one = self.inputs.popleft()
+        self.lost = True
+        self.units -= one.units
+        self.bytes -= len(one.message)
+        self.dropped += one.units
+
+
 class _Answers:
     """Answers that the caller has not taken yet, as the worker encoded them."""
 
@@ -83,23 +129,16 @@ class Stream:
         """How often it went on on another worker."""
         self.wants_to_move = False
         self._request: dict[str, Any] | None = None
-        self._whole = False
-        self._cut = False  # though it was to be kept whole
         self._mark: bytes | None = None
-        self._lost = False  # input that came since it was settled is not kept any more
         self._settings = settings
         self._schedule, self._input_kept = schedule, kept
         self._clock = clock
         self._last = 0  # the number of the input that came last
         self._finished = False
-        self._sent: deque[_Input] = deque()
-        """To the worker that it is on, since it was settled last; numbered one after the other."""
+        self._replay = _Replay()
+        self._sent = self._replay.inputs
         self._unsent: deque[_Input] = deque()
         self._under_way = 0  # bytes of what was sent and has not been acknowledged
-        self._kept = 0.0  # units in `_sent`
-        self.kept_bytes = 0
-        """Of its input, in memory."""
-        self._before = 0.0  # units that need not be told to any worker again
         self._answered = self._acknowledged = 0  # ever, and by the worker that it is on
         self._blame = Blame()
         self._answers = _Answers()
@@ -115,19 +154,19 @@ class Stream:
         # What cannot be carried is its caller's mistake, and must not raise where a worker comes.
         encoded(Open(self.number, request, 0.0, None, 0, 0.0, self.background))
         self._request = request
-        self._whole = whole
+        self._replay.whole = whole
         self._schedule()
 
     async def send(self, data: Any, units: float = 0.0) -> None:
         """Give it the next input, of what MessagePack can carry, `units` in size; waits while
         enough is on its way already. Raises what ended the stream, a `PoolError`."""
         while self._unsent and self._failure is None:
-            await self._change()
+            await self._changed.wait()
         self._raise_failure()
         body = encoded(Feed(self.number, self._last + 1, data, time.monotonic()))
         self._last += 1
         self._unsent.append(_Input(self._last, body, units, self._clock.now()))
-        self.kept_bytes += len(body)
+        self._replay.bytes += len(body)
         self._send_on()
         self._input_kept()
 
@@ -143,14 +182,10 @@ class Stream:
             self._raise_failure()
             if self._finished and self._answered == self._last:
                 break
-            await self._change()
+            await self._changed.wait()
         values = self._answers.take()
         self._send_on()
         return values
-
-    async def _change(self) -> None:
-        changed = self._changed
-        await changed.wait()
 
     def _notify(self) -> None:
         # Both coroutines may wait: each for its own reason.
@@ -164,25 +199,26 @@ class Stream:
     # --- the pool's side -------------------------------------------------------------------------
 
     @property
+    def kept_bytes(self) -> int:
+        """Bytes of its input that are kept in memory."""
+        return self._replay.bytes
+
+    @property
     def over(self) -> bool:
         """It has failed, or its caller is done with it."""
         return self._failure is not None
 
     @property
-    def begun(self) -> bool:
-        """A worker has been or is to be found for it."""
-        return self._request is not None
-
-    @property
     def to_be_scheduled(self) -> bool:
         """It has no worker, or may leave the one it has."""
         may_move = self.wants_to_move and self.settled
-        return self.begun and not self.over and (self.worker is None or may_move)
+        begun = self._request is not None
+        return begun and not self.over and (self.worker is None or may_move)
 
     @property
     def settled(self) -> bool:
         """Another worker would not have to be told anything again."""
-        return not self._sent and not self._lost
+        return not self._sent and not self._replay.lost
 
     @property
     def working(self) -> bool:
@@ -192,7 +228,7 @@ class Stream:
     @property
     def moves_without_loss(self) -> bool:
         """Another worker could be told all that it has to know."""
-        return not self._lost and not self._cut
+        return not self._replay.lost and not self._replay.cut
 
     def behind_s(self) -> float:
         """For how long the oldest input that is not answered has been waiting for it."""
@@ -221,14 +257,14 @@ class Stream:
         """Go on on this worker, with all that has been kept."""
         assert self._request is not None
         self.leave_worker(tell=True)
-        if self._cut:
+        if self._replay.cut:
             self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
             return
         opening = encode(
             Open(
                 self.number,
                 self._request,
-                self._before,
+                self._replay.dropped,
                 self._mark,
                 self._answered,
                 time.monotonic() - self.behind_s(),
@@ -250,7 +286,7 @@ class Stream:
         worker.streams.discard(self)
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
-        self._under_way, self._kept, self._acknowledged = 0, 0.0, 0
+        self._under_way, self._replay.units, self._acknowledged = 0, 0.0, 0
         worker.work_changed()
         if tell:
             worker.send_stream(encode(Drop(self.number)))
@@ -274,9 +310,8 @@ class Stream:
         if first:
             self._answered = message.number
         if message.settled:
-            while self._sent and self._sent[0].number <= message.number:
-                self._let_go()
-            self._lost = False
+            self._replay.drop(message.number)
+            self._replay.lost = False
             if self.wants_to_move:
                 self._schedule()
         if self.worker is not None:
@@ -287,9 +322,7 @@ class Stream:
 
     def shed(self) -> None:
         """Keep no input that was answered: what all streams keep together is too much."""
-        self._cut = self._cut or self._whole
-        while self._sent and self._sent[0].number <= self._acknowledged:
-            self._let_go()
+        self._replay.shed(self._acknowledged)
 
     def worker_lost(self, death: Death, attempts: int, *, own: bool) -> None:
         """Count a worker that died, and fail if so many did over one input."""
@@ -315,20 +348,8 @@ class Stream:
             one = self._unsent.popleft()
             self._sent.append(one)
             self._under_way += len(one.message)
-            self._kept += one.units
+            self._replay.units += one.units
             self.worker.send_stream(one.message)
         self.worker.work_changed()
-        self._cut = self._cut or (self._whole and self.kept_bytes > self._settings.replay_bytes)
-        # Once something is missing of what was to be kept whole, the rest is of no use either.
-        while self._cut or (not self._whole and self._kept > self._settings.replay):
-            if not self._sent or self._sent[0].number > self._acknowledged:
-                break
-            self._let_go()
+        self._replay.trim(self._settings, self._acknowledged)
         self._notify()
-
-    def _let_go(self) -> None:
-        one = self._sent.popleft()
-        self._lost = True
-        self._kept -= one.units
-        self.kept_bytes -= len(one.message)
-        self._before += one.units

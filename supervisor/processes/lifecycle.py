@@ -10,7 +10,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from supervisor.deaths.death import Cause, Death, Intent
+from supervisor.deaths.death import Death, Intent
 from supervisor.deaths.history import Deaths, History
 from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.log import get_logger
@@ -22,7 +22,7 @@ from supervisor.processes.backoff import Backoff
 from supervisor.processes.forkserver_handle import ForkServerHandle, ForkServerLost
 from supervisor.processes.loading import CANNOT_LOAD, Loader
 from supervisor.processes.slots import WorkerSlots
-from supervisor.processes.worker_handle import WorkerHandle, WorkerOwner, WorkerStillborn
+from supervisor.processes.worker_handle import WorkerOwner, WorkerStillborn
 from supervisor.settings import Headroom, PoolSettings, Target, TargetSource
 from supervisor.sizes import in_units
 from supervisor.wire.messages import Loaded
@@ -48,7 +48,7 @@ class ProcessLifecycle:
         self.settings = settings
         self.server: ForkServerHandle | None = None
         """The newest fork server that has loaded; it may have ended."""
-        self._deaths = Deaths(history, evidence)
+        self.deaths = Deaths(history, evidence)
         self.load_failures = 0
         self.load_death: Death | None = None
         """How the last fork server ended that did not get its model loaded; None after one that
@@ -61,15 +61,19 @@ class ProcessLifecycle:
         self._clock = clock
         self.changes = Changes()
         self._slots = WorkerSlots(
-            settings, owner, self._deaths, self.changes, clock, self.live_server
+            settings, owner, self.deaths, self.changes, clock, self.live_server
         )
+        self.workers = self._slots.workers
+        """All that run, and those of whom it is not known yet that they do not."""
         self._backoff = Backoff(first_s=0.5, longest_s=30.0, forgiven_after_s=60.0)
         self._loading_since = 0.0
         self._unready_because = "the model is not loaded yet"
         self._tasks = Tasks()
         self.loader = Loader(
-            target, settings, self._deaths, self.changes, clock, self._tasks, lambda: self.workers
+            target, settings, self.deaths, self.changes, clock, self._tasks, self.workers
         )
+        self.servers = self.loader.servers
+        """All that run: the one that serves, those that load, those whose last worker leaves."""
 
     async def __aenter__(self) -> "ProcessLifecycle":
         become_subreaper()
@@ -82,7 +86,7 @@ class ProcessLifecycle:
         try:
             await self._tasks.close()
         finally:
-            await self.loader.close(self.workers)
+            await self.loader.close()
 
     def unready_reason(self) -> str | None:
         """Why no worker is able now; None if one is."""
@@ -137,21 +141,6 @@ class ProcessLifecycle:
         self.changes.notify()
         log.error("model.discarded", pid=server.pid, reason=reason)
 
-    @property
-    def servers(self) -> set[ForkServerHandle]:
-        """All that run: the one that serves, those that load, those whose last worker leaves."""
-        return self.loader.servers
-
-    @property
-    def workers(self) -> set[WorkerHandle]:
-        """All that run, and those of whom it is not known yet that they do not."""
-        return self._slots.workers
-
-    @property
-    def deaths(self) -> dict[Cause, int]:
-        """How many processes have ended, by cause."""
-        return self._deaths.by_cause
-
     # --- the one task that decides which fork server there is -------------------------------------
 
     async def _keep_fork_server(self) -> None:
@@ -194,7 +183,8 @@ class ProcessLifecycle:
                 before = now
                 await self._make_room(before, target)
             server = await self.loader.load(target)
-            first = await self._first_worker(server)
+            # Where there is something to go back to, workers that die at birth are a failure, too.
+            first = await self._slots.try_out(server) if self.live_server() else None
             self._install(server)
             if first is not None:
                 self._slots.take_in(first)
@@ -231,17 +221,6 @@ class ProcessLifecycle:
         finally:
             finding.cancel()
 
-    async def _first_worker(self, server: ForkServerHandle) -> WorkerHandle | None:
-        """A model whose workers die at birth is no better than one that cannot be loaded. None
-        where there is nothing to go back to."""
-        if self.live_server() is None:
-            return None
-        try:
-            return await self._slots.try_out(server)
-        except BaseException:
-            server.close()
-            raise
-
     def _answer(self, wanted: int) -> None:
         self.answered = wanted
         self.changes.notify()
@@ -257,10 +236,7 @@ class ProcessLifecycle:
             f"{in_units(headroom.now)} are left beside the old one"
         )
         log.warning(
-            "model.swap_started",
-            needs_bytes=target.needs,
-            left_bytes=headroom.now,
-            consequence="no request is taken until the new one is loaded",
+            "model.swap_started", needs_bytes=target.needs, left_bytes=headroom.now, overlap=False
         )
         self.server, before.retired = None, True
         await self._slots.vacate(before, self.settings.load_timeout_s)

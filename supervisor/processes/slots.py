@@ -110,8 +110,12 @@ class WorkerSlots:
 
     async def try_out(self, server: ForkServerHandle) -> WorkerHandle:
         """A worker of the new fork server that got ready, to be taken in once it is the newest.
-        Raises `ForkServerLost`, `WorkerStillborn` or `OSError`."""
-        return await self._start_worker(self._slots[0].number, server)
+        Raises `ForkServerLost`, `WorkerStillborn` or `OSError`, having ended the fork server."""
+        try:
+            return await self._start_worker(self._slots[0].number, server)
+        except BaseException:
+            server.close()
+            raise
 
     def take_in(self, worker: WorkerHandle) -> None:
         """It takes the place of the first slot's worker."""

@@ -87,6 +87,26 @@ class WorkerOwner(Protocol):
         `worker.at_hand` what it was working for."""
 
 
+class _BusyTime:
+    """Time that a worker has been busy."""
+
+    def __init__(self) -> None:
+        self._before_s = 0.0
+        self._since: float | None = None
+
+    @property
+    def total_s(self) -> float:
+        """Seconds so far."""
+        return self._before_s + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def switch(self, busy: bool) -> bool:
+        """Count from now on, or no more; False if that is no change."""
+        if busy == (self._since is not None):
+            return False
+        self._before_s, self._since = self.total_s, time.monotonic() if busy else None
+        return True
+
+
 class WorkerHandle(Process):
     """One worker process. `ready` and `gone` are futures to wait for."""
 
@@ -102,7 +122,6 @@ class WorkerHandle(Process):
         clock: LoopClock,
     ) -> None:
         """`on_gone` is called when it has ended, and tells `owner`."""
-        loop = asyncio.get_running_loop()
         self.slot = slot
         self.server = server
         self.state = WorkerState.STARTING
@@ -114,16 +133,15 @@ class WorkerHandle(Process):
         self.idle_since = 0.0
         self.hurried = False
         """It is to leave because memory is short: its streams are moved at once."""
-        self._worked_s = 0.0
-        self._busy_since: float | None = None
+        self._busy_time = _BusyTime()
         self.born_bytes = 0
         """Memory that it held when it got ready and cannot drop: nearly all of it is shared."""
         self.grown_before = 0
         """Bytes that it had grown by when its job began."""
         self.in_force: tuple[str, ...] = ()
         """What its sandbox has put in force."""
-        self.ready: asyncio.Future[None] = loop.create_future()
-        self.gone: asyncio.Future[Death] = loop.create_future()
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gone: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self._owner, self._on_gone, self._changes = owner, on_gone, changes
         self._clock = clock
         self._signs, self._output = LifeSigns(born.page, clock), born.output
@@ -154,16 +172,13 @@ class WorkerHandle(Process):
         """The number of the job or stream of its own that it was working for when last seen, as it
         says; 0 for none."""
         number = self._signs.at_hand
-        its_own = (self.job is not None and number == self.job.id) or any(
-            stream.number == number for stream in self.streams
-        )
-        return number if its_own else 0
+        job = [] if self.job is None else [self.job.id]
+        return number if number in (*job, *(stream.number for stream in self.streams)) else 0
 
     @property
     def worked_s(self) -> float:
         """Seconds that it has been busy."""
-        since = self._busy_since
-        return self._worked_s + (time.monotonic() - since if since is not None else 0.0)
+        return self._busy_time.total_s
 
     @property
     def silent_s(self) -> float:
@@ -191,14 +206,8 @@ class WorkerHandle(Process):
 
     def work_changed(self) -> None:
         """Something was given to it, or it has answered: count the time that it is busy."""
-        if self.busy == (self._busy_since is not None):
-            return
-        if self._busy_since is None:
-            self._busy_since = time.monotonic()
+        if self._busy_time.switch(busy := self.busy) and busy:
             self._owner.worker_busy(self)
-        else:
-            self._worked_s += time.monotonic() - self._busy_since
-            self._busy_since = None
 
     def run(self, job: Job, fds: Sequence[int]) -> bool:
         """Give the idle worker a job, with the descriptor of its input. False if the kernel would
