@@ -209,11 +209,15 @@ class Stream:
         return self._failure is not None
 
     @property
+    def begun(self) -> bool:
+        """A worker has been or is to be found for it."""
+        return self._request is not None
+
+    @property
     def to_be_scheduled(self) -> bool:
         """It has no worker, or may leave the one it has."""
         may_move = self.wants_to_move and self.settled
-        begun = self._request is not None
-        return begun and not self.over and (self.worker is None or may_move)
+        return self.begun and not self.over and (self.worker is None or may_move)
 
     @property
     def settled(self) -> bool:
