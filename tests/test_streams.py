@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from supervisor import (
+    Cause,
     DeadlineExceeded,
     Draining,
     JobCrashed,
@@ -446,3 +447,15 @@ async def test_many_that_come_and_go_leave_nothing() -> None:
             await say(stream, "a")
         assert not len(pool.streams)
         assert not any(worker.streams for worker in pool._lifecycle.workers)
+
+
+async def test_a_worker_says_no_more_through_many_streams_than_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.dispatch.streams.MOST_UNREAD_OF_WORKER", 3_000_000)
+    async with pool_of(1, share=100.0) as pool:
+        with ExitStack() as opened:
+            streams = [opened.enter_context(stream_on(pool)) for _ in range(5)]
+            for stream in streams:  # of each, less than it may say alone
+                await stream.send({"say": "a" * 1_000_000}, 1.0)
+            await until(lambda: pool.deaths.get(Cause.PROTOCOL))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from supervisor.deaths.death import Cause
 from supervisor.deaths.history import Deaths, History
-from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.deaths.kernel_oom import OomEvidence, oom_groups
 from supervisor.guard import polling
 from supervisor.guard.accounting import Account
 from supervisor.guard.admission_control import AdmissionControl
@@ -39,11 +39,15 @@ _DECIDE_EVERY_S = 0.5
 
 
 class Guard:
-    """Looks after the pools that join it. Use as `async with`, around theirs.
+    """Memory guard of the pools that join it. Use as `async with`, around theirs.
 
-    `evidence` tells who was killed by the kernel; `history` keeps what happened. Where memory is
-    short, every other child of this process counts as a helper and is ended before a worker is
-    (but see `leave_alone`).
+    A pool without a guard makes one of its own; give several pools the same guard, so that they
+    share one limit. Where memory is short, the guard ends processes in this order: children of
+    this process that are neither fork servers nor workers (whoever started them, but see
+    `leave_alone`), then workers that have grown, then models that are being loaded. It reaps
+    orphans of the pools' processes only, unless `reap_strangers` is true.
+
+    `evidence` tells who was killed by the kernel; `history` keeps what happened.
     """
 
     def __init__(
@@ -79,6 +83,12 @@ class Guard:
         self._tasks = Tasks()
 
     async def __aenter__(self) -> "Guard":
+        for group in oom_groups():
+            log.warning(
+                "guard.oom_group_found",
+                cgroup=str(group),
+                consequence="the kernel's OOM killer ends the supervisor with any worker",
+            )
         await self._read()
         self._tasks.keep("guard", self._keep_watching)
         return self
