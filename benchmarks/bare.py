@@ -19,10 +19,10 @@ import psutil
 import utterances
 
 import models
-from models.blas import AUTO, blas_environment
-from models.kernels import SAME_AS, get_kernels
-from models.prepared import find_prepared
 from models.processor import processor_flags
+from models.vosk.blas import AUTO, blas_environment
+from models.vosk.prepared import find_prepared
+from models.vosk.simd import SAME_AS, get_kernels
 from modelserver.settings import Settings
 from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
 from supervisor.settings import Allocator

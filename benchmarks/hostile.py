@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import wavs
 from encoded import LOSSLESS, LOSSY, encoded
@@ -419,7 +419,7 @@ def main() -> None:
     asked = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as directory,
-        start_server(Path(directory), MODELSERVER_WARMUP="none") as server,
+        start_server(Path(directory), MODELSERVER_DEBUG_WARMUP="none") as server,
     ):
         server.wait_whole()
         for attempt in attempts(200, 0):  # as it is after a while

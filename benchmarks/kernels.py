@@ -19,9 +19,9 @@ from serving import load
 from tables import spread, table
 from waves import wav
 
-from models.blas import KERNELS
-from models.kernels import choose_variant
 from models.processor import processor_flags
+from models.vosk.blas import KERNELS
+from models.vosk.simd import choose_variant
 
 STREAMS = 50
 WAYS = {"off": ("off", "auto"), "packed": ("auto", "auto"), "packed, AVX2": ("auto", "Haswell")}
@@ -56,7 +56,7 @@ def main() -> None:
     with contextlib.ExitStack() as open_ones:
         running, bares, singles, said = {}, {}, {}, {}
         for way, (kernels, blas) in ways.items():
-            given = {"MODELSERVER_KERNELS": kernels, "MODELSERVER_BLAS": blas}
+            given = {"MODELSERVER_KERNELS": kernels, "MODELSERVER_DEBUG_BLAS": blas}
             running[way] = open_ones.enter_context(server("prepared", **given))
             options = {"kernels": kernels != "off", "blas": blas}
             bares[way] = Bare("prepared", WORKERS, asked.audio, asked.count, "auto", **options)

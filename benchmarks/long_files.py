@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import wavs
 from encoded import encoded
@@ -21,7 +21,7 @@ from encoded import encoded
 KINDS = ("wav", "flac", "mp3", "m4a")
 READ = """
 import sys
-from modelserver.audio.reader import AudioReader
+from modelserver.worker.reader import AudioReader
 with open(sys.argv[1], "rb") as file:
     size = file.seek(0, 2)
     reader = AudioReader(file, size, 16000)

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import aiohttp
 import httpx
@@ -96,7 +96,9 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         directory.chmod(0o755)
         server = stack.enter_context(
-            start_server(directory, MODELSERVER_WARMUP="none", MODELSERVER_LIMITS_BODY="256MiB")
+            start_server(
+                directory, MODELSERVER_DEBUG_WARMUP="none", MODELSERVER_LIMITS_BODY="256MiB"
+            )
         )
         server.wait_whole()
         gateway = stack.enter_context(nginx(directory, server.port, "1026m"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from modelserver.admin.desk import ModelDesk, Pulling
+from modelserver.admin.actions import ModelDesk, Pulling
 from modelserver.admin.health import DeathHealth, Health
 from modelserver.admin.history import History, Sample
 from modelserver.http.events import EventStream

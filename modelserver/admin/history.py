@@ -88,7 +88,7 @@ class History:
         moments = service.guard.history.moments
         if guard is None or not moments:
             return None
-        pools = [served.pool for served in service.all_served() if served.pool is not None]
+        pools = [served.pool for served in service.models.all_served() if served.pool is not None]
         kept = {"supervisor": 0, "fork server": 0}
         growth = 0
         for process in moments[-1].processes:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 
-from modelserver.serving.traffic import Histogram
+from modelserver.serving.counters import Histogram
 
 _EVERY_S = 0.05
 _BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)

@@ -1,1 +1,1 @@
-"""From the bytes that a client sent to the PCM that a recogniser takes."""
+"""Audio formats that can be recognised without decoding: containers, headers, channels."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modelserver.audio.errors import AudioError
-from modelserver.audio.look import Gate
+from modelserver.audio.probe import Gate
 from modelserver.audio.riff import HEADER_LIMIT_BYTES
 from modelserver.batch.remote import expanded, is_url, names_several
 

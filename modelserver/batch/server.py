@@ -16,8 +16,8 @@ from modelserver import __version__
 from modelserver.batch.errors import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note
+from modelserver.outbound.reasons import in_words
 from modelserver.speech.messages import Speech
-from modelserver.unreached import in_words
 
 _AT_ONCE = 8
 """Enough that its workers never wait for the next one."""
@@ -136,7 +136,7 @@ class Server:
                     if answer.status == 200:
                         patience.there()
                         job: dict[str, Any] = await answer.json()
-                        moved(job["progress"] * (expected_s or job["duration"]))
+                        moved(job["progress"] * (expected_s or job.get("duration", 0.0)))
                         if job["state"] in ("done", "failed"):
                             return job
                     elif answer.status in _AGAIN:

@@ -16,9 +16,9 @@ import uvloop
 
 from modelserver.admin.client import printable
 from modelserver.extras import how_to_install
+from modelserver.outbound.reasons import in_words
 from modelserver.settings.configuration import KEY_VARIABLE
 from modelserver.speech.transcript import reader_text
-from modelserver.unreached import in_words
 
 _RATE = 16_000
 _PIECE_S = 0.2

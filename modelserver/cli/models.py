@@ -9,9 +9,9 @@ import click
 import msgspec
 
 from models import ModelLocation
-from models import prepared as prepared_models
 from models.fetching import uninstall as uninstall_model
-from models.prepared import Bounds, GraphCounts, Needs, PreparedModel
+from models.vosk import prepared as prepared_models
+from models.vosk.prepared import Bounds, GraphCounts, Needs, PreparedModel
 from modelserver.cli.errors import must_be_ours, told
 from modelserver.cli.models_clean import clean_models
 from modelserver.cli.models_inspect import inspect_model
@@ -19,7 +19,7 @@ from modelserver.cli.models_list import list_models
 from modelserver.cli.models_pull import pull_model
 from modelserver.cli.options import BACKGROUND, with_settings
 from modelserver.serving.commands import ProgressLine, report
-from modelserver.serving.targets import find_model, starting
+from modelserver.serving.load_specs import find_model, starting
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.fields import bytes_of

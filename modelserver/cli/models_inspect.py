@@ -13,11 +13,17 @@ import models as model_package
 from modelserver.cli.errors import told
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
-from modelserver.serving.choice import Choice, candidate, does_not_fit, worker_count, workers_text
+from modelserver.serving.load_specs import find_model
 from modelserver.serving.measure import Measured, measure
-from modelserver.serving.served import memory_settings
+from modelserver.serving.pool_settings import memory_settings
+from modelserver.serving.selection import (
+    Choice,
+    candidate,
+    does_not_fit,
+    worker_count,
+    workers_text,
+)
 from modelserver.serving.sizing import kubernetes_patch, server_needs
-from modelserver.serving.targets import find_model
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model

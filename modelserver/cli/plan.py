@@ -16,7 +16,7 @@ from modelserver.logs import configure_logs
 from modelserver.planning.load import Load, LoadUnreadable, of_file, supposed
 from modelserver.planning.machine import Machine, measured_machine, streams_of
 from modelserver.planning.queueing import latency, machines_for, machines_for_streams, rate_within
-from modelserver.serving.choice import worker_count, workers_text
+from modelserver.serving.selection import worker_count, workers_text
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from supervisor import NotReady, in_units

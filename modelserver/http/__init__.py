@@ -1,1 +1,1 @@
-"""The HTTP side: from a request to a transcript, or to one error document."""
+"""The HTTP layer: connections, listeners, middleware, errors, server-sent events and pages."""

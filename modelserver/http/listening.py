@@ -10,7 +10,7 @@ from aiohttp import web
 
 from modelserver.http.client_connection import ClientConnection
 from modelserver.http.connections import Connections
-from modelserver.serving.traffic import Traffic
+from modelserver.serving.counters import Traffic
 
 _RECEIVE_BUFFER_BYTES = 128 * 1024
 """What the kernel holds for each connection before the server reads it: with many uploads at once

@@ -13,15 +13,15 @@ from typing import TypeVar
 
 import structlog
 
-from modelserver.access.hosts import AllowedHosts
-from modelserver.jobs.outside import Outside
+from modelserver.jobs.disk_space import Room, unusable
+from modelserver.jobs.idempotency import Repeats
 from modelserver.jobs.record import Delivery, Job, Repeat, State, Wanted
-from modelserver.jobs.repeats import Repeats
-from modelserver.jobs.room import Room, unusable
 from modelserver.jobs.store import Damaged, InUse, JobStore
 from modelserver.jobs.thread import StoreThread
 from modelserver.jobs.webhooks import SecretUnreadable, Webhooks, read_secrets
 from modelserver.jobs.work import JobWork, Told
+from modelserver.outbound.client import Outside
+from modelserver.outbound.hosts import AllowedHosts
 from modelserver.serving.service import SpeechService
 from modelserver.serving.usage import Usage
 from supervisor import Spool, SpoolFull, Tasks
@@ -227,19 +227,24 @@ class JobService:
 
     async def _live(self) -> None:
         """Open the store, when it can be; then tidy up now and then."""
+        began, logged = time.monotonic(), ""
         while self._directory < 0:
             try:
                 await self._open()
             except (InUse, Damaged, OSError, SpoolFull, sqlite3.Error) as error:
-                # The server before this one may be about to end.
                 reason = error.strerror if isinstance(error, OSError) else None
                 problem = f"{self._settings.directory}: {reason}" if reason else str(error)
-                if problem != self.problem:
+                # The server before this one may be about to end.
+                waits = isinstance(error, InUse) and time.monotonic() - began < self.patience_s
+                if not waits and problem != logged:
                     log.error("jobs.unusable", reason=problem)
+                    logged = problem
                 self.problem = problem
                 if not isinstance(error, InUse):
                     self._waited_for.set()
                 await asyncio.sleep(_OPEN_AGAIN_S)
+        if logged:
+            log.info("jobs.usable", after_s=round(time.monotonic() - began, 1))
         while True:
             self._tidy_now.clear()
             wait_s = _TIDY_S

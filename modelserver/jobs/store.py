@@ -15,8 +15,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from modelserver.jobs.held import Held
-from modelserver.jobs.readings import JobReadings, UnknownCursor
+from modelserver.jobs.queries import JobReadings, UnknownCursor
 from modelserver.jobs.record import Delivery, Failure, Job, Repeat
 from modelserver.jobs.rows import COLUMNS, UNREADABLE, readable
 from modelserver.jobs.schema import (
@@ -29,6 +28,7 @@ from modelserver.jobs.schema import (
     version_of,
     warn_of_network,
 )
+from modelserver.jobs.totals import Held
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech
 from supervisor import SpoolFull

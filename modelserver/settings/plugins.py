@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 TEXT_STEPS = "modelserver.text_steps"
-"""The group of text steps (`modelserver.speech.text_steps`)."""
+"""The group of text steps (`modelserver.worker.text_steps`)."""
 
 
 def known_steps() -> list[str]:

@@ -1,1 +1,1 @@
-"""Speech in a worker: what it is asked, what it answers, and the text that readers get."""
+"""Speech as every process sees it: requests and answers of a worker, segments, subtitles."""

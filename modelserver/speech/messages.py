@@ -40,7 +40,7 @@ class DecodeRequest(msgspec.Struct, frozen=True):
 
 
 class DecodedPiece(msgspec.Struct, frozen=True):
-    """See `modelserver.audio.pieces.AudioPiece`; `number`: counted over all channels; `rate`:
+    """See `modelserver.worker.pieces.AudioPiece`; `number`: counted over all channels; `rate`:
     samples a second; `channel`: its number, where channels are recognised one by one."""
 
     number: int
@@ -95,11 +95,18 @@ class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SpeechProgress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a file is. `segment`: one that is final now; `partial`: the one at hand, so far."""
+    """How far a file is. `segment`: one that is final now; `partial`: the one at hand, so far;
+    `channels`: how many are recognised one by one, 1 if they are mixed."""
 
     done_s: float
     partial: str | None = None
     segment: SpeechSegment | None = None
+    channels: int = 1
+
+    @property
+    def recognised_s(self) -> float:
+        """Seconds of audio that are recognised so far: each channel counts, if they are apart."""
+        return self.done_s * self.channels
 
 
 class Speech(msgspec.Struct, frozen=True):
@@ -197,7 +204,7 @@ def speech_target(
     text_steps: tuple[str, ...],
     needs: int,
 ) -> Target:
-    """Tells a pool to load `modelserver.speech.model` with the model at `location`, with what a
+    """Tells a pool to load `modelserver.worker.model` with the model at `location`, with what a
     prepared model has `made` new in place of its own files and without the folders `left_out`, in
     a process that `environment` gives these `kernels`; `needs` is what that takes, in bytes."""
     options = {
@@ -216,5 +223,5 @@ def speech_target(
     # the heap is small.
     lazy = not made
     return Target(
-        "modelserver.speech.model", "load", options, environment, huge_pages=lazy, needs=needs
+        "modelserver.worker.model", "load", options, environment, huge_pages=lazy, needs=needs
     )

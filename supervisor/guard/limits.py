@@ -108,9 +108,9 @@ def _max_rss(wanted: int | None, shared: int) -> Explained | None:
     if shared and wanted < least:
         return Explained(
             least,
-            f"workers.max_rss is {in_units(wanted)}, and a worker is born with {in_units(shared)}",
+            f"debug.max_rss is {in_units(wanted)}, and a worker is born with {in_units(shared)}",
         )
-    return Explained(wanted, "workers.max_rss")
+    return Explained(wanted, "debug.max_rss")
 
 
 def _share(limit: int, share: float, least: int, most: int) -> int:

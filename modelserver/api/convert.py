@@ -1,0 +1,66 @@
+"""`POST /api/audio/convert`: one audio file in, one transcript out."""
+
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+
+from modelserver.api.progress import OurStory, stream_events
+from modelserver.api.transcripts import TEXTS, Transcript, off_the_loop, text_response, transcript
+from modelserver.http.app_keys import SERVICE
+from modelserver.http.errors import json_response
+from modelserver.http.middleware import REQUEST_ID
+from modelserver.request.accept import wants_events, wants_plain_text
+from modelserver.request.parameters import Parameters, read_parameters
+from modelserver.request.upload import find_model, receive_upload
+from modelserver.serving.served import ServedModel
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+
+
+async def convert(request: web.Request) -> web.StreamResponse:
+    """As JSON, as text or subtitles, or bit by bit."""
+    content_type = request.headers.get("Content-Type", "")
+    query = list(request.query.items())
+    plain, events = wants_plain_text(request), wants_events(request)
+    wanted: tuple[Parameters, list[str]]
+
+    def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
+        nonlocal wanted
+        wanted = asked, _ = read_parameters(query, fields, content_type)
+        served = find_model(request.app[SERVICE], asked.model, asked.language, asked.phrases)
+        return (
+            served,
+            SpeechRequest(
+                words=asked.words or asked.format in ("srt", "vtt"),
+                alternatives=asked.alternatives,
+                phrases=asked.phrases,
+                profile=asked.profile,
+                # Readings are of segments.
+                segments=asked.segments or asked.alternatives > 0,
+                partials=events,
+                channels=asked.channels,
+                raw=asked.raw,
+            ),
+        )
+
+    async with receive_upload(request, read) as upload:
+        asked, warnings = wanted
+
+        def answer(speech: Speech) -> Transcript:
+            return transcript(
+                speech,
+                words=asked.words,
+                segments=asked.segments,
+                warnings=warnings,
+                request_id=request[REQUEST_ID],
+            )
+
+        async def work(told: Callable[[SpeechProgress], None]) -> Transcript:
+            return answer(await upload.transcribe(told))
+
+        if events:
+            return await stream_events(request, work, OurStory())
+        speech = await upload.transcribe()
+    if asked.format in TEXTS or plain:
+        form = asked.format if asked.format in TEXTS else "text"
+        return await off_the_loop(speech, lambda: text_response(speech, form))
+    return await off_the_loop(speech, lambda: json_response(answer(speech)))

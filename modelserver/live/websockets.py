@@ -1,0 +1,149 @@
+"""What every WebSocket of ours has in common: how it is opened, and how its end is told."""
+
+import asyncio
+import enum
+from collections.abc import Awaitable
+
+import structlog
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+
+from modelserver.http.app_keys import SERVICE
+from modelserver.http.errors import STATUS, refusal_of
+from modelserver.http.events import WRITE_S
+from modelserver.http.middleware import NOTES
+from modelserver.live.session import LiveSession, Why
+from modelserver.refusal import Refusal
+from supervisor import PoolError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
+
+PROTOCOL = "modelserver"
+"""The subprotocol, for who names one beside their key."""
+_MOST_REASON_BYTES = 123
+"""Of a close frame (RFC 6455, 5.5)."""
+
+
+_NOT_UNDERSTOOD = ("bad_request", "not_audio", "unsupported_audio")
+
+
+class CloseCode(enum.IntEnum):
+    """Beside those that aiohttp names: why a stream was ended."""
+
+    NONE_GIVEN = 1005
+    IDLE = 4408
+    TOO_OLD = 4410
+
+
+class LiveSocket(web.WebSocketResponse):
+    """A WebSocket with pings of our own: aiohttp counts a pong as missing that waits behind audio
+    which has not been read yet."""
+
+    def __init__(self, request: web.Request, *, ping_s: float, message_bytes: int) -> None:
+        super().__init__(
+            autoping=False, max_msg_size=message_bytes, compress=False, protocols=(PROTOCOL,)
+        )
+        self._request, self._ping_s = request, ping_s
+
+    async def next_message(self) -> WSMessage:
+        """Wait for the next message that is neither a ping nor a pong.
+
+        Raises `ConnectionResetError` where nothing comes, not even an answer to a ping.
+        """
+        asked = False
+        while True:
+            try:
+                message = await self.receive(timeout=self._ping_s / 2 if asked else self._ping_s)
+            except TimeoutError:
+                if asked:
+                    self._abort()
+                    raise ConnectionResetError("the client answers no ping") from None
+                asked = True
+                await self._in_time(self.ping())
+                continue
+            asked = False
+            if message.type is WSMsgType.PING:
+                await self._in_time(self.pong(message.data))
+            elif message.type is not WSMsgType.PONG:
+                return message
+
+    async def send_text(self, text: str) -> None:
+        """Send a message. Raises `ConnectionResetError` where the client does not read."""
+        await self._in_time(self.send_str(text))
+
+    async def _in_time(self, sending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(WRITE_S):
+                await sending
+        except TimeoutError:
+            self._abort()
+            raise ConnectionResetError(f"the client has read nothing for {WRITE_S:g} s") from None
+
+    def _abort(self) -> None:
+        if (transport := self._request.transport) is not None:
+            transport.abort()
+
+
+_KNOWN_CODES = {*map(int, WSCloseCode), *map(int, CloseCode)}
+"""Others, which a client may invent, are counted together."""
+
+
+def open_socket(request: web.Request) -> LiveSocket:
+    """Not prepared yet."""
+    debug = request.app[SERVICE].settings.debug
+    return LiveSocket(request, ping_s=debug.stream_ping_s, message_bytes=debug.stream_message)
+
+
+def closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:
+    """The close code, after a message that says that the client, or the connection, has ended
+    it."""
+    if message.type is WSMsgType.ERROR:
+        if (error := socket.exception()) is not None:
+            log.debug("stream.socket_failed", error=str(error))
+        return socket.close_code or int(WSCloseCode.PROTOCOL_ERROR)
+    if message.type is WSMsgType.CLOSE and not socket.close_code:
+        return CloseCode.NONE_GIVEN
+    return socket.close_code or int(WSCloseCode.ABNORMAL_CLOSURE)
+
+
+def end_code(why: Why) -> int:
+    """With which a stream is closed that its client has not ended."""
+    match why:
+        case Why.SHUTDOWN:
+            return int(WSCloseCode.GOING_AWAY)
+        case Why.IDLE:
+            return int(CloseCode.IDLE)
+        case Why.TOO_OLD:
+            return int(CloseCode.TOO_OLD)
+
+
+def close_of(error: Refusal | PoolError) -> tuple[int, str]:
+    """Code and reason for what has ended a stream."""
+    known = refusal_of(error)
+    if known is None:
+        return int(WSCloseCode.INTERNAL_ERROR), error.message
+    if STATUS[known.code] == 503:
+        code = WSCloseCode.TRY_AGAIN_LATER
+    elif known.code in _NOT_UNDERSTOOD:
+        code = WSCloseCode.UNSUPPORTED_DATA
+    elif STATUS[known.code] < 500:
+        code = WSCloseCode.POLICY_VIOLATION
+    else:
+        code = WSCloseCode.INTERNAL_ERROR
+    return int(code), f"{known.code}: {known.message}"
+
+
+def cut_reason(reason: str) -> bytes:
+    """As much of it as a close frame holds."""
+    return reason.encode()[:_MOST_REASON_BYTES].decode(errors="ignore").encode()
+
+
+def tell_end(request: web.Request, session: LiveSession | None, code: int, reason: str) -> None:
+    """For the log and the metrics. What is told first counts: a client that has closed its stream
+    may be gone before the rest is done."""
+    if "close" in request[NOTES]:
+        return
+    label = str(code) if code in _KNOWN_CODES else "other"
+    request.app[SERVICE].traffic.stream_ends[label] += 1
+    request[NOTES].update(close=code, reason=reason or None)
+    if session is not None:
+        request[NOTES].update(audio_s=round(session.heard_s, 3), replays=session.replays)

@@ -1,0 +1,116 @@
+"""Which other machines the server may be sent to: hosts that the settings name, and private
+addresses only where those are named."""
+
+import ipaddress
+from collections.abc import Iterable
+
+from yarl import URL
+
+from modelserver.refusal import Refusal
+
+_LONGEST_URL = 4096
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NOT_PUBLIC = (
+    ipaddress.IPv6Network("64:ff9b:1::/48"),  # NAT64 of a local network (RFC 8215)
+    ipaddress.IPv6Network("::/96"),  # IPv4-compatible (RFC 4291, 2.5.5.1)
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),  # IPv4-translated (RFC 2765)
+    ipaddress.IPv6Network("fec0::/10"),  # site-local (RFC 3879)
+    ipaddress.IPv6Network("5f00::/16"),  # segment routing (RFC 9602)
+    ipaddress.IPv6Network("3fff::/20"),  # documentation (RFC 9637)
+)
+"""Beside those that Python knows. What an IPv4 address stands in may be this machine's."""
+
+
+class Refused(Refusal):
+    """The server does not call this URL."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("url_refused", message)
+
+
+class AllowedHosts:
+    """Names ("example.org", "*.example.org", "*" for any that is public), and addresses or networks
+    ("10.1.0.0/16"), as the settings have them."""
+
+    def __init__(self, entries: Iterable[str], setting: str) -> None:
+        """`setting`: what it is called. Entries that are neither raise `ValueError`."""
+        self._setting = setting
+        self._names: set[str] = set()
+        self._networks: list[Network] = []
+        for entry in entries:
+            try:
+                self._networks.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
+            except ValueError:
+                if not entry or set(entry) & set(" /:@"):
+                    raise ValueError(f"{entry!r} is no host name, address or network") from None
+                wild, name = ("*.", entry[2:]) if entry.startswith("*.") else ("", entry)
+                self._names.add(wild + (name if name == "*" else _plain(name)))
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._networks)
+
+    def check(self, text: str) -> URL:
+        """A URL whose host is among them. Raises `Refused`."""
+        try:
+            url = URL(text)
+        except ValueError as error:
+            raise Refused(f"this is no URL: {error}") from error
+        host = url.raw_host
+        if url.scheme not in ("http", "https") or not host or len(text) > _LONGEST_URL:
+            raise Refused("a URL has to begin with http:// or https://, and name a host")
+        if url.user is not None:
+            raise Refused("a URL with a user's name in it is not asked for")
+        if (address := _address(host)) is not None:
+            self.check_address(address, host)
+        elif not self._named(_plain(host)):
+            raise Refused(f"{host} is not among the hosts of {self._setting}")
+        return url
+
+    def check_address(self, address: Address, host: str) -> None:
+        """One that the host has. Raises `Refused`."""
+        if any(address in network for network in self._networks):
+            return
+        if _address(host) is not None and "*" not in self._names:
+            raise Refused(f"{host} is not among the hosts of {self._setting}")
+        if not _public(address):
+            raise Refused(
+                f"{host} has an address that is not public: where that is meant, name the address "
+                f"in {self._setting} too"
+            )
+
+    def _named(self, host: str) -> bool:
+        above = host.split(".")
+        wild = {".".join(["*", *above[n:]]) for n in range(1, len(above))}
+        return bool(self._names & {host, "*", *wild})
+
+
+def _plain(host: str) -> str:
+    """As it is on the wire."""
+    return (URL.build(scheme="http", host=host).raw_host or "").lower().rstrip(".")
+
+
+def _address(host: str) -> Address | None:
+    """The host as an address, if it is one. Raises `Refused` for what others may take for one."""
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        if ":" in host or host.replace(".", "").isdigit():
+            raise Refused(f"{host} is no address in its usual form") from None
+    return None
+
+
+def _public(address: Address) -> bool:
+    """Also what an IPv6 address only carries an IPv4 address for."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inner is not None:
+            return _public(inner)
+        if any(address in network for network in _NOT_PUBLIC):
+            return False
+    return address.is_global and not address.is_multicast

@@ -1,0 +1,239 @@
+"""What a caller asks for, in the query or in the fields of a form or of JSON: the same names."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from models import PROFILES
+from modelserver.audio.channels import MIX, channel_choice
+from modelserver.audio.formats import RawFormat, raw_format, type_encoding
+from modelserver.http.decoding import decoded
+from modelserver.refusal import Refusal
+from modelserver.request.headers import media_type, parameter
+from modelserver.speech.languages import language_tag
+from modelserver.speech.phrases import phrase_list
+
+_BOTH_NAMES = (
+    "model", "language", "words", "alternatives", "phrases", "profile", "channels", "encoding",
+    "rate", "channel_count",
+)  # fmt: skip
+NAMES = (*_BOTH_NAMES, "segments", "format")
+"""Of a file."""
+ASK_NAMES = (
+    "model", "language", "phrases", "channels", "encoding", "rate", "channel_count", "history",
+    "stream",
+)  # fmt: skip
+"""Of a question."""
+JOB_NAMES = (*NAMES, "url", "webhook")
+"""Of a job."""
+STREAM_NAMES = (*_BOTH_NAMES, "partials", "second_pass")
+"""Of a live stream."""
+FORMATS = ("json", "text", "srt", "vtt")
+MOST_ALTERNATIVES = 20
+_IGNORED = ("_",)
+"""What browsers add so that nothing in between remembers the answer."""
+
+_TRUE, _FALSE = ("true", "1", "yes", "on", "y", "t"), ("false", "0", "no", "off", "n", "f", "")
+_ANY_LANGUAGE = ("", "auto", "any", "und", "mul")
+_LONGEST_COMPARED = 30
+"""Of a name that may be a misspelt one of ours, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What was asked for. `channels` as `audio.channels.channel_choice` takes it."""
+
+    model: str | None = None
+    language: str | None = None
+    words: bool = False
+    segments: bool = False
+    format: str = "json"
+    partials: bool = True
+    second_pass: bool = False
+    alternatives: int = 0
+    phrases: tuple[str, ...] = ()
+    profile: str = ""
+    """Empty: the model's own."""
+    channels: str = MIX
+    raw: RawFormat | None = None
+    url: str | None = None
+    webhook: str | None = None
+    history: str = ""
+    """JSON, as it came."""
+    stream: bool = False
+
+
+def read_parameters(
+    query: Iterable[tuple[str, str]],
+    fields: Mapping[str, str],
+    content_type: str,
+    names: tuple[str, ...] = NAMES,
+) -> tuple[Parameters, list[str]]:
+    """From the query, the fields of the body, and its media type; and what should be said of them.
+    Raises `Refusal`."""
+    values, warnings = _collect(query, fields, names)
+    return (
+        Parameters(
+            model=values.get("model") or None,
+            language=read_language(values.get("language", "")),
+            words=read_flag("words", values.get("words", "false")),
+            segments=read_flag("segments", values.get("segments", "false")),
+            format=_format(values.get("format", "json")),
+            partials=read_flag("partials", values.get("partials", "true")),
+            second_pass=read_flag("second_pass", values.get("second_pass", "false")),
+            alternatives=_alternatives(values.get("alternatives", "0")),
+            phrases=_phrases(values.get("phrases", "")),
+            profile=read_profile(values.get("profile", "")),
+            channels=_channels(values.get("channels", "")),
+            raw=_raw(values, content_type),
+            url=values.get("url") or None,
+            webhook=values.get("webhook") or None,
+            history=values.get("history", ""),
+            stream=read_flag("stream", values.get("stream", "false")),
+        ),
+        warnings,
+    )
+
+
+def _collect(
+    query: Iterable[tuple[str, str]], fields: Mapping[str, str], names: tuple[str, ...]
+) -> tuple[dict[str, str], list[str]]:
+    values: dict[str, str] = {}
+    warnings: list[str] = []
+    for name, value in query:
+        if name in _IGNORED:
+            continue
+        if name not in names:
+            raise Refusal("bad_parameter", _unknown(name, names))
+        if name == "phrases" and name in values:  # one each time
+            values[name] += f"\n{value}"
+            continue
+        if values.setdefault(name, value) != value:
+            raise Refusal("bad_parameter", f"{name} is given twice, with different values")
+    for name, value in fields.items():
+        if name not in names:
+            if _close_to(name, names, 0.75):
+                raise Refusal("bad_parameter", _unknown(name, names))
+            warnings.append(f"the field {name[:40]!r} is not known, and was ignored")
+            continue
+        if values.setdefault(name, value) != value:
+            raise Refusal(
+                "bad_parameter", f"{name} is given in the query and in the body, differently"
+            )
+    return values, warnings
+
+
+def _unknown(name: str, names: tuple[str, ...]) -> str:
+    close = _close_to(name, names, 0.6)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return f"there is no parameter {name[:60]!r}; {meant}there are: {', '.join(names)}"
+
+
+def _close_to(name: str, names: tuple[str, ...], cutoff: float) -> list[str]:
+    if len(name) > _LONGEST_COMPARED:
+        return []
+    return difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+
+
+def _format(text: str) -> str:
+    if text not in FORMATS:
+        raise Refusal(
+            "bad_parameter", f"format={text[:40]!r} is not known; there are: {', '.join(FORMATS)}"
+        )
+    return text
+
+
+def _alternatives(text: str) -> int:
+    count = _number("alternatives", text) or 0
+    if count > MOST_ALTERNATIVES:
+        raise Refusal("bad_parameter", f"alternatives={count}; {MOST_ALTERNATIVES} are the most")
+    return count
+
+
+def _phrases(text: str) -> tuple[str, ...]:
+    """A JSON list, or one a line."""
+    if not text.lstrip().startswith("["):
+        return phrase_list(text.splitlines())
+    try:
+        given = decoded(text, list[object])
+    except Refusal:
+        # "[unk]" on a line of its own.
+        return phrase_list(text.splitlines())
+    return phrase_list(given)
+
+
+def read_flag(name: str, text: str) -> bool:
+    """True or false, as people write them. Raises `Refusal`."""
+    wanted = text.strip().lower()
+    if wanted not in _TRUE + _FALSE:
+        raise Refusal("bad_parameter", f"{name}={text[:40]!r} is neither true nor false")
+    return wanted in _TRUE
+
+
+def read_profile(text: str) -> str:
+    """One of the profiles, or empty. Raises `Refusal`."""
+    wanted = text.strip().lower()
+    if wanted and wanted not in PROFILES:
+        raise Refusal(
+            "bad_parameter", f"profile={text[:40]!r} is not known; there are: {', '.join(PROFILES)}"
+        )
+    return wanted
+
+
+def read_language(text: str) -> str | None:
+    """A language tag, or a name that people use; None for any. Raises `Refusal`."""
+    if text.strip().lower() in _ANY_LANGUAGE:
+        return None
+    if (tag := language_tag(text)) is None:
+        raise Refusal(
+            "bad_parameter", f"language={text[:40]!r} is no language tag; zh, en-US or auto are"
+        )
+    return tag
+
+
+def _channels(text: str) -> str:
+    """Return which channels are recognised; wrong values are refused before anything is sent."""
+    channel_choice(text or MIX)
+    return text or MIX
+
+
+def _raw(values: Mapping[str, str], content_type: str) -> RawFormat | None:
+    """What the samples are, if they are sent without a container."""
+    kind = media_type(content_type)
+    named = type_encoding(kind)
+    rate = _number("rate", values.get("rate") or parameter(content_type, "rate"))
+    if "encoding" in values:
+        encoding = values["encoding"]
+    elif named is not None:
+        encoding = named[0]
+        rate = rate or named[1]
+        if rate is None and kind not in ("audio/l8", "audio/l16", "audio/l24"):
+            return None  # a name that files are sent under, too
+    else:
+        for name in ("rate", "channel_count"):
+            if name in values:
+                raise Refusal(
+                    "bad_parameter", f"{name} is for samples without a header: add encoding"
+                )
+        return None
+    count = _number("channel_count", values.get("channel_count"))
+    if count is None:
+        count = _number("channels", parameter(content_type, "channels"))
+    asked = values.get("channels", "").strip()
+    if count is None and asked.isascii() and asked.isdecimal():
+        raise Refusal(
+            "bad_parameter",
+            f"channels={asked[:40]} selects a channel: add channel_count, the number of channels",
+        )
+    if count is None:
+        count = channel_choice(asked or MIX).least
+    return raw_format(encoding, rate, count)
+
+
+def _number(name: str, text: str | None) -> int | None:
+    if text is None or not text.strip():
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        raise Refusal("bad_parameter", f"{name}={text[:40]!r} is not a number")
+    return int(text)

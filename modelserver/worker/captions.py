@@ -1,0 +1,179 @@
+"""A live stream of any audio on a worker: captions out, each with its segment and its times.
+
+Imported in the fork server and its workers only. Heard in pieces of the size in which files are
+heard, however it comes: the same audio gives the same text.
+"""
+
+from collections.abc import Generator
+from typing import Any
+
+import msgspec
+
+import models
+from modelserver.audio.channels import channel_choice
+from modelserver.audio.formats import RawFormat
+from modelserver.speech.messages import EOF, RESET, Caption, CaptionRequest, HeardAudio, LastCaption
+from modelserver.speech.segments import segment_of
+from modelserver.speech.transcript import reader_text
+from modelserver.worker.live_audio import LiveAudio
+from modelserver.worker.profiles import not_as_asked
+from modelserver.worker.refusals import told_to_the_caller
+from supervisor import StreamAnswer
+
+
+class _Mark(msgspec.Struct):
+    """Where an utterance had ended, for a session that goes on from there."""
+
+    segment: int
+    samples: int
+    """Heard by the recogniser until then."""
+    raw: RawFormat | None = None
+    """What comes next is samples: nothing before them is needed. None in a container."""
+    pcm: bytes = b""
+    """Decoded, and not heard yet."""
+    undecoded: bytes = b""
+
+
+class CaptionStream:
+    """One stream (`supervisor.StreamSession`)."""
+
+    def __init__(
+        self, model: models.Model, request: CaptionRequest, before_s: float, mark: Any
+    ) -> None:
+        """`before_s`: seconds of it that came on another worker and are not told again; `mark`: the
+        last one of that worker's session."""
+        self._request = request
+        self._rate, self._piece_bytes = model.sample_rate, model.chunk_bytes
+        at = _Mark(0, 0) if mark is None else msgspec.convert(mark, _Mark)
+        self._segment = at.segment
+        raw = at.raw or request.raw
+        self._audio = LiveAudio(
+            self._rate,
+            raw=raw,
+            channels=channel_choice(request.channels),
+            restarts=request.raw is None,
+        )
+        self._skip_bytes = 0
+        self._pending = bytearray()
+        self._samples = at.samples
+        if at.raw is not None:
+            known = at.samples + (len(at.pcm) + len(at.undecoded)) / 2
+            if before_s > known / self._rate + 1.0:  # more has gone than was settled
+                self._samples = int(before_s * self._rate)
+            else:
+                self._pending += at.pcm
+                self._audio.feed(at.undecoded)
+        elif mark is None:
+            self._samples = int(before_s * self._rate)  # more has gone than is kept of samples
+        elif at.samples:
+            self._skip_bytes = 2 * at.samples  # all of it comes again
+        self._from_s = self._samples / self._rate
+        self._utterance_s = self._from_s
+        self._said = ""
+        options = models.RecognitionOptions(
+            words=True,
+            alternatives=request.alternatives,
+            grammar=request.phrases or None,
+            profile=request.profile,
+        )
+        with told_to_the_caller():
+            self._recognizer = model.recognizer(options)
+        self._warned = not_as_asked(model, request.phrases, request.profile)
+
+    def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
+        yield
+        with told_to_the_caller():
+            return (yield from self._feed(data, quiet=quiet))
+
+    def close(self) -> None:
+        self._audio.close()
+        self._recognizer.close()
+
+    def _feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
+        before = self._samples
+        values: list[Any] = []
+        ended = False
+        if isinstance(data, bytes):
+            self._audio.feed(data)
+        elif data == EOF:
+            self._audio.end()
+        for block in self._audio.blocks():
+            self._take(block)
+            while len(self._pending) >= self._piece_bytes:
+                ended = self._hear(self._piece_bytes, values)
+                yield
+        if data in (EOF, RESET):
+            if self._pending:
+                self._hear(len(self._pending), values)
+            self._final(self._recognizer.finish(), values, asked_for=data == RESET)
+            ended = True
+        if data == EOF:
+            values.append(msgspec.to_builtins(self._last()))
+        elif not ended and self._samples != before and self._request.partials and not quiet:
+            self._partial(values)
+        if self._request.raw is None and self._samples != before:
+            values.append({"heard_until": self._heard_s})
+        units = (self._samples - before) / self._rate
+        if not ended:
+            return StreamAnswer(values, units=units)
+        mark = _Mark(self._segment, self._samples, self._audio.raw)
+        if mark.raw is not None:
+            mark.pcm, mark.undecoded = bytes(self._pending), self._audio.rest()
+        return StreamAnswer(
+            values,
+            settled=mark.raw is not None,
+            mark=msgspec.to_builtins(mark, builtin_types=(bytes,)),
+            units=units,
+        )
+
+    def _take(self, block: bytes) -> None:
+        skipped = min(len(block), self._skip_bytes)
+        self._skip_bytes -= skipped
+        self._pending += memoryview(block)[skipped:]
+
+    def _hear(self, size: int, values: list[Any]) -> bool:
+        """True if an utterance has ended."""
+        piece = bytes(self._pending[:size])
+        del self._pending[:size]
+        self._samples += len(piece) // 2
+        if self._request.heard:
+            heard = HeardAudio(piece, self._rate)
+            values.append(msgspec.to_builtins(heard, builtin_types=(bytes,)))
+        utterance = self._recognizer.accept(piece)
+        if utterance is None:
+            return False
+        self._final(utterance, values, asked_for=False)
+        return True
+
+    @property
+    def _heard_s(self) -> float:
+        return round(self._samples / self._rate, 3)
+
+    def _final(self, utterance: models.Utterance, values: list[Any], *, asked_for: bool) -> None:
+        segment = segment_of(utterance, from_s=self._from_s, words=self._request.words)
+        if segment is not None or asked_for:
+            caption = Caption(
+                kind="final",
+                segment=self._segment,
+                text=segment.text if segment else "",
+                start=segment.start if segment else self._heard_s,
+                end=segment.end if segment else self._heard_s,
+                words=segment.words if segment and segment.words else None,
+                alternatives=segment.alternatives if segment and segment.alternatives else None,
+                finalized=asked_for,
+            )
+            values.append(msgspec.to_builtins(caption))
+            self._segment += 1
+        self._utterance_s = self._heard_s
+        self._said = ""
+
+    def _partial(self, values: list[Any]) -> None:
+        text = reader_text([self._recognizer.partial().text])
+        if text == self._said:
+            return
+        self._said = text
+        caption = Caption("partial", self._segment, text, self._utterance_s, self._heard_s)
+        values.append(msgspec.to_builtins(caption))
+
+    def _last(self) -> LastCaption:
+        return LastCaption(self._heard_s, self._segment, [*self._warned, *self._audio.warnings])

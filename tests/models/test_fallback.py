@@ -1,0 +1,192 @@
+"""What cannot be loaded in one way is loaded in another, and never tried for ever."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from running import start_server
+
+import models
+from models.vosk.graph_file import read_graph_header
+from models.vosk.mapping import mapping_problem
+from models.vosk.prepared import PreparedModel, export_prepared, import_prepared
+from models.vosk.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
+from models.vosk.simd import ABI, LIBRARY, build_kernels, find_kernels, kernels_path
+from modelserver.serving.learned import Lessons
+from modelserver.serving.selection import candidate
+
+
+def leading_out(prepared: PreparedModel, directory: Path) -> PreparedModel:
+    """A copy whose arcs lead out of its graph, with checksums that say it is whole."""
+    shutil.copytree(prepared.directory, directory, symlinks=True)
+    graph = directory / "graph" / "HCLG.fst"
+    header = read_graph_header(graph)
+    assert header is not None
+    data = bytearray(graph.read_bytes())
+    for arc in range(header.arcs):
+        at = header.arcs_at + 16 * arc + 12
+        data[at : at + 4] = (0x7FFFFF00).to_bytes(4, "little")
+    graph.write_bytes(data)
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    made = manifest.made | {"graph/HCLG.fst": FileStamp.of(graph)}
+    fields = {name: getattr(manifest, name) for name in Manifest.__struct_fields__}
+    write_manifest(directory, Manifest(**fields | {"made": made}))
+    found = read_manifest(directory)
+    assert found is not None
+    return PreparedModel(directory, found)
+
+
+def test_a_graph_that_leads_out_of_itself_is_not_imported(
+    tmp_path: Path, store: Path, small: models.ModelLocation, prepared_small: PreparedModel
+) -> None:
+    made = leading_out(prepared_small, tmp_path / prepared_small.directory.name)
+    export_prepared(made, tmp_path / "small.tar")
+    with pytest.raises(models.ModelError, match="has an arc that leads out of it") as caught:
+        import_prepared(tmp_path / "small.tar", small, store)
+    assert caught.value.code == "bad_archive"
+    assert not any(path.name != "tools" for path in store.iterdir())
+
+
+@pytest.mark.timeout(120)
+def test_one_that_crashes_at_each_load_gives_way_to_the_original(
+    tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    made = leading_out(prepared_small, store / prepared_small.directory.name)
+    with start_server(
+        tmp_path,
+        f"--model={small.directory}",
+        MODELSERVER_PREPARED_DIR=str(store),
+        MODELSERVER_WORKERS_COUNT="1",
+        MODELSERVER_KERNELS="off",
+    ) as server:
+        server.wait_ready()
+        assert server.events("model.loaded")[0]["graph"] == "lazy"
+        assert [e["graph"] for e in server.events("model.chosen")] == ["mapped"] * 2 + ["lazy"]
+        told = server.wait_event("prepared_model.not_used")
+        assert str(made.directory) in told["problem"]
+        assert "2 loads have failed, the last one so: " in told["problem"]
+        assert "2 loads have failed" in server.health()["models"][0]["not_prepared"]
+
+
+FAULTY = f"""
+extern "C" __attribute__((visibility("default"))) int modelserver_kernels_abi() {{ return {ABI}; }}
+extern "C" __attribute__((visibility("default"))) int modelserver_kernels_begin(unsigned long)
+{{ __builtin_trap(); }}
+extern "C" __attribute__((visibility("default")))
+int modelserver_kernels_attach(const char*, const char*) {{ __builtin_trap(); }}
+"""
+
+
+@pytest.mark.timeout(120)
+def test_kernels_that_crash_are_left_out(
+    tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel, cache: Path
+) -> None:
+    store = tmp_path / "a store: with a name"  # which the linker would split
+    store.mkdir()
+    shutil.copytree(prepared_small.directory, store / prepared_small.directory.name, symlinks=True)
+    kernels = build_kernels(cache)
+    (store / "tools").mkdir()
+    source = tmp_path / "faulty.cc"
+    source.write_text(FAULTY)
+    faulty = store / "tools" / kernels.name
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", str(faulty), str(source)], check=True)
+    with start_server(
+        tmp_path,
+        f"--model={small.directory}",
+        MODELSERVER_PREPARED_DIR=str(store),
+        MODELSERVER_WORKERS_COUNT="1",
+    ) as server:
+        server.wait_ready()
+        (loaded,) = server.events("model.loaded")
+        assert (loaded["graph"], loaded["kernels"]) == ("mapped", "engine")
+        assert len(server.events("model.chosen")) == 3
+        assert "2 loads have failed" in server.events("kernels.not_used")[0]["problem"]
+        assert "2 loads have failed" in server.health()["models"][0]["not_packed"]
+
+
+@pytest.mark.timeout(120)
+def test_kernels_in_a_directory_that_the_linker_would_split_are_used(
+    tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel, cache: Path
+) -> None:
+    store = tmp_path / "a store: with a name"
+    store.mkdir()
+    shutil.copytree(prepared_small.directory, store / prepared_small.directory.name, symlinks=True)
+    kernels = build_kernels(cache)
+    (store / "tools").mkdir()
+    shutil.copy(kernels, store / "tools")
+    with start_server(
+        tmp_path,
+        f"--model={small.directory}",
+        MODELSERVER_PREPARED_DIR=str(store),
+        MODELSERVER_WORKERS_COUNT="1",
+    ) as server:
+        server.wait_ready()
+        assert server.events("model.loaded")[0]["kernels"].startswith("packed")
+
+
+def test_each_way_is_tried_twice() -> None:
+    lessons = Lessons()
+    original, made = Path("/model"), Path("/prepared")
+    form = (original, made, ())
+    lessons.load_failed(form, "SIGSEGV", with_kernels=True)
+    assert not lessons.without_kernels
+    lessons.load_failed(form, "SIGSEGV", with_kernels=True)
+    assert "SIGSEGV" in lessons.without_kernels[form]
+    assert not lessons.unusable
+    for _ in range(2):
+        lessons.load_failed(form, "SIGBUS", with_kernels=False)
+    assert "SIGBUS" in lessons.unusable[made]
+    for _ in range(5):
+        lessons.load_failed((original, None, ()), "SIGBUS", with_kernels=False)
+    assert list(lessons.unusable) == [made]  # there is nothing else to load
+    lessons.begin_again()
+    assert not lessons.unusable
+    assert not lessons.without_kernels
+
+
+def test_a_graph_that_cannot_be_mapped_is_not_chosen(
+    small: models.ModelLocation, prepared_small: PreparedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = prepared_small.directory.parent
+    assert candidate(small, store, "auto").prediction.graph == "mapped"
+    monkeypatch.setattr(models, "mapping_problem", lambda: "the engine would copy it")
+    choice = candidate(small, store, "auto")
+    assert (choice.prepared, choice.prediction.graph) == (None, "lazy")
+    assert "is not used: the engine would copy it" in choice.problems[0]
+
+
+def test_the_engine_that_is_installed_maps() -> None:
+    assert mapping_problem() is None
+
+
+# --- what is built --------------------------------------------------------------------------------
+
+
+def test_what_does_not_start_is_built_again(tmp_path: Path) -> None:
+    target = kernels_path(tmp_path)
+    target.parent.mkdir()
+    target.write_bytes(b"")  # as after a power cut
+    assert find_kernels(tmp_path) is None
+    built = build_kernels(tmp_path)
+    assert built == target
+    assert find_kernels(tmp_path) == built
+    built.write_bytes(built.read_bytes()[:5000])
+    os.utime(built, (1, 1))
+    assert find_kernels(tmp_path) is None
+
+
+def test_an_older_library_that_is_installed_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "old.cc"
+    source.write_text('extern "C" int modelserver_kernels_attach(const char*, const char*);\n')
+    (tmp_path / "lib").mkdir()
+    old = tmp_path / "lib" / LIBRARY
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", str(old), str(source)], check=True)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    assert find_kernels(tmp_path / "none") is None

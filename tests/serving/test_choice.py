@@ -1,0 +1,140 @@
+"""Which model is chosen for the room there is: decided from files, before anything is loaded."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace as set_to
+from small_model import SMALL_WORDS, add_rescoring, make_small_model
+
+import models
+from modelserver.serving.selection import candidate, choose_model
+from modelserver.settings import Settings, WorkerSettings
+from supervisor import Headroom, TargetUnavailable
+
+LIMIT = "300 MB is the limit (a test)"
+
+
+def headroom(count: float) -> Headroom:
+    return Headroom(int(count), int(count), LIMIT)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, embedded: models.ModelLocation) -> Path:
+    """A models directory with a big model (the embedded one with rescoring) and a small one, of
+    which sizes are all that counts here."""
+    home = tmp_path_factory.mktemp("home")
+    words = SMALL_WORDS.split()
+    make_small_model(embedded.directory, home / "vosk-model-small-cn-0.22", words)
+    big = make_small_model(embedded.directory, home / "vosk-model-cn-0.22", words)
+    add_rescoring(big, states=10, arcs_each=4, lm_ints=75_000_000)
+    network = big / "rnnlm"
+    network.mkdir()
+    (network / "final.raw").write_bytes(bytes(10_000_000))
+    matrix = b"\0BFM \4" + struct.pack("<i", 500_000) + b"\4" + struct.pack("<i", 100)
+    (network / "feat_embedding.final.mat").write_bytes(matrix)
+    return home
+
+
+@pytest.fixture
+def settings(home: Path, tmp_path: Path) -> Settings:
+    return Settings(
+        model=("vosk-model-cn-0.22", "vosk-model-small-cn-0.22"),
+        models_dir=home,
+        prepared_dir=tmp_path,
+        workers=WorkerSettings(count=2),
+    )
+
+
+def test_the_first_that_fits_is_chosen_whole(settings: Settings) -> None:
+    choice = choose_model(settings, headroom(4e9))
+    assert (choice.location.name, choice.location.language) == ("vosk-model-cn-0.22", "zh")
+    assert (choice.left_out, choice.passed_over) == ((), ())
+    names = [part.name for part in choice.prediction.parts]
+    assert names[-2:] == ["rescoring with n-grams", "rescoring with a network"]
+
+
+def test_rescoring_that_does_not_fit_is_left_out(settings: Settings, home: Path) -> None:
+    whole = candidate(
+        models.find_model("vosk-model-cn-0.22", home), settings.prepared_dir, "on"
+    ).needs(2)
+    assert choose_model(settings, headroom(whole)).left_out == ()
+    trimmed = choose_model(settings, headroom(whole - 1))
+    assert trimmed.location.name == "vosk-model-cn-0.22"
+    assert trimmed.left_out == ("rescore", "rnnlm")
+    assert whole - trimmed.needs(2) > 300e6
+
+
+def test_rescoring_may_be_wanted_or_not_at_any_rate(settings: Settings) -> None:
+    assert choose_model(set_to(settings, rescoring="off"), headroom(9e9)).left_out
+    # With rescoring only, the big one does not fit, and the next is taken.
+    choice = choose_model(set_to(settings, rescoring="on"), headroom(6e8))
+    assert (choice.location.name, choice.left_out) == ("vosk-model-small-cn-0.22", ())
+
+
+def test_the_next_is_served_and_it_is_said_why(settings: Settings) -> None:
+    choice = choose_model(
+        replace_models(settings, "vosk-model-big-gone", "vosk-model-small-cn-0.22"), headroom(4e9)
+    )
+    assert choice.location.name == "vosk-model-small-cn-0.22"
+    (reason,) = choice.passed_over
+    assert "there is no model 'vosk-model-big-gone'" in reason
+
+
+def replace_models(settings: Settings, *names: str) -> Settings:
+    return set_to(settings, model=names)
+
+
+def test_what_does_not_fit_is_refused_with_numbers_and_with_what_would_fit(
+    settings: Settings,
+) -> None:
+    one = replace_models(settings, "vosk-model-cn-0.22")
+    with pytest.raises(TargetUnavailable) as caught:
+        choose_model(one, headroom(3.5e8))
+    said = str(caught.value)
+    assert said.startswith("vosk-model-cn-0.22 does not fit: it needs 4")
+    assert f"for 2 workers), and there is room for 350 MB ({LIMIT})" in said
+    assert "; prepared, it would need" in said
+    assert "`modelserver models prepare`" in said
+
+
+def test_what_would_fit_is_what_is_installed_or_else_what_is_known(
+    settings: Settings, home: Path
+) -> None:
+    one = replace_models(settings, "vosk-model-cn-0.22")
+    with pytest.raises(TargetUnavailable, match=r"what would fit: vosk-model-small-cn-0\.22 \("):
+        choose_model(set_to(one, rescoring="on"), headroom(6e8))
+    with pytest.raises(
+        TargetUnavailable, match=r"can be fetched with `modelserver models pull`: vosk-model-small"
+    ):
+        choose_model(one, headroom(3e8))
+    with pytest.raises(TargetUnavailable, match="nothing that is installed or known would fit"):
+        choose_model(one, headroom(1e7))
+    assert home.is_dir()
+
+
+def test_more_workers_need_more(settings: Settings) -> None:
+    choice = choose_model(settings, headroom(4e9))
+    assert choice.needs(3) - choice.needs(2) == choice.needs(2) - choice.needs(1) > 10e6
+    assert choice.workers_within(choice.prediction.model + 3 * choice.prediction.growth) == 3
+    assert choice.workers_within(0) == 0
+
+
+def test_a_room_that_is_full_now_may_be_large_enough_when_the_old_model_is_gone(
+    settings: Settings,
+) -> None:
+    choice = choose_model(settings, Headroom(int(1e7), int(4e9), LIMIT))
+    assert choice.location.name == "vosk-model-cn-0.22"
+
+
+def test_the_catalogue_is_sound() -> None:
+    names = [entry.name for entry in models.catalog()]
+    assert len(set(names)) == len(names) > 30
+    assert names[:2] == ["vosk-model-small-cn-0.22", "vosk-model-cn-0.22"]
+    for entry in models.catalog():
+        assert entry.download_bytes > 20e6
+        assert entry.memory_bytes > entry.download_bytes
+        assert entry.md5 == "" or len(bytes.fromhex(entry.md5)) == 16
+        assert entry.sha256 == "" or len(bytes.fromhex(entry.sha256)) == 32
+        assert entry.size == 0 or entry.md5
+        assert models.language_of(entry.name) != "und"
