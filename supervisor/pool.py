@@ -41,7 +41,7 @@ from supervisor.dispatch.streams import Streams
 from supervisor.guard.guard import Guard
 from supervisor.guard.refusal import Ask
 from supervisor.job import JobResult
-from supervisor.settings import Headroom, PoolSettings, TargetSource
+from supervisor.settings import Headroom, MemorySettings, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolStatus, read_status
 
@@ -60,15 +60,17 @@ class Pool:
         guard: Guard | None = None,
         sound: Callable[[], Awaitable[bool]] | None = None,
         measure: Callable[[Any], float] | None = None,
+        memory: MemorySettings | None = None,
     ) -> None:
         """`spools`: where the inputs come from, if they shall be kept small too. `guard`: one that
         several pools share, and that is entered already; without it the pool has its own. `sound`:
         asked after a worker has crashed, before its job runs again: whether what the model was
         loaded from is still what it was. If not, the target is asked for and loaded anew.
         `measure`: the size in units that an answer tells of its job, where its caller could only
-        believe what the input says of itself."""
+        believe what the input says of itself. `memory`: what its own guard keeps to."""
         self.settings = settings or PoolSettings()
-        self._guard = guard or Guard(self.settings.memory, spools)
+        assert guard is None or memory is None, "a guard has memory settings of its own"
+        self._guard = guard or Guard(memory, spools)
         self._guard_is_mine = guard is None
         self._dispatcher = Dispatcher(target, self.settings, self._guard, sound, measure)
         self._lifecycle = self._dispatcher.lifecycle

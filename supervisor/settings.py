@@ -117,7 +117,6 @@ class PoolSettings:
     that it looks in time where they keep every processor busy."""
     load_timeout_s: float = 600.0
     """A fork server that has not loaded its model by then is ended."""
-    memory: MemorySettings = MemorySettings()
     allocator: Allocator = Allocator.AUTO
     streams: StreamSettings = StreamSettings()
     sandbox: Sandbox = Sandbox.OFF

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from supervisor.readings.memory import Bound, MemoryReader, MemoryReading
-from supervisor.settings import Headroom, MemorySettings, PoolSettings
+from supervisor.settings import Headroom, MemorySettings
 from supervisor.sizes import in_units
 
 MIB = 1024 * 1024
@@ -120,10 +120,11 @@ def _share(limit: int, share: float, least: int, most: int) -> int:
 # --- here and now, for programs that run no pool -------------------------------------------------
 
 
-def explain_limits(settings: PoolSettings) -> dict[str, Explained]:
-    """Before a model is loaded, by the names of the settings."""
-    limits = find_limits(bounds_of(MemoryReader().read(), settings.memory, 0), settings.memory)
-    budget = find_budget(settings.memory, None, settings.workers)
+def explain_limits(settings: MemorySettings) -> dict[str, Explained]:
+    """Explain what the guard would keep to before a model is loaded, by the names of the
+    settings."""
+    limits = find_limits(bounds_of(MemoryReader().read(), settings, 0), settings)
+    budget = find_budget(settings, None, 1)
     return {"memory.limit": limits.limit, "memory.reserve": limits.reserve} | {
         "workers.budget": budget.growth
     }

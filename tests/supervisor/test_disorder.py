@@ -522,7 +522,7 @@ async def test_without_descriptors_answers_wait_and_workers_live(
 async def test_shared_memory_of_a_worker_counts_as_its_growth() -> None:
     mb = 1_000_000
     memory = MemorySettings(limit=2000 * mb, budget=50 * mb)
-    async with Pool(toy(), PoolSettings(workers=1, memory=memory)) as pool:
+    async with Pool(toy(), PoolSettings(workers=1), memory=memory) as pool:
         await whole(pool, 1)
         with pytest.raises(Exception, match="grown by"):
             await pool.run({"do": "share", "bytes": 200 * mb, "s": 6})
