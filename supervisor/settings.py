@@ -1,8 +1,10 @@
-"""What a pool is told: which model to load and how, and how many workers to keep."""
+"""Settings of pools, guards and spools: which model to load and how, and what to keep to."""
 
 import enum
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -73,6 +75,17 @@ class MemorySettings:
     """What a worker may grow by before it is recycled."""
     max_rss: int | None = None
     """What a worker may hold, with what it shares, before it is ended; mapped files aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """Where spools may live. All sizes in bytes."""
+
+    memory_each: int = 2 * 1024 * 1024
+    """One spool moves to disk when it grows past this."""
+    memory_total: int = 64 * 1024 * 1024
+    """A spool moves to disk when all those in memory together would grow past this."""
+    directory: Path = Path(tempfile.gettempdir())
 
 
 @dataclass(frozen=True, slots=True)

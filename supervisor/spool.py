@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,22 +17,12 @@ from typing import IO, Protocol
 
 from supervisor.errors import SpoolFull
 from supervisor.loop.tasks import retrieve
+from supervisor.settings import SpoolLimits
 
 _DISK_WRITE_BYTES = 512 * 1024
 """What is collected before a thread is asked to write it to disk."""
 _OF_LATE_S = 60.0
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolLimits:
-    """Where spools may live. All sizes in bytes."""
-
-    memory_each: int = 2 * 1024 * 1024
-    """One spool moves to disk when it grows past this."""
-    memory_total: int = 64 * 1024 * 1024
-    """A spool moves to disk when all those in memory together would grow past this."""
-    directory: Path = Path(tempfile.gettempdir())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ import os
 import signal
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-from supervisor.deaths.death import Death, ExitStatus, Intent, Outcome
+from supervisor.deaths.death import Death, ExitStatus, Intent
 from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.deaths.outcome import Outcome
 
 _LAST_WORDS_S = 1.0
 _GROUP_EVERY_S = 0.25

@@ -5,8 +5,9 @@ import contextlib
 import os
 import signal
 
-from supervisor.deaths.death import Death, ExitStatus, Intent, Outcome
+from supervisor.deaths.death import Death, ExitStatus, Intent
 from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.deaths.outcome import Outcome
 
 _LEAVE_S = 1.0
 """How long a process may take to end after its channel was closed."""
