@@ -252,8 +252,8 @@ class Stream:
         return self._answers.size
 
     @property
-    def to_be_told_again(self) -> float:
-        """Units that the worker it is on, or will be on, has to hear again."""
+    def units_to_replay(self) -> float:
+        """Units that the worker it is on, or will be on, has to receive again."""
         again = (*self._sent, *self._unsent)
         return sum(one.units for one in again if self._acknowledged < one.number <= self._answered)
 

@@ -253,8 +253,8 @@ def _live(worker: WorkerHandle) -> int:
 
 
 def _work_of(streams: Iterable[Stream]) -> float:
-    """What a worker has to do for them: each as much as any, and what it has to hear again."""
-    return sum(1.0 + stream.to_be_told_again for stream in streams)
+    """What a worker has to do for them: each as much as any, and what is replayed."""
+    return sum(1.0 + stream.units_to_replay for stream in streams)
 
 
 def model_failure(

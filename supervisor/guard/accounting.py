@@ -20,6 +20,7 @@ class Account:
     """One process. Bytes, and bytes a second."""
 
     statm_fd: int
+    family: int
     born_with: int
     """What it held when it was born, all of it shared; 0 for one that has no parent here."""
     time: float
@@ -27,13 +28,12 @@ class Account:
     """What it holds and cannot drop, shared or not."""
     rss: int | None
     """All that it has in RAM; None until it has been read."""
-    swap: int
-    mapped: int
+    swap: int = 0
+    mapped: int = 0
     """File cache that it had mapped and in RAM, at the last reading."""
-    family: int
-    shared_memory: int
+    shared_memory: int = 0
     """What it maps of shared memory beside its spool."""
-    anonymous: int
+    anonymous: int = 0
     """In RAM, at the last whole reading."""
     rate: float = 0.0
     """The slower of its last two moves."""
@@ -60,7 +60,7 @@ class Account:
         self.unreclaimable = unreclaimable
 
 
-_NO_ACCOUNT = Account(-1, 0, 0.0, 0, None, 0, 0, 0, 0, 0)
+_NO_ACCOUNT = Account(-1, 0, 0, 0.0, 0, None)
 
 
 class Accounting:
@@ -130,20 +130,10 @@ class Accounting:
             if fd < 0:
                 return  # it has ended since it was read
             account = Account(
-                fd,
-                born_with,
-                time,
-                unreclaimable,
-                reading.rss,
-                reading.swap,
-                reading.mapped,
-                family or reading.pid,
-                max(0, reading.shared_memory - spool),
-                reading.anonymous,
+                fd, family or reading.pid, born_with, time, unreclaimable, reading.rss
             )
             self._accounts[reading.pid] = account
             self._refreshed = False
-            return
         account.swap, account.mapped = reading.swap, reading.mapped
         account.shared_memory = max(0, reading.shared_memory - spool)
         account.anonymous = reading.anonymous

@@ -270,7 +270,7 @@ class Observer:
             pid, spool = process.pid, spools.get(process.pid, 0)
             born_with = born.get(pid, 0)
             if pid in born and not born_with:
-                born_with = held[pid]  # just forked, and not heard of yet: all of it is shared
+                born_with = held[pid]  # just forked, and not ready yet: all of it is shared
             self.accounting.take(now, process, born_with, family=families.get(pid, 0), spool=spool)
         if reading.exact is not None:
             living = {server.pid for server in self._members.servers if server.running}

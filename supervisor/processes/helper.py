@@ -4,14 +4,12 @@ The guard ends it before any worker, and how it ended is told as of every other 
 """
 
 import asyncio
-import contextlib
-import os
-import signal
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from supervisor.deaths.death import Death, ExitStatus, Intent
 from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.deaths.outcome import Outcome
+from supervisor.process_control import kill_group
 
 _LAST_WORDS_S = 1.0
 _GROUP_EVERY_S = 0.25
@@ -82,11 +80,7 @@ class Helper:
     def kill(self, intent: Intent, reason: str = "") -> None:
         """SIGKILL, remembering why."""
         self.outcome.force(intent, reason)
-        self._kill_group()
-
-    def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        kill_group(self.pid)
 
     async def ended(self) -> Death | None:
         """Wait for its end; None if it did what it was for. What it has started ends with it."""
@@ -94,7 +88,7 @@ class Helper:
         try:
             while not (await asyncio.wait({waiting}, timeout=_GROUP_EVERY_S))[0]:
                 if self._process.returncode is not None:
-                    self._kill_group()  # its pipes are still open: of its group some are left
+                    kill_group(self.pid)  # its pipes are still open: of its group some are left
         finally:
             waiting.cancel()
         status = waiting.result()

@@ -118,7 +118,7 @@ class WorkerSlots:
             raise
 
     def take_in(self, worker: WorkerHandle) -> None:
-        """It takes the place of the first slot's worker."""
+        """Put the worker on the first slot."""
         slot = self._slots[0]
         if slot.filling or not worker.able:
             worker.recycle("its slot is taken")
@@ -242,11 +242,11 @@ class WorkerSlots:
         missing = [name for name in promised if name not in worker.in_force]
         if not missing:
             return
-        if self.settings.sandbox is Sandbox.ON:
-            worker.kill(Intent.SANDBOX, f"its sandbox lacks {', '.join(missing)}")
         log.error("worker.sandbox_incomplete", worker=worker.slot, pid=worker.pid, missing=missing)
         if self.settings.sandbox is Sandbox.ON:
-            raise WorkerStillborn(f"its sandbox lacks {', '.join(missing)}")
+            reason = f"its sandbox lacks {', '.join(missing)}"
+            worker.kill(Intent.SANDBOX, reason)
+            raise WorkerStillborn(reason)
 
     async def _watch(self) -> None:
         """Look at heartbeats and at what the workers write."""
