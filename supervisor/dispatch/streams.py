@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from supervisor.deaths.death import EXPECTED, Death, Fault, Intent, whose_fault
-from supervisor.dispatch.stream import MOST_UNREAD_BYTES, Stream
+from supervisor.dispatch.buffers import MOST_UNREAD_BYTES
+from supervisor.dispatch.stream import Stream
 from supervisor.dispatch.stream_load import LEAST_SPAN_S, StreamLoad
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, QueueFull
 from supervisor.log import get_logger
