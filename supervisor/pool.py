@@ -102,11 +102,11 @@ class Pool:
         await self._lifecycle.changes.until(lambda: self._lifecycle.unready_reason() is None)
 
     def unready_reason(self) -> str | None:
-        """Why no worker is able now; None if one is."""
+        """Explain why no worker is able now; None if one is."""
         return self._lifecycle.unready_reason()
 
     async def headroom(self) -> Headroom:
-        """What there is for a model and its workers: for a target source to choose by."""
+        """Return what there is for a model and its workers: for a target source to choose by."""
         return await self._dispatcher.headroom()
 
     async def renewed(self) -> str | None:
@@ -116,7 +116,7 @@ class Pool:
         return self._lifecycle.not_renewed or self.unready_reason()
 
     def not_renewed(self) -> str | None:
-        """Why the last `renew` came to nothing; None if it did not, or there was none."""
+        """Explain why the last `renew` came to nothing; None if it did not, or there was none."""
         return self._lifecycle.not_renewed
 
     def renew(self) -> None:
@@ -140,18 +140,18 @@ class Pool:
         return self.unready_reason()
 
     def load_death(self) -> DeathRecord | None:
-        """How the fork server ended that was loading last, if it did not get its model loaded: for
-        a target source, which may then choose something else."""
+        """Return how the fork server ended that was loading last, if it did not get its model
+        loaded: for a target source, which may then choose something else."""
         death = self._lifecycle.load_death
         return None if death is None else self._guard.history.record(death)
 
     def report(self) -> dict[str, Any]:
-        """What the loaded model tells about itself; empty while there is none."""
+        """Return what the loaded model tells about itself; empty while there is none."""
         return self._lifecycle.report()
 
     @property
     def deaths(self) -> dict[Cause, int]:
-        """How many of its processes have ended, by cause."""
+        """Number of its processes that have ended, by cause."""
         return dict(self._lifecycle.deaths.by_cause)
 
     def load_times(self) -> tuple[float, float] | None:
@@ -160,7 +160,7 @@ class Pool:
         return (loaded.load_s, loaded.warm_s) if loaded else None
 
     def watched(self) -> bool:
-        """The pool's own tasks live, and the guard has looked lately."""
+        """Tell whether the pool's own tasks live, and the guard has looked lately."""
         return self._lifecycle.alive() and self._dispatcher.alive() and self._guard.alive()
 
     def recycle(self, slot: int, reason: str = "an operator asked for it") -> list[int]:
@@ -258,7 +258,7 @@ class Pool:
 
     @property
     def streams(self) -> Streams:
-        """Those that are open."""
+        """Open streams."""
         return self._streams
 
     async def run(

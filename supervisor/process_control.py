@@ -78,7 +78,8 @@ def reap_group(group: int) -> bool:
 
 
 def not_started(error: BaseException) -> str:
-    """Why a process could not be, for a person. The kernel says the same of several limits."""
+    """Explain why a process could not be, for a person. The kernel says the same of several
+    limits."""
     if isinstance(error, BlockingIOError):
         return (
             "no more processes may be started: pids.max of a cgroup, ulimit -u, or the machine's "

@@ -27,7 +27,7 @@ class Sandbox(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a fork server loads: `module.function(**options)` (see `supervisor.contract`).
+    """Target that a fork server loads: `module.function(**options)` (see `supervisor.contract`).
 
     `options` travel as MessagePack. `environment` is added to the fork server's own, before exec.
     """
@@ -55,8 +55,8 @@ asked again later."""
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """What there is for a model and its workers, in bytes: `now`, beside what is loaded already,
-    and `most`, if that were gone. `limit` says what bounds it."""
+    """Memory for a model and its workers, in bytes: `now`, beside what is loaded already, and
+    `most`, if that were gone. `limit` says what bounds it."""
 
     now: int
     most: int
@@ -65,7 +65,7 @@ class Headroom:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """What the guard keeps to, in bytes; None: found out from the machine."""
+    """Limits that the guard keeps to, in bytes; None: found out from the machine."""
 
     limit: int | None = None
     """All processes together."""
@@ -79,7 +79,7 @@ class MemorySettings:
 
 @dataclass(frozen=True, slots=True)
 class SpoolLimits:
-    """Where spools may live. All sizes in bytes."""
+    """Limits of spools, and their directory. All sizes in bytes."""
 
     memory_each: int = 2 * 1024 * 1024
     """One spool moves to disk when it grows past this."""
@@ -114,7 +114,7 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """How a pool behaves. Times in seconds, sizes in bytes."""
+    """Settings of a pool. Times in seconds, sizes in bytes."""
 
     workers: int = 2
     first_slot: int = 0
@@ -137,5 +137,5 @@ class PoolSettings:
 
     @property
     def heartbeat_s(self) -> float:
-        """How often an idle worker shows that it lives."""
+        """Seconds between an idle worker's signs of life."""
         return min(1.0, self.hang_s / 4)

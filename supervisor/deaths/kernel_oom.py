@@ -90,7 +90,8 @@ class KernelLog:
         return self._fd >= 0
 
     def new_reports(self) -> list[OomReport]:
-        """The kills logged since the last call; the rest, if there is very much, at the next."""
+        """Return the kills logged since the last call; the rest, if there is very much, at the
+        next."""
         reports = []
         for _ in range(self._most if self.readable else 0):
             try:

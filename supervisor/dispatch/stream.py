@@ -64,7 +64,7 @@ class Stream:
     # --- the caller's side -----------------------------------------------------------------------
 
     def begin(self, request: dict[str, Any], *, whole: bool = False) -> None:
-        """What it is: now a worker is found for it. Before any input. `whole`: what comes later
+        """Begin the stream, before any input: a worker is found for it. `whole`: what comes later
         means nothing without all that came before, so all is kept, up to a number of bytes; past
         them it cannot go on elsewhere."""
         # What cannot be carried is its caller's mistake, and must not raise where a worker comes.
@@ -92,8 +92,8 @@ class Stream:
         self._notify()
 
     async def receive(self) -> list[Any]:
-        """What the stream has said since: at least something, or nothing where all is answered
-        after `finish`. Raises what ended it."""
+        """Return what the stream has said since: at least something, or nothing where all is
+        answered after `finish`. Raises what ended it."""
         while not self._answers:
             self._raise_failure()
             if self._finished and self._answered == self._last:
@@ -142,7 +142,7 @@ class Stream:
 
     @property
     def working(self) -> bool:
-        """Its worker has input of it that is not answered."""
+        """Whether its worker has input of it that is not answered."""
         return self.worker is not None and self._under_way > 0
 
     @property
@@ -212,8 +212,8 @@ class Stream:
             worker.send_stream(encode(Drop(self.number)))
 
     def fed(self, message: Fed) -> float:
-        """Its worker has answered. Returns the units of what is answered for the first time. Raises
-        `ProtocolError` where that input is not the next to be answered."""
+        """Take its worker's answer. Returns the units of what is answered for the first time.
+        Raises `ProtocolError` where that input is not the next to be answered."""
         at = 0 if not self._sent else message.number - self._sent[0].number
         expected = max(self._acknowledged + 1, self._sent[0].number if self._sent else 0)
         if not self._sent or message.number != expected or at >= len(self._sent):
@@ -251,7 +251,7 @@ class Stream:
             self.fail(error)
 
     def fail(self, error: Exception, *, tell: bool = True) -> None:
-        """It is over; its caller is told why."""
+        """End the stream; its caller receives the error."""
         self.leave_worker(tell=tell)
         if self._failure is None:
             self._failure = error

@@ -45,7 +45,7 @@ class Account:
 
     @property
     def growth(self) -> int:
-        """What it has allocated since it was born."""
+        """Bytes that it has allocated since it was born."""
         if self.own is not None:
             private, then = self.own
             return max(0, private + self.unreclaimable - then)
@@ -83,7 +83,7 @@ class Accounting:
         return self._accounts.items()
 
     def of(self, pid: int) -> Account:
-        """The account of `pid`: an empty one where it has none."""
+        """Return the account of `pid`: an empty one where it has none."""
         return self._accounts.get(pid, _NO_ACCOUNT)
 
     @property
@@ -176,14 +176,14 @@ class Accounting:
                 _move(account, time, *seen)
 
     def look_at(self, pid: int, time: float) -> None:
-        """The same of one process."""
+        """Look at one process."""
         account = self._accounts.get(pid)
         if account is not None and (seen := quick_look(account.statm_fd)) is not None:
             _move(account, time, *seen)
 
     def uncertain(self) -> bool:
-        """Somebody with memory in swap has moved since the last whole reading: only another one
-        tells whether it has grown."""
+        """Tell whether a process with memory in swap has moved since the last whole reading: only
+        another one tells whether it has grown."""
         swapped = [account for account in self._accounts.values() if account.swap]
         looks = ((account, quick_look(account.statm_fd)) for account in swapped)
         return any(seen and abs(seen[1] - a.anonymous) > _NOTABLE for a, seen in looks)
@@ -197,7 +197,7 @@ class Accounting:
         return sum(max(0.0, account.last_rate) for account in self._accounts.values())
 
     def used(self) -> int:
-        """What the whole tree holds and cannot drop, counted once."""
+        """Return what the whole tree holds and cannot drop, counted once."""
         total = sum(self._left_shared.values())
         for account in self._accounts.values():
             if account.share is None:

@@ -100,7 +100,7 @@ class Guard:
         self.evidence.close()
 
     def join(self, member: Member) -> None:
-        """From now on the pool is looked after."""
+        """Look after a pool from now on."""
         self.members.add(member)
         self._count_slots()
 
@@ -125,7 +125,8 @@ class Guard:
     def finished(
         self, member: Member, worker: WorkerHandle, units: float | None, run_s: float
     ) -> None:
-        """It finished a job: learn from it, and recycle it if it has grown too much."""
+        """Learn from a job that the worker has finished, and recycle it if it has grown too
+        much."""
         self._observer.accounting.look_at(worker.pid, time.monotonic())
         growth = self._observer.accounting.of(worker.pid).growth
         if units:
@@ -139,7 +140,7 @@ class Guard:
             )
 
     def alive(self) -> bool:
-        """It has looked and decided lately."""
+        """Tell whether it has looked and decided lately."""
         return self.clock.now() - self._alive_at < _LATELY_S
 
     @contextlib.asynccontextmanager
@@ -164,7 +165,7 @@ class Guard:
         self._observer.left_alone = () if pid is None else (pid,)
 
     def held_bytes(self) -> int:
-        """What all models and workers hold: what would be free without them."""
+        """Return what all models and workers hold: what would be free without them."""
         return sum(self._held(member) for member in self.members)
 
     def expect_to_be_freed(self, count: Callable[[], int]) -> None:
@@ -187,7 +188,7 @@ class Guard:
         await self._read()
 
     async def headroom(self, member: Member) -> Headroom:
-        """What there is for a model of this pool, as soon as it is known."""
+        """Return what there is for a model of this pool, as soon as it is known."""
         await self._known.wait()
         observer = self._observer
         _, left = observer.look()
@@ -195,15 +196,16 @@ class Guard:
         return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.budgets.limits))
 
     def account(self, worker: WorkerHandle) -> Account:
-        """What the worker holds."""
+        """Return what the worker holds."""
         return self._observer.accounting.of(worker.pid)
 
     def status(self) -> GuardStatus | None:
-        """What is known now; None before the first reading."""
+        """Return what is known now; None before the first reading."""
         return read_status(self.state, self._observer, self._snapshots, self.admission)
 
     def starved_needs(self) -> str:
-        """How much more memory would end it, in words; empty while the model is not starved."""
+        """Return how much more memory would end it, in words; empty while the model is not
+        starved."""
         return self._snapshots.missing() if self.state.starved else ""
 
     # --- watching -------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ class ForkServerHandle(Process):
         super().abandon()
 
     def report(self) -> dict[str, Any]:
-        """What the loaded model reports about itself; empty before."""
+        """Return what the loaded model reports about itself; empty before."""
         if self.loaded.done() and self.loaded.exception() is None:
             return self.loaded.result().report
         return {}

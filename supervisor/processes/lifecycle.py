@@ -89,7 +89,7 @@ class ProcessLifecycle:
             await self.loader.close()
 
     def unready_reason(self) -> str | None:
-        """Why no worker is able now; None if one is."""
+        """Explain why no worker is able now; None if one is."""
         if self._slots.able():
             return None
         if self.live_server() is None:
@@ -97,7 +97,7 @@ class ProcessLifecycle:
         return self._slots.failing_reason() or "the workers are being started"
 
     def alive(self) -> bool:
-        """Its tasks run."""
+        """Tell whether its tasks run."""
         return self._tasks.alive()
 
     def hopeless(self) -> bool:
@@ -114,12 +114,12 @@ class ProcessLifecycle:
         return server
 
     def loaded(self) -> Loaded | None:
-        """What the live fork server told when its model was in memory."""
+        """Return what the live fork server told when its model was in memory."""
         server = self.live_server()
         return server.loaded.result() if server else None
 
     def report(self) -> dict[str, Any]:
-        """What the loaded model tells about itself; empty while there is none."""
+        """Return what the loaded model tells about itself; empty while there is none."""
         loaded = self.loaded()
         return loaded.report if loaded else {}
 
@@ -131,7 +131,7 @@ class ProcessLifecycle:
         return self._wanted
 
     def discard(self, reason: str) -> None:
-        """The fork server that serves and its workers are no good: load the target anew, now."""
+        """Discard the fork server that serves, and its workers: load the target anew, now."""
         if (server := self.live_server()) is None:
             return
         server.kill(Intent.SHUTDOWN)
@@ -226,7 +226,7 @@ class ProcessLifecycle:
         self.changes.notify()
 
     async def _make_room(self, before: ForkServerHandle, target: Target) -> None:
-        """Where both do not fit, the one that serves goes first, with its workers, after their
+        """Let the one that serves go first where both do not fit, with its workers, after their
         jobs."""
         headroom = await self._headroom()
         if target.needs is None or target.needs <= headroom.now:
@@ -244,7 +244,7 @@ class ProcessLifecycle:
         await asyncio.shield(before.ended)
 
     async def _go_back(self, before: ForkServerHandle) -> bool:
-        """The one that had to go is loaded again; False if that fails too."""
+        """Load the one that had to go again; False if that fails too."""
         if before.outcome.asked is not Intent.SHUTDOWN:
             return False
         log.warning("model.rollback_started")
@@ -269,7 +269,7 @@ class ProcessLifecycle:
                 await self.changes.until(lambda: self._wanted > self.answered)
 
     def _install(self, server: ForkServerHandle) -> None:
-        """The slots move to it one by one; the one before ends when its last worker has left."""
+        """Move the slots to it one by one; the one before ends when its last worker has left."""
         before, self.server = self.live_server(), server
         if before is not None:
             ending = functools.partial(self._end_when_childless, before)

@@ -38,7 +38,7 @@ class Process:
 
     @property
     def ending(self) -> bool:
-        """It is being ended, or has ended: no sign of life is expected of it."""
+        """Whether it is being ended, or has ended: no sign of life is expected of it."""
         return not self.running or self.outcome.forced is not Intent.NONE
 
     def kill(self, intent: Intent, reason: str = "") -> None:

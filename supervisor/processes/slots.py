@@ -34,7 +34,7 @@ are so many a successor waits until one of those has gone."""
 
 
 class _Slot:
-    """One slot, and who sits on it."""
+    """Worker slot, and the worker on it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -80,7 +80,7 @@ class WorkerSlots:
         return any(worker.able for worker in self.workers)
 
     def failing_reason(self) -> str | None:
-        """Why workers do not stay alive; None if none fails."""
+        """Explain why workers do not stay alive; None if none fails."""
         return next((slot.failing for slot in self._slots if slot.failing is not None), None)
 
     def all_fail(self) -> bool:
@@ -183,7 +183,8 @@ class WorkerSlots:
             before.recycle("a newer model takes its place")
 
     async def _rest_after(self, slot: _Slot, worker: WorkerHandle) -> None:
-        """Its worker is gone: one that was of use, or was asked to go, is replaced at once."""
+        """Rest after a worker is gone; one that was of use, or was asked to go, is replaced at
+        once."""
         death = worker.gone.result() if worker.gone.done() else worker.outcome.stuck()
         useful = worker.useful or death.cause in EXPECTED
         lasted = float("inf") if useful else self._clock.now() - slot.started
@@ -236,7 +237,7 @@ class WorkerSlots:
         return worker
 
     def _check_sandbox(self, worker: WorkerHandle) -> None:
-        """What the fork server has tried out must be in force in the worker, too. Raises
+        """Check that what the fork server has tried is in force in the worker, too. Raises
         `WorkerStillborn` where a worker without it may not serve."""
         promised = worker.server.loaded.result().sandbox
         missing = [name for name in promised if name not in worker.in_force]

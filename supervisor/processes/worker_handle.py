@@ -56,7 +56,7 @@ class WorkerState(enum.Enum):
 
 
 class WorkerStillborn(Exception):
-    """It died before it could take a job."""
+    """Worker that died before it could take a job."""
 
 
 class CarriedStream(Protocol):
@@ -67,23 +67,24 @@ class CarriedStream(Protocol):
 
     @property
     def working(self) -> bool:
-        """Its worker has input of it that is not answered."""
+        """Whether its worker has input of it that is not answered."""
 
 
 class WorkerOwner(Protocol):
     """Receiver of what happens in a worker's life."""
 
     def worker_changed(self, worker: "WorkerHandle") -> None:
-        """It can take a job now, or none any more."""
+        """Called when it can take a job now, or none any more."""
 
     def worker_busy(self, worker: "WorkerHandle") -> None:
-        """It has something to do from now on."""
+        """Called when it has something to do from now on."""
 
     def worker_message(self, worker: "WorkerHandle", message: FromWorker) -> None:
-        """It sent something other than `Ready`. Raises `ProtocolError` where it may not."""
+        """Called when it sent something other than `Ready`. Raises `ProtocolError` where it may
+        not."""
 
     def worker_lost(self, worker: "WorkerHandle", death: Death) -> None:
-        """It has ended, or cannot be ended. `worker.job` is the job that it had, and
+        """Called when it has ended, or cannot be ended. `worker.job` is the job that it had, and
         `worker.at_hand` what it was working for."""
 
 
@@ -154,17 +155,17 @@ class WorkerHandle(Process):
 
     @property
     def able(self) -> bool:
-        """It has a job or could take one."""
+        """Whether it has a job or could take one."""
         return self.state in (WorkerState.IDLE, WorkerState.BUSY)
 
     @property
     def busy(self) -> bool:
-        """It has a job, or a stream that does not wait for input."""
+        """Whether it has a job, or a stream that does not wait for input."""
         return self.job is not None or any(stream.working for stream in self.streams)
 
     @property
     def vacated(self) -> bool:
-        """Its slot is free for another: it is gone, or cannot be ended."""
+        """Whether its slot is free for another: it is gone, or cannot be ended."""
         return self.stuck or self.gone.done()
 
     @property
@@ -194,14 +195,14 @@ class WorkerHandle(Process):
         return self._signs.overdue_s(expected=starts or stops or leaves)
 
     def stays_for_streams(self, settle_s: float) -> bool:
-        """It is to leave, and has only streams left that would lose something by a move: another
-        worker is needed beside it, after `settle_s`."""
+        """Tell whether it is to leave, and has only streams left that would lose something by a
+        move: another worker is needed beside it, after `settle_s`."""
         if self.state is not WorkerState.LEAVING or self.job is not None or not self.streams:
             return False
         return self._clock.now() - self._leaving_since > settle_s
 
     def output(self) -> str:
-        """What it has written to its standard output and error since."""
+        """Take what it has written to its standard output and error since."""
         return self._output.take() if not self.gone.done() else ""
 
     def work_changed(self) -> None:
@@ -223,12 +224,13 @@ class WorkerHandle(Process):
         return True
 
     def cancel(self) -> None:
-        """Its job is not wanted; it answers when it has stopped."""
+        """Cancel its job; it answers when it has stopped."""
         if self.job is not None:
             self._tell(Cancel(self.job.id))
 
     def job_over(self, *, done: bool = True) -> None:
-        """It answered, and is idle, unless it was told to leave. `done`: not only given up."""
+        """Count a job that it has answered: it is idle, unless it was told to leave. `done`: not
+        only given up."""
         self.job = None
         self.jobs_done += done
         self.work_changed()
