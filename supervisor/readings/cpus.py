@@ -11,7 +11,7 @@ _PERIOD_US = 100_000
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, and its cgroup's quota (v1 or v2)."""
+    """Return how many CPUs this process may use, by its affinity and its cgroup's quota."""
     allowed = len(os.sched_getaffinity(0))
     quota = cpu_quota(ROOT, own_cgroups())
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
