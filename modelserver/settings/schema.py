@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from supervisor import PoolSettings, SpoolLimits
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Bytes = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
 BytesOrAuto = Annotated[Annotated[int, Meta(ge=0)] | Literal["auto"], Meta(extra={"unit": "bytes"})]
@@ -22,6 +24,9 @@ Seconds = Annotated[float, Meta(gt=0)]
 Hosts = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(extra={"unit": "hosts"})]
 Names = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=1)]
+
+_POOL, _SPOOLS = PoolSettings(), SpoolLimits()
+"""Defaults of the supervisor, which stand there and not here."""
 
 
 def xdg_directory(variable: str, fallback: str) -> Path:
@@ -67,7 +72,7 @@ class WorkerSettings(Section, frozen=True):
     ] = 0
     hang_s: Annotated[
         Seconds, _about("a worker that shows no sign of life for this long is ended and replaced")
-    ] = 20.0
+    ] = _POOL.hang_s
     budget: Annotated[
         BytesOrAuto,
         _about(
@@ -105,7 +110,7 @@ class LimitSettings(Section, frozen=True):
         int,
         Meta(ge=0, le=100_000),
         _about("requests admitted beyond those that the workers run at once", restart=True),
-    ] = 64
+    ] = _POOL.queue
     request_s: Annotated[
         Seconds,
         _about("a request is answered, or refused with an error, within this time of its upload"),
@@ -133,7 +138,7 @@ class StreamSettings(Section, frozen=True):
         float,
         Meta(gt=0, le=1),
         _about("of the workers' time, what live streams may need together; more are refused"),
-    ] = 0.7
+    ] = _POOL.streams.share
 
 
 class JobSettings(Section, frozen=True):
@@ -342,7 +347,7 @@ class SpoolSettings(Section, frozen=True):
 
     memory_total: Annotated[
         Bytes, _about("uploads go to disk while those in memory together would exceed this")
-    ] = 64 * 1024 * 1024
+    ] = _SPOOLS.memory_total
     directory: Annotated[Path, _about("where uploads go that are not kept in memory")] = Path(
         "/var/tmp"  # noqa: S108 - unnamed files only; /tmp may be memory
     )
@@ -460,7 +465,7 @@ class DebugSettings(Section, frozen=True):
             restart=True,
             was="workers.nice",
         ),
-    ] = 5
+    ] = _POOL.nice
     max_rss: Annotated[
         BytesOrAuto,
         _about(
@@ -492,7 +497,7 @@ class DebugSettings(Section, frozen=True):
             restart=True,
             was="spool.memory_each",
         ),
-    ] = 2 * 1024 * 1024
+    ] = _SPOOLS.memory_each
     stream_message: Annotated[
         Bytes, _about("largest message of a live stream", restart=True, was="streams.message")
     ] = 1024 * 1024
@@ -512,7 +517,7 @@ class DebugSettings(Section, frozen=True):
             restart=True,
             was="streams.replay_s",
         ),
-    ] = 60.0
+    ] = _POOL.streams.replay
 
 
 REMOVED = {
