@@ -43,6 +43,9 @@ _JOBS_S = 10.0
 _HEARD_S = 5.0
 
 
+_CANNOT = (AllocatorMissing, CannotListen, AdminRefused)
+
+
 class CannotStart(Exception):
     """The server cannot begin; the text says why."""
 
@@ -80,10 +83,10 @@ class Server:
         raise_descriptor_limit()
         try:
             self._fronts = Fronts(settings, self._sockets)
-        except CannotListen as error:
-            raise CannotStart(str(error)) from error
-        try:
             self._build()
+        except _CANNOT as error:
+            self._sockets.close()
+            raise CannotStart(str(error)) from error
         except BaseException:
             self._sockets.close()
             raise
@@ -92,10 +95,7 @@ class Server:
         settings = self._settings
         if (problem := directory_problem(settings.spool.directory)) is not None:
             raise CannotStart(f"spool.directory: {problem}; larger uploads have to go there")
-        try:
-            self._service = service = SpeechService(settings)
-        except AllocatorMissing as error:
-            raise CannotStart(str(error)) from error
+        self._service = service = SpeechService(settings)
         service.models.make_way = self._predecessor.make_way
         service.guard.expect_to_be_freed(lambda: self._predecessor.held_bytes)
         try:
@@ -116,9 +116,9 @@ class Server:
         try:
             self._admin.bind()
             self._wyoming = _wyoming(service, settings, self._sockets)
-        except (AdminRefused, WyomingRefused) as error:
+        except BaseException:
             self._admin.close()
-            raise CannotStart(str(error)) from error
+            raise
 
     async def serve(self) -> None:
         """From here to the end. Raises `CannotStart`."""
@@ -332,18 +332,14 @@ async def _first_of(*events: asyncio.Event) -> None:
         task.cancel()
 
 
-class WyomingRefused(Exception):
-    """It cannot be served; the text says why."""
-
-
 def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> Any:
-    """Its listener, bound, if there is to be one. Raises `WyomingRefused`."""
+    """Its listener, bound, if there is to be one. Raises `CannotStart`."""
     if not settings.wyoming.uri:
         return None
     try:
         from modelserver.live.wyoming import BadUri, WyomingListener
     except ImportError as error:
-        raise WyomingRefused(
+        raise CannotStart(
             "wyoming.uri is set, and the package that speaks it is not installed: "
             f"{how_to_install('wyoming')}"
         ) from error
@@ -352,7 +348,7 @@ def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> An
         listener.bind()
     except BadUri as error:
         listener.close()
-        raise WyomingRefused(f"wyoming.uri: {error}") from error
+        raise CannotStart(f"wyoming.uri: {error}") from error
     return listener
 
 

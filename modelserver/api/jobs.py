@@ -293,7 +293,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     owner = request.get(KEY_NAME, "")
     found, more = await jobs.listed(owner, state, asked.get("before"), limit)
     documents = [
-        _document(job, jobs.position(job.id), jobs.done_s(job.id), jobs.keep_until(job))
+        _document(job, jobs.work.position(job.id), jobs.work.done_s(job.id), jobs.keep_until(job))
         for job in found
     ]
     return json_response(JobList(documents, more))
@@ -337,7 +337,7 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
     jobs = request.app[JOBS]
 
     async def work(told: Callable[[SpeechProgress], None]) -> JobDocument:
-        await jobs.follow(job.id, told)
+        await jobs.work.follow(job.id, told)
         now = await jobs.get(job.id, speech=True)
         if now is None:
             raise Refusal("job_not_found", "the job was deleted")
@@ -349,8 +349,8 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
 
 
 def _described(jobs: JobService, job: Job, shown: Shown | None = None) -> JobDocument:
-    place = jobs.position(job.id)
-    return _document(job, place, jobs.done_s(job.id), jobs.keep_until(job), shown)
+    place = jobs.work.position(job.id)
+    return _document(job, place, jobs.work.done_s(job.id), jobs.keep_until(job), shown)
 
 
 def _document(
