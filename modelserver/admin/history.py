@@ -93,7 +93,7 @@ class History:
         growth = 0
         for process in moments[-1].processes:
             if process.role in kept:
-                kept[process.role] += process.kept
+                kept[process.role] += process.unreclaimable
             elif process.role == "worker":
                 growth += process.growth
         requests, failures, audio = self._rates(period)

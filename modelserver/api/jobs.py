@@ -12,7 +12,14 @@ import msgspec
 from aiohttp import web
 
 from modelserver.api.progress import OurStory, stream_events
-from modelserver.api.transcripts import TEXTS, Transcript, as_text, text_response, transcript
+from modelserver.api.transcripts import (
+    TEXTS,
+    Transcript,
+    as_text,
+    off_the_loop,
+    text_response,
+    transcript,
+)
 from modelserver.audio.channels import MIX
 from modelserver.http.app_keys import JOBS, SERVICE
 from modelserver.http.errors import json_response
@@ -52,15 +59,15 @@ class Webhook(msgspec.Struct, omit_defaults=True):
 
 
 class JobDocument(msgspec.Struct, omit_defaults=True):
-    """A job. `duration`: seconds of audio, a guess until it is done; `progress`: from 0 to 1;
-    `position`: its place among those that wait, from 1; `expires`: when it is forgotten."""
+    """A job. `duration`: seconds of audio, once it is done; `progress`: from 0 to 1; `position`:
+    its place among those that wait, from 1; `expires`: when it is forgotten."""
 
     id: str
     state: State
     created: datetime
     request_id: str
-    duration: float
     progress: float
+    duration: float | None = None
     position: int | None = None
     started: datetime | None = None
     ended: datetime | None = None
@@ -269,11 +276,12 @@ async def show(request: web.Request) -> web.StreamResponse:
     if wants_events(request):
         return await _followed(request, job)
     if form in TEXTS:
-        return text_response(_speech(job), form)
+        speech = _speech(job)
+        return await off_the_loop(speech, lambda: text_response(speech, form))
     shown = msgspec.structs.replace(job.wanted.shown, **flags)
     if form is not None:
         shown = msgspec.structs.replace(shown, format=form)
-    return json_response(await asyncio.to_thread(_described, jobs, job, shown))
+    return await asyncio.to_thread(lambda: json_response(_described(jobs, job, shown)))
 
 
 async def list_jobs(request: web.Request) -> web.StreamResponse:
@@ -368,7 +376,7 @@ def _document(
         state=job.state,
         created=_when(job.created),
         request_id=job.request_id,
-        duration=round(job.seconds, 3),
+        duration=round(job.seconds, 3) if job.state == "done" else None,
         progress=round(progress, 4),
         position=position if job.state == "waiting" else None,
         started=None if job.started is None else _when(job.started),

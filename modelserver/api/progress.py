@@ -87,7 +87,7 @@ async def stream_events(
                 raise
             request[NOTES].update(event_error=known.code)
             last = story.failed(known, request[REQUEST_ID])
-        await events.send(last.name, last.document)
+        await events.send_large(last.name, last.document)
         await events.close()
     finally:
         working.cancel()

@@ -6,10 +6,10 @@ import time
 import click
 
 import models
-from models.kernels import HOW_TO_GET_IT as KERNELS_NEED
-from models.kernels import can_build_kernels, choose_variant, find_kernels
-from models.prepared import HOW_TO_GET_IT, can_build, find_compiler
 from models.processor import processor_flags
+from models.vosk.prepared import HOW_TO_GET_IT, can_build, find_compiler
+from models.vosk.simd import HOW_TO_GET_IT as KERNELS_NEED
+from models.vosk.simd import can_build_kernels, choose_variant, find_kernels
 from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings

@@ -95,7 +95,7 @@ async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ())
             overhead_s,
             noise,
             streams_of(workers, pace, settings.streams.share),
-            SUPERVISOR_BYTES + held.kept + grown if held is not None else None,
+            SUPERVISOR_BYTES + held.unreclaimable + grown if held is not None else None,
             f"measured on {len(taken)} recordings of {min(lengths):.1f} to {max(lengths):.1f} s, "
             "with all workers busy",
         )

@@ -127,13 +127,13 @@ class ModelLoading:
             self._load_failed(record.death.sentence)
         if chosen is None or last is None or record.death.cause not in _FOR_MEMORY:
             return
-        expected = max(self._lessons.needs_of(chosen.form), int(last.kept * _UNSEEN))
+        expected = max(self._lessons.needs_of(chosen.form), int(last.unreclaimable * _UNSEEN))
         self._lessons.needs[chosen.form] = expected
         log.warning(
             "model.mispredicted",
             model=chosen.location.name,
             predicted_bytes=chosen.prediction.model,
-            held_bytes=last.kept,
+            held_bytes=last.unreclaimable,
             expected_bytes=expected,
         )
 

@@ -55,7 +55,7 @@ async def measure(settings: Settings) -> Measured:
         reading = read_process(worker.pid)
         mapped = reading.mapped if reading else 0
         seconds = sum(map(len, clips)) / 2 / rate
-        return Measured(held.kept, worker.growth_bytes, mapped, *loaded, seconds)
+        return Measured(held.unreclaimable, worker.growth_bytes, mapped, *loaded, seconds)
 
 
 def as_wav(pcm: bytes, rate: int) -> bytes:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 import models
-from models.prepared import (
+from models.vosk.prepared import (
     HOW_TO_GET_IT,
     can_build,
     estimate_needs,
@@ -209,10 +209,11 @@ class Preparation:
         if self._elsewhere or failure.code in _LATER:
             log.warning("prepare.not_now", model=name, reason=self.why_not)
             return Outcome.LATER
-        log.error("prepare.failed", model=name, reason=self.why_not)
         if failure.cause in _NOT_ITS_FAULT:
+            log.warning("prepare.ended", model=name, reason=self.why_not)
             self._ended += 1
             return Outcome.LATER
+        log.error("prepare.failed", model=name, reason=self.why_not)
         return Outcome.FAILED
 
     def _advanced(self, progress: ProgressLine) -> None:

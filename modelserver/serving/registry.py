@@ -151,7 +151,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         """Wait until every model that is loaded at the start is there, or cannot be loaded: why
         the first is not there; None if it is."""
         pools = [served.pool for served in self._models.values() if served.pool is not None]
-        reasons = [await pool.settled() for pool in pools]
+        reasons = [await pool.loaded_or_failed() for pool in pools]
         return reasons[0] if self.default.pool is not None else None
 
     def recycle(self, slot: int) -> list[int]:

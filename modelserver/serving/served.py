@@ -184,7 +184,7 @@ class ServedModel:
     async def loaded(self) -> Pool:
         """Its pool, once a worker is able. Raises `supervisor.NotReady` where loading fails."""
         pool = await self._started()
-        if (reason := await pool.settled()) is not None:
+        if (reason := await pool.loaded_or_failed()) is not None:
             raise NotReady(reason)
         return pool
 

@@ -21,7 +21,7 @@ from encoded import encoded
 from running import RunningServer, start_server, until
 from wavs import as_wav
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 RAW = "encoding=s16le&rate=16000"
 PIECE = 6400
