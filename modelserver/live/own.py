@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from modelserver.http.decoding import decoded
-from modelserver.http.errors import ErrorInside, refusal_of
+from modelserver.http.errors import ErrorInside, failed, refusal_of
 from modelserver.http.middleware import KEY_NAME, NOT_ALLOWED, NOTES, REQUEST_ID
 from modelserver.live.second_pass import SecondPass, is_heard_audio
 from modelserver.live.session import Audio, Input, LiveSession, Signal, live_session
@@ -245,7 +245,7 @@ class _Client(SocketClient):
         )
 
     async def _fail(self, error: Exception) -> tuple[int, str]:
-        known = refusal_of(error) or Refusal("internal", "the server failed; its log says how")
+        known = refusal_of(error) or failed()
         document = ErrorInside(known.code, known.message, self.request[REQUEST_ID])
         await self._send(Failure(document, known.retry_after_s))
         return close_of(known)

@@ -11,7 +11,7 @@ import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from modelserver.http.app_keys import SERVICE
-from modelserver.http.errors import STATUS, refusal_of
+from modelserver.http.errors import STATUS, close_reason, refusal_of
 from modelserver.http.events import WRITE_S
 from modelserver.http.middleware import NOTES
 from modelserver.live.session import Audio, Ended, Input, LiveSession, Signal, Why
@@ -22,8 +22,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
 PROTOCOL = "modelserver"
 """The subprotocol, for who names one beside their key."""
-_MOST_REASON_BYTES = 123
-"""Of a close frame (RFC 6455, 5.5)."""
 
 
 _NOT_UNDERSTOOD = ("bad_request", "not_audio", "unsupported_audio")
@@ -135,11 +133,6 @@ def close_of(error: Refusal | PoolError) -> tuple[int, str]:
     return int(code), f"{known.code}: {known.message}"
 
 
-def _cut_reason(reason: str) -> bytes:
-    """As much of it as a close frame holds."""
-    return reason.encode()[:_MOST_REASON_BYTES].decode(errors="ignore").encode()
-
-
 class SocketClient(abc.ABC):
     """One client on a WebSocket. A protocol says how its messages are translated."""
 
@@ -176,7 +169,7 @@ class SocketClient(abc.ABC):
         if self.session is not None:
             await self.session.close()
         with contextlib.suppress(ConnectionError):
-            await self.socket.close(code=code, message=_cut_reason(reason))
+            await self.socket.close(code=code, message=close_reason(reason))
 
     async def carry(self, session: LiveSession) -> tuple[int, str]:
         """Carry the stream; returns how to close."""
