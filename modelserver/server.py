@@ -197,7 +197,7 @@ class Server:
 
     def _prepare_to_accept(self) -> None:
         service = self._service
-        self._connections = connections_beside(service.models.places)
+        self._connections = connections_beside(service.models.most_admitted)
         self._app = build_application(service, self._jobs, self._assistant, self._connections)
         self._vosk_app = build_vosk_application(service, self._connections)
 

@@ -357,8 +357,8 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
 
 
 def _described(jobs: JobService, job: Job, shown: Shown | None = None) -> JobDocument:
-    place = jobs.work.position(job.id)
-    return _document(job, place, jobs.work.done_s(job.id), jobs.keep_until(job), shown)
+    position = jobs.work.position(job.id)
+    return _document(job, position, jobs.work.done_s(job.id), jobs.keep_until(job), shown)
 
 
 def _document(
