@@ -89,7 +89,9 @@ class _HealthCollector(Collector):
             "modelserver_stream_replays", "Streams that changed workers.", streams.replays
         )
         yield CounterMetricFamily(
-            "modelserver_streams_refused", "Streams refused because the workers were busy.", streams.refused
+            "modelserver_streams_refused",
+            "Streams refused because the workers were busy.",
+            streams.refused,
         )
         yield _gauge("jobs_bytes", "Held by jobs on the disk.", health.jobs.bytes)
         jobs = GaugeMetricFamily("modelserver_jobs", "Jobs that are kept.", labels=["state"])
