@@ -13,14 +13,14 @@ ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1 
 RUN apt-get update && apt-get install -y --no-install-recommends \
         ca-certificates python3-venv g++ libfst-dev
 WORKDIR /src
-COPY models/compiler models/compiler
+COPY models/vosk/prepared/source models/vosk/prepared/source
 # The graph compiler, so that models can be prepared where there is no C++ compiler.
 RUN g++ -O2 -std=c++17 -o /usr/local/bin/modelserver-compile-graph \
-        models/compiler/compile_graph.cc -lfstngram -lfst -ldl -pthread
+        models/vosk/prepared/source/compile_graph.cc -lfstngram -lfst -ldl -pthread
 # The kernels, so that the weights can be laid out once.
-COPY models/kernels/source models/kernels/source
+COPY models/vosk/simd/source models/vosk/simd/source
 RUN g++ -O3 -std=c++17 -shared -fPIC -fvisibility=hidden -o /usr/local/lib/modelserver-kernels.so \
-        models/kernels/source/*.cc -ldl
+        models/vosk/simd/source/*.cc -ldl
 # All that comes from a package index, to the hash (scripts/lock).
 COPY requirements requirements
 RUN python3 -m venv /opt/modelserver && /opt/modelserver/bin/pip install --require-hashes \

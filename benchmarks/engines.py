@@ -13,7 +13,7 @@ from bare import MODES, Bare
 from tables import spread, table
 
 import models
-from models.prepared import find_prepared
+from models.vosk.prepared import find_prepared
 from modelserver.settings import Settings
 
 MB = 1e6

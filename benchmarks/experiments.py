@@ -21,7 +21,7 @@ from bare import GRAPH_VARIABLE, Bare
 from tables import spread, table
 
 import models
-from models.prepared import find_prepared
+from models.vosk.prepared import find_prepared
 from modelserver.settings import Settings
 from supervisor.processes.environment import GLIBC_HUGE_PAGES, JEMALLOC_CONF, JEMALLOC_HUGE_PAGES
 

@@ -33,7 +33,7 @@ from tables import spread, table
 from waves import wav
 
 import models
-from models.prepared import find_prepared, prepare
+from models.vosk.prepared import find_prepared, prepare
 from modelserver.settings import Settings
 from supervisor import available_memory
 

@@ -19,9 +19,9 @@ from serving import load
 from tables import spread, table
 from waves import wav
 
-from models.blas import KERNELS
-from models.kernels import choose_variant
 from models.processor import processor_flags
+from models.vosk.blas import KERNELS
+from models.vosk.simd import choose_variant
 
 STREAMS = 50
 WAYS = {"off": ("off", "auto"), "packed": ("auto", "auto"), "packed, AVX2": ("auto", "Haswell")}

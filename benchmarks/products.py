@@ -17,12 +17,12 @@ from pathlib import Path
 import vosk
 from tables import spread, table
 
-from models.blas import blas_environment
-from models.kernels import SAME_AS, must_run
 from models.processor import processor_flags
+from models.vosk.blas import blas_environment
+from models.vosk.simd import SAME_AS, must_run
 
 HERE = Path(__file__).parent
-SOURCES = HERE.parent / "models" / "kernels" / "source"
+SOURCES = HERE.parent / "models" / "vosk" / "simd" / "source"
 
 
 def main() -> None:

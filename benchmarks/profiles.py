@@ -23,7 +23,7 @@ from server import server
 from tables import spread, table
 
 import models
-from models.prepared import find_prepared
+from models.vosk.prepared import find_prepared
 from modelserver.settings import Settings
 from modelserver.worker.conditioning import near_silence
 from modelserver.worker.profiles import ProfiledModel

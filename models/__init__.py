@@ -1,31 +1,38 @@
-"""What is served: the catalogue, finding a model, predicting its memory, and the engine that turns
-PCM into text.
+"""Models: the catalogue, finding one, predicting its memory, and the engine that turns PCM into
+text.
 
-The names below, and those of `models.fetching`, `models.prepared`, `models.blas`, `models.kernels`
-and `models.processor`, are all that other packages may use. The engine itself is loaded by
+The names below, and those of `models.fetching`, `models.processor`, and `prepared`, `blas` and
+`simd` in `models.vosk`, are all that other packages may use. The engine itself is loaded by
 `load_model`, so that nothing heavy is imported where no model is loaded.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from models.catalog import CatalogEntry, catalog, catalog_entry
 from models.contract import (
+    DEFAULT_PROFILE,
+    PROFILES,
     Alternative,
     LiveRecognizer,
     Model,
     ModelError,
+    ModelLocation,
     Partial,
     RecognitionOptions,
     Recognizer,
     Utterance,
     Word,
 )
+from models.engines import (
+    composes_its_graph,
+    if_prepared,
+    load_model,
+    mapping_problem,
+    predict,
+    rescoring_folders,
+    widths,
+)
 from models.language import language_of
-from models.location import ModelLocation, composes_its_graph, find_model, installed_models
-from models.mapping import mapping_problem
-from models.prediction import Part, Prediction, if_prepared, measured, predict, rescoring_folders
-from models.search import DEFAULT_PROFILE, PROFILES, widths
+from models.location import find_model, installed_models
+from models.prediction import Part, Prediction, measured
 
 __all__ = [
     "DEFAULT_PROFILE",
@@ -59,26 +66,6 @@ __all__ = [
     "warm_up_clips",
     "widths",
 ]
-
-
-def load_model(
-    directory: Path,
-    made: Mapping[str, Path] | None = None,
-    *,
-    prefetch: bool = False,
-    left_out: tuple[str, ...] = (),
-    kernels: str | None = None,
-) -> Model:
-    """Load the Vosk model in `directory`, with the files in `made` in place of its own.
-
-    `made`: what a prepared model has made new (`PreparedModel.made`). `prefetch`: read its graph
-    through once, so that the first requests need not wait for the disk. `left_out`: folders of
-    the model that are not loaded (`rescoring_folders`). `kernels`: the variant of our kernels that
-    the process was started for (`models.kernels`). Raises `ModelError`.
-    """
-    from models.vosk_model import VoskModel
-
-    return VoskModel(directory, made, prefetch=prefetch, left_out=left_out, kernels=kernels)
 
 
 def warm_up_clips(language: str, sample_rate: int) -> list[bytes]:

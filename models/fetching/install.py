@@ -17,11 +17,11 @@ import msgspec
 from models.catalog import CatalogEntry, Checksum, catalog_entry, checksum_of
 from models.contract import ModelError
 from models.durable import remove_tree, sync, sync_tree
+from models.engines import layout_problem
 from models.fetching.download import Bounds, discard, download
 from models.fetching.pins import PINS, read_pin, record_pin
 from models.fetching.unpack import name_of, top_directory, unpack
 from models.leftovers import Leftover, bytes_of
-from models.location import layout_problem
 from models.locks import Held, hold
 
 Progress = Callable[[str, int, int], None]

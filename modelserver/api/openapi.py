@@ -50,6 +50,7 @@ _SCHEMAS: dict[str, _Schema] = {
     "channels": {**_TEXT, "pattern": "^(mix|split|[0-9]{1,2}(,[0-9]{1,2})*)$"},
     "encoding": {**_TEXT, "enum": list(ENCODINGS)},
     "rate": {"type": "integer", "minimum": 4000, "maximum": 768_000},
+    "channel_count": {"type": "integer", "minimum": 1, "maximum": 32},
     "format": {**_TEXT, "enum": list(FORMATS)},
     "state": {**_TEXT, "enum": list(STATES)},
     "limit": {"type": "integer", "minimum": 1, "maximum": jobs.MOST_LISTED},

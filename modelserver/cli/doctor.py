@@ -6,18 +6,18 @@ import time
 import click
 
 import models
-from models.kernels import HOW_TO_GET_IT as KERNELS_NEED
-from models.kernels import can_build_kernels, choose_variant, find_kernels
-from models.prepared import HOW_TO_GET_IT, can_build, find_compiler
 from models.processor import processor_flags
+from models.vosk.prepared import HOW_TO_GET_IT, can_build, find_compiler
+from models.vosk.simd import HOW_TO_GET_IT as KERNELS_NEED
+from models.vosk.simd import can_build_kernels, choose_variant, find_kernels
 from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.cli.status import in_words
 from modelserver.own_packages import replaced_packages
 from modelserver.serving.load_specs import find_model
+from modelserver.serving.pool_settings import memory_settings, pool_settings
 from modelserver.serving.selection import candidate, does_not_fit, worker_count, workers_text
-from modelserver.serving.served import memory_settings, pool_settings
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import own_settings, settings_for

@@ -31,7 +31,12 @@ def engine_of(
     if server is not None:
         from modelserver.batch.server import Server
 
-        given = {"channels": asked.channels, "encoding": encoding, "rate": rate and str(rate)}
+        given = {
+            "channels": asked.channels,
+            "encoding": encoding,
+            "rate": rate and str(rate),
+            "channel_count": asked.raw and str(asked.raw.channels),
+        }
         parameters = {name: value for name, value in given.items() if value}
         return Server(server, key, {**parameters, **named(configuration)})
     from modelserver.batch.own_pool import OwnPool

@@ -9,9 +9,9 @@ import click
 import msgspec
 
 from models import ModelLocation
-from models import prepared as prepared_models
 from models.fetching import uninstall as uninstall_model
-from models.prepared import Bounds, GraphCounts, Needs, PreparedModel
+from models.vosk import prepared as prepared_models
+from models.vosk.prepared import Bounds, GraphCounts, Needs, PreparedModel
 from modelserver.cli.errors import must_be_ours, told
 from modelserver.cli.models_clean import clean_models
 from modelserver.cli.models_inspect import inspect_model

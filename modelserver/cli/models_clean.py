@@ -3,7 +3,8 @@
 import click
 
 from models.fetching import broken_downloads
-from models.prepared import Leftover, find_leftovers, old_builds, remove_leftover
+from models.vosk.leftovers import old_builds
+from models.vosk.prepared import Leftover, find_leftovers, remove_leftover
 from modelserver.cli.errors import must_be_ours, told
 from modelserver.cli.options import with_settings
 from modelserver.settings.configuration import Configuration

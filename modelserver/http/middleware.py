@@ -15,7 +15,7 @@ from modelserver import __version__
 from modelserver.access.gate import NotAllowed
 from modelserver.http.app_keys import CONNECTIONS, SERVICE
 from modelserver.http.client_address import client_address
-from modelserver.http.errors import ApiError, as_api_error, error_response
+from modelserver.http.errors import STATUS, error_response, refusal_of
 from modelserver.http.origins import (
     allowed_origin,
     cors_headers,
@@ -23,6 +23,7 @@ from modelserver.http.origins import (
     refuse_other_names,
     refuse_other_pages,
 )
+from modelserver.refusal import Refusal
 from modelserver.tracing import fail, parent_of, span, trace_id
 from modelserver.web import PAGES
 
@@ -78,7 +79,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     started = time.monotonic()
     request_id = request_id_of(request)
     request[REQUEST_ID], request[NOTES] = request_id, {}
-    error: ApiError | None = None
+    error: Refusal | None = None
     response: web.StreamResponse
     connections = request.app[CONNECTIONS]
     connections.begins(request.protocol)
@@ -95,7 +96,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         return signed(preflight(request, origin), request_id)
     try:
         if connections.too_many and request.method == "POST":
-            raise ApiError(
+            raise Refusal(
                 "resource_exhausted",
                 f"{connections.open} connections are open, {connections.most} are allowed",
                 retry_after_s=5,
@@ -109,10 +110,10 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
             refuse_other_pages(request, settings.cors)
         response = await _traced(request, handler)
     except Exception as exception:
-        error = as_api_error(exception)
+        error = refusal_of(exception)
         if error is None:
             log.exception("request.failed", request_id=request_id, path=request.path)
-            error = ApiError("internal", "the server failed; its log says how")
+            error = Refusal("internal", "the server failed; its log says how")
         if BEGUN in request:
             response = await _broken_off(request, error)
         else:
@@ -151,7 +152,7 @@ async def note_begun(request: web.Request, response: web.StreamResponse) -> None
     request[BEGUN] = response
 
 
-async def _broken_off(request: web.Request, error: ApiError) -> web.StreamResponse:
+async def _broken_off(request: web.Request, error: Refusal) -> web.StreamResponse:
     """End an answer that is under way, so that it does not look whole; no other can follow."""
     response = request[BEGUN]
     request[NOTES].update(broken_off=error.code)
@@ -184,8 +185,8 @@ async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             response = await handler(request)
         except Exception as exception:  # noqa: BLE001 - it is raised again below
-            error = as_api_error(exception)
-            status, code = (error.status, error.code) if error else (500, "internal")
+            error = refusal_of(exception)
+            status, code = (STATUS[error.code], error.code) if error else (500, "internal")
             serving.set_attributes({"http.response.status_code": status, "error.type": code})
             if status >= 500:  # others are no failure of ours
                 fail(serving, code, str(exception))
@@ -250,11 +251,11 @@ def unknown_expectation(request: web.Request) -> web.Response | None:
     if expected.lower() == "100-continue":
         return None
     request_id = request_id_of(request)
-    error = ApiError("expectation_failed", f"nothing is known of the expectation {expected[:60]!r}")
+    error = Refusal("expectation_failed", f"nothing is known of the expectation {expected[:60]!r}")
     response = error_response(error, request_id)
     response.force_close()
     signed(response, request_id)
-    request.app[SERVICE].traffic.answered(_route(request), error.status, error.code, 0.0)
+    request.app[SERVICE].traffic.answered(_route(request), STATUS[error.code], error.code, 0.0)
     return response
 
 

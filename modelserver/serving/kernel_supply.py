@@ -9,9 +9,9 @@ import time
 import structlog
 
 import models
-from models.blas import KernelRefused
-from models.kernels import HOW_TO_GET_IT, Kernels, can_build_kernels, find_kernels, must_run
 from models.processor import processor_flags
+from models.vosk.blas import KernelRefused
+from models.vosk.simd import HOW_TO_GET_IT, Kernels, can_build_kernels, find_kernels, must_run
 from modelserver.settings import Settings
 from supervisor import Guard, TargetUnavailable, available_memory, in_units
 
@@ -70,7 +70,7 @@ class KernelSupply:
                 f"{in_units(spare)} is available",
             )
         started = time.monotonic()
-        command = [sys.executable, "-P", "-m", "models.kernels.build", str(settings.prepared_dir)]
+        command = [sys.executable, "-P", "-m", "models.vosk.simd.build", str(settings.prepared_dir)]
         async with self._guard.helper("kernel compiler", command, os.environ) as helper:
             death = await helper.ended()
         if death is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from models.prepared import PreparedModel, changed_size, remove, verify
+from models.vosk.prepared import PreparedModel, changed_size, remove, verify
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 

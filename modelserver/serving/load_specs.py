@@ -5,11 +5,11 @@ import os
 import structlog
 
 import models
-from models.blas import AUTO, KernelRefused, blas_environment
-from models.blas import KERNELS as BLAS_KERNELS
-from models.kernels import SAME_AS, Kernels, choose_variant, find_kernels
-from models.prepared import PreparedModel, Starting, find_prepared
 from models.processor import processor_flags
+from models.vosk.blas import AUTO, KernelRefused, blas_environment
+from models.vosk.blas import KERNELS as BLAS_KERNELS
+from models.vosk.prepared import PreparedModel, Starting, find_prepared
+from models.vosk.simd import SAME_AS, Kernels, choose_variant, find_kernels
 from modelserver.serving.learned import Lessons
 from modelserver.serving.selection import (
     RESCORING_COST,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import models
-from models.prepared import PreparedModel, estimate_needs, find_prepared
+from models.vosk.prepared import PreparedModel, estimate_needs, find_prepared
 from modelserver.serving.learned import Form, Lessons
 from modelserver.settings import Settings
 from supervisor import Headroom, TargetUnavailable, in_units, usable_cpus

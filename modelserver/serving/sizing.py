@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import models
-from models.prepared import estimate_needs
+from models.vosk.prepared import estimate_needs
 from modelserver.settings import Settings
 from supervisor import in_units
 

@@ -111,6 +111,8 @@ class Field:
                 return "a number" + _bounds(kind)
             case inspect.VarTupleType():
                 return "text that is not empty, or a list of such"
+            case inspect.StrType(pattern=str(pattern)) if "https?://" in pattern:
+                return "a URL that begins with http:// or https://"
             case inspect.StrType(min_length=1):
                 return "text that is not empty"
             case inspect.StrType():

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, expect
 from running import RunningServer, free_port, start_server, until
 
 import models
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.web import ADMIN_PAGES
 
 TOKEN = "an-admin-token"

@@ -19,7 +19,7 @@ from encoded import encoded
 from places import SUPPORT
 from running import RunningServer, start_server
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.api.openai import _Deltas, _verbose, _Wanted
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechSegment, SpeechWord
 from modelserver.speech.transcript import reader_text

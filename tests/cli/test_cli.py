@@ -13,7 +13,7 @@ import wavs
 from encoded import encoded
 
 import models
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 
 def modelserver(

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
 import models
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 pytestmark = pytest.mark.many
 

@@ -12,7 +12,7 @@ import pytest
 from places import ROOT
 from running import RunningServer, start_server
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)

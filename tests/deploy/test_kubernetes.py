@@ -14,7 +14,7 @@ import yaml
 from places import ROOT
 
 import models
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.settings.configuration import read_configuration
 
 DIRECTORY = ROOT / "deploy" / "kubernetes"

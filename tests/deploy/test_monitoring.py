@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import RunningServer, ask, free_port, start_server, until
 from wavs import as_wav
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.settings.configuration import read_configuration
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"

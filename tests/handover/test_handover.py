@@ -23,7 +23,7 @@ from everybody import Account, everybody
 from running import RunningServer, ask, free_port, gone, start_server, until
 from waves import wav
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.handover.sockets import Inherited, Sockets
 
 pytestmark = pytest.mark.timeout(180)
@@ -225,6 +225,8 @@ def test_what_takes_a_new_start_is_changed_by_an_upgrade(
         assert len(health["workers"]) == 1
         assert health["memory"]["limit_bytes"] == 3_000_000_000
         until(lambda: process.poll() is not None)
+        until(lambda: server.ask("/v1/jobs").status == 200)
+        assert not server.events("jobs.unusable"), "the jobs were only handed over"
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", first)) == errno.ECONNREFUSED
     finally:

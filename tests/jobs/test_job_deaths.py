@@ -16,7 +16,7 @@ from job_client import code_of, delete, over, take
 from running import RunningServer, start_server, until
 from waves import wav
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.jobs.store import JobStore
 
 RATE = 16_000

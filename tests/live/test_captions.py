@@ -21,7 +21,7 @@ from encoded import encoded
 from running import RunningServer, start_server, until
 from wavs import as_wav
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 RAW = "encoding=s16le&rate=16000"
 PIECE = 6400
@@ -175,7 +175,7 @@ async def test_other_samples_are_resampled(
 ) -> None:
     wav = encoded(clips[0], "wav", 44_100)
     samples = wav[wav.index(b"data") + 8 :]
-    query = "encoding=s16le&rate=44100&channels=1"
+    query = "encoding=s16le&rate=44100&channel_count=1"
     client = await hear(server, described, samples, 1001, query)
     assert client.text == server.convert(wav).json["text"]
 

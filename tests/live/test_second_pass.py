@@ -11,7 +11,7 @@ import pytest
 from running import RunningServer, start_server
 from test_captions import RAW, Client, connected
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.worker.conditioning import near_silence
 
 RATE = 16_000

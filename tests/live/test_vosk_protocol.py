@@ -20,10 +20,10 @@ from front import gateway_of
 from running import RunningServer, free_port, start_server, until
 
 import models
-from models.blas import blas_environment
-from models.kernels import SAME_AS
-from models.prepared import PreparedModel
 from models.processor import processor_flags
+from models.vosk.blas import blas_environment
+from models.vosk.prepared import PreparedModel
+from models.vosk.simd import SAME_AS
 from modelserver.speech.transcript import reader_text
 
 PIECE = 6400
@@ -33,7 +33,7 @@ REFERENCE = """
 # What the Vosk project's server does with a connection's messages, on the same model.
 import json, sys
 from pathlib import Path
-from models.vosk_loading import load_vosk, vosk
+from models.vosk.loading import load_vosk, vosk
 directory, made, rate, words, alternatives, pieces = json.loads(sys.argv[1])
 vosk.SetLogLevel(-1)
 model, _ = load_vosk(Path(directory), {name: Path(file) for name, file in made.items()})

@@ -22,7 +22,7 @@ from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
 from zeroconf.asyncio import AsyncZeroconf
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 CHUNK = 2048
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 import models
-from models.blas import blas_environment
-from models.kernels import SAME_AS
-from models.prepared import PreparedModel
 from models.processor import processor_flags
+from models.vosk.blas import blas_environment
+from models.vosk.prepared import PreparedModel
+from models.vosk.simd import SAME_AS
 from supervisor import find_jemalloc
 
 EVERYTHING = """
 import json, sys
 from pathlib import Path
 from models.clips import clips_for, decode_clip
-from models.vosk_model import VoskModel
+from models.vosk.model import VoskModel
 directory, made = json.loads(sys.argv[1])
 model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()})
 assert "unbound" not in model.report(), model.report()
@@ -84,7 +84,7 @@ def test_another_hash_policy_is_reported(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c",
-         "from models.binding import bind_hash_tables; print(bind_hash_tables())"],
+         "from models.vosk.binding import bind_hash_tables; print(bind_hash_tables())"],
         env=os.environ | {"LD_PRELOAD": str(library)},
         stdout=subprocess.PIPE,
         text=True,

@@ -11,7 +11,7 @@ import pytest
 from harmed import flip, leftovers
 
 import models
-from models.prepared import (
+from models.vosk.prepared import (
     PreparedModel,
     export_prepared,
     find_prepared,
@@ -19,7 +19,7 @@ from models.prepared import (
     prepared_models,
     verify,
 )
-from models.prepared.manifest import read_manifest
+from models.vosk.prepared.manifest import read_manifest
 
 
 def test_it_can_be_carried_to_another_machine(

@@ -9,11 +9,11 @@ import pytest
 from running import start_server
 
 import models
-from models.graph_file import read_graph_header
-from models.kernels import ABI, LIBRARY, build_kernels, find_kernels, kernels_path
-from models.mapping import mapping_problem
-from models.prepared import PreparedModel, export_prepared, import_prepared
-from models.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
+from models.vosk.graph_file import read_graph_header
+from models.vosk.mapping import mapping_problem
+from models.vosk.prepared import PreparedModel, export_prepared, import_prepared
+from models.vosk.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
+from models.vosk.simd import ABI, LIBRARY, build_kernels, find_kernels, kernels_path
 from modelserver.serving.learned import Lessons
 from modelserver.serving.selection import candidate
 

@@ -19,19 +19,15 @@ from places import ROOT, SUPPORT
 from running import RunningServer, start_server, until
 
 import models
-from models.blas import KernelRefused, blas_environment
-from models.kernels import SAME_AS, choose_variant, get_kernels, must_run
-from models.kernels.preloaded import PreloadedKernels
-from models.prepared import PreparedModel
 from models.processor import AVX2, AVX512, processor_flags
-from supervisor.processes.environment import (
-    Allocator,
-    choose_allocator,
-    find_jemalloc,
-    process_environment,
-)
+from models.vosk.blas import KernelRefused, blas_environment
+from models.vosk.prepared import PreparedModel
+from models.vosk.simd import SAME_AS, choose_variant, get_kernels, must_run
+from models.vosk.simd.preloaded import PreloadedKernels
+from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
+from supervisor.settings import Allocator
 
-SOURCES = ROOT / "models" / "kernels" / "source"
+SOURCES = ROOT / "models" / "vosk" / "simd" / "source"
 LIBVOSK = Path(vosk.__file__).parent / "libvosk.so"
 SANITIZED = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
@@ -214,7 +210,7 @@ EVERYTHING = """
 import json, sys
 from pathlib import Path
 from models.clips import clips_for, decode_clip
-from models.vosk_model import VoskModel
+from models.vosk.model import VoskModel
 directory, made, variant = json.loads(sys.argv[1])
 model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()}, kernels=variant)
 clips = [decode_clip(clip, 16000) for clip in clips_for("ko")]

@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 from models.locks import Held, hold
-from models.prepared import find_leftovers, prepared_models, remove_leftover
-from models.prepared.manifest import FileStamp, Manifest, directory_name, key_of, write_manifest
-from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX
+from models.vosk.prepared import find_leftovers, prepared_models, remove_leftover
+from models.vosk.prepared.manifest import (
+    FileStamp,
+    Manifest,
+    directory_name,
+    key_of,
+    write_manifest,
+)
+from models.vosk.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX
 
 STAMP = FileStamp(4, 1, "0" * 64)
 
@@ -65,7 +71,7 @@ def test_what_another_version_made_is_listed(tmp_path: Path) -> None:
     assert found.path == directory
 
 
-@pytest.mark.parametrize("name", ["{key}", "{key}-import", "replaced-m-{key}", "removed-m-{key}"])
+@pytest.mark.parametrize("name", ["{key}", "{key}-import", "{key}-replaced", "removed-m-{key}"])
 def test_what_killed_processes_have_left_goes_unless_it_is_still_being_made(
     tmp_path: Path, name: str
 ) -> None:
@@ -113,3 +119,15 @@ def test_the_command_lists_and_removes(tmp_path: Path) -> None:
     assert not (home / ".fetch" / "x.zip.partial").exists()
     assert list((store / "tools").iterdir()) == []
     assert run() == "nothing to remove\n"
+
+
+def test_what_a_killed_build_has_left_goes_once_it_is_old(tmp_path: Path) -> None:
+    left, running = tmp_path / "tools" / ".build-old", tmp_path / "tools" / ".build-new"
+    for directory in (left, running):
+        directory.mkdir(parents=True)
+        (directory / "made").write_bytes(bytes(1000))
+    os.utime(left, (0, 0))
+    (found,) = find_leftovers(tmp_path)
+    assert (found.path, found.certain, found.bytes) == (left, True, 1000)
+    assert remove_leftover(found)
+    assert running.exists()

@@ -9,10 +9,10 @@ import pytest
 from small_model import make_static_model
 
 import models
-from models.blas import KernelRefused, blas_environment
-from models.graph_file import graph_problem
-from models.mapping import CannotMap, mapped_reading
-from models.prepared import PreparedModel, find_prepared, prepare
+from models.vosk.blas import KernelRefused, blas_environment
+from models.vosk.graph_file import graph_problem
+from models.vosk.mapping import CannotMap, mapped_reading
+from models.vosk.prepared import PreparedModel, find_prepared, prepare
 
 PLENTY = 10**12
 
@@ -20,7 +20,7 @@ PLENTY = 10**12
 LOAD = """
 import ctypes, json, sys
 from pathlib import Path
-from models.vosk_loading import _LIBRARY
+from models.vosk.loading import _LIBRARY
 if len(sys.argv) > 2:
     keep = ctypes.create_string_buffer(24 + 8)
     # Length, capacity, a count of references that keeps it from being freed, and the characters.
@@ -81,6 +81,48 @@ def test_a_library_that_is_not_as_expected_is_left_alone(
     assert report["not_mapped"] == "FLAGS_fst_read_mode does not say read"
     assert not mapped
     assert text == loaded(small, prepared_small)[1]
+
+
+IN_VAIN = """
+import json, sys
+from pathlib import Path
+from models.vosk import loading as vosk_loading
+
+alive = []
+
+class Counted(vosk_loading.vosk.Model):
+    def __init__(self, path):
+        print("beside", len(alive))
+        super().__init__(path)
+        alive.append(path)
+
+    def __del__(self):
+        alive.pop()
+        super().__del__()
+
+vosk_loading.vosk.Model = Counted
+vosk_loading.find_mappings = lambda _: []
+directory, made = json.loads(sys.argv[1])
+made = {name: Path(file) for name, file in made.items()}
+model, loaded = vosk_loading.load_vosk(Path(directory), made)
+print(loaded.report()["graph"], "as", loaded.not_mapped)
+"""
+
+
+def test_a_model_that_was_loaded_in_vain_is_gone_before_the_next_is_loaded(
+    small: models.ModelLocation, prepared_small: PreparedModel
+) -> None:
+    files = {name: str(file) for name, file in prepared_small.made.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", IN_VAIN, json.dumps([str(small.directory), files])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        *("beside 0", "beside 0"),
+        "lazy as the library read the graph without mapping it",
+    ]
 
 
 @pytest.mark.parametrize("content", [0, 64, 2**63 - 64])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cgroup import cannot
 
-from models.mapping import find_mappings
+from models.vosk.mapping import find_mappings
 
 SIZE = 5 * mmap.PAGESIZE + 1
 

@@ -9,10 +9,10 @@ import pytest
 
 import models
 from models.clips import noise
+from models.engines import layout_problem
 from models.language import language_of
-from models.location import layout_problem
-from models.view import make_view, sample_rate_of, served_features
-from models.vosk_model import VoskModel
+from models.vosk.model import VoskModel
+from models.vosk.view import make_view, sample_rate_of, served_features
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_what_every_worker_inherits_is_what_it_needs() -> None:
     """No event loop, no HTTP, none of what the engine's package fetches models with; and who wants
     that later gets the real thing."""
     code = (
-        "import sys, supervisor.child, modelserver.worker.model, models.vosk_model\n"
+        "import sys, supervisor.child, modelserver.worker.model, models.vosk.model\n"
         "unwanted = {'asyncio', 'aiohttp', 'email', 'ssl', 'http', 'requests', 'tqdm', 'srt'}\n"
         "print(sorted(unwanted & set(sys.modules)))\n"
         "import requests, tqdm, urllib.request\n"

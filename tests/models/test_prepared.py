@@ -4,10 +4,13 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 import psutil
 import pytest
@@ -18,9 +21,10 @@ from running import until
 from small_model import SMALL_WORDS, make_small_model
 
 import models
-from models.blas import blas_environment
-from models.graph_file import graph_problem, read_graph_header
-from models.prepared import (
+from models.processor import processor_flags
+from models.vosk.blas import blas_environment
+from models.vosk.graph_file import graph_problem, read_graph_header
+from models.vosk.prepared import (
     PreparedModel,
     estimate_needs,
     find_prepared,
@@ -30,12 +34,11 @@ from models.prepared import (
     remove,
     verify,
 )
-from models.prepared.compiler import compare, compose, get_compiler
-from models.prepared.manifest import key_of, read_manifest, write_manifest
-from models.prepared.prepare import Bounds
-from models.prepared.selfcheck import must_answer_alike
-from models.prepared.structure import structure_problem
-from models.processor import processor_flags
+from models.vosk.prepared.compiler import compare, compose, get_compiler
+from models.vosk.prepared.manifest import key_of, read_manifest, write_manifest
+from models.vosk.prepared.prepare import Bounds
+from models.vosk.prepared.selfcheck import must_answer_alike
+from models.vosk.prepared.structure import structure_problem
 
 PLENTY = 10**12
 
@@ -114,7 +117,7 @@ def everything(
     script = (
         "import sys, json\nfrom pathlib import Path\n"
         "from models.clips import clips_for, decode_clip\n"
-        "from models.vosk_model import VoskModel\n"
+        "from models.vosk.model import VoskModel\n"
         "directory, made, reverse = json.loads(sys.argv[1])\n"
         "model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()})\n"
         "clips = clips_for('ko')[::-1] if reverse else clips_for('ko')\n"
@@ -329,6 +332,29 @@ def test_what_a_killed_process_has_left_does_not_count_as_used(
         assert leftovers(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_the_compiler_ends_with_the_process_that_waits_for_it_and_not_with_a_thread(
+    small: models.ModelLocation, cache: Path, tmp_path: Path
+) -> None:
+    parts = [small.directory / "graph" / n for n in ("HCLr.fst", "Gr.fst", "disambig_tid.int")]
+    command = [get_compiler(cache), "compose", *parts, tmp_path / "HCLG.fst", tmp_path / "words"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        started.append(subprocess.Popen([*command, "0"], stdin=PIPE, stdout=DEVNULL))
+
+    for _ in range(2):
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+    first, second = started
+    assert first.stdin is not None
+    first.stdin.close()
+    assert first.wait(10) == -signal.SIGIO
+    assert second.wait(60) == 0
+    assert second.stdin is not None
+    second.stdin.close()
 
 
 # --- what can go wrong afterwards -----------------------------------------------------------------

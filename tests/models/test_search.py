@@ -1,5 +1,7 @@
 """The search of the kernels: every token, link and cost is the engine's, to the bit."""
 
+import math
+import mmap
 import os
 import shutil
 import subprocess
@@ -12,9 +14,10 @@ from places import SUPPORT
 from test_kernels import LIBVOSK, SOURCES, answer_of, runs_avx2
 
 import models
-from models.kernels import Kernels, get_kernels
-from models.prepared import PreparedModel
 from models.processor import processor_flags
+from models.vosk.graph_file import read_graph_header
+from models.vosk.prepared import PreparedModel
+from models.vosk.simd import Kernels, get_kernels
 from supervisor.processes.environment import process_environment
 
 SEARCHES = """
@@ -22,7 +25,7 @@ import ctypes, json, random, sys
 from pathlib import Path
 from models import PROFILES, RecognitionOptions
 from models.clips import clips_for, decode_clip
-from models.vosk_model import VoskModel
+from models.vosk.model import VoskModel
 
 directory, made, variant, search = json.loads(sys.argv[1])
 trace = ctypes.CDLL(None)
@@ -93,6 +96,28 @@ def test_every_token_is_the_engines_to_the_bit(
 
 
 @runs_avx2
+def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
+    small: models.ModelLocation, copied: PreparedModel, kernels: Kernels, trace: Path
+) -> None:
+    sound = searched(small, copied, kernels, trace, search=True)[0]
+    header = read_graph_header(copied.graph)
+    assert header is not None
+    with copied.graph.open("r+b") as file, mmap.mmap(file.fileno(), 0) as graph:
+        arcs = memoryview(graph)[header.arcs_at : header.file_bytes]
+        inputs, weights = arcs.cast("i")[0::4].tolist(), arcs.cast("f")
+        silent = [number for number, label in enumerate(inputs) if label == 0]
+        for number in silent[::20]:
+            weights[4 * number + 2] = math.nan
+        weights.release()
+        arcs.release()
+    engines, engines_counts, *_ = searched(small, copied, kernels, trace, search=False)
+    ours, counts, frames, _ = searched(small, copied, kernels, trace, search=True)
+    assert frames > 1000
+    assert (ours, counts) == (engines, engines_counts)
+    assert ours != sound
+
+
+@runs_avx2
 def test_another_build_of_the_engine_searches_by_itself(
     tmp_path: Path, kernels: Kernels, trace: Path
 ) -> None:
@@ -106,7 +131,7 @@ def test_another_build_of_the_engine_searches_by_itself(
     program = """
 import ctypes, sys
 from pathlib import Path
-from models.kernels.preloaded import PreloadedKernels
+from models.vosk.simd.preloaded import PreloadedKernels
 engine = ctypes.CDLL(sys.argv[1])
 kernels = PreloadedKernels.attach(Path(sys.argv[1]), sys.argv[2])
 print(kernels.searches)

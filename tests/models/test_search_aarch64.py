@@ -11,7 +11,7 @@ import pytest
 from places import SUPPORT
 from test_kernels import SOURCES
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 pytestmark = pytest.mark.aarch64
 

@@ -9,12 +9,12 @@ import pytest
 
 import models
 from models.clips import own_clips
-from models.graph_file import ARC_BYTES, STATE_BYTES, GraphHeader, read_graph_header
-from models.prepared import PreparedModel
-from models.prepared.compiler import get_compiler
-from models.prepared.prepare import must_be_the_same_graph
-from models.prepared.selfcheck import TIES, must_answer_alike, text_difference, word_errors
-from models.prepared.structure import structure_problem, transition_ids
+from models.vosk.graph_file import ARC_BYTES, STATE_BYTES, GraphHeader, read_graph_header
+from models.vosk.prepared import PreparedModel
+from models.vosk.prepared.compiler import get_compiler
+from models.vosk.prepared.prepare import must_be_the_same_graph
+from models.vosk.prepared.selfcheck import TIES, must_answer_alike, text_difference, word_errors
+from models.vosk.prepared.structure import structure_problem, transition_ids
 
 
 @pytest.mark.timeout(300)

@@ -24,7 +24,7 @@ def run_there(directory: Path, program: str, *before: str) -> str:
 
 
 PROGRAM = """
-from models.mapping import _working_directory_kept
+from models.vosk.mapping import _working_directory_kept
 with _working_directory_kept():
     os.chdir("/tmp")
 print(os.readlink("/proc/self/cwd"))
@@ -46,7 +46,10 @@ def test_one_that_may_not_be_entered_is_left(tmp_path: Path) -> None:
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     said = run_there(
-        private, PROGRAM, "import models.mapping, tempfile", "os.setgid(65534); os.setuid(65534)"
+        private,
+        PROGRAM,
+        "import models.vosk.mapping, tempfile",
+        "os.setgid(65534); os.setuid(65534)",
     )
     assert said == "/"
 

@@ -12,7 +12,7 @@ from language_model import language_model
 from playwright.sync_api import Browser, Locator, Page, expect
 from running import RunningServer, free_port, start_server, until
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 TOKEN = "an-admin-token"
 DESK = {"width": 1280, "height": 900}

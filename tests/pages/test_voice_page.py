@@ -13,7 +13,7 @@ from language_model import LanguageModel, language_model
 from playwright.sync_api import Browser, expect
 from running import RunningServer, free_port, start_server, until
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.access.keyring import add_key
 from modelserver.web import PAGES
 

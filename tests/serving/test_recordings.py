@@ -25,7 +25,7 @@ from running import RunningServer, start_server, until
 from waves import wav
 from wavs import wav_file
 
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 from modelserver.serving.recordings import Recording, piece_length
 from modelserver.speech.joining import HeardPiece, Joiner
 from modelserver.speech.messages import SpeechRequest, SpeechSegment, SpeechWord

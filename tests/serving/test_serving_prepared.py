@@ -19,7 +19,7 @@ from cgroup import MB, memory_cgroup
 from running import RunningServer, gone, start_server, until
 
 import models
-from models.prepared import PreparedModel, find_prepared, prepared_models
+from models.vosk.prepared import PreparedModel, find_prepared, prepared_models
 from modelserver.serving.learned import CrashInquiry, Lessons
 
 SHOWN_S = 2.0

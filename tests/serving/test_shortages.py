@@ -108,7 +108,7 @@ def test_too_few_processes_for_another_worker_costs_no_other(
         server.wait_whole()
         limit.write_text(str(int((limit.parent / "pids.current").read_text()) - 1))
         server.workers()[0].kill()
-        failed = until(lambda: server.events("worker.not_started"))
+        failed = until(lambda: server.events("worker.start_failed"))
         assert "no more processes may be started: pids.max" in failed[0]["reason"]
         assert server.convert(wav_clips[0]).status == 200
         limit.write_text("100")

@@ -20,7 +20,7 @@ from places import SUPPORT
 from running import Answer, RunningServer, start_server, until
 
 import models
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 LIMIT = 1150 * MB
 CLIENTS = 4

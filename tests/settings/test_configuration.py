@@ -123,6 +123,7 @@ def test_sizes_may_have_units(text: str, size: int) -> None:
         ("MODELSERVER_DRAIN_S", "nan", "at least 0"),
         ("MODELSERVER_LIMITS_AUDIO_S", "0", "above 0"),
         ("MODELSERVER_MODEL", "", "not empty"),
+        ("MODELSERVER_ASSISTANT_URL", "localhost:11434", "a URL that begins with http://"),
         ("MODELSERVER_PROT", "1", "unknown setting MODELSERVER_PROT=1.*MODELSERVER_PORT"),
     ],
 )

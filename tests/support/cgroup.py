@@ -172,6 +172,35 @@ def slow_disk(file: Path) -> Iterator[SlowDisk]:
 
 
 @contextlib.contextmanager
+def slow_writes(directory: Path, size: int, bytes_per_s: int) -> Iterator[Path]:
+    """A disk of its own, of `size` bytes, that writes so fast and no faster: where it is mounted.
+    Skips where there can be none, but fails in CI."""
+    image, mounted = directory / "disk.img", directory / "slow"
+    mounted.mkdir()
+    with image.open("wb") as out:
+        out.truncate(size)
+    # For the whole machine's processes: what is written back late is written by the kernel.
+    throttle = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
+    with contextlib.ExitStack() as cleanup:
+        try:
+            _run("mkfs.ext4", "-q", image)
+            device = _run("losetup", "--find", "--show", image)
+            cleanup.callback(_run, "losetup", "--detach", device)
+            number = (Path("/sys/block") / Path(device).name / "dev").read_text().strip()
+            throttle.write_text(f"{number} {bytes_per_s}")
+            cleanup.callback(throttle.write_text, f"{number} 0")
+            _run("mount", device, mounted)
+        except (OSError, subprocess.CalledProcessError) as error:
+            cannot(f"no disk can be made slow: {error}")
+        cleanup.callback(_run, "umount", mounted)
+        yield mounted
+
+
+def _run(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@contextlib.contextmanager
 def swap_file(file: Path, size: int) -> Iterator[None]:
     """So much swap, in bytes, for the whole machine. Skips where there can be none, but fails in
     CI."""

@@ -4,18 +4,14 @@ import json
 import os
 import sys
 
-from models.blas import blas_environment
-from models.kernels import SAME_AS, Kernels, get_kernels
 from models.processor import processor_flags
+from models.vosk.blas import blas_environment
+from models.vosk.simd import SAME_AS, Kernels, get_kernels
 from modelserver.settings import Settings
 from modelserver.worker.model import load
 from supervisor import read_process
-from supervisor.processes.environment import (
-    Allocator,
-    choose_allocator,
-    find_jemalloc,
-    process_environment,
-)
+from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
+from supervisor.settings import Allocator
 from supervisor.trim import give_back
 
 
@@ -47,7 +43,11 @@ def main() -> None:
     report = model.report()
     print(
         json.dumps(
-            {"kept": held.kept, "graph": report["graph"], "mapped": report.get("mapped_bytes")}
+            {
+                "kept": held.unreclaimable,
+                "graph": report["graph"],
+                "mapped": report.get("mapped_bytes"),
+            }
         )
     )
 

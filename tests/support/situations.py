@@ -19,10 +19,10 @@ def worker(
     growth: int = 0,
     busy: bool = False,
     leaving: bool = False,
-    kept: int = 0,
+    unreclaimable: int = 0,
     rate: float = 0.0,
 ) -> WorkerView:
-    return WorkerView(pid, busy, leaving, growth, kept or growth + 100 * MIB, rate)
+    return WorkerView(pid, busy, leaving, growth, unreclaimable or growth + 100 * MIB, rate)
 
 
 def situation(

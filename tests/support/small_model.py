@@ -10,8 +10,8 @@ import struct
 from pathlib import Path
 
 import models
-from models.graph_file import read_graph_header
-from models.prepared import PreparedModel
+from models.vosk.graph_file import read_graph_header
+from models.vosk.prepared import PreparedModel
 
 FST_MAGIC, SYMBOLS_MAGIC = 2125659606, 2125658996
 HAS_ISYMBOLS, HAS_OSYMBOLS = 1, 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from small_model import add_rescoring, make_static_model
 
 import models
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 Vary = Callable[[models.ModelLocation, PreparedModel, Path], models.ModelLocation]
 

@@ -16,7 +16,7 @@ from running import until
 from wavs import as_wav
 
 import models
-from models.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel
 
 pytestmark = pytest.mark.many
 

@@ -8,9 +8,9 @@ import pytest
 from running import RunningServer, start_server
 
 import models
-from models.prepared import PreparedModel
-from models.search import Search, published_width
-from models.view import make_view
+from models.vosk.beam import Search, published_width
+from models.vosk.prepared import PreparedModel
+from models.vosk.view import make_view
 from modelserver.serving.selection import choose_model
 from modelserver.settings import Settings
 from modelserver.worker.conditioning import END_S, FRONT_S, Level, near_silence
@@ -83,7 +83,7 @@ def test_without_the_place_all_search_as_published(
     embedded: models.ModelLocation, model: models.Model, clips: list[bytes], tmp_path: Path
 ) -> None:
     """A model whose files say something else than what was loaded."""
-    from models.vosk_loading import vosk
+    from models.vosk.loading import vosk
 
     make_view(embedded.directory, tmp_path, {"conf/model.conf": NARROW.encode()}, frozenset())
     search = Search(model._model, vosk._ffi, tmp_path)  # type: ignore[attr-defined]

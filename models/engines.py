@@ -1,0 +1,44 @@
+"""Chooses the engine of a model: the only module above the engines that knows them.
+
+Importing it loads no engine.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from models.contract import Model
+from models.vosk.beam import widths
+from models.vosk.layout import composes_its_graph, layout_problem, rescoring_folders
+from models.vosk.mapping import mapping_problem
+from models.vosk.prediction import if_prepared, predict
+
+__all__ = [
+    "composes_its_graph",
+    "if_prepared",
+    "layout_problem",
+    "load_model",
+    "mapping_problem",
+    "predict",
+    "rescoring_folders",
+    "widths",
+]
+
+
+def load_model(
+    directory: Path,
+    made: Mapping[str, Path] | None = None,
+    *,
+    prefetch: bool = False,
+    left_out: tuple[str, ...] = (),
+    kernels: str | None = None,
+) -> Model:
+    """Load the model in `directory`, with the files in `made` in place of its own.
+
+    `made`: what a prepared model has made new (`PreparedModel.made`). `prefetch`: read its graph
+    through once, so that the first requests need not wait for the disk. `left_out`: folders of
+    the model that are not loaded (`rescoring_folders`). `kernels`: the variant of our kernels that
+    the process was started for (`models.vosk.simd`). Raises `ModelError`.
+    """
+    from models.vosk.model import VoskModel
+
+    return VoskModel(directory, made, prefetch=prefetch, left_out=left_out, kernels=kernels)

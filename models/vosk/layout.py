@@ -1,0 +1,63 @@
+"""Names of the files of a Vosk model, and which directory holds one."""
+
+from pathlib import Path
+
+STATIC = "HCLG.fst"
+HCL, LM = "HCLr.fst", "Gr.fst"
+LAZY = (HCL, LM)
+"""A static graph, and the halves of one that is composed while decoding."""
+
+DISAMBIG, WORDS, FEATURES = "disambig_tid.int", "words.txt", "mfcc.conf"
+
+LAZY_INSIDE = frozenset(f"{folder}{name}" for folder in ("", "graph/") for name in LAZY)
+"""Where the halves may be inside a model."""
+
+GRAPH_SOURCES = (*LAZY, STATIC, DISAMBIG)
+"""Files that a static graph is made from."""
+
+RESCORING = ("rescore", "rnnlm")
+"""The folders that only improve what the first pass found."""
+
+
+def graph_directory(model: Path) -> Path:
+    """Where the graphs of the model in this directory are."""
+    nested = model / "graph"
+    return nested if nested.is_dir() else model
+
+
+def composes_its_graph(model: Path) -> bool:
+    """The model in this directory comes with the parts of a graph, which are composed while it
+    decodes: it can be limited to phrases."""
+    graph = graph_directory(model)
+    return all((graph / name).is_file() for name in LAZY)
+
+
+def layout_problem(directory: Path) -> str | None:
+    """What is missing for a Vosk model, in words; None if nothing is. Reads no file."""
+    try:
+        if not directory.is_dir():
+            return "there is no such directory"
+        nested = directory / "am" / "final.mdl"
+        flat = directory / "final.mdl"  # the layout of the oldest models
+        if not nested.is_file() and not flat.is_file():
+            return "am/final.mdl is missing"
+        graph = directory / "graph" if nested.is_file() else directory
+        lazy = composes_its_graph(directory)
+        if not lazy and not (graph / STATIC).is_file():
+            return f"neither {STATIC} nor {HCL} with {LM} is there"
+    except PermissionError as error:
+        return f"{error.filename} cannot be read by this user"
+    return None
+
+
+def rescoring_folders(directory: Path) -> list[str]:
+    """Those that the model has, as Vosk decides it."""
+    carpa, network = directory / "rescore" / "G.carpa", directory / "rnnlm" / "final.raw"
+    there = {"rescore": carpa.is_file(), "rnnlm": network.is_file()}
+    return [name for name in RESCORING if there[name]]
+
+
+def features_file(model: Path) -> str:
+    """Which file sets the features of the model in a directory, inside it."""
+    nested = f"conf/{FEATURES}"
+    return nested if (model / nested).is_file() else FEATURES

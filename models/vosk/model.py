@@ -1,0 +1,359 @@
+"""Vosk behind the engine contract. Imported only where a model is loaded.
+
+A model whose graph is composed lazily, inside the recogniser, keeps its recognisers: making one
+anew throws the composed graph away and costs four times the decoding. A model with a static graph
+makes a new one for every request, which is simpler and costs it nothing.
+"""
+
+import json
+import math
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from models.contract import (
+    DEFAULT_PROFILE,
+    Alternative,
+    ModelError,
+    Partial,
+    RecognitionOptions,
+    Utterance,
+    Word,
+)
+from models.vosk.beam import Search
+from models.vosk.loading import load_vosk, vosk
+from models.vosk.mapping import read_through
+from models.vosk.view import sample_rate_of
+
+_CHUNK_S = 0.25
+"""Vosk looks for an endpoint after each chunk that it is given, so chunks of one length are what
+makes the same audio give the same text."""
+
+_LONGEST_KEPT_S = 4 * 3600
+"""Times come from a 32-bit float that counts from the recogniser's birth: past this much audio
+they would be off by a hundredth of a second."""
+
+_MOST_KEPT = 2
+"""Recognisers of a lazily composed graph that a process keeps: each holds what it has composed,
+some 115 MB after 20 s of speech. Two, so that both channels of a call find one."""
+
+
+_UNKNOWN = "[unk]"
+"""Stands in a grammar for any other speech."""
+
+
+class VoskModel:
+    """A Vosk model in memory. Implements `models.contract.Model`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        made: Mapping[str, Path] | None = None,
+        *,
+        prefetch: bool = False,
+        left_out: tuple[str, ...] = (),
+        kernels: str | None = None,
+    ) -> None:
+        """Load the model in `directory`, with the files in `made` (name inside the model, to
+        file: what a prepared model has made new) in place of its own.
+
+        `prefetch`: read a mapped graph through once. `left_out`: folders that are not loaded.
+        `kernels`: the variant of ours (`models.vosk.simd`) that this process was started for.
+        Raises `ModelError` where Vosk refuses the files.
+        """
+        vosk.SetLogLevel(-1)
+        self.sample_rate = sample_rate_of(directory)
+        self.chunk_bytes = 2 * int(_CHUNK_S * self.sample_rate)
+        self._kept: list[VoskRecognizer] = []
+        self._left_out = left_out
+        self._model, self.loaded = load_vosk(directory, made or {}, left_out, kernels)
+        self._search = Search(self._model, vosk._ffi, directory)
+        self.has_profiles = self._search.found
+        self._prefetched = prefetch and self.loaded.graph is not None
+        if prefetch and self.loaded.graph is not None:
+            read_through(self.loaded.graph)
+
+    def warm(self, pcm: list[bytes]) -> None:
+        """Decode the clips on a recogniser that is kept, and so inherited by every fork."""
+        recognizer = self.recognizer(RecognitionOptions(words=True))
+        for clip in pcm:
+            for chunk in self._chunks(clip):
+                recognizer.accept(chunk)
+        recognizer.finish()
+        recognizer.close()
+
+    def check_kernels(self, pcm: list[bytes]) -> bool:
+        """If our kernels are there: decode the clips without them and with them, and do without
+        where a text differs. What they have packed then is all that they ever pack."""
+        kernels = self.loaded.kernels
+        if kernels is None:
+            return False
+        kernels.alike(lambda: [self.text(clip) for clip in pcm])
+        kernels.freeze()
+        return True
+
+    def text(self, pcm: bytes) -> str:
+        """What it makes of a clip, as `Recognizer.accept` takes it."""
+        recognizer = self.recognizer(RecognitionOptions())
+        said = [recognizer.accept(chunk) for chunk in self._chunks(pcm)]
+        said.append(recognizer.finish())
+        recognizer.close()
+        return " ".join(utterance.text for utterance in said if utterance is not None)
+
+    def _chunks(self, pcm: bytes) -> Iterator[bytes]:
+        return (pcm[at : at + self.chunk_bytes] for at in range(0, len(pcm), self.chunk_bytes))
+
+    def recognizer(self, options: RecognitionOptions) -> "VoskRecognizer":
+        """A recogniser that has heard nothing; a kept one with its composed graph, if free."""
+        grammar = options.grammar
+        if self._kept and grammar is None:
+            recognizer = self._kept.pop()
+        else:
+            keep = self.loaded.lazy and grammar is None
+            engine = self._engine_recognizer(self.sample_rate, options)
+            kept = self._kept if keep else None
+            recognizer = VoskRecognizer(engine, self.sample_rate, self._search, kept)
+        recognizer.begin(options)
+        return recognizer
+
+    def forget_recognizers(self) -> None:
+        """Drop those that are kept: the next one is new."""
+        self._kept.clear()
+
+    def report(self) -> dict[str, Any]:
+        """How it was loaded."""
+        facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
+        facts["kernels"] = facts["search"] = "engine"
+        facts["profiles"] = self.has_profiles
+        kernels = self.loaded.kernels
+        not_packed = self.loaded.not_packed if kernels is None else kernels.refused
+        if not_packed is not None:
+            facts["not_packed"] = not_packed
+        elif kernels is not None:
+            # A graph that is composed while decoding is searched by the engine.
+            searches = kernels.searches and not self.loaded.lazy
+            facts["kernels"] = f"packed, {kernels.variant}"
+            facts["search"] = "kernels" if searches else "engine"
+            facts["packed_bytes"] = kernels.packed_bytes
+            facts["aside_bytes"] = kernels.aside_bytes
+        return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
+
+    def raw_results(
+        self, pcm: bytes, chunk_bytes: int, *, alternatives: int, partials: bool
+    ) -> Iterator[str]:
+        """All that Vosk says of a clip, as its own JSON, from a recogniser that is new."""
+        recognizer = self._engine_recognizer(self.sample_rate, RecognitionOptions())
+        recognizer.SetWords(True)
+        recognizer.SetPartialWords(partials)
+        recognizer.SetMaxAlternatives(alternatives)
+        for at in range(0, len(pcm), chunk_bytes):
+            if recognizer.AcceptWaveform(pcm[at : at + chunk_bytes]):
+                yield recognizer.Result()
+            elif partials:
+                yield recognizer.PartialResult()
+        yield recognizer.FinalResult()
+
+    def live(self, sample_rate: float, options: RecognitionOptions) -> "LiveRecognizer":
+        """A new recogniser for a stream of that rate, with the engine's own answers."""
+        recognizer = self._engine_recognizer(sample_rate, options)
+        _set_options(recognizer, options)
+        return LiveRecognizer(recognizer, sample_rate, self._search, options.profile)
+
+    def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
+        """Those that are not in its vocabulary."""
+        words = dict.fromkeys(word for phrase in phrases for word in phrase.split())
+        return [word for word in words if not self._has(self._own(word))]
+
+    def _has(self, word: str) -> bool:
+        return bool(self._model.vosk_model_find_word(word) >= 0)
+
+    def _own(self, word: str) -> str:
+        """Return "[unk]", which Vosk's clients use, as this model writes it; other words as is."""
+        if word == _UNKNOWN:
+            return next((one for one in (_UNKNOWN, "<unk>", "<UNK>") if self._has(one)), word)
+        return word
+
+    def _engine_recognizer(self, sample_rate: float, options: RecognitionOptions) -> Any:
+        grammar = options.grammar
+        self._search.take(options.profile or DEFAULT_PROFILE)
+        if grammar is None:
+            return vosk.KaldiRecognizer(self._model, sample_rate)
+        if not self.loaded.lazy:
+            raise ModelError(
+                "grammar_unsupported",
+                "this model's graph is compiled: it cannot be limited to phrases",
+            )
+        # The engine leaves words out that it does not know, and cannot do without any.
+        unknown = set(self.unknown_words(grammar))
+        known = [
+            " ".join(map(self._own, phrase.split()))
+            for phrase in grammar
+            if not unknown.issuperset(phrase.split())
+        ]
+        if not known:
+            raise ModelError(
+                "grammar_unknown", "no word of the phrases is in the model's vocabulary"
+            )
+        return vosk.KaldiRecognizer(self._model, sample_rate, json.dumps(known, ensure_ascii=False))
+
+
+class LiveRecognizer:
+    """One Vosk recogniser, as the engine's own programs use it. Implements
+    `models.contract.LiveRecognizer`."""
+
+    def __init__(
+        self, recognizer: vosk.KaldiRecognizer, sample_rate: float, search: Search, profile: str
+    ) -> None:
+        self._recognizer = recognizer
+        self._search, self._profile = search, profile or DEFAULT_PROFILE
+        # The engine works through what it is given in pieces of this many samples (Vosk:
+        # Recognizer::AcceptWaveform), and looks for an endpoint after the last one. So pieces of
+        # several of them, given one after the other, come to the same.
+        self._piece_bytes = 2 * int(sample_rate * 0.2)
+
+    def accept(self, pcm: bytes) -> Generator[None, None, bool]:
+        ended = False
+        for at in range(0, max(1, len(pcm)), self._piece_bytes):
+            if at:
+                yield
+            self._search.take(self._profile)  # others have had their turn
+            ended = _accepted(self._recognizer, pcm[at : at + self._piece_bytes])
+        return ended
+
+    def result(self) -> str:
+        return str(self._recognizer.Result())
+
+    def partial(self) -> str:
+        return str(self._recognizer.PartialResult())
+
+    def final(self) -> str:
+        return str(self._recognizer.FinalResult())
+
+
+def _set_options(recognizer: vosk.KaldiRecognizer, options: RecognitionOptions) -> None:
+    recognizer.SetWords(options.words)
+    recognizer.SetMaxAlternatives(options.alternatives)
+    recognizer.SetPartialWords(options.partial_words)
+
+
+def _accepted(recognizer: vosk.KaldiRecognizer, pcm: bytes) -> bool:
+    """Give the engine samples; whether that ended an utterance. Raises `ModelError`."""
+    try:
+        return bool(recognizer.AcceptWaveform(pcm))
+    except Exception as error:  # the binding raises nothing more exact
+        raise ModelError(
+            "engine_failed", f"the engine cannot decode this audio: {error}"
+        ) from error
+
+
+class VoskRecognizer:
+    """One Vosk recogniser. Implements `models.contract.Recognizer`."""
+
+    def __init__(
+        self,
+        recognizer: vosk.KaldiRecognizer,
+        sample_rate: int,
+        search: Search,
+        keep_in: "list[VoskRecognizer] | None",
+    ) -> None:
+        self._recognizer = recognizer
+        self._rate = sample_rate
+        self._search, self._profile = search, DEFAULT_PROFILE
+        self._keep_in = keep_in
+        self._samples = 0  # heard since birth
+        self._begun_at_s = 0.0
+        self._in_utterance = False
+        self._open = False
+
+    def begin(self, options: RecognitionOptions) -> None:
+        """Start on new audio. Options stick to a Vosk recogniser, so all are set."""
+        _set_options(self._recognizer, options)
+        self._profile = options.profile or DEFAULT_PROFILE
+        self._begun_at_s = self._samples / self._rate
+        self._open = True
+
+    def accept(self, pcm: bytes) -> Utterance | None:
+        if not pcm:
+            return None
+        self._samples += len(pcm) // 2
+        self._in_utterance = True
+        self._search.take(self._profile)
+        if not _accepted(self._recognizer, pcm):
+            return None
+        self._in_utterance = False
+        return self._utterance(self._recognizer.Result())
+
+    def partial(self) -> Partial:
+        result = msgspec.json.decode(self._recognizer.PartialResult(), type=_PartialJson)
+        return Partial(result.partial, self._words(result.partial_result))
+
+    def finish(self) -> Utterance:
+        if not self._in_utterance:
+            # Only the end of an utterance makes the next request start from nothing: after an
+            # endpoint the speaker adaptation would stay, so there must be an utterance to end.
+            self.accept(b"\0\0")
+        self._in_utterance = False
+        return self._utterance(self._recognizer.FinalResult())
+
+    def close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        if self._keep_in is None or len(self._keep_in) >= _MOST_KEPT:
+            return
+        if self._samples > _LONGEST_KEPT_S * self._rate:
+            return
+        if self._in_utterance:
+            self.finish()
+        self._keep_in.append(self)
+
+    def _utterance(self, answer: str) -> Utterance:
+        result = msgspec.json.decode(answer, type=_FinalJson)
+        alternatives = tuple(
+            Alternative(a.text, a.confidence, self._words(a.result)) for a in result.alternatives
+        )
+        if alternatives:
+            return Utterance(alternatives[0].text, alternatives[0].words, alternatives)
+        return Utterance(result.text, self._words(result.result))
+
+    def _words(self, words: "list[_WordJson]") -> tuple[Word, ...]:
+        return tuple(
+            Word(w.word, self._since_begin(w.start), self._since_begin(w.end), _rounded(w.conf))
+            for w in words
+        )
+
+    def _since_begin(self, time_s: float) -> float:
+        """To a hundredth. Times are often halfway between two hundredths, and a kept recogniser
+        counts from its birth in a 32-bit float: rounded with a bias, both say the same."""
+        return max(0.0, math.floor((time_s - self._begun_at_s) * 100 + 0.7) / 100)
+
+
+def _rounded(confidence: float | None) -> float | None:
+    """To four places: the sixth depends on what a kept recogniser has heard before."""
+    return None if confidence is None else round(confidence, 4)
+
+
+class _WordJson(msgspec.Struct):
+    word: str
+    start: float
+    end: float
+    conf: float | None = None
+
+
+class _AlternativeJson(msgspec.Struct):
+    text: str
+    confidence: float
+    result: list[_WordJson] = []
+
+
+class _FinalJson(msgspec.Struct):
+    text: str = ""
+    result: list[_WordJson] = []
+    alternatives: list[_AlternativeJson] = []
+
+
+class _PartialJson(msgspec.Struct):
+    partial: str = ""
+    partial_result: list[_WordJson] = []

@@ -1,0 +1,179 @@
+"""Carries a prepared model to another machine: one file out, the same checked on the way in.
+
+The file is a tar archive, not compressed (a graph hardly shrinks), of the manifest and of what was
+made. The links are made anew on arrival, to the original that is there.
+"""
+
+import hashlib
+import shutil
+import tarfile
+from pathlib import Path
+
+import msgspec
+import msgspec.structs
+
+from models.contract import ModelError, ModelLocation
+from models.durable import free_for_us, place_tree
+from models.vosk.graph_file import graph_problem
+from models.vosk.layout import LAZY_INSIDE
+from models.vosk.prepared.compiler import find_compiler
+from models.vosk.prepared.leftovers import remove_partials
+from models.vosk.prepared.manifest import (
+    FORMAT,
+    MANIFEST,
+    FileStamp,
+    Manifest,
+    directory_name,
+    write_manifest,
+)
+from models.vosk.prepared.needs import estimate_needs
+from models.vosk.prepared.prepare import locked, must_be_the_same_graph, stamp_sources
+from models.vosk.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
+from models.vosk.view import make_view
+
+_MAX_MANIFEST_BYTES = 1 << 20
+
+
+def export_prepared(prepared: PreparedModel, file: Path) -> None:
+    """Write the one file. Raises `ModelError` if the model is damaged."""
+    problems = verify(prepared)
+    if problems:
+        raise ModelError("damaged", f"{prepared.directory}: {'; '.join(problems)}")
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
+            for name in (MANIFEST, *sorted(prepared.manifest.made)):
+                archive.add(prepared.directory / name, name)
+        partial.rename(file)
+    except OSError as error:
+        raise ModelError("cannot_write", f"{error.filename or file}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def import_prepared(
+    file: Path, location: ModelLocation, store: Path, *, available_memory: int = 0
+) -> PreparedModel:
+    """Take the file in for the original at `location`.
+
+    Every name, size and checksum in it is checked, and so is the original it was made from; then
+    every state and arc of its graph, since the checksums come with it. Where the graph compiler is
+    here and `available_memory` (bytes) suffices, the graph is compared with the original too.
+    Raises `ModelError`.
+    """
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(file, "r:") as archive:
+            manifest = _read_manifest(archive)
+            sources = _must_fit(manifest, location)
+            manifest = msgspec.structs.replace(manifest, sources=sources)
+            with locked(store, manifest.key, location.name):
+                remove_partials(store, ours=manifest.key)
+                free = free_for_us(store)
+                size = sum(stamp.size for stamp in manifest.made.values())
+                if size > free:
+                    raise _bad(f"it needs {size} bytes in {store}, {free} may be used")
+                partial = store / f"{PARTIAL_PREFIX}{manifest.key}-import"
+                try:
+                    made = _unpack(archive, manifest, location, partial)
+                    _must_be_right(location, store, partial, available_memory)
+                    target = store / directory_name(manifest.name, manifest.key)
+                    place_tree(partial, target)
+                    return PreparedModel(target, made)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
+    except tarfile.TarError as error:
+        raise _bad(
+            f"{file.name} is not what `modelserver models export` writes ({error})"
+        ) from error
+    except OSError as error:
+        raise ModelError("cannot_write", f"{error.filename or file}: {error.strerror}") from error
+
+
+def _unpack(
+    archive: tarfile.TarFile, manifest: Manifest, location: ModelLocation, partial: Path
+) -> Manifest:
+    made: dict[str, FileStamp] = {}
+    for name, stamp in manifest.made.items():
+        target = partial / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy_checked(archive, name, stamp, target)
+        made[name] = FileStamp(stamp.size, target.stat().st_mtime_ns, stamp.sha256)
+    manifest = msgspec.structs.replace(manifest, made=made, original=str(location.directory))
+    make_view(location.directory, partial, {}, frozenset(made) | LAZY_INSIDE)
+    write_manifest(partial, manifest)
+    problem = graph_problem(PreparedModel(partial, manifest).graph)
+    if problem is not None:
+        raise _bad(problem)
+    return manifest
+
+
+def _must_be_right(
+    location: ModelLocation, store: Path, partial: Path, available_memory: int
+) -> None:
+    program = find_compiler(store)
+    if available_memory < estimate_needs(location.directory).memory:
+        program = None
+    try:
+        must_be_the_same_graph(program, location, partial)
+    except ModelError as error:
+        raise _bad(error.message) from error
+
+
+def _read_manifest(archive: tarfile.TarFile) -> Manifest:
+    member = archive.next()
+    if member is None or member.name != MANIFEST or not member.isreg():
+        raise _bad("it does not begin with a manifest")
+    if member.size > _MAX_MANIFEST_BYTES:
+        raise _bad("its manifest is too large")
+    reader = archive.extractfile(member)
+    assert reader is not None
+    try:
+        manifest = msgspec.json.decode(reader.read(), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise _bad(f"its manifest cannot be read: {error}") from error
+    if manifest.format != FORMAT:
+        raise _bad(f"its format is {manifest.format}; {FORMAT} is known here")
+    if (problem := manifest.problem()) is not None:
+        raise _bad(problem)
+    return manifest
+
+
+def _must_fit(manifest: Manifest, location: ModelLocation) -> dict[str, FileStamp]:
+    """The original's files as they are here."""
+    if manifest.name != location.name:
+        raise ModelError(
+            "other_original", f"the file was made from {manifest.name}, this is {location.name}"
+        )
+    here = stamp_sources(location.directory)
+    for name in manifest.sources.keys() | here.keys():
+        ours, theirs = here.get(name), manifest.sources.get(name)
+        if ours is None or theirs is None or ours.sha256 != theirs.sha256:
+            raise ModelError(
+                "other_original",
+                f"the file was made from another {manifest.name}: {name} differs from the one in "
+                f"{location.directory}",
+            )
+    return here
+
+
+def _copy_checked(archive: tarfile.TarFile, name: str, stamp: FileStamp, target: Path) -> None:
+    try:
+        member = archive.getmember(name)
+    except KeyError:
+        raise _bad(f"{name} is missing in it") from None
+    if not member.isreg() or member.size != stamp.size:
+        raise _bad(f"{name} has another size than its manifest says")
+    reader = archive.extractfile(member)
+    assert reader is not None
+    digest = hashlib.sha256()
+    with reader, target.open("wb") as writer:
+        while block := reader.read(1 << 20):
+            digest.update(block)
+            writer.write(block)
+    if digest.hexdigest() != stamp.sha256:
+        raise _bad(f"{name} is damaged: its checksum is not what its manifest says")
+
+
+def _bad(why: str) -> ModelError:
+    return ModelError("bad_archive", f"the file cannot be imported: {why}")

@@ -1,0 +1,200 @@
+"""The graph compiler: a small C++ program around OpenFst, built where it is needed, run as a
+process of its own."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.contract import ModelError
+from models.vosk.building import Built, compiler_is_here
+from models.vosk.layout import DISAMBIG, LAZY
+
+PROGRAM = "modelserver-compile-graph"
+"""Its name where it is installed ready made."""
+
+HOW_TO_GET_IT = "apt-get install g++ libfst-dev"
+
+_BUILT = Built(
+    "compile-graph",
+    (Path(__file__).parent / "source" / "compile_graph.cc",),
+    ("-O2", "-std=c++17"),
+    ("-lfstngram", "-lfst", "-ldl", "-pthread"),
+    HOW_TO_GET_IT,
+    lambda program: (str(program), "version"),
+)
+_PARTS = (*LAZY, DISAMBIG)
+_CODES = {3: "graph_too_large", 4: "no_space", 6: "needs_too_much"}
+_DIFFERS = 5
+"""Exit statuses of the program."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphCounts:
+    """How large a graph is, or how far it has been made."""
+
+    states: int
+    arcs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A graph that was written."""
+
+    counts: GraphCounts
+    peak_bytes: int
+
+
+def find_compiler(cache: Path) -> Path | None:
+    """The program, installed or built before; None if it would have to be built."""
+    installed = shutil.which(PROGRAM)
+    if installed is not None and _BUILT.starts(Path(installed)):
+        return Path(installed)
+    return _BUILT.find(cache)
+
+
+def compiler_path(cache: Path) -> Path:
+    """Where the program is kept that is built here."""
+    return _BUILT.path(cache)
+
+
+def can_build() -> bool:
+    """Return whether a compiler and OpenFst's headers are here. Raises `ModelError`, code
+    `cannot_afford`, if the compiler was ended before it could tell."""
+    if not compiler_is_here():
+        return False
+    probe = subprocess.run(
+        ["g++", "-x", "c++", "-std=c++17", "-fsyntax-only", "-"],
+        input=b"#include <fst/extensions/ngram/ngram-fst.h>\n",
+        capture_output=True,
+        check=False,
+    )
+    if probe.returncode < 0 or b"signal terminated program" in probe.stderr:
+        raise ModelError("cannot_afford", "the compiler was ended while it was tried")
+    return probe.returncode == 0
+
+
+def get_compiler(cache: Path) -> Path:
+    """The program, built into `cache` if it has to be. Raises `ModelError`."""
+    return find_compiler(cache) or _BUILT.build(cache)
+
+
+def compose(
+    program: Path,
+    graph_directory: Path,
+    out: Path,
+    words: Path,
+    max_bytes: int,
+    on_progress: Callable[[GraphCounts], None],
+    *,
+    max_memory: int | None = None,
+) -> Compiled:
+    """Compose the lazily composed graph in `graph_directory` into the file `out`.
+
+    Raises `ModelError`: `graph_too_large` past `max_bytes` (0: no limit), `needs_too_much` past
+    `max_memory` bytes (None: no limit), `no_space` where the disk fills up to its reserve,
+    `killed`, `compile_failed`.
+    """
+    parts = [str(graph_directory / name) for name in _PARTS]
+    arguments = ["compose", *parts, str(out), str(words), str(max_bytes)]
+    return _run(program, arguments, on_progress, max_memory)
+
+
+def align(
+    program: Path,
+    graph: Path,
+    out: Path,
+    max_bytes: int,
+    on_progress: Callable[[GraphCounts], None],
+    *,
+    max_memory: int | None = None,
+) -> Compiled:
+    """Rewrite a static graph as an aligned const one. Raises `ModelError` as `compose` does."""
+    arguments = ["align", str(graph), str(out), str(max_bytes)]
+    return _run(program, arguments, on_progress, max_memory)
+
+
+def compare(program: Path, graph_directory: Path, made: Path, states: int) -> GraphCounts:
+    """Walk the composition of the graphs in `graph_directory` and the graph `made` from it side by
+    side, until `states` states are visited or all of them.
+
+    Returns what was compared. Raises `ModelError`, code `answers_differ`, at the first state whose
+    arcs, labels or weights are not the same.
+    """
+    parts = [str(graph_directory / name) for name in _PARTS]
+    arguments = ["compare", *parts, str(made), str(states)]
+    return _run(program, arguments, lambda _: None).counts
+
+
+def compare_aligned(program: Path, graph: Path, made: Path) -> GraphCounts:
+    """The same for a static `graph` and the aligned one `made` from it, of all states."""
+    return _run(program, ["same", str(graph), str(made)], lambda _: None).counts
+
+
+def _run(
+    program: Path,
+    arguments: list[str],
+    on_progress: Callable[[GraphCounts], None],
+    max_memory: int | None = None,
+) -> Compiled:
+    with tempfile.TemporaryFile() as errors, _process(program, arguments, errors) as process:
+        if max_memory is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (max_memory, max_memory))
+        assert process.stdout is not None
+        counts = GraphCounts(0, 0)
+        done = False
+        for line in process.stdout:
+            *first, states, arcs = line.split()
+            counts, done = GraphCounts(int(states), int(arcs)), first == ["done"]
+            on_progress(counts)
+        _, wait_status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(wait_status)
+        if process.returncode == 0 and done:
+            return Compiled(counts, usage.ru_maxrss * 1024)
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip()
+    raise _failure(process.returncode, said)
+
+
+def _failure(status: int, said: str) -> ModelError:
+    if status < 0:
+        return ended_by_signal("the graph compiler", -status)
+    if status == _DIFFERS:
+        return ModelError(
+            "answers_differ", f"the prepared model does not answer like its original: {said}"
+        )
+    code = _CODES.get(status, "compile_failed")
+    return ModelError(code, said or f"the graph compiler exited with {status}")
+
+
+def ended_by_signal(what: str, number: int) -> ModelError:
+    """A process that preparing needs was ended: `killed` by SIGKILL, or else `compile_failed`."""
+    code = "killed" if number == signal.SIGKILL else "compile_failed"
+    return ModelError(code, f"{what} was ended by {signal.Signals(number).name}")
+
+
+@contextmanager
+def _process(
+    program: Path, arguments: list[str], errors: object
+) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [str(program), *arguments],
+        stdin=subprocess.PIPE,  # its end is the end of this process, whichever thread began it
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+    )  # type: ignore[call-overload]
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            process.wait()
+        process.stdin.close()
+        process.stdout.close()

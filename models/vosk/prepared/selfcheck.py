@@ -1,0 +1,147 @@
+"""Compares a prepared model with its original before it is used: the graph by its structure, the
+texts by what both make of bundled speech.
+
+The graph must be the original's to the bit. The texts need not be: the states of a composed graph
+are numbered in another order than those of a static one, so the engine may decide otherwise between
+readings that are equally likely.
+
+Run as `python -P -m models.vosk.prepared.selfcheck` with a JSON document on standard input, in a
+process that is started as a fork server is, for the original and for the prepared model.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from models.contract import ModelError
+from models.vosk.prepared.compiler import ended_by_signal
+
+TIES = 0.1
+"""The share of words that may differ where a model is prepared (measured: docs/models.md)."""
+_LEAST_TIES = 3
+"""Words; the bundled clips of a language have some fifty."""
+_SPEECH_S = 10.0
+"""Of noise that a model decodes whose language has no clips."""
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """How a server starts the process that loads a model: its environment, and the variant of our
+    kernels that it is given."""
+
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    kernels: str | None = None
+
+
+class _Asked(msgspec.Struct):
+    directory: str
+    language: str
+    made: dict[str, str]
+    kernels: str | None
+
+
+class _Heard(msgspec.Struct):
+    """What a model made of each clip. `graph` is how it was loaded; `not_mapped` says why the graph
+    that was made is not in use."""
+
+    texts: list[str]
+    graph: str
+    not_mapped: str | None = None
+
+
+def must_answer_alike(
+    directory: Path, language: str, made: Mapping[str, Path], starting: Starting | None = None
+) -> None:
+    """Compare the texts of the model as it is with those of the same and `made` in it.
+
+    Raises `ModelError`: `answers_differ` where more words differ than ties explain or a text is
+    missing, `cannot_map` where the engine does not map the graph, `selfcheck_failed` and `killed`.
+    """
+    starting = starting or Starting()
+    plain = _listen(_Asked(str(directory), language, {}, None), starting.environment)
+    files = {name: str(file) for name, file in made.items()}
+    asked = _Asked(str(directory), language, files, starting.kernels)
+    try:
+        ours = _listen(asked, starting.environment)
+    except ModelError as error:
+        # A server goes on without kernels that crash; that is no fault of the graph.
+        if starting.kernels is None or error.code == "killed":
+            raise
+        ours = _listen(msgspec.structs.replace(asked, kernels=None), starting.environment)
+    if ours.not_mapped is not None:
+        raise ModelError("cannot_map", f"the prepared model cannot be used: {ours.not_mapped}")
+    if (difference := text_difference(plain.texts, ours.texts)) is not None:
+        raise ModelError(
+            "answers_differ", f"the prepared model does not answer like its original: {difference}"
+        )
+
+
+def text_difference(plain: list[str], ours: list[str]) -> str | None:
+    """What is wrong with the texts `ours` where `plain` was expected, in words; None where ties
+    explain it."""
+    differ = total = 0
+    first = ""
+    for expected, text in zip(plain, ours, strict=True):
+        if expected and not text:
+            return f"{expected[:200]!r} became an empty text"
+        errors = word_errors(expected.split(), text.split())
+        if errors and not first:
+            first = f"{expected[:200]!r} became {text[:200]!r}"
+        differ, total = differ + errors, total + len(expected.split())
+    if differ <= max(_LEAST_TIES, TIES * total):
+        return None
+    return f"{differ} of {total} words differ, more than ties explain: {first}"
+
+
+def word_errors(expected: list[str], heard: list[str]) -> int:
+    """How many words must be changed, added or left out to make one of the other (Levenshtein)."""
+    row = list(range(len(heard) + 1))
+    for n, word in enumerate(expected, 1):
+        corner, row[0] = row[0], n
+        for m, other in enumerate(heard, 1):
+            best = min(row[m] + 1, row[m - 1] + 1, corner + (word != other))
+            corner, row[m] = row[m], best
+    return row[-1]
+
+
+def _listen(asked: _Asked, environment: Mapping[str, str]) -> _Heard:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", __name__],
+        input=msgspec.json.encode(asked),
+        capture_output=True,
+        env=dict(environment),
+        check=False,
+    )
+    if done.returncode < 0:
+        raise ended_by_signal("the self-check", -done.returncode)
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        last = (said or [f"exit status {done.returncode}"])[-1]
+        raise ModelError("selfcheck_failed", f"the self-check could not run: {last}")
+    return msgspec.json.decode(done.stdout, type=_Heard)
+
+
+def _hear(asked: _Asked) -> _Heard:
+    from models.clips import decode_clip, noise, own_clips
+    from models.vosk.model import VoskModel
+
+    made = {name: Path(file) for name, file in asked.made.items()}
+    model = VoskModel(Path(asked.directory), made, kernels=asked.kernels)
+    clips = [decode_clip(clip, model.sample_rate) for clip in own_clips(asked.language)]
+    # Noise may be anything to a model, and so no claim is made about its text.
+    unclaimed = [] if clips else [noise(_SPEECH_S, model.sample_rate)]
+    texts = [model.text(clip) for clip in clips]
+    for pcm in unclaimed:
+        model.text(pcm)
+    report = model.report()
+    return _Heard(texts, report["graph"], report.get("not_mapped"))
+
+
+if __name__ == "__main__":
+    asked = msgspec.json.decode(sys.stdin.buffer.read(), type=_Asked)
+    sys.stdout.buffer.write(msgspec.json.encode(_hear(asked)))

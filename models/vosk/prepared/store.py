@@ -1,0 +1,193 @@
+"""Where prepared models are kept: found for an original, listed, verified, removed."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from models.contract import ModelLocation
+from models.durable import remove_tree
+from models.vosk.graph_file import graph_problem
+from models.vosk.layout import STATIC, graph_directory
+from models.vosk.prepared.manifest import MAKER, FileStamp, Manifest, read_manifest, write_manifest
+
+PARTIAL_PREFIX = ".partial-"
+"""A directory of this name is being made or removed, or was left by a process that was killed. The
+key of what it is made from follows."""
+
+LOCK_PREFIX = ".lock-"
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """One prepared model on disk."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def made(self) -> dict[str, Path]:
+        """What was made new: name inside the model, to file."""
+        return {name: self.directory / name for name in self.manifest.made}
+
+    @property
+    def graph(self) -> Path:
+        """The static graph (a link where the original's own could be used)."""
+        return graph_directory(self.directory) / STATIC
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """What was made new, in bytes."""
+        return sum(stamp.size for stamp in self.manifest.made.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What was found for an original, and why what looked like it was not taken."""
+
+    prepared: PreparedModel | None
+    problems: tuple[str, ...] = ()
+
+
+def find_prepared(
+    location: ModelLocation, store: Path, unusable: Mapping[Path, str] | None = None
+) -> Lookup:
+    """The prepared model for what is at `location` now, if it is whole and none of the `unusable`,
+    which have a reason each.
+
+    Cheap where nothing has changed; a file with another time than it had is read and compared.
+    """
+    manifest = read_manifest(location.directory)
+    if manifest is not None:  # the model asked for is a prepared one itself
+        candidates = [PreparedModel(location.directory, manifest)]
+    else:
+        candidates = [p for p in prepared_models(store) if _same_sizes(p.manifest, location)]
+    problems: list[str] = []
+    for candidate in candidates:
+        known = (unusable or {}).get(candidate.directory)
+        problem = known or _made_by_another(candidate) or _sources_problem(candidate, location)
+        problem = problem or _made_problem(candidate)
+        if problem is None:
+            if candidate.directory != location.directory:
+                _remember_times(candidate, location)
+            return Lookup(candidate, tuple(problems))
+        problems.append(f"{candidate.directory} is not used: {problem}")
+    return Lookup(None, tuple(problems))
+
+
+def prepared_models(store: Path) -> Iterator[PreparedModel]:
+    """Every prepared model in the store, whole or not."""
+    if not store.is_dir():
+        return
+    for directory in sorted(store.iterdir()):
+        if directory.name.startswith("."):
+            continue
+        manifest = read_manifest(directory)
+        if manifest is not None:
+            yield PreparedModel(directory, manifest)
+
+
+def verify(prepared: PreparedModel) -> list[str]:
+    """Read everything that was made and compare checksums: what is wrong, in words."""
+    problems: list[str] = []
+    for name, stamp in prepared.manifest.made.items():
+        file = prepared.directory / name
+        try:
+            actual = type(stamp).of(file)
+        except OSError as error:
+            problems.append(f"{name} cannot be read: {error.strerror}")
+            continue
+        if (actual.size, actual.sha256) != (stamp.size, stamp.sha256):
+            problems.append(f"{name} is damaged: its checksum is not what it was when it was made")
+    structure = graph_problem(prepared.graph)
+    if structure is not None:
+        problems.append(structure)
+    return problems
+
+
+def changed_size(prepared: PreparedModel) -> str | None:
+    """A file that was made and is not as long as it was, in words; None if all are. Cheap."""
+    made = prepared.manifest.made
+    what = "is damaged: its size is not what it was when it was made"
+    return _first_change(made, prepared.directory, "", what, FileStamp.same_size)
+
+
+def remove(prepared: PreparedModel) -> None:
+    """Delete it. Those that serve it keep their mapping of it. Raises `OSError`."""
+    aside = f"{PARTIAL_PREFIX}removed-{prepared.directory.name}"
+    remove_tree(prepared.directory, prepared.directory.with_name(aside))
+
+
+def _same_sizes(manifest: Manifest, location: ModelLocation) -> bool:
+    try:
+        return all(
+            (location.directory / name).stat().st_size == stamp.size
+            for name, stamp in manifest.sources.items()
+        )
+    except OSError:
+        return manifest.name == location.name
+
+
+def _made_by_another(prepared: PreparedModel) -> str | None:
+    if prepared.manifest.maker == MAKER:
+        return None
+    return f"it was made by {prepared.manifest.maker}, this is {MAKER}"
+
+
+def original_problem(prepared: PreparedModel, original: Path) -> str | None:
+    """What of the model in the directory `original` is not as it was when `prepared` was made from
+    it, in words; None if nothing is."""
+    what = "has changed since it was made"
+    return _first_change(prepared.manifest.sources, original, " of the original", what)
+
+
+def _sources_problem(prepared: PreparedModel, location: ModelLocation) -> str | None:
+    if prepared.directory == location.directory:
+        return None
+    return original_problem(prepared, location.directory)
+
+
+def _made_problem(prepared: PreparedModel) -> str | None:
+    change = _first_change(prepared.manifest.made, prepared.directory, "", "is damaged")
+    return change or graph_problem(prepared.graph)
+
+
+def _remember_times(prepared: PreparedModel, location: ModelLocation) -> None:
+    """The files are those of the manifest, some with another time or in another place: write that
+    down, so that they are not read again at the next look. Without the right to write, they are."""
+    manifest = prepared.manifest
+    with contextlib.suppress(OSError):
+        sources = _with_times(manifest.sources, location.directory)
+        made = _with_times(manifest.made, prepared.directory)
+        if (sources, made) != (manifest.sources, manifest.made):
+            original = str(location.directory)
+            changed = msgspec.structs.replace(
+                manifest, sources=sources, made=made, original=original
+            )
+            write_manifest(prepared.directory, changed)
+
+
+def _with_times(stamps: Mapping[str, FileStamp], directory: Path) -> dict[str, FileStamp]:
+    return {
+        name: msgspec.structs.replace(stamp, mtime_ns=(directory / name).stat().st_mtime_ns)
+        for name, stamp in stamps.items()
+    }
+
+
+def _first_change(
+    stamps: Mapping[str, FileStamp],
+    directory: Path,
+    whose: str,
+    what: str,
+    same: Callable[[FileStamp, Path], bool] = FileStamp.unchanged,
+) -> str | None:
+    """The first file that is not the `same` as it was, in words; None if all are."""
+    for name, stamp in stamps.items():
+        try:
+            if not same(stamp, directory / name):
+                return f"{name}{whose} {what}"
+        except OSError as error:
+            return f"{name}{whose} cannot be read: {error.strerror}"
+    return None

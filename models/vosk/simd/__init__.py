@@ -1,0 +1,157 @@
+"""Our own kernels: the network's weights are laid out once, before the first fork, instead of at
+every call of a product; and the graph is searched without asking the network arc by arc.
+
+A small C++ library (`source/`) that the fork server is started with (`LD_PRELOAD`), so that
+libvosk's calls reach it. Its results are those of OpenBLAS's Haswell kernel and of the engine's
+search, to the bit. The processor's flags decide which of its variants runs; where there is none, or
+no compiler to build it, everything is as it was without it.
+"""
+
+import atexit
+import functools
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.processor import AVX2, AVX512
+from models.vosk.blas import KERNELS, KernelRefused
+from models.vosk.building import Built, compiler_is_here
+
+__all__ = [
+    "HOW_TO_GET_IT",
+    "LIBRARY",
+    "SAME_AS",
+    "Kernels",
+    "build_kernels",
+    "can_build_kernels",
+    "choose_variant",
+    "find_kernels",
+    "get_kernels",
+    "kernels_path",
+    "must_run",
+]
+
+LIBRARY = "modelserver-kernels.so"
+"""Its name where it is installed ready made, in a directory `lib` of the system or of Python."""
+
+HOW_TO_GET_IT = "apt-get install g++"
+
+SAME_AS = "Haswell"
+"""The kernel of OpenBLAS whose order of additions is ours (`source/order.h`): beside it every
+result is the same to the bit, on every x86 processor."""
+
+VARIANTS = {"AVX-512": AVX512 | AVX2, "AVX2": AVX2, "NEON": frozenset({"asimd"})}
+"""Variant to the processor flags that it needs, best first."""
+
+ABI = 2
+"""What the library and `models.vosk.simd.preloaded` agree on; another library is not used."""
+
+_TRIAL = """
+import ctypes, sys
+try:
+    found = ctypes.CDLL(sys.argv[1]).modelserver_kernels_abi()
+except (OSError, AttributeError) as error:
+    sys.exit(str(error))
+sys.exit(None if found == int(sys.argv[2]) else f"its ABI is {found}, and {sys.argv[2]} is wanted")
+"""
+
+_SOURCE = Path(__file__).parent / "source"
+_SOURCES = ("build_id", "interpose", "packed", "product", "search", "weights")
+_BUILT = Built(
+    "kernels.so",
+    tuple(_SOURCE / f"{name}.cc" for name in _SOURCES),
+    ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden"),
+    ("-ldl",),
+    HOW_TO_GET_IT,
+    lambda library: (sys.executable, "-P", "-c", _TRIAL, str(library), str(ABI)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The library, and which of its variants runs here."""
+
+    library: Path
+    variant: str
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables of a process that has them. The linker splits the value at spaces and
+        colons (ld.so(8)), so a path with one is given by a link that has none."""
+        return {"LD_PRELOAD": str(_preloadable(self.library))}
+
+
+@functools.lru_cache(maxsize=8)
+def _preloadable(library: Path) -> Path:
+    if not _SPLITS.search(str(library)):
+        return library
+    directory = _links()
+    link = directory / f"{len(list(directory.iterdir()))}.so"
+    link.symlink_to(library)
+    return link
+
+
+@functools.cache
+def _links() -> Path:
+    """A directory of this process's, which goes with it."""
+    directory = tempfile.mkdtemp(prefix="modelserver-preload-")
+    if _SPLITS.search(directory):
+        directory = tempfile.mkdtemp(prefix="modelserver-preload-", dir="/tmp")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory)
+
+
+_SPLITS = re.compile(r"[\s:]")
+
+
+def choose_variant(flags: frozenset[str], blas: str = "auto") -> str | None:
+    """The best that the processor can run, and that is no wider than the BLAS kernel asked for."""
+    within = flags & KERNELS[blas] if blas in KERNELS else flags
+    return next((name for name, needed in VARIANTS.items() if needed <= within), None)
+
+
+def find_kernels(cache: Path) -> Path | None:
+    """The library, installed or built before, that this version can use on this machine; None if
+    it would have to be built."""
+    for prefix in (sys.prefix, "/usr/local", "/usr"):
+        installed = Path(prefix) / "lib" / LIBRARY
+        if _BUILT.starts(installed):
+            return installed
+    return _BUILT.find(cache)
+
+
+def kernels_path(cache: Path) -> Path:
+    """Where the library is kept that is built here."""
+    return _BUILT.path(cache)
+
+
+def can_build_kernels() -> bool:
+    """There is a compiler."""
+    return compiler_is_here()
+
+
+def build_kernels(cache: Path) -> Path:
+    """The library, built into `cache` if it has to be. Raises `ModelError`."""
+    return find_kernels(cache) or _BUILT.build(cache)
+
+
+def get_kernels(cache: Path, flags: frozenset[str], blas: str = "auto") -> Kernels:
+    """The library, built into `cache` if it has to be, and its best variant. Raises `ModelError`,
+    `KernelRefused`."""
+    variant = must_run(flags, blas)
+    return Kernels(build_kernels(cache), variant)
+
+
+def must_run(flags: frozenset[str], blas: str) -> str:
+    """The variant that runs here. Raises `KernelRefused`."""
+    variant = choose_variant(flags, blas)
+    if variant is None:
+        raise KernelRefused(
+            "this processor cannot run the packed kernels: they need AVX2 with FMA, or NEON"
+            + (f" (and blas = {blas} allows no more than it has)" if blas in KERNELS else "")
+        )
+    return variant

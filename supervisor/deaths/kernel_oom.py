@@ -1,0 +1,233 @@
+"""The kernel's own evidence of its out-of-memory killer: its counters, and its log where it may be
+read. A SIGKILL alone is no evidence."""
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
+from supervisor.readings.files import KernelFile, field, read_file
+from supervisor.sizes import in_units
+
+_KILLED = re.compile(
+    r"(?:Out of memory|Memory cgroup out of memory): Killed process (\d+) \((.*?)\)"
+    r"(?:.*?anon-rss:(\d+)kB)?"
+)
+_KILLS = b"oom_kill "
+_MACHINE = "/proc/vmstat"
+_RECORD_BYTES = 8192
+_WHOLE_LOG = 100_000
+_A_GLANCE = 1_000
+"""Records: a few milliseconds, where something floods the log."""
+_FRESH_S = 10.0
+"""A death is learned of within milliseconds; evidence older than this is of something else."""
+_COUNTED_BEFORE_S = 0.05
+_PF_EXITING = 0x4
+"""In the flags of /proc/PID/stat (include/linux/sched.h)."""
+_FRESH_OF_MACHINE_S = 1.0
+"""The same where everybody's kills are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class OomReport:
+    """One kill, as the kernel's log tells it. `seconds` since boot; sizes in bytes."""
+
+    pid: int
+    command: str
+    anonymous: int | None
+    in_cgroup: bool
+    seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        where = "a memory cgroup's limit" if self.in_cgroup else "the machine's memory"
+        size = f" holding {in_units(self.anonymous)}" if self.anonymous is not None else ""
+        return f"process {self.pid} ({self.command}){size}, at {where}"
+
+
+def parse_record(record: str) -> OomReport | None:
+    """One record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg); None if it tells of no kill."""
+    prefix, _, text = record.partition(";")
+    match = _KILLED.search(text)
+    if match is None:
+        return None
+    pid, command, kilobytes = match.groups()
+    microseconds = prefix.split(",")[2]
+    return OomReport(
+        int(pid),
+        command,
+        int(kilobytes) * 1024 if kilobytes else None,
+        "Memory cgroup" in match.group(0),
+        int(microseconds) / 1e6 if microseconds.isdigit() else 0.0,
+    )
+
+
+class KernelLog:
+    """The kernel's log from now on, or from its beginning; empty where it may not be read, or
+    where its pids are not ours (inside a pid namespace)."""
+
+    def __init__(self, *, from_start: bool = False) -> None:
+        self._fd = -1
+        self._most = _WHOLE_LOG if from_start else _A_GLANCE
+        if not _in_first_pid_namespace():
+            return
+        with contextlib.suppress(OSError):
+            self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.lseek(self._fd, 0, os.SEEK_SET if from_start else os.SEEK_END)
+            # Opening may be allowed where reading is not.
+            os.read(self._fd, 0)
+
+    @property
+    def readable(self) -> bool:
+        """It can be read at all."""
+        return self._fd >= 0
+
+    def new_reports(self) -> list[OomReport]:
+        """The kills logged since the last call; the rest, if there is very much, at the next."""
+        reports = []
+        for _ in range(self._most if self.readable else 0):
+            try:
+                record = os.read(self._fd, _RECORD_BYTES)
+            except BlockingIOError:
+                break
+            except BrokenPipeError:
+                continue  # records were overwritten before they were read
+            except OSError:
+                self.close()
+                break
+            if report := parse_record(record.decode("utf-8", "replace")):
+                reports.append(report)
+        return reports
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class OomCounter:
+    """How many processes the OOM killer has taken: of our innermost memory cgroup, or of the
+    whole machine where no cgroup counts them."""
+
+    def __init__(self, root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> None:
+        cgroups = own_cgroups() if cgroups is None else cgroups
+        candidates = [
+            f"{directory}/{name}"
+            for controller, name in ((UNIFIED, "memory.events"), ("memory", "memory.oom_control"))
+            for directory in reversed(directories(root, cgroups, controller))
+        ]
+        counts = (file for file in candidates if field(read_file(file), _KILLS) is not None)
+        name = next(counts, _MACHINE)
+        self.of_machine = name == _MACHINE
+        """Everybody's kills are counted, wherever they were."""
+        self._file: KernelFile | None = None
+        with contextlib.suppress(OSError):
+            self._file = KernelFile(name)
+
+    def read(self) -> int | None:
+        """The count now; None where it cannot be read."""
+        try:
+            return field(self._file.read(), _KILLS) if self._file else None
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class OomEvidence:
+    """Tells whether the kernel killed a process that has just ended by SIGKILL.
+
+    A kill that the log ascribes to a process explains that one's death. A kill that the kernel
+    has counted and its log ascribes to nobody explains the next death, and only one.
+    """
+
+    def __init__(self) -> None:
+        self.ours: Callable[[], Collection[int]] = list
+        """Our processes. While none of them is dying, a kill that nobody is named for was
+        somebody else's: a health check's, say, in the same cgroup."""
+        self._counter = OomCounter()
+        self._fresh_s = _FRESH_OF_MACHINE_S if self._counter.of_machine else _FRESH_S
+        self._count = self._counter.read()
+        self._log = KernelLog()
+        self._unascribed: deque[float] = deque()
+        self._reported: dict[int, float] = {}
+        self._explained: dict[int, float] = {}
+
+    def look(self) -> None:
+        """Take note of new evidence; to be called often, so that old evidence is known as old."""
+        now = time.monotonic()
+        count = self._counter.read()
+        if count is not None:
+            before = count if self._count is None else self._count
+            self._unascribed.extend([now] * (count - before))
+            self._count = count
+        for report in self._log.new_reports():
+            if self._explained.pop(report.pid, None) is None:
+                self._reported[report.pid] = now
+                if self._unascribed:
+                    self._unascribed.popleft()
+        while self._unascribed and now - self._unascribed[0] > self._fresh_s:
+            self._unascribed.popleft()
+        # The kernel counts a moment before it kills.
+        if self._unascribed and now - self._unascribed[-1] > _COUNTED_BEFORE_S:
+            ours = self.ours()
+            if ours and not any(map(_is_dying, ours)):
+                self._unascribed.clear()
+        for known in (self._reported, self._explained):
+            for pid in [pid for pid, seen in known.items() if now - seen > _FRESH_S]:
+                del known[pid]
+
+    def killed(self, pid: int, *, by_log_only: bool = False) -> bool:
+        """The kernel's OOM killer ended `pid`, which has just gone."""
+        self.look()
+        if self._reported.pop(pid, None) is not None:
+            return True
+        if by_log_only or not self._unascribed:
+            return False
+        # The log may be a moment behind the counter, or not be ours to read.
+        self._unascribed.popleft()
+        self._explained[pid] = time.monotonic()
+        return True
+
+    def any_killed(self, pids: Collection[int]) -> bool:
+        """The kernel's log says that it ended one of them, lately."""
+        self.look()
+        found = [pid for pid in pids if self._reported.pop(pid, None) is not None]
+        return bool(found)
+
+    def close(self) -> None:
+        """Let the kernel's log and its counter go."""
+        self._log.close()
+        self._counter.close()
+
+
+def _is_dying(pid: int) -> bool:
+    """It has gone, is going, or has been sent a SIGKILL."""
+    status = read_file(f"/proc/{pid}/status")
+    if not status or b"\nState:\tZ" in status or b"\nState:\tX" in status:
+        return True
+    for name in (b"SigPnd:\t", b"ShdPnd:\t"):
+        _, found, mask = status.partition(name)
+        if found and int(mask[:16], 16) & 1 << (signal.SIGKILL - 1):
+            return True
+    flags = read_file(f"/proc/{pid}/stat").rpartition(b") ")[2].split()[6:7]
+    return bool(flags and int(flags[0]) & _PF_EXITING)
+
+
+def _in_first_pid_namespace() -> bool:
+    """The first namespace's inode number is fixed (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()) == "pid:[4026531836]"
+    except OSError:
+        return False

@@ -1,0 +1,334 @@
+"""A stream: a job without an end, whose input is kept until it will not be needed again, so that it
+outlives the worker that carries it."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from supervisor.deaths.death import Death
+from supervisor.dispatch.blame import Blame
+from supervisor.errors import StreamLost
+from supervisor.loop.clock import LoopClock
+from supervisor.processes.worker_handle import WorkerHandle
+from supervisor.settings import StreamSettings
+from supervisor.wire.channel import encoded
+from supervisor.wire.messages import Drop, Fed, Feed, Open, ProtocolError, encode
+from supervisor.wire.payload import unpack_list
+
+MOST_UNREAD_BYTES = 8 * 1024 * 1024
+"""Of a stream's answers, encoded, beside a single one: a worker that says more has lost its
+mind, since no input is sent while so much is unread."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    number: int
+    message: bytes
+    units: float
+    at: float
+    """When it came, by the loop's clock."""
+
+
+class _Answers:
+    """Answers that the caller has not taken yet, as the worker encoded them."""
+
+    def __init__(self) -> None:
+        self._bodies: deque[bytes] = deque()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    def add(self, body: bytes) -> None:
+        """Keep one, unless it is empty. Raises `ProtocolError`."""
+        if self.size > 2 * MOST_UNREAD_BYTES:
+            raise ProtocolError("more answers of a stream than fit")
+        if unpack_list(body):
+            self._bodies.append(body)
+            self.size += len(body)
+
+    def take(self) -> list[Any]:
+        """Return all their values, and keep none."""
+        bodies, self._bodies, self.size = self._bodies, deque(), 0
+        return [value for body in bodies for value in unpack_list(body)]
+
+
+class Stream:
+    """A stream, from `Pool.stream`. Input goes in with `send`, answers come out of
+    `receive`, in order; one coroutine each."""
+
+    def __init__(
+        self,
+        number: int,
+        settings: StreamSettings,
+        request_id: str | None,
+        schedule: Callable[[], None],
+        kept: Callable[[], None],
+        clock: LoopClock,
+        *,
+        background: bool = False,
+    ) -> None:
+        """`schedule` is called when it needs a worker, or may go to another; `kept` when it keeps
+        more input than before. `background`: it has the steps that streams and files leave."""
+        self.number = number
+        self.background = background
+        self.request_id = request_id
+        self.worker: WorkerHandle | None = None
+        self.ending = asyncio.Event()
+        """The pool takes no new work: the stream should come to its end."""
+        self.replays = 0
+        """How often it went on on another worker."""
+        self.wants_to_move = False
+        self._request: dict[str, Any] | None = None
+        self._whole = False
+        self._cut = False  # though it was to be kept whole
+        self._mark: bytes | None = None
+        self._lost = False  # input that came since it was settled is not kept any more
+        self._settings = settings
+        self._schedule, self._input_kept = schedule, kept
+        self._clock = clock
+        self._last = 0  # the number of the input that came last
+        self._finished = False
+        self._sent: deque[_Input] = deque()
+        """To the worker that it is on, since it was settled last; numbered one after the other."""
+        self._unsent: deque[_Input] = deque()
+        self._under_way = 0  # bytes of what was sent and has not been acknowledged
+        self._kept = 0.0  # units in `_sent`
+        self.kept_bytes = 0
+        """Of its input, in memory."""
+        self._before = 0.0  # units that need not be told to any worker again
+        self._answered = self._acknowledged = 0  # ever, and by the worker that it is on
+        self._blame = Blame()
+        self._answers = _Answers()
+        self._failure: Exception | None = None
+        self._changed = asyncio.Event()
+
+    # --- the caller's side -----------------------------------------------------------------------
+
+    def begin(self, request: dict[str, Any], *, whole: bool = False) -> None:
+        """What it is: now a worker is found for it. Before any input. `whole`: what comes later
+        means nothing without all that came before, so all is kept, up to a number of bytes; past
+        them it cannot go on elsewhere."""
+        # What cannot be carried is its caller's mistake, and must not raise where a worker comes.
+        encoded(Open(self.number, request, 0.0, None, 0, 0.0, self.background))
+        self._request = request
+        self._whole = whole
+        self._schedule()
+
+    async def send(self, data: Any, units: float = 0.0) -> None:
+        """Give it the next input, of what MessagePack can carry, `units` in size; waits while
+        enough is on its way already. Raises what ended the stream, a `PoolError`."""
+        while self._unsent and self._failure is None:
+            await self._change()
+        self._raise_failure()
+        body = encoded(Feed(self.number, self._last + 1, data, time.monotonic()))
+        self._last += 1
+        self._unsent.append(_Input(self._last, body, units, self._clock.now()))
+        self.kept_bytes += len(body)
+        self._send_on()
+        self._input_kept()
+
+    def finish(self) -> None:
+        """No input comes any more: `receive` has an end."""
+        self._finished = True
+        self._notify()
+
+    async def receive(self) -> list[Any]:
+        """What the stream has said since: at least something, or nothing where all is answered
+        after `finish`. Raises what ended it."""
+        while not self._answers:
+            self._raise_failure()
+            if self._finished and self._answered == self._last:
+                break
+            await self._change()
+        values = self._answers.take()
+        self._send_on()
+        return values
+
+    async def _change(self) -> None:
+        changed = self._changed
+        await changed.wait()
+
+    def _notify(self) -> None:
+        # Both coroutines may wait: each for its own reason.
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # --- the pool's side -------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """It has failed, or its caller is done with it."""
+        return self._failure is not None
+
+    @property
+    def begun(self) -> bool:
+        """A worker has been or is to be found for it."""
+        return self._request is not None
+
+    @property
+    def to_be_scheduled(self) -> bool:
+        """It has no worker, or may leave the one it has."""
+        may_move = self.wants_to_move and self.settled
+        return self.begun and not self.over and (self.worker is None or may_move)
+
+    @property
+    def settled(self) -> bool:
+        """Another worker would not have to be told anything again."""
+        return not self._sent and not self._lost
+
+    @property
+    def working(self) -> bool:
+        """Its worker has input of it that is not answered."""
+        return self.worker is not None and self._under_way > 0
+
+    @property
+    def moves_without_loss(self) -> bool:
+        """Another worker could be told all that it has to know."""
+        return not self._lost and not self._cut
+
+    def behind_s(self) -> float:
+        """For how long the oldest input that is not answered has been waiting for it."""
+        now = self._clock.now()
+        if self._sent and self._sent[-1].number > self._answered:
+            return now - self._sent[max(0, self._answered + 1 - self._sent[0].number)].at
+        return now - self._unsent[0].at if self._unsent else 0.0
+
+    @property
+    def unread(self) -> bool:
+        """It waits for its caller to take answers."""
+        return len(self._answers) > self._settings.unread or self.unread_bytes > MOST_UNREAD_BYTES
+
+    @property
+    def unread_bytes(self) -> int:
+        """Size of the answers that its caller has not taken yet."""
+        return self._answers.size
+
+    @property
+    def to_be_told_again(self) -> float:
+        """Units that the worker it is on, or will be on, has to hear again."""
+        again = (*self._sent, *self._unsent)
+        return sum(one.units for one in again if self._acknowledged < one.number <= self._answered)
+
+    def go_to(self, worker: WorkerHandle) -> None:
+        """Go on on this worker, with all that has been kept."""
+        assert self._request is not None
+        self.leave_worker(tell=True)
+        if self._cut:
+            self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
+            return
+        opening = encode(
+            Open(
+                self.number,
+                self._request,
+                self._before,
+                self._mark,
+                self._answered,
+                time.monotonic() - self.behind_s(),
+                self.background,
+            )
+        )
+        self.replays += self._answered > 0
+        self.worker = worker
+        worker.streams.add(self)
+        worker.send_stream(opening)
+        self._send_on()
+
+    def leave_worker(self, *, tell: bool) -> None:
+        """Be on no worker. `tell` the one that it is on."""
+        worker, self.worker = self.worker, None
+        self.wants_to_move = False
+        if worker is None:
+            return
+        worker.streams.discard(self)
+        self._unsent.extendleft(reversed(self._sent))
+        self._sent.clear()
+        self._under_way, self._kept, self._acknowledged = 0, 0.0, 0
+        worker.work_changed()
+        if tell:
+            worker.send_stream(encode(Drop(self.number)))
+
+    def fed(self, message: Fed) -> float:
+        """Its worker has answered. Returns the units of what is answered for the first time. Raises
+        `ProtocolError` where that input is not the next to be answered."""
+        at = 0 if not self._sent else message.number - self._sent[0].number
+        expected = max(self._acknowledged + 1, self._sent[0].number if self._sent else 0)
+        if not self._sent or message.number != expected or at >= len(self._sent):
+            raise ProtocolError(f"an answer to input {message.number} of stream {self.number}")
+        first = message.number > self._answered
+        # What was said before the worker changed is not said twice; but a final result that was
+        # not there the first time must not be lost.
+        if first or message.settled:
+            self._answers.add(message.values)
+            if message.mark is not None:
+                self._mark = message.mark
+        self._under_way -= len(self._sent[at].message)
+        self._acknowledged = message.number
+        if first:
+            self._answered = message.number
+        if message.settled:
+            while self._sent and self._sent[0].number <= message.number:
+                self._let_go()
+            self._lost = False
+            if self.wants_to_move:
+                self._schedule()
+        if self.worker is not None:
+            self.worker.work_changed()
+        self._send_on()
+        self._notify()
+        return message.units if first else 0.0
+
+    def shed(self) -> None:
+        """Keep no input that was answered: what all streams keep together is too much."""
+        self._cut = self._cut or self._whole
+        while self._sent and self._sent[0].number <= self._acknowledged:
+            self._let_go()
+
+    def worker_lost(self, death: Death, attempts: int, *, own: bool) -> None:
+        """Count a worker that died, and fail if so many did over one input."""
+        error = self._blame.worker_lost(death, self._answered, attempts, own=own)
+        if error is not None:
+            self.fail(error)
+
+    def fail(self, error: Exception, *, tell: bool = True) -> None:
+        """It is over; its caller is told why."""
+        self.leave_worker(tell=tell)
+        if self._failure is None:
+            self._failure = error
+        self._notify()
+
+    def _send_on(self) -> None:
+        """Send its worker what may be on the way at once."""
+        if self.worker is None or self.unread:
+            return
+        window = self._settings.window
+        while self._unsent and (
+            not self._under_way or self._under_way + len(self._unsent[0].message) <= window
+        ):
+            one = self._unsent.popleft()
+            self._sent.append(one)
+            self._under_way += len(one.message)
+            self._kept += one.units
+            self.worker.send_stream(one.message)
+        self.worker.work_changed()
+        self._cut = self._cut or (self._whole and self.kept_bytes > self._settings.replay_bytes)
+        # Once something is missing of what was to be kept whole, the rest is of no use either.
+        while self._cut or (not self._whole and self._kept > self._settings.replay):
+            if not self._sent or self._sent[0].number > self._acknowledged:
+                break
+            self._let_go()
+        self._notify()
+
+    def _let_go(self) -> None:
+        one = self._sent.popleft()
+        self._lost = True
+        self._kept -= one.units
+        self.kept_bytes -= len(one.message)
+        self._before += one.units

@@ -1,0 +1,275 @@
+"""The streams of a pool: which worker carries which, what they cost, and whether one more would
+make the others late."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from supervisor.deaths.death import EXPECTED, Death, Fault, Intent, whose_fault
+from supervisor.dispatch.stream import MOST_UNREAD_BYTES, Stream
+from supervisor.dispatch.stream_load import LEAST_SPAN_S, StreamLoad
+from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, QueueFull
+from supervisor.log import get_logger
+from supervisor.loop.clock import LoopClock
+from supervisor.processes.forkserver_handle import ForkServerHandle
+from supervisor.processes.worker_handle import WorkerHandle
+from supervisor.settings import StreamSettings
+from supervisor.wire.messages import Failed, Fed, ProtocolError, StreamFailed
+
+log = get_logger("supervisor")
+
+MOST_UNREAD_OF_WORKER = 8 * MOST_UNREAD_BYTES
+"""Of the answers of all streams of a worker that their callers have not taken."""
+_RETRY_S = 5.0
+_SUCCESSOR_S = 0.3
+"""Within that a worker that was lost is nearly always replaced."""
+
+
+class Streams:
+    """All streams of a pool."""
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        workers: Callable[[], set[WorkerHandle]],
+        live_server: Callable[[], ForkServerHandle | None],
+        count: int,
+        attempts: int,
+        clock: LoopClock,
+    ) -> None:
+        """`count` workers there shall be; a stream is given up after `attempts` deaths."""
+        self.settings = settings
+        self._workers = workers
+        self._live_server = live_server
+        self._count = count
+        self._attempts = attempts
+        self._clock = clock
+        self._streams: dict[int, Stream] = {}
+        self._load = StreamLoad()
+        self._expected_until = 0.0
+        """Until then a successor of a worker that was lost may still come."""
+        self._to_settle: dict[WorkerHandle, float] = {}
+        """Workers that are to leave, and until when their streams may settle by themselves."""
+        self.replays = 0
+        """How often a stream went on on another worker."""
+        self.refused = 0
+        """How many were refused because the others would have been late."""
+
+    def __len__(self) -> int:
+        return sum(not stream.background for stream in self._streams.values())
+
+    @property
+    def all(self) -> list[Stream]:
+        """Those that are open, in the background too."""
+        return list(self._streams.values())
+
+    @property
+    def behind_s(self) -> float:
+        """For how long the oldest input that is not answered has been waiting for it."""
+        live = (stream for stream in self._streams.values() if not stream.background)
+        return max((stream.behind_s() for stream in live), default=0.0)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of their input, in memory."""
+        return sum(stream.kept_bytes for stream in self._streams.values())
+
+    def refusal(self, s_per_unit: float | None) -> QueueFull | None:
+        """Why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs take."""
+        pace = self._load.pace(s_per_unit)
+        needs = self._load.needs(pace) + pace
+        most = self.settings.share * self._count
+        if needs <= most or not len(self):
+            return None
+        self.refused += 1
+        return QueueFull(
+            f"{len(self)} streams are open; with one more {needs:.2f} processors would be "
+            f"needed, and {most:.2f} are there for streams",
+            _RETRY_S,
+        )
+
+    def capacity(self, s_per_unit: float | None) -> int:
+        """How many there may be at once, as things are."""
+        pace = self._load.pace(s_per_unit)
+        more = int((self.settings.share * self._count - self._load.needs(pace)) / pace)
+        return max(1, len(self) + max(0, more))
+
+    def add(self, stream: Stream) -> None:
+        """It begins."""
+        if not stream.background:
+            self._load.begin(stream.number)
+        self._streams[stream.number] = stream
+        self.schedule()
+
+    def remove(self, stream: Stream) -> None:
+        """Its caller is done with it."""
+        self._streams.pop(stream.number, None)
+        self._load.end(stream.number)
+        stream.fail(Draining("the stream is over"))
+
+    def look(self) -> None:
+        """To be called about once a second: end streams that have waited too long for an answer,
+        though their answers were read; move those that may; find workers for those without."""
+        most_s = self.settings.answer_s
+        for stream in self.all:
+            if stream.worker is not None and stream.worker.vacated:
+                stream.leave_worker(tell=False)  # its end has come, and something has failed then
+            if stream.background or stream.over or stream.unread:
+                continue
+            if stream.behind_s() > most_s:
+                worker = next((w for w in self._workers() if stream in w.streams), None)
+                stream.fail(DeadlineExceeded(f"a part of it was not answered for {most_s:g} s"))
+                if worker is not None and self._clock.now() - worker.answered_at > most_s:
+                    worker.kill(Intent.HANG, f"it answered no stream for {most_s:g} s")
+        now = self._clock.now()
+        for worker in [worker for worker, until in self._to_settle.items() if until <= now]:
+            self._move_unsettled(worker)
+        self.schedule()
+
+    def keep_within(self) -> None:
+        """What all keep together is bounded: the one that keeps most gives it up first."""
+        while self.kept_bytes > self.settings.replay_total:
+            largest = max(self._streams.values(), key=lambda stream: stream.kept_bytes)
+            before = largest.kept_bytes
+            largest.shed()
+            if largest.kept_bytes >= before:
+                return  # it waits for its worker
+
+    def schedule(self) -> None:
+        """Find a worker for every stream that has none, or may leave the one it has."""
+        waiting = [stream for stream in self._streams.values() if stream.to_be_scheduled]
+        if not waiting:
+            return
+        able = [worker for worker in self._workers() if worker.able]
+        newest = [worker for worker in able if worker.server is self._live_server()]
+        most = self._share_of_each(len(able))
+        for stream in waiting:
+            if not able:
+                if stream.moves_without_loss:
+                    stream.leave_worker(tell=True)  # so that a successor can be started
+                continue
+            worker = min(newest or able, key=self._load_of)
+            if worker is stream.worker:
+                stream.wants_to_move = False
+                continue
+            if most is not None and _work_of(self._on(worker)) >= most:
+                continue
+            before = stream.replays
+            stream.go_to(worker)
+            self.replays += stream.replays - before
+
+    def _share_of_each(self, able: int) -> float | None:
+        """How much work a worker may have, while another is about to be there for the rest: what
+        is told again is told faster by two."""
+        if able >= self._count or self._clock.now() >= self._expected_until:
+            return None
+        return _work_of(self._streams.values()) / self._count
+
+    def worker_leaves(self, worker: WorkerHandle) -> None:
+        """It takes nothing new: its streams go on elsewhere once they are settled, or have had
+        time for it and lose nothing by it. One that would lose something stays until it ends, but
+        for a shortage of memory."""
+        for stream in self._on(worker):
+            stream.wants_to_move = True
+        if worker.streams:
+            most_s = 0.0 if worker.hurried else self.settings.settle_s
+            self._to_settle[worker] = self._clock.now() + most_s
+        self.schedule()
+
+    def _move_unsettled(self, worker: WorkerHandle) -> None:
+        for stream in self._on(worker):
+            if stream.moves_without_loss or worker.hurried:
+                stream.leave_worker(tell=True)
+        if not worker.streams:
+            self._to_settle.pop(worker, None)
+
+    def worker_lost(self, worker: WorkerHandle, death: Death, at_hand: int) -> None:
+        """It has ended: its streams go on elsewhere, with what was kept of them. The one of the
+        number `at_hand`, which it was working for, may have been the cause."""
+        self._to_settle.pop(worker, None)
+        lost = self._on(worker)
+        if lost:
+            self._expected_until = self._clock.now() + _SUCCESSOR_S
+        for stream in lost:
+            stream.leave_worker(tell=False)
+            if death.cause in EXPECTED:
+                continue
+            own = stream.number == at_hand and whose_fault(death) is not Fault.NOBODY
+            stream.worker_lost(death, self._attempts, own=own)
+        self.schedule()
+        if lost:
+            log.warning("streams.moved", worker=worker.slot, pid=worker.pid, count=len(lost))
+
+    def close(self, error: Exception) -> None:
+        """All are over."""
+        for stream in self.all:
+            stream.fail(error)
+
+    def fed(self, worker: WorkerHandle, message: Fed) -> None:
+        """A worker has answered. Raises `ProtocolError`."""
+        stream = self._streams.get(message.stream)
+        if stream is None or stream.worker is not worker:
+            return  # it is over, or on another worker by now
+        waited_s = stream.behind_s()
+        if sum(one.unread_bytes for one in self._on(worker)) > MOST_UNREAD_OF_WORKER:
+            raise ProtocolError("more answers of its streams than fit")
+        units = stream.fed(message)
+        worker.useful = True
+        worker.answered_at = self._clock.now()
+        if stream.background:
+            return
+        # What a worker says that an answer cost it cannot be more than was waited for it.
+        self._load.worked(units, min(message.ran_s, waited_s + LEAST_SPAN_S))
+        if stream.settled and not stream.wants_to_move:
+            self._even_out(stream, worker)
+
+    def _even_out(self, stream: Stream, worker: WorkerHandle) -> None:
+        """A worker that has clearly more of them than another lets one go where that costs
+        nothing."""
+        others = [_live(other) for other in self._workers() if other.able]
+        if others and _live(worker) > min(others) + 1:
+            stream.wants_to_move = True
+            self.schedule()
+
+    def failed(self, worker: WorkerHandle, message: StreamFailed) -> None:
+        """The model refused to go on, or raised."""
+        stream = self._streams.get(message.stream)
+        if stream is None or stream.worker is not worker:
+            return
+        ids = {"stream": stream.number, "request_id": stream.request_id}
+        stream.fail(model_failure("stream", worker, message, **ids), tell=False)
+
+    def _on(self, worker: WorkerHandle) -> list[Stream]:
+        """Streams that the worker carries."""
+        return [self._streams[stream.number] for stream in worker.streams]
+
+    def _load_of(self, worker: WorkerHandle) -> tuple[float, int, int]:
+        """Order workers by load: live streams weigh more than the background."""
+        live = [stream for stream in self._on(worker) if not stream.background]
+        return _work_of(live), len(worker.streams) - len(live), worker.slot
+
+
+def _live(worker: WorkerHandle) -> int:
+    return sum(not stream.background for stream in worker.streams)
+
+
+def _work_of(streams: Iterable[Stream]) -> float:
+    """What a worker has to do for them: each as much as any, and what it has to hear again."""
+    return sum(1.0 + stream.to_be_told_again for stream in streams)
+
+
+def model_failure(
+    what: str, worker: WorkerHandle, message: Failed | StreamFailed, **ids: Any
+) -> PoolError:
+    """What the caller of a job or stream is told if the model refused it, or raised (which is
+    logged, with `ids`)."""
+    if message.code is not None:
+        return JobError(message.code, message.message)
+    log.error(
+        f"{what}.crashed",
+        worker=worker.slot,
+        pid=worker.pid,
+        error=message.message,
+        traceback=message.traceback,
+        **ids,
+    )
+    return JobCrashed(message.message, message.traceback)

@@ -1,0 +1,82 @@
+"""Tasks that must go on, and steps that must all be taken: what fails is logged."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from supervisor.log import get_logger
+
+log = get_logger("supervisor")
+
+_PAUSE_S = 1.0
+
+
+def each_of(*steps: Callable[[], object]) -> None:
+    """Take every step, whatever the ones before have raised."""
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            log.critical("step.failed", step=str(step), exc_info=True)
+
+
+class Tasks:
+    """Those of one owner, who closes them."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._kept: set[asyncio.Future[None]] = set()
+
+    def keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run it for ever: where it fails, which it should not, it is logged and begins again."""
+        self._kept.add(self._start(name, self._again_and_again(name, run)))
+
+    def once(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run it to its end; a failure is logged."""
+        self._start(name, self._logged(name, run))
+
+    def wholly(self, name: str, run: Callable[[], Awaitable[None]]) -> Awaitable[None]:
+        """Run it to its end, even if whoever waits for that is cancelled; a failure is theirs."""
+        task = self._start(name, run())
+        task.add_done_callback(retrieve)
+        return asyncio.shield(task)
+
+    def alive(self) -> bool:
+        """All that are to be kept run."""
+        return bool(self._kept) and not any(task.done() for task in self._kept)
+
+    async def close(self) -> None:
+        """Cancel them, and wait until they have ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, name: str, coroutine: Awaitable[None]) -> "asyncio.Future[None]":
+        task = cast("asyncio.Task[None]", asyncio.ensure_future(coroutine))
+        task.set_name(name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _again_and_again(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await self._logged(name, run)
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _logged(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await run()
+        except Exception:
+            log.critical("task.failed", task=name, exc_info=True)
+        except asyncio.CancelledError:
+            # What `run` waits for may have been cancelled, and not this task.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            log.critical("task.failed", task=name, exc_info=True)
+
+
+def retrieve(task: "asyncio.Future[None]") -> None:
+    """Retrieve a failure that nobody may be waiting for any more: it is no news to the loop."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,234 @@
+"""A fork server as the supervisor sees it: started by exec, asked for forks, and its end."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from supervisor.deaths.death import Death, Intent
+from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.log import get_logger
+from supervisor.loop.clock import LoopClock
+from supervisor.processes.environment import AllocatorChoice, process_environment
+from supervisor.processes.output import WorkerOutput
+from supervisor.processes.process import Process
+from supervisor.processes.scratch import Scratch
+from supervisor.settings import PoolSettings, Target
+from supervisor.wire.async_channel import AsyncChannel
+from supervisor.wire.channel import channel_pair, close_fds, encoded
+from supervisor.wire.messages import (
+    Fork,
+    Forked,
+    ForkFailed,
+    FromForkServer,
+    Load,
+    Loaded,
+    LoadFailed,
+    Trim,
+    from_fork_server,
+    to_fork_server,
+)
+from supervisor.wire.page import Page, create_page
+
+log = get_logger("supervisor")
+
+
+class ForkServerLost(Exception):
+    """The fork server died, or failed, before it did what was asked; `death` says how, if it has
+    ended."""
+
+    def __init__(self, message: str, death: Death | None = None) -> None:
+        super().__init__(message)
+        self.death = death
+
+
+@dataclass(frozen=True, slots=True)
+class StartingWorker:
+    """A worker just forked: its process, our end of its channel, its page and its output."""
+
+    pid: int
+    pidfd: int
+    sock: socket.socket
+    page: Page
+    output: WorkerOutput
+
+
+class ForkServerHandle(Process):
+    """One fork server, from exec to exit. `loaded` and `ended` are futures to wait for."""
+
+    def __init__(
+        self,
+        target: Target,
+        settings: PoolSettings,
+        allocator: AllocatorChoice,
+        evidence: OomEvidence,
+        clock: LoopClock,
+    ) -> None:
+        """Raises `OSError`, or what `encoded` raises for options that cannot be carried."""
+        loop = asyncio.get_running_loop()
+        self._clock = clock
+        self.target = target
+        self.loaded: asyncio.Future[Loaded] = loop.create_future()
+        self.ended: asyncio.Future[Death] = loop.create_future()
+        self._forks: dict[int, asyncio.Future[tuple[int, int]]] = {}
+        self.retired = False
+        """It makes room: a worker that it still forks is to leave at once."""
+        self._tickets = itertools.count(1)
+        self._hang_s = settings.hang_s
+
+        load = Load(
+            target.module,
+            target.function,
+            dict(target.options),
+            list(target.import_path),
+            "",
+            settings.heartbeat_s,
+            settings.nice,
+            settings.sandbox,
+        )
+        encoded(load, to_fork_server)
+        # Ours, since one that is killed while it loads removes nothing.
+        self._scratch = Scratch()
+        popen: subprocess.Popen[bytes] | None = None
+        ours: socket.socket | None = None
+        try:
+            ours, theirs = channel_pair()
+            with theirs:
+                arguments = [theirs.fileno(), os.getpid()]
+                popen = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "supervisor.child", *map(str, arguments)],
+                    stdin=subprocess.DEVNULL,
+                    # A group of its own: whatever it leaves is known by that.
+                    process_group=0,
+                    pass_fds=(theirs.fileno(),),
+                    env=process_environment(os.environ, allocator.variables, target.environment),
+                )
+            pidfd = os.pidfd_open(popen.pid)
+        except BaseException:
+            if ours is not None:
+                ours.close()
+            if popen is not None:
+                popen.kill()
+                popen.wait()
+            self._scratch.remove()
+            raise
+        popen.returncode = 0  # reaped through its pidfd, by us and not by subprocess
+        self._channel = AsyncChannel(ours, from_fork_server, self._on_message, self.channel_failed)
+        super().__init__("fork server", popen.pid, pidfd, evidence)
+        self._channel.send(msgspec.structs.replace(load, scratch=self._scratch.name))
+
+    @property
+    def forking(self) -> bool:
+        """A fork was asked for and is not there yet."""
+        return bool(self._forks)
+
+    async def fork(self) -> StartingWorker:
+        """A new worker. Raises `ForkServerLost`, or `OSError` where the kernel refuses the fork."""
+        if self.ended.done():
+            raise ForkServerLost(self.ended.result().sentence)
+        ticket = next(self._tickets)
+        future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        with contextlib.ExitStack() as made:
+            output = WorkerOutput()
+            made.callback(output.close)
+            page_fd = create_page()
+            made.callback(os.close, page_fd)
+            page = Page(os.dup(page_fd))
+            made.callback(page.close)
+            ours, theirs = channel_pair()
+            made.callback(ours.close)  # a worker that was born reads end-of-file and leaves
+            self._forks[ticket] = future
+            try:
+                with theirs:
+                    fds = [theirs.fileno(), page_fd, output.writer]
+                    self._channel.send(Fork(ticket), fds)
+                if not await self._clock.wait(future, self._hang_s):
+                    self.kill(Intent.HANG)
+                    raise ForkServerLost(f"fork server process {self.pid} does not answer")
+                pid, pidfd = future.result()
+            except BaseException:
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    os.close(future.result()[1])
+                raise
+            finally:
+                del self._forks[ticket]
+            made.pop_all()
+        os.close(page_fd)
+        output.close_writer()
+        return StartingWorker(pid, pidfd, ours, page, output)
+
+    def trim(self) -> None:
+        """Ask it to give back what it has freed."""
+        self._channel.send(Trim())
+
+    def kill_all(self, intent: Intent, reason: str) -> None:
+        """SIGKILL for it and for what the model has started while it loads."""
+        self.kill(intent, reason)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ask it to end: it reads end-of-file. It gets a second for it."""
+        self.outcome.ask(Intent.SHUTDOWN)
+        self._channel.close()
+        self.kill_soon(Intent.SHUTDOWN)
+
+    def abandon(self) -> None:
+        """Stop waiting for its end: it cannot be ended."""
+        self._channel.close()
+        super().abandon()
+
+    def report(self) -> dict[str, Any]:
+        """What the loaded model reports about itself; empty before."""
+        if self.loaded.done() and self.loaded.exception() is None:
+            return self.loaded.result().report
+        return {}
+
+    def _on_message(self, message: FromForkServer, fds: list[int]) -> None:
+        match message:
+            case Loaded():
+                self.loaded.set_result(message)
+                self._scratch.remove_later()
+            case LoadFailed():
+                self.loaded.set_exception(ForkServerLost(message.error))
+                log.error("model.load_failed", error=message.error, traceback=message.traceback)
+            case Forked():
+                future = self._forks.get(message.ticket)
+                if future is None or future.done():
+                    close_fds(fds)
+                else:
+                    future.set_result((message.pid, fds[0]))
+            case ForkFailed():
+                self._settle_fork(message.ticket, OSError(message.error))
+
+    def _settle_fork(self, ticket: int, error: Exception) -> None:
+        future = self._forks.get(ticket)
+        if future is not None and not future.done():
+            future.set_exception(error)
+
+    def _on_stuck(self, death: Death) -> None:
+        log.error("fork_server.kill_failed", pid=self.pid)
+        self._over(death)
+
+    def _on_exit(self, death: Death) -> None:
+        self._channel.drain()
+        if not self.ended.done():
+            self._over(death)
+
+    def _over(self, death: Death) -> None:
+        if not self.loaded.done():
+            message = f"{death.sentence} while loading the model"
+            self.loaded.set_exception(ForkServerLost(message, death))
+        self.loaded.exception()  # it is only for those that wait
+        for ticket in list(self._forks):
+            self._settle_fork(ticket, ForkServerLost(death.sentence))
+        self.ended.set_result(death)
+        self._scratch.remove_later()

@@ -1,0 +1,349 @@
+"""A worker process as the supervisor sees it: its state, the job it has, and its end.
+
+Every event of its life comes in here, in whatever order they arrive, and moves the one state there
+is; who may take a job is read from that state and kept nowhere else.
+"""
+
+import asyncio
+import contextlib
+import enum
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from supervisor.deaths.death import Death, ExitStatus, Intent
+from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.job import Job, JobState
+from supervisor.log import get_logger
+from supervisor.loop.changes import Changes
+from supervisor.loop.clock import LoopClock
+from supervisor.processes.forbidden import ForbiddenCalls
+from supervisor.processes.forkserver_handle import ForkServerHandle, StartingWorker
+from supervisor.processes.life_signs import LifeSigns
+from supervisor.processes.process import Process
+from supervisor.readings.processes import read_process
+from supervisor.wire.async_channel import AsyncChannel
+from supervisor.wire.channel import close_fds
+from supervisor.wire.messages import (
+    Cancel,
+    FromWorker,
+    Leave,
+    Message,
+    ProtocolError,
+    Ready,
+    Trim,
+    encode,
+    from_worker,
+)
+
+log = get_logger("supervisor")
+
+_START_S = 10.0
+"""How long a worker may take to get ready, before it counts as silent."""
+
+
+class WorkerState(enum.Enum):
+    """`STARTING` -> `IDLE` <-> `BUSY` -> `LEAVING` -> `GONE`; an end may come any time.
+
+    `LEAVING`: it was asked to leave, or is being ended; it may have a job still. `GONE`: its
+    process has ended, and it is known how."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    LEAVING = "leaving"
+    GONE = "gone"
+
+
+class WorkerStillborn(Exception):
+    """It died before it could take a job."""
+
+
+class CarriedStream(Protocol):
+    """A stream, as the worker that carries it sees it."""
+
+    number: int
+    background: bool
+
+    @property
+    def working(self) -> bool:
+        """Its worker has input of it that is not answered."""
+
+
+class WorkerOwner(Protocol):
+    """Receiver of what happens in a worker's life."""
+
+    def worker_changed(self, worker: "WorkerHandle") -> None:
+        """It can take a job now, or none any more."""
+
+    def worker_busy(self, worker: "WorkerHandle") -> None:
+        """It has something to do from now on."""
+
+    def worker_message(self, worker: "WorkerHandle", message: FromWorker) -> None:
+        """It sent something other than `Ready`. Raises `ProtocolError` where it may not."""
+
+    def worker_lost(self, worker: "WorkerHandle", death: Death) -> None:
+        """It has ended, or cannot be ended. `worker.job` is the job that it had, and
+        `worker.at_hand` what it was working for."""
+
+
+class WorkerHandle(Process):
+    """One worker process. `ready` and `gone` are futures to wait for."""
+
+    def __init__(
+        self,
+        slot: int,
+        server: ForkServerHandle,
+        born: StartingWorker,
+        owner: WorkerOwner,
+        on_gone: Callable[["WorkerHandle", Death], None],
+        changes: Changes,
+        evidence: OomEvidence,
+        clock: LoopClock,
+    ) -> None:
+        """`on_gone` is called when it has ended, and tells `owner`."""
+        loop = asyncio.get_running_loop()
+        self.slot = slot
+        self.server = server
+        self.state = WorkerState.STARTING
+        self.job: Job | None = None
+        self.streams: set[CarriedStream] = set()
+        self.useful = False
+        """It was given a job, or has answered a stream."""
+        self.jobs_done = 0
+        self.idle_since = 0.0
+        self.hurried = False
+        """It is to leave because memory is short: its streams are moved at once."""
+        self._worked_s = 0.0
+        self._busy_since: float | None = None
+        self.born_bytes = 0
+        """Memory that it held when it got ready and cannot drop: nearly all of it is shared."""
+        self.grown_before = 0
+        """Bytes that it had grown by when its job began."""
+        self.in_force: tuple[str, ...] = ()
+        """What its sandbox has put in force."""
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.gone: asyncio.Future[Death] = loop.create_future()
+        self._owner, self._on_gone, self._changes = owner, on_gone, changes
+        self._clock = clock
+        self._signs, self._output = LifeSigns(born.page, clock), born.output
+        self._started, self._leaving_since = clock.now(), 0.0
+        self.answered_at = clock.now()
+        """When it answered a stream last, by the loop's clock."""
+        self._forbidden: ForbiddenCalls | None = None
+        self._channel = AsyncChannel(born.sock, from_worker, self._on_message, self._on_close)
+        super().__init__("worker", born.pid, born.pidfd, evidence)
+
+    @property
+    def able(self) -> bool:
+        """It has a job or could take one."""
+        return self.state in (WorkerState.IDLE, WorkerState.BUSY)
+
+    @property
+    def busy(self) -> bool:
+        """It has a job, or a stream that does not wait for input."""
+        return self.job is not None or any(stream.working for stream in self.streams)
+
+    @property
+    def vacated(self) -> bool:
+        """Its slot is free for another: it is gone, or cannot be ended."""
+        return self.stuck or self.gone.done()
+
+    @property
+    def at_hand(self) -> int:
+        """The number of the job or stream of its own that it was working for when last seen, as it
+        says; 0 for none."""
+        number = self._signs.at_hand
+        its_own = (self.job is not None and number == self.job.id) or any(
+            stream.number == number for stream in self.streams
+        )
+        return number if its_own else 0
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds that it has been busy."""
+        since = self._busy_since
+        return self._worked_s + (time.monotonic() - since if since is not None else 0.0)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds, by the loop's clock, since its heartbeat was first seen as it is now."""
+        return self._signs.silent_s()
+
+    @property
+    def overdue_s(self) -> float:
+        """Seconds for which it has been expected to get ready, to stop its job, or to leave."""
+        starts = self.state is WorkerState.STARTING and self._clock.now() - self._started > _START_S
+        stops = self.job is not None and self.job.state is JobState.OVER
+        leaves = self.state is WorkerState.LEAVING and self.job is None and not self.streams
+        return self._signs.overdue_s(expected=starts or stops or leaves)
+
+    def stays_for_streams(self, settle_s: float) -> bool:
+        """It is to leave, and has only streams left that would lose something by a move: another
+        worker is needed beside it, after `settle_s`."""
+        if self.state is not WorkerState.LEAVING or self.job is not None or not self.streams:
+            return False
+        return self._clock.now() - self._leaving_since > settle_s
+
+    def output(self) -> str:
+        """What it has written to its standard output and error since."""
+        return self._output.take() if not self.gone.done() else ""
+
+    def work_changed(self) -> None:
+        """Something was given to it, or it has answered: count the time that it is busy."""
+        if self.busy == (self._busy_since is not None):
+            return
+        if self._busy_since is None:
+            self._busy_since = time.monotonic()
+            self._owner.worker_busy(self)
+        else:
+            self._worked_s += time.monotonic() - self._busy_since
+            self._busy_since = None
+
+    def run(self, job: Job, fds: Sequence[int]) -> bool:
+        """Give the idle worker a job, with the descriptor of its input. False if the kernel would
+        not carry it: then the job has not begun, and the worker is ended."""
+        assert self.state is WorkerState.IDLE
+        if not self._send(job.message, fds):
+            return False
+        self.state, self.useful = WorkerState.BUSY, True
+        self.job = job
+        job.state = JobState.RUNNING
+        job.started = asyncio.get_running_loop().time()
+        self.work_changed()
+        return True
+
+    def cancel(self) -> None:
+        """Its job is not wanted; it answers when it has stopped."""
+        if self.job is not None:
+            self._tell(Cancel(self.job.id))
+
+    def job_over(self, *, done: bool = True) -> None:
+        """It answered, and is idle, unless it was told to leave. `done`: not only given up."""
+        self.job = None
+        self.jobs_done += done
+        self.work_changed()
+        if self.state is WorkerState.BUSY:
+            self._become_idle()
+
+    def leave(self, intent: Intent, reason: str = "") -> None:
+        """Ask it to exit after the job at hand, and once its streams have moved."""
+        if self.state in (WorkerState.LEAVING, WorkerState.GONE):
+            return
+        self.outcome.ask(intent, reason)
+        self.state, self._leaving_since = WorkerState.LEAVING, self._clock.now()
+        self._tell(Leave())
+        self._changes.notify()
+        self._owner.worker_changed(self)
+
+    def recycle(self, reason: str = "") -> None:
+        """Have it leave after its job: another takes its slot."""
+        self.leave(Intent.RECYCLE, reason)
+
+    def send_stream(self, message: bytes) -> None:
+        """Tell it of a stream; nothing if it has ended, which its end reports."""
+        if self.running:
+            self._send(message, [])
+
+    def trim(self) -> None:
+        """Ask it to give back what it has freed."""
+        self._tell(Trim())
+
+    def kill(self, intent: Intent, reason: str = "") -> None:
+        """Send SIGKILL, remembering why: it takes no more jobs."""
+        if not self.ending:
+            super().kill(intent, reason)
+            self._move(WorkerState.LEAVING)
+
+    def abandon(self) -> None:
+        """Stop waiting for its end: it cannot be ended, and the pool closes."""
+        super().abandon()
+        if self.state is not WorkerState.GONE:
+            self._on_exit(self.outcome.name(ExitStatus()))
+
+    def _tell(self, message: Message) -> None:
+        self._send(encode(message), [])
+
+    def _send(self, body: bytes, fds: Sequence[int]) -> bool:
+        try:
+            self._channel.send_encoded(body, fds)
+        except OSError as error:
+            self._not_reached(error)
+            return False
+        return True
+
+    def _not_reached(self, error: OSError) -> None:
+        self.kill(Intent.RECYCLE, f"the kernel would not carry a message to it: {error}")
+        log.error("worker.send_failed", worker=self.slot, pid=self.pid, reason=str(error))
+
+    def _become_idle(self) -> None:
+        self.idle_since = time.monotonic()
+        self._move(WorkerState.IDLE)
+
+    def _move(self, state: WorkerState) -> None:
+        self.state = state
+        self._changes.notify()
+        self._owner.worker_changed(self)
+
+    # Events.
+
+    def _on_message(self, message: FromWorker, fds: list[int]) -> None:
+        if isinstance(message, Ready):
+            self._on_ready(message, fds)
+        elif self.state is WorkerState.STARTING:
+            raise ProtocolError(f"{type(message).__name__} before it was ready")
+        else:
+            self._owner.worker_message(self, message)
+
+    def _on_ready(self, message: Ready, fds: list[int]) -> None:
+        if self.ready.done():
+            close_fds(fds)
+            raise ProtocolError("Ready for a second time")
+        if fds:
+            self._forbidden = ForbiddenCalls(fds[0], self._on_forbidden_call)
+        self.in_force = tuple(message.in_force)
+        with contextlib.suppress(OSError):  # not known yet: the guard's next reading tells
+            held = read_process(self.pid)
+            self.born_bytes = held.unreclaimable if held is not None else 0
+        self.ready.set_result(None)
+        if self.state is WorkerState.STARTING:
+            self._become_idle()
+
+    def _on_forbidden_call(self, name: str) -> None:
+        self.kill(Intent.SANDBOX, f"it called {name}")
+        log.error("worker.forbidden_call", worker=self.slot, pid=self.pid, call=name)
+
+    def _on_close(self, reason: Exception | None) -> None:
+        if isinstance(reason, OSError):
+            self._not_reached(reason)
+            return
+        if reason is not None:
+            log.error("worker.protocol_broken", worker=self.slot, pid=self.pid, reason=str(reason))
+        elif self.able:  # it is about to exit, and gets nothing to do
+            self._move(WorkerState.LEAVING)
+        self.channel_failed(reason)
+
+    def _on_stuck(self, death: Death) -> None:
+        log.error("worker.kill_failed", worker=self.slot, pid=self.pid)
+        if not self.ready.done():
+            self._stillborn(death)
+        self._changes.notify()
+        self._owner.worker_lost(self, death)
+
+    def _on_exit(self, death: Death) -> None:
+        self.state = WorkerState.GONE
+        self._signs.close()
+        self._channel.drain()
+        try:
+            self._on_gone(self, death)
+        finally:
+            self.gone.set_result(death)
+            if not self.ready.done():
+                self._stillborn(death)
+            if self._forbidden is not None:
+                self._forbidden.close()
+            self._output.close()
+
+    def _stillborn(self, death: Death) -> None:
+        self.ready.set_exception(WorkerStillborn(death.sentence))
+        self.ready.exception()  # it is only for those that wait
