@@ -49,7 +49,7 @@ BEGUN = web.RequestKey("begun", web.StreamResponse)
 """The answer, once its head has been sent."""
 
 STREAM_PATH = "/api/audio/stream"
-_FOR_ALL = {
+OPEN_PATHS = {
     "/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json", "/api/about", *PAGES,
 }  # fmt: skip
 """Need no key."""
@@ -102,7 +102,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         if request.path not in _PROBES and request.app[SERVICE].access.open:
             refuse_other_names(request, settings.server_names)
         page = request.path == "/" and "Upgrade" not in request.headers
-        if request.path not in _FOR_ALL and not page:
+        if request.path not in OPEN_PATHS and not page:
             _let_in(request)
         if NOT_ALLOWED not in request:
             refuse_other_pages(request, settings.cors)

@@ -21,6 +21,7 @@ from modelserver.settings.changes import (
 from modelserver.settings.configuration import ConfigurationError, read_configuration
 from modelserver.settings.fields import fields, value_of
 from modelserver.settings.labels import settings_for
+from modelserver.settings.schema import REMOVED, RENAMED
 
 ROOT = Path(modelserver.__file__).parents[1]
 
@@ -202,7 +203,8 @@ def test_the_settings_page_is_generated_from_the_schema() -> None:
 
 def test_old_names_are_no_settings_and_flags_are_unique() -> None:
     names = [field.name for field in fields()]
-    assert not {field.was for field in fields()} & set(names)
+    assert not {*RENAMED, *REMOVED} & set(names)
+    assert set(RENAMED.values()) <= set(names)
     flags = [field.flag for field in fields() if field.flag]
     assert len(flags) == len(set(flags))
 
