@@ -154,7 +154,8 @@ class _Client(SocketClient):
         except (PoolError, NotAllowed) as error:
             return close_of(error)
         except Refusal as refused:
-            await self.session.end_soon()  # what was said before it is not lost
+            with contextlib.suppress(PoolError):  # what was said before it is not lost
+                await self.session.end_soon()
             return close_of(refused)
 
     def audio(self, data: bytes) -> Audio:
