@@ -27,7 +27,7 @@ from modelserver.http.listening import is_loopback
 from modelserver.jobs.service import JobService
 from modelserver.jobs.store import why_unusable
 from modelserver.jobs.webhooks import SecretUnreadable
-from modelserver.listeners import CannotListen, Fronts
+from modelserver.listeners import CannotListen, PublicListeners
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
@@ -82,7 +82,7 @@ class Server:
         self._sockets = Sockets(inherited)
         raise_descriptor_limit()
         try:
-            self._fronts = Fronts(settings, self._sockets)
+            self._listeners = PublicListeners(settings, self._sockets)
             self._build()
         except _CANNOT as error:
             self._sockets.close()
@@ -167,7 +167,7 @@ class Server:
                     task.cancel()
                 await self._leave()
         finally:
-            await self._fronts.close()
+            await self._listeners.close()
             self._upgrader.close()
             self._notifier.close()
         log.info("server.stopped")
@@ -203,7 +203,7 @@ class Server:
 
     async def _accept_when_settled(self) -> None:
         """Clients that were there before this process wait for the model, for a while."""
-        if self._fronts.waited_for:
+        if self._listeners.waited_for:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE_S):
                     await self._service.models.settled()
@@ -211,14 +211,14 @@ class Server:
 
     async def _accept(self) -> None:
         service = self._service
-        await self._fronts.accept(self._app, self._vosk_app, self._connections, service.traffic)
-        service.url = self._fronts.url
+        await self._listeners.accept(self._app, self._vosk_app, self._connections, service.traffic)
+        service.url = self._listeners.url
         self._keep_sockets()
         _warn(service)
         log.info(
             "server.listening",
             version=__version__,
-            url=self._fronts.url,
+            url=self._listeners.url,
             workers=service.models.default.slots,
             models=list(service.models),
         )
@@ -227,8 +227,8 @@ class Server:
         """Serve the connections that the server before hands over, until it has gone."""
         while self._predecessor.is_there:
             await self._predecessor.something_came()
-            await self._fronts.adopt()
-        await self._fronts.adopt()  # what came just before it had gone
+            await self._listeners.adopt()
+        await self._listeners.adopt()  # what came just before it had gone
 
     def _keep_sockets(self) -> None:
         """Systemd keeps them for the time between us and the next. What it had for us is ours
@@ -252,7 +252,7 @@ class Server:
             await self._give_notice(refuse=not followed)
         if not followed:
             self._sockets.close()
-        self._fronts.stop_accepting()
+        self._listeners.stop_accepting()
         if followed:
             self._admin.stop_accepting()
             if self._wyoming is not None:
@@ -264,7 +264,7 @@ class Server:
             give = self._upgrader.give if upgraded else self._store
             no_requests = asyncio.Event()
             handing = asyncio.create_task(
-                self._fronts.hand_over(give, drain_s, self._stop.second, no_requests)
+                self._listeners.hand_over(give, drain_s, self._stop.second, no_requests)
             )
             handing.add_done_callback(lambda _: no_requests.set())
             await self._jobs.pause()

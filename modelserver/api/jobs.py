@@ -233,7 +233,7 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
 async def _fetched(jobs: JobService, url: str, body: BodyReader, limits: LimitSettings) -> Received:
     patience = Patience(limits.upload_idle_s, limits.upload_min_bytes_s)
     try:
-        return await body.take(jobs.outside.fetch(url, patience))
+        return await body.take(jobs.outbound.fetch(url, patience))
     except Failed as error:
         raise Refusal("url_failed", f"url: {error}") from error
 

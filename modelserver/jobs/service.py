@@ -20,7 +20,7 @@ from modelserver.jobs.store import Damaged, InUse, JobStore
 from modelserver.jobs.thread import StoreThread
 from modelserver.jobs.webhooks import SecretUnreadable, Webhooks, read_secrets
 from modelserver.jobs.work import JobWork
-from modelserver.outbound.client import Outside
+from modelserver.outbound.client import OutboundClient
 from modelserver.outbound.hosts import AllowedHosts
 from modelserver.serving.service import SpeechService
 from modelserver.serving.usage import Usage
@@ -57,9 +57,9 @@ class JobService:
         self.name = settings.name or _NO_NAME.sub(".", socket.gethostname()).strip(".") or "server"
         self.problem: str | None = "the directory of jobs is being opened"
         self._store = StoreThread()
-        self.outside = Outside(lambda: self.url_hosts)
-        self._webhooks_outside = Outside(lambda: self.webhook_hosts)
-        self._webhooks = Webhooks(self._store, self._webhooks_outside, lambda: settings, body_of)
+        self.outbound = OutboundClient(lambda: self.url_hosts)
+        self._webhooks_client = OutboundClient(lambda: self.webhook_hosts)
+        self._webhooks = Webhooks(self._store, self._webhooks_client, lambda: settings, body_of)
         self.work = JobWork(service, self._store, self._one_has_ended)
         self._room = Room(settings, lambda: len(self.work), lambda: self._store.held_bytes)
         self._tidy_now = asyncio.Event()
@@ -85,8 +85,8 @@ class JobService:
     async def __aexit__(self, *_: object) -> None:
         await self.pause()
         await self._close("the server is shutting down")
-        await self.outside.__aexit__()
-        await self._webhooks_outside.__aexit__()
+        await self.outbound.__aexit__()
+        await self._webhooks_client.__aexit__()
 
     async def pause(self) -> None:
         """Work on none any more, and have nobody follow one: the server is about to end."""
