@@ -29,7 +29,7 @@ serve: $(VENV)/.serve
 	$(BIN)/modelserver serve
 
 ## One races the kernel, the other brings as much load as two processors take.
-ALONE := tests/test_guard.py tests/test_handover.py
+ALONE := tests/supervisor/test_guard.py tests/handover/test_handover.py
 
 test: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -52,17 +52,17 @@ test-container: $(VENV)/.test
 	$(BIN)/pytest -m container
 
 ## Not a part of CI: an emulated processor takes long; for the rest of the story it takes too long.
-STORY := tests/test_story.py::test_a_server_of_the_old_shape_is_killed_by_the_kernel
-STORY += "tests/test_story.py::test_this_server_answers_every_request_under_the_same_limit_and_load[prepared]"
-CGROUP2 := tests/test_mapping.py tests/test_guard.py tests/test_readings.py $(STORY)
+STORY := tests/serving/test_story.py::test_a_server_of_the_old_shape_is_killed_by_the_kernel
+STORY += "tests/serving/test_story.py::test_this_server_answers_every_request_under_the_same_limit_and_load[prepared]"
+CGROUP2 := tests/models/test_mapping.py tests/supervisor/test_guard.py tests/supervisor/test_readings.py $(STORY)
 test-cgroup2: $(VENV)/.test
 	scripts/system-packages virtual
 	scripts/virtual-machine env TEST_PATIENCE=6 $(BIN)/pytest -p no:cacheprovider --timeout 600 $(CGROUP2)
-	VM_SYSTEMD=1 scripts/virtual-machine env TEST_PATIENCE=6 $(BIN)/pytest -p no:cacheprovider --timeout 600 -m systemd tests/test_unit_version_2.py
+	VM_SYSTEMD=1 scripts/virtual-machine env TEST_PATIENCE=6 $(BIN)/pytest -p no:cacheprovider --timeout 600 -m systemd tests/deploy/test_unit_version_2.py
 
 test-aarch64: $(VENV)/.test
 	scripts/system-packages aarch64
-	$(BIN)/pytest -m aarch64 tests/test_kernels_aarch64.py tests/test_search_aarch64.py
+	$(BIN)/pytest -m aarch64 tests/models/test_kernels_aarch64.py tests/models/test_search_aarch64.py
 
 ## With the Python of the image's Debian (3.11).
 lock:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
 from cgroup import MB, MemoryCgroup, memory_cgroup, slow_disk, swap_file
 from encoded import LOSSLESS, LOSSY, encoded
@@ -23,7 +23,7 @@ from small_model import (
     read_symbols,
 )
 
-TESTS = Path(__file__).parents[1] / "tests"
+TESTS = Path(__file__).parents[1] / "tests" / "support"
 
 __all__ = [
     "LOSSLESS",

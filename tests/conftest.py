@@ -1,25 +1,27 @@
 """Fixtures: one loaded model and one running server are shared by all tests that need them."""
 
 import fcntl
-import io
 import json
 import os
 import shutil
 import subprocess
 import time
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from browser import Browsers, browsers, close_pages
 from cgroup import cannot
 from elsewhere import Elsewhere, elsewhere
 from job_client import SECRET
+from places import SUPPORT
+from playwright.sync_api import Browser
 from running import RunningServer, start_server
 from small_model import SMALL_WORDS, make_small_model
 from waves import wav
+from wavs import as_wav
 from xdist.scheduler import LoadScopeScheduling
 
 import models
@@ -72,17 +74,6 @@ def clips() -> list[bytes]:
 def wav_clips(clips: list[bytes]) -> list[bytes]:
     """The same as WAV files."""
     return [as_wav(clip) for clip in clips]
-
-
-def as_wav(pcm: bytes, sample_rate: int = SAMPLE_RATE) -> bytes:
-    """A plain WAV file."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(sample_rate)
-        writer.writeframes(pcm)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="session")
@@ -205,7 +196,7 @@ def node_packages() -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of the other process of these tests
-        for file in (Path(__file__).parent / "node").iterdir():
+        for file in (SUPPORT / "node").iterdir():
             shutil.copy(file, directory)
         wanted = json.loads((directory / "package.json").read_text())["dependencies"]
         if not all((directory / "node_modules" / name).is_dir() for name in wanted):
@@ -259,3 +250,24 @@ def job_settings(small_settings: dict[str, str], webhook_secret: Path) -> dict[s
 @pytest.fixture(scope="module")
 def short(clips: list[bytes]) -> bytes:
     return wav(clips[0][: 3 * 16_000 * 2])
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browsers]:
+    """Browsers to launch; for a module, since its thread has an event loop of its own."""
+    with browsers(tmp_path_factory.mktemp("browsers")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def module_browser(driver: Browsers) -> Iterator[Browser]:
+    """A browser without a microphone, shared by a module's tests."""
+    with driver.launch() as browser:
+        yield browser
+
+
+@pytest.fixture
+def launched(module_browser: Browser) -> Iterator[Browser]:
+    """The module's browser, without the pages of earlier tests."""
+    yield module_browser
+    close_pages(module_browser)

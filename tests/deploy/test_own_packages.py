@@ -1,0 +1,73 @@
+"""An environment in which another distribution has taken the place of a package of ours."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A directory with our packages as a wheel puts them there, and those that they import."""
+    site = tmp_path / "site"
+    for name in ("models", "supervisor", "modelserver"):
+        shutil.copytree(ROOT / name, site / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return site
+
+
+def command(site: Path, where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=where,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+VERSION = ("-P", "-m", "modelserver", "--version")
+
+
+def install(site: Path, distribution: str, package: str) -> None:
+    """As pip does with another distribution of that package."""
+    (site / package / "__init__.py").write_text("")
+    metadata = site / f"{distribution}-4.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 4\n")
+    (metadata / "top_level.txt").write_text(f"{package}\n")
+    (metadata / "RECORD").write_text(f"{package}/__init__.py,,\n")
+
+
+def test_all_is_well_where_they_are_ours(environment: Path, tmp_path: Path) -> None:
+    done = command(environment, tmp_path, *VERSION)
+    assert done.stdout.startswith("modelserver, version"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("distribution", "package"), [("supervisor", "supervisor"), ("models", "models")]
+)
+def test_another_distribution_s_package_is_named(
+    environment: Path, tmp_path: Path, distribution: str, package: str
+) -> None:
+    install(environment, distribution, package)
+    done = command(environment, tmp_path, *VERSION)
+    assert done.returncode == 1
+    assert f"the package {package!r} of this environment is also that of {distribution}" in (
+        done.stderr
+    )
+    assert f"pip uninstall {distribution}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_modules_of_the_working_directory_take_no_places(environment: Path, tmp_path: Path) -> None:
+    (tmp_path / "supervisor").mkdir()
+    (tmp_path / "supervisor" / "__init__.py").write_text("raise SystemExit('a stranger')\n")
+    (tmp_path / "models.py").write_text("raise SystemExit('a stranger')\n")
+    done = command(environment, tmp_path, *VERSION[1:])
+    assert done.returncode == 0, done.stderr
+    assert "stranger" not in done.stderr

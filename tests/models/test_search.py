@@ -1,0 +1,149 @@
+"""The search of the kernels: every token, link and cost is the engine's, to the bit."""
+
+import math
+import mmap
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from places import SUPPORT
+from test_kernels import LIBVOSK, SOURCES, answer_of, runs_avx2
+
+import models
+from models.processor import processor_flags
+from models.vosk.graph_file import read_graph_header
+from models.vosk.prepared import PreparedModel
+from models.vosk.simd import Kernels, get_kernels
+from supervisor.processes.environment import process_environment
+
+SEARCHES = """
+import ctypes, json, random, sys
+from pathlib import Path
+from models import PROFILES, RecognitionOptions
+from models.clips import clips_for, decode_clip
+from models.vosk.model import VoskModel
+
+directory, made, variant, search = json.loads(sys.argv[1])
+trace = ctypes.CDLL(None)
+trace.search_trace_sum.restype = ctypes.c_uint64
+model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()}, kernels=variant)
+model.loaded.kernels.search(use=search)
+clips = [decode_clip(clip, 16000) for clip in clips_for("ko")]
+clips.append(random.Random(1).randbytes(16000 * 2 * 6))  # noise: as many states as may be active
+clips.append(bytes(16000 * 2 * 3))
+clips.append(clips[0][:1600])
+found = []
+for profile in PROFILES:
+    for clip in clips:
+        recognizer = model.recognizer(RecognitionOptions(words=True, profile=profile))
+        for at in range(0, len(clip), 8000):
+            recognizer.accept(clip[at : at + 8000])
+            recognizer.partial()
+        recognizer.finish()
+        recognizer.close()
+        found.append([profile, trace.search_trace_sum()])
+counts = [getattr(trace, f"search_trace_{name}")() for name in ("tokens", "links", "pruned")]
+print(json.dumps([found, counts, model.loaded.kernels.searched, model.report()["search"]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def kernels(cache: Path) -> Kernels:
+    return get_kernels(cache, processor_flags())
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    library = tmp_path_factory.mktemp("trace") / "search-trace.so"
+    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", f"-I{SOURCES}"]
+    subprocess.run([*command, "-o", library, SUPPORT / "search_trace.cc", "-ldl"], check=True)
+    return library
+
+
+def searched(
+    location: models.ModelLocation,
+    prepared: PreparedModel,
+    kernels: Kernels,
+    trace: Path,
+    *,
+    search: bool,
+) -> Any:
+    preloaded = {"LD_PRELOAD": f"{trace}:{kernels.library}"}
+    asked = (kernels.variant, search)
+    return answer_of(SEARCHES, location, prepared, *asked, environment=preloaded)
+
+
+@runs_avx2
+@pytest.mark.parametrize("size", ["small", "embedded"])
+def test_every_token_is_the_engines_to_the_bit(
+    request: pytest.FixtureRequest, kernels: Kernels, trace: Path, size: str
+) -> None:
+    location = request.getfixturevalue(size)
+    prepared = request.getfixturevalue(f"prepared_{size}")
+    engines, engines_counts, none, who = searched(location, prepared, kernels, trace, search=False)
+    assert (none, who) == (0, "engine")
+    ours, counts, frames, who = searched(location, prepared, kernels, trace, search=True)
+    assert who == "kernels"
+    assert frames > 1000
+    assert counts == engines_counts
+    assert min(counts) > 100
+    assert ours == engines
+    assert len({total for _, total in ours}) == len(ours)  # it is a sum of what was done
+
+
+@runs_avx2
+def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
+    small: models.ModelLocation, copied: PreparedModel, kernels: Kernels, trace: Path
+) -> None:
+    sound = searched(small, copied, kernels, trace, search=True)[0]
+    header = read_graph_header(copied.graph)
+    assert header is not None
+    with copied.graph.open("r+b") as file, mmap.mmap(file.fileno(), 0) as graph:
+        arcs = memoryview(graph)[header.arcs_at : header.file_bytes]
+        inputs, weights = arcs.cast("i")[0::4].tolist(), arcs.cast("f")
+        silent = [number for number, label in enumerate(inputs) if label == 0]
+        for number in silent[::20]:
+            weights[4 * number + 2] = math.nan
+        weights.release()
+        arcs.release()
+    engines, engines_counts, *_ = searched(small, copied, kernels, trace, search=False)
+    ours, counts, frames, _ = searched(small, copied, kernels, trace, search=True)
+    assert frames > 1000
+    assert (ours, counts) == (engines, engines_counts)
+    assert ours != sound
+
+
+@runs_avx2
+def test_another_build_of_the_engine_searches_by_itself(
+    tmp_path: Path, kernels: Kernels, trace: Path
+) -> None:
+    """One that nobody has looked into: its data may be laid out otherwise."""
+    other = tmp_path / "libvosk.so"
+    shutil.copy(LIBVOSK, other)
+    build = bytes.fromhex("2deead3f50350768e28bb3ef53d61738857890e3")
+    content = other.read_bytes()
+    assert content.count(build) == 1
+    other.write_bytes(content.replace(build, build[::-1]))
+    program = """
+import ctypes, sys
+from pathlib import Path
+from models.vosk.simd.preloaded import PreloadedKernels
+engine = ctypes.CDLL(sys.argv[1])
+kernels = PreloadedKernels.attach(Path(sys.argv[1]), sys.argv[2])
+print(kernels.searches)
+"""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program, library, kernels.variant],
+            env=process_environment(os.environ, kernels.environment),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for library in (LIBVOSK, other)
+    ]
+    assert said == ["True", "False"]

@@ -1,0 +1,61 @@
+"""The search of the kernels beside the engine's own for aarch64, on an emulated processor (make
+test-aarch64): the same to the bit, no speed."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from places import SUPPORT
+from test_kernels import SOURCES
+
+from models.vosk.prepared import PreparedModel
+
+pytestmark = pytest.mark.aarch64
+
+COMPILE = ("aarch64-linux-gnu-g++", "-std=c++17", "-Wno-psabi", f"-I{SOURCES}")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine's, for that processor."""
+    directory = tmp_path_factory.mktemp("engine")
+    wanted = ("vosk==0.3.45", "--no-deps", "--only-binary=:all:", "--dest", str(directory))
+    platform = ("--platform", "manylinux2014_aarch64")
+    subprocess.run([sys.executable, "-m", "pip", "download", *platform, *wanted], check=True)
+    (wheel,) = directory.glob("vosk-*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        return Path(opened.extract("vosk/libvosk.so", directory))
+
+
+def test_every_token_is_the_engines_to_the_bit(
+    tmp_path: Path, library: Path, prepared_small: PreparedModel, clips: list[bytes]
+) -> None:
+    kernels, trace = tmp_path / "kernels.so", tmp_path / "trace.so"
+    driver, samples = tmp_path / "driver", tmp_path / "samples"
+    shared = ("-shared", "-fPIC", "-O3")
+    for to, flags, sources in (
+        (kernels, (*shared, "-fvisibility=hidden"), sorted(SOURCES.glob("*.cc"))),
+        (trace, shared, [SUPPORT / "search_trace.cc"]),
+        (driver, (), [SUPPORT / "search_driver.cc"]),
+    ):
+        subprocess.run([*COMPILE, *flags, "-o", to, *sources, "-ldl"], check=True)
+    samples.write_bytes(clips[0])
+    preloaded = ("-E", f"LD_PRELOAD={trace}:{kernels}")
+    emulated = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", *preloaded, driver)
+
+    def decoded(search: int) -> tuple[list[int], str]:
+        asked = (library, prepared_small.directory, samples, "NEON", str(search))
+        done = subprocess.run([*emulated, *asked], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        traced, said = done.stdout.splitlines()
+        return json.loads(traced), json.loads(said)["text"]
+
+    (*engines, none), text = decoded(0)
+    (*ours, searched), said = decoded(1)
+    assert (none, searched > 100) == (0, True)
+    assert ours == engines
+    assert min(ours) > 100
+    assert said == text != ""

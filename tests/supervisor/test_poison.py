@@ -1,0 +1,97 @@
+"""An input that ends every worker it meets: it is given up after two, remembered, and nobody else
+has to do with it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pools import toy, whole
+
+import supervisor.poison
+from supervisor import Cause, Pool, PoolSettings, SpoolStore, WorkerLost
+
+CRASH = {"do": "end", "how": "SIGSEGV"}
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    async with Pool(toy(), PoolSettings(workers=2, queue=100, hang_s=2.0)) as pool:
+        await whole(pool)
+        yield pool
+
+
+async def send(pool: Pool, request: dict[str, Any], body: bytes) -> Any:
+    async with SpoolStore().open() as spool:
+        await spool.write(body)
+        return await pool.run(request, spool)
+
+
+async def refused(pool: Pool, request: dict[str, Any], body: bytes) -> str:
+    with pytest.raises(WorkerLost) as lost:
+        await send(pool, request, body)
+    return str(lost.value)
+
+
+async def test_the_same_input_costs_two_workers_once(pool: Pool, events: list[Any]) -> None:
+    assert "ended 2 workers and was given up" in await refused(pool, CRASH, b"bad input")
+    for _ in range(20):
+        said = await refused(pool, CRASH, b"bad input")
+        assert "ended 2 workers and was not tried again" in said
+        assert "SIGSEGV" in said
+    assert pool.deaths == {Cause.CRASH: 2}
+    assert [e["event"] for e in events].count("job.is_poison") == 1
+
+
+async def test_what_only_looks_like_it_is_tried(pool: Pool) -> None:
+    await refused(pool, CRASH, b"bad input")
+    assert (await send(pool, {"do": "echo"}, b"bad input")).value["bytes"] == 9
+    assert (await send(pool, {"do": "echo"}, b"other one")).value["bytes"] == 9
+    await refused(pool, CRASH, b"other one")
+    assert pool.deaths == {Cause.CRASH: 4}
+
+
+async def test_workers_that_somebody_else_has_killed_are_no_fault_of_the_input(pool: Pool) -> None:
+    killed = {"do": "end", "how": "SIGKILL"}
+    for _ in range(2):
+        assert "was given up" in await refused(pool, killed, b"good input")
+    assert pool.deaths == {Cause.KILLED: 4}
+
+
+async def test_after_a_while_it_may_be_tried_again(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor.poison, "KEEP_S", 0.0)
+    for _ in range(2):
+        assert "was given up" in await refused(pool, CRASH, b"bad input")
+
+
+async def test_thirty_who_send_them_take_nothing_from_four_good_clients(pool: Pool) -> None:
+    over = asyncio.Event()
+    longest_s = 0.0
+
+    async def good(number: int) -> None:
+        nonlocal longest_s
+        for _ in range(8):
+            began = asyncio.get_running_loop().time()
+            result = await send(pool, {"do": "echo"}, bytes([number]) * 5)
+            longest_s = max(longest_s, asyncio.get_running_loop().time() - began)
+            assert (result.value["bytes"], result.deaths) == (5, ())
+
+    async def bad(number: int) -> None:
+        count = 0
+        while not over.is_set():
+            await refused(pool, CRASH, b"bad %d %d" % (number, count))
+            count += 1
+
+    async with asyncio.TaskGroup() as senders:
+        for number in range(30):
+            senders.create_task(bad(number))
+        async with asyncio.TaskGroup() as clients:
+            for number in range(4):
+                clients.create_task(good(number))
+        over.set()
+    assert pool.deaths[Cause.CRASH] >= 60
+    # Their turn in the queue, and no back-off on top of it.
+    assert longest_s < 5, longest_s
+    await whole(pool)

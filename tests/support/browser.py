@@ -1,0 +1,100 @@
+"""A real browser, with a microphone that hears a file."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from wavs import as_wav
+
+FLAGS = (
+    "--no-sandbox",
+    "--use-fake-device-for-media-stream",
+    "--autoplay-policy=no-user-gesture-required",
+)
+
+
+class Browsers:
+    """Starts some; of what drives them there can only be one at a time."""
+
+    def __init__(self, playwright: Playwright, directory: Path) -> None:
+        self._playwright, self._directory = playwright, directory
+        self._launched = 0
+
+    @contextlib.contextmanager
+    def launch(self, heard: bytes = b"", *flags: str) -> Iterator[Browser]:
+        """Its microphone hears these samples (16 kHz) once, when it is opened, and then nothing."""
+        found = shutil.which("chromium")
+        assert found, "chromium is not installed (scripts/system-packages test)"
+        self._launched += 1
+        file = self._directory / f"microphone-{self._launched}.wav"
+        file.write_bytes(as_wav(heard + bytes(32_000 * 30)))
+        launched = self._playwright.chromium.launch(
+            executable_path=found,
+            args=[*FLAGS, f"--use-file-for-fake-audio-capture={file}%noloop", *flags],
+        )
+        try:
+            yield launched
+        finally:
+            launched.close()
+
+
+@contextlib.contextmanager
+def browsers(directory: Path) -> Iterator[Browsers]:
+    """`directory`: for what their microphones hear."""
+    with sync_playwright() as playwright:
+        yield Browsers(playwright, directory)
+
+
+class Visit:
+    """A page, and what should not be: words of it on the console, and requests to elsewhere."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.elsewhere: list[str] = []
+        self._host = urlsplit(url).netloc
+        page.on("console", lambda m: m.type in ("error", "warning") and self._complains(m.text))
+        page.on("pageerror", lambda error: self._complains(str(error)))
+        page.on("request", lambda request: self._asks(request.url))
+        page.on("websocket", lambda socket: self._asks(socket.url))
+        page.goto(url)
+
+    def _complains(self, text: str) -> None:
+        self.complaints.append(text)
+
+    def _asks(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("data", "blob") and parts.netloc != self._host:
+            self.elsewhere.append(url)
+
+    def must_be_well(self) -> None:
+        """Nothing was on the console, and nothing was asked for from elsewhere."""
+        assert not self.complaints
+        assert not self.elsewhere
+
+
+def visit(context: Browser | BrowserContext, url: str, **given: Any) -> Visit:
+    """Open it in a page of its own."""
+    return Visit(context.new_page(**given), url)
+
+
+def close_pages(browser: Browser) -> None:
+    """Those that a test has left open listen, ask and draw on."""
+    for context in browser.contexts:
+        context.close()
+
+
+def violations(page: Page, node_packages: Path) -> list[str]:
+    """What axe-core finds that is serious."""
+    page.evaluate((node_packages / "node_modules/axe-core/axe.min.js").read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{one['id']}: {json.dumps([node['target'] for node in one['nodes']])}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
