@@ -24,12 +24,8 @@ from models.vosk.blas import AUTO, blas_environment
 from models.vosk.prepared import find_prepared
 from models.vosk.simd import SAME_AS, get_kernels
 from modelserver.settings import Settings
-from supervisor.processes.environment import (
-    Allocator,
-    choose_allocator,
-    find_jemalloc,
-    process_environment,
-)
+from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
+from supervisor.settings import Allocator
 
 MODES = ("new", "kept", "prepared")
 """A new recogniser for every request, one kept, and the prepared model."""

@@ -71,7 +71,7 @@ def ours(form: str, clips: list[bytes]) -> list[str]:
     """The same limit and load."""
     with (
         memory_cgroup(LIMIT) as group,
-        server(form, before_exec=group.enter, MODELSERVER_WARMUP="none") as running,
+        server(form, before_exec=group.enter, MODELSERVER_DEBUG_WARMUP="none") as running,
         ThreadPoolExecutor(4) as clients,
     ):
         ends = Counter(clients.map(lambda clip: convert(running, clip), clips))
@@ -140,7 +140,7 @@ def burst() -> list[str]:
         server(
             "prepared",
             before_exec=group.enter,
-            MODELSERVER_WARMUP="none",
+            MODELSERVER_DEBUG_WARMUP="none",
             MODELSERVER_LIMITS_QUEUE="4",
             MODELSERVER_SPOOL_DIRECTORY=directory,
         ) as running,

@@ -419,7 +419,7 @@ def main() -> None:
     asked = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as directory,
-        start_server(Path(directory), MODELSERVER_WARMUP="none") as server,
+        start_server(Path(directory), MODELSERVER_DEBUG_WARMUP="none") as server,
     ):
         server.wait_whole()
         for attempt in attempts(200, 0):  # as it is after a while

@@ -81,7 +81,7 @@ def main() -> None:
             "MODELSERVER_JOBS_DIRECTORY": f"{kept}/jobs",
             "MODELSERVER_JOBS_WEBHOOK_HOSTS": "127.0.0.1",
             "MODELSERVER_JOBS_WEBHOOK_SECRET_FILE": str(secret),
-            "MODELSERVER_WARMUP": "none",
+            "MODELSERVER_DEBUG_WARMUP": "none",
         }
         ids: dict[int, str] = {}
         kills = 0

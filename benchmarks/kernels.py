@@ -56,7 +56,7 @@ def main() -> None:
     with contextlib.ExitStack() as open_ones:
         running, bares, singles, said = {}, {}, {}, {}
         for way, (kernels, blas) in ways.items():
-            given = {"MODELSERVER_KERNELS": kernels, "MODELSERVER_BLAS": blas}
+            given = {"MODELSERVER_KERNELS": kernels, "MODELSERVER_DEBUG_BLAS": blas}
             running[way] = open_ones.enter_context(server("prepared", **given))
             options = {"kernels": kernels != "off", "blas": blas}
             bares[way] = Bare("prepared", WORKERS, asked.audio, asked.count, "auto", **options)

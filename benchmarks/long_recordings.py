@@ -19,7 +19,7 @@ from server import server
 from tables import spread, table
 from waves import wav
 
-NEVER = {"MODELSERVER_LONG_FROM_S": "100000"}
+NEVER = {"MODELSERVER_DEBUG_LONG_FROM_S": "100000"}
 PATIENT = {"MODELSERVER_LIMITS_REQUEST_S": "1000"}
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean
 
 import aiohttp
-import msgspec
 import utterances
 from server import server
 from tables import spread, table
@@ -28,6 +27,7 @@ from modelserver.planning.load import Load, supposed
 from modelserver.planning.machine import Machine, fitted_line, measured_machine
 from modelserver.planning.simulation import Arrival, arrivals_of, simulate_arrivals
 from modelserver.settings import LogSettings, Settings
+from modelserver.settings.changes import with_values
 
 SHARES = (0.5, 0.7, 1.3)
 
@@ -65,12 +65,7 @@ def main() -> None:
     rows = []
     configure_logs(LogSettings(level="error"))
     for workers in options.workers:
-        settings = Settings()
-        settings = msgspec.structs.replace(
-            settings,
-            warmup="none",
-            workers=msgspec.structs.replace(settings.workers, count=workers),
-        )
+        settings = with_values(Settings(), {"debug.warmup": "none", "workers.count": workers})
         seen: dict[float, list[tuple[float, float]]] = {share: [] for share in SHARES}
         told: dict[float, list[tuple[float, ...]]] = {share: [] for share in SHARES}
         for number in range(options.rounds):

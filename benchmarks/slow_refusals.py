@@ -96,7 +96,9 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         directory.chmod(0o755)
         server = stack.enter_context(
-            start_server(directory, MODELSERVER_WARMUP="none", MODELSERVER_LIMITS_BODY="256MiB")
+            start_server(
+                directory, MODELSERVER_DEBUG_WARMUP="none", MODELSERVER_LIMITS_BODY="256MiB"
+            )
         )
         server.wait_whole()
         gateway = stack.enter_context(nginx(directory, server.port, "1026m"))

@@ -70,7 +70,7 @@ def run(limit: int, reads_per_s: int | None, workers: int, clips: list[bytes]) -
                 workers,
                 enter,
                 ALL_AT_ONCE,
-                MODELSERVER_WARMUP="none",
+                MODELSERVER_DEBUG_WARMUP="none",
                 PYTHONPATH=str(Path(__file__).parent),
             )
         )

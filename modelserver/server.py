@@ -33,7 +33,6 @@ from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.signals import Hangups, StopSignals, UpgradeSignals
-from modelserver.tracing import CannotTrace
 from supervisor import AllocatorMissing, directory_problem, raise_descriptor_limit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
@@ -95,9 +94,9 @@ class Server:
             raise CannotStart(f"spool.directory: {problem}; larger uploads have to go there")
         try:
             self._service = service = SpeechService(settings)
-        except (AllocatorMissing, CannotTrace) as error:
+        except AllocatorMissing as error:
             raise CannotStart(str(error)) from error
-        service.make_way = self._predecessor.make_way
+        service.models.make_way = self._predecessor.make_way
         service.guard.expect_to_be_freed(lambda: self._predecessor.held_bytes)
         try:
             service.access.check()
@@ -179,7 +178,7 @@ class Server:
         """Wait for our model, loaded beside that of the server before or after it has ended.
         Raises `CannotStart` where the model cannot be loaded and the other server still serves."""
         predecessor = self._predecessor
-        settled = asyncio.create_task(self._service.settled())
+        settled = asyncio.create_task(self._service.models.settled())
         stop = asyncio.create_task(self._stop.first.wait())
         gone = asyncio.create_task(predecessor.gone.wait())
         await asyncio.wait({settled, stop, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -198,7 +197,7 @@ class Server:
 
     def _prepare_to_accept(self) -> None:
         service = self._service
-        self._connections = connections_beside(service.places)
+        self._connections = connections_beside(service.models.places)
         self._app = build_application(service, self._jobs, self._assistant, self._connections)
         self._vosk_app = build_vosk_application(service, self._connections)
 
@@ -207,7 +206,7 @@ class Server:
         if self._fronts.waited_for:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE_S):
-                    await self._service.settled()
+                    await self._service.models.settled()
         await self._accept()
 
     async def _accept(self) -> None:
@@ -220,7 +219,7 @@ class Server:
             "server.listening",
             version=__version__,
             url=self._fronts.url,
-            workers=service.default.slots,
+            workers=service.models.default.slots,
             models=list(service.models),
         )
 
@@ -260,8 +259,8 @@ class Server:
                 self._wyoming.stop_accepting()
         log.info("server.draining", drain_s=drain_s, handed_over=followed)
         if followed:
-            service.announce_end()
-            service.end_streams()
+            service.drain.announce()
+            service.drain.end_streams()
             give = self._upgrader.give if upgraded else self._store
             no_requests = asyncio.Event()
             handing = asyncio.create_task(
@@ -280,7 +279,7 @@ class Server:
             await self._jobs.pause()
         left_s = max(0.0, drain_s - (time.monotonic() - began))
         in_time = await _drain(service, left_s, self._stop)
-        await service.end_uploads()
+        await service.drain.end_uploads()
         log.info("server.drained" if in_time else "server.drain_cut_short")
         if followed and not upgraded:
             await asyncio.to_thread(self._notifier.until_heard, _HEARD_S)
@@ -289,9 +288,9 @@ class Server:
         """Gateways get to know before they notice. `refuse`: when it is over."""
         service = self._service
         if refuse:
-            notice_s = service.stop_admitting()
+            notice_s = service.drain.stop_admitting()
         else:
-            service.announce_end()
+            service.drain.announce()
             notice_s = self._settings.notice_s
         if notice_s:
             log.info("server.gives_notice", notice_s=notice_s)
@@ -359,11 +358,11 @@ def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> An
 
 async def _tell_when_ready(service: SpeechService, started: float) -> None:
     """One line for who waits for it."""
-    if (pool := service.default.pool) is not None:
+    if (pool := service.models.default.pool) is not None:
         await pool.wait_ready()
         log.info(
             "server.ready",
-            model=service.default.in_words(),
+            model=service.models.default.in_words(),
             after_s=round(time.monotonic() - started, 3),
         )
 
@@ -376,7 +375,7 @@ def _tell_if_failed(task: asyncio.Task[None]) -> None:
 
 async def _drain(service: SpeechService, drain_s: float, stop: "StopSignals") -> bool:
     """Let requests in flight finish; a second signal ends the patience."""
-    draining = asyncio.create_task(service.drain(drain_s))
+    draining = asyncio.create_task(service.drain.finish(drain_s))
     impatient = asyncio.create_task(stop.second.wait())
     await asyncio.wait({draining, impatient}, return_when=asyncio.FIRST_COMPLETED)
     impatient.cancel()

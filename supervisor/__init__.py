@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from supervisor.admission import Admission as Admission
     from supervisor.child.sandbox import try_sandbox as try_sandbox
     from supervisor.contract import Reporting as Reporting
     from supervisor.contract import Servable as Servable
@@ -17,6 +16,16 @@ if TYPE_CHECKING:
     from supervisor.contract import Streaming as Streaming
     from supervisor.contract import StreamSession as StreamSession
     from supervisor.contract import Warmable as Warmable
+    from supervisor.deaths.death import Cause as Cause
+    from supervisor.deaths.death import Death as Death
+    from supervisor.deaths.death import ExitStatus as ExitStatus
+    from supervisor.deaths.history import DeathRecord as DeathRecord
+    from supervisor.deaths.kernel_oom import KernelLog as KernelLog
+    from supervisor.deaths.kernel_oom import OomCounter as OomCounter
+    from supervisor.deaths.kernel_oom import OomReport as OomReport
+    from supervisor.dispatch.admission import Admission as Admission
+    from supervisor.dispatch.fairness import FairQueue as FairQueue
+    from supervisor.dispatch.stream import Stream as Stream
     from supervisor.errors import DeadlineExceeded as DeadlineExceeded
     from supervisor.errors import Draining as Draining
     from supervisor.errors import JobCrashed as JobCrashed
@@ -30,38 +39,31 @@ if TYPE_CHECKING:
     from supervisor.errors import StreamLost as StreamLost
     from supervisor.errors import TooLarge as TooLarge
     from supervisor.errors import WorkerLost as WorkerLost
-    from supervisor.fairness import FairQueue as FairQueue
-    from supervisor.guard.beforehand import explain_limits as explain_limits
-    from supervisor.guard.beforehand import find_headroom as find_headroom
     from supervisor.guard.guard import Guard as Guard
-    from supervisor.guard.guard import GuardStatus as GuardStatus
-    from supervisor.guard.history import DeathRecord as DeathRecord
+    from supervisor.guard.limits import explain_limits as explain_limits
+    from supervisor.guard.limits import find_headroom as find_headroom
+    from supervisor.guard.status import GuardStatus as GuardStatus
     from supervisor.job import JobResult as JobResult
+    from supervisor.loop.tasks import Tasks as Tasks
     from supervisor.packed import PackedRing as PackedRing
     from supervisor.pool import Pool as Pool
-    from supervisor.processes.death import Cause as Cause
-    from supervisor.processes.death import Death as Death
-    from supervisor.processes.death import ExitStatus as ExitStatus
-    from supervisor.processes.environment import Allocator as Allocator
+    from supervisor.process_control import end_with_parent as end_with_parent
     from supervisor.processes.environment import AllocatorMissing as AllocatorMissing
-    from supervisor.processes.environment import Sandbox as Sandbox
     from supervisor.processes.environment import allocator_in_use as allocator_in_use
     from supervisor.processes.environment import choose_allocator as choose_allocator
     from supervisor.processes.environment import find_jemalloc as find_jemalloc
-    from supervisor.processes.environment import usable_cpus as usable_cpus
-    from supervisor.processes.kin import end_with_parent as end_with_parent
-    from supervisor.readings.kernel_oom import KernelLog as KernelLog
-    from supervisor.readings.kernel_oom import OomCounter as OomCounter
-    from supervisor.readings.kernel_oom import OomReport as OomReport
+    from supervisor.readings.cpus import usable_cpus as usable_cpus
     from supervisor.readings.memory import MemoryReader as MemoryReader
     from supervisor.readings.memory import available_memory as available_memory
     from supervisor.readings.processes import read_process as read_process
     from supervisor.readings.resources import raise_descriptor_limit as raise_descriptor_limit
     from supervisor.readings.resources import read_processes as read_processes
     from supervisor.readings.resources import read_processes_of_user as read_processes_of_user
+    from supervisor.settings import Allocator as Allocator
     from supervisor.settings import Headroom as Headroom
     from supervisor.settings import MemorySettings as MemorySettings
     from supervisor.settings import PoolSettings as PoolSettings
+    from supervisor.settings import Sandbox as Sandbox
     from supervisor.settings import StreamSettings as StreamSettings
     from supervisor.settings import Target as Target
     from supervisor.settings import TargetSource as TargetSource
@@ -78,16 +80,14 @@ if TYPE_CHECKING:
     from supervisor.status import PoolState as PoolState
     from supervisor.status import PoolStatus as PoolStatus
     from supervisor.status import WorkerStatus as WorkerStatus
-    from supervisor.stream import Stream as Stream
-    from supervisor.tasks import Tasks as Tasks
     from supervisor.trim import keep_together as keep_together
 
 _HOMES = (
-    *("contract", "errors", "spool_view", "sizes", "packed", "trim", "processes.death"),
-    *("processes.environment", "processes.kin", "settings", "child.sandbox", "fairness"),
-    *("readings.processes", "readings.memory", "readings.resources", "readings.kernel_oom"),
-    *("spool", "tasks", "job", "stream", "admission", "guard.beforehand", "guard.history"),
-    *("guard.guard", "status", "pool"),
+    *("contract", "errors", "spool_view", "sizes", "packed", "trim", "process_control"),
+    *("settings", "deaths.death", "processes.environment", "child.sandbox", "dispatch.fairness"),
+    *("readings.cpus", "readings.processes", "readings.memory", "readings.resources"),
+    *("deaths.kernel_oom", "deaths.history", "spool", "loop.tasks", "job", "dispatch.stream"),
+    *("guard.limits", "guard.guard", "dispatch.admission", "status", "pool"),
 )
 """Where the names are, the modules that need little before those that need more."""
 

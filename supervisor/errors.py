@@ -2,7 +2,7 @@
 
 import errno
 
-from supervisor.processes.death import Death, Fault, Intent, whose_fault
+from supervisor.deaths.death import Death, Fault, Intent, whose_fault
 
 
 class PoolError(Exception):
@@ -99,7 +99,7 @@ class StreamLost(PoolError):
     retry_after_s = 1.0
 
 
-def given_up(deaths: list[Death], *, again: bool = False) -> PoolError:
+def give_up(deaths: list[Death], *, again: bool = False) -> PoolError:
     """The job, or, `again`, the same one before, was tried as often as allowed. If its workers took
     more than their budget each time, then it is the job that does not fit; if memory was short, it
     may be tried later."""

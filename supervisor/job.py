@@ -1,4 +1,4 @@
-"""A job: one request to the model, its input, and what became of it."""
+"""A job: one request to the model, its input, and its outcome."""
 
 import asyncio
 import enum
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor.processes.death import Death
+from supervisor.deaths.death import Death
 from supervisor.spool import JobInput
 
 
 class JobState(enum.Enum):
-    """Where a job is: `WAITING` -> `RUNNING` -> `OVER`, and back to `WAITING` if its worker
+    """State of a job: `WAITING` -> `RUNNING` -> `OVER`, and back to `WAITING` if its worker
     dies."""
 
     WAITING = "waiting"
@@ -21,7 +21,7 @@ class JobState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """What a finished job brought. Times in seconds."""
+    """Result of a finished job. Times in seconds."""
 
     value: Any
     queued_s: float
@@ -30,38 +30,47 @@ class JobResult:
     """The workers that died of earlier attempts."""
 
 
+def _new_future() -> "asyncio.Future[JobResult]":
+    return asyncio.get_running_loop().create_future()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """One job in the pool's hands."""
 
-    id: int
-    message: bytes
-    """What its worker is sent."""
-    spool: JobInput | None
-    on_progress: Callable[[Any], None] | None
-    future: asyncio.Future[JobResult]
-    submitted: float
+    request: dict[str, Any]
+    spool: JobInput | None = None
+    on_progress: Callable[[Any], None] | None = None
     units: float | None = None
     """Its size, in units of the caller's choice, such as seconds of audio."""
     request_id: str | None = None
-    """What the caller calls it, for the log."""
+    """The caller's name for it, for the log."""
     client: str | None = None
-    """Whose it is: clients have their turns fairly."""
+    """The client whose turn it takes."""
+    id: int = 0
+    message: bytes = b""
+    """What its worker is sent."""
+    future: "asyncio.Future[JobResult]" = field(default_factory=_new_future)
+    submitted: float = field(default_factory=_now)
     started: float = 0.0
     state: JobState = JobState.WAITING
     deaths: list[Death] = field(default_factory=list)
     never_begun: int = 0
-    """How many workers it was given to that ended before they had taken it up."""
+    """How many workers it was given to that ended before they had begun it."""
 
     def succeed(self, value: Any, run_s: float) -> None:
-        """Give the result to whoever waits."""
+        """Resolve with the result."""
         self.state = JobState.OVER
         if not self.future.done():
             queued_s = self.started - self.submitted
             self.future.set_result(JobResult(value, queued_s, run_s, tuple(self.deaths)))
 
     def fail(self, error: Exception) -> None:
-        """Give the error to whoever waits."""
+        """Resolve with the error."""
         self.state = JobState.OVER
         if not self.future.done():
             self.future.set_exception(error)

@@ -28,24 +28,22 @@ A twenty-line example, complete but for the model, which any module may hold::
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from supervisor.admission import Admission
-from supervisor.dispatcher import Dispatcher, closing
-from supervisor.errors import Draining, NotReady, QueueFull
-from supervisor.guard.admission import Ask
+from supervisor.deaths.death import Cause
+from supervisor.deaths.history import DeathRecord
+from supervisor.dispatch.admission import Admission, Admissions
+from supervisor.dispatch.dispatcher import Dispatcher
+from supervisor.dispatch.retries import closing
+from supervisor.dispatch.stream import Stream
+from supervisor.dispatch.streams import Streams
 from supervisor.guard.guard import Guard
-from supervisor.guard.history import DeathRecord
+from supervisor.guard.refusal import Ask
 from supervisor.job import JobResult
-from supervisor.processes.death import Cause
 from supervisor.settings import Headroom, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
-from supervisor.status import PoolState, PoolStatus, WorkerStatus
-from supervisor.stream import Stream
-from supervisor.streams import Streams
-from supervisor.wire.messages import Loaded
+from supervisor.status import PoolStatus, read_status
 
 
 class Pool:
@@ -74,34 +72,32 @@ class Pool:
         self._guard_is_mine = guard is None
         self._dispatcher = Dispatcher(target, self.settings, self._guard, sound, measure)
         self._lifecycle = self._dispatcher.lifecycle
-        self._member = self._dispatcher.member
+        self._scheduler = self._dispatcher.scheduler
         self._streams = self._dispatcher.streams
-        self._admitted = 0
-        self._inside: set[Admission] = set()
-        self._draining = False
+        self._admissions = Admissions(self.settings, self._guard, self._dispatcher)
 
     async def __aenter__(self) -> "Pool":
         if self._guard_is_mine:
             await self._guard.__aenter__()
-        self._guard.join(self._member)
+        self._guard.join(self._scheduler)
         self._dispatcher.begin()
         await self._lifecycle.__aenter__()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self._draining = True
+        self._admissions.draining = True
         self._dispatcher.close()
         try:
             await self._dispatcher.end()
             await self._lifecycle.__aexit__(*exception)
         finally:
-            self._guard.leave(self._member)
+            self._guard.leave(self._scheduler)
             if self._guard_is_mine:
                 await self._guard.__aexit__(*exception)
 
     async def wait_ready(self) -> None:
         """Until a worker is able to take a job."""
-        await self._lifecycle.until(lambda: self._lifecycle.unready_reason() is None)
+        await self._lifecycle.changes.until(lambda: self._lifecycle.unready_reason() is None)
 
     def unready_reason(self) -> str | None:
         """Why no worker is able now; None if one is."""
@@ -114,7 +110,7 @@ class Pool:
     async def renewed(self) -> str | None:
         """`renew`, and wait until it is over: None, or why it came to nothing."""
         wanted = self._lifecycle.renew()
-        await self._lifecycle.until(lambda: self._lifecycle.answered >= wanted)
+        await self._lifecycle.changes.until(lambda: self._lifecycle.answered >= wanted)
         return self._lifecycle.not_renewed or self.unready_reason()
 
     def not_renewed(self) -> str | None:
@@ -136,9 +132,9 @@ class Pool:
         """Loading has failed at least once, and no worker is able."""
         return self._lifecycle.load_failures > 0 and self.unready_reason() is not None
 
-    async def settled(self) -> str | None:
+    async def loaded_or_failed(self) -> str | None:
         """Wait until a worker is able (None), or loading has failed (why)."""
-        await self._lifecycle.until(lambda: self.unready_reason() is None or self.failed())
+        await self._lifecycle.changes.until(lambda: self.unready_reason() is None or self.failed())
         return self.unready_reason()
 
     def load_death(self) -> DeathRecord | None:
@@ -149,8 +145,7 @@ class Pool:
 
     def report(self) -> dict[str, Any]:
         """What the loaded model tells about itself; empty while there is none."""
-        server = self._lifecycle.live_server()
-        return server.report() if server else {}
+        return self._lifecycle.report()
 
     @property
     def deaths(self) -> dict[Cause, int]:
@@ -159,13 +154,8 @@ class Pool:
 
     def load_times(self) -> tuple[float, float] | None:
         """Seconds that loading and warming took; None while no model is loaded."""
-        loaded = self._loaded()
+        loaded = self._lifecycle.loaded()
         return (loaded.load_s, loaded.warm_s) if loaded else None
-
-    def _loaded(self) -> Loaded | None:
-        """What the fork server told when its model was in memory."""
-        server = self._lifecycle.live_server()
-        return server.loaded.result() if server else None
 
     def watched(self) -> bool:
         """The pool's own tasks live, and the guard has looked lately."""
@@ -175,20 +165,17 @@ class Pool:
         """Replace the workers of this slot, after their jobs; returns their pids."""
         workers = [w for w in self._lifecycle.workers if w.slot == slot and w.running]
         for worker in workers:
-            self._lifecycle.retire(worker, reason)
+            worker.recycle(reason)
         return [worker.pid for worker in workers]
 
-    def stop_admitting(self) -> None:
-        """Take no new jobs; those inside go on. Streams are asked to come to their end."""
-        self._draining = True
-        self.end_streams()
-
     async def drain(self, timeout_s: float) -> bool:
-        """Take no new jobs, and wait for those inside; True if all were done in time."""
-        self.stop_admitting()
+        """Take no new jobs, ask the streams to end, and wait for what is inside; True if all was
+        done in time."""
+        self._admissions.draining = True
+        self.end_streams()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._lifecycle.until(lambda: self._admitted == 0)
+                await self._lifecycle.changes.until(lambda: not self._admissions.inside)
         except TimeoutError:
             return False
         return True
@@ -203,7 +190,7 @@ class Pool:
         stream: bool = False,
         client: str | None = None,
     ) -> Iterator[Admission]:
-        """Take a place for one job, before its input is read.
+        """Take a slot for one job, before its input is read.
 
         What is known of it helps to refuse it now rather than fail it later: its size in `units`
         of the caller's choice (always the same, such as seconds of audio), the bytes that will
@@ -213,68 +200,38 @@ class Pool:
         Raises `Draining`, `NotReady`, `QueueFull`, `MemoryPressure`, `ResourceExhausted` or
         `TooLarge` at once rather than wait.
         """
-        if self._draining:
-            raise Draining("the server is shutting down")
-        if self._lifecycle.hopeless():
-            raise NotReady(self._lifecycle.unready_reason() or "no worker is able")
-        places = self.settings.workers + self.settings.queue
-        if not stream and self._admitted - len(self._streams) >= places:
-            raise QueueFull(f"{self._admitted} requests are in progress, no more are allowed")
         ask = Ask(units, input_bytes, deadline_s, stream)
-        if (
-            refused := self._guard.admission.refusal(self._member, ask, self._queued_units())
-        ) is not None:
-            raise refused
-        if stream and (full := self._streams.refusal(self._member.pace.s_per_unit)) is not None:
-            raise full
-        self._admitted += 1
-        ticket = self._guard.admission.admitted(ask)
-        never = functools.partial(self._guard.admission.never, self._member)
-        admission = Admission(ask, never, self._dispatcher.run, client)
-        self._inside.add(admission)
-        try:
+        with self._admissions.take(ask, client) as admission:
             yield admission
-        finally:
-            self._inside.discard(admission)
-            self._guard.admission.released(ticket)
-            self._admitted -= 1
-            self._lifecycle.notify()
 
     @contextlib.contextmanager
     def stream(self, *, request_id: str | None = None) -> Iterator[Stream]:
         """Admit a stream; `Stream.begin` says what it is, and it is over at the end of the block.
         It is carried by whatever worker is able, and goes on on another if that ends. Raises what
         `admit` raises, and `QueueFull` where the others would be late for it."""
-        with self.admit(stream=True):
-            stream = Stream(
-                self._dispatcher.next_number(),
-                self.settings.streams,
-                request_id,
-                self._streams.place,
-                self._streams.keep_within,
-                self._guard.clock,
-            )
-            try:
-                self._streams.add(stream)
-                yield stream
-            finally:
-                self._streams.remove(stream)
+        with self.admit(stream=True), self._open_stream(request_id) as stream:
+            yield stream
 
     @contextlib.contextmanager
     def background_stream(self, *, request_id: str | None = None) -> Iterator[Stream]:
-        """A stream that is part of a job: it needs no place beside that job's, and has its turns
+        """A stream that is part of a job: it needs no slot beside that job's, and has its turns
         when its worker has nothing else to do, so that neither streams nor other jobs wait for
         it."""
         if self._dispatcher.closed:
             raise closing()
+        with self._open_stream(request_id, background=True) as stream:
+            yield stream
+
+    @contextlib.contextmanager
+    def _open_stream(self, request_id: str | None, *, background: bool = False) -> Iterator[Stream]:
         stream = Stream(
             self._dispatcher.next_number(),
             self.settings.streams,
             request_id,
-            self._streams.place,
+            self._streams.schedule,
             self._streams.keep_within,
             self._guard.clock,
-            background=True,
+            background=background,
         )
         try:
             self._streams.add(stream)
@@ -285,12 +242,12 @@ class Pool:
     @property
     def admitted(self) -> int:
         """Jobs that are inside, without streams."""
-        return self._admitted - len(self._streams)
+        return len(self._admissions.inside) - len(self._streams)
 
     @property
     def waiting(self) -> int:
         """Of them, those that wait for a worker."""
-        return len(self._dispatcher.queue)
+        return len(self._scheduler.queue)
 
     def end_streams(self) -> None:
         """Ask those that are open to come to their end."""
@@ -318,56 +275,11 @@ class Pool:
 
     def status(self) -> PoolStatus:
         """A reading of the whole pool."""
-        lifecycle = self._lifecycle
-        server, loaded = lifecycle.live_server(), self._loaded()
-        reason = lifecycle.unready_reason()
-        if self._draining:
-            state = PoolState.DRAINING
-        else:
-            state = PoolState.READY if reason is None else PoolState.NOT_READY
-        return PoolStatus(
-            state=state,
-            reason=reason,
-            allocator=lifecycle.allocator.name,
-            sandbox=self._in_force(loaded),
-            sandbox_missing=self._not_in_force(loaded),
-            fork_server_pid=server.pid if server else None,
-            model=self.report(),
-            workers=tuple(
-                WorkerStatus(
-                    w.slot,
-                    w.pid,
-                    w.state,
-                    w.jobs_done,
-                    self._guard.growth(w),
-                    self._guard.rss(w),
-                    w.worked_s,
-                    w.silent_s,
-                )
-                for w in sorted(lifecycle.workers, key=lambda w: (w.slot, w.pid))
-            ),
+        return read_status(
+            self._lifecycle,
+            self._guard,
+            draining=self._admissions.draining,
             admitted=self.admitted,
             waiting=self.waiting,
-            deaths=self.deaths,
-            last_deaths=self._guard.history.deaths,
-            guard=self._guard.status(),
-            starved_needs=self._guard.starved_needs(),
-            s_per_unit=self._member.pace.s_per_unit,
+            s_per_unit=self._scheduler.pace.s_per_unit,
         )
-
-    def _in_force(self, loaded: Loaded | None) -> tuple[str, ...]:
-        """What the sandbox of every worker has put in force."""
-        if loaded is None:
-            return ()
-        workers = [w for w in self._lifecycle.workers if w.able]
-        return tuple(n for n in loaded.sandbox if all(n in worker.in_force for worker in workers))
-
-    def _not_in_force(self, loaded: Loaded | None) -> tuple[str, ...]:
-        if loaded is None:
-            return ()
-        lacking = set(loaded.sandbox) - set(self._in_force(loaded))
-        return (*loaded.sandbox_missing, *(f"{name}: not in every worker" for name in lacking))
-
-    def _queued_units(self) -> float:
-        """Of everything that is inside, an answer that is half done counted whole."""
-        return sum(admission.units or 0.0 for admission in self._inside)

@@ -1,10 +1,26 @@
 """What a pool is told: which model to load and how, and how many workers to keep."""
 
+import enum
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor.processes.environment import Allocator, Sandbox
+
+class Allocator(enum.Enum):
+    """The setting; `AUTO` takes jemalloc where the machine has it."""
+
+    AUTO = "auto"
+    JEMALLOC = "jemalloc"
+    GLIBC = "glibc"
+
+
+class Sandbox(enum.Enum):
+    """The setting: whether workers give up, after their warm-up, what they do not need. `AUTO`: as
+    much of it as this machine can; `ON`: or no model is served."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)

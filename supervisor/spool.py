@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from supervisor.errors import SpoolFull
+from supervisor.loop.tasks import retrieve
 
 _DISK_WRITE_BYTES = 512 * 1024
 """What is collected before a thread is asked to write it to disk."""
@@ -266,7 +267,7 @@ class Spool:
         `_close_when_written`."""
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(None, write, *arguments)
-        self._writing.add_done_callback(_heard)
+        self._writing.add_done_callback(retrieve)
         with self._store._on_disk():
             await asyncio.shield(self._writing)
 
@@ -277,12 +278,6 @@ class Spool:
             self._writing.add_done_callback(lambda _: os.close(fd))
         else:
             os.close(fd)
-
-
-def _heard(writing: "asyncio.Future[None]") -> None:
-    """What it failed of is its caller's concern, if that has not gone."""
-    if not writing.cancelled():
-        writing.exception()
 
 
 def _write_all(fd: int, data: bytes | bytearray | memoryview) -> None:

@@ -4,10 +4,12 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor.guard.guard import GuardStatus
-from supervisor.guard.history import DeathRecord
-from supervisor.processes.death import Cause
-from supervisor.processes.worker import WorkerState
+from supervisor.deaths.death import Cause
+from supervisor.deaths.history import DeathRecord
+from supervisor.guard.guard import Guard
+from supervisor.guard.status import GuardStatus
+from supervisor.processes.lifecycle import ProcessLifecycle
+from supervisor.processes.worker_handle import WorkerState
 
 
 class PoolState(enum.Enum):
@@ -59,3 +61,55 @@ class PoolStatus:
     """How much memory would end the model's being starved; empty if it is not."""
     s_per_unit: float | None
     """Seconds of work that a unit of a job's size takes, of late; None until some were seen."""
+
+
+def read_status(
+    lifecycle: ProcessLifecycle,
+    guard: Guard,
+    *,
+    draining: bool,
+    admitted: int,
+    waiting: int,
+    s_per_unit: float | None,
+) -> PoolStatus:
+    """Read what there is now."""
+    server, loaded = lifecycle.live_server(), lifecycle.loaded()
+    reason = lifecycle.unready_reason()
+    if draining:
+        state = PoolState.DRAINING
+    else:
+        state = PoolState.READY if reason is None else PoolState.NOT_READY
+    promised = loaded.sandbox if loaded else []
+    able = [worker for worker in lifecycle.workers if worker.able]
+    in_force = tuple(name for name in promised if all(name in w.in_force for w in able))
+    missing = [*loaded.sandbox_missing] if loaded else []
+    missing += [f"{name}: not in every worker" for name in set(promised) - set(in_force)]
+    return PoolStatus(
+        state=state,
+        reason=reason,
+        allocator=lifecycle.loader.allocator,
+        sandbox=in_force,
+        sandbox_missing=tuple(missing),
+        fork_server_pid=server.pid if server else None,
+        model=lifecycle.report(),
+        workers=tuple(
+            WorkerStatus(
+                w.slot,
+                w.pid,
+                w.state,
+                w.jobs_done,
+                guard.account(w).growth,
+                guard.account(w).rss,
+                w.worked_s,
+                w.silent_s,
+            )
+            for w in sorted(lifecycle.workers, key=lambda w: (w.slot, w.pid))
+        ),
+        admitted=admitted,
+        waiting=waiting,
+        deaths=dict(lifecycle.deaths),
+        last_deaths=guard.history.deaths,
+        guard=guard.status(),
+        starved_needs=guard.starved_needs(),
+        s_per_unit=s_per_unit,
+    )

@@ -129,7 +129,7 @@ def small_settings(small: models.ModelLocation, prepared_small: PreparedModel) -
     return {
         "MODELSERVER_MODEL": str(small.directory),
         "MODELSERVER_PREPARED_DIR": str(prepared_small.directory.parent),
-        "MODELSERVER_WARMUP": "none",
+        "MODELSERVER_DEBUG_WARMUP": "none",
     }
 
 
@@ -148,7 +148,7 @@ def shared_server(
     directory = tmp_path_factory.mktemp("server")
     with start_server(
         directory,
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_WORKERS_HANG_S="2",
         MODELSERVER_WORKERS_COUNT="2",
     ) as server:

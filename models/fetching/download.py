@@ -24,6 +24,8 @@ Progress = Callable[[int, int], None]
 
 _ATTEMPTS = 5
 """In a row that bring nothing."""
+_ATTEMPTS_NAMELESS = 2
+"""The same where the server's name has no address: a machine without a network, mostly."""
 _FIRST_PAUSE_S = 0.5
 _CONNECT_S, _STALL_S = 20.0, 30.0
 _BLOCK_BYTES = 1 << 18
@@ -79,7 +81,8 @@ async def download(
                     await attempts.one(session)
                 except (_Broken, aiohttp.ClientError, TimeoutError) as error:
                     fruitless = 0 if attempts.here > before else fruitless + 1
-                    if fruitless >= _ATTEMPTS:
+                    nameless = isinstance(error, aiohttp.ClientConnectorDNSError)
+                    if fruitless >= (_ATTEMPTS_NAMELESS if nameless else _ATTEMPTS):
                         raise attempts.given_up(error) from error
                     await asyncio.sleep(pause_s * 2**fruitless)
                 else:

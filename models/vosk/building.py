@@ -8,15 +8,22 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.contract import ModelError
 from models.durable import sync
+from models.leftovers import Leftover, bytes_of
 
 _TRIAL_S = 30.0
 """Seconds that a part which was built may take to start."""
+
+
+_BUILDING = ".build-"
+_BUILDING_S = 3600.0
+"""Seconds after which a build that has not ended was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class Built:
             )
         target = self.path(cache)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as temporary:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=_BUILDING) as temporary:
             made = Path(temporary) / "made"
             sources = map(str, self.sources)
             command = ["g++", *self.flags, "-o", str(made), *sources, *self.libraries]
@@ -106,6 +113,16 @@ class Built:
         named = [Path(answer).resolve().name for answer in said]
         libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
         return "\n".join([platform.machine(), libc, *named]).encode()
+
+
+def killed_builds(cache: Path) -> list[Leftover]:
+    """Return what builds that were killed have left. Raises `OSError`."""
+    now, lock = time.time(), cache / ".lock-tools"
+    return [
+        Leftover(path, "left by a build that was killed", bytes_of(path), lock, certain=True)
+        for path in sorted((cache / "tools").glob(f"{_BUILDING}*"))
+        if now - path.stat().st_mtime >= _BUILDING_S
+    ]
 
 
 def compiler_is_here() -> bool:

@@ -1,14 +1,10 @@
 """Finds built programs and libraries that this version does not use."""
 
-import time
 from pathlib import Path
 
 from models.leftovers import Leftover, bytes_of
 from models.vosk.prepared.compiler import compiler_path
 from models.vosk.simd import kernels_path
-
-_BUILDING_S = 3600.0
-"""Seconds after which a build that has not ended was killed."""
 
 
 def old_builds(cache: Path) -> list[Leftover]:
@@ -20,9 +16,5 @@ def old_builds(cache: Path) -> list[Leftover]:
     return [
         Leftover(file, why, bytes_of(file), lock)
         for file in files
-        if file not in current and not _is_being_built(file)
+        if file not in current and not file.name.startswith(".")
     ]
-
-
-def _is_being_built(file: Path) -> bool:
-    return file.name.startswith(".") and time.time() - file.stat().st_mtime < _BUILDING_S

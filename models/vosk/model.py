@@ -40,6 +40,10 @@ _MOST_KEPT = 2
 some 115 MB after 20 s of speech. Two, so that both channels of a call find one."""
 
 
+_UNKNOWN = "[unk]"
+"""Stands in a grammar for any other speech."""
+
+
 class VoskModel:
     """A Vosk model in memory. Implements `models.contract.Model`."""
 
@@ -160,7 +164,16 @@ class VoskModel:
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
         """Those that are not in its vocabulary."""
         words = dict.fromkeys(word for phrase in phrases for word in phrase.split())
-        return [word for word in words if self._model.vosk_model_find_word(word) < 0]
+        return [word for word in words if not self._has(self._own(word))]
+
+    def _has(self, word: str) -> bool:
+        return bool(self._model.vosk_model_find_word(word) >= 0)
+
+    def _own(self, word: str) -> str:
+        """Return "[unk]", which Vosk's clients use, as this model writes it; other words as is."""
+        if word == _UNKNOWN:
+            return next((one for one in (_UNKNOWN, "<unk>", "<UNK>") if self._has(one)), word)
+        return word
 
     def _engine_recognizer(self, sample_rate: float, options: RecognitionOptions) -> Any:
         grammar = options.grammar
@@ -174,7 +187,11 @@ class VoskModel:
             )
         # The engine leaves words out that it does not know, and cannot do without any.
         unknown = set(self.unknown_words(grammar))
-        known = [phrase for phrase in grammar if not unknown.issuperset(phrase.split())]
+        known = [
+            " ".join(map(self._own, phrase.split()))
+            for phrase in grammar
+            if not unknown.issuperset(phrase.split())
+        ]
         if not known:
             raise ModelError(
                 "grammar_unknown", "no word of the phrases is in the model's vocabulary"

@@ -10,6 +10,7 @@ import structlog
 
 from modelserver.access.keyring import Keyring
 from modelserver.access.quota import Allowance, Allowed
+from modelserver.refusal import Refusal
 from modelserver.settings import AuthSettings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
@@ -21,14 +22,8 @@ def bearer_of(authorization: str) -> str:
     return given.strip() if scheme.lower() == "bearer" else ""
 
 
-class NotAllowed(Exception):
+class NotAllowed(Refusal):
     """`code`: "unauthorized", or "rate_limited" with the seconds after which to try again."""
-
-    def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.retry_after_s = retry_after_s
 
 
 class Pass:

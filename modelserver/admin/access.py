@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from modelserver.access.gate import bearer_of
-from modelserver.http.errors import ApiError
+from modelserver.refusal import Refusal
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
 
@@ -44,25 +44,25 @@ class AdminAccess:
         )
 
     def must_be_allowed(self, request: web.Request) -> None:
-        """Raises `ApiError`."""
+        """Raises `Refusal`."""
         if self.is_in(request):
             if request.method not in ("GET", "HEAD") and not _from_our_page(request):
-                raise ApiError("unauthorized", "this comes from another page")
+                raise Refusal("unauthorized", "this comes from another page")
             return
-        raise ApiError(
+        raise Refusal(
             "unauthorized",
             "send the admin token: Authorization: Bearer TOKEN",
             headers={"WWW-Authenticate": 'Bearer realm="modelserver admin"'},
         )
 
     async def let_in(self, request: web.Request, token: str, response: web.Response) -> None:
-        """A cookie for the token, good for half a day. Raises `ApiError` for a wrong one."""
+        """A cookie for the token, good for half a day. Raises `Refusal` for a wrong one."""
         if not _from_our_page(request):
-            raise ApiError("unauthorized", "this comes from another page")
+            raise Refusal("unauthorized", "this comes from another page")
         if self._token is not None and not self._is_token(token):
             log.warning("admin.wrong_token")
             await asyncio.sleep(_AFTER_WRONG_S)
-            raise ApiError("unauthorized", "this is not the admin token")
+            raise Refusal("unauthorized", "this is not the admin token")
         now = time.monotonic()
         self._sessions = {one: until for one, until in self._sessions.items() if until > now}
         while len(self._sessions) >= _MOST_SESSIONS:

@@ -7,12 +7,13 @@ import msgspec
 import structlog
 
 import models
-from modelserver.http.errors import ApiError
+from modelserver.refusal import Refusal
 from modelserver.serving.commands import Failure, ProgressLine, run_models_command
 from modelserver.serving.listing import ModelRow, overview
+from modelserver.serving.pool_settings import memory_settings
 from modelserver.serving.reloading import Reloader
-from modelserver.serving.served import ServedModel, memory_settings
-from modelserver.serving.service import SettingsRefused, SpeechService
+from modelserver.serving.served import ServedModel
+from modelserver.serving.service import SpeechService
 from modelserver.settings.labels import first_model
 from supervisor import Cause, Tasks, find_headroom, in_units
 
@@ -52,27 +53,25 @@ class ModelDesk:
         return {"models": rows, "room": room, "pulling": self.pulling}
 
     def find(self, label: str) -> ServedModel:
-        """A served model. Raises `ApiError`."""
+        """A served model. Raises `Refusal`."""
         if (served := self._service.models.get(label)) is None:
             there = ", ".join(self._service.models)
-            raise ApiError(
-                "model_not_found", f"no model is served as {label!r}; there are: {there}"
-            )
+            raise Refusal("model_not_found", f"no model is served as {label!r}; there are: {there}")
         return served
 
     async def unload(self, label: str) -> None:
-        """One that is loaded again when somebody asks for it. Raises `ApiError`."""
+        """One that is loaded again when somebody asks for it. Raises `Refusal`."""
         served = self.find(label)
         if not served.on_demand:
-            raise ApiError("bad_settings", 'only a model with load = "first_use" can be unloaded')
+            raise Refusal("bad_settings", 'only a model with load = "first_use" can be unloaded')
         await served.stop()
 
     def pull(self, name: str) -> None:
-        """Fetch it; `pulling` says how far it is. Raises `ApiError`."""
+        """Fetch it; `pulling` says how far it is. Raises `Refusal`."""
         if self.pulling is not None and self.pulling.state == "pulling":
-            raise ApiError("bad_request", f"{self.pulling.name} is being fetched")
+            raise Refusal("bad_request", f"{self.pulling.name} is being fetched")
         if models.catalog_entry(name) is None:
-            raise ApiError("model_not_found", f"the catalogue knows no model {name[:80]!r}")
+            raise Refusal("model_not_found", f"the catalogue knows no model {name[:80]!r}")
         self.pulling = Pulling(name)
         self._tasks.once("a pull", lambda: self._pull(name))
 
@@ -101,12 +100,9 @@ class ModelDesk:
 
     async def change(self, name: str) -> None:
         """Serve another in place of the first, until the settings are read again. Raises
-        `ApiError`."""
+        `Refusal`."""
         directory = self._service.settings.models_dir
         there = {location.name for location in models.installed_models(directory)}
         if name not in there:
-            raise ApiError("model_not_found", f"no model {name[:80]!r} is installed")
-        try:
-            await self._reloader.serve(name)
-        except SettingsRefused as error:
-            raise ApiError("bad_settings", str(error)) from error
+            raise Refusal("model_not_found", f"no model {name[:80]!r} is installed")
+        await self._reloader.serve(name)

@@ -67,10 +67,10 @@ def must_be_usable(settings: AdminSettings) -> None:
     token."""
     address = admin_address(settings)
     over_tcp = address is not None and address.path is None
-    if over_tcp and not settings.token_file and not settings.token.strip():
+    if over_tcp and not settings.token_file:
         raise BadAddress(
-            f"admin.listen is {settings.listen}, which others reach too: it needs a token "
-            "(admin.token_file, or admin.token)"
+            f"admin.listen is {settings.listen}, which others reach too: it needs a token: "
+            "name a file that holds one in admin.token_file"
         )
 
 

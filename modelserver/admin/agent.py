@@ -73,11 +73,11 @@ def line(service: SpeechService, kind: str = "") -> str:
     one who asks need not wait for any."""
     status = service.status()
     pools = [served.pool for served in service.models.values() if served.pool is not None]
-    if reason := service.draining():
+    if reason := service.drain.reason:
         if status.admitted or any(len(pool.streams) for pool in pools):
             return "drain\n"
         return f"maint #{_plain(reason)}, and nothing is left inside\n"
-    default = service.default.pool
+    default = service.models.default.pool
     if status.reason is not None and (default is None or default.hopeless()):
         return f"ready down #{_plain(status.reason)}\n"
     guard = status.guard
@@ -96,7 +96,7 @@ def line(service: SpeechService, kind: str = "") -> str:
     if kind == "streams":
         most = sum(pool.streams.capacity(status.s_per_unit) for pool in pools)
     else:
-        most = min(AT_ONCE_EACH * at_once, service.places)
+        most = min(AT_ONCE_EACH * at_once, service.models.places)
     return f"{said} maxconn:{most}\n"
 
 

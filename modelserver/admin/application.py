@@ -18,17 +18,18 @@ from modelserver.admin.history import FIELDS, History
 from modelserver.admin.lag import LoopLag
 from modelserver.admin.metrics import CONTENT_TYPE, Metrics
 from modelserver.admin.report import report
-from modelserver.handover import Upgrader, UpgradeRefused
+from modelserver.handover import Upgrader
 from modelserver.http.app_keys import CONNECTIONS, SERVICE
 from modelserver.http.connections import Connections
 from modelserver.http.decoding import decoded
-from modelserver.http.errors import ApiError, as_api_error, error_response, json_response
+from modelserver.http.errors import error_response, json_response, refusal_of
 from modelserver.http.middleware import REQUEST_ID, expect_continue, request_id_of, signed
 from modelserver.http.origins import refuse_other_names
 from modelserver.http.pages import page
 from modelserver.jobs.service import JobService
 from modelserver.logs import LogLevel, level_now, recent_events, set_level
-from modelserver.serving.reloading import Reloader, ReloadRefused
+from modelserver.refusal import Refusal
+from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
 from modelserver.web import ADMIN_PAGES
 
@@ -141,10 +142,10 @@ class _Admin:
             response = await handler(request)
             return response if response.prepared else signed(response, request_id)
         except Exception as exception:
-            error = as_api_error(exception)
+            error = refusal_of(exception)
             if error is None:
                 log.exception("admin.failed", request_id=request_id, path=request.path)
-                error = ApiError("internal", "the server failed; its log says how")
+                error = Refusal("internal", "the server failed; its log says how")
             return signed(error_response(error, request_id), request_id)
         finally:
             connections.rests(request.protocol)
@@ -178,7 +179,7 @@ class _Admin:
         """All that is kept, or what is newer than `since` (Unix time)."""
         since = request.query.get("since", "0")
         if not _TIME.fullmatch(since):
-            raise ApiError("bad_parameter", "since is a Unix time, in seconds")
+            raise Refusal("bad_parameter", "since is a Unix time, in seconds")
         short, long = (self._history.since(float(since), long) for long in (False, True))
         return json_response({"fields": FIELDS, "short": short, "long": long})
 
@@ -196,7 +197,7 @@ class _Admin:
     async def log(self, request: web.Request) -> web.Response:
         after = request.query.get("after", "0")
         if not re.fullmatch("[0-9]{1,15}", after):
-            raise ApiError("bad_parameter", "after is the number of an event")
+            raise Refusal("bad_parameter", "after is the number of an event")
         return json_response({"level": level_now(), "events": recent_events.since(int(after))})
 
     async def report(self, _: web.Request) -> web.Response:
@@ -253,35 +254,29 @@ class _Admin:
 
     async def recycle(self, request: web.Request) -> web.Response:
         slot = request.match_info["id"]
-        pids = self._service.recycle(int(slot)) if _NUMBER.fullmatch(slot) else []
+        pids = self._service.models.recycle(int(slot)) if _NUMBER.fullmatch(slot) else []
         if not pids:
             there = ", ".join(str(w.slot) for w in self._service.status().workers) or "none"
-            raise ApiError("not_found", f"there is no worker {slot}; there are: {there}")
+            raise Refusal("not_found", f"there is no worker {slot}; there are: {there}")
         log.info("admin.recycle", worker=int(slot), pids=pids)
         return json_response({"status": "recycling", "worker": int(slot), "pids": pids}, status=202)
 
     async def reload(self, _: web.Request) -> web.Response:
         log.info("admin.reload")
-        try:
-            await self._reloader.reload()
-        except ReloadRefused as error:
-            raise ApiError("bad_settings", str(error)) from error
+        await self._reloader.reload()
         return json_response(
             {"status": "reloading", "models": list(self._service.models)}, status=202
         )
 
     async def upgrade(self, _: web.Request) -> web.Response:
         log.info("admin.upgrade")
-        try:
-            pid = await self._upgrader.upgrade()
-        except UpgradeRefused as error:
-            raise ApiError("not_upgraded", str(error)) from error
+        pid = await self._upgrader.upgrade()
         after = self._upgrader.why_after
         return json_response({"status": "waits" if after else "serves", "pid": pid, "why": after})
 
     async def drain(self, _: web.Request) -> web.Response:
         log.info("admin.drain")
-        notice_s = self._service.stop_admitting(
+        notice_s = self._service.drain.stop_admitting(
             "the server takes no requests: its operator has said so"
         )
         admitted = self._service.status().admitted
@@ -290,8 +285,8 @@ class _Admin:
         )
 
     async def resume(self, _: web.Request) -> web.Response:
-        if not self._service.resume():
-            raise ApiError("shutting_down", self._service.draining())
+        if not self._service.drain.resume():
+            raise Refusal("shutting_down", self._service.drain.reason)
         log.info("admin.resume")
         return json_response({"status": "serving"})
 
@@ -301,5 +296,5 @@ async def _body(request: web.Request, kind: type[Body]) -> Body:
         async with asyncio.timeout(_BODY_S):
             body = await request.read()
     except TimeoutError:
-        raise ApiError("upload_timeout", f"the body did not come within {_BODY_S:g} s") from None
+        raise Refusal("upload_timeout", f"the body did not come within {_BODY_S:g} s") from None
     return decoded(body, kind)

@@ -11,7 +11,8 @@ from modelserver.jobs.record import State
 from modelserver.jobs.service import JobService
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
-from supervisor import DeathRecord, GuardStatus, PoolState, PoolStatus, WorkerStatus, in_units
+from modelserver.serving.verdict import verdict
+from supervisor import DeathRecord, GuardStatus, PoolStatus, WorkerStatus
 
 
 class WorkerHealth(msgspec.Struct):
@@ -205,14 +206,11 @@ class Health(msgspec.Struct):
     """Where HTTP clients reach the server; empty until it accepts them."""
 
 
-_RECENT_S = 60.0
-
-
 def health(service: SpeechService, jobs: JobService, started: float) -> Health:
     """As it is now; `started` by CLOCK_MONOTONIC."""
     status = service.status()
     guard = status.guard
-    state, reasons = _verdict(service, status)
+    state, reasons = verdict(service, status)
     usage = service.spools.usage()
     return Health(
         status=state,
@@ -225,9 +223,12 @@ def health(service: SpeechService, jobs: JobService, started: float) -> Health:
         preparing=service.preparing(),
         models=[_model(served) for served in service.models.values()],
         workers=[
-            _worker(worker, service.label_of(worker.slot), guard) for worker in status.workers
+            _worker(worker, service.models.label_of(worker.slot), guard)
+            for worker in status.workers
         ],
-        queue=QueueHealth(status.admitted, status.waiting, service.places, status.s_per_unit),
+        queue=QueueHealth(
+            status.admitted, status.waiting, service.models.places, status.s_per_unit
+        ),
         streams=_streams(service),
         memory=_memory(status, guard) if guard else None,
         spools=SpoolHealth(
@@ -243,49 +244,8 @@ def health(service: SpeechService, jobs: JobService, started: float) -> Health:
     )
 
 
-def in_a_line(service: SpeechService) -> str:
-    """The verdict in words, for a line of status."""
-    status = service.status()
-    word, reasons = _verdict(service, status)
-    if reasons:
-        return f"{word}: {'; '.join(reasons)}"
-    able = sum(worker.state.value in ("idle", "busy") for worker in status.workers)
-    return f"{word}: {status.model.get('model')}, {able} workers, {status.admitted} requests"
-
-
-def _verdict(service: SpeechService, status: PoolStatus) -> tuple[str, list[str]]:
-    """One word, and why it is not "ok"."""
-    reasons = service.stale()
-    if status.reason is not None:
-        reasons.append(status.reason)
-    if (guard := status.guard) is not None:
-        if guard.state.level:
-            reasons.append(
-                f"memory is short ({guard.state.level.word}): {in_units(guard.left)} are left "
-                f"until {guard.tightest.name} is full"
-            )
-        if guard.state.starved:
-            reasons.append(
-                "the model is starved: the kernel takes its pages back and reads them again; "
-                f"{status.starved_needs} would end it"
-            )
-        if guard.spools_refused is not None:
-            directory = service.spools.limits.directory
-            reasons.append(
-                f"larger uploads are refused: {directory} (spool.directory): {guard.spools_refused}"
-            )
-    now = time.time()
-    recent = [o for o in status.last_deaths if now - o.time < _RECENT_S]
-    reasons += [o.death.sentence for o in recent[-3:]]
-    if status.state is PoolState.DRAINING:
-        return "draining", ["the server takes no new requests", *reasons]
-    if status.reason is not None or (guard is not None and not guard.state.takes_work):
-        return "unavailable", reasons
-    return ("degraded" if reasons else "ok"), reasons
-
-
 def _streams(service: SpeechService) -> StreamsHealth:
-    pools = [served.pool for served in service.all_served() if served.pool is not None]
+    pools = [served.pool for served in service.models.all_served() if served.pool is not None]
     return StreamsHealth(
         open=sum(len(pool.streams) for pool in pools),
         behind_s=round(max((pool.streams.behind_s for pool in pools), default=0.0), 3),

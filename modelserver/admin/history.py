@@ -88,12 +88,12 @@ class History:
         moments = service.guard.history.moments
         if guard is None or not moments:
             return None
-        pools = [served.pool for served in service.all_served() if served.pool is not None]
+        pools = [served.pool for served in service.models.all_served() if served.pool is not None]
         kept = {"supervisor": 0, "fork server": 0}
         growth = 0
         for process in moments[-1].processes:
             if process.role in kept:
-                kept[process.role] += process.kept
+                kept[process.role] += process.unreclaimable
             elif process.role == "worker":
                 growth += process.growth
         requests, failures, audio = self._rates(period)

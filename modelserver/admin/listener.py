@@ -92,7 +92,7 @@ class AdminListener:
             return
         self._token = read_token(self._settings)
         if not self._token:
-            raise BadAddress("it needs a token: set admin.token or admin.token_file")
+            raise BadAddress("it needs a token, and the file of admin.token_file is empty")
         self._socket = self._sockets.listen(ADMIN, address.host, address.port)
 
     async def listen(self, reloader: Reloader, upgrader: Upgrader) -> None:
@@ -164,7 +164,7 @@ class AdminListener:
 
 
 def read_token(settings: AdminSettings) -> str | None:
-    """The token, of the setting or of its file; None where there is none. Raises `OSError`."""
-    if settings.token_file:
-        return Path(settings.token_file).expanduser().read_text(encoding="utf-8").strip() or None
-    return settings.token or None
+    """Return the token; None where no file is named or it is empty. Raises `OSError`."""
+    if not settings.token_file:
+        return None
+    return Path(settings.token_file).expanduser().read_text(encoding="utf-8").strip() or None

@@ -22,7 +22,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Makes the text, anew for each scrape."""
+    """Makes the text of each scrape."""
 
     def __init__(self, health: Callable[[], Health], traffic: Traffic, lag: LoopLag) -> None:
         self._registry = CollectorRegistry()
@@ -55,7 +55,7 @@ class _HealthCollector(Collector):
             "process_exits",
             "Processes that have ended, by cause.",
             "cause",
-            # From naught: Prometheus does not see a first increase that comes with its counter.
+            # From 0: Prometheus does not see a first increase that comes with its counter.
             {cause.value: 0 for cause in Cause} | health.exits_by_cause,
         )
         ready = GaugeMetricFamily(
@@ -74,22 +74,24 @@ class _HealthCollector(Collector):
                 info.add_metric([model.blas or "", model.kernels, model.label, model.model], 1)
         yield info
         queue = health.queue
-        yield _gauge("jobs_admitted", "Requests inside.", queue.admitted)
-        yield _gauge("jobs_waiting", "Requests that wait for a worker.", queue.waiting)
-        yield _gauge("jobs_places", "Requests that may be inside at once.", queue.places)
+        yield _gauge("requests_admitted", "Requests inside, with jobs at work.", queue.admitted)
+        yield _gauge("requests_waiting", "Requests that wait for a worker.", queue.waiting)
+        yield _gauge("requests_limit", "Requests that may be inside at once.", queue.places)
         streams = health.streams
         yield _gauge("streams", "Live streams that are open.", streams.open)
         yield _gauge(
             "stream_behind_seconds", "Longest that audio waits for an answer.", streams.behind_s
         )
         yield _gauge(
-            "stream_kept_bytes", "Audio of streams that is kept in memory.", streams.kept_bytes
+            "stream_replay_bytes", "Audio of streams that is held for a replay.", streams.kept_bytes
         )
         yield CounterMetricFamily(
             "modelserver_stream_replays", "Streams that changed workers.", streams.replays
         )
         yield CounterMetricFamily(
-            "modelserver_streams_refused", "For want of processors.", streams.refused
+            "modelserver_streams_refused",
+            "Streams refused because the workers were busy.",
+            streams.refused,
         )
         yield _gauge("jobs_bytes", "Held by jobs on the disk.", health.jobs.bytes)
         jobs = GaugeMetricFamily("modelserver_jobs", "Jobs that are kept.", labels=["state"])
@@ -203,13 +205,13 @@ def _memory(memory: MemoryHealth) -> Iterable[Metric]:
 
 def _traffic(traffic: Traffic) -> Iterable[Metric]:
     requests = CounterMetricFamily(
-        "modelserver_http_requests", "Answered.", labels=["route", "status", "code"]
+        "modelserver_requests", "Answered.", labels=["route", "status", "code"]
     )
     for (route, status, code), count in traffic.requests.items():
         requests.add_metric([route, str(status), code], count)
     yield requests
     yield CounterMetricFamily(
-        "modelserver_http_requests_abandoned", "Left by their clients.", traffic.abandoned
+        "modelserver_requests_abandoned", "Left by their clients.", traffic.abandoned
     )
     yield CounterMetricFamily("modelserver_audio_seconds", "Recognised.", traffic.audio_s)
     ends = CounterMetricFamily(
@@ -219,7 +221,7 @@ def _traffic(traffic: Traffic) -> Iterable[Metric]:
         ends.add_metric([code], count)
     yield ends
     yield _histogram(
-        "http_request_duration_seconds",
+        "request_duration_seconds",
         "From the first byte in to the answer, by route.",
         "route",
         traffic.durations,

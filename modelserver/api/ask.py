@@ -13,18 +13,14 @@ from modelserver.assistant.chat import ChatFailed, Turn
 from modelserver.assistant.ending import Ending, Finish
 from modelserver.http.app_keys import ASSISTANT, SERVICE
 from modelserver.http.decoding import decoded
-from modelserver.http.errors import (
-    ApiError,
-    ErrorInside,
-    as_api_error,
-    error_response,
-    json_response,
-)
+from modelserver.http.errors import ErrorInside, error_response, json_response, refusal_of
 from modelserver.http.middleware import CLIENT, KEY_NAME, NOTES, REQUEST_ID
+from modelserver.refusal import Refusal
 from modelserver.request.accept import wants_events
-from modelserver.request.incoming import Asked, Incoming, find_model, incoming
 from modelserver.request.parameters import ASK_NAMES, Parameters, read_parameters
 from modelserver.request.receiving import is_json, read_body
+from modelserver.request.upload import Upload, find_model, receive_upload
+from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import SpeechProgress, SpeechRequest
 
@@ -92,7 +88,7 @@ class _Asking:
     history: list[Turn]
     stream: bool
     text: str | None = None
-    spoken: Incoming | None = None
+    spoken: Upload | None = None
 
 
 async def ask(request: web.Request) -> web.StreamResponse:
@@ -107,7 +103,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
             story.question = question
             told(question)
             if not question.text:
-                raise ApiError("nothing_said", "nothing was understood in the audio")
+                raise Refusal("nothing_said", "nothing was understood in the audio")
             async with aclosing(assistant.answer(asking.history, question.text)) as answer:
                 async for said in answer:
                     if isinstance(said, Ending):
@@ -123,7 +119,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
         try:
             return json_response(await work(lambda _: None))
         except Exception as exception:
-            error = as_api_error(exception)
+            error = refusal_of(exception)
             if error is None or story.question is None:
                 raise
             request[NOTES].update(answer_error=error.code)
@@ -141,36 +137,36 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
     if is_json(request):
         with assistant.asking(who), service.access.request(request.get(KEY_NAME)):
             asked, _ = read_parameters(query, {}, "", ("stream",))
-            async with service.uploading():
+            async with service.drain.uploading():
                 body = await read_body(request, service.settings.limits, _MOST_BODY_BYTES)
             written = decoded(body, AskedInWriting, _HINT)
             text = written.text.strip()
             if not text or len(text) > _LONGEST_TEXT:
-                raise ApiError("bad_parameter", f"text has from 1 to {_LONGEST_TEXT} characters")
+                raise Refusal("bad_parameter", f"text has from 1 to {_LONGEST_TEXT} characters")
             _must_be_bearable(written.history)
             yield _Asking(written.history, written.stream or asked.stream, text=text)
         return
     asked = Parameters()
 
-    def read(fields: Mapping[str, str]) -> Asked:
+    def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
         nonlocal asked
         asked, _ = read_parameters(query, fields, content_type, ASK_NAMES)
         served = find_model(service, asked.model, asked.language, asked.phrases)
         speech = SpeechRequest(
             phrases=asked.phrases, partials=True, channels=asked.channels, raw=asked.raw
         )
-        return Asked(served, speech)
+        return served, speech
 
     with assistant.asking(who):
-        async with incoming(request, read) as came:
+        async with receive_upload(request, read) as upload:
             history = decoded(asked.history, list[Turn], _HINT) if asked.history else []
             _must_be_bearable(history)
-            yield _Asking(history, asked.stream, spoken=came)
+            yield _Asking(history, asked.stream, spoken=upload)
 
 
 def _must_be_bearable(history: list[Turn]) -> None:
     if len(history) > _MOST_TURNS or any(len(turn.content) > _LONGEST_TEXT for turn in history):
-        raise ApiError(
+        raise Refusal(
             "bad_parameter",
             f"history has up to {_MOST_TURNS} turns of up to {_LONGEST_TEXT} characters",
         )
@@ -207,10 +203,10 @@ class _Story:
     def done(self, result: Answered) -> Event:
         return Event("answer.done", result)
 
-    def failed(self, error: ApiError, request_id: str) -> Event:
+    def failed(self, error: Refusal, request_id: str) -> Event:
         return Event("error", self.not_answered(error, request_id))
 
-    def not_answered(self, error: ApiError, request_id: str) -> NotAnswered:
+    def not_answered(self, error: Refusal, request_id: str) -> NotAnswered:
         """The error document, with what there is all the same."""
         inside = ErrorInside(error.code, error.message, request_id)
         return NotAnswered(inside, self.question, "".join(self.parts) or None)

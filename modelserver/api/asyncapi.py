@@ -38,8 +38,9 @@ _PARAMETERS = {
     "phrases": "recognise these only: a JSON list, or one each time it is given",
     "profile": "fast, balanced or accurate: how much work goes into the same audio",
     "channels": "mix, or the number of the one that is heard",
-    "encoding": "of samples without a container, such as s16le; with rate, and channels as a count",
+    "encoding": "of samples without a container, such as s16le; with rate",
     "rate": "samples a second of samples without a container",
+    "channel_count": "channels of samples without a container",
     "second_pass": "true: what was said in each segment is heard once more, with the profile "
     "accurate, and told as revised",
     "partials": "false: final messages only",

@@ -10,8 +10,9 @@ from modelserver.http.app_keys import SERVICE
 from modelserver.http.errors import json_response
 from modelserver.http.middleware import REQUEST_ID
 from modelserver.request.accept import wants_events, wants_plain_text
-from modelserver.request.incoming import Asked, find_model, incoming
 from modelserver.request.parameters import Parameters, read_parameters
+from modelserver.request.upload import find_model, receive_upload
+from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 
 
@@ -22,11 +23,11 @@ async def convert(request: web.Request) -> web.StreamResponse:
     plain, events = wants_plain_text(request), wants_events(request)
     wanted: tuple[Parameters, list[str]]
 
-    def read(fields: Mapping[str, str]) -> Asked:
+    def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
         nonlocal wanted
         wanted = asked, _ = read_parameters(query, fields, content_type)
         served = find_model(request.app[SERVICE], asked.model, asked.language, asked.phrases)
-        return Asked(
+        return (
             served,
             SpeechRequest(
                 words=asked.words or asked.format in ("srt", "vtt"),
@@ -41,7 +42,7 @@ async def convert(request: web.Request) -> web.StreamResponse:
             ),
         )
 
-    async with incoming(request, read) as came:
+    async with receive_upload(request, read) as upload:
         asked, warnings = wanted
 
         def answer(speech: Speech) -> Transcript:
@@ -54,11 +55,11 @@ async def convert(request: web.Request) -> web.StreamResponse:
             )
 
         async def work(told: Callable[[SpeechProgress], None]) -> Transcript:
-            return answer(await came.transcribe(told))
+            return answer(await upload.transcribe(told))
 
         if events:
             return await stream_events(request, work, OurStory())
-        speech = await came.transcribe()
+        speech = await upload.transcribe()
     if asked.format in TEXTS or plain:
         form = asked.format if asked.format in TEXTS else "text"
         return await off_the_loop(speech, lambda: text_response(speech, form))

@@ -5,7 +5,8 @@ from aiohttp import web
 
 from modelserver import __version__
 from modelserver.http.app_keys import SERVICE
-from modelserver.http.errors import ApiError, json_response
+from modelserver.http.errors import json_response
+from modelserver.refusal import Refusal
 from supervisor import PoolState
 
 
@@ -43,9 +44,9 @@ async def readyz(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     status = service.status()
     if status.state is PoolState.DRAINING:
-        raise ApiError("shutting_down", service.draining(), retry_after_s=10)
+        raise Refusal("shutting_down", service.drain.reason, retry_after_s=10)
     if status.reason is not None:
-        raise ApiError("not_ready", status.reason, retry_after_s=5)
+        raise Refusal("not_ready", status.reason, retry_after_s=5)
     return json_response(
         Ready(
             status="ready",

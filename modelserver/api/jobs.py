@@ -12,19 +12,25 @@ import msgspec
 from aiohttp import web
 
 from modelserver.api.progress import OurStory, stream_events
-from modelserver.api.transcripts import TEXTS, Transcript, as_text, text_response, transcript
+from modelserver.api.transcripts import (
+    TEXTS,
+    Transcript,
+    as_text,
+    off_the_loop,
+    text_response,
+    transcript,
+)
 from modelserver.audio.channels import MIX
 from modelserver.http.app_keys import JOBS, SERVICE
-from modelserver.http.errors import ApiError, json_response
+from modelserver.http.errors import json_response
 from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID, Handler, expect_continue
 from modelserver.jobs.record import STATES, Failure, Job, Repeat, Shown, State, Wanted
 from modelserver.jobs.service import JobService
-from modelserver.jobs.store import UnknownCursor
 from modelserver.jobs.work import longest_audio_s
 from modelserver.outbound.client import Failed, Patience
+from modelserver.refusal import Refusal
 from modelserver.request.accept import wants_events
-from modelserver.request.body import Received, Upload, hold_continue, must_be_acceptable
-from modelserver.request.incoming import find_model, request_limits
+from modelserver.request.body import BodyReader, Received, hold_continue, must_be_acceptable
 from modelserver.request.parameters import (
     FORMATS,
     JOB_NAMES,
@@ -32,10 +38,11 @@ from modelserver.request.parameters import (
     read_flag,
     read_parameters,
 )
+from modelserver.request.upload import find_model
 from modelserver.settings import LimitSettings
 from modelserver.speech.joining import without_words
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
-from modelserver.tracing import current_traceparent
+from modelserver.tracing import trace_headers
 from supervisor import Spool
 
 MOST_LISTED = 100
@@ -52,15 +59,15 @@ class Webhook(msgspec.Struct, omit_defaults=True):
 
 
 class JobDocument(msgspec.Struct, omit_defaults=True):
-    """A job. `duration`: seconds of audio, a guess until it is done; `progress`: from 0 to 1;
-    `position`: its place among those that wait, from 1; `expires`: when it is forgotten."""
+    """A job. `duration`: seconds of audio, once it is done; `progress`: from 0 to 1; `position`:
+    its place among those that wait, from 1; `expires`: when it is forgotten."""
 
     id: str
     state: State
     created: datetime
     request_id: str
-    duration: float
     progress: float
+    duration: float | None = None
     position: int | None = None
     started: datetime | None = None
     ended: datetime | None = None
@@ -137,14 +144,14 @@ async def add(request: web.Request) -> web.StreamResponse:
             held.enter_context(access)
             arriving = jobs.arriving(owner, request.content_length)
             spool = await held.enter_async_context(arriving)
-        await held.enter_async_context(service.uploading())
-        upload = Upload(request, spool, limits, asked.raw, link="url")
+        await held.enter_async_context(service.drain.uploading())
+        body = BodyReader(request, spool, limits, asked.raw, link="url")
         received = Received(0.0, known=False)
         if asked.url is None or request.can_read_body:
-            received = await upload.receive()
+            received = await body.receive()
             asked, warnings = _read(request, received.fields)
         if asked.url is not None and spool.size:
-            raise ApiError("bad_parameter", "there is both audio and a url")
+            raise Refusal("bad_parameter", "there is both audio and a url")
         wanted = _wanted(asked, warnings)
         repeat = None if key is None else await _repeat(key, spool, wanted, asked)
         if repeat is not None and (same := await jobs.repeats.same(owner, repeat)) is not None:
@@ -152,7 +159,7 @@ async def add(request: web.Request) -> web.StreamResponse:
         if again:
             raise _deleted_meanwhile()
         if asked.url is not None:
-            received = await _fetched(jobs, asked.url, upload, limits)
+            received = await _fetched(jobs, asked.url, body, limits)
         request[NOTES].update(bytes=spool.size, audio_s=round(received.seconds, 3))
         job, new = await jobs.add(
             spool,
@@ -162,7 +169,7 @@ async def add(request: web.Request) -> web.StreamResponse:
             webhook=asked.webhook,
             repeat=repeat,
             request_id=request[REQUEST_ID],
-            traceparent=current_traceparent(),
+            traceparent=trace_headers().get("traceparent", ""),
         )
     return _taken(request, job, new=new)
 
@@ -175,8 +182,8 @@ def _taken(request: web.Request, job: Job, *, new: bool) -> web.Response:
     return json_response(_described(request.app[JOBS], job), status=202, headers=headers)
 
 
-def _deleted_meanwhile() -> ApiError:
-    return ApiError(
+def _deleted_meanwhile() -> Refusal:
+    return Refusal(
         "not_ready",
         "the job of this Idempotency-Key was deleted just now: send it again",
         retry_after_s=1.0,
@@ -185,11 +192,9 @@ def _deleted_meanwhile() -> ApiError:
 
 def _job_limits(request: web.Request) -> LimitSettings:
     """Those of a request, for the longer recordings that a job may have."""
-    settings, limits = request.app[SERVICE].settings, request_limits(request)
-    longest_s = longest_audio_s(settings)
-    body = int(settings.limits.body * longest_s / settings.limits.audio_s)
-    if settings.auth.key_body and request.get(KEY_NAME) is not None:
-        body = min(settings.auth.key_body, body)
+    settings = request.app[SERVICE].settings
+    limits, longest_s = settings.limits, longest_audio_s(settings)
+    body = int(limits.body * longest_s / limits.audio_s)
     return msgspec.structs.replace(limits, audio_s=longest_s, body=body)
 
 
@@ -225,18 +230,18 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
     return Wanted(speech, shown, asked.model, asked.language, warnings)
 
 
-async def _fetched(jobs: JobService, url: str, upload: Upload, limits: LimitSettings) -> Received:
+async def _fetched(jobs: JobService, url: str, body: BodyReader, limits: LimitSettings) -> Received:
     patience = Patience(limits.upload_idle_s, limits.upload_min_bytes_s)
     try:
-        return await upload.take(jobs.outside.fetch(url, patience))
+        return await body.take(jobs.outside.fetch(url, patience))
     except Failed as error:
-        raise ApiError("url_failed", f"url: {error}") from error
+        raise Refusal("url_failed", f"url: {error}") from error
 
 
 def _repeat_key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _REPEAT_KEY.fullmatch(key):
-        raise ApiError("bad_parameter", "an Idempotency-Key has up to 256 printable characters")
+        raise Refusal("bad_parameter", "an Idempotency-Key has up to 256 printable characters")
     return key
 
 
@@ -262,20 +267,21 @@ async def show(request: web.Request) -> web.StreamResponse:
     asked = dict(request.query)
     for name in asked:
         if name not in ("format", "words", "segments"):
-            raise ApiError("bad_parameter", f"there is no parameter {name[:60]!r}")
+            raise Refusal("bad_parameter", f"there is no parameter {name[:60]!r}")
     form = asked.get("format")
     if form is not None and form not in FORMATS:
-        raise ApiError("bad_parameter", f"format={form[:40]!r}; there are: {', '.join(FORMATS)}")
+        raise Refusal("bad_parameter", f"format={form[:40]!r}; there are: {', '.join(FORMATS)}")
     flags = {n: read_flag(n, asked[n]) for n in ("words", "segments") if n in asked}
     job = await _found(request)
     if wants_events(request):
         return await _followed(request, job)
     if form in TEXTS:
-        return text_response(_speech(job), form)
+        speech = _speech(job)
+        return await off_the_loop(speech, lambda: text_response(speech, form))
     shown = msgspec.structs.replace(job.wanted.shown, **flags)
     if form is not None:
         shown = msgspec.structs.replace(shown, format=form)
-    return json_response(await asyncio.to_thread(_described, jobs, job, shown))
+    return await asyncio.to_thread(lambda: json_response(_described(jobs, job, shown)))
 
 
 async def list_jobs(request: web.Request) -> web.StreamResponse:
@@ -284,21 +290,16 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     asked = dict(request.query)
     for name in asked:
         if name not in ("state", "limit", "before"):
-            raise ApiError("bad_parameter", f"there is no parameter {name[:60]!r}")
+            raise Refusal("bad_parameter", f"there is no parameter {name[:60]!r}")
     state = next((one for one in STATES if one == asked.get("state")), None)
     if state is None and "state" in asked:
-        raise ApiError("bad_parameter", f"state is one of: {', '.join(STATES)}")
+        raise Refusal("bad_parameter", f"state is one of: {', '.join(STATES)}")
     text = asked.get("limit", "20")
     if not re.fullmatch("[0-9]{1,3}", text) or not 0 < int(text) <= MOST_LISTED:
-        raise ApiError("bad_parameter", f"limit is from 1 to {MOST_LISTED}")
+        raise Refusal("bad_parameter", f"limit is from 1 to {MOST_LISTED}")
     limit = int(text)
     owner = request.get(KEY_NAME, "")
-    try:
-        found, more = await jobs.listed(owner, state, asked.get("before"), limit)
-    except UnknownCursor:
-        raise ApiError(
-            "bad_parameter", "before is what next was in an earlier list, or the id of a job"
-        ) from None
+    found, more = await jobs.listed(owner, state, asked.get("before"), limit)
     documents = [
         _document(job, jobs.position(job.id), jobs.done_s(job.id), jobs.keep_until(job))
         for job in found
@@ -314,28 +315,28 @@ async def delete(request: web.Request) -> web.StreamResponse:
 
 
 async def _found(request: web.Request, *, speech: bool = True) -> Job:
-    """The job that the path names. Raises `ApiError`."""
+    """The job that the path names. Raises `Refusal`."""
     jobs, job_id = request.app[JOBS], request.match_info["id"]
     job = await jobs.get(job_id, speech=speech)
     if job is not None and job.owner == request.get(KEY_NAME, ""):
         return job
     where, dash, _ = job_id.rpartition("-")
     if dash and where != jobs.name:
-        raise ApiError(
+        raise Refusal(
             "job_elsewhere",
             f"there is no job {job_id[:100]!r} here: this is {jobs.name}, and its id says that it "
             f"is with {where[:100]}",
         )
-    raise ApiError("job_not_found", f"there is no job {job_id[:100]!r}; it may have been forgotten")
+    raise Refusal("job_not_found", f"there is no job {job_id[:100]!r}; it may have been forgotten")
 
 
 def _speech(job: Job) -> Speech:
-    """Raises `ApiError` where there is none."""
+    """Raises `Refusal` where there is none."""
     if job.speech is not None:
         return job.speech
     if job.error is not None:
-        raise ApiError("job_failed", f"the job has failed: {job.error.message}")
-    raise ApiError("job_unfinished", f"the job is {job.state}: there is no transcript yet")
+        raise Refusal("job_failed", f"the job has failed: {job.error.message}")
+    raise Refusal("job_unfinished", f"the job is {job.state}: there is no transcript yet")
 
 
 async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
@@ -347,9 +348,9 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
         await jobs.follow(job.id, told)
         now = await jobs.get(job.id, speech=True)
         if now is None:
-            raise ApiError("job_not_found", "the job was deleted")
+            raise Refusal("job_not_found", "the job was deleted")
         if not now.over:
-            raise ApiError("shutting_down", "the server ends here; the job goes on: ask again")
+            raise Refusal("shutting_down", "the server ends here; the job goes on: ask again")
         return await asyncio.to_thread(_described, jobs, now)
 
     return await stream_events(request, work, OurStory())
@@ -375,7 +376,7 @@ def _document(
         state=job.state,
         created=_when(job.created),
         request_id=job.request_id,
-        duration=round(job.seconds, 3),
+        duration=round(job.seconds, 3) if job.state == "done" else None,
         progress=round(progress, 4),
         position=position if job.state == "waiting" else None,
         started=None if job.started is None else _when(job.started),

@@ -20,13 +20,15 @@ from modelserver.api.progress import Event, stream_events
 from modelserver.api.transcripts import TEXTS, off_the_loop, text_response
 from modelserver.http.app_keys import SERVICE
 from modelserver.http.decoding import decoded
-from modelserver.http.errors import ApiError, json_response, openai_error
+from modelserver.http.errors import json_response, openai_error
 from modelserver.http.middleware import expect_continue
+from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
-from modelserver.request.incoming import Asked, find_model, incoming
 from modelserver.request.parameters import read_flag, read_language
+from modelserver.request.upload import find_model, receive_upload
+from modelserver.serving.registry import UnknownModel
 from modelserver.serving.served import ServedModel
-from modelserver.serving.service import SpeechService, UnknownModel
+from modelserver.serving.service import SpeechService
 from modelserver.settings.labels import DEFAULT_LABEL
 from modelserver.speech.languages import ENGLISH_NAMES, primary_language
 from modelserver.speech.messages import (
@@ -147,7 +149,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
     """`POST /v1/audio/transcriptions`"""
     wanted = _Wanted()
 
-    def read(fields: Mapping[str, str]) -> Asked:
+    def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
         nonlocal wanted
         served, warnings = _find(request.app[SERVICE], fields)
         wanted = _read(fields, warnings)
@@ -155,12 +157,12 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
         asked = SpeechRequest(
             words=verbose or wanted.form in ("srt", "vtt"), segments=verbose, partials=wanted.stream
         )
-        return Asked(served, asked)
+        return served, asked
 
-    async with incoming(request, read) as came:
+    async with receive_upload(request, read) as upload:
         if wanted.stream:
-            return await stream_events(request, came.transcribe, _Deltas())
-        speech = await came.transcribe()
+            return await stream_events(request, upload.transcribe, _Deltas())
+        speech = await upload.transcribe()
     if wanted.form in TEXTS:
         return await off_the_loop(speech, lambda: text_response(speech, wanted.form))
     warnings = [*wanted.warnings, *speech.warnings] or None
@@ -170,7 +172,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
 
 
 def _find(service: SpeechService, fields: Mapping[str, str]) -> tuple[ServedModel, list[str]]:
-    """The model, and what should be said of the choice. Raises `ApiError` or `UnknownModel`."""
+    """The model, and what should be said of the choice. Raises `Refusal`."""
     name = fields.get("model") or None
     language = read_language(fields.get("language", ""))
     try:
@@ -187,17 +189,17 @@ def _find(service: SpeechService, fields: Mapping[str, str]) -> tuple[ServedMode
 def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
     form = fields.get("response_format") or "json"
     if form == "diarized_json":
-        raise ApiError("bad_parameter", "speakers are not told apart: response_format may be "
+        raise Refusal("bad_parameter", "speakers are not told apart: response_format may be "
                        f"{', '.join(FORMATS)}")  # fmt: skip
     if form not in FORMATS:
-        raise ApiError("bad_parameter", f"response_format={form[:40]!r} is not known; there are: "
+        raise Refusal("bad_parameter", f"response_format={form[:40]!r} is not known; there are: "
                        f"{', '.join(FORMATS)}")  # fmt: skip
     if _listed(fields, "include"):
-        raise ApiError("bad_parameter", "include: log probabilities of tokens are not given")
+        raise Refusal("bad_parameter", "include: log probabilities of tokens are not given")
     granularities = _listed(fields, "timestamp_granularities")
     for one in granularities:
         if one not in GRANULARITIES:
-            raise ApiError(
+            raise Refusal(
                 "bad_parameter", f"timestamp_granularities={one[:40]!r}: word and segment are known"
             )
     temperature = fields.get("temperature") or "0"
@@ -205,7 +207,7 @@ def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
         if not 0 <= float(temperature) <= 1:
             raise ValueError
     except ValueError:
-        raise ApiError(
+        raise Refusal(
             "bad_parameter", f"temperature={temperature[:40]!r}; it is from 0 to 1"
         ) from None
     said = list(warnings)
@@ -299,13 +301,13 @@ class _Deltas:
     def done(self, speech: Speech) -> Event:
         return Event(None, Done(speech.text, _usage(speech)))
 
-    def failed(self, error: ApiError, request_id: str) -> Event:
+    def failed(self, error: Refusal, request_id: str) -> Event:
         return Event("error", openai_error(error))
 
 
 async def translations(request: web.Request) -> web.StreamResponse:
     """`POST /v1/audio/translations`: what is not done here."""
-    raise ApiError(
+    raise Refusal(
         "not_found", "nothing is translated here: /v1/audio/transcriptions writes down what is said"
     )
 
@@ -319,7 +321,7 @@ async def list_models(request: web.Request) -> web.Response:
 async def one_model(request: web.Request) -> web.Response:
     """`GET /v1/models/{id}`"""
     wanted = request.match_info["id"]
-    served = request.app[SERVICE].find(wanted)
+    served = request.app[SERVICE].models.find(wanted)
     return json_response(msgspec.structs.replace(_model(served), id=wanted))
 
 

@@ -84,6 +84,10 @@ _PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
         "of samples without a container; with `rate`",
     ),
     "rate": ({"type": "integer", "minimum": 4000, "maximum": 768_000}, "samples a second"),
+    "channel_count": (
+        {"type": "integer", "minimum": 1, "maximum": 32},
+        "channels of samples without a container",
+    ),
     "format": ({"type": "string", "enum": list(FORMATS)}, "what the answer is to be"),
 }
 _BUSY = (

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
-from modelserver.http.errors import ApiError, ErrorDocument, ErrorInside, as_api_error
+from modelserver.http.errors import ErrorDocument, ErrorInside, refusal_of
 from modelserver.http.events import EventStream
 from modelserver.http.middleware import NOTES, REQUEST_ID
+from modelserver.refusal import Refusal
 from modelserver.speech.messages import SpeechProgress
 
 _STAY_S = 15.0
@@ -56,7 +57,7 @@ class Story(Protocol):
         """What came of it."""
         ...
 
-    def failed(self, error: ApiError, request_id: str) -> Event:
+    def failed(self, error: Refusal, request_id: str) -> Event:
         """Nothing came of it."""
         ...
 
@@ -82,11 +83,11 @@ async def stream_events(
         try:
             last = story.done(working.result())
         except Exception as error:
-            if (known := as_api_error(error)) is None:
+            if (known := refusal_of(error)) is None:
                 raise
             request[NOTES].update(event_error=known.code)
             last = story.failed(known, request[REQUEST_ID])
-        await events.send(last.name, last.document)
+        await events.send_large(last.name, last.document)
         await events.close()
     finally:
         working.cancel()
@@ -118,7 +119,7 @@ class OurStory:
         """The document that would have been the answer."""
         return Event("done", result)
 
-    def failed(self, error: ApiError, request_id: str) -> Event:
+    def failed(self, error: Refusal, request_id: str) -> Event:
         """The error document."""
         document = ErrorInside(error.code, error.message, request_id)
         return Event("error", ErrorDocument(document))

@@ -15,6 +15,7 @@ from modelserver import __version__
 from modelserver.assistant.ending import Ending, Finish
 from modelserver.assistant.thoughts import without_thoughts
 from modelserver.outbound.reasons import in_words
+from modelserver.refusal import Refusal
 from modelserver.settings import AssistantSettings
 
 _LONGEST_LINE = 1 << 20
@@ -35,7 +36,7 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content: str
 
 
-class ChatFailed(Exception):
+class ChatFailed(Refusal):
     """There is no answer, or only the beginning of one. `code`: one of the API's errors."""
 
     def __init__(
@@ -47,10 +48,7 @@ class ChatFailed(Exception):
         status: int | None = None,
     ) -> None:
         """`status`: of the language model's answer, if that is what failed."""
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.retry_after_s = retry_after_s
+        super().__init__(code, message, retry_after_s)
         self.status = status
 
 

@@ -5,12 +5,14 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 
+from opentelemetry.trace import SpanKind
+
 from modelserver.access.gate import NotAllowed
 from modelserver.assistant.chat import Chat, ChatFailed, Turn
 from modelserver.assistant.ending import Ending
 from modelserver.assistant.limits import QuestionLimits
 from modelserver.settings import AssistantSettings
-from modelserver.tracing import span_below
+from modelserver.tracing import fail, start_span, trace_headers
 
 
 class Assistant:
@@ -59,17 +61,18 @@ class Assistant:
         `ChatFailed`."""
         settings = self._settings()
         told = history[-2 * settings.history_turns :] if settings.history_turns else []
-        chat = span_below("chat", "client")
-        chat.note(gen_ai__operation__name="chat", gen_ai__request__model=settings.model or None)
-        headers = chat.context.headers() if chat.context else {}
+        chat = start_span("chat", SpanKind.CLIENT, attributes={"gen_ai.operation.name": "chat"})
+        if settings.model:
+            chat.set_attribute("gen_ai.request.model", settings.model)
+        headers = trace_headers(chat)
         try:
             async with aclosing(self._chat.answer(settings, told, question, headers)) as answer:
                 async for said in answer:
-                    if isinstance(said, Ending):
-                        chat.note(gen_ai__response__model=said.model)
+                    if isinstance(said, Ending) and said.model is not None:
+                        chat.set_attribute("gen_ai.response.model", said.model)
                     yield said
         except ChatFailed as error:
-            chat.fail(error.code, error.message)
+            fail(chat, error.code, error.message)
             raise
         finally:
             chat.end()

@@ -1,13 +1,10 @@
 """Why audio cannot be taken, with a stable code."""
 
+from modelserver.refusal import Refusal
 
-class AudioError(Exception):
-    """The audio is refused; `code` is one of the API's error codes."""
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+class AudioError(Refusal):
+    """The audio is refused."""
 
 
 def not_audio(why: str) -> AudioError:

@@ -16,7 +16,7 @@ from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note
 from modelserver.batch.remote import is_url, opened, read
 from modelserver.serving.service import SpeechService
-from modelserver.serving.transcribing import Transcribing
+from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from supervisor import FileInput, JobInput, NotReady, PoolError
@@ -34,12 +34,12 @@ class OwnPool:
     async def __aenter__(self) -> "OwnPool":
         await self._service.__aenter__()
         try:
-            await self._service.default.loaded()
+            await self._service.models.default.loaded()
         except NotReady as error:
             # A server waits for its model to come; a command says why there is none.
             await self._service.__aexit__()
             raise EngineUnusable(error.message) from error
-        self.at_once = self._service.default.slots
+        self.at_once = self._service.models.default.slots
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -97,8 +97,10 @@ class OwnPool:
             moved(progress.done_s)
 
         service = self._service
-        async with service.admit(service.default, patient=True) as place:
+        async with service.admit(service.models.default, patient=True) as admission:
             # What comes through a pipe is taken for plain samples.
-            place.admission.resize(expected_s or audio.size / 32_000, known=False)
-            done = await Transcribing(service, self._asked, told=told).run(place, audio)
+            admission.resize(expected_s or audio.size / 32_000, known=False)
+            done = await Transcription(service, service.models.default, self._asked, told=told).run(
+                admission, audio
+            )
             return done.speech

@@ -136,7 +136,7 @@ class Server:
                     if answer.status == 200:
                         patience.there()
                         job: dict[str, Any] = await answer.json()
-                        moved(job["progress"] * (expected_s or job["duration"]))
+                        moved(job["progress"] * (expected_s or job.get("duration", 0.0)))
                         if job["state"] in ("done", "failed"):
                             return job
                     elif answer.status in _AGAIN:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
-from modelserver.serving.served import pool_settings
+from modelserver.serving.pool_settings import pool_settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.fields import HIDDEN, Field, named_fields, size_text
 from supervisor import explain_limits

@@ -16,8 +16,8 @@ from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.cli.status import in_words
 from modelserver.own_packages import replaced_packages
 from modelserver.serving.load_specs import find_model
+from modelserver.serving.pool_settings import memory_settings, pool_settings
 from modelserver.serving.selection import candidate, does_not_fit, worker_count, workers_text
-from modelserver.serving.served import memory_settings, pool_settings
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import own_settings, settings_for
@@ -101,7 +101,7 @@ def _sandbox(settings: Settings) -> str:
 
 
 def _kernels(settings: Settings) -> str:
-    variant = choose_variant(processor_flags(), settings.blas)
+    variant = choose_variant(processor_flags(), settings.debug.blas)
     if settings.kernels == "off":
         return "kernels of our own: off, by the settings"
     if variant is None:

@@ -5,6 +5,7 @@ import msgspec
 from modelserver.batch.engine import Engine
 from modelserver.logs import configure_logs
 from modelserver.settings import Settings
+from modelserver.settings.changes import with_values
 from modelserver.settings.configuration import FLAG, Configuration
 from modelserver.speech.messages import SpeechRequest
 
@@ -12,8 +13,8 @@ from modelserver.speech.messages import SpeechRequest
 def pool_settings_of(configuration: Configuration) -> Settings:
     """For workers of a command's own."""
     settings = configuration.settings
-    if "warmup" not in configuration.origins:  # it takes longer than a few files do
-        settings = msgspec.structs.replace(settings, warmup="none")
+    if "debug.warmup" not in configuration.origins:  # it takes longer than a few files do
+        settings = with_values(settings, {"debug.warmup": "none"})
     return settings
 
 
@@ -30,7 +31,12 @@ def engine_of(
     if server is not None:
         from modelserver.batch.server import Server
 
-        given = {"channels": asked.channels, "encoding": encoding, "rate": rate and str(rate)}
+        given = {
+            "channels": asked.channels,
+            "encoding": encoding,
+            "rate": rate and str(rate),
+            "channel_count": asked.raw and str(asked.raw.channels),
+        }
         parameters = {name: value for name, value in given.items() if value}
         return Server(server, key, {**parameters, **named(configuration)})
     from modelserver.batch.own_pool import OwnPool

@@ -15,6 +15,7 @@ from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
 from modelserver.serving.load_specs import find_model
 from modelserver.serving.measure import Measured, measure
+from modelserver.serving.pool_settings import memory_settings
 from modelserver.serving.selection import (
     Choice,
     candidate,
@@ -22,7 +23,6 @@ from modelserver.serving.selection import (
     worker_count,
     workers_text,
 )
-from modelserver.serving.served import memory_settings
 from modelserver.serving.sizing import kubernetes_patch, server_needs
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration

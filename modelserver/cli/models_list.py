@@ -5,8 +5,8 @@ import click
 import models as model_package
 from modelserver.cli.options import with_settings
 from modelserver.serving.listing import ModelRow, overview
+from modelserver.serving.pool_settings import memory_settings
 from modelserver.serving.selection import worker_count, workers_text
-from modelserver.serving.served import memory_settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
 from supervisor import find_headroom, in_units
@@ -31,6 +31,11 @@ def list_models(configuration: Configuration, installed: bool, spoken: str | Non
     rows, served = found.rows, found.choice
     if spoken is not None:
         rows = [row for row in rows if _speaks(row, spoken)]
+        if not rows:
+            raise click.ClickException(
+                f"no model for {spoken!r} is {'installed' if installed else 'installed or known'}; "
+                "`modelserver models list` shows all"
+            )
     table = [_HEAD, *(_cells(row) for row in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEAD))]
     for cells in table:
@@ -39,7 +44,9 @@ def list_models(configuration: Configuration, installed: bool, spoken: str | Non
         for problem in row.problems:
             click.echo(problem, err=True)
     click.echo(f"\nRoom for {in_units(headroom.now)} now; {headroom.limit}.")
-    if served is not None:
+    if served is not None and not any(row.chosen for row in rows):
+        click.echo(f"{served.location.name} would be served, which is not in this list.")
+    elif served is not None:
         each = workers_text(worker_count(settings))
         click.echo(
             f"* would be served: {in_units(served.prediction.model)} and "

@@ -1,6 +1,7 @@
 """`modelserver models pull`: fetch a model and install it."""
 
 import asyncio
+import difflib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -50,11 +51,28 @@ def pull_model(
                 source, home = settings.models_url, settings.models_dir
                 directory = asyncio.run(pull(name, home, source, on_progress, repin=repin))
         except models.ModelError as error:
+            if error.code == "download_failed":
+                raise models.ModelError(error.code, f"{error.message}{_ways_out(name)}") from error
             if error.code != "already_there":
                 raise
             click.echo(error.message, err=True)
             return
     click.echo(f"installed {directory.name}: {directory}")
+
+
+def _ways_out(name: str) -> str:
+    """Return what to try where a model cannot be downloaded."""
+    known = [entry.name for entry in models.catalog()]
+    unknown = ""
+    if name not in known:
+        longer = [one for one in known if one.startswith(name)]
+        close = longer[:3] or difflib.get_close_matches(name, known, n=3)
+        meant = f"; did you mean {' or '.join(close)}?" if close else ""
+        unknown = f"\n{name} is not in the catalogue (`modelserver models list`){meant}"
+    return (
+        f"{unknown}\nA file that you have: modelserver models pull FILE.zip. A mirror: the setting "
+        "models_url. A proxy: HTTPS_PROXY."
+    )
 
 
 @contextmanager

@@ -15,33 +15,12 @@ from modelserver.settings.configuration import (
     ConfigurationError,
     read_configuration,
 )
+from modelserver.settings.fields import fields
 
-# Flag, setting, what it says in the help.
-_FLAGS = {
-    "host": ("--host", "address to listen on"),
-    "port": ("--port", "port to listen on; 0: any free one"),
-    "workers.count": ("--workers", "worker processes; 0: one for each usable CPU"),
-    "model": ("--model", 'a name in the models directory, a path, or "auto"'),
-    "models_dir": ("--models-dir", "where installed models are"),
-    "prepared_dir": ("--prepared-dir", "where prepared models are kept"),
-    "rescoring": ("--rescoring", "auto, on or off"),
-    "kernels": ("--kernels", "auto, packed or off"),
-    "models_url": ("--models-url", "where models are fetched from"),
-    "prepare": ("--prepare", "auto, never or first"),
-    "language": ("--language", "what the model speaks, as a BCP 47 tag"),
-    "allocator": ("--allocator", "auto, jemalloc or glibc"),
-    "sandbox": ("--sandbox", "auto, on or off"),
-    "profile": ("--profile", "fast, balanced or accurate"),
-    "warmup": ("--warmup", "clips, noise or none"),
-    "admin.listen": ("--admin-listen", "auto, unix:/path, host:port or off"),
-    "vosk.port": ("--vosk-port", "a port of its own for the Vosk project's protocol"),
-    "wyoming.uri": ("--wyoming", "where to speak Wyoming, such as tcp://127.0.0.1:10300"),
-    "log.level": ("--log-level", "debug, info, warning or error"),
-    "log.format": ("--log-format", "auto, text or json"),
-}
+_FLAGGED = {field.name: field for field in fields() if field.flag}
 
-SERVER_SETTINGS = tuple(_FLAGS)
-"""All of them, for commands about the server."""
+SERVER_SETTINGS = tuple(_FLAGGED)
+"""All settings that have a flag, for commands about the server."""
 
 
 BACKGROUND = click.option("--background", type=int, metavar="SERVER_PID", hidden=True)
@@ -60,8 +39,10 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
 
         decorated: Callable[..., None] = wrapped
         for name in reversed(names):
-            flag, text = _FLAGS[name]
-            decorated = click.option(flag, _argument(name), metavar="VALUE", help=text)(decorated)
+            field = _FLAGGED[name]
+            decorated = click.option(
+                field.flag, _argument(name), metavar=field.metavar, help=field.about
+            )(decorated)
         return click.option(
             "--config",
             type=click.Path(path_type=Path, dir_okay=False),

@@ -66,16 +66,7 @@ _SHOWN_AT_ONCE = 20
     help="where it is written down what is done, so that a call that was stopped goes on  "
     f"[default: OUTPUT_DIR/{_JOURNAL}, until all is done]",
 )
-@with_settings(
-    "workers.count",
-    "model",
-    "models_dir",
-    "prepared_dir",
-    "language",
-    "profile",
-    "allocator",
-    "warmup",
-)
+@with_settings("workers.count", "model", "models_dir", "prepared_dir", "language", "profile")
 def transcribe(
     configuration: Configuration,
     files: tuple[str, ...],

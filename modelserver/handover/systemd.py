@@ -11,8 +11,8 @@ import socket
 
 import structlog
 
-from modelserver.admin.health import in_a_line
 from modelserver.serving.service import SpeechService
+from modelserver.serving.verdict import in_a_line
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 

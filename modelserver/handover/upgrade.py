@@ -13,6 +13,7 @@ import structlog
 from modelserver.handover.sockets import Sockets
 from modelserver.handover.systemd import Notifier
 from modelserver.handover.wire import Connection, Ended, Failed, Held, MakeWay, Ready, Wire
+from modelserver.refusal import Refusal
 from modelserver.serving.service import SpeechService
 from modelserver.settings.configuration import HANDOVER_VARIABLE, Configuration, ConfigurationError
 from supervisor import in_units
@@ -24,8 +25,11 @@ _LONGEST_S = 3600.0
 _END_S = 5.0
 
 
-class UpgradeRefused(Exception):
+class UpgradeRefused(Refusal):
     """There is no successor, and all is as it was; the text says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("not_upgraded", message)
 
 
 class Upgrader:
@@ -65,8 +69,8 @@ class Upgrader:
                 "systemd runs this server, and keeps its sockets over a restart: systemctl restart "
                 "lets clients wait, too"
             )
-        if self._service.draining():
-            raise UpgradeRefused(self._service.draining())
+        if self._service.drain.reason:
+            raise UpgradeRefused(self._service.drain.reason)
         self._under_way = True
         try:
             return await self._upgrade()

@@ -1,12 +1,11 @@
-"""One client's connection: aiohttp's, with what it leaves to us: clients that are refused while
-they send, that close their side and wait, that go away, or that do not speak HTTP."""
+"""A client's connection: aiohttp's, which also counts itself, reads on after a refusal, can be
+handed to another process, and answers what is not HTTP with an error document."""
 
 import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 import structlog
 from aiohttp import web
@@ -14,8 +13,9 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from modelserver.http.connections import Connections
-from modelserver.http.errors import ApiError, error_response
+from modelserver.http.errors import STATUS, error_response
 from modelserver.http.middleware import signed
+from modelserver.refusal import Refusal
 from modelserver.serving.counters import Traffic
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
@@ -30,28 +30,13 @@ _LINGER_S = 600.0
 answer only when they have sent all."""
 _UNREAD_MS = 30_000
 """How long a client may leave an answer unread (tcp(7), TCP_USER_TIMEOUT)."""
-_TURNS_AFTER_EOF = 10
-"""Of the loop: a request that has been read is with its handler after three."""
-_LOOK_FIRST_S, _LOOK_LONGEST_S = 0.02, 1.0
 _LINGER_IDLE_S, _LINGER_LOOK_S = 2.0, 0.5
-_FIRST_LETTER = b"H"  # of HTTP/1.1
-_TCP_CLOSE = 7
-"""What the first byte of TCP_INFO says once the other side has reset the connection (tcp(7))."""
 
 
 class ClientConnection(RequestHandler):
     """aiohttp's connection, counted, with our error document for what is not even HTTP."""
 
-    __slots__ = (
-        "_begun",
-        "_connections",
-        "_counted",
-        "_half_closed",
-        "_heard",
-        "_timer",
-        "_traffic",
-        "cut_short",
-    )
+    __slots__ = ("_begun", "_connections", "_counted", "_heard", "_timer", "_traffic")
 
     def __init__(
         self,
@@ -71,7 +56,7 @@ class ClientConnection(RequestHandler):
         self.access_logger = None  # the middleware logs requests
         self._connections = connections
         self._traffic = traffic
-        self._counted = self._half_closed = self.cut_short = False
+        self._counted = False
         self._heard = loop.time()
         self._begun = False
         self._timer: asyncio.TimerHandle | None = None
@@ -108,7 +93,7 @@ class ClientConnection(RequestHandler):
         transport = self.transport
         if transport is None or transport.is_closing() or not self._waits or self._begun:
             return None
-        if self._half_closed or transport.get_write_buffer_size():
+        if transport.get_write_buffer_size():
             return None
         sock = cast("socket.socket", transport.get_extra_info("socket"))
         kept = socket.socket(fileno=os.dup(sock.fileno()))
@@ -154,61 +139,6 @@ class ClientConnection(RequestHandler):
             self._connections.closed(self)
         super().connection_lost(exc)
 
-    def eof_received(self) -> bool | None:  # type: ignore[override]  # theirs: None
-        """The client has closed its sending side: it waits for its answer, or has gone altogether.
-        Only who is sent something tells which: the first letter of the answer, which is always the
-        same. Who has gone answers it with a reset."""
-        transport = self.transport
-        if transport is None or transport.get_extra_info("socket").family == socket.AF_UNIX:
-            return None
-        if self.is_websocket:
-            # It has a farewell of its own: who closes without it is gone.
-            return None
-        if self._half_closed:
-            return True
-        self._half_closed = True
-        self._answer_after_eof(_TURNS_AFTER_EOF)
-        return True
-
-    def _answer_after_eof(self, turns: int) -> None:
-        transport, request = self.transport, self._current_request
-        if transport is None or transport.is_closing():
-            return
-        if not self._request_in_progress:
-            if turns:  # what came before it may not have got to its handler yet
-                asyncio.get_running_loop().call_soon(self._answer_after_eof, turns - 1)
-            else:
-                transport.close()
-            return
-        if self._messages:  # others that it has sent already, which are answered first
-            asyncio.get_running_loop().call_later(_LOOK_FIRST_S, self._answer_after_eof, turns)
-            return
-        self.close()  # after this answer
-        if request is None:
-            return  # it is being sent
-        if not request.content.is_eof():
-            self.cut_short = True
-            request.content.feed_eof()
-        if not request.writer.output_size:
-            transport.write(_FIRST_LETTER)
-            self.transport = cast("asyncio.Transport", _WithoutFirstLetter(self, transport))
-        self._abort_if_gone(transport, _LOOK_FIRST_S)
-
-    def _abort_if_gone(self, transport: asyncio.Transport, after_s: float) -> None:
-        if self.transport is None or transport.is_closing() or not self._request_in_progress:
-            return
-        sock = transport.get_extra_info("socket")
-        try:
-            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        except OSError:
-            state = _TCP_CLOSE
-        if state == _TCP_CLOSE:
-            transport.abort()
-            return
-        wait_s = min(_LOOK_LONGEST_S, 2 * after_s)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(wait_s, self._abort_if_gone, transport, wait_s)
-
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -222,44 +152,23 @@ class ClientConnection(RequestHandler):
             log.info(
                 "request.refused",
                 request_id=request_id,
-                status=error.status,
+                status=STATUS[error.code],
                 error=error.code,
                 reason=error.message,
                 client=request.remote,
             )
         else:
             log.error("request.failed", request_id=request_id, exc_info=exc)
-            error = ApiError("internal", "the server failed; its log says how")
+            error = Refusal("internal", "the server failed; its log says how")
         response = signed(error_response(error, request_id), request_id)
-        self._traffic.answered("none", error.status, error.code, 0.0)
+        self._traffic.answered("none", STATUS[error.code], error.code, 0.0)
         response.force_close()
         return response
 
 
-class _WithoutFirstLetter:
-    """A transport on which the first letter of what is written next has been sent already."""
-
-    def __init__(self, connection: RequestHandler, transport: asyncio.Transport) -> None:
-        self._connection, self._transport = connection, transport
-
-    def write(self, data: bytes) -> None:
-        """As of a transport."""
-        self.writelines([data])
-
-    def writelines(self, chunks: Iterable[bytes]) -> None:
-        """As of a transport."""
-        data = b"".join(chunks)
-        assert data[:1] == _FIRST_LETTER
-        self._connection.transport = self._transport
-        self._transport.write(data[1:])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-def _refusal(exc: BaseException | None, message: str | None) -> ApiError:
+def _refusal(exc: BaseException | None, message: str | None) -> Refusal:
     """What the parser could not read, in a line."""
     reason = (message or "the request is not HTTP").strip().splitlines()[0]
     if isinstance(exc, LineTooLong) or "oo many headers" in reason:
-        return ApiError("headers_too_large", "the request's line or headers are too large")
-    return ApiError("bad_request", reason)
+        return Refusal("headers_too_large", "the request's line or headers are too large")
+    return Refusal("bad_request", reason)

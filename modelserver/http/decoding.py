@@ -4,7 +4,7 @@ from typing import TypeVar
 
 import msgspec
 
-from modelserver.http.errors import ApiError
+from modelserver.refusal import Refusal
 
 T = TypeVar("T")
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 def decoded(data: bytes | str, kind: type[T], hint: str = "") -> T:
     """Decode `data` as `kind`.
 
-    Raises `ApiError` ("bad_request") for what is not JSON of that kind, however deep it is nested;
+    Raises `Refusal` ("bad_request") for what is not JSON of that kind, however deep it is nested;
     `hint` says what to do instead.
     """
     try:
@@ -21,4 +21,4 @@ def decoded(data: bytes | str, kind: type[T], hint: str = "") -> T:
         why = str(error)
     except RecursionError:
         why = "it is nested too deeply"
-    raise ApiError("bad_request", f"the JSON cannot be read: {why}{hint}")
+    raise Refusal("bad_request", f"the JSON cannot be read: {why}{hint}")

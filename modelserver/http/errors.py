@@ -9,13 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from modelserver.access.gate import NotAllowed
-from modelserver.assistant.chat import ChatFailed
-from modelserver.audio.errors import AudioError
-from modelserver.jobs.idempotency import InProgress, NotTheSame
-from modelserver.outbound.hosts import Refused
-from modelserver.serving.service import UnknownModel
-from modelserver.speech.phrases import PhrasesRefused
+from modelserver.refusal import Refusal
 from supervisor import PoolError
 
 STATUS = {
@@ -73,27 +67,14 @@ STATUS = {
 """Every code that the API answers with, and its status. Codes are stable."""
 
 
+_HEADERS = {
+    "unauthorized": {"WWW-Authenticate": "Bearer"},
+    "upgrade_required": {"Upgrade": "websocket"},
+}
+"""Headers that every answer with that code has, unless the refusal has its own."""
+
 _OPENAI = "/v1/audio/", "/v1/models"
 """Paths of an API that writes errors otherwise."""
-
-
-class ApiError(Exception):
-    """A request is refused, or failed."""
-
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        *,
-        retry_after_s: float | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.status = STATUS[code]
-        self.retry_after_s = retry_after_s
-        self.headers = headers or {}
 
 
 class ErrorInside(msgspec.Struct):
@@ -125,9 +106,9 @@ class OpenAiErrorDocument(msgspec.Struct):
     error: OpenAiError
 
 
-def openai_error(error: ApiError) -> OpenAiErrorDocument:
+def openai_error(error: Refusal) -> OpenAiErrorDocument:
     """An error as the clients of OpenAI's API parse it."""
-    match error.status:
+    match STATUS[error.code]:
         case 401:
             kind = "authentication_error"
         case 403:
@@ -143,17 +124,17 @@ def openai_error(error: ApiError) -> OpenAiErrorDocument:
 
 
 def error_response(
-    error: ApiError, request_id: str, path: str = "", document: object = None
+    error: Refusal, request_id: str, path: str = "", document: object = None
 ) -> web.Response:
     """The error document, as it is written at that path, or the one that is given."""
-    headers = dict(error.headers)
+    headers = _HEADERS.get(error.code, {}) | error.headers
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if document is None and path.startswith(_OPENAI):
         document = openai_error(error)
     elif document is None:
         document = ErrorDocument(ErrorInside(error.code, error.message, request_id))
-    return json_response(document, status=error.status, headers=headers)
+    return json_response(document, status=STATUS[error.code], headers=headers)
 
 
 def json_response(
@@ -180,49 +161,24 @@ def _as_unicode(value: Any) -> Any:
     return value
 
 
-def as_api_error(error: Exception) -> ApiError | None:
-    """What a client is told of an exception that is expected; None for one that is not."""
+def refusal_of(error: Exception) -> Refusal | None:
+    """Return what a client is told of an exception that is expected; None for one that is not."""
     match error:
-        case ApiError():
+        case Refusal() if error.code in STATUS:
             return error
-        case UnknownModel():
-            return ApiError("model_not_found", str(error))
-        case AudioError():
-            return ApiError(error.code, error.message)
-        case NotAllowed():
-            headers = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorized" else {}
-            return ApiError(
-                error.code, error.message, retry_after_s=error.retry_after_s, headers=headers
-            )
-        case InProgress():
-            return ApiError(
-                "repeat_in_progress",
-                "a request with this Idempotency-Key is being received",
-                retry_after_s=1,
-            )
-        case NotTheSame():
-            return ApiError(
-                "repeat_differs", "this Idempotency-Key was used for another request before"
-            )
-        case ChatFailed():
-            return ApiError(error.code, error.message, retry_after_s=error.retry_after_s)
-        case Refused():
-            return ApiError("url_refused", str(error))
-        case PhrasesRefused():
-            return ApiError("bad_parameter", f"phrases: {error}")
         case PoolError() if error.code in STATUS and error.code != "internal":
-            return ApiError(error.code, error.message, retry_after_s=error.retry_after_s)
+            return Refusal(error.code, error.message, error.retry_after_s)
         case web.HTTPNotFound():
-            return ApiError("not_found", "there is nothing at this path")
+            return Refusal("not_found", "there is nothing at this path")
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
-            return ApiError(
+            return Refusal(
                 "method_not_allowed",
                 f"{error.method} is not taken at this path; {allowed} is",
                 headers={"Allow": allowed},
             )
         case web.HTTPRequestEntityTooLarge():
-            return ApiError("body_too_large", "the request's body is too large")
+            return Refusal("body_too_large", "the request's body is too large")
         case web.HTTPException() if 400 <= error.status < 500:
-            return ApiError("bad_request", error.reason)
+            return Refusal("bad_request", error.reason)
     return None

@@ -34,10 +34,12 @@ class EventStream:
         await self.response.prepare(self._request)
 
     async def send(self, event: str | None, document: object) -> None:
-        """One event. Raises `ConnectionError` where the client has gone."""
-        name = f"event: {event}\n" if event else ""
-        data = msgspec.json.encode(document).decode()
-        await self._write(f"{name}data: {data}\n\n".encode())
+        """Send one event. Raises `ConnectionError` where the client has gone."""
+        await self._write(_encoded(event, document))
+
+    async def send_large(self, event: str | None, document: object) -> None:
+        """Send an event whose document may be a long transcript; a thread encodes it."""
+        await self._write(await asyncio.to_thread(_encoded, event, document))
 
     async def stay(self) -> None:
         """Nothing, so that nobody in between takes it for dead."""
@@ -55,3 +57,8 @@ class EventStream:
     async def close(self) -> None:
         """That was all."""
         await self.response.write_eof()
+
+
+def _encoded(event: str | None, document: object) -> bytes:
+    name = f"event: {event}\n".encode() if event else b""
+    return name + b"data: " + msgspec.json.encode(document) + b"\n\n"

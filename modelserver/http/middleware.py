@@ -9,12 +9,13 @@ from typing import Protocol, runtime_checkable
 
 import structlog
 from aiohttp import HttpVersion11, WSCloseCode, web
+from opentelemetry.trace import SpanKind
 
 from modelserver import __version__
 from modelserver.access.gate import NotAllowed
 from modelserver.http.app_keys import CONNECTIONS, SERVICE
 from modelserver.http.client_address import client_address
-from modelserver.http.errors import ApiError, as_api_error, error_response
+from modelserver.http.errors import STATUS, error_response, refusal_of
 from modelserver.http.origins import (
     allowed_origin,
     cors_headers,
@@ -22,7 +23,8 @@ from modelserver.http.origins import (
     refuse_other_names,
     refuse_other_pages,
 )
-from modelserver.tracing import incoming_context
+from modelserver.refusal import Refusal
+from modelserver.tracing import fail, parent_of, span, trace_id
 from modelserver.web import PAGES
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
@@ -77,7 +79,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
     started = time.monotonic()
     request_id = request_id_of(request)
     request[REQUEST_ID], request[NOTES] = request_id, {}
-    error: ApiError | None = None
+    error: Refusal | None = None
     response: web.StreamResponse
     connections = request.app[CONNECTIONS]
     connections.begins(request.protocol)
@@ -94,7 +96,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         return signed(preflight(request, origin), request_id)
     try:
         if connections.too_many and request.method == "POST":
-            raise ApiError(
+            raise Refusal(
                 "resource_exhausted",
                 f"{connections.open} connections are open, {connections.most} are allowed",
                 retry_after_s=5,
@@ -108,10 +110,10 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
             refuse_other_pages(request, settings.cors)
         response = await _traced(request, handler)
     except Exception as exception:
-        error = as_api_error(exception)
+        error = refusal_of(exception)
         if error is None:
             log.exception("request.failed", request_id=request_id, path=request.path)
-            error = ApiError("internal", "the server failed; its log says how")
+            error = Refusal("internal", "the server failed; its log says how")
         if BEGUN in request:
             response = await _broken_off(request, error)
         else:
@@ -150,7 +152,7 @@ async def note_begun(request: web.Request, response: web.StreamResponse) -> None
     request[BEGUN] = response
 
 
-async def _broken_off(request: web.Request, error: ApiError) -> web.StreamResponse:
+async def _broken_off(request: web.Request, error: Refusal) -> web.StreamResponse:
     """End an answer that is under way, so that it does not look whole; no other can follow."""
     response = request[BEGUN]
     request[NOTES].update(broken_off=error.code)
@@ -169,31 +171,30 @@ async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.path in _PROBES:
         return await handler(request)
     headers, route = request.headers, _route(request)
-    above = incoming_context(headers.get("traceparent"), ",".join(headers.getall("tracestate", [])))
-    tracing = request.app[SERVICE].tracing
-    with tracing.entered(f"{request.method} {route}", above) as span:
-        if span.context is not None:
-            request[NOTES]["trace_id"] = span.context.trace_id
-        span.note(
-            http__request__method=request.method,
-            http__route=route,
-            url__path=request.path,
-            client__address=request[CLIENT],
-            modelserver__request_id=request[REQUEST_ID],
-        )
+    about = {
+        "http.request.method": request.method,
+        "http.route": route,
+        "url.path": request.path,
+        "client.address": request[CLIENT],
+        "modelserver.request_id": request[REQUEST_ID],
+    }
+    above = parent_of(headers.get("traceparent", ""), ",".join(headers.getall("tracestate", [])))
+    with span(f"{request.method} {route}", SpanKind.SERVER, above, about) as serving:
+        if (trace := trace_id(serving)) is not None:
+            request[NOTES]["trace_id"] = trace
         try:
             response = await handler(request)
         except Exception as exception:  # noqa: BLE001 - it is raised again below
-            error = as_api_error(exception)
-            status, code = (error.status, error.code) if error else (500, "internal")
-            span.note(http__response__status_code=status, error__type=code)
+            error = refusal_of(exception)
+            status, code = (STATUS[error.code], error.code) if error else (500, "internal")
+            serving.set_attributes({"http.response.status_code": status, "error.type": code})
             if status >= 500:  # others are no failure of ours
-                span.fail(code, str(exception))
+                fail(serving, code, str(exception))
             failed = exception
         else:
-            span.note(http__response__status_code=response.status)
+            serving.set_attribute("http.response.status_code", response.status)
             if response.status >= 500:
-                span.fail(str(response.status))
+                fail(serving, str(response.status))
             return response
     raise failed
 
@@ -250,11 +251,11 @@ def unknown_expectation(request: web.Request) -> web.Response | None:
     if expected.lower() == "100-continue":
         return None
     request_id = request_id_of(request)
-    error = ApiError("expectation_failed", f"nothing is known of the expectation {expected[:60]!r}")
+    error = Refusal("expectation_failed", f"nothing is known of the expectation {expected[:60]!r}")
     response = error_response(error, request_id)
     response.force_close()
     signed(response, request_id)
-    request.app[SERVICE].traffic.answered(_route(request), error.status, error.code, 0.0)
+    request.app[SERVICE].traffic.answered(_route(request), STATUS[error.code], error.code, 0.0)
     return response
 
 

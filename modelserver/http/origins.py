@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from modelserver.http.errors import ApiError
+from modelserver.refusal import Refusal
 from modelserver.settings import CorsSettings
 
 _METHODS = "GET, POST, DELETE, OPTIONS"
@@ -64,7 +64,7 @@ def preflight(request: web.BaseRequest, origin: str) -> web.Response:
 def refuse_other_pages(request: web.BaseRequest, cors: CorsSettings) -> None:
     """Refuse what a page of another site sends or opens: any method but GET, and WebSockets.
 
-    Programs that are not browsers send no Origin. Raises `ApiError`.
+    Programs that are not browsers send no Origin. Raises `Refusal`.
     """
     origin = request.headers.get("Origin")
     opens_socket = "websocket" in request.headers.get("Upgrade", "").lower()
@@ -78,7 +78,7 @@ def refuse_other_pages(request: web.BaseRequest, cors: CorsSettings) -> None:
     host = host_name(request.headers.get("Host", ""))
     if host and host == host_name(origin.partition("://")[2]):
         return
-    raise ApiError(
+    raise Refusal(
         "origin_refused",
         f"pages of {origin[:100]} may not use this server: add that origin to cors.origins, or let "
         "the gateway pass the Host header on",
@@ -89,12 +89,12 @@ def refuse_other_names(request: web.BaseRequest, names: tuple[str, ...]) -> None
     """Refuse a request whose Host is a name of the public DNS, but for those in `names`.
 
     Any page can point a name of its own at this machine; what is asked for by an address or a local
-    name was not. Raises `ApiError`.
+    name was not. Raises `Refusal`.
     """
     host = host_name(request.headers.get("Host", ""))
     if _is_local(host) or any(_matches(host, name.lower()) for name in names):
         return
-    raise ApiError(
+    raise Refusal(
         "host_refused",
         f"{host[:100]} is not a name of this server: add it to server_names, or require keys "
         "(auth.keys_file)",

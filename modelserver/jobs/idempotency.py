@@ -6,14 +6,25 @@ from typing import Any
 
 from modelserver.jobs.record import Job, Repeat
 from modelserver.jobs.store import JobStore
+from modelserver.refusal import Refusal
 
 
-class NotTheSame(Exception):
+class NotTheSame(Refusal):
     """The request's Idempotency-Key was used for another one."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "repeat_differs", "this Idempotency-Key was used for another request before"
+        )
 
-class InProgress(Exception):
-    """The request with this Idempotency-Key is being taken in just now."""
+
+class InProgress(Refusal):
+    """The request with this Idempotency-Key is being received."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "repeat_in_progress", "a request with this Idempotency-Key is being received", 1.0
+        )
 
 
 class Repeats:

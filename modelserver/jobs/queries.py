@@ -7,13 +7,19 @@ from typing import Any
 
 from modelserver.jobs.record import STATES, UNFINISHED, Job, State
 from modelserver.jobs.rows import COLUMNS, job_of
+from modelserver.refusal import Refusal
 
 _CURSOR = re.compile(r"(?P<id>.+?)(~(?P<number>[0-9a-f]{1,15}))?", re.DOTALL)
 _TIME_OF_ID = re.compile(r"-([0-9a-f]{11})[0-9a-f]{10}")
 
 
-class UnknownCursor(Exception):
+class UnknownCursor(Refusal):
     """A list cannot go on there: it is neither a job's id nor what an earlier list said."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "bad_parameter", "before is what next was in an earlier list, or the id of a job"
+        )
 
 
 class JobReadings:

@@ -227,19 +227,24 @@ class JobService:
 
     async def _live(self) -> None:
         """Open the store, when it can be; then tidy up now and then."""
+        began, logged = time.monotonic(), ""
         while self._directory < 0:
             try:
                 await self._open()
             except (InUse, Damaged, OSError, SpoolFull, sqlite3.Error) as error:
-                # The server before this one may be about to end.
                 reason = error.strerror if isinstance(error, OSError) else None
                 problem = f"{self._settings.directory}: {reason}" if reason else str(error)
-                if problem != self.problem:
+                # The server before this one may be about to end.
+                waits = isinstance(error, InUse) and time.monotonic() - began < self.patience_s
+                if not waits and problem != logged:
                     log.error("jobs.unusable", reason=problem)
+                    logged = problem
                 self.problem = problem
                 if not isinstance(error, InUse):
                     self._waited_for.set()
                 await asyncio.sleep(_OPEN_AGAIN_S)
+        if logged:
+            log.info("jobs.usable", after_s=round(time.monotonic() - began, 1))
         while True:
             self._tidy_now.clear()
             wait_s = _TIDY_S

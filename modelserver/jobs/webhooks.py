@@ -28,7 +28,7 @@ from modelserver.jobs.thread import StoreThread
 from modelserver.outbound.client import Failed, Outside
 from modelserver.outbound.hosts import Refused
 from modelserver.settings import JobSettings
-from modelserver.tracing import incoming_context
+from modelserver.tracing import parent_of, trace_headers
 from supervisor import SpoolFull
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
@@ -257,8 +257,7 @@ class Webhooks:
                 return str(_GONE), None  # it was deleted meanwhile
             body = await asyncio.to_thread(self._body_of, whole, delivery.attempts)
             headers = signed_headers(secrets, job.id, time.time(), body)
-            if (above := incoming_context(job.traceparent)) is not None:
-                headers |= above.child().headers()
+            headers |= trace_headers(parent_of(job.traceparent))
             status, asked = await self._outside.post(delivery.url, body, headers, _ANSWER_S)
         except (SecretUnreadable, Refused, Failed, sqlite3.Error) as error:
             return str(error), None

@@ -21,13 +21,13 @@ from modelserver.jobs.backoff import Backoff
 from modelserver.jobs.queue import Line
 from modelserver.jobs.record import Failure, Job
 from modelserver.jobs.thread import StoreThread
-from modelserver.serving.service import SpeechService, UnknownModel
-from modelserver.serving.transcribing import Transcribing
+from modelserver.refusal import Refusal
+from modelserver.serving.service import SpeechService
+from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech, SpeechProgress
-from modelserver.speech.phrases import PhrasesRefused
-from modelserver.tracing import incoming_context
+from modelserver.tracing import parent_of, span
 from supervisor import (
     DeadlineExceeded,
     Draining,
@@ -128,7 +128,7 @@ class JobWork:
     def add(self, job: Job) -> None:
         """It is in the store, and has its turn."""
         model = self._model_of(job)
-        pieces = round(job.seconds / self._service.settings.long.piece_s)
+        pieces = round(job.seconds / self._service.settings.debug.long_piece_s)
         known = _Known(job, max(1, min(model.slots, pieces)), model)
         self._known[job.id] = known
         self._of[job.owner] += 1
@@ -137,11 +137,11 @@ class JobWork:
 
     def _model_of(self, job: Job) -> _Model:
         service, name = self._service, ""
-        slots = service.default.slots
-        with contextlib.suppress(UnknownModel, PhrasesRefused):  # it fails when it has its turn
-            served = service.find(job.wanted.model, job.wanted.language)
+        slots = service.models.default.slots
+        with contextlib.suppress(Refusal):  # it fails when it has its turn
+            served = service.models.find(job.wanted.model, job.wanted.language)
             if job.wanted.speech.phrases:
-                served = service.with_phrases(served)
+                served = service.models.with_phrases(served)
             name, slots = served.label, served.slots
         model = self._models.setdefault(name, _Model(slots))
         model.slots = slots
@@ -258,9 +258,8 @@ class JobWork:
         speech: Speech | None = None
         error: Failure | None = None
         try:
-            above = incoming_context(job.traceparent)
-            with self._service.tracing.entered("job", above, "internal") as span:
-                span.note(modelserver__job=job.id)
+            above = parent_of(job.traceparent)
+            with span("job", parent=above, attributes={"modelserver.job": job.id}):
                 speech = await self._transcribe(known)
             known.model.backoff.succeeded()
         except _LATER as later:
@@ -276,10 +275,8 @@ class JobWork:
         except PoolError as failed:
             known.model.backoff.succeeded()
             error = Failure(failed.code, failed.message)
-        except UnknownModel as failed:
-            error = Failure("model_not_found", str(failed))
-        except PhrasesRefused as failed:
-            error = Failure("bad_parameter", f"phrases: {failed}")
+        except Refusal as failed:
+            error = Failure(failed.code, failed.message)
         except FileNotFoundError:
             error = Failure("internal", "its audio is not there any more")
         except (OSError, sqlite3.Error):
@@ -307,9 +304,9 @@ class JobWork:
 
     async def _transcribe(self, known: _Known) -> Speech:
         job, service = known.job, self._service
-        served = service.find(job.wanted.model, job.wanted.language)
+        served = service.models.find(job.wanted.model, job.wanted.language)
         if job.wanted.speech.phrases:
-            served = service.with_phrases(served)
+            served = service.models.with_phrases(served)
 
         def told(progress: SpeechProgress) -> None:
             known.done_s = progress.done_s
@@ -324,17 +321,18 @@ class JobWork:
         )
         owner = job.owner or None
         with self._store.audio(job.id).open("rb") as file:
-            async with service.admit(served, patient=True, client=owner) as place:
-                place.admission.resize(job.seconds, known=False)
+            async with service.admit(served, patient=True, client=owner) as admission:
+                admission.resize(job.seconds, known=False)
                 heard_by = f"{__version__} {served.label} {served.report().get('model')}"
-                transcribing = Transcribing(
+                transcription = Transcription(
                     service,
+                    served,
                     asked,
                     told=told,
                     request_id=job.request_id,
                     journal=_Pieces(self._store, job.id, heard_by),
                 )
-                return (await transcribing.run(place, FileInput(file))).speech
+                return (await transcription.run(admission, FileInput(file))).speech
 
 
 class _Pieces:

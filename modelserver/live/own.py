@@ -12,11 +12,9 @@ from typing import Any
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from modelserver.access.gate import NotAllowed
-from modelserver.audio.errors import AudioError
 from modelserver.http.app_keys import SERVICE
 from modelserver.http.decoding import decoded
-from modelserver.http.errors import ApiError, ErrorInside, as_api_error
+from modelserver.http.errors import ErrorInside, refusal_of
 from modelserver.http.middleware import KEY_NAME, NOT_ALLOWED, NOTES, REQUEST_ID
 from modelserver.live.second_pass import SecondPass, is_heard_audio
 from modelserver.live.session import Ended, LiveSession, live_session
@@ -29,10 +27,10 @@ from modelserver.live.websockets import (
     open_socket,
     tell_end,
 )
-from modelserver.request.incoming import find_model
+from modelserver.refusal import Refusal
 from modelserver.request.parameters import STREAM_NAMES, Parameters, read_parameters
+from modelserver.request.upload import find_model
 from modelserver.serving.served import ServedModel
-from modelserver.serving.service import UnknownModel
 from modelserver.speech.messages import (
     RESET,
     Caption,
@@ -42,7 +40,6 @@ from modelserver.speech.messages import (
     SpeechAlternative,
     SpeechWord,
 )
-from modelserver.speech.phrases import PhrasesRefused
 from supervisor import PoolError
 
 
@@ -136,7 +133,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     """The handshake is always made: a browser learns nothing of one that is refused."""
     socket = open_socket(request)
     if not socket.can_prepare(request).ok:
-        raise ApiError("upgrade_required", "this is a WebSocket", headers={"Upgrade": "websocket"})
+        raise Refusal("upgrade_required", "this is a WebSocket")
     await socket.prepare(request)
     await _Client(request, socket).serve()
     return socket
@@ -185,13 +182,13 @@ class _Client:
                 for warning in warnings:
                     await self._send(Notice(warning))
                 return await self._carry(session, served, asked)
-        except (ApiError, AudioError, NotAllowed, UnknownModel, PhrasesRefused, PoolError) as error:
+        except (Refusal, PoolError) as error:
             return await self._fail(error)
 
     def _asked(self) -> tuple[Parameters, list[str]]:
         asked, warnings = read_parameters(self._request.query.items(), {}, "", names=STREAM_NAMES)
         if asked.channels == "split" or "," in asked.channels:
-            raise ApiError("bad_parameter", "a stream has one channel: name one, or mix")
+            raise Refusal("bad_parameter", "a stream has one channel: name one, or mix")
         return asked, warnings
 
     async def _carry(
@@ -293,7 +290,7 @@ class _Client:
         )
 
     async def _fail(self, error: Exception) -> tuple[int, str]:
-        known = as_api_error(error) or ApiError("internal", "the server failed; its log says how")
+        known = refusal_of(error) or Refusal("internal", "the server failed; its log says how")
         document = ErrorInside(known.code, known.message, self._request[REQUEST_ID])
         await self._send(Failure(document, known.retry_after_s))
         return close_of(known)
@@ -310,7 +307,7 @@ def _command(text: str) -> _Command | None:
     """What a client writes; None where it is not known."""
     try:
         said = decoded(text, _Text).type.lower()
-    except ApiError:
+    except Refusal:
         return None
     match _OTHER_NAMES.get(said, said):
         case "keepalive":

@@ -16,7 +16,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from models import PROFILES
 from modelserver.http.app_keys import SERVICE
 from modelserver.http.decoding import decoded
-from modelserver.http.errors import ApiError, as_api_error
+from modelserver.http.errors import refusal_of
 from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.live.session import Ended, live_session
 from modelserver.live.websockets import (
@@ -28,11 +28,12 @@ from modelserver.live.websockets import (
     open_socket,
     tell_end,
 )
+from modelserver.refusal import Refusal
 from modelserver.serving.served import ServedModel
-from modelserver.serving.service import SpeechService, UnknownModel
+from modelserver.serving.service import SpeechService
 from modelserver.speech.engine_answers import with_texts
 from modelserver.speech.messages import RESET, StreamRequest
-from modelserver.speech.phrases import PhrasesRefused, phrase_list
+from modelserver.speech.phrases import phrase_list
 from modelserver.speech.transcript import reader_text
 from supervisor import PoolError
 
@@ -94,10 +95,7 @@ class _Wanted:
     def take(self, config: _Config) -> None:
         """Raises `Refused`."""
         if config.phrase_list is not None:
-            try:
-                self.phrases = phrase_list(config.phrase_list)
-            except PhrasesRefused as error:
-                raise Refused(WSCloseCode.POLICY_VIOLATION, f"phrase_list: {error}") from None
+            self.phrases = phrase_list(config.phrase_list)
         if config.sample_rate is not None:
             rate = _number("sample_rate", config.sample_rate, float)
             if not _LEAST_RATE <= rate <= _MOST_RATE:
@@ -141,9 +139,7 @@ async def vosk_stream(request: web.Request) -> web.StreamResponse:
     socket = open_socket(request)
     if not socket.can_prepare(request).ok:
         if request.path == "/ws":
-            raise ApiError(
-                "upgrade_required", "this is a WebSocket", headers={"Upgrade": "websocket"}
-            )
+            raise Refusal("upgrade_required", "this is a WebSocket")
         raise web.HTTPNotFound
     service = request.app[SERVICE]
     # Refused before the handshake, with a document, where it cannot be carried.
@@ -164,7 +160,9 @@ class _Client:
         self._service = service
         self._wanted = _Wanted(float(service.settings.vosk.sample_rate))
         self._for_readers = request.query.get("text") == "reader"
-        self.asked_for = service.find(request.query.get("model"), request.query.get("language"))
+        self.asked_for = service.models.find(
+            request.query.get("model"), request.query.get("language")
+        )
 
     async def find_place(self, served: ServedModel, place: contextlib.AsyncExitStack) -> None:
         """For its stream. Raises `supervisor.PoolError`."""
@@ -215,7 +213,7 @@ class _Client:
         except ConnectionError:
             return int(WSCloseCode.ABNORMAL_CLOSURE), ""
         except Exception as error:
-            if (known := as_api_error(error)) is None:
+            if (known := refusal_of(error)) is None:
                 raise
             return close_of(known)
 
@@ -245,7 +243,7 @@ class _Client:
         """A message that is no audio. True if it was the last."""
         try:
             said = decoded(text, _Said)
-        except ApiError as error:
+        except Refusal as error:
             raise Refused(
                 WSCloseCode.UNSUPPORTED_DATA,
                 f"audio is binary, and this text is not known: {error}",
@@ -269,11 +267,11 @@ class _Client:
         """The model for this connection, from its next message on."""
         try:
             if name is not None:
-                self.asked_for = self._service.find(name)
+                self.asked_for = self._service.models.find(name)
             self._next = self.asked_for
             if self._wanted.phrases:
-                self._next = self._service.with_phrases(self.asked_for)
-        except (UnknownModel, PhrasesRefused) as error:
+                self._next = self._service.models.with_phrases(self.asked_for)
+        except Refusal as error:
             raise Refused(WSCloseCode.POLICY_VIOLATION, str(error)) from None
 
     async def _move(self) -> None:

@@ -8,10 +8,11 @@ import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from modelserver.http.app_keys import SERVICE
-from modelserver.http.errors import ApiError, as_api_error
+from modelserver.http.errors import STATUS, refusal_of
 from modelserver.http.events import WRITE_S
 from modelserver.http.middleware import NOTES
 from modelserver.live.session import LiveSession, Why
+from modelserver.refusal import Refusal
 from supervisor import PoolError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
@@ -88,8 +89,8 @@ _KNOWN_CODES = {*map(int, WSCloseCode), *map(int, CloseCode)}
 
 def open_socket(request: web.Request) -> LiveSocket:
     """Not prepared yet."""
-    settings = request.app[SERVICE].settings.streams
-    return LiveSocket(request, ping_s=settings.ping_s, message_bytes=settings.message)
+    debug = request.app[SERVICE].settings.debug
+    return LiveSocket(request, ping_s=debug.stream_ping_s, message_bytes=debug.stream_message)
 
 
 def closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:
@@ -115,16 +116,16 @@ def end_code(why: Why) -> int:
             return int(CloseCode.TOO_OLD)
 
 
-def close_of(error: ApiError | PoolError) -> tuple[int, str]:
+def close_of(error: Refusal | PoolError) -> tuple[int, str]:
     """Code and reason for what has ended a stream."""
-    known = as_api_error(error)
+    known = refusal_of(error)
     if known is None:
         return int(WSCloseCode.INTERNAL_ERROR), error.message
-    if known.status == 503:
+    if STATUS[known.code] == 503:
         code = WSCloseCode.TRY_AGAIN_LATER
     elif known.code in _NOT_UNDERSTOOD:
         code = WSCloseCode.UNSUPPORTED_DATA
-    elif known.status < 500:
+    elif STATUS[known.code] < 500:
         code = WSCloseCode.POLICY_VIOLATION
     else:
         code = WSCloseCode.INTERNAL_ERROR

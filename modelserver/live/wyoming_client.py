@@ -19,9 +19,7 @@ from wyoming.info import AsrModel, AsrProgram, Attribution, Info
 from wyoming.ping import Pong
 
 from modelserver import __version__
-from modelserver.access.gate import NotAllowed
-from modelserver.audio.errors import AudioError
-from modelserver.http.errors import as_api_error
+from modelserver.http.errors import refusal_of
 from modelserver.live.session import Ended, LiveSession, Why, live_session
 from modelserver.live.wyoming_events import (
     AUDIO_CHUNK,
@@ -38,8 +36,9 @@ from modelserver.live.wyoming_events import (
     samples_of,
     wanted_of,
 )
+from modelserver.refusal import Refusal
 from modelserver.serving.served import ServedModel
-from modelserver.serving.service import SpeechService, UnknownModel
+from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import CaptionRequest
 from modelserver.speech.transcript import reader_text
 from supervisor import PoolError
@@ -52,16 +51,6 @@ _DISCARD_S = 60.0
 _DISCARD_IDLE_S = 5.0
 """The same without an event in between."""
 _PUBLISHER = Attribution("alphacephei.com", "https://alphacephei.com/vosk/")
-_REFUSALS = (UnknownModel, PoolError, NotAllowed, AudioError)
-
-
-class _Refused(Exception):
-    """The client gets this as an `error` event, and its connection is closed."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 class WyomingClient:
@@ -90,13 +79,11 @@ class WyomingClient:
                     self._wanted = Wanted()
                 else:
                     await self._answer(event)
-        except _Refused as refused:
+        except Refusal as refused:
             await self.refuse(refused.code, refused.message)
-        except BadEvent as error:
-            await self.refuse("bad_request", str(error))
-        except _REFUSALS as error:
-            known = as_api_error(error)
-            await self.refuse(known.code if known else "internal", str(error))
+        except PoolError as error:
+            known = refusal_of(error)
+            await self.refuse(known.code if known else "internal", error.message)
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             pass  # the client has closed the connection, or does not read
 
@@ -129,7 +116,7 @@ class WyomingClient:
                 return await self._read()
         except TimeoutError:
             self._sending = False
-            raise _Refused("idle", f"nothing came for {idle_s:g} s") from None
+            raise Refusal("idle", f"nothing came for {idle_s:g} s") from None
 
     async def _read(self) -> ClientEvent | None:
         event = await read_event(self._reader)
@@ -178,7 +165,7 @@ class WyomingClient:
     def _find(self) -> ServedModel:
         """The model by its name, or by its language; Home Assistant names either or none."""
         name, language = self._wanted.name, self._wanted.language
-        return self._service.find(name or None, None if name else language or None)
+        return self._service.models.find(name or None, None if name else language or None)
 
     async def _recording(self, event: ClientEvent) -> bool:
         """Transcribe a recording, of which `event` is the first chunk, or its end.
@@ -230,7 +217,7 @@ class WyomingClient:
             except Ended as ended:
                 if ended.why is Why.IDLE:
                     self._sending = False
-                    raise _Refused("idle", ended.reason) from None
+                    raise Refusal("idle", ended.reason) from None
                 await session.end_soon()
                 return None
         return event

@@ -12,6 +12,7 @@ import msgspec
 
 from modelserver.audio.errors import unsupported
 from modelserver.audio.formats import RawFormat, raw_format
+from modelserver.refusal import Refusal
 
 TRANSCRIBE, DESCRIBE, PING = "transcribe", "describe", "ping"
 AUDIO_START, AUDIO_CHUNK, AUDIO_STOP = "audio-start", "audio-chunk", "audio-stop"
@@ -24,8 +25,11 @@ _ENCODINGS = {1: "u8", 2: "s16le", 3: "s24le", 4: "s32le"}
 _Kind = TypeVar("_Kind")
 
 
-class BadEvent(Exception):
-    """An event cannot be read or lacks a field. The message is for the client."""
+class BadEvent(Refusal):
+    """An event cannot be read or lacks a field."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_request", message)
 
 
 class ClientEvent(msgspec.Struct):

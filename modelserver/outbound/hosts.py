@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from yarl import URL
 
+from modelserver.refusal import Refusal
+
 _LONGEST_URL = 4096
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -23,8 +25,11 @@ _NOT_PUBLIC = (
 """Beside those that Python knows. What an IPv4 address stands in may be this machine's."""
 
 
-class Refused(Exception):
-    """It is not asked for; the text says why."""
+class Refused(Refusal):
+    """The server does not call this URL."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("url_refused", message)
 
 
 class AllowedHosts:

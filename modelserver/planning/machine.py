@@ -12,7 +12,7 @@ import models
 from modelserver.serving.measure import as_wav
 from modelserver.serving.service import SpeechService
 from modelserver.serving.sizing import SUPERVISOR_BYTES
-from modelserver.serving.transcribing import Transcribing
+from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
 from modelserver.speech.messages import SpeechRequest
 from supervisor import NotReady, read_process
@@ -67,9 +67,9 @@ async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ())
     that will come, or else bundled speech. Raises `NotReady`."""
     alone = msgspec.structs.replace(settings, prepare="never", models={})
     async with SpeechService(alone) as service:
-        pool = await service.default.loaded()
-        workers = service.default.slots
-        files = list(recordings) or bundled_recordings(service.default.language)
+        pool = await service.models.default.loaded()
+        workers = service.models.default.slots
+        files = list(recordings) or bundled_recordings(service.models.default.language)
         if not files:
             raise NotReady("there is no speech to measure with")
         work = [file for file in files for _ in range(workers)]
@@ -95,7 +95,7 @@ async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ())
             overhead_s,
             noise,
             streams_of(workers, pace, settings.streams.share),
-            SUPERVISOR_BYTES + held.kept + grown if held is not None else None,
+            SUPERVISOR_BYTES + held.unreclaimable + grown if held is not None else None,
             f"measured on {len(taken)} recordings of {min(lengths):.1f} to {max(lengths):.1f} s, "
             "with all workers busy",
         )
@@ -104,9 +104,14 @@ async def measured_machine(settings: Settings, recordings: Sequence[bytes] = ())
 async def _run(service: SpeechService, file: bytes) -> tuple[float, float]:
     """How long it is, and what it took."""
     began = time.monotonic()
-    async with service.admit(service.default, patient=True) as place, service.open_spool() as spool:
+    async with (
+        service.admit(service.models.default, patient=True) as admission,
+        service.open_spool() as spool,
+    ):
         await spool.write(file)
-        done = await Transcribing(service, SpeechRequest()).run(place, spool)
+        done = await Transcription(service, service.models.default, SpeechRequest()).run(
+            admission, spool
+        )
     return done.speech.duration_s, time.monotonic() - began
 
 

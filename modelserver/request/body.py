@@ -7,14 +7,15 @@ from enum import Enum
 
 from aiohttp import web
 
-from modelserver.audio.errors import AudioError, not_audio
+from modelserver.audio.errors import not_audio
 from modelserver.audio.formats import RawFormat, type_encoding
 from modelserver.audio.probe import Gate, mangled
 from modelserver.http.app_keys import SERVICE
-from modelserver.http.errors import ApiError
 from modelserver.http.middleware import unknown_expectation
+from modelserver.refusal import Refusal
 from modelserver.request.codings import Base64, Unwrapped
-from modelserver.request.forms import FormParser, Part, media_type, parameter
+from modelserver.request.forms import FormParser, Part
+from modelserver.request.headers import media_type, parameter
 from modelserver.request.json_body import MOST_BYTES, JsonBody, json_too_large
 from modelserver.request.receiving import body_chunks, content_coding, is_json
 from modelserver.settings import LimitSettings
@@ -44,7 +45,7 @@ class Received:
 
 
 def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
-    """Whatever its headers can be refused for. Raises `ApiError`."""
+    """Whatever its headers can be refused for. Raises `Refusal`."""
     content_coding(request)
     most = limits.body * (_BASE64_SHARE if is_json(request) else 1)
     if (request.content_length or 0) > most + (_FORM_OVERHEAD_BYTES if _is_wrapped(request) else 0):
@@ -52,7 +53,7 @@ def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
     if is_json(request) and (request.content_length or 0) > MOST_BYTES:
         raise json_too_large()
     if _is_form(request) and not parameter(request.headers["Content-Type"], "boundary"):
-        raise ApiError(
+        raise Refusal(
             "malformed_multipart",
             "the form's Content-Type has no boundary: do not set that header by hand, the client "
             "does it with the boundary that it uses",
@@ -61,12 +62,12 @@ def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
 
 async def hold_continue(request: web.Request) -> web.Response | None:
     """For routes with uploads: the client's `Expect: 100-continue` is answered by
-    `Upload.receive`, when the body is really wanted; another one here."""
+    `BodyReader.receive`, when the body is really wanted; another one here."""
     return unknown_expectation(request)
 
 
-class Upload:
-    """The body of one request, on its way into a spool."""
+class BodyReader:
+    """Reads the body of one request into a spool."""
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class Upload:
 
     async def receive(self) -> Received:
         """Take it in, refusing as early as can be; there is nothing in the spool where a link has
-        come in its place. Raises `ApiError`, `AudioError`, or `SpoolFull`."""
+        come in its place. Raises `Refusal` or `SpoolFull`."""
         chunks = body_chunks(self._request, self._limits)
         if _is_form(self._request):
             await self._form(chunks)
@@ -137,7 +138,7 @@ class Upload:
             raise form.refused
         if not form.found and not self._linked:
             there = ", ".join(repr(name) for name in self._fields) or "nothing"
-            raise ApiError("missing_file", f"the form holds no file; there is {there} in it")
+            raise Refusal("missing_file", f"the form holds no file; there is {there} in it")
 
     async def _json(self, chunks: AsyncIterator[bytes]) -> None:
         async with self._request.app[SERVICE].open_spool() as text:
@@ -150,24 +151,24 @@ class Upload:
             self.count_others(len(name) + len(value))
             self.set_field(name, value)
         if not body.has_audio and not self._linked:
-            raise ApiError("missing_file", 'the JSON holds no audio: {"audio": "BASE64"} does')
+            raise Refusal("missing_file", 'the JSON holds no audio: {"audio": "BASE64"} does')
         await self.audio_ends()
 
     def count_others(self, length: int) -> None:
-        """What is no audio is bounded, too. Raises `ApiError`."""
+        """What is no audio is bounded, too. Raises `Refusal`."""
         self._others += length
         if self._others > _FORM_OVERHEAD_BYTES:
-            raise ApiError("body_too_large", "what is in the body beside the audio is too large")
+            raise Refusal("body_too_large", "what is in the body beside the audio is too large")
 
     def set_field(self, name: str, value: str) -> None:
-        """A field of text. Raises `ApiError` for one that is there twice, and differs, where it is
+        """A field of text. Raises `Refusal` for one that is there twice, and differs, where it is
         none that makes a list."""
         name = _INDEX.sub("", name)
         if name in self._fields and name in _LISTS:
             self._fields[name] += f"\n{value}"
             return
         if self._fields.setdefault(name, value) != value:
-            raise ApiError("bad_parameter", f"{name[:60]} is given twice, with different values")
+            raise Refusal("bad_parameter", f"{name[:60]} is given twice, with different values")
 
     async def begin_audio(self, unwrap: Unwrapped | Base64) -> None:
         """The audio is what comes now, and nothing that came before."""
@@ -175,7 +176,7 @@ class Upload:
         self._gate, self._unwrap = self._new_gate(), unwrap
 
     async def audio(self, chunk: bytes) -> None:
-        """Some of it. Raises `ApiError`, `AudioError`, or `SpoolFull`."""
+        """Some of it. Raises `Refusal` or `SpoolFull`."""
         if self._unwrap is not None:
             chunk = self._unwrap.feed(chunk)
         if not chunk:
@@ -220,13 +221,13 @@ class _Form:
     """Which part of a form is its file, and which are its fields. A file is what is evidently one;
     text that is called `file` or `audio` is the audio where there is none."""
 
-    def __init__(self, upload: Upload) -> None:
-        self._upload = upload
+    def __init__(self, body: BodyReader) -> None:
+        self._body = body
         self._part = Part()
         self._held = bytearray()
         self._is = _PartIs.FIELD
         self.file = self._text = False
-        self.refused: AudioError | ApiError | None = None
+        self.refused: Refusal | None = None
         """What speaks against text that may have been audio."""
 
     @property
@@ -249,39 +250,39 @@ class _Form:
 
     async def data(self, data: bytes) -> None:
         """Some of its bytes."""
-        upload = self._upload
+        body = self._body
         match self._is:
             case _PartIs.FILE:
                 if self.file:
-                    raise ApiError("too_many_files", "the form holds more than one file")
+                    raise Refusal("too_many_files", "the form holds more than one file")
                 self.file, self._text, self._is = True, False, _PartIs.AUDIO
                 coded = self._part.base64
-                await upload.begin_audio(Base64() if coded else Unwrapped(base64=False))
-                await upload.audio(data)
+                await body.begin_audio(Base64() if coded else Unwrapped(base64=False))
+                await body.audio(data)
             case _PartIs.TEXT:
                 if self._text:
-                    raise ApiError("too_many_files", "the form holds more than one file")
+                    raise Refusal("too_many_files", "the form holds more than one file")
                 self._text, self._is = True, _PartIs.TEXT_AUDIO
-                await upload.begin_audio(Unwrapped(base64=True, certain=self._part.base64))
-                await self._maybe(upload.audio(data))
+                await body.begin_audio(Unwrapped(base64=True, certain=self._part.base64))
+                await self._maybe(body.audio(data))
             case _PartIs.TEXT_AUDIO:
-                await self._maybe(upload.audio(data))
+                await self._maybe(body.audio(data))
             case _PartIs.AUDIO:
-                await upload.audio(data)
+                await body.audio(data)
             case _PartIs.SKIPPED:
-                upload.count_others(len(data))
+                body.count_others(len(data))
             case _PartIs.FIELD:
-                upload.count_others(len(data))
+                body.count_others(len(data))
                 if len(self._held) + len(data) > _LONGEST_FIELD:
-                    raise ApiError("body_too_large", f"the field {self._part.name!r} is too long")
+                    raise Refusal("body_too_large", f"the field {self._part.name!r} is too long")
                 self._held += data
 
     async def _maybe(self, taken: Awaitable[None]) -> None:
         """Text that may be audio; what speaks against it is said at the end, if no file comes."""
         try:
             await taken
-        except (AudioError, ApiError) as error:
-            if isinstance(error, ApiError) and error.code == "body_too_large":
+        except Refusal as error:
+            if error.code == "body_too_large":
                 raise
             self.refused, self._is = error, _PartIs.SKIPPED
 
@@ -289,12 +290,12 @@ class _Form:
         """The part is over."""
         match self._is:
             case _PartIs.TEXT_AUDIO:
-                await self._maybe(self._upload.audio_ends())
+                await self._maybe(self._body.audio_ends())
             case _PartIs.AUDIO:
-                await self._upload.audio_ends()
+                await self._body.audio_ends()
             case _PartIs.FIELD if self._part.name:
                 text = bytes(self._held).decode("utf-8", "replace")
-                self._upload.set_field(self._part.name, text)
+                self._body.set_field(self._part.name, text)
 
 
 def _is_form(request: web.Request) -> bool:
@@ -305,8 +306,8 @@ def _is_wrapped(request: web.Request) -> bool:
     return _is_form(request) or is_json(request)
 
 
-def _too_large(limits: LimitSettings) -> ApiError:
-    return ApiError(
+def _too_large(limits: LimitSettings) -> Refusal:
+    return Refusal(
         "body_too_large",
         f"the body is too large: {limits.body} bytes are allowed (limits.body), and "
         f"{limits.audio_s:g} s of audio (limits.audio_s); send it compressed (FLAC, Opus, MP3), or "

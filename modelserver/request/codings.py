@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator
 
-from modelserver.http.errors import ApiError
+from modelserver.refusal import Refusal
 
 _MOST_AT_ONCE = 1 << 18
 _AT_THE_START = 128
@@ -25,7 +25,7 @@ class Inflater:
         self._over = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the next bytes bring, in pieces of bounded size. Raises `ApiError`."""
+        """What the next bytes bring, in pieces of bounded size. Raises `Refusal`."""
         while data:
             if self._over:
                 if not self._gzip or not data.strip(b"\0"):
@@ -35,7 +35,7 @@ class Inflater:
                 out = self._stream.decompress(data, _MOST_AT_ONCE)
             except zlib.error as error:
                 if self._begun or self._gzip:
-                    raise ApiError(
+                    raise Refusal(
                         "bad_request", f"the body is not what its Content-Encoding says: {error}"
                     ) from error
                 self._stream, self._begun = zlib.decompressobj(-15), True
@@ -48,9 +48,9 @@ class Inflater:
                 data, self._over = self._stream.unused_data, True
 
     def finish(self) -> None:
-        """There is no more. Raises `ApiError`."""
+        """There is no more. Raises `Refusal`."""
         if self._begun and not self._over:
-            raise ApiError("incomplete_body", "the compressed body ended too early")
+            raise Refusal("incomplete_body", "the compressed body ended too early")
 
 
 class Base64:
@@ -60,9 +60,9 @@ class Base64:
         self._left = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What the next characters stand for. Raises `ApiError`."""
+        """What the next characters stand for. Raises `Refusal`."""
         if data.translate(None, _ALPHABET):
-            raise ApiError("bad_request", "the audio is not base64, or it is damaged")
+            raise Refusal("bad_request", "the audio is not base64, or it is damaged")
         text = self._left + data.translate(None, b"\r\n \t=")
         whole = len(text) // 4 * 4
         self._left = text[whole:]
@@ -77,7 +77,7 @@ class Base64:
         try:
             return base64.b64decode(text.translate(bytes.maketrans(b"-_", b"+/")), validate=True)
         except binascii.Error as error:
-            raise ApiError("bad_request", f"the audio is not base64: {error}") from error
+            raise Refusal("bad_request", f"the audio is not base64: {error}") from error
 
 
 class Unwrapped:
@@ -91,7 +91,7 @@ class Unwrapped:
         self._decoder: Base64 | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """What the next bytes stand for. Raises `ApiError`."""
+        """What the next bytes stand for. Raises `Refusal`."""
         if not self._known:
             self._start += data
             if not self._decide(complete=False):

@@ -4,15 +4,14 @@ python-multipart finds the parts; what their headers mean is read here, since na
 in any encoding, and with whatever a file system allows.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
-from modelserver.http.errors import ApiError
+from modelserver.refusal import Refusal
+from modelserver.request.headers import disposition, media_type
 
 MOST_PARTS = 65
 """Of a form: a file and 64 fields."""
@@ -20,7 +19,6 @@ _MOST_HEADERS = 256
 _MOST_HEADER_BYTES = 32 * 1024
 """Of all headers of one part together. Only the three that are used are kept."""
 _USED_HEADERS = ("content-disposition", "content-type", "content-transfer-encoding")
-_PARAMETER = re.compile(rb';\s*([A-Za-z0-9_*-]+)\s*=\s*("(?:\\["\\]|[^"])*"?|[^;]*)')
 
 
 @dataclass(slots=True)
@@ -44,7 +42,7 @@ Event = Part | bytes | None
 
 
 class FormParser:
-    """Fed with a form's bytes. Raises `ApiError` for what is no form."""
+    """Fed with a form's bytes. Raises `Refusal` for what is no form."""
 
     def __init__(self, boundary: str) -> None:
         self._events: list[Event] = []
@@ -93,7 +91,7 @@ class FormParser:
         if not self._parts:
             raise _malformed("no part of it begins with its boundary")
         if not self._ended:
-            raise ApiError("incomplete_body", "the form ended before its closing boundary")
+            raise Refusal("incomplete_body", "the form ended before its closing boundary")
 
     def _begin(self) -> None:
         self._parts += 1
@@ -141,62 +139,5 @@ class FormParser:
         self._ended = True
 
 
-def disposition(value: bytes) -> tuple[str | None, str | None]:
-    """Name and file name of a Content-Disposition (RFC 7578, RFC 5987), and of what clients make
-    of it: unquoted with spaces and semicolons, quotes and backslashes inside, any encoding."""
-    found: dict[str, bytes] = {}
-    last, at = "", value.find(b";")
-    while at >= 0 and (match := _PARAMETER.search(value, at)) is not None:
-        between = value[at : match.start()]
-        if last and between.strip(b"; \t"):  # the rest of an unquoted name with a semicolon in it
-            found[last] += between
-        last = match[1].decode("latin-1").lower()
-        text = match[2]
-        if text[:1] == b'"':
-            text = text[1:-1] if text[-1:] == b'"' and len(text) > 1 else text[1:]
-            text = re.sub(rb'\\(["\\])', rb"\1", text)
-        found.setdefault(last, text.strip())
-        at = match.end()
-    if last and at >= 0 and value[at:].strip(b"; \t"):
-        found[last] += value[at:]
-    extended = found.get("filename*")
-    if extended is not None:
-        return _text(found.get("name")), _extended(extended)
-    return _text(found.get("name")), _text(found.get("filename"))
-
-
-def media_type(value: str) -> str:
-    """Without its parameters, in lower case."""
-    return value.partition(";")[0].strip().lower()
-
-
-def parameter(value: str, name: str) -> str | None:
-    """One parameter of a media type; None if it has none of that name."""
-    for found, text in _PARAMETER.findall(b";" + value.partition(";")[2].encode("latin-1")):
-        if found.decode("latin-1").lower() == name:
-            return str(text.strip().strip(b'"').decode("latin-1"))
-    return None
-
-
-def _extended(value: bytes) -> str:
-    charset, _, rest = value.partition(b"'")
-    data = unquote_to_bytes(rest.partition(b"'")[2] if b"'" in rest else value)
-    try:
-        return data.decode(charset.decode("ascii") or "utf-8")
-    except (LookupError, UnicodeDecodeError):
-        return _text(data) or ""
-
-
-def _text(data: bytes | None) -> str | None:
-    if data is None:
-        return None
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1")
-
-
-def _malformed(why: str) -> ApiError:
-    return ApiError("malformed_multipart", f"the form cannot be read: {why}")
+def _malformed(why: str) -> Refusal:
+    return Refusal("malformed_multipart", f"the form cannot be read: {why}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from modelserver.http.errors import ApiError
+from modelserver.refusal import Refusal
 from supervisor import Spool
 
 AUDIO_KEYS = ("audio", "file", "data", "audio_base64", "audio_data", "content")
@@ -40,7 +40,7 @@ class _Found:
 
 
 class JsonBody:
-    """A JSON object in a spool. Raises `ApiError`."""
+    """A JSON object in a spool. Raises `Refusal`."""
 
     def __init__(self, spool: Spool) -> None:
         """`spool`: where the text is kept; the caller closes it."""
@@ -90,7 +90,7 @@ def _read(fd: int, size: int) -> _Found:
         if end < 0:
             raise _ended()
         if size - (end - begin) > _MOST_OTHERS_BYTES:
-            raise ApiError("body_too_large", "what is in the body beside the audio is too large")
+            raise Refusal("body_too_large", "what is in the body beside the audio is too large")
         left = text[: begin - 1] + _PLACE + text[end + 1 :] if begin else text[:]
     fields = dict(_fields(left, audio=begin > 0))
     return _Found(fields, (begin, end) if begin else None)
@@ -110,9 +110,9 @@ def _fields(left: bytes, *, audio: bool) -> Iterator[tuple[str, str]]:
         elif (text := _text(name, value)) is not None:
             yield name, text
     if audio and (texts != 1 or places != 1):
-        raise ApiError("too_many_files", "the JSON holds audio twice")
+        raise Refusal("too_many_files", "the JSON holds audio twice")
     if quotes != left.count(b'"'):  # of two with the same name, the last is left
-        raise ApiError("bad_parameter", "a field of the JSON is given twice")
+        raise Refusal("bad_parameter", "a field of the JSON is given twice")
 
 
 def _text(name: str, value: bytes) -> str | None:
@@ -148,18 +148,18 @@ def _decoded(text: bytes, kind: Any) -> Any:
         raise _bad("it is nested too deeply") from None
 
 
-def json_too_large() -> ApiError:
+def json_too_large() -> Refusal:
     """Return the refusal of a JSON body of more than `MOST_BYTES`."""
-    return ApiError(
+    return Refusal(
         "body_too_large",
         f"a JSON body may have {MOST_BYTES} bytes: send a larger file as the body itself, or in a "
         "form",
     )
 
 
-def _ended() -> ApiError:
-    return ApiError("incomplete_body", "unexpected end of the JSON")
+def _ended() -> Refusal:
+    return Refusal("incomplete_body", "unexpected end of the JSON")
 
 
-def _bad(why: str) -> ApiError:
-    return ApiError("bad_request", f"the JSON cannot be read: {why}")
+def _bad(why: str) -> Refusal:
+    return Refusal("bad_request", f"the JSON cannot be read: {why}")

@@ -7,21 +7,23 @@ from dataclasses import dataclass
 
 from models import PROFILES
 from modelserver.audio.channels import MIX, channel_choice
-from modelserver.audio.errors import AudioError
 from modelserver.audio.formats import RawFormat, raw_format, type_encoding
 from modelserver.http.decoding import decoded
-from modelserver.http.errors import ApiError
-from modelserver.request.forms import media_type, parameter
+from modelserver.refusal import Refusal
+from modelserver.request.headers import media_type, parameter
 from modelserver.speech.languages import language_tag
 from modelserver.speech.phrases import phrase_list
 
 _BOTH_NAMES = (
     "model", "language", "words", "alternatives", "phrases", "profile", "channels", "encoding",
-    "rate",
+    "rate", "channel_count",
 )  # fmt: skip
 NAMES = (*_BOTH_NAMES, "segments", "format")
 """Of a file."""
-ASK_NAMES = ("model", "language", "phrases", "channels", "encoding", "rate", "history", "stream")
+ASK_NAMES = (
+    "model", "language", "phrases", "channels", "encoding", "rate", "channel_count", "history",
+    "stream",
+)  # fmt: skip
 """Of a question."""
 JOB_NAMES = (*NAMES, "url", "webhook")
 """Of a job."""
@@ -69,7 +71,7 @@ def read_parameters(
     names: tuple[str, ...] = NAMES,
 ) -> tuple[Parameters, list[str]]:
     """From the query, the fields of the body, and its media type; and what should be said of them.
-    Raises `ApiError`, `PhrasesRefused`, or `AudioError` for what no samples can be."""
+    Raises `Refusal`."""
     values, warnings = _collect(query, fields, names)
     return (
         Parameters(
@@ -83,7 +85,7 @@ def read_parameters(
             alternatives=_alternatives(values.get("alternatives", "0")),
             phrases=_phrases(values.get("phrases", "")),
             profile=read_profile(values.get("profile", "")),
-            channels=_channels(values),
+            channels=_channels(values.get("channels", "")),
             raw=_raw(values, content_type),
             url=values.get("url") or None,
             webhook=values.get("webhook") or None,
@@ -103,20 +105,20 @@ def _collect(
         if name in _IGNORED:
             continue
         if name not in names:
-            raise ApiError("bad_parameter", _unknown(name, names))
+            raise Refusal("bad_parameter", _unknown(name, names))
         if name == "phrases" and name in values:  # one each time
             values[name] += f"\n{value}"
             continue
         if values.setdefault(name, value) != value:
-            raise ApiError("bad_parameter", f"{name} is given twice, with different values")
+            raise Refusal("bad_parameter", f"{name} is given twice, with different values")
     for name, value in fields.items():
         if name not in names:
             if _close_to(name, names, 0.75):
-                raise ApiError("bad_parameter", _unknown(name, names))
+                raise Refusal("bad_parameter", _unknown(name, names))
             warnings.append(f"the field {name[:40]!r} is not known, and was ignored")
             continue
         if values.setdefault(name, value) != value:
-            raise ApiError(
+            raise Refusal(
                 "bad_parameter", f"{name} is given in the query and in the body, differently"
             )
     return values, warnings
@@ -136,7 +138,7 @@ def _close_to(name: str, names: tuple[str, ...], cutoff: float) -> list[str]:
 
 def _format(text: str) -> str:
     if text not in FORMATS:
-        raise ApiError(
+        raise Refusal(
             "bad_parameter", f"format={text[:40]!r} is not known; there are: {', '.join(FORMATS)}"
         )
     return text
@@ -145,7 +147,7 @@ def _format(text: str) -> str:
 def _alternatives(text: str) -> int:
     count = _number("alternatives", text) or 0
     if count > MOST_ALTERNATIVES:
-        raise ApiError("bad_parameter", f"alternatives={count}; {MOST_ALTERNATIVES} are the most")
+        raise Refusal("bad_parameter", f"alternatives={count}; {MOST_ALTERNATIVES} are the most")
     return count
 
 
@@ -155,52 +157,45 @@ def _phrases(text: str) -> tuple[str, ...]:
         return phrase_list(text.splitlines())
     try:
         given = decoded(text, list[object])
-    except ApiError:
+    except Refusal:
         # "[unk]" on a line of its own.
         return phrase_list(text.splitlines())
     return phrase_list(given)
 
 
 def read_flag(name: str, text: str) -> bool:
-    """True or false, as people write them. Raises `ApiError`."""
+    """True or false, as people write them. Raises `Refusal`."""
     wanted = text.strip().lower()
     if wanted not in _TRUE + _FALSE:
-        raise ApiError("bad_parameter", f"{name}={text[:40]!r} is neither true nor false")
+        raise Refusal("bad_parameter", f"{name}={text[:40]!r} is neither true nor false")
     return wanted in _TRUE
 
 
 def read_profile(text: str) -> str:
-    """One of the profiles, or empty. Raises `ApiError`."""
+    """One of the profiles, or empty. Raises `Refusal`."""
     wanted = text.strip().lower()
     if wanted and wanted not in PROFILES:
-        raise ApiError(
+        raise Refusal(
             "bad_parameter", f"profile={text[:40]!r} is not known; there are: {', '.join(PROFILES)}"
         )
     return wanted
 
 
 def read_language(text: str) -> str | None:
-    """A language tag, or a name that people use; None for any. Raises `ApiError`."""
+    """A language tag, or a name that people use; None for any. Raises `Refusal`."""
     if text.strip().lower() in _ANY_LANGUAGE:
         return None
     if (tag := language_tag(text)) is None:
-        raise ApiError(
+        raise Refusal(
             "bad_parameter", f"language={text[:40]!r} is no language tag; zh, en-US or auto are"
         )
     return tag
 
 
-def _channels(values: Mapping[str, str]) -> str:
-    text = values.get("channels") or MIX
-    if _is_count(text, values):
-        return MIX
-    channel_choice(text)  # to refuse it before anything is received
-    return text
-
-
-def _is_count(text: str, values: Mapping[str, str]) -> bool:
-    """With samples that have no header, one number says how many channels they have."""
-    return "encoding" in values and text.isascii() and text.isdecimal()
+def _channels(text: str) -> str:
+    """Return which channels are recognised; wrong values are refused before anything is sent."""
+    channel_choice(text or MIX)
+    return text or MIX
 
 
 def _raw(values: Mapping[str, str], content_type: str) -> RawFormat | None:
@@ -216,24 +211,29 @@ def _raw(values: Mapping[str, str], content_type: str) -> RawFormat | None:
         if rate is None and kind not in ("audio/l8", "audio/l16", "audio/l24"):
             return None  # a name that files are sent under, too
     else:
-        if "rate" in values:
-            raise ApiError("bad_parameter", "rate is for samples without a header: add encoding")
+        for name in ("rate", "channel_count"):
+            if name in values:
+                raise Refusal(
+                    "bad_parameter", f"{name} is for samples without a header: add encoding"
+                )
         return None
-    channels = _number("channels", parameter(content_type, "channels"))
-    asked = values.get("channels", "")
-    if _is_count(asked, values):
-        channels = _number("channels", asked)
-    try:
-        if channels is None:
-            channels = channel_choice(asked or MIX).least
-        return raw_format(encoding, rate, channels)
-    except AudioError as error:
-        raise ApiError(error.code, error.message) from error
+    count = _number("channel_count", values.get("channel_count"))
+    if count is None:
+        count = _number("channels", parameter(content_type, "channels"))
+    asked = values.get("channels", "").strip()
+    if count is None and asked.isascii() and asked.isdecimal():
+        raise Refusal(
+            "bad_parameter",
+            f"channels={asked[:40]} selects a channel: add channel_count, the number of channels",
+        )
+    if count is None:
+        count = channel_choice(asked or MIX).least
+    return raw_format(encoding, rate, count)
 
 
 def _number(name: str, text: str | None) -> int | None:
     if text is None or not text.strip():
         return None
     if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
-        raise ApiError("bad_parameter", f"{name}={text[:40]!r} is not a number")
+        raise Refusal("bad_parameter", f"{name}={text[:40]!r} is not a number")
     return int(text)

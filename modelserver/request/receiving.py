@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
-from modelserver.http.errors import ApiError
 from modelserver.http.middleware import say_continue
+from modelserver.refusal import Refusal
 from modelserver.request.codings import Inflater
-from modelserver.request.forms import media_type
+from modelserver.request.headers import media_type
 from modelserver.settings import LimitSettings
 
 _CODINGS = ("gzip", "x-gzip", "deflate")
@@ -20,13 +20,13 @@ Speech compresses to a half; only silence exceeds 20 to 1."""
 
 
 def content_coding(request: web.Request) -> str | None:
-    """Return "gzip" or "deflate", or None. Raises `ApiError` for any other Content-Encoding."""
+    """Return "gzip" or "deflate", or None. Raises `Refusal` for any other Content-Encoding."""
     given = request.headers.get("Content-Encoding", "").strip().lower()
     codings = [c.strip() for c in given.split(",") if c.strip() not in ("", "identity")]
     if not codings:
         return None
     if len(codings) > 1 or codings[0] not in _CODINGS:
-        raise ApiError(
+        raise Refusal(
             "unsupported_media_type",
             f"the Content-Encoding {given[:60]!r} is not taken; gzip and deflate are",
         )
@@ -43,7 +43,7 @@ async def body_chunks(request: web.Request, limits: LimitSettings) -> AsyncItera
     """Send 100 Continue where it is expected, then yield the decompressed body.
 
     A chunk of a compressed body has at most 256 KiB, and other tasks run between two of them.
-    Raises `ApiError` for a client that stops sending, is slower than `limits.upload_min_bytes_s`,
+    Raises `Refusal` for a client that stops sending, is slower than `limits.upload_min_bytes_s`,
     disconnects, or sends what expands too much.
     """
     coding = content_coding(request)
@@ -54,8 +54,8 @@ async def body_chunks(request: web.Request, limits: LimitSettings) -> AsyncItera
 
 
 async def read_body(request: web.Request, limits: LimitSettings, most_bytes: int) -> bytes:
-    """Read a whole body of at most `most_bytes`, decompressed. Raises `ApiError`."""
-    error = ApiError("body_too_large", f"the request's body may have {most_bytes} bytes")
+    """Read a whole body of at most `most_bytes`, decompressed. Raises `Refusal`."""
+    error = Refusal("body_too_large", f"the request's body may have {most_bytes} bytes")
     if (request.content_length or 0) > most_bytes:
         raise error
     body = bytearray()
@@ -75,19 +75,17 @@ async def _with_deadlines(request: web.Request, limits: LimitSettings) -> AsyncI
             async with asyncio.timeout(limits.upload_idle_s):
                 chunk = await anext(chunks)
         except StopAsyncIteration:
-            if getattr(request.protocol, "cut_short", False):  # `ClientConnection`
-                raise ApiError("incomplete_body", "the body ended too early") from None
             return
         except TimeoutError:
-            raise ApiError(
+            raise Refusal(
                 "upload_timeout", f"nothing was received for {limits.upload_idle_s:g} s"
             ) from None
         except (RequestPayloadError, ConnectionError, EOFError) as error:
-            raise ApiError("incomplete_body", "the body ended too early") from error
+            raise Refusal("incomplete_body", "the body ended too early") from error
         received += len(chunk)
         took = loop.time() - began
         if took > limits.upload_idle_s and received < limits.upload_min_bytes_s * took:
-            raise ApiError(
+            raise Refusal(
                 "upload_timeout",
                 f"{received} bytes were received in {took:.0f} s; "
                 f"{limits.upload_min_bytes_s} a second are the least "
@@ -103,7 +101,7 @@ async def _inflated(chunks: AsyncIterator[bytes], coding: str) -> AsyncIterator[
         for piece in inflater.feed(chunk):
             made += len(piece)
             if made > _MOST_EXPANSION * received + _FREE_EXPANSION_BYTES:
-                raise ApiError(
+                raise Refusal(
                     "body_too_large",
                     f"the compressed body expands more than {_MOST_EXPANSION} times: send the "
                     "audio as FLAC or Opus, or uncompressed",

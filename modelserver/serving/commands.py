@@ -12,6 +12,7 @@ import msgspec
 import psutil
 
 from modelserver.settings import Settings
+from modelserver.settings.changes import preparing_environment
 from supervisor import Cause, Guard, end_with_parent
 
 
@@ -77,17 +78,7 @@ _BY_OTHERS = (Cause.GUARD, Cause.KERNEL_OOM, Cause.KILLED, Cause.TERMINATED)
 
 def _environment(settings: Settings) -> Mapping[str, str]:
     """The process reads the same settings as the server, wherever its own came from."""
-    ours = {
-        "MODELSERVER_MODEL": ",".join(settings.model),
-        "MODELSERVER_MODELS_DIR": settings.models_dir,
-        "MODELSERVER_MODELS_URL": settings.models_url,
-        "MODELSERVER_PREPARED_DIR": settings.prepared_dir,
-        "MODELSERVER_LANGUAGE": settings.language,
-        "MODELSERVER_BLAS": settings.blas,
-        "MODELSERVER_KERNELS": settings.kernels,
-        "MODELSERVER_ALLOCATOR": settings.allocator,
-    }
-    return {**os.environ, **{name: str(value) for name, value in ours.items()}}
+    return {**os.environ, **preparing_environment(settings)}
 
 
 # --- in that process itself -----------------------------------------------------------------------

@@ -50,7 +50,7 @@ class KernelSupply:
             return None, str(error)
 
     async def _kernels(self, settings: Settings) -> Kernels:
-        variant = must_run(processor_flags(), settings.blas)
+        variant = must_run(processor_flags(), settings.debug.blas)
         async with self._building:
             library = await asyncio.to_thread(find_kernels, settings.prepared_dir)
             if library is None:

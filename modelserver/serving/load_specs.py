@@ -88,7 +88,7 @@ def target_of(settings: Settings, choice: Choice, kernels: Kernels | None) -> Ta
         choice.location,
         prepared.made if prepared else {},
         left_out=choice.left_out,
-        warmup=settings.warmup,
+        warmup=settings.debug.warmup,
         prefetch=prepared is not None and _prefetch(settings, prepared),
         environment=environment,
         kernels=kernels.variant if kernels else None,
@@ -104,21 +104,21 @@ def _blas(settings: Settings, choice: Choice, kernels: Kernels | None) -> str:
     for_ours = kernels is not None or (
         settings.kernels == "auto" and not wants_kernels(settings, choice)
     )
-    if settings.blas == AUTO and for_ours and BLAS_KERNELS[SAME_AS] <= processor_flags():
+    if settings.debug.blas == AUTO and for_ours and BLAS_KERNELS[SAME_AS] <= processor_flags():
         return SAME_AS
-    return settings.blas
+    return settings.debug.blas
 
 
 def starting(settings: Settings, location: models.ModelLocation) -> Starting:
     """How a server would start the process that loads the model once it is prepared: for the
     comparison with its original."""
-    variant = choose_variant(processor_flags(), settings.blas)
+    variant = choose_variant(processor_flags(), settings.debug.blas)
     library = find_kernels(settings.prepared_dir) if settings.kernels != "off" else None
     kernels = Kernels(library, variant) if library is not None and variant is not None else None
     try:
         choice = candidate(location, settings.prepared_dir, settings.rescoring, plain=True)
         environment = blas_environment(_blas(settings, choice, kernels), processor_flags())
-        allocator = Allocator(settings.allocator)
+        allocator = Allocator(settings.debug.allocator)
         chosen = choose_allocator(allocator, find_jemalloc(), huge_pages=False)
     except (KernelRefused, AllocatorMissing) as error:
         raise models.ModelError("cannot_afford", str(error)) from error
@@ -160,6 +160,6 @@ def _tell(choice: Choice, settings: Settings, headroom: Headroom) -> None:
 
 
 def _prefetch(settings: Settings, prepared: PreparedModel) -> bool:
-    if settings.prefetch != "auto":
-        return settings.prefetch == "always"
+    if settings.debug.prefetch != "auto":
+        return settings.debug.prefetch == "always"
     return prepared.graph.stat().st_size + _PREFETCH_RESERVE_BYTES < available_memory()

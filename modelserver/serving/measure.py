@@ -9,7 +9,7 @@ import msgspec
 
 import models
 from modelserver.serving.service import SpeechService
-from modelserver.serving.transcribing import Transcribing
+from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
 from modelserver.speech.messages import SpeechRequest
 from supervisor import NotReady, read_process
@@ -33,27 +33,29 @@ async def measure(settings: Settings) -> Measured:
     workers = msgspec.structs.replace(settings.workers, count=1)
     alone = msgspec.structs.replace(settings, prepare="never", workers=workers, models={})
     async with SpeechService(alone) as service:
-        pool = await service.default.loaded()
+        pool = await service.models.default.loaded()
         loaded = pool.load_times()
         pid = pool.status().fork_server_pid
         held = read_process(pid) if pid is not None else None
         if held is None or loaded is None:
             raise NotReady("the model was gone before it could be measured")
         rate = 16_000
-        clips = models.warm_up_clips(service.default.language, rate)
+        clips = models.warm_up_clips(service.models.default.language, rate)
         for clip in clips:
             async with (
-                service.admit(service.default, patient=True) as place,
+                service.admit(service.models.default, patient=True) as admission,
                 service.open_spool() as spool,
             ):
                 await spool.write(as_wav(clip, rate))
-                await Transcribing(service, SpeechRequest()).run(place, spool)
+                await Transcription(service, service.models.default, SpeechRequest()).run(
+                    admission, spool
+                )
         await service.guard.look_again()
         (worker,) = pool.status().workers
         reading = read_process(worker.pid)
         mapped = reading.mapped if reading else 0
         seconds = sum(map(len, clips)) / 2 / rate
-        return Measured(held.kept, worker.growth_bytes, mapped, *loaded, seconds)
+        return Measured(held.unreclaimable, worker.growth_bytes, mapped, *loaded, seconds)
 
 
 def as_wav(pcm: bytes, rate: int) -> bytes:

@@ -2,8 +2,12 @@
 priority, that ends with the server; tried again later where it could not be done."""
 
 import asyncio
+import contextlib
 import enum
+from collections.abc import Coroutine
+from typing import Any
 
+import msgspec
 import structlog
 
 import models
@@ -19,7 +23,7 @@ from models.vosk.prepared import (
 from modelserver.serving.commands import ProgressLine, run_models_command
 from modelserver.serving.load_specs import find_model, is_prepared
 from modelserver.settings import Settings
-from supervisor import Cause, Guard, available_memory
+from supervisor import Cause, Guard, Pool, available_memory
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
@@ -72,6 +76,43 @@ class Preparation:
         """Another process was preparing it at the last attempt."""
         self._ended = 0
         """Attempts that were begun and ended by others, one after the other."""
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, pool: Pool, settings: Settings) -> None:
+        """Prepare the model that `pool` serves, unless it is prepared, and have the pool move over
+        to what was made; returns at once. Replaces what was begun before."""
+        self._in_background(self._prepare(pool, settings))
+
+    def renew(self, pool: Pool, settings: Settings) -> None:
+        """Have `pool` load the model that `settings` name, and prepare that one if it is to be
+        prepared; returns at once."""
+        self.settings = settings
+        self._in_background(self._renew(pool, settings))
+
+    async def stop(self) -> None:
+        """End what was begun."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._task = asyncio.create_task(work)
+        self._task.add_done_callback(_log_crash)
+
+    async def _prepare(self, pool: Pool, settings: Settings) -> None:
+        await pool.wait_ready()
+        served = pool.report().get("model")
+        self.settings = await asyncio.to_thread(_settings_of, settings, served)
+        if await self.until_made("the model is served as it was published meanwhile"):
+            pool.renew()
+
+    async def _renew(self, pool: Pool, settings: Settings) -> None:
+        await pool.renewed()
+        if settings.prepare == "auto":
+            await self._prepare(pool, settings)
 
     async def until_made(self, note: str) -> bool:
         """Attempt it, and again later, as long as that may help; True once it is made, by this
@@ -168,11 +209,27 @@ class Preparation:
         if self._elsewhere or failure.code in _LATER:
             log.warning("prepare.not_now", model=name, reason=self.why_not)
             return Outcome.LATER
-        log.error("prepare.failed", model=name, reason=self.why_not)
         if failure.cause in _NOT_ITS_FAULT:
+            log.warning("prepare.ended", model=name, reason=self.why_not)
             self._ended += 1
             return Outcome.LATER
+        log.error("prepare.failed", model=name, reason=self.why_not)
         return Outcome.FAILED
 
     def _advanced(self, progress: ProgressLine) -> None:
         self.progress = progress
+
+
+def _log_crash(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("prepare.crashed", exc_info=error)
+
+
+def _settings_of(settings: Settings, served: str | None) -> Settings:
+    """Return the settings with that model alone in them, of several that they name. Reads disks."""
+    for wanted in settings.model:
+        alone = msgspec.structs.replace(settings, model=(wanted,))
+        with contextlib.suppress(models.ModelError):
+            if find_model(alone).name == served:
+                return alone
+    return settings

@@ -13,19 +13,21 @@ _SPAN_S = 20.0
 """What the rate is the mean of: seconds in which recordings were open."""
 _ENOUGH_S = 20.0
 """Seconds of audio that have to be recognised before the rate is believed."""
-_SHARE = 0.95
-"""Of the time allowed, what recognising those ahead and itself may take at admission: the rest is
-for making samples, which is quick."""
+_FIRM_S, _FIRM_TIME_S = 100.0, 3.0
+"""The same before a small difference is believed: seconds of audio, or of time."""
 _HOPELESS = 1.1
-"""By how much the time left must be missed for one that waits to be refused later."""
+"""By how much the time left must be missed for one that waits to be refused later, or on a rate
+that is not firm."""
 _LONGEST_RETRY_S = 60.0
 
 
 class Rate:
-    """Seconds of audio recognised a second, while recordings are open whose samples are made."""
+    """Seconds of audio recognised a second, while recordings are open whose samples are made; and
+    what it takes to make those."""
 
     def __init__(self) -> None:
         self._audio_s = self._time_s = 0.0
+        self._making = 0.0
         self._at: float | None = None
 
     def heard(self, seconds: float, now: float) -> None:
@@ -37,15 +39,37 @@ class Rate:
             self._time_s = self._time_s * fades + took_s
         self._at = now
 
+    def made(self, seconds: float, took_s: float) -> None:
+        """Count the time in which the samples of `seconds` of audio were made and nothing else was
+        done: none where other recordings were open, as `heard` counts it there."""
+        self._making = ((self._making or took_s / seconds) + took_s / seconds) / 2
+
     def pause(self) -> None:
         """No recording is open: the time until the next one does not count."""
         self._at = None
+
+    @property
+    def paused(self) -> bool:
+        """No time counts now."""
+        return self._at is None
 
     @property
     def per_s(self) -> float | None:
         """None until enough was recognised."""
         known = self._audio_s >= _ENOUGH_S and self._time_s > 0
         return self._audio_s / self._time_s if known else None
+
+    @property
+    def firm(self) -> bool:
+        """Enough was recognised to tell what can just be done."""
+        enough = self._audio_s >= _FIRM_S or self._time_s >= _FIRM_TIME_S
+        return self.per_s is not None and enough
+
+    def time_s(self, seconds: float, to_make_s: float) -> float | None:
+        """Return how long it takes to recognise `seconds` of audio, and to make the samples of
+        `to_make_s` of them; None as `per_s`."""
+        per_s = self.per_s
+        return None if per_s is None else seconds / per_s + to_make_s * self._making
 
 
 class Turn:
@@ -55,16 +79,35 @@ class Turn:
         self._turns = turns
         self._all_s, self._heard_s = left_s, 0.0
         self._decoded = False
-        self.open = False
+        self._opened: float | None = None
+        self._alone = False
+
+    @property
+    def open(self) -> bool:
+        """It is being worked on."""
+        return self._opened is not None
+
+    def begin(self, *, alone: bool) -> None:
+        """Open it; `alone`: no other recording is open."""
+        self._opened, self._alone = time.monotonic(), alone
 
     @property
     def left_s(self) -> float:
         """Seconds of audio that are not recognised yet."""
         return max(0.0, self._all_s - self._heard_s)
 
+    @property
+    def to_make_s(self) -> float:
+        """Seconds of audio whose samples are not made yet."""
+        return 0.0 if self._decoded else self.left_s
+
     def decoded(self, seconds: float) -> None:
         """All its samples are there: it is so long, which was only guessed before."""
         self._all_s, self._decoded = seconds, True
+        if self._opened is not None and self.left_s > 0:
+            # Beside others, that time is in the rate.
+            took_s = time.monotonic() - self._opened if self._alone else 0.0
+            self._turns.made(self.left_s, took_s)
 
     def heard(self, seconds: float) -> None:
         """Count audio of this recording that was recognised."""
@@ -93,7 +136,8 @@ class Turns:
         """Raise `supervisor.QueueFull` where `seconds` of audio more could not be recognised in
         `allowed_s`, behind those that are here."""
         if self._all:
-            self._refuse(self.left_s, seconds, allowed_s * _SHARE, allowed_s)
+            to_make_s = sum(turn.to_make_s for turn in self._all) + seconds
+            self._refuse(self.left_s + seconds, to_make_s, allowed_s * self._slack, allowed_s)
 
     @contextlib.asynccontextmanager
     async def turn(
@@ -101,26 +145,29 @@ class Turns:
     ) -> AsyncIterator[Turn]:
         """Wait for the turn of a recording of so many seconds, and hold it. `workers`: how many
         recordings may be open at once. Raises `supervisor.QueueFull`, at once if the rate is known,
-        where it cannot be done in `allowed_s`."""
+        where it cannot be done in `allowed_s`; a narrow miss is decided when the rate is firm."""
         mine = Turn(self, seconds)
-        began, believed = time.monotonic(), False
+        began, believed, waited = time.monotonic(), False, False
         self._all.append(mine)
         try:
             while not self._may_open(mine, workers):
-                if allowed_s is not None and self._rate.per_s is not None:
+                if allowed_s is not None:
                     left_s = allowed_s - (time.monotonic() - began)
-                    may_take_s = left_s * (_HOPELESS if believed else _SHARE)
-                    self._refuse(self._ahead_s(mine), mine.left_s, may_take_s, allowed_s)
-                    believed = True
+                    slack = _HOPELESS if believed else self._slack
+                    seconds, to_make_s = self._with_those_ahead(mine)
+                    self._refuse(seconds, to_make_s, left_s * slack, allowed_s)
+                    believed = self._rate.firm
                 await self._change()
-            if allowed_s is not None and believed:
+                waited = True
+            if allowed_s is not None and waited:
                 left_s = allowed_s - (time.monotonic() - began)
-                self._refuse(0.0, mine.left_s, left_s * _HOPELESS, allowed_s)
-            mine.open = True
+                self._refuse(mine.left_s, mine.to_make_s, left_s * _HOPELESS, allowed_s)
+            mine.begin(alone=self._rate.paused)
             yield mine
         finally:
             self._all.remove(mine)
             if not any(turn.open for turn in self._all):
+                self._rate.heard(0.0, time.monotonic())  # the last words took their time, too
                 self._rate.pause()
             self._notify()
 
@@ -131,21 +178,34 @@ class Turns:
 
     def heard(self, seconds: float) -> None:
         """See `Turn.heard`."""
-        known = self._rate.per_s is not None
-        self._rate.heard(seconds, time.monotonic())
-        if not known and self._rate.per_s is not None:
+        rate = self._rate
+        before = rate.per_s is None, rate.firm
+        rate.heard(seconds, time.monotonic())
+        if (rate.per_s is None, rate.firm) != before:
             self._notify()
+
+    def made(self, seconds: float, took_s: float) -> None:
+        """See `Rate.made`."""
+        self._rate.made(seconds, took_s)
+
+    @property
+    def _slack(self) -> float:
+        return 1.0 if self._rate.firm else _HOPELESS
 
     def _may_open(self, mine: Turn, workers: int) -> bool:
         first = next(turn for turn in self._all if not turn.open)
         return first is mine and sum(turn.open for turn in self._all) < max(1, workers)
 
-    def _ahead_s(self, mine: Turn) -> float:
-        return sum(turn.left_s for turn in self._all[: self._all.index(mine)])
+    def _with_those_ahead(self, mine: Turn) -> tuple[float, float]:
+        """Return the seconds of audio to recognise until it is done, and those to make."""
+        turns = self._all[: self._all.index(mine) + 1]
+        return sum(turn.left_s for turn in turns), sum(turn.to_make_s for turn in turns)
 
-    def _refuse(self, ahead_s: float, own_s: float, may_take_s: float, allowed_s: float) -> None:
-        per_s = self._rate.per_s
-        if per_s is None or (wait_s := (ahead_s + own_s) / per_s) <= may_take_s:
+    def _refuse(
+        self, seconds: float, to_make_s: float, may_take_s: float, allowed_s: float
+    ) -> None:
+        wait_s = self._rate.time_s(seconds, to_make_s)
+        if wait_s is None or wait_s <= may_take_s:
             return
         raise QueueFull(
             f"too many long recordings are waiting: this one would take about {wait_s:.0f} s, and "

@@ -139,7 +139,8 @@ class Recording:
                 raise _first(errors) from errors
             for channel, one in self._channels.items():
                 await self._ready(one.joiner.finish(), channel)
-        return self._speech(decoding.result())
+        # Hours of words are put in order in a thread: the event loop is not held for that.
+        return await asyncio.to_thread(self._speech, decoding.result())
 
     # --- samples --------------------------------------------------------------------------------
 
@@ -243,7 +244,7 @@ class Recording:
         self._done_s += (heard.end - heard.begin) / len(self._channels)
         if self._writes:
             self._written.update(segment.text for segment in heard.segments)
-        self._tell(SpeechProgress(round(self._done_s, 3)))
+        self._tell()
         channel = self._channels[piece.channel]
         async with self._joining:
             while channel.order and channel.order[0] in self._heard:
@@ -259,7 +260,7 @@ class Recording:
         if self._asked.partials:
             for segment in segments:
                 shown = segment if self._asked.words else without_words(segment)
-                self._tell(SpeechProgress(round(self._done_s, 3), segment=shown))
+                self._tell(shown)
 
     async def _as_written(self, segments: list[SpeechSegment]) -> list[SpeechSegment]:
         """Those that were made anew, of words, go through the steps."""
@@ -276,9 +277,10 @@ class Recording:
             for segment in segments
         ]
 
-    def _tell(self, progress: SpeechProgress) -> None:
+    def _tell(self, segment: SpeechSegment | None = None) -> None:
         if self._told is not None:
-            self._told(progress)
+            done_s, channels = round(self._done_s, 3), max(1, len(self._channels))
+            self._told(SpeechProgress(done_s, None, segment, channels))
 
     def _speech(self, decoded: Decoded) -> Speech:
         asked, apart = self._asked, self._asked.channels != MIX

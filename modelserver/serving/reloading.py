@@ -9,14 +9,28 @@ from typing import Any
 import msgspec
 import structlog
 
-from modelserver.serving.service import SettingsRefused, SpeechService
+from modelserver.access.keyring import KeysUnreadable, read_keys
+from modelserver.refusal import Refusal
+from modelserver.serving.service import SpeechService
+from modelserver.settings import Settings
+from modelserver.settings.changes import until_restart
 from modelserver.settings.configuration import Configuration, ConfigurationError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 
-class ReloadRefused(Exception):
+class SettingsRefused(Refusal):
+    """These settings cannot be taken over while the server runs; the text says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_settings", message)
+
+
+class ReloadRefused(Refusal):
     """The settings cannot be used, and nothing has changed; the text says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_settings", message)
 
 
 class SettingRow(msgspec.Struct, frozen=True):
@@ -50,7 +64,7 @@ class Reloader:
             open_before = self._service.access.open
             try:
                 again = await asyncio.to_thread(self._configuration.again)
-                await self._service.reload(again.settings)
+                await self._change(again.settings)
                 self._configuration = again
             except (ConfigurationError, SettingsRefused) as error:
                 self._service.reload_refused = str(error)
@@ -70,7 +84,21 @@ class Reloader:
                 raise SettingsRefused(
                     "several models are served: change them in the settings, and reload"
                 )
-            await self._service.reload(msgspec.structs.replace(settings, model=(model,)))
+            await self._change(msgspec.structs.replace(settings, model=(model,)))
+
+    async def _change(self, settings: Settings) -> None:
+        """Take over other settings as far as a running server can. Raises `SettingsRefused` where
+        the keys cannot be read."""
+        if keys_file := settings.auth.keys_file:
+            try:
+                await asyncio.to_thread(read_keys, Path(keys_file))
+            except KeysUnreadable as error:
+                raise SettingsRefused(f"auth.keys_file: {error}") from error
+        settings, late = until_restart(self._service.settings, settings)
+        if late:
+            log.warning("settings.need_a_restart", names=late)
+        self._service.settings = settings
+        await self._service.models.change(settings)
 
     def in_force(self) -> list[SettingRow]:
         """Every setting, with where it is from; what takes a new start, as it will be then."""

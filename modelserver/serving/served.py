@@ -1,95 +1,28 @@
-"""One model that is served: its pool while it is loaded, and its preparation."""
+"""A model that is served: its pool while it is loaded, and what holds for it."""
 
 import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import PurePath
 from typing import Any
 
-import msgspec
 import structlog
 
 import models
 from modelserver.serving.kernel_supply import KernelSupply
-from modelserver.serving.learned import CrashInquiry, Lessons
-from modelserver.serving.load_specs import find_choice, find_model, target_of, wants_kernels
+from modelserver.serving.loading import MakeWay, ModelLoading
+from modelserver.serving.pool_settings import pool_settings
 from modelserver.serving.preparation import Preparation, in_words
 from modelserver.serving.recording_queue import Turns
-from modelserver.serving.rlimits import not_allowed
-from modelserver.serving.selection import Choice, worker_count
+from modelserver.serving.selection import worker_count
 from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
+from modelserver.settings.changes import same_preparation
 from modelserver.settings.labels import DEFAULT_LABEL
 from modelserver.speech.languages import primary_language
-from supervisor import (
-    Allocator,
-    Cause,
-    DeathRecord,
-    Guard,
-    MemorySettings,
-    NotReady,
-    Pool,
-    PoolSettings,
-    PoolStatus,
-    Sandbox,
-    SpoolStore,
-    StreamSettings,
-    Target,
-    TargetUnavailable,
-)
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
-
-_BY_ITSELF = (Cause.CRASH, Cause.EXITED, Cause.HANG)
-_FOR_MEMORY = (Cause.GUARD, Cause.KERNEL_OOM)
-_CANNOT_LOAD = "the model cannot be loaded: "
-_UNSEEN = 1.25
-"""By how much more a model is expected to need than it held when its load was ended. It was not
-done, so it is more; and a room that is larger by that is worth another try."""
-
-MakeRoom = Callable[["ServedModel"], Awaitable[bool]]
-"""Unload something else for this model; False if there is nothing."""
-
-MakeWay = Callable[[int, int], Awaitable[None]]
-"""So many bytes are needed and so many are left: have the server before this one end, if there is
-one."""
-
-
-def memory_settings(settings: Settings) -> MemorySettings:
-    """What the guard is told of them."""
-    return MemorySettings(
-        limit=_unless_auto(settings.memory.limit),
-        reserve=_unless_auto(settings.memory.reserve),
-        budget=_unless_auto(settings.workers.budget),
-        max_rss=_unless_auto(settings.workers.max_rss),
-    )
-
-
-def pool_settings(settings: Settings, first_slot: int = 0) -> PoolSettings:
-    """What a pool is told of them."""
-    return PoolSettings(
-        workers=worker_count(settings),
-        first_slot=first_slot,
-        queue=settings.limits.queue,
-        hang_s=settings.workers.hang_s,
-        nice=settings.workers.nice,
-        memory=memory_settings(settings),
-        allocator=Allocator(settings.allocator),
-        sandbox=Sandbox(settings.sandbox),
-        streams=StreamSettings(replay=settings.streams.replay_s, share=settings.streams.share),
-    )
-
-
-def _unless_auto(size: int | str) -> int | None:
-    return size if isinstance(size, int) else None
-
-
-def _of_same_model(one: Settings, other: Settings) -> bool:
-    """Preparing for one is preparing for the other."""
-    names = ("model", "language", "models_dir", "prepared_dir", "blas", "prepare")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+from supervisor import Cause, Guard, NotReady, Pool, PoolStatus, SpoolStore, Target
 
 
 def _heard_s(answer: dict[str, Any]) -> float:
@@ -97,21 +30,6 @@ def _heard_s(answer: dict[str, Any]) -> float:
     recognised one by one count each. 0 where they were not recognised, but decoded only: nothing is
     to be learned from that."""
     return 0.0 if "pieces" in answer else float(answer["duration_s"]) * answer["channels"]
-
-
-def _tell_if_crashed(task: asyncio.Task[None]) -> None:
-    """Nobody else would hear of it."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("prepare.crashed", exc_info=error)
-
-
-def _load_error(pool: Pool) -> str | None:
-    """What the process said that could not load the last target; None if it could. A model that was
-    loaded, and whose fork server has ended since, is unready for another reason."""
-    reason = pool.unready_reason()
-    if reason is not None and reason.startswith(_CANNOT_LOAD):
-        return reason.removeprefix(_CANNOT_LOAD)
-    return pool.not_renewed()
 
 
 class ServedModel:
@@ -126,7 +44,7 @@ class ServedModel:
         first_slot: int,
         guard: Guard,
         spools: SpoolStore,
-        make_room: MakeRoom,
+        make_room: Callable[["ServedModel"], Awaitable[bool]],
         make_way: MakeWay,
         kernels: KernelSupply,
         plain: bool = False,
@@ -134,7 +52,6 @@ class ServedModel:
         """`settings` with what is its `own` in place already; `plain`: as the model was published,
         though it may be prepared."""
         self.label = label
-        self._plain = plain
         self.settings = settings
         self.own = own
         self.used_at = time.monotonic()
@@ -143,23 +60,12 @@ class ServedModel:
         self._first_slot = first_slot
         self._guard = guard
         self._spools = spools
-        self._make_room, self._make_way = make_room, make_way
         self._preparation = Preparation(settings, guard)
-        self._kernels = kernels
-        self._background: asyncio.Task[None] | None = None
+        self._loading = ModelLoading(kernels, lambda: make_room(self), make_way, plain=plain)
         self._changing = asyncio.Lock()
-        self._chosen: Choice | None = None
-        self._with_kernels = False
-        self._learnt: DeathRecord | None = None
-        self._tried = False
-        """The last target was found, so that what failed since was loading it."""
-        self._lessons = Lessons()
         self.turns = Turns()
         """Of long recordings."""
-        self._inquiry = CrashInquiry(self._lessons)
         self.pool: Pool | None = None
-        self.kernels_missing: str | None = None
-        """Why our kernels, which would pay, are not to be had."""
 
     @property
     def slots(self) -> int:
@@ -200,8 +106,7 @@ class ServedModel:
     def takes_phrases(self) -> bool:
         """It can be limited to phrases, once it is loaded as it was published; True while that is
         not known."""
-        chosen = self._chosen
-        return chosen is None or models.composes_its_graph(chosen.location.directory)
+        return self._loading.takes_phrases()
 
     def in_words(self) -> str:
         """For a list of what there is."""
@@ -250,28 +155,18 @@ class ServedModel:
             self.pool = pool
             self.used_at = time.monotonic()
             if self.settings.prepare == "auto":
-                self._in_background(self._prepare_in_background(pool))
+                self._preparation.begin(pool, self.settings)
 
     def prepare_soon(self) -> None:
         """Prepare it now, if it is loaded and is not prepared; returns at once."""
         if self.pool is not None and self._preparation.progress is None:
-            self._in_background(self._prepare_in_background(self.pool))
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """In place of what was done there before."""
-        if self._background is not None:
-            self._background.cancel()
-        self._background = asyncio.create_task(work)
-        self._background.add_done_callback(_tell_if_crashed)
+            self._preparation.begin(self.pool, self.settings)
 
     async def stop(self) -> None:
         """Unload it; jobs that are inside are given up."""
         async with self._changing:
             pool, self.pool = self.pool, None
-            if self._background is not None:
-                self._background.cancel()
-                await asyncio.gather(self._background, return_exceptions=True)
-                self._background = None
+            await self._preparation.stop()
             if pool is not None:
                 await pool.__aexit__()
                 self._past_deaths.update(pool.deaths)
@@ -289,7 +184,7 @@ class ServedModel:
     async def loaded(self) -> Pool:
         """Its pool, once a worker is able. Raises `supervisor.NotReady` where loading fails."""
         pool = await self._started()
-        if (reason := await pool.settled()) is not None:
+        if (reason := await pool.loaded_or_failed()) is not None:
             raise NotReady(reason)
         return pool
 
@@ -302,14 +197,13 @@ class ServedModel:
     def change(self, settings: Settings, own: ModelSettings) -> None:
         """Other settings hold from now on; a loaded model is loaded anew beside the old one."""
         before, self.settings, self.own = self.settings, settings, own
-        self._lessons.begin_again()
+        self._loading.begin_again()
         if self.pool is None:
             self._preparation.settings = settings
-        elif self._preparation.progress is not None and _of_same_model(before, settings):
+        elif self._preparation.progress is not None and same_preparation(before, settings):
             self.pool.renew()  # what is being prepared goes on
         else:
-            self._preparation.settings = settings
-            self._in_background(self._renew(self.pool))
+            self._preparation.renew(self.pool, settings)
 
     def _new_pool(self) -> Pool:
         async def target() -> Target:
@@ -324,75 +218,18 @@ class ServedModel:
         return pool
 
     async def _target(self, pool: Pool) -> Target:
-        """Asked before each load, so that a model that was put there meanwhile is found."""
-        tried, self._tried = self._tried, False
-        if (record := pool.load_death()) is not None and record != self._learnt:
-            self._learnt = record
-            self._learn_from(record)
-            if record.death.cause is Cause.CRASH:
-                await self._sound(pool)
-        elif tried and record is None and (why := _load_error(pool)) is not None:
-            self._load_failed(why)
+        await self._loading.learn(pool, lambda: self._sound(pool))
         if self.settings.prepare == "first":
             await self._preparation.attempt("the model is prepared before it is served")
-        while True:
-            headroom = await pool.headroom()
-            try:
-                choice = await asyncio.to_thread(
-                    find_choice, self.settings, headroom, self._lessons, plain=self._plain
-                )
-            except TargetUnavailable:
-                if not await self._make_room(self):
-                    raise
-            else:
-                break
-        if (missing := not_allowed(choice, self.slots)) is not None:
-            raise TargetUnavailable(missing)
-        if (needs := choice.needs(self.slots)) > headroom.now:
-            await self._make_way(needs, headroom.now)
-        self._chosen = choice
-        wanted = wants_kernels(self.settings, choice)
-        kernels, self.kernels_missing = None, None
-        if wanted:
-            refused = self._lessons.without_kernels.get(choice.form)
-            kernels, self.kernels_missing = await self._kernels.get(self.settings, refused)
-        self._with_kernels = kernels is not None
-        target = await asyncio.to_thread(target_of, self.settings, choice, kernels)
-        self._tried = True
-        return target
-
-    def _load_failed(self, why: str) -> None:
-        if self._chosen is not None:
-            self._lessons.load_failed(self._chosen.form, why, with_kernels=self._with_kernels)
-
-    def _learn_from(self, record: DeathRecord) -> None:
-        """A load was ended for its memory, though what was predicted did fit: from now on it is
-        expected to need more than it held then, and the next in the list may be served. Or it
-        failed by itself: another way to load it may succeed."""
-        chosen, last = self._chosen, record.last
-        if record.death.cause in _BY_ITSELF:
-            self._load_failed(record.death.sentence)
-        if chosen is None or last is None or record.death.cause not in _FOR_MEMORY:
-            return
-        expected = max(self._lessons.needs_of(chosen.form), int(last.kept * _UNSEEN))
-        self._lessons.needs[chosen.form] = expected
-        log.warning(
-            "model.mispredicted",
-            model=chosen.location.name,
-            predicted_bytes=chosen.prediction.model,
-            held_bytes=last.kept,
-            expected_bytes=expected,
-        )
+        return await self._loading.target(self.settings, pool)
 
     async def _sound(self, pool: Pool) -> bool:
-        """Whether what is served is not damaged. If it is, it is prepared anew in the background
-        once the original serves."""
-        chosen = self._chosen
-        if chosen is None or await self._inquiry.sound(chosen.prepared, chosen.location.directory):
-            return True
-        if self.settings.prepare == "auto":
-            self._in_background(self._prepare_in_background(pool))
-        return False
+        """Return whether what is served is not damaged. If it is, it is prepared again in the
+        background once the original serves."""
+        sound = await self._loading.sound()
+        if not sound and self.settings.prepare == "auto":
+            self._preparation.begin(pool, self.settings)
+        return sound
 
     # --- readings -------------------------------------------------------------------------------
 
@@ -422,29 +259,9 @@ class ServedModel:
         """Why preparing it has come to nothing so far, or why what was prepared is not in use; None
         if there is no reason, or it was not tried."""
         not_mapped: str | None = self.report().get("not_mapped")
-        chosen = self._chosen
-        lost = chosen.problems if chosen is not None and chosen.prepared is None else ()
-        return self._preparation.why_not or not_mapped or next(iter(lost), None)
+        return self._preparation.why_not or not_mapped or self._loading.lost_prepared()
 
-    # --- preparing ------------------------------------------------------------------------------
-
-    async def _renew(self, pool: Pool) -> None:
-        await pool.renewed()
-        if self.settings.prepare == "auto":
-            await self._prepare_in_background(pool)
-
-    async def _prepare_in_background(self, pool: Pool) -> None:
-        """Prepare the model while it is served as it is, then move over to what was made."""
-        await pool.wait_ready()
-        self._preparation.settings = await asyncio.to_thread(self._settings_of_loaded, pool)
-        if await self._preparation.until_made("the model is served as it was published meanwhile"):
-            pool.renew()
-
-    def _settings_of_loaded(self, pool: Pool) -> Settings:
-        """With only that model in them that was chosen of several."""
-        for wanted in self.settings.model:
-            alone = msgspec.structs.replace(self.settings, model=(wanted,))
-            with contextlib.suppress(models.ModelError):
-                if find_model(alone).name == pool.report().get("model"):
-                    return alone
-        return self.settings
+    @property
+    def kernels_missing(self) -> str | None:
+        """Why our SIMD kernels, which would pay, cannot be used."""
+        return self._loading.kernels_missing

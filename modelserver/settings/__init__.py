@@ -1,10 +1,14 @@
-"""Every setting: what there is, and where its value comes from."""
+"""Every setting: what there is, and where its value comes from.
+
+`modelserver.ready` reads `host` and `port` by itself, without importing this: a health check must
+cost neither time nor memory."""
 
 from modelserver.settings.schema import (
     AdminSettings,
     AssistantSettings,
     AuthSettings,
     CorsSettings,
+    DebugSettings,
     JobSettings,
     LimitSettings,
     LogSettings,
@@ -12,7 +16,6 @@ from modelserver.settings.schema import (
     ProxySettings,
     Section,
     Settings,
-    TracingSettings,
     WorkerSettings,
     xdg_directory,
 )
@@ -22,6 +25,7 @@ __all__ = [
     "AssistantSettings",
     "AuthSettings",
     "CorsSettings",
+    "DebugSettings",
     "JobSettings",
     "LimitSettings",
     "LogSettings",
@@ -29,7 +33,6 @@ __all__ = [
     "ProxySettings",
     "Section",
     "Settings",
-    "TracingSettings",
     "WorkerSettings",
     "xdg_directory",
 ]

@@ -14,10 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import msgspec.structs
 
-from modelserver.settings.fields import ENVIRONMENT_PREFIX, NAMED, Field, fields, named_fields
-from modelserver.settings.schema import ModelSettings, Settings
+from modelserver.settings.changes import with_values
+from modelserver.settings.fields import (
+    ENVIRONMENT_PREFIX,
+    NAMED,
+    Field,
+    fields,
+    named_fields,
+    value_of,
+    variable_of,
+)
+from modelserver.settings.schema import REMOVED, ModelSettings, Settings
 
 FLAG = "flag"
 """The origin of what was given with the command."""
@@ -63,14 +71,13 @@ class Configuration:
     def rows(self) -> Iterator[tuple[Field, Any, str]]:
         """Every setting with its value and origin, in the order they are declared."""
         for field in fields():
-            value: Any = self.settings
-            for part in field.name.split("."):
-                value = getattr(value, part)
+            value = value_of(self.settings, field.name)
             yield field, value, self.origins.get(field.name, "default")
         for label, section in self.settings.models.items():
             for field in named_fields(label):
                 if field.name in self.origins:
-                    value = getattr(section, field.name.rpartition(".")[2])
+                    leaf = field.name.rpartition(".")[2]
+                    value = section.given[leaf] if leaf in section.given else getattr(section, leaf)
                     yield field, value, self.origins[field.name]
 
 
@@ -129,6 +136,7 @@ def _sources(
         ):
             continue
         if variable not in by_variable:
+            _must_not_be_old(variable, variable, _old_variables())
             shown = variable + (f"={text}" if _HARMLESS.fullmatch(text) else "")
             raise _unknown(shown, "the environment", variable, by_variable)
         yield by_variable[variable].name, text, variable
@@ -185,6 +193,7 @@ def _flatten(
 ) -> Iterator[tuple[str, Any]]:
     sections = {name.rpartition(".")[0] for name in known} - {""}
     sections |= {section.rpartition(".")[0] for section in sections} - {""}
+    sections |= {name.rpartition(".")[0] for name in _old_names()}
     for key, value in table.items():
         name = prefix + key
         if isinstance(value, dict) and name in sections:
@@ -196,6 +205,7 @@ def _flatten(
 def _must_be_known(name: str, value: Any, origin: str, known: Mapping[str, Field]) -> None:
     if name in known:
         return
+    _must_not_be_old(name, origin, _old_names())
     if isinstance(value, dict):
         sections = sorted({known_name.rpartition(".")[0] for known_name in known} - {""})
         close = difflib.get_close_matches(name, sections, n=1)
@@ -203,6 +213,21 @@ def _must_be_known(name: str, value: Any, origin: str, known: Mapping[str, Field
         raise ConfigurationError(f"unknown section [{name}] (in {origin}); {meant}")
     shown = f"{name} = {value!r}" if _HARMLESS.fullmatch(str(value)) else name
     raise _unknown(shown, origin, name, known)
+
+
+def _old_names() -> dict[str, str]:
+    """Settings that have another name now or are gone, with what to do instead."""
+    moved = {f.was: f"it is {f.name} ({f.variable}) now" for f in fields() if f.was}
+    return moved | REMOVED
+
+
+def _old_variables() -> dict[str, str]:
+    return {variable_of(name): instead for name, instead in _old_names().items()}
+
+
+def _must_not_be_old(name: str, origin: str, old: Mapping[str, str]) -> None:
+    if (instead := old.get(name)) is not None:
+        raise ConfigurationError(f"there is no setting {name} (from {origin}) any more: {instead}")
 
 
 def _unknown(what: str, origin: str, name: str, known: Mapping[str, Any]) -> ConfigurationError:
@@ -224,16 +249,19 @@ def _convert(field: Field, raw: Any, origin: str) -> Any:
 
 def _build(values: Mapping[str, Any], labels: Iterable[str]) -> Settings:
     """The settings with `values` in place of defaults, and with models of these names."""
-    sections: dict[str, dict[str, Any]] = {}
+    own: dict[str, dict[str, Any]] = {label: {} for label in labels}
+    common = {}
     for name, value in values.items():
-        section, _, leaf = name.rpartition(".")
-        sections.setdefault(section, {})[leaf] = value
-    top = sections.pop("", {})
-    defaults = Settings()
-    named = {label: ModelSettings() for label in labels}
-    for section, leaves in sections.items():
-        if section.startswith(f"{NAMED}."):
-            named[section.removeprefix(f"{NAMED}.")] = ModelSettings(**leaves)
-            continue
-        top[section] = msgspec.structs.replace(getattr(defaults, section), **leaves)
-    return msgspec.structs.replace(defaults, models=named, **top)
+        if name.startswith(f"{NAMED}."):
+            _, label, leaf = name.split(".")
+            own[label][leaf] = value
+        else:
+            common[name] = value
+    named = {label: _model_settings(leaves) for label, leaves in own.items()}
+    return with_values(Settings(), {**common, NAMED: named})
+
+
+def _model_settings(leaves: Mapping[str, Any]) -> ModelSettings:
+    own = {name: leaves[name] for name in leaves.keys() & set(ModelSettings.__struct_fields__)}
+    given = {name: value for name, value in leaves.items() if name not in own}
+    return ModelSettings(**own, given=given)

@@ -1,11 +1,13 @@
-"""One setting: its name, its variable, what it may be, and its value from text."""
+"""One setting: its name, its variable, its flag, its bounds, and its value from text."""
 
+import functools
 import ipaddress
+import operator
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -40,11 +42,13 @@ class Field:
 
     name: str
     annotation: Any
+    restart: bool
+    """A changed value takes effect at the next start, not at a reload."""
 
     @property
     def variable(self) -> str:
         """Its environment variable."""
-        return ENVIRONMENT_PREFIX + self.name.replace(".", "_").upper()
+        return variable_of(self.name)
 
     @property
     def about(self) -> str:
@@ -78,14 +82,34 @@ class Field:
         return self._has_unit("origins")
 
     @property
-    def secret(self) -> bool:
-        """It is shown to nobody."""
-        return self.name.endswith("token")
+    def flag(self) -> str:
+        """Its flag; empty if it has none."""
+        return str(self._fact("flag", ""))
+
+    @property
+    def per_model(self) -> bool:
+        """`[models.NAME]` may set it too."""
+        return bool(self._fact("per_model", False))
+
+    @property
+    def prepares(self) -> bool:
+        """The process that prepares a model needs it."""
+        return bool(self._fact("prepares", False))
+
+    @property
+    def was(self) -> str:
+        """The name it had before; empty if it had none."""
+        return str(self._fact("was", ""))
+
+    @property
+    def metavar(self) -> str:
+        """What stands for its value in the help."""
+        kind = self._kind()
+        values = kind.values if isinstance(kind, inspect.LiteralType) else ("VALUE",)
+        return "|".join(str(value) for value in values)
 
     def shown(self, value: Any) -> Any:
-        """Return `value` as it may be shown: "***" in place of secrets, also inside of URLs."""
-        if self.secret and value:
-            return "***"
+        """Return `value` as it may be shown: "***" in place of secrets inside of URLs."""
         if isinstance(value, str):
             return without_secrets(value)
         if isinstance(value, tuple):
@@ -100,8 +124,6 @@ class Field:
     @property
     def allowed(self) -> str:
         """What it may be, in words."""
-        if self.secret:
-            return f"text; {HIDDEN} stands for a secret that is not shown: enter the secret"
         if self.in_networks:
             return 'a list of addresses or networks, such as "10.0.0.0/8"'
         if self.in_origins:
@@ -126,6 +148,8 @@ class Field:
                 return "a number" + _bounds(kind)
             case inspect.VarTupleType():
                 return "text that is not empty, or a list of such"
+            case inspect.StrType(pattern=str(pattern)) if "https?://" in pattern:
+                return "a URL that begins with http:// or https://"
             case inspect.StrType(min_length=1):
                 return "text that is not empty"
             case inspect.StrType():
@@ -139,8 +163,6 @@ class Field:
         Raises `ValueError`.
         """
         value = raw
-        if self.secret and raw == HIDDEN:
-            raise ValueError(HIDDEN)
         if isinstance(raw, str) and self.name.endswith("_file") and raw.startswith("~"):
             value = str(Path(raw).expanduser())
         if self.is_list and isinstance(raw, str):
@@ -163,6 +185,10 @@ class Field:
             raise ValueError(problem)
         return converted
 
+    def text(self, value: Any) -> str:
+        """Return `value` as `convert` reads it from text."""
+        return ",".join(value) if isinstance(value, tuple) else str(value)
+
     def _kind(self) -> inspect.Type:
         """Its type, without what is said about it and without None."""
         kind = inspect.type_info(self.annotation)
@@ -176,10 +202,21 @@ class Field:
             (kind,) = some
 
     def _has_unit(self, unit: str) -> bool:
-        return any((meta.extra or {}).get("unit") == unit for meta in self._metas())
+        return bool(self._fact("unit", "") == unit)
+
+    def _fact(self, name: str, otherwise: Any) -> Any:
+        for meta in self._metas():
+            if name in (meta.extra or {}):
+                return (meta.extra or {})[name]
+        return otherwise
 
     def _metas(self) -> list[msgspec.Meta]:
         return [meta for meta in get_args(self.annotation)[1:] if isinstance(meta, msgspec.Meta)]
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of the setting with this dotted name."""
+    return ENVIRONMENT_PREFIX + name.replace(".", "_").upper()
 
 
 def without_secrets(text: str) -> str:
@@ -188,24 +225,34 @@ def without_secrets(text: str) -> str:
     return _QUERY_SECRET.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))
 
 
-def fields() -> list[Field]:
+@functools.cache
+def fields() -> tuple[Field, ...]:
     """Every setting, in the order of declaration."""
-    return list(_fields_of(Settings, ""))
-
-
-def _fields_of(section: type[Section], prefix: str) -> Iterator[Field]:
-    for name, annotation in get_type_hints(section, include_extras=True).items():
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            yield from _fields_of(annotation, f"{prefix}{name}.")
-        elif get_origin(annotation) is dict:
-            continue  # sections with names of their own: `named_fields`
-        elif not name.startswith("__"):
-            yield Field(prefix + name, annotation)
+    return tuple(_fields_of(Settings, "", restart=False))
 
 
 def named_fields(label: str) -> Iterator[Field]:
     """Those of one of several models, `[models.LABEL]`."""
-    return _fields_of(ModelSettings, f"{NAMED}.{label}.")
+    yield from _fields_of(ModelSettings, f"{NAMED}.{label}.", restart=False)
+    for field in fields():
+        if field.per_model:
+            about = msgspec.Meta(description=f"as the setting `{field.name}`")
+            named = f"{NAMED}.{label}.{field.name}"
+            yield Field(named, Annotated[field.annotation, about], restart=False)
+
+
+def value_of(settings: Settings, name: str) -> Any:
+    """Return the value of the setting with this dotted name."""
+    return operator.attrgetter(name)(settings)
+
+
+def _fields_of(section: type[Section], prefix: str, *, restart: bool) -> Iterator[Field]:
+    for name, annotation in get_type_hints(section, include_extras=True).items():
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from _fields_of(annotation, f"{prefix}{name}.", restart=annotation.restart)
+        elif get_origin(annotation) is Annotated:
+            field = Field(prefix + name, annotation, restart)
+            yield field if restart else replace(field, restart=bool(field._fact("restart", False)))
 
 
 def _to_path(kind: type, value: Any) -> Path:

@@ -15,13 +15,11 @@ def own_settings(settings: Settings) -> dict[str, ModelSettings]:
 
 def settings_for(settings: Settings, label: str, own: ModelSettings) -> Settings:
     """All settings, with those that are this model's own in place."""
-    names = ("language", "rescoring", "prepare", "profile", "warmup")
-    given = {name: value for name in names if (value := getattr(own, name)) is not None}
     workers = settings.workers
     if own.workers is not None:
         workers = msgspec.structs.replace(workers, count=own.workers)
     return msgspec.structs.replace(
-        settings, model=own.model or (label,), workers=workers, models={}, **given
+        settings, model=own.model or (label,), workers=workers, models={}, **own.given
     )
 
 

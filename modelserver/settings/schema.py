@@ -1,4 +1,8 @@
-"""Every setting, with its default, its bounds and what it is for.
+"""Every setting: its default, its bounds, what it is for, and how it behaves.
+
+All that is known of a setting stands here once; flags, variables, `[models.NAME]`, `modelserver
+config`, the admin page and the reload derive theirs from it (`modelserver.settings.fields`). Only
+`modelserver.ready` reads `host` and `port` by itself, because it may import nothing.
 
 `configuration` fills this from a file, the environment and flags. A setting in a section is written
 `section.name`; sizes are bytes, or text such as "64MiB".
@@ -6,7 +10,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,33 +29,45 @@ def xdg_directory(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "modelserver"
 
 
-def _about(text: str) -> Meta:
-    return Meta(description=text)
+def _about(
+    text: str,
+    *,
+    flag: str = "",
+    per_model: bool = False,
+    restart: bool = False,
+    prepares: bool = False,
+    was: str = "",
+) -> Meta:
+    """Describe a setting.
+
+    `flag`: its flag, if it has one. `per_model`: `[models.NAME]` may set it too. `restart`: a
+    changed value takes effect at the next start, not at a reload. `prepares`: the process that
+    prepares a model needs it. `was`: the name it had before, which is refused with the new one.
+    """
+    facts = {"flag": flag, "per_model": per_model, "restart": restart, "prepares": prepares}
+    return Meta(description=text, extra={**facts, "was": was})
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of the sections."""
 
+    restart: ClassVar[bool] = False
+    """Every setting of the section takes effect at the next start only."""
+
 
 class WorkerSettings(Section, frozen=True):
     """`[workers]`"""
 
+    restart = True
+
     count: Annotated[
         int,
         Meta(ge=0, le=1024),
-        _about("worker processes; 0: as many as the CPUs this process may use"),
+        _about("worker processes; 0: as many as the CPUs this process may use", flag="--workers"),
     ] = 0
     hang_s: Annotated[
         Seconds, _about("a worker that shows no sign of life for this long is ended and replaced")
     ] = 20.0
-    nice: Annotated[
-        int,
-        Meta(ge=0, le=19),
-        _about(
-            "by how much the workers' priority is below the server's own, which has to answer and "
-            "to watch while they keep every processor busy"
-        ),
-    ] = 5
     budget: Annotated[
         BytesOrAuto,
         _about(
@@ -59,17 +75,12 @@ class WorkerSettings(Section, frozen=True):
             "as much again at once; auto: its share of what is left beside the model"
         ),
     ] = "auto"
-    max_rss: Annotated[
-        BytesOrAuto,
-        _about(
-            "a worker that holds more than this, with what it shares but without mapped files, is "
-            "replaced at once; auto: no limit but the budget's"
-        ),
-    ] = "auto"
 
 
 class MemoryLimitSettings(Section, frozen=True):
     """`[memory]`"""
+
+    restart = True
 
     limit: Annotated[
         BytesOrAuto,
@@ -93,7 +104,7 @@ class LimitSettings(Section, frozen=True):
     queue: Annotated[
         int,
         Meta(ge=0, le=100_000),
-        _about("requests admitted beyond those that the workers run at once"),
+        _about("requests admitted beyond those that the workers run at once", restart=True),
     ] = 64
     request_s: Annotated[
         Seconds,
@@ -110,23 +121,14 @@ class LimitSettings(Section, frozen=True):
 class StreamSettings(Section, frozen=True):
     """`[streams]`"""
 
-    replay_s: Annotated[
-        Seconds,
-        _about(
-            "of each live stream, as much audio since its last final result is kept, so that it "
-            "goes on on another worker if its own ends"
-        ),
-    ] = 60.0
-    message: Annotated[Bytes, _about("largest message of a live stream")] = 1024 * 1024
+    restart = True
+
     idle_s: Annotated[
         Seconds, _about("a live stream on which nothing comes for so long gets its last result")
     ] = 60.0
     longest_s: Annotated[
         Seconds, _about("a live stream that is older gets its last result, and is closed")
     ] = 4 * 3600.0
-    ping_s: Annotated[
-        Seconds, _about("how often a live stream's client is asked whether it is still there")
-    ] = 20.0
     share: Annotated[
         float,
         Meta(gt=0, le=1),
@@ -134,21 +136,11 @@ class StreamSettings(Section, frozen=True):
     ] = 0.7
 
 
-class LongSettings(Section, frozen=True):
-    """`[long]`: recordings that all idle workers hear at once, and nobody waits behind."""
-
-    from_s: Annotated[
-        Seconds, _about("a recording that is at least so long is heard in pieces")
-    ] = 60.0
-    piece_s: Annotated[
-        Annotated[float, Meta(ge=5, le=600)],
-        _about("the longest that a piece may be; it is cut in a pause, if there is one"),
-    ] = 45.0
-
-
 class JobSettings(Section, frozen=True):
     """`[jobs]`: recordings that are transcribed when there is time, and kept until they are
     fetched."""
+
+    restart = True
 
     directory: Annotated[
         Path, _about("where jobs are kept, so that they outlive the server; on a disk of its own")
@@ -219,8 +211,13 @@ class VoskSettings(Section, frozen=True):
     """`[vosk]`: the protocol of the Vosk project's WebSocket server, on the public port (`/` and
     `/ws`) and on one of its own."""
 
+    restart = True
+
     port: Annotated[
-        Port, _about("a port of its own, 2700 as that server has; 0: the public one only")
+        Port,
+        _about(
+            "a port of its own, 2700 as that server has; 0: the public one only", flag="--vosk-port"
+        ),
     ] = 0
     sample_rate: Annotated[
         Annotated[int, Meta(ge=1000, le=192_000)],
@@ -231,11 +228,14 @@ class VoskSettings(Section, frozen=True):
 class WyomingSettings(Section, frozen=True):
     """`[wyoming]`: the protocol of Home Assistant's voice assistants."""
 
+    restart = True
+
     uri: Annotated[
         str,
         _about(
             'where to listen, such as "tcp://127.0.0.1:10300" or "unix:///run/wyoming.sock"; '
-            "empty: nowhere. It needs the extra `wyoming`, and knows no keys"
+            "empty: nowhere. It needs the extra `wyoming`, and knows no keys",
+            flag="--wyoming",
         ),
     ] = ""
     announce: Annotated[
@@ -270,9 +270,6 @@ class AuthSettings(Section, frozen=True):
     ] = 0.0
     key_jobs: Annotated[
         int, Meta(ge=0), _about("unfinished jobs with one key; 0: as many as there is room for")
-    ] = 0
-    key_body: Annotated[
-        Bytes, _about("largest request body with a key; 0: as large as limits.body")
     ] = 0
 
 
@@ -341,9 +338,8 @@ class ProxySettings(Section, frozen=True):
 class SpoolSettings(Section, frozen=True):
     """`[spool]`"""
 
-    memory_each: Annotated[Bytes, _about("an upload larger than this goes to a file on disk")] = (
-        2 * 1024 * 1024
-    )
+    restart = True
+
     memory_total: Annotated[
         Bytes, _about("uploads go to disk while those in memory together would exceed this")
     ] = 64 * 1024 * 1024
@@ -358,21 +354,8 @@ class ModelSettings(Section, frozen=True):
     model: Annotated[
         Names | None, _about("as the setting `model`; by default the section's name")
     ] = None
-    language: Annotated[str | None, _about("as the setting `language`")] = None
     workers: Annotated[
         Annotated[int, Meta(ge=1, le=1024)] | None, _about("as the setting `workers.count`")
-    ] = None
-    rescoring: Annotated[
-        Literal["auto", "on", "off"] | None, _about("as the setting `rescoring`")
-    ] = None
-    prepare: Annotated[
-        Literal["auto", "never", "first"] | None, _about("as the setting `prepare`")
-    ] = None
-    profile: Annotated[
-        Literal["fast", "balanced", "accurate"] | None, _about("as the setting `profile`")
-    ] = None
-    warmup: Annotated[
-        Literal["clips", "noise", "none"] | None, _about("as the setting `warmup`")
     ] = None
     load: Annotated[
         Literal["start", "first_use"],
@@ -385,16 +368,21 @@ class ModelSettings(Section, frozen=True):
             "unload it when nobody has asked for it for so long; 0: keep it. Only with first_use"
         ),
     ] = 0.0
+    given: dict[str, Any] = {}
+    """The settings marked `per_model` that this section sets, by name."""
 
 
 class AdminSettings(Section, frozen=True):
     """`[admin]`"""
 
+    restart = True
+
     listen: Annotated[
         str,
         _about(
             'where health, metrics and admin calls are: "auto" (a Unix socket of this user\'s), '
-            '"unix:/path", "host:port" with a token, or "off"'
+            '"unix:/path", "host:port" with a token, or "off"',
+            flag="--admin-listen",
         ),
     ] = "auto"
     agent: Annotated[
@@ -405,45 +393,144 @@ class AdminSettings(Section, frozen=True):
             "what is said there is no secret; empty: nowhere"
         ),
     ] = ""
-    token: Annotated[str, _about("what every admin request over TCP must bring")] = ""
-    token_file: Annotated[str, _about("a file that holds the token instead")] = ""
+    token_file: Annotated[
+        str, _about("a file with the token that every admin request over TCP must bring")
+    ] = ""
 
 
 class LogSettings(Section, frozen=True):
     """`[log]`"""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], _about("least level logged")] = (
-        "info"
-    )
+    restart = True
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        _about("least level logged", flag="--log-level"),
+    ] = "info"
     format: Annotated[
         Literal["auto", "text", "json"],
-        _about("auto: colours on a terminal, else one line of key=value an event"),
+        _about(
+            "auto: colours on a terminal, else one line of key=value an event", flag="--log-format"
+        ),
     ] = "auto"
 
 
-class TracingSettings(Section, frozen=True):
-    """`[tracing]`"""
+class DebugSettings(Section, frozen=True):
+    """`[debug]`: for measurements, tests and odd machines. The defaults are right elsewhere, and
+    names here may change with any release."""
 
-    endpoint: Annotated[
-        str,
-        Meta(pattern="^(https?://.+)?$"),
+    allocator: Annotated[
+        Literal["auto", "jemalloc", "glibc"],
         _about(
-            "an OpenTelemetry collector (OTLP over HTTP) that is sent what each request did, such "
-            'as "http://127.0.0.1:4318"; empty: as $OTEL_EXPORTER_OTLP_ENDPOINT says, or none'
+            "memory allocator of the workers; auto: jemalloc if the machine has it",
+            restart=True,
+            prepares=True,
+            was="allocator",
         ),
-    ] = ""
-    sample: Annotated[
-        float,
-        Meta(ge=0, le=1),
-        _about("the share of requests that is kept, of those that bring no trace of their own"),
-    ] = 1.0
+    ] = "auto"
+    blas: Annotated[
+        Literal["auto", "off", "SkylakeX", "Haswell", "Sandybridge", "Nehalem", "Prescott"],
+        _about(
+            "OpenBLAS kernel of the workers; auto: the best that the processor "
+            "can run; off: what the library chooses",
+            prepares=True,
+            was="blas",
+        ),
+    ] = "auto"
+    warmup: Annotated[
+        Literal["clips", "noise", "none"],
+        _about(
+            "what is decoded before the first request: bundled speech, noise, or nothing",
+            was="warmup",
+        ),
+    ] = "clips"
+    prefetch: Annotated[
+        Literal["auto", "always", "never"],
+        _about(
+            "read a prepared graph through before serving; auto: if there is memory for all of it",
+            was="prefetch",
+        ),
+    ] = "auto"
+    nice: Annotated[
+        int,
+        Meta(ge=0, le=19),
+        _about(
+            "by how much the workers' priority is below the server's own, which has to answer and "
+            "to watch while they keep every processor busy",
+            restart=True,
+            was="workers.nice",
+        ),
+    ] = 5
+    max_rss: Annotated[
+        BytesOrAuto,
+        _about(
+            "a worker that holds more than this, with what it shares but without mapped files, is "
+            "replaced at once; auto: no limit but the budget's",
+            restart=True,
+            was="workers.max_rss",
+        ),
+    ] = "auto"
+    long_from_s: Annotated[
+        Seconds,
+        _about(
+            "a recording that is at least so long is cut into pieces, which all idle workers "
+            "transcribe at once",
+            was="long.from_s",
+        ),
+    ] = 60.0
+    long_piece_s: Annotated[
+        Annotated[float, Meta(ge=5, le=600)],
+        _about(
+            "the longest that a piece may be; it is cut in a pause, if there is one",
+            was="long.piece_s",
+        ),
+    ] = 45.0
+    spool_memory_each: Annotated[
+        Bytes,
+        _about(
+            "an upload larger than this goes to a file on disk",
+            restart=True,
+            was="spool.memory_each",
+        ),
+    ] = 2 * 1024 * 1024
+    stream_message: Annotated[
+        Bytes, _about("largest message of a live stream", restart=True, was="streams.message")
+    ] = 1024 * 1024
+    stream_ping_s: Annotated[
+        Seconds,
+        _about(
+            "how often a live stream's client is asked whether it is still there",
+            restart=True,
+            was="streams.ping_s",
+        ),
+    ] = 20.0
+    stream_replay_s: Annotated[
+        Seconds,
+        _about(
+            "of each live stream, as much audio since its last final result is kept, so that it "
+            "goes on on another worker if its own ends",
+            restart=True,
+            was="streams.replay_s",
+        ),
+    ] = 60.0
+
+
+REMOVED = {
+    "admin.token": "write the token to a file and name that in admin.token_file",
+    "auth.key_body": "limits.body holds for every request",
+    "tracing.endpoint": "set the variable OTEL_EXPORTER_OTLP_ENDPOINT",
+    "tracing.sample": "set the variables OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG",
+}
+"""Settings of before, and what to do instead."""
 
 
 class Settings(Section, frozen=True):
     """All settings."""
 
-    host: Annotated[str, _about("address to listen on")] = "127.0.0.1"
-    port: Annotated[Port, _about("port to listen on; 0: any free one")] = 8091
+    host: Annotated[str, _about("address to listen on", flag="--host", restart=True)] = "127.0.0.1"
+    port: Annotated[
+        Port, _about("port to listen on; 0: any free one", flag="--port", restart=True)
+    ] = 8091
     server_names: Annotated[
         tuple[Annotated[str, Meta(min_length=1)], ...],
         _about(
@@ -456,46 +543,54 @@ class Settings(Section, frozen=True):
         Names,
         _about(
             'a name in models_dir, a path, or "auto" (the installed default); of several, the '
-            "first that fits into memory is served"
+            "first that fits into memory is served",
+            flag="--model",
+            prepares=True,
         ),
     ] = ("auto",)
     language: Annotated[
-        str, _about("what the model speaks, as a BCP 47 tag; empty: as its name says")
+        str,
+        _about(
+            "what the model speaks, as a BCP 47 tag; empty: as its name says",
+            flag="--language",
+            per_model=True,
+            prepares=True,
+        ),
     ] = ""
-    models_dir: Annotated[Path, _about("where installed models are")] = msgspec.field(
+    models_dir: Annotated[
+        Path, _about("where installed models are", flag="--models-dir", prepares=True)
+    ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_DATA_HOME", ".local/share") / "models"
     )
-    prepared_dir: Annotated[Path, _about("where prepared models are kept")] = msgspec.field(
+    prepared_dir: Annotated[
+        Path, _about("where prepared models are kept", flag="--prepared-dir", prepares=True)
+    ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_CACHE_HOME", ".cache") / "prepared"
     )
     rescoring: Annotated[
         Literal["auto", "on", "off"],
         _about(
             "load the parts of a big model that only correct what the first pass has found; auto: "
-            "if they fit into memory"
+            "if they fit into memory",
+            flag="--rescoring",
+            per_model=True,
+            prepares=True,
         ),
     ] = "auto"
-    models_url: Annotated[str, _about("where models are fetched from, each as NAME.zip")] = (
-        "https://alphacephei.com/vosk/models"
-    )
+    models_url: Annotated[
+        str,
+        _about(
+            "where models are fetched from, each as NAME.zip", flag="--models-url", prepares=True
+        ),
+    ] = "https://alphacephei.com/vosk/models"
     prepare: Annotated[
         Literal["auto", "never", "first"],
         _about(
             "a model that is not prepared: auto: serve it as it is and prepare it meanwhile, where "
-            "that can be afforded; first: prepare it before serving; never: do not"
-        ),
-    ] = "auto"
-    prefetch: Annotated[
-        Literal["auto", "always", "never"],
-        _about(
-            "read a prepared graph through before serving; auto: if there is memory for all of it"
-        ),
-    ] = "auto"
-    blas: Annotated[
-        Literal["auto", "off", "SkylakeX", "Haswell", "Sandybridge", "Nehalem", "Prescott"],
-        _about(
-            "OpenBLAS kernel of the workers; auto: the best that the processor "
-            "can run; off: what the library chooses"
+            "that can be afforded; first: prepare it before serving; never: do not",
+            flag="--prepare",
+            per_model=True,
+            prepares=True,
         ),
     ] = "auto"
     kernels: Annotated[
@@ -503,31 +598,29 @@ class Settings(Section, frozen=True):
         _about(
             "how the network's products are computed; packed: with its weights laid out once, by a "
             "library of our own, which is built on first use; off: by OpenBLAS; auto: packed where "
-            "that pays (a model that is prepared or has a static graph) and where it can be done"
+            "that pays (a model that is prepared or has a static graph) and where it can be done",
+            flag="--kernels",
+            prepares=True,
         ),
-    ] = "auto"
-    allocator: Annotated[
-        Literal["auto", "jemalloc", "glibc"],
-        _about("memory allocator of the workers; auto: jemalloc if the machine has it"),
     ] = "auto"
     sandbox: Annotated[
         Literal["auto", "on", "off"],
         _about(
             "what workers give up once warm: opening files, starting processes, connecting, "
-            "signalling others; auto: as much as can be taken away here; on: or nothing is served"
+            "signalling others; auto: as much as can be taken away here; on: or nothing is served",
+            flag="--sandbox",
+            restart=True,
         ),
     ] = "auto"
     profile: Annotated[
         Literal["fast", "balanced", "accurate"],
         _about(
             "how much work goes into the same audio, unless a request says; balanced: as the model "
-            "was published"
+            "was published",
+            flag="--profile",
+            per_model=True,
         ),
     ] = "balanced"
-    warmup: Annotated[
-        Literal["clips", "noise", "none"],
-        _about("what is decoded before the first request: bundled speech, noise, or nothing"),
-    ] = "clips"
     drain_s: Annotated[
         float, Meta(ge=0), _about("how long requests in progress may take to finish after SIGTERM")
     ] = 30.0
@@ -547,7 +640,6 @@ class Settings(Section, frozen=True):
     cors: CorsSettings = CorsSettings()
     proxies: ProxySettings = ProxySettings()
     spool: SpoolSettings = SpoolSettings()
-    long: LongSettings = LongSettings()
     text: TextSettings = TextSettings()
     jobs: JobSettings = msgspec.field(default_factory=JobSettings)
     streams: StreamSettings = StreamSettings()
@@ -555,6 +647,6 @@ class Settings(Section, frozen=True):
     wyoming: WyomingSettings = WyomingSettings()
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
-    tracing: TracingSettings = TracingSettings()
+    debug: DebugSettings = DebugSettings()
     models: dict[str, ModelSettings] = {}
     """`[models.NAME]`: several models at once, the first for requests that name none."""

@@ -95,11 +95,18 @@ class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SpeechProgress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a file is. `segment`: one that is final now; `partial`: the one at hand, so far."""
+    """How far a file is. `segment`: one that is final now; `partial`: the one at hand, so far;
+    `channels`: how many are recognised one by one, 1 if they are mixed."""
 
     done_s: float
     partial: str | None = None
     segment: SpeechSegment | None = None
+    channels: int = 1
+
+    @property
+    def recognised_s(self) -> float:
+        """Seconds of audio that are recognised so far: each channel counts, if they are apart."""
+        return self.done_s * self.channels
 
 
 class Speech(msgspec.Struct, frozen=True):

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from modelserver.refusal import Refusal
+
 _MOST_PHRASES = 1000
 _MOST_LETTERS = 200
 
@@ -13,8 +15,9 @@ UNKNOWN = "[unk]"
 _MOST_SAID = 20
 
 
-class PhrasesRefused(Exception):
-    """These phrases cannot be recognised; the text says why."""
+def phrases_refused(why: str) -> Refusal:
+    """Return the refusal of phrases that cannot be recognised."""
+    return Refusal("bad_parameter", f"phrases: {why}")
 
 
 def not_known(words: list[str]) -> list[str]:
@@ -25,22 +28,22 @@ def not_known(words: list[str]) -> list[str]:
 
 
 def phrase_list(given: Iterable[Any]) -> tuple[str, ...]:
-    """Checked, each once, without spaces that mean nothing. Raises `PhrasesRefused`."""
+    """Checked, each once, without spaces that mean nothing. Raises `Refusal`."""
     phrases: dict[str, None] = {}
     for phrase in given:
         if not isinstance(phrase, str):
-            raise PhrasesRefused(f"a phrase is text, not {str(phrase)[:40]!r}")
+            raise phrases_refused(f"a phrase is text, not {str(phrase)[:40]!r}")
         text = " ".join(phrase.split())
         if len(text) > _MOST_LETTERS:
-            raise PhrasesRefused(
+            raise phrases_refused(
                 f"{text[:20]!r}... has {len(text)} letters, {_MOST_LETTERS} are allowed"
             )
         if not text.isprintable():
-            raise PhrasesRefused(f"{text[:40]!r} has letters that are none")
+            raise phrases_refused(f"{text[:40]!r} has letters that are none")
         if text:
             phrases[text] = None
     if len(phrases) > _MOST_PHRASES:
-        raise PhrasesRefused(f"{len(phrases)} phrases; {_MOST_PHRASES} are allowed")
+        raise phrases_refused(f"{len(phrases)} phrases; {_MOST_PHRASES} are allowed")
     if set(phrases) == {UNKNOWN}:
-        raise PhrasesRefused(f"{UNKNOWN} alone recognises nothing")
+        raise phrases_refused(f"{UNKNOWN} alone recognises nothing")
     return tuple(phrases)

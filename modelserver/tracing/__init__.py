@@ -1,25 +1,14 @@
-"""Where a request stands in a trace that began elsewhere, and what it did here: told to whoever is
-asked next (`traceparent`), and, where that is wanted, to an OpenTelemetry collector."""
+"""Spans of OpenTelemetry's API: what was done for a request, and its place in a trace that began
+elsewhere. Without an SDK (`export`) nothing is recorded, and the place is passed on."""
 
-from modelserver.tracing.context import TraceContext, incoming_context
 from modelserver.tracing.spans import (
-    CannotTrace,
-    Span,
-    Tracing,
-    current_traceparent,
+    fail,
+    parent_of,
     past_span,
     span,
-    span_below,
+    start_span,
+    trace_headers,
+    trace_id,
 )
 
-__all__ = [
-    "CannotTrace",
-    "Span",
-    "TraceContext",
-    "Tracing",
-    "current_traceparent",
-    "incoming_context",
-    "past_span",
-    "span",
-    "span_below",
-]
+__all__ = ["fail", "parent_of", "past_span", "span", "start_span", "trace_headers", "trace_id"]

@@ -237,13 +237,14 @@ class SpeechModel:
                     segment = segment_of(utterance, reader.channel(number), words=asked.words)
                 elif asked.partials and count == 1:
                     partial = reader_text([recognizers[number].partial().text])
-                yield msgspec.to_builtins(SpeechProgress(done_s, partial, segment))
+                yield msgspec.to_builtins(SpeechProgress(done_s, partial, segment, count))
             for number, recognizer in enumerate(recognizers):
                 utterances[number].append(recognizer.finish())
                 if asked.partials:
                     last, channel = utterances[number][-1], reader.channel(number)
                     segment = segment_of(last, channel, words=asked.words)
-                    yield msgspec.to_builtins(SpeechProgress(reader.duration_s, segment=segment))
+                    last_progress = SpeechProgress(reader.duration_s, None, segment, count)
+                    yield msgspec.to_builtins(last_progress)
         return utterances
 
     def _speech(

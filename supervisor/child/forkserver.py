@@ -20,8 +20,13 @@ from typing import Any
 from supervisor.child import sandbox
 from supervisor.child.worker import Worker
 from supervisor.contract import Reporting, Servable, Warmable
-from supervisor.processes.environment import Sandbox
-from supervisor.processes.kin import end_with_parent, not_started, raise_oom_score, wait_for_parent
+from supervisor.process_control import (
+    end_with_parent,
+    not_started,
+    raise_oom_score,
+    wait_for_parent,
+)
+from supervisor.settings import Sandbox
 from supervisor.trim import give_back, let_go
 from supervisor.wire.channel import Channel, ChannelClosed, close_fds
 from supervisor.wire.messages import (

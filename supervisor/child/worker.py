@@ -14,7 +14,7 @@ from supervisor.child.streams import CarriedStreams
 from supervisor.child.turns import Turn, Turns
 from supervisor.contract import Servable
 from supervisor.errors import JobError
-from supervisor.processes.environment import Sandbox
+from supervisor.settings import Sandbox
 from supervisor.spool_view import SpoolView, open_view
 from supervisor.trim import give_back
 from supervisor.wire.channel import Channel, ChannelClosed

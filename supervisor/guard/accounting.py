@@ -1,5 +1,5 @@
-"""What each process of the tree holds of its own, kept between readings: growth, its rate, and the
-tree's memory counted once.
+"""Accounts of what each process of the tree holds of its own: growth, its rate, and the tree's
+memory counted once.
 
 Processes that share a model belong to one family: a fork server and its workers.
 """
@@ -16,41 +16,58 @@ _AT_ONCE_S = 0.003
 
 
 @dataclass(slots=True)
-class _Account:
+class Account:
+    """One process. Bytes, and bytes a second."""
+
     statm_fd: int
-    born_kept: int
+    born_with: int
     """What it held when it was born, all of it shared; 0 for one that has no parent here."""
     time: float
-    kept: int
-    rss: int
+    unreclaimable: int
+    """What it holds and cannot drop, shared or not."""
+    rss: int | None
+    """All that it has in RAM; None until it has been read."""
     swap: int
     mapped: int
+    """File cache that it had mapped and in RAM, at the last reading."""
     family: int
     shared_memory: int
     """What it maps of shared memory beside its spool."""
     anonymous: int
     """In RAM, at the last whole reading."""
     rate: float = 0.0
+    """The slower of its last two moves."""
     last_rate: float = 0.0
     own: tuple[int, int] | None = None
-    """At the last exact reading while its parent lived: private, and kept."""
+    """At the last exact reading while its parent lived: private, and unreclaimable."""
     share: tuple[int, int] | None = None
-    """At the last exact reading: proportional, and kept."""
+    """At the last exact reading: proportional, and unreclaimable."""
 
-    def move_to(self, time: float, kept: int) -> None:
+    @property
+    def growth(self) -> int:
+        """What it has allocated since it was born."""
+        if self.own is not None:
+            private, then = self.own
+            return max(0, private + self.unreclaimable - then)
+        return max(0, self.unreclaimable - self.born_with)
+
+    def move_to(self, time: float, unreclaimable: int) -> None:
         if time > self.time:
-            rate = (kept - self.kept) / (time - self.time)
+            rate = (unreclaimable - self.unreclaimable) / (time - self.time)
             # One huge page between two looks is no leak: what grows, grows twice in a row.
             self.rate, self.last_rate = min(rate, self.last_rate), rate
             self.time = time
-        self.kept = kept
+        self.unreclaimable = unreclaimable
+
+
+_NO_ACCOUNT = Account(-1, 0, 0.0, 0, None, 0, 0, 0, 0, 0)
 
 
 class Accounting:
     """Accounts by pid. Bytes, and seconds of CLOCK_MONOTONIC."""
 
     def __init__(self) -> None:
-        self._accounts: dict[int, _Account] = {}
+        self._accounts: dict[int, Account] = {}
         self._refreshed = True
         self._looked_at = 0.0
         self._left_shared: dict[int, int] = {}
@@ -58,8 +75,16 @@ class Accounting:
         for of memory that the others still share."""
 
     def known(self) -> Collection[int]:
-        """The pids that have an account."""
+        """Pids that have an account."""
         return self._accounts.keys()
+
+    def items(self) -> Collection[tuple[int, Account]]:
+        """Pids and their accounts."""
+        return self._accounts.items()
+
+    def of(self, pid: int) -> Account:
+        """The account of `pid`: an empty one where it has none."""
+        return self._accounts.get(pid, _NO_ACCOUNT)
 
     @property
     def outdated(self) -> bool:
@@ -86,14 +111,14 @@ class Accounting:
         self,
         time: float,
         reading: ProcessMemory,
-        born_kept: int = 0,
+        born_with: int = 0,
         *,
         family: int = 0,
         spool: int = 0,
     ) -> None:
-        """A reading of one process. For the first of it `born_kept` counts, and its family, the pid
+        """A reading of one process. For the first of it `born_with` counts, and its family, the pid
         of the fork server; `spool`: the bytes of its job's input that are in memory."""
-        kept = reading.kept_beside(spool)
+        unreclaimable = reading.unreclaimable_beside(spool)
         account = self._accounts.get(reading.pid)
         if account is not None and quick_look(account.statm_fd) is None:
             self._close(reading.pid)  # it was another process of the same number
@@ -104,11 +129,11 @@ class Accounting:
                 fd = os.open(f"/proc/{reading.pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
             if fd < 0:
                 return  # it has ended since it was read
-            account = _Account(
+            account = Account(
                 fd,
-                born_kept,
+                born_with,
                 time,
-                kept,
+                unreclaimable,
                 reading.rss,
                 reading.swap,
                 reading.mapped,
@@ -123,18 +148,18 @@ class Accounting:
         account.shared_memory = max(0, reading.shared_memory - spool)
         account.anonymous = reading.anonymous
         if time > account.time:  # else somebody has looked since
-            account.move_to(time, kept)
+            account.move_to(time, unreclaimable)
             account.rss = reading.rss
 
     def take_exact(
         self,
         readings: Iterable[PreciseMemory],
-        kept: Mapping[int, int],
+        unreclaimable: Mapping[int, int],
         spools: Mapping[int, int],
         parents: Collection[int],
     ) -> None:
-        """Exact readings of everyone there is, and what each kept when they were made; the `spools`
-        of their jobs in memory; and the fork servers that live.
+        """Take exact readings of everyone there is, and what each held when they were made; the
+        `spools` of their jobs in memory; and the fork servers that live.
 
         One whose parent is dead may be the last to hold what they shared: that is private then, and
         still nothing that it has grown by. What it held of its own before counts on.
@@ -143,7 +168,7 @@ class Accounting:
             if (account := self._accounts.get(reading.pid)) is None:
                 continue
             shared = max(0, reading.pss_shared - spools.get(reading.pid, 0))
-            then = kept[reading.pid]
+            then = unreclaimable[reading.pid]
             account.share = (reading.pss_anonymous + reading.swap_pss + shared, then)
             if account.family == reading.pid or account.family in parents:
                 account.own = (reading.private_anonymous + shared, then)
@@ -173,39 +198,9 @@ class Accounting:
         looks = ((account, quick_look(account.statm_fd)) for account in swapped)
         return any(seen and abs(seen[1] - a.anonymous) > _NOTABLE for a, seen in looks)
 
-    def growth(self, pid: int) -> int:
-        """Its own, since it was born."""
-        account = self._accounts.get(pid)
-        if account is None:
-            return 0
-        if account.own is not None:
-            private, then = account.own
-            return max(0, private + account.kept - then)
-        return max(0, account.kept - account.born_kept)
-
-    def kept(self, pid: int) -> int:
-        """What it holds and cannot drop, shared or not."""
-        account = self._accounts.get(pid)
-        return account.kept if account else 0
-
-    def rss(self, pid: int) -> int | None:
-        """All that it has in RAM; None until it has been read."""
-        account = self._accounts.get(pid)
-        return account.rss if account else None
-
-    def total_kept(self) -> int:
+    def total_unreclaimable(self) -> int:
         """Of all; what is shared is counted as often as it is shared: for differences only."""
-        return sum(account.kept for account in self._accounts.values())
-
-    def mapped(self, pid: int) -> int:
-        """File cache that the process had mapped and in RAM, at the last reading."""
-        account = self._accounts.get(pid)
-        return account.mapped if account else 0
-
-    def rate(self, pid: int) -> float:
-        """Bytes a second: the slower of its last two moves."""
-        account = self._accounts.get(pid)
-        return account.rate if account else 0.0
+        return sum(account.unreclaimable for account in self._accounts.values())
 
     def total_rate(self) -> float:
         """Bytes a second by which all that grow have grown together, at the last look."""
@@ -216,10 +211,10 @@ class Accounting:
         total = sum(self._left_shared.values())
         for account in self._accounts.values():
             if account.share is None:
-                total += max(0, account.kept - account.born_kept)
+                total += max(0, account.unreclaimable - account.born_with)
             else:
                 proportional, then = account.share
-                total += max(0, proportional + account.kept - then)
+                total += max(0, proportional + account.unreclaimable - then)
         return total
 
     def close(self) -> None:
@@ -227,8 +222,10 @@ class Accounting:
         self.keep_only(())
 
 
-def _move(account: _Account, time: float, rss: int, anonymous: int) -> None:
+def _move(account: Account, time: float, rss: int, anonymous: int) -> None:
     account.rss = rss
     # What was in swap may have come back meanwhile: it is not to count twice.
-    kept = anonymous + account.shared_memory
-    account.move_to(time, max(account.kept, kept) if account.swap else kept)
+    unreclaimable = anonymous + account.shared_memory
+    account.move_to(
+        time, max(account.unreclaimable, unreclaimable) if account.swap else unreclaimable
+    )

@@ -4,12 +4,12 @@ import itertools
 from collections.abc import Callable
 
 from supervisor.errors import PoolError
-from supervisor.guard.admission import Ask, Supply, may_begin, never, refusal
 from supervisor.guard.members import Member
 from supervisor.guard.observer import Observer
 from supervisor.guard.policy import GuardState
+from supervisor.guard.refusal import Ask, Supply, may_begin, never, refusal
 from supervisor.job import Job
-from supervisor.processes.worker import Worker
+from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.spool import SpoolStore
 
 
@@ -21,7 +21,7 @@ class AdmissionControl:
     ) -> None:
         self._observer, self._state = observer, state
         self._spools = spools
-        self._expected_of: dict[Worker, int] = {}
+        self._expected_of: dict[WorkerHandle, int] = {}
         """What the jobs of those workers are expected to make them grow by."""
         self._coming: dict[int, int] = {}  # ticket -> bytes of input
         self._tickets = itertools.count(1)
@@ -56,16 +56,16 @@ class AdmissionControl:
         supply = self._supply(member, 0.0)
         return may_begin(self._expected(member, job), supply, alone=running == 0)
 
-    def began(self, member: Member, worker: Worker, job: Job) -> None:
+    def began(self, member: Member, worker: WorkerHandle, job: Job) -> None:
         """The worker has it: what it is expected to need is reserved."""
-        worker.grown_before = self._observer.accounting.growth(worker.pid)
+        worker.grown_before = self._observer.accounting.of(worker.pid).growth
         self._expected_of[worker] = self._expected(member, job)
 
-    def ended(self, worker: Worker) -> None:
+    def ended(self, worker: WorkerHandle) -> None:
         """The worker has no job any more."""
         self._expected_of.pop(worker, None)
 
-    def _running(self) -> dict[Worker, int]:
+    def _running(self) -> dict[WorkerHandle, int]:
         """Those that have a job still."""
         return {w: expected for w, expected in self._expected_of.items() if w.job is not None}
 
@@ -74,10 +74,10 @@ class AdmissionControl:
         on their way, what may be held in memory of them."""
         accounting = self._observer.accounting
         jobs = sum(
-            max(0, expected - max(0, accounting.growth(worker.pid) - worker.grown_before))
+            max(0, expected - max(0, accounting.of(worker.pid).growth - worker.grown_before))
             for worker, expected in self._running().items()
         )
-        jobs += self._observer.reserved_for_streams()
+        jobs += self._observer.budgets.reserved_for_streams()
         if self._spools is None or not self._state().spools_in_memory:
             return jobs
         limits = self._spools.limits
@@ -86,7 +86,9 @@ class AdmissionControl:
         return jobs + max(0, coming - self._spools.usage().memory_bytes)
 
     def _expected(self, member: Member, job: Job) -> int:
-        return min(member.growth.expected(job.units or 0.0), self._observer.budget.hard.bytes)
+        return min(
+            member.growth.expected(job.units or 0.0), self._observer.budgets.budget.hard.bytes
+        )
 
     def _supply(self, member: Member, queued_units: float) -> Supply:
         observer = self._observer
@@ -95,11 +97,11 @@ class AdmissionControl:
         in_memory, on_disk = (spools.memory_bytes, spools.disk_bytes) if spools else (0, 0)
         return Supply(
             state=self._state(),
-            left=observer.left,
+            left=observer.budgets.left,
             reserved=self.reserved(),
-            capacity=observer.left + observer.growths() + in_memory,
-            most_growth=observer.budget.hard.bytes,
-            ever=observer.most_growth_ever(),
+            capacity=observer.budgets.left + observer.budgets.growths() + in_memory,
+            most_growth=observer.budgets.budget.hard.bytes,
+            ever=observer.budgets.most_growth_ever(),
             stream_need=member.stream_need.bytes,
             s_per_unit=member.pace.s_per_unit,
             slots=member.slots,

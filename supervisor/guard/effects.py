@@ -4,27 +4,18 @@ import functools
 import time
 from collections.abc import Iterable
 
+from supervisor.deaths.history import History
+from supervisor.deaths.level import Level
 from supervisor.errors import SpoolFull
-from supervisor.guard.history import History
 from supervisor.guard.members import Members
 from supervisor.guard.observer import Observer
-from supervisor.guard.policy import (
-    Action,
-    EndHelper,
-    EndLoad,
-    GuardState,
-    Kill,
-    Level,
-    Recycle,
-    Trim,
-)
-from supervisor.job import Job
+from supervisor.guard.policy import Action, End, GuardState, Recycle, Trim
+from supervisor.guard.snapshot import Snapshots
 from supervisor.log import get_logger
-from supervisor.processes.death import Intent
-from supervisor.processes.kin import kill_descendant, reap_orphan
-from supervisor.processes.worker import Worker, WorkerState
+from supervisor.loop.tasks import Tasks
+from supervisor.process_control import kill_descendant, reap_orphan
+from supervisor.processes.worker_handle import WorkerHandle, WorkerState
 from supervisor.spool import Spool, SpoolStore
-from supervisor.tasks import Tasks
 from supervisor.trim import let_go
 
 log = get_logger("guard")
@@ -37,9 +28,15 @@ class Effects:
     """The guard's hands; `close` at the end."""
 
     def __init__(
-        self, observer: Observer, members: Members, history: History, spools: SpoolStore | None
+        self,
+        observer: Observer,
+        snapshots: Snapshots,
+        members: Members,
+        history: History,
+        spools: SpoolStore | None,
     ) -> None:
         self._observer = observer
+        self._snapshots = snapshots
         self._members = members
         self._history = history
         self._spools = spools
@@ -52,7 +49,7 @@ class Effects:
 
     def remember(self, level: Level) -> None:
         """Keep what is known now, for whoever asks what came before a death."""
-        self._history.passed(self._observer.moment(level))
+        self._history.passed(self._snapshots.moment(level))
 
     def tidy(self) -> None:
         """Have what this process has freed go back to the kernel, once in a while: the C library
@@ -71,7 +68,7 @@ class Effects:
         """Say so; uploads are held on disk while memory is short."""
         bound = self._observer.tightest()
         (log.warning if state.level > before.level else log.info)(
-            "guard.level",
+            "guard.level_changed",
             now=state.level.word,
             was=before.level.word,
             left_bytes=left,
@@ -88,54 +85,54 @@ class Effects:
         """Say so."""
         waiting = self._observer.meter.waiting()
         (log.warning if state.starved else log.info)(
-            "guard.starved" if state.starved else "guard.fed",
+            "guard.starved" if state.starved else "guard.recovered",
             concurrency=state.concurrency,
             lost_share=round(waiting.lost, 2),
             faults_per_s=round(waiting.faults),
             refaults_per_s=round(waiting.refaults),
-            would_end_it=self._observer.missing() if state.starved else None,
+            would_end_it=self._snapshots.missing() if state.starved else None,
         )
 
     def do(self, action: Action, state: GuardState) -> None:
-        """One step of the policy's."""
-        if not isinstance(action, Trim | Recycle):
-            self.remember(state.level)
+        """Take one step of the policy's."""
         match action:
             case Trim():
                 self._trim()
-            case EndHelper():
-                self._end_helper(action)
-            case EndLoad():
-                for server in self._members.servers:
-                    if server.pid == action.pid:
-                        server.kill_all(Intent.SHORTAGE, action.reason)
-                        log.error("guard.load_ended", pid=action.pid, reason=action.reason)
-            case Recycle() | Kill():
+            case Recycle():
                 for worker in self._members.workers:
                     if worker.pid == action.pid:
-                        self._end_worker(worker, action, state.level)
+                        worker.hurried = state.level is Level.CRITICAL
+                        self.recycle(worker, action.reason)
+            case End():
+                self.remember(state.level)
+                self._end(action)
 
-    def _end_helper(self, action: EndHelper) -> None:
-        if (helper := self._members.helper_around(action.pid)) is not None:
-            helper.outcome.force(Intent.SHORTAGE, action.reason)
-        kill_descendant(action.pid)
-        self._observer.helper_ended(action.pid)
-        log.warning("guard.helper_ended", pid=action.pid, reason=action.reason)
+    def _end(self, action: End) -> None:
+        pid, reason, intent = action.pid, action.reason, action.intent
+        for worker in self._members.workers:
+            if worker.pid == pid:
+                if not worker.ending:
+                    worker.kill(intent, reason)
+                    log.warning("guard.worker_ended", worker=worker.slot, pid=pid, reason=reason)
+                return
+        for server in self._members.servers:
+            if server.pid == pid:
+                server.kill_all(intent, reason)
+                log.error("guard.load_ended", pid=pid, reason=reason)
+                return
+        if (helper := self._members.helper_around(pid)) is not None:
+            helper.outcome.force(intent, reason)
+        kill_descendant(pid)
+        self._observer.helper_ended(pid)
+        log.warning("guard.helper_ended", pid=pid, reason=reason)
 
-    def _end_worker(self, worker: Worker, action: Recycle | Kill, level: Level) -> None:
-        if isinstance(action, Recycle):
-            worker.hurried = level is Level.CRITICAL
-            self.recycle(worker, action.reason)
-        elif not worker.ending:
-            own = Intent.SANDBOX if action.forbidden else Intent.BUDGET
-            worker.kill(own if action.own_fault else Intent.SHORTAGE, action.reason)
-            log.warning("guard.kill", worker=worker.slot, pid=worker.pid, reason=action.reason)
-
-    def recycle(self, worker: Worker, reason: str) -> None:
+    def recycle(self, worker: WorkerHandle, reason: str) -> None:
         """It leaves, after its job if it has one."""
         if worker.state in (WorkerState.IDLE, WorkerState.BUSY):
-            self._members.retire(worker, reason)
-            log.info("worker.outgrown", worker=worker.slot, pid=worker.pid, reason=reason)
+            worker.recycle(reason)
+            log.info(
+                "worker.recycled", worker=worker.slot, pid=worker.pid, cause="budget", reason=reason
+            )
 
     def _trim(self) -> None:
         for worker in self._members.workers:
@@ -144,14 +141,12 @@ class Effects:
         for server in self._members.live_servers:
             server.trim()
         self._observer.run(let_go)
-        log.info("guard.trim")
-
-    def _jobs_waiting(self) -> Iterable[Job]:
-        return (job for member in self._members for job in member.queue)
+        log.info("guard.memory_trimmed")
 
     def _move_spools(self) -> None:
         """Those whose job has not begun; the others are mapped by a worker already."""
-        spools = [job.spool for job in self._jobs_waiting() if isinstance(job.spool, Spool)]
+        inputs = [one for member in self._members for one in member.waiting_inputs()]
+        spools = [one for one in inputs if isinstance(one, Spool)]
         self._moving.once("spools to disk", functools.partial(_to_disk, spools))
 
 
@@ -160,5 +155,5 @@ async def _to_disk(spools: Iterable[Spool]) -> None:
         try:
             await spool.to_disk()
         except SpoolFull as error:
-            log.warning("guard.spool_stays_in_memory", reason=error.message)
+            log.warning("guard.spool_move_failed", reason=error.message)
             return

@@ -5,72 +5,37 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from supervisor.clock import LoopClock
+from supervisor.deaths.death import Cause
+from supervisor.deaths.history import Deaths, History
+from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.guard import polling
+from supervisor.guard.accounting import Account
 from supervisor.guard.admission_control import AdmissionControl
-from supervisor.guard.beforehand import limit_in_words
 from supervisor.guard.effects import Effects
-from supervisor.guard.history import History
-from supervisor.guard.limits import Budget, Limits
+from supervisor.guard.limits import limit_in_words
 from supervisor.guard.members import Member, Members
-from supervisor.guard.observer import (
-    LOOK_EVERY_S,
-    READ_AT_REST_EVERY_S,
-    READ_EVERY_S,
-    STIRRED,
-    Observer,
-)
-from supervisor.guard.policy import GuardState, Level, decide
-from supervisor.guard.starvation import Waiting
+from supervisor.guard.observer import Observer
+from supervisor.guard.policy import GuardState, decide
+from supervisor.guard.snapshot import Snapshots
+from supervisor.guard.status import GuardStatus, read_status
 from supervisor.log import get_logger
-from supervisor.processes.death import Cause
-from supervisor.processes.deaths import Deaths
+from supervisor.loop.clock import LoopClock
+from supervisor.loop.tasks import Tasks, each_of
 from supervisor.processes.helper import Helper
-from supervisor.processes.worker import Worker
-from supervisor.readings.kernel_oom import OomEvidence
-from supervisor.readings.memory import Bound, MemoryReading
-from supervisor.readings.resources import ResourceReading
+from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import Headroom, MemorySettings
 from supervisor.sizes import in_units
 from supervisor.spool import SpoolStore
-from supervisor.tasks import Tasks, each_of
 
 log = get_logger("guard")
 
 _LATELY_S = 10.0
+_STIRRED = 256 * 1024
+"""Bytes: growth that is worth a decision."""
 _DECIDE_EVERY_S = 0.5
 """At the latest: what lasts is decided on, too, and not only what moves."""
-
-
-@dataclass(frozen=True, slots=True)
-class GuardStatus:
-    """What the guard knows at one moment. Bytes; `left` until the tightest bound less the
-    reserve, `reserved` promised to jobs that have not used it yet."""
-
-    state: GuardState
-    limits: Limits
-    budget: Budget
-    bounds: tuple[Bound, ...]
-    tightest: Bound
-    left: int
-    reserved: int
-    used: int
-    mapped: int
-    waiting: Waiting
-    faults: int
-    """Major faults of all workers so far."""
-    waited_s: float
-    """Seconds of their work in which they neither ran nor waited for a processor, so far."""
-    memory: MemoryReading
-    resources: tuple[ResourceReading, ...]
-    spools_refused: str | None
-    """Why what has no room in memory cannot be held on the disk, in words."""
-
-    @property
-    def headroom(self) -> int:
-        """What may still be promised."""
-        return max(0, self.left - self.reserved)
 
 
 class Guard:
@@ -96,13 +61,14 @@ class Guard:
         self.evidence = OomEvidence()
         self.history = History()
         self._deaths = Deaths(self.history, self.evidence)
-        self._members = Members()
+        self.members = Members()
         self.state = GuardState(1)
         self._observer = Observer(
-            settings or MemorySettings(), self._members, self.evidence, spools, reap_strangers
+            settings or MemorySettings(), self.members, self.evidence, spools, reap_strangers
         )
+        self._snapshots = Snapshots(self._observer, self.members)
         self.admission = AdmissionControl(self._observer, spools, lambda: self.state)
-        self._effects = Effects(self._observer, self._members, self.history, spools)
+        self._effects = Effects(self._observer, self._snapshots, self.members, self.history, spools)
         self._decided_at, self._decided_at_growth = -1e9, 0
         self._alive_at = -1e9
         self._known = asyncio.Event()
@@ -125,53 +91,39 @@ class Guard:
 
     def join(self, member: Member) -> None:
         """From now on the pool is looked after."""
-        self._members.add(member)
+        self.members.add(member)
         self._count_slots()
 
     def leave(self, member: Member) -> None:
         """It has ended."""
-        self._members.remove(member)
+        self.members.remove(member)
         self._count_slots()
 
     def _count_slots(self) -> None:
-        slots = max(1, sum(member.slots for member in self._members))
+        slots = max(1, sum(member.slots for member in self.members))
         self.state = replace(self.state, workers=slots, starved_concurrency=0)
 
     # --- what the pool asks and tells -----------------------------------------------------------
 
-    def begin_what_may(self) -> None:
-        """Give jobs to idle workers as long as memory allows, whoever has waited longest first:
-        one that has to wait is not overtaken, neither in its own pool nor by another's."""
-        while (head := self._members.next_in_line()) is not None:
-            member, worker, job = head
-            if not self.admission.may_begin(member, job):
-                return
-            if member.queue.begin(worker) is not None:
-                self.admission.began(member, worker, job)
-            elif worker.able:
-                return  # it is tried again soon
-
     def hasten(self) -> None:
         """There is work now: what was slow to come may be fast from here on."""
         if self._timer is not None:
-            seconds = min(LOOK_EVERY_S, self._observer.interval())
+            seconds = min(polling.LOOK_EVERY_S, self._observer.interval())
             if self._timer.when() > asyncio.get_running_loop().time() + seconds:
                 self._tick_in(seconds)
 
-    def overdue(self, member: Member, units: float | None, run_s: float) -> None:
-        """A job was given up after so long: it would have taken longer."""
-        if units:
-            member.pace.at_least(units, run_s)
-
-    def finished(self, member: Member, worker: Worker, units: float | None, run_s: float) -> None:
+    def finished(
+        self, member: Member, worker: WorkerHandle, units: float | None, run_s: float
+    ) -> None:
         """It finished a job: learn from it, and recycle it if it has grown too much."""
         self._observer.accounting.look_at(worker.pid, time.monotonic())
-        growth = self._observer.accounting.growth(worker.pid)
+        growth = self._observer.accounting.of(worker.pid).growth
         if units:
             member.growth.learn(units, growth - worker.grown_before)
             member.pace.learn(units, run_s)
-        allowed = self._observer.budget.growth.bytes + self._observer.stream_allowance(worker)
-        if growth > allowed and self._observer.replaceable(worker):
+        budgets = self._observer.budgets
+        allowed = budgets.budget.growth.bytes + budgets.for_streams(worker)
+        if growth > allowed and self.members.replaceable(worker):
             self._effects.recycle(
                 worker, f"it had grown by {in_units(growth)} of {in_units(allowed)}"
             )
@@ -187,12 +139,12 @@ class Guard:
         """Run a process whose work can wait; it goes with the block. It is ended before any worker
         where memory is short. Raises `OSError`."""
         helper = await Helper.start(role, command, environment, self.evidence)
-        self._members.helpers.add(helper)
+        self.members.helpers.add(helper)
         try:
             yield helper
         finally:
             death = await helper.close()
-            self._members.helpers.discard(helper)
+            self.members.helpers.discard(helper)
             if death is not None:
                 self._deaths.died(role, death, helper.outcome.reason)
 
@@ -203,7 +155,7 @@ class Guard:
 
     def held_bytes(self) -> int:
         """What all models and workers hold: what would be free without them."""
-        return sum(self._held(member) for member in self._members)
+        return sum(self._held(member) for member in self.members)
 
     def expect_to_be_freed(self, count: Callable[[], int]) -> None:
         """Another process, which is about to end, holds so many bytes: models are chosen as if it
@@ -212,8 +164,8 @@ class Guard:
 
     def _held(self, member: Member) -> int:
         accounting = self._observer.accounting
-        loaded = sum(accounting.kept(server.pid) for server in member.lifecycle.servers)
-        return loaded + sum(accounting.growth(worker.pid) for worker in member.lifecycle.workers)
+        loaded = sum(accounting.of(server.pid).unreclaimable for server in member.lifecycle.servers)
+        return loaded + sum(accounting.of(worker.pid).growth for worker in member.lifecycle.workers)
 
     @property
     def deaths(self) -> dict[Cause, int]:
@@ -230,42 +182,19 @@ class Guard:
         observer = self._observer
         _, left = observer.look()
         freed = self._held(member) + observer.elsewhere()
-        return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.limits))
+        return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.budgets.limits))
 
-    def growth(self, worker: Worker) -> int:
-        """What the worker holds of its own."""
-        return self._observer.accounting.growth(worker.pid)
-
-    def rss(self, worker: Worker) -> int | None:
-        """All that the worker has in RAM, shared and mapped memory included; None until read."""
-        return self._observer.accounting.rss(worker.pid)
+    def account(self, worker: WorkerHandle) -> Account:
+        """What the worker holds."""
+        return self._observer.accounting.of(worker.pid)
 
     def status(self) -> GuardStatus | None:
         """What is known now; None before the first reading."""
-        observer = self._observer
-        if observer.reading is None:
-            return None
-        return GuardStatus(
-            self.state,
-            observer.limits,
-            observer.budget,
-            observer.bounds(),
-            observer.tightest(),
-            observer.left,
-            self.admission.reserved(),
-            observer.used(),
-            observer.mapped(),
-            observer.meter.waiting(),
-            observer.meter.faults,
-            observer.meter.waited_s,
-            observer.reading,
-            observer.resources,
-            observer.spools_refused(),
-        )
+        return read_status(self.state, self._observer, self._snapshots, self.admission)
 
     def starved_needs(self) -> str:
         """How much more memory would end it, in words; empty while the model is not starved."""
-        return self._observer.missing() if self.state.starved else ""
+        return self._snapshots.missing() if self.state.starved else ""
 
     # --- watching -------------------------------------------------------------------------------
 
@@ -282,14 +211,16 @@ class Guard:
                 await self._read()
             except Exception:  # without a whole reading the looks go on, by what is known
                 log.critical("guard.failed", exc_info=True)
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(polling.LOOK_EVERY_S)
 
     def _tick(self) -> None:
         """A look, by a timer: half of what it costs to wake a task."""
         due = True
         try:
             due = self._observer.outdated(self._look())
-            due = due or time.monotonic() - self._read_at >= self._reading_every()
+            due = due or time.monotonic() - self._read_at >= self._observer.polling.reading_every_s(
+                self.state.level
+            )
         except Exception:
             log.critical("guard.failed", exc_info=True)
         finally:
@@ -307,19 +238,13 @@ class Guard:
             self._timer.cancel()
             self._timer = None
 
-    def _reading_every(self) -> float:
-        """Seconds between two whole readings, when nothing happens."""
-        if self._observer.accounting.outdated or self.state.level is not Level.NORMAL:
-            return READ_EVERY_S
-        return READ_AT_REST_EVERY_S if self._observer.at_rest() else READ_EVERY_S
-
     def _look(self) -> int:
         """A quick look, and a decision where there is something to decide; returns by how many
         bytes our processes have grown since the last whole reading."""
         grown, left = self._observer.look()
         self.clock.now()
         overdue = time.monotonic() - self._decided_at > _DECIDE_EVERY_S
-        if overdue or abs(grown - self._decided_at_growth) > STIRRED:
+        if overdue or abs(grown - self._decided_at_growth) > _STIRRED:
             self._decided_at_growth = grown
             self._decide(left)
         return grown
@@ -329,7 +254,7 @@ class Guard:
         try:
             # It takes milliseconds, but many of them where processors are fought for; and a leak
             # does not wait.
-            while self._observer.known and not reading.done():
+            while self._observer.reading is not None and not reading.done():
                 await asyncio.wait({reading}, timeout=self._observer.interval())
                 each_of(self._look)
             await reading
@@ -341,12 +266,12 @@ class Guard:
         self._decide(left)
         self._effects.remember(self.state.level)
         self._effects.tidy()
-        self.begin_what_may()
+        each_of(*(member.memory_eased for member in self.members))
 
     def _decide(self, left: int) -> None:
         self._decided_at = time.monotonic()
         before = self.state
-        decision = decide(before, self._observer.situation(left))
+        decision = decide(before, self._snapshots.situation(left))
         self.state, self._alive_at = decision.state, self.clock.now()
         if self.state.level != before.level:
             self._effects.level_changed(before, self.state, left)

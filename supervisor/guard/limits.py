@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from supervisor.readings.memory import Bound, MemoryReading
-from supervisor.settings import MemorySettings
+from supervisor.readings.memory import Bound, MemoryReader, MemoryReading
+from supervisor.settings import Headroom, MemorySettings, PoolSettings
 from supervisor.sizes import in_units
 
 MIB = 1024 * 1024
@@ -108,10 +108,35 @@ def _max_rss(wanted: int | None, shared: int) -> Explained | None:
     if shared and wanted < least:
         return Explained(
             least,
-            f"workers.max_rss is {in_units(wanted)}, and a worker is born with {in_units(shared)}",
+            f"debug.max_rss is {in_units(wanted)}, and a worker is born with {in_units(shared)}",
         )
-    return Explained(wanted, "workers.max_rss")
+    return Explained(wanted, "debug.max_rss")
 
 
 def _share(limit: int, share: float, least: int, most: int) -> int:
     return max(least, min(most, int(limit * share)))
+
+
+# --- here and now, for programs that run no pool -------------------------------------------------
+
+
+def explain_limits(settings: PoolSettings) -> dict[str, Explained]:
+    """Before a model is loaded, by the names of the settings."""
+    limits = find_limits(bounds_of(MemoryReader().read(), settings.memory, 0), settings.memory)
+    budget = find_budget(settings.memory, None, settings.workers)
+    return {"memory.limit": limits.limit, "memory.reserve": limits.reserve} | {
+        "workers.budget": budget.growth
+    }
+
+
+def find_headroom(settings: MemorySettings) -> Headroom:
+    """What there is for a model."""
+    bounds = bounds_of(MemoryReader().read(), settings, 0)
+    limits = find_limits(bounds, settings)
+    left = min(bound.headroom for bound in bounds) - limits.reserve.bytes
+    return Headroom(max(0, left), max(0, left), limit_in_words(limits))
+
+
+def limit_in_words(limits: Limits) -> str:
+    """For a sentence about what does not fit."""
+    return f"{in_units(limits.limit.bytes)} is the limit ({limits.limit.reason})"

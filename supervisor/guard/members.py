@@ -1,55 +1,31 @@
 """The pools that a guard looks after, and all their processes as one set."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Iterable, Iterator
 
 from supervisor.guard.estimate import GrowthEstimate, Pace, StreamNeed
-from supervisor.job import Job
-from supervisor.processes.forkserver import ForkServer
+from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.helper import Helper
-from supervisor.processes.worker import Worker, WorkerState
-from supervisor.queue import JobQueue
+from supervisor.processes.lifecycle import ProcessLifecycle
+from supervisor.processes.worker_handle import WorkerHandle
+from supervisor.spool import JobInput
 
 
-class Processes(Protocol):
-    """What keeps a pool's processes."""
-
-    @property
-    def workers(self) -> set[Worker]:
-        """All that run."""
-
-    @property
-    def servers(self) -> set[ForkServer]:
-        """All that run, loaded or not."""
-
-    def live_server(self) -> ForkServer | None:
-        """The loaded fork server, if it lives."""
-
-    def retire(self, worker: Worker, reason: str = "") -> None:
-        """Recycle the worker, after its job."""
-
-
-@dataclass(eq=False, slots=True)
 class Member:
-    """One pool. `growth` and `pace` are what its jobs have taught, `stream_need` its streams."""
+    """A pool as the guard sees it, with what its jobs and streams have taught."""
 
-    lifecycle: Processes
-    slots: int
-    queue: JobQueue
-    growth: GrowthEstimate = field(default_factory=GrowthEstimate)
-    pace: Pace = field(default_factory=Pace)
-    stream_need: StreamNeed = field(default_factory=StreamNeed)
+    def __init__(self, lifecycle: ProcessLifecycle, slots: int) -> None:
+        self.lifecycle = lifecycle
+        self.slots = slots
+        self.growth = GrowthEstimate()
+        self.pace = Pace()
+        self.stream_need = StreamNeed()
 
-    def idle_worker(self) -> Worker | None:
-        """Of the workers without a job those with the fewest streams that have something to do, and
-        of these the one that had a job last, whose caches are the warmest; None if all have one."""
-        idle = (w for w in self.lifecycle.workers if w.state is WorkerState.IDLE)
-        return min(idle, key=_fewest_streams, default=None)
+    def waiting_inputs(self) -> Iterable[JobInput]:
+        """Inputs of the jobs that wait for a worker."""
+        return ()
 
-
-def _fewest_streams(worker: Worker) -> tuple[int, float]:
-    return sum(stream.working for stream in worker.streams), -worker.idle_since
+    def memory_eased(self) -> None:
+        """Called after each reading: more may begin than before."""
 
 
 class Members:
@@ -77,40 +53,46 @@ class Members:
         return loaded or sum(m.slots for m in self._members)
 
     @property
-    def workers(self) -> list[Worker]:
+    def workers(self) -> list[WorkerHandle]:
         """Everyone's."""
         return [worker for member in self._members for worker in member.lifecycle.workers]
 
     @property
-    def servers(self) -> list[ForkServer]:
+    def servers(self) -> list[ForkServerHandle]:
         """All that run, loaded or not."""
         return [server for member in self._members for server in member.lifecycle.servers]
+
+    @property
+    def processes(self) -> list[ForkServerHandle | WorkerHandle]:
+        """Fork servers and workers that have not ended."""
+        processes: list[ForkServerHandle | WorkerHandle] = [*self.servers, *self.workers]
+        return [process for process in processes if process.running]
+
+    @property
+    def loading(self) -> bool:
+        """A model is being loaded."""
+        return any(not server.loaded.done() for server in self.servers)
+
+    @property
+    def busy(self) -> bool:
+        """A worker has something to do."""
+        return any(worker.busy for worker in self.workers)
 
     def helper_around(self, pid: int) -> Helper | None:
         """The one that is `pid`, or is above it."""
         return next((h for h in self.helpers if h.is_above(pid)), None)
 
     @property
-    def live_servers(self) -> list[ForkServer]:
+    def live_servers(self) -> list[ForkServerHandle]:
         """Those that serve."""
         found = (member.lifecycle.live_server() for member in self._members)
         return [server for server in found if server is not None]
 
-    def next_in_line(self) -> tuple[Member, Worker, Job] | None:
-        """Of the jobs that a worker is idle for, the one that has waited longest; and whose."""
-        heads = [
-            (member, worker, job)
-            for member in self._members
-            if (job := member.queue.first()) is not None
-            and (worker := member.idle_worker()) is not None
-        ]
-        return min(heads, key=lambda head: head[2].submitted, default=None)
-
-    def of(self, worker: Worker) -> Member | None:
+    def of(self, worker: WorkerHandle) -> Member | None:
         """The pool that it is of."""
         return next((m for m in self._members if worker in m.lifecycle.workers), None)
 
-    def retire(self, worker: Worker, reason: str) -> None:
-        """Recycle it, whosever it is."""
-        if (member := self.of(worker)) is not None:
-            member.lifecycle.retire(worker, reason)
+    def replaceable(self, worker: WorkerHandle) -> bool:
+        """There is a fork server to make another worker for it."""
+        member = self.of(worker)
+        return member is not None and member.lifecycle.live_server() is not None

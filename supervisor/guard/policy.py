@@ -1,9 +1,10 @@
 """What to do about memory: a pure function from the state so far and the situation now to the
 state from now on and the actions to take. Nothing here reads or kills."""
 
-import enum
 from dataclasses import dataclass, replace
 
+from supervisor.deaths.death import Intent
+from supervisor.deaths.level import Level
 from supervisor.guard.limits import MIB, Budget, Limits
 from supervisor.guard.starvation import NO_WAITING, Waiting
 from supervisor.sizes import in_units
@@ -34,24 +35,12 @@ _STARVED_ENTER_S, _STARVED_LEAVE_S = 2.0, 10.0
 _CONCURRENCY_STEP_S = 10.0
 
 
-class Level(enum.IntEnum):
-    """How little is left."""
-
-    NORMAL = 0
-    PRESSURE = 1
-    CRITICAL = 2
-
-    @property
-    def word(self) -> str:
-        """As logs and status pages show it."""
-        return self.name.lower()
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerView:
     """A worker as the policy sees it. Bytes; `rate` in bytes a second.
 
-    `growth` is its own, `kept` also what it shares with its parent; mapped files are in neither.
+    `growth` is its own, `unreclaimable` also what it shares with its parent; mapped files are in
+    neither.
     `replaceable`: there is a fork server to make another. `extra`: what it may grow by beyond the
     budget, for streams beside the first; `hard`: the budget that what it works on has begun with,
     None for that of now; `threads`: of a worker in a sandbox, how many it has.
@@ -61,7 +50,7 @@ class WorkerView:
     busy: bool
     leaving: bool
     growth: int
-    kept: int
+    unreclaimable: int
     rate: float = 0.0
     replaceable: bool = True
     extra: int = 0
@@ -74,7 +63,7 @@ class LoadView:
     """A fork server that is still loading its model."""
 
     pid: int
-    kept: int
+    unreclaimable: int
     rate: float = 0.0
 
 
@@ -83,7 +72,7 @@ class HelperView:
     """Another process below the supervisor, such as one that prepares a model: not needed now."""
 
     pid: int
-    kept: int
+    unreclaimable: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,31 +142,14 @@ class Recycle:
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
-    """The worker is ended now; its job runs again elsewhere. `own_fault`: it had more than its
-    budget; otherwise it is ended for what it can give to the others."""
+class End:
+    """The worker, loading fork server or helper is ended now; a worker's job runs again elsewhere.
+    `intent`: `BUDGET` where it had more than its own, `SHORTAGE` where it is ended for what it can
+    give to the others, `SANDBOX` for what no worker may do."""
 
     pid: int
     reason: str
-    own_fault: bool
-    forbidden: bool = False
-    """Not for its memory, but for what no worker may do."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndLoad:
-    """The fork server that is loading is ended."""
-
-    pid: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EndHelper:
-    """The helper is ended: what it does can be done later."""
-
-    pid: int
-    reason: str
+    intent: Intent
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +157,7 @@ class Trim:
     """Every process gives back what it has freed."""
 
 
-Action = Recycle | Kill | EndLoad | EndHelper | Trim
+Action = Recycle | End | Trim
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +192,9 @@ def _one_kill(actions: list[Action], now: Situation) -> list[Action]:
     """Of the workers over their budgets, end the largest: the others are looked at again when it is
     known what that has brought."""
     growth = {worker.pid: worker.growth for worker in now.workers}
-    kills = [action for action in actions if isinstance(action, Kill)]
+    kills = [action for action in actions if isinstance(action, End)]
     largest = max(kills, key=lambda kill: growth[kill.pid], default=None)
-    return [a for a in actions if not isinstance(a, Kill) or a is largest]
+    return [a for a in actions if not isinstance(a, End) or a is largest]
 
 
 def _keep(worker: WorkerView, now: Situation) -> Action | None:
@@ -230,23 +202,23 @@ def _keep(worker: WorkerView, now: Situation) -> Action | None:
     budget = now.budget
     if worker.threads > MOST_THREADS:
         reason = f"it had {worker.threads} threads, and {MOST_THREADS} are allowed"
-        return Kill(worker.pid, reason, own_fault=True, forbidden=True)
+        return End(worker.pid, reason, Intent.SANDBOX)
     hard = (budget.hard.bytes if worker.hard is None else worker.hard) + worker.extra
     # One that has nothing to do can leave by itself.
     at_rest = not worker.busy and not worker.leaving and worker.replaceable
     if worker.growth > hard and not at_rest:
-        return Kill(
+        return End(
             worker.pid,
             f"it had grown by {in_units(worker.growth)}, and {in_units(hard)} are "
             f"allowed ({budget.hard.reason})",
-            own_fault=True,
+            Intent.BUDGET,
         )
-    if budget.max_rss is not None and worker.kept > budget.max_rss.bytes:
-        return Kill(
+    if budget.max_rss is not None and worker.unreclaimable > budget.max_rss.bytes:
+        return End(
             worker.pid,
-            f"it held {in_units(worker.kept)}, and {in_units(budget.max_rss.bytes)} are allowed "
-            f"({budget.max_rss.reason})",
-            own_fault=True,
+            f"it held {in_units(worker.unreclaimable)}, and {in_units(budget.max_rss.bytes)} are "
+            f"allowed ({budget.max_rss.reason})",
+            Intent.BUDGET,
         )
     soft = budget.growth.bytes + worker.extra
     if worker.growth > soft and not worker.leaving and worker.replaceable:
@@ -285,9 +257,11 @@ def _relieve(
     """The one step that brings most and costs least."""
     left = f"{in_units(max(0, now.left))} were left of {in_units(now.limits.limit.bytes)}"
     rested = now.time - state.killed_at >= _KILL_EVERY_S
-    helper = max(now.helpers, key=lambda helper: helper.kept, default=None)
-    if helper is not None and helper.kept > WORTH_IT and rested:
-        return EndHelper(helper.pid, f"{left}, and it held {in_units(helper.kept)}")
+    helper = max(now.helpers, key=lambda helper: helper.unreclaimable, default=None)
+    if helper is not None and helper.unreclaimable > WORTH_IT and rested:
+        return End(
+            helper.pid, f"{left}, and it held {in_units(helper.unreclaimable)}", Intent.SHORTAGE
+        )
     fat = sorted((w for w in workers if w.growth > WORTH_IT), key=lambda w: w.growth)
     if emergency:
         # What grows is what has to stop; otherwise what is large.
@@ -296,15 +270,17 @@ def _relieve(
         # What a death gives back has to show first, unless this one will not wait.
         headroom = now.left + now.limits.reserve.bytes
         if victim is not None and (rested or victim.rate * _SOON_S > headroom):
-            return Kill(
+            return End(
                 victim.pid,
                 f"{left}, and it had grown most, by {in_units(victim.growth)}",
-                own_fault=False,
+                Intent.SHORTAGE,
             )
         if victim is None and rested and now.loading:
-            largest = max(now.loading, key=lambda load: load.kept)
-            return EndLoad(
-                largest.pid, f"{left} when it had loaded {in_units(largest.kept)} of the model"
+            largest = max(now.loading, key=lambda load: load.unreclaimable)
+            return End(
+                largest.pid,
+                f"{left} when it had loaded {in_units(largest.unreclaimable)} of the model",
+                Intent.SHORTAGE,
             )
     if not rested or now.time - state.recycled_at < _RECYCLE_EVERY_S:
         return None

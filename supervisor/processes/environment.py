@@ -1,17 +1,14 @@
-"""What a fork server's process is given before exec: its allocator; what its workers give up; and
-how many fit.
+"""The allocator of a fork server, and the environment that its process gets before exec.
 
 An allocator is chosen by environment variables, so it cannot be chosen later.
 """
 
-import enum
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups, read_word
+from supervisor.settings import Allocator
 
 JEMALLOC_CONF = "narenas:1,dirty_decay_ms:60000,muzzy_decay_ms:60000"
 """A worker has one thread, lives long, and uses its memory again at once: one arena, and freed
@@ -20,8 +17,6 @@ pages kept for a minute. Measured in benchmarks/README.md."""
 JEMALLOC_HUGE_PAGES = ",thp:always"
 GLIBC_HUGE_PAGES = "glibc.malloc.hugetlb=1"
 """Each allocator's own way to transparent huge pages."""
-
-_PERIOD_US = 100_000
 
 _PRELOAD = "LD_PRELOAD"
 
@@ -38,23 +33,6 @@ class AllocatorChoice:
 
 class AllocatorMissing(Exception):
     """jemalloc was asked for by name and is not on this machine."""
-
-
-class Allocator(enum.Enum):
-    """The setting; `AUTO` takes jemalloc where the machine has it."""
-
-    AUTO = "auto"
-    JEMALLOC = "jemalloc"
-    GLIBC = "glibc"
-
-
-class Sandbox(enum.Enum):
-    """The setting: whether workers give up, after their warm-up, what they do not need. `AUTO`: as
-    much of it as this machine can; `ON`: or no model is served."""
-
-    AUTO = "auto"
-    ON = "on"
-    OFF = "off"
 
 
 def choose_allocator(
@@ -107,25 +85,3 @@ def allocator_in_use() -> str:
     if "hugetlb" in os.environ.get("GLIBC_TUNABLES", ""):
         return "glibc (huge pages)"
     return "glibc"
-
-
-def usable_cpus() -> int:
-    """The CPUs this process may use: its affinity, and its cgroup's quota (v1 or v2)."""
-    allowed = len(os.sched_getaffinity(0))
-    quota = cpu_quota(ROOT, own_cgroups())
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
-
-
-def cpu_quota(root: Path, cgroups: Mapping[str, str]) -> float | None:
-    """The tightest cgroup quota along the path, in CPUs; None where there is none."""
-    quotas = []
-    for directory in directories(root, cgroups, UNIFIED):
-        quota, _, period = read_word(directory / "cpu.max").partition(" ")
-        if quota not in ("", "max"):
-            quotas.append(int(quota) / int(period or _PERIOD_US))
-    for directory in directories(root, cgroups, "cpu"):
-        us = read_word(directory / "cpu.cfs_quota_us")
-        if us and int(us) > 0:
-            period = read_word(directory / "cpu.cfs_period_us")
-            quotas.append(int(us) / int(period or _PERIOD_US))
-    return min(quotas, default=None)

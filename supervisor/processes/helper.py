@@ -9,7 +9,8 @@ import os
 import signal
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
+from supervisor.deaths.death import Death, ExitStatus, Intent, Outcome
+from supervisor.deaths.kernel_oom import OomEvidence
 
 _LAST_WORDS_S = 1.0
 _GROUP_EVERY_S = 0.25
@@ -21,10 +22,12 @@ _REMEMBERED_S = 10.0
 class Helper:
     """One such process, with its standard output and error piped to us; a `role` is for people."""
 
-    def __init__(self, role: str, process: asyncio.subprocess.Process, watch: KillerWatch) -> None:
+    def __init__(
+        self, role: str, process: asyncio.subprocess.Process, evidence: OomEvidence
+    ) -> None:
         self.role = role
         self.pid = process.pid
-        self.outcome = Outcome(role, process.pid, watch)
+        self.outcome = Outcome(role, process.pid, evidence)
         self._below: dict[int, float] = {}
         """The pids that were seen below it, and when last."""
         self.said = ""
@@ -37,7 +40,11 @@ class Helper:
 
     @classmethod
     async def start(
-        cls, role: str, command: Sequence[str], environment: Mapping[str, str], watch: KillerWatch
+        cls,
+        role: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        evidence: OomEvidence,
     ) -> "Helper":
         """Exec it. Raises `OSError`."""
         process = await asyncio.create_subprocess_exec(
@@ -48,7 +55,7 @@ class Helper:
             env=dict(environment),
             start_new_session=True,  # what it starts can be ended with it
         )
-        return cls(role, process, watch)
+        return cls(role, process, evidence)
 
     def seen_below(self, now: float, pids: Collection[int]) -> None:
         """Somebody has looked. A number that was seen long ago may be another's by now."""

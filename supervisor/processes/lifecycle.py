@@ -8,45 +8,26 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
-from supervisor.changes import Changes
-from supervisor.clock import LoopClock
-from supervisor.guard.history import History
+from supervisor.deaths.death import Cause, Death, Intent
+from supervisor.deaths.history import Deaths, History
+from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.log import get_logger
+from supervisor.loop.changes import Changes
+from supervisor.loop.clock import LoopClock
+from supervisor.loop.tasks import Tasks
+from supervisor.process_control import become_subreaper, not_started
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.death import Cause, Death, Intent
-from supervisor.processes.deaths import Deaths
-from supervisor.processes.environment import choose_allocator, find_jemalloc
-from supervisor.processes.forkserver import ForkServer, ForkServerLost
-from supervisor.processes.kin import become_subreaper, not_started, reap_group
-from supervisor.processes.slots import WorkerSlots, WorkersOwner
-from supervisor.processes.worker import Worker, WorkerStillborn
-from supervisor.readings.kernel_oom import OomEvidence
-from supervisor.settings import Headroom, PoolSettings, Target, TargetSource, TargetUnavailable
+from supervisor.processes.forkserver_handle import ForkServerHandle, ForkServerLost
+from supervisor.processes.loading import CANNOT_LOAD, Loader
+from supervisor.processes.slots import WorkerSlots
+from supervisor.processes.worker_handle import WorkerHandle, WorkerOwner, WorkerStillborn
+from supervisor.settings import Headroom, PoolSettings, Target, TargetSource
 from supervisor.sizes import in_units
-from supervisor.tasks import Tasks
+from supervisor.wire.messages import Loaded
 
 log = get_logger("supervisor")
-
-_LEAVE_S = 1.0
-"""How long a process may take to leave when the lifecycle closes, before it is killed."""
-_END_S = 5.0
-"""How long it is waited for after that."""
-_CLEAR_TRIES, _CLEAR_PAUSE_S = 50, 0.02
-
-_CANNOT_LOAD = (
-    *(ForkServerLost, TargetUnavailable, OSError),
-    *(TypeError, ValueError, OverflowError, RecursionError),  # options that cannot be carried
-)
-"""What stands in the way of a load: the model, its target, or the machine."""
-
-
-class LifecycleOwner(WorkersOwner, Protocol):
-    """Who works with the workers, and knows what room there is."""
-
-    async def headroom(self) -> Headroom:
-        """What there is for a model."""
 
 
 class ProcessLifecycle:
@@ -56,20 +37,18 @@ class ProcessLifecycle:
         self,
         target: TargetSource,
         settings: PoolSettings,
-        owner: LifecycleOwner,
+        owner: WorkerOwner,
+        headroom: Callable[[], Awaitable[Headroom]],
         history: History,
         evidence: OomEvidence,
         clock: LoopClock,
     ) -> None:
-        """`history` is told of deaths, `evidence` asked about them."""
+        """`headroom`: what there is for a model. `history` is told of deaths, `evidence` asked
+        about them."""
         self.settings = settings
-        self._jemalloc = find_jemalloc()
-        self.allocator = choose_allocator(settings.allocator, self._jemalloc)
-        self.server: ForkServer | None = None
+        self.server: ForkServerHandle | None = None
         """The newest fork server that has loaded; it may have ended."""
         self._deaths = Deaths(history, evidence)
-        self.servers: set[ForkServer] = set()
-        """All that run: the one that serves, those that load, those whose last worker leaves."""
         self.load_failures = 0
         self.load_death: Death | None = None
         """How the last fork server ended that did not get its model loaded; None after one that
@@ -78,20 +57,19 @@ class ProcessLifecycle:
         """Why the last change of models came to nothing; None if it did not, or there was none."""
         self._wanted, self.answered = 0, 0
         """Changes of models that were asked for, and those of them that have ended, well or not."""
-        self._target = target
-        self._owner = owner
+        self._headroom = headroom
         self._clock = clock
-        self._changes = Changes()
+        self.changes = Changes()
         self._slots = WorkerSlots(
-            settings, owner, self._deaths, self._changes, clock, self.live_server
+            settings, owner, self._deaths, self.changes, clock, self.live_server
         )
         self._backoff = Backoff(first_s=0.5, longest_s=30.0, forgiven_after_s=60.0)
         self._loading_since = 0.0
         self._unready_because = "the model is not loaded yet"
         self._tasks = Tasks()
-        self._left: set[ForkServer] = set()
-        """Fork servers that have ended, and may have left processes."""
-        self._closing = False
+        self.loader = Loader(
+            target, settings, self._deaths, self.changes, clock, self._tasks, lambda: self.workers
+        )
 
     async def __aenter__(self) -> "ProcessLifecycle":
         become_subreaper()
@@ -100,11 +78,11 @@ class ProcessLifecycle:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._closing = True
+        self.loader.closing = True
         try:
             await self._tasks.close()
         finally:
-            await self._end_processes()
+            await self.loader.close(self.workers)
 
     def unready_reason(self) -> str | None:
         """Why no worker is able now; None if one is."""
@@ -124,18 +102,28 @@ class ProcessLifecycle:
             return False
         return self.live_server() is None or self._slots.all_fail()
 
-    def live_server(self) -> ForkServer | None:
+    def live_server(self) -> ForkServerHandle | None:
         """The loaded fork server, if it lives and nobody has ended it."""
         server = self.server
         if server is None or server.ended.done() or server.outcome.forced is not Intent.NONE:
             return None
         return server
 
+    def loaded(self) -> Loaded | None:
+        """What the live fork server told when its model was in memory."""
+        server = self.live_server()
+        return server.loaded.result() if server else None
+
+    def report(self) -> dict[str, Any]:
+        """What the loaded model tells about itself; empty while there is none."""
+        loaded = self.loaded()
+        return loaded.report if loaded else {}
+
     def renew(self) -> int:
         """Load the target anew, beside the one that serves, and move over to it; if it cannot be
         loaded, all stays as it is. Once `answered` has reached what is returned, it is over."""
         self._wanted += 1
-        self.notify()
+        self.changes.notify()
         return self._wanted
 
     def discard(self, reason: str) -> None:
@@ -146,11 +134,16 @@ class ProcessLifecycle:
         for worker in list(self.workers):
             if worker.server is server:
                 worker.kill(Intent.SHUTDOWN, reason)
-        self.notify()
+        self.changes.notify()
         log.error("model.discarded", pid=server.pid, reason=reason)
 
     @property
-    def workers(self) -> set[Worker]:
+    def servers(self) -> set[ForkServerHandle]:
+        """All that run: the one that serves, those that load, those whose last worker leaves."""
+        return self.loader.servers
+
+    @property
+    def workers(self) -> set[WorkerHandle]:
         """All that run, and those of whom it is not known yet that they do not."""
         return self._slots.workers
 
@@ -158,18 +151,6 @@ class ProcessLifecycle:
     def deaths(self) -> dict[Cause, int]:
         """How many processes have ended, by cause."""
         return self._deaths.by_cause
-
-    def retire(self, worker: Worker, reason: str = "") -> None:
-        """Recycle: it leaves after its job, and another takes its slot."""
-        self._slots.retire(worker, reason)
-
-    async def until(self, predicate: Callable[[], bool]) -> None:
-        """Wait until `predicate` holds; it is asked again after every change."""
-        await self._changes.until(predicate)
-
-    def notify(self) -> None:
-        """Something that an `until` may wait for has changed."""
-        self._changes.notify()
 
     # --- the one task that decides which fork server there is -------------------------------------
 
@@ -181,7 +162,9 @@ class ProcessLifecycle:
             elif self._wanted > self.answered:
                 await self._change(server)
             else:
-                await self.until(lambda: self._wanted > self.answered or self.live_server() is None)
+                await self.changes.until(
+                    lambda: self._wanted > self.answered or self.live_server() is None
+                )
 
     async def _load_first(self) -> None:
         """There is none: load the target, or sleep on it."""
@@ -193,32 +176,32 @@ class ProcessLifecycle:
         wanted = self._wanted
         self._loading_since = self._clock.now()
         try:
-            self._install(await self._load(await self._find_target()))
-        except _CANNOT_LOAD as error:
-            self._failed(error)
+            self._install(await self.loader.load(await self.loader.find_target()))
+        except CANNOT_LOAD as error:
+            self.load_death = error.death if isinstance(error, ForkServerLost) else None
             await self._sleep_after_failure(not_started(error), wanted)
             return
         self.load_death = None
         self._answer(wanted)
 
-    async def _change(self, before: ForkServer) -> None:
+    async def _change(self, before: ForkServerHandle) -> None:
         """Load the target beside `before`, or after it where both do not fit."""
         wanted = self._wanted
         self._loading_since = self._clock.now()
         try:
-            target = await self._unless_it_dies(self._find_target)
+            target = await self._unless_it_dies(self.loader.find_target)
             if (now := self.live_server()) is not None:
                 before = now
                 await self._make_room(before, target)
-            server = await self._load(target)
+            server = await self.loader.load(target)
             first = await self._first_worker(server)
             self._install(server)
             if first is not None:
                 self._slots.take_in(first)
-        except (*_CANNOT_LOAD, WorkerStillborn) as error:
-            self._failed(error)
+        except (*CANNOT_LOAD, WorkerStillborn) as error:
+            self.load_death = error.death if isinstance(error, ForkServerLost) else None
             self.not_renewed = str(error)
-            log.error("model.not_renewed", reason=str(error))
+            log.error("model.renewal_failed", reason=str(error))
             if self.live_server() is None and not await self._go_back(before):
                 await self._sleep_after_failure(str(error), wanted)
                 return
@@ -242,24 +225,13 @@ class ProcessLifecycle:
                     f"{server.ended.result().sentence}; the model is being loaded again"
                 )
                 await asyncio.sleep(self._backoff.failed(0.0))
-                with contextlib.suppress(*_CANNOT_LOAD):
-                    self._install(await self._load(server.target))
+                with contextlib.suppress(*CANNOT_LOAD):
+                    self._install(await self.loader.load(server.target))
             return await finding
         finally:
             finding.cancel()
 
-    async def _find_target(self) -> Target:
-        if not callable(self._target):
-            return self._target
-        try:
-            return await self._target()
-        except TargetUnavailable:
-            raise
-        except Exception as error:
-            log.exception("model.not_found")
-            raise TargetUnavailable(f"{type(error).__name__}: {error}") from error
-
-    async def _first_worker(self, server: ForkServer) -> Worker | None:
+    async def _first_worker(self, server: ForkServerHandle) -> WorkerHandle | None:
         """A model whose workers die at birth is no better than one that cannot be loaded. None
         where there is nothing to go back to."""
         if self.live_server() is None:
@@ -270,17 +242,14 @@ class ProcessLifecycle:
             server.close()
             raise
 
-    def _failed(self, error: Exception) -> None:
-        self.load_death = error.death if isinstance(error, ForkServerLost) else None
-
     def _answer(self, wanted: int) -> None:
         self.answered = wanted
-        self.notify()
+        self.changes.notify()
 
-    async def _make_room(self, before: ForkServer, target: Target) -> None:
+    async def _make_room(self, before: ForkServerHandle, target: Target) -> None:
         """Where both do not fit, the one that serves goes first, with its workers, after their
         jobs."""
-        headroom = await self._owner.headroom()
+        headroom = await self._headroom()
         if target.needs is None or target.needs <= headroom.now:
             return
         self._unready_because = (
@@ -288,33 +257,25 @@ class ProcessLifecycle:
             f"{in_units(headroom.now)} are left beside the old one"
         )
         log.warning(
-            "model.changed_in_turn",
+            "model.swap_started",
             needs_bytes=target.needs,
             left_bytes=headroom.now,
             consequence="no request is taken until the new one is loaded",
         )
         self.server, before.retired = None, True
-        for worker in list(self.workers):
-            self.retire(worker, "its model is being changed")
-        try:
-            async with asyncio.timeout(self.settings.load_timeout_s):
-                await self._childless(before)
-        except TimeoutError:
-            for worker in list(self.workers):
-                worker.kill(Intent.SHUTDOWN, "its job took longer than a change of models may")
-            await self._childless(before)
+        await self._slots.vacate(before, self.settings.load_timeout_s)
         before.close()
         await asyncio.shield(before.ended)
 
-    async def _go_back(self, before: ForkServer) -> bool:
+    async def _go_back(self, before: ForkServerHandle) -> bool:
         """The one that had to go is loaded again; False if that fails too."""
         if before.outcome.asked is not Intent.SHUTDOWN:
             return False
-        log.warning("model.going_back")
+        log.warning("model.rollback_started")
         try:
-            self._install(await self._load(before.target))
-        except _CANNOT_LOAD as error:
-            log.error("model.not_back", reason=str(error))
+            self._install(await self.loader.load(before.target))
+        except CANNOT_LOAD as error:
+            log.error("model.rollback_failed", reason=str(error))
             return False
         return True
 
@@ -329,108 +290,16 @@ class ProcessLifecycle:
         )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
-                await self.until(lambda: self._wanted > self.answered)
+                await self.changes.until(lambda: self._wanted > self.answered)
 
-    def _install(self, server: ForkServer) -> None:
+    def _install(self, server: ForkServerHandle) -> None:
         """The slots move to it one by one; the one before ends when its last worker has left."""
         before, self.server = self.live_server(), server
         if before is not None:
             ending = functools.partial(self._end_when_childless, before)
             self._tasks.once(f"end of fork server {before.pid}", ending)
-        self.notify()
+        self.changes.notify()
 
-    async def _end_when_childless(self, server: ForkServer) -> None:
-        await self._childless(server)
+    async def _end_when_childless(self, server: ForkServerHandle) -> None:
+        await self._slots.childless(server)
         server.close()
-
-    async def _childless(self, server: ForkServer) -> None:
-        await self.until(
-            lambda: (
-                not server.forking
-                and all(w.server is not server or w.vacated for w in self.workers)
-            )
-        )
-
-    async def _load(self, target: Target) -> ForkServer:
-        allocator = choose_allocator(
-            self.settings.allocator, self._jemalloc, huge_pages=target.huge_pages
-        )
-        server = ForkServer(target, self.settings, allocator, self._deaths.evidence, self._clock)
-        self.servers.add(server)
-        server.ended.add_done_callback(lambda _: self._fork_server_ended(server))
-        log.info("fork_server.started", pid=server.pid, allocator=self.allocator.name)
-        limit = self.settings.load_timeout_s
-        try:
-            if not await self._clock.wait(server.loaded, limit):
-                server.kill(Intent.HANG)
-                raise ForkServerLost(f"loading took longer than {limit:g} s and was ended")
-            loaded = server.loaded.result()
-        except ForkServerLost:
-            raise
-        except BaseException:
-            server.kill(Intent.SHUTDOWN)
-            raise
-        facts = {
-            "pid": server.pid,
-            "load_s": round(loaded.load_s, 3),
-            "warm_s": round(loaded.warm_s, 3),
-            "sandbox": loaded.sandbox or "off",
-            "sandbox_missing": loaded.sandbox_missing or None,
-        }
-        # What a model reports may have any name, and ours come first.
-        reported = {name: value for name, value in loaded.report.items() if name != "event"}
-        log.info("model.loaded", **(reported | facts))
-        return server
-
-    def _fork_server_ended(self, server: ForkServer) -> None:
-        self.servers.discard(server)
-        self.notify()
-        if not self._closing:
-            clearing = functools.partial(self._clear_after, server)
-            self._tasks.once(f"what fork server {server.pid} has left", clearing)
-        self._deaths.died("fork server", server.ended.result(), server.outcome.reason)
-
-    async def _clear_after(self, server: ForkServer) -> None:
-        """Processes that the model had started are left to us."""
-        self._left.add(server)
-        await self.until(lambda: all(w.server is not server for w in self.workers))
-        await self._clear(server)
-
-    async def _clear(self, server: ForkServer) -> None:
-        for _ in range(_CLEAR_TRIES):
-            if not reap_group(server.pid):
-                break
-            await asyncio.sleep(_CLEAR_PAUSE_S)
-        self._left.discard(server)
-
-    # --- the end ----------------------------------------------------------------------------------
-
-    async def _end_processes(self) -> None:
-        self._left |= self.servers
-        for worker in list(self.workers):
-            if worker.job is None:
-                worker.leave(Intent.SHUTDOWN)
-            else:
-                worker.kill(Intent.SHUTDOWN)
-        await self._within(_LEAVE_S, lambda: not self.workers)
-        for worker in list(self.workers):
-            worker.kill(Intent.SHUTDOWN)
-        for server in self.servers:
-            server.close()
-        await self._within(_LEAVE_S, lambda: not self.servers)
-        for server in self.servers:
-            server.kill(Intent.SHUTDOWN)
-        await self._within(_END_S, lambda: not self.servers and not self.workers)
-        for worker in list(self.workers):
-            log.error("worker.left_behind", worker=worker.slot, pid=worker.pid)
-            worker.abandon()
-        for server in self.servers:
-            log.error("fork_server.left_behind", pid=server.pid)
-            server.abandon()
-        for server in list(self._left):
-            await self._clear(server)
-
-    async def _within(self, seconds: float, predicate: Callable[[], bool]) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.until(predicate)

@@ -1,26 +1,23 @@
 """The worker slots: one worker on each, whatever dies.
 
-They know nothing of jobs; their owner is told when a worker can take one and when a worker is gone.
+They know nothing of jobs.
 """
 
 import asyncio
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Protocol
 
-from supervisor.changes import Changes
-from supervisor.clock import LoopClock
+from supervisor.deaths.death import EXPECTED, Death, Intent
+from supervisor.deaths.history import Deaths
 from supervisor.log import get_logger
+from supervisor.loop.changes import Changes
+from supervisor.loop.clock import LoopClock
+from supervisor.loop.tasks import Tasks
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.death import EXPECTED, Death, Intent
-from supervisor.processes.deaths import Deaths
-from supervisor.processes.environment import Sandbox
-from supervisor.processes.forkserver import ForkServer, ForkServerLost
-from supervisor.processes.worker import Worker, WorkerStillborn
-from supervisor.settings import PoolSettings
-from supervisor.tasks import Tasks
-from supervisor.wire.messages import FromWorker
+from supervisor.processes.forkserver_handle import ForkServerHandle, ForkServerLost
+from supervisor.processes.worker_handle import WorkerHandle, WorkerOwner, WorkerStillborn
+from supervisor.settings import PoolSettings, Sandbox
 
 log = get_logger("supervisor")
 
@@ -36,29 +33,12 @@ _MOST_EACH = 8
 are so many a successor waits until one of those has gone."""
 
 
-class WorkersOwner(Protocol):
-    """Who works with the workers."""
-
-    def worker_changed(self, worker: Worker) -> None:
-        """It can take a job now, or none any more."""
-
-    def worker_busy(self, worker: Worker) -> None:
-        """It has something to do from now on."""
-
-    def worker_message(self, worker: Worker, message: FromWorker) -> None:
-        """It tells of its job. Raises `ProtocolError` where it may not."""
-
-    def worker_lost(self, worker: Worker, death: Death) -> None:
-        """It has ended, or cannot be ended. `worker.job` is what it had, and `worker.at_hand` what
-        it was working for."""
-
-
 class _Slot:
     """One slot, and who sits on it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.worker: Worker | None = None
+        self.worker: WorkerHandle | None = None
         self.started = 0.0
         self.filling = False
         self.backoff = Backoff(first_s=0.1, longest_s=10.0, forgiven_after_s=_STABLE_S)
@@ -72,13 +52,13 @@ class WorkerSlots:
     def __init__(
         self,
         settings: PoolSettings,
-        owner: WorkersOwner,
+        owner: WorkerOwner,
         deaths: Deaths,
         changes: Changes,
         clock: LoopClock,
-        live_server: Callable[[], ForkServer | None],
+        live_server: Callable[[], ForkServerHandle | None],
     ) -> None:
-        self.workers: set[Worker] = set()
+        self.workers: set[WorkerHandle] = set()
         self.settings = settings
         self._owner = owner
         self._deaths = deaths
@@ -107,40 +87,42 @@ class WorkerSlots:
         """No slot has a worker that stays alive."""
         return all(slot.failing is not None for slot in self._slots)
 
-    def retire(self, worker: Worker, reason: str = "") -> None:
-        """Recycle: it leaves after its job, and another takes its slot."""
-        worker.leave(Intent.RECYCLE, reason)
+    async def childless(self, server: ForkServerHandle) -> None:
+        """Wait until the fork server has no worker, and forks none."""
+        await self._changes.until(
+            lambda: (
+                not server.forking
+                and all(w.server is not server or w.vacated for w in self.workers)
+            )
+        )
 
-    async def try_out(self, server: ForkServer) -> Worker:
+    async def vacate(self, server: ForkServerHandle, within_s: float) -> None:
+        """Recycle all workers; those that still have a job after `within_s` are ended."""
+        for worker in list(self.workers):
+            worker.recycle("its model is being changed")
+        try:
+            async with asyncio.timeout(within_s):
+                await self.childless(server)
+        except TimeoutError:
+            for worker in list(self.workers):
+                worker.kill(Intent.SHUTDOWN, "its job took longer than a change of models may")
+            await self.childless(server)
+
+    async def try_out(self, server: ForkServerHandle) -> WorkerHandle:
         """A worker of the new fork server that got ready, to be taken in once it is the newest.
         Raises `ForkServerLost`, `WorkerStillborn` or `OSError`."""
         return await self._start_worker(self._slots[0].number, server)
 
-    def take_in(self, worker: Worker) -> None:
+    def take_in(self, worker: WorkerHandle) -> None:
         """It takes the place of the first slot's worker."""
         slot = self._slots[0]
         if slot.filling or not worker.able:
-            self.retire(worker, "its slot is taken")
+            worker.recycle("its slot is taken")
             return
         self._occupy(slot, worker)
 
-    # A worker's own calls.
-
-    def worker_changed(self, worker: Worker) -> None:
-        self._owner.worker_changed(worker)
-        self._changes.notify()
-
-    def worker_busy(self, worker: Worker) -> None:
-        self._owner.worker_busy(worker)
-
-    def worker_message(self, worker: Worker, message: FromWorker) -> None:
-        self._owner.worker_message(worker, message)
-
-    def worker_stuck(self, worker: Worker, death: Death) -> None:
-        self._owner.worker_lost(worker, death)
-        self._changes.notify()
-
-    def worker_gone(self, worker: Worker, death: Death) -> None:
+    def worker_gone(self, worker: WorkerHandle, death: Death) -> None:
+        """Record a worker's end, and tell the owner."""
         job = worker.job
         self.workers.discard(worker)
         try:
@@ -174,7 +156,7 @@ class WorkerSlots:
                 if self._to_be_filled(slot) and (server := self._live_server()) is not None:
                     await self._fill(slot, server)
 
-    async def _fill(self, slot: _Slot, server: ForkServer) -> None:
+    async def _fill(self, slot: _Slot, server: ForkServerHandle) -> None:
         slot.started, slot.filling = self._clock.now(), True
         try:
             successor = await self._start_worker(slot.number, server)
@@ -182,19 +164,21 @@ class WorkerSlots:
             if server is not self._live_server():
                 return  # it has been replaced meanwhile, or is gone: another will be asked
             delay = max(slot.backoff.failed(0.0), 0.05)
-            log.error("worker.not_started", worker=slot.number, reason=str(error), retry_in_s=delay)
+            log.error(
+                "worker.start_failed", worker=slot.number, reason=str(error), retry_in_s=delay
+            )
             await self._rest(slot, delay, str(error))
             return
         finally:
             slot.filling = False
         self._occupy(slot, successor)
 
-    def _occupy(self, slot: _Slot, successor: Worker) -> None:
+    def _occupy(self, slot: _Slot, successor: WorkerHandle) -> None:
         before, slot.worker = slot.worker, successor
         if before is not None:
-            self.retire(before, "a newer model takes its place")
+            before.recycle("a newer model takes its place")
 
-    async def _rest_after(self, slot: _Slot, worker: Worker) -> None:
+    async def _rest_after(self, slot: _Slot, worker: WorkerHandle) -> None:
         """Its worker is gone: one that was of use, or was asked to go, is replaced at once."""
         death = worker.gone.result() if worker.gone.done() else worker.outcome.stuck()
         useful = worker.useful or death.cause in EXPECTED
@@ -219,26 +203,35 @@ class WorkerSlots:
             return False
         return worker is None or worker.server is not server or self._overstays(worker)
 
-    def _overstays(self, worker: Worker) -> bool:
+    def _overstays(self, worker: WorkerHandle) -> bool:
         return worker.stays_for_streams(self.settings.streams.settle_s + _MOVED_WITHIN_S)
 
-    async def _start_worker(self, slot: int, server: ForkServer) -> Worker:
+    async def _start_worker(self, slot: int, server: ForkServerHandle) -> WorkerHandle:
         most = _MOST_EACH * self.settings.workers
         await self._changes.until(lambda: len(self.workers) < most)
         born = await server.fork()
-        worker = Worker(slot, server, born, self, self._deaths.evidence, self._clock)
+        worker = WorkerHandle(
+            slot,
+            server,
+            born,
+            self._owner,
+            self.worker_gone,
+            self._changes,
+            self._deaths.evidence,
+            self._clock,
+        )
         self.workers.add(worker)
         self._changes.notify()
         if server.outcome.forced is Intent.SHUTDOWN:  # it was discarded while this one was forked
             worker.kill(Intent.SHUTDOWN, server.outcome.reason)
         elif server.retired:
-            self.retire(worker, "its model is being changed")
+            worker.recycle("its model is being changed")
         await asyncio.shield(worker.ready)
         self._check_sandbox(worker)
         log.info("worker.ready", worker=slot, pid=worker.pid)
         return worker
 
-    def _check_sandbox(self, worker: Worker) -> None:
+    def _check_sandbox(self, worker: WorkerHandle) -> None:
         """What the fork server has tried out must be in force in the worker, too. Raises
         `WorkerStillborn` where a worker without it may not serve."""
         promised = worker.server.loaded.result().sandbox

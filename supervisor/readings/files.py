@@ -26,20 +26,22 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         return b""
 
 
-class NumberFile:
-    """A small file that is a number, kept open to be read again and again."""
+class KernelFile:
+    """A small file, kept open to be read again and again."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises `OSError`."""
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def read(self) -> int:
-        """Raises `OSError` or `ValueError`."""
-        return int(os.pread(self._fd, 64, 0))
+    def read(self) -> bytes:
+        """Read it from its beginning. Raises `OSError`."""
+        return os.pread(self._fd, _MOST_BYTES, 0)
 
     def close(self) -> None:
-        """Close it."""
-        os.close(self._fd)
+        """Close it. May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def field(text: bytes, name: bytes) -> int | None:

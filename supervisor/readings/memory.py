@@ -2,7 +2,6 @@
 every memory cgroup on the path, version 1 or 2."""
 
 import errno
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from supervisor.readings.pressure import Pressure, read_pressure
 _NO_LIMIT = 1 << 60
 """Version 1 writes a number of about this size where there is no limit."""
 
-_MEMINFO = "/proc/meminfo"
+MEMINFO = "/proc/meminfo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,14 @@ class Bound:
     """Whose limit it is, if it is a cgroup's."""
 
     @property
+    def left(self) -> int:
+        """Bytes until the limit; negative past it."""
+        return self.limit - self.used
+
+    @property
     def headroom(self) -> int:
         """What may still be used."""
-        return max(0, self.limit - self.used)
+        return max(0, self.left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class MemoryReader:
         """Read everything now; about a hundred microseconds. Raises `OSError` where something that
         is there cannot be read: a reading that failed is no reading."""
         now = time.monotonic()
-        meminfo = read_file(_MEMINFO)
+        meminfo = read_file(MEMINFO)
         found = (source.read(meminfo) for source in self._sources)
         groups = tuple(group for group in found if group is not None)
         own = [group.refaults for group in groups if group.refaults is not None]
@@ -121,19 +125,9 @@ class MemoryReader:
         )
 
 
-class AvailableMemory:
-    """What the kernel calls available, for a look at any time: some microseconds."""
-
-    def __init__(self) -> None:
-        self._fd = os.open(_MEMINFO, os.O_RDONLY | os.O_CLOEXEC)
-
-    def read(self) -> int:
-        """In bytes. Raises `OSError`."""
-        return _kilobytes(os.pread(self._fd, 512, 0), b"MemAvailable:")
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+def available_in(meminfo: bytes) -> int:
+    """What the kernel calls available, in bytes. Raises `OSError`."""
+    return _kilobytes(meminfo, b"MemAvailable:")
 
 
 def available_memory() -> int:
@@ -246,7 +240,7 @@ def _machine(meminfo: bytes) -> MachineMemory:
 def _kilobytes(meminfo: bytes, kind: bytes) -> int:
     """In bytes. Raises `OSError` where it does not stand there: that is not 0."""
     if (found := field(meminfo, kind)) is None:
-        raise OSError(errno.EIO, f"{kind.decode()} cannot be read", _MEMINFO)
+        raise OSError(errno.EIO, f"{kind.decode()} cannot be read", MEMINFO)
     return found * 1024
 
 

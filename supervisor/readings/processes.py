@@ -31,12 +31,12 @@ class ProcessMemory:
     threads: int = 1
 
     @property
-    def kept(self) -> int:
+    def unreclaimable(self) -> int:
         """What cannot be dropped, wherever it is now: anonymous memory, what is in swap, and memory
         that is shared by name or by fork."""
-        return self.kept_beside(0)
+        return self.unreclaimable_beside(0)
 
-    def kept_beside(self, spool: int) -> int:
+    def unreclaimable_beside(self, spool: int) -> int:
         """The same but for `spool` bytes of its job's input, which are counted as spools are."""
         return self.anonymous + self.swap + max(0, self.shared_memory - spool)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
-from supervisor.processes.environment import Sandbox
+from supervisor.settings import Sandbox
 
 LONGEST_VALUE_BYTES = 8 * 1024 * 1024 - 64 * 1024
 """Of what a model says in one message, encoded."""

@@ -75,7 +75,7 @@ def own_server(
         directory,
         "--model",
         str(small.directory),
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_WORKERS_COUNT="2",
         MODELSERVER_WORKERS_HANG_S="1",
     ) as server:
@@ -127,7 +127,7 @@ def test_metrics_are_what_prometheus_reads(
 ) -> None:
     server, admin = served
     route = "/api/audio/convert"
-    ok = f'modelserver_http_requests_total{{code="ok",route="{route}",status="200"}}'
+    ok = f'modelserver_requests_total{{code="ok",route="{route}",status="200"}}'
     before = admin.metrics().get(ok, 0)
     assert server.convert(wav_clips[2]).status == 200
     assert server.convert(b"no audio").status == 400
@@ -135,10 +135,10 @@ def test_metrics_are_what_prometheus_reads(
     until(lambda: admin.metrics()[resident] > 0, what="the workers have been looked at")
     after = admin.metrics()
     assert after[ok] == before + 1
-    refused = f'modelserver_http_requests_total{{code="not_audio",route="{route}",status="400"}}'
+    refused = f'modelserver_requests_total{{code="not_audio",route="{route}",status="400"}}'
     assert after[refused] >= 1
     assert after["modelserver_audio_seconds_total"] > 1
-    name = "modelserver_http_request_duration_seconds"
+    name = "modelserver_request_duration_seconds"
     assert after[f'{name}_bucket{{le="+Inf",route="{route}"}}'] >= 2
     assert after[f'{name}_count{{route="{route}"}}'] >= 2
     assert after["modelserver_ready"] == 1
@@ -267,7 +267,7 @@ def test_draining_takes_no_new_work_and_goes_on_living(
     tmp_path: Path, small: models.ModelLocation, wav_clips: list[bytes]
 ) -> None:
     with start_server(
-        tmp_path, "--model", str(small.directory), MODELSERVER_WARMUP="none"
+        tmp_path, "--model", str(small.directory), MODELSERVER_DEBUG_WARMUP="none"
     ) as server:
         server.wait_ready()
         admin = Admin(tmp_path / "admin.sock")
@@ -290,7 +290,7 @@ def test_over_tcp_everybody_needs_the_token(tmp_path: Path, small: models.ModelL
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_ADMIN_LISTEN="127.0.0.1:0",
         MODELSERVER_ADMIN_TOKEN_FILE=str(token),
     ) as server:
@@ -330,10 +330,10 @@ def test_a_second_server_leaves_the_first_ones_socket_alone(
     for directory in (first, second, third):
         directory.mkdir()
     model = ("--model", str(small.directory))
-    with start_server(first, *model, MODELSERVER_WARMUP="none", **runtime) as one:
+    with start_server(first, *model, MODELSERVER_DEBUG_WARMUP="none", **runtime) as one:
         one.wait_event("admin.listening")
         admin = Admin(tmp_path / "modelserver" / "admin.sock")
-        with start_server(second, *model, MODELSERVER_WARMUP="none", **runtime) as two:
+        with start_server(second, *model, MODELSERVER_DEBUG_WARMUP="none", **runtime) as two:
             warned = two.wait_event("admin.not_listening")
             assert "another server listens there" in warned["reason"]
             two.wait_ready()
@@ -341,7 +341,7 @@ def test_a_second_server_leaves_the_first_ones_socket_alone(
         one.process.kill()
         one.process.wait()
         assert admin.path.is_socket()  # left behind
-    with start_server(third, *model, MODELSERVER_WARMUP="none", **runtime) as three:
+    with start_server(third, *model, MODELSERVER_DEBUG_WARMUP="none", **runtime) as three:
         three.wait_event("admin.listening")
         assert admin.health()["pid"] == three.pid
         assert three.stop() == 0
@@ -369,9 +369,9 @@ def over_tcp(
         tmp_path_factory.mktemp("tcp"),
         f"--model={small.directory}",
         before_exec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512)),
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_ADMIN_LISTEN="127.0.0.1:0",
-        MODELSERVER_ADMIN_TOKEN="secret",
+        admin_token="secret",
     ) as server:
         server.wait_ready()
         yield server, server.wait_event("admin.listening")["address"]

@@ -26,7 +26,7 @@ def modelserver(
         capture_output=True,
         env={
             **variables,
-            "MODELSERVER_WARMUP": "none",
+            "MODELSERVER_DEBUG_WARMUP": "none",
             "MODELSERVER_CONFIG": os.devnull,  # not what the machine's service is set to
             **environment,
         },
@@ -224,7 +224,7 @@ def test_a_transcript_that_cannot_be_written_costs_no_other(
     assert (tmp_path / "clip2.txt").read_text()
     with Path("/dev/full").open("w") as output:
         full = subprocess.run(
-            [sys.executable, "-m", "modelserver", "transcribe", "--warmup=none", files[2]],
+            [sys.executable, "-m", "modelserver", "transcribe", files[2]],
             stdout=output,
             stderr=subprocess.PIPE,
             check=False,

@@ -34,9 +34,9 @@ def watched(
     port = free_port()
     with start_server(
         tmp_path_factory.mktemp("watched"),
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_ADMIN_LISTEN=f"127.0.0.1:{port}",
-        MODELSERVER_ADMIN_TOKEN=TOKEN,
+        admin_token=TOKEN,
     ) as server:
         server.wait_ready()
         assert server.convert(as_wav(clips[0])).status == 200
@@ -186,9 +186,7 @@ def test_every_metric_that_is_asked_for_exists(
 
 
 def test_prometheus_reads_what_happened(prometheus: str) -> None:
-    ok = _found(
-        prometheus, 'modelserver_http_requests_total{route="/api/audio/convert",status="200"}'
-    )
+    ok = _found(prometheus, 'modelserver_requests_total{route="/api/audio/convert",status="200"}')
     assert [one["value"][1] for one in ok] == ["1"]
     assert _found(prometheus, "modelserver_ready == 1")
     assert _found(prometheus, "modelserver_real_time_factor_count == 1")

@@ -50,7 +50,7 @@ def test_it_is_installed_and_starts_and_answers(
     machine: Machine, port: int, wav_clips: list[bytes]
 ) -> None:
     machine.run("env", f"PIP_CERT={CERTIFICATES}", "make", "-C", "/src", "install")
-    settings = f'port = {port}\nprepare = "never"\nwarmup = "none"\nlog.format = "json"\n'
+    settings = f'port = {port}\nprepare = "never"\ndebug.warmup = "none"\nlog.format = "json"\n'
     settings += "workers.count = 2\n"
     machine.run("sh", "-c", f"echo '{settings}' > /etc/modelserver.toml")
     # Returns when the service says READY: from here on it must answer.

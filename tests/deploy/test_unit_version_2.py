@@ -28,7 +28,7 @@ export PYTHONPATH={path} PYTHONDONTWRITEBYTECODE=1
 exec /usr/bin/python3 -m modelserver "$@"
 """
 """The environment of the tests is root's, and the service an ordinary user's."""
-SETTINGS = 'port = 8093\nprepare = "never"\nwarmup = "none"\nworkers.count = 2\n'
+SETTINGS = 'port = 8093\nprepare = "never"\ndebug.warmup = "none"\nworkers.count = 2\n'
 
 
 def systemctl(*arguments: str) -> str:

@@ -29,7 +29,7 @@ from modelserver.handover.sockets import Inherited, Sockets
 pytestmark = pytest.mark.timeout(180)
 
 COMMON = {
-    "MODELSERVER_WARMUP": "none",
+    "MODELSERVER_DEBUG_WARMUP": "none",
     "MODELSERVER_WORKERS_COUNT": "2",
     "MODELSERVER_STREAMS_SHARE": "1",  # two of them, beside other tests
 }
@@ -174,7 +174,7 @@ def test_who_follows_a_job_is_told_to_ask_again_and_holds_up_nobody(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes], clips: list[bytes]
 ) -> None:
     assert prepared_embedded
-    with upgradable(tmp_path, MODELSERVER_LONG_PIECE_S="10") as server:
+    with upgradable(tmp_path, MODELSERVER_DEBUG_LONG_PIECE_S="10") as server:
         long = server.ask("/v1/jobs", wav(b"".join(clips) * 60)).json["id"]
         with followed(server.port, long) as events:
             heard(events, b"event: final")
@@ -205,7 +205,7 @@ def test_what_takes_a_new_start_is_changed_by_an_upgrade(
     given |= environment | {
         "MODELSERVER_LOG_FORMAT": "json",
         "MODELSERVER_PREPARE": "never",
-        "MODELSERVER_WARMUP": "none",
+        "MODELSERVER_DEBUG_WARMUP": "none",
         "MODELSERVER_JOBS_DIRECTORY": str(tmp_path / "jobs"),
         "MODELSERVER_ADMIN_LISTEN": f"unix:{tmp_path}/admin.sock",
     }
@@ -225,6 +225,8 @@ def test_what_takes_a_new_start_is_changed_by_an_upgrade(
         assert len(health["workers"]) == 1
         assert health["memory"]["limit_bytes"] == 3_000_000_000
         until(lambda: process.poll() is not None)
+        until(lambda: server.ask("/v1/jobs").status == 200)
+        assert not server.events("jobs.unusable"), "the jobs were only handed over"
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", first)) == errno.ECONNREFUSED
     finally:
@@ -255,7 +257,7 @@ CANNOT_SERVE = {
     "the Wyoming address is none": ('wyoming.uri = "udp://x"', "wyoming.uri"),
     "the agent's port is taken": ('admin.agent = "127.0.0.1:{taken}"', "admin.agent"),
     "the admin port is taken": (
-        'admin.listen = "127.0.0.1:{taken}"\nadmin.token = "long-enough-token"',
+        'admin.listen = "127.0.0.1:{taken}"\nadmin.token_file = "{keys}"',
         "the admin side cannot listen",
     ),
     "the admin token cannot be read": (
@@ -309,7 +311,7 @@ def common_settings(directory: Path, listens_on: int, **others: str) -> str:
     values = {
         "port": str(listens_on),
         "prepare": '"never"',
-        "warmup": '"none"',
+        "debug.warmup": '"none"',
         "workers.count": "1",
         "log.format": '"json"',
         "jobs.directory": f'"{directory}/jobs"',
@@ -579,7 +581,7 @@ def test_a_connection_that_waits_is_served_by_the_next_process(
     tmp_path: Path, manager: ServiceManager, prepared_embedded: PreparedModel
 ) -> None:
     assert prepared_embedded
-    given = {"MODELSERVER_PORT": str(free_port()), "MODELSERVER_WARMUP": "none"}
+    given = {"MODELSERVER_PORT": str(free_port()), "MODELSERVER_DEBUG_WARMUP": "none"}
     with manager.start(tmp_path, **given) as server:
         server.wait_ready()
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
@@ -632,7 +634,7 @@ def test_a_socket_unit_says_where_to_listen(
         # It is there before the server is, and waits.
         client = http.client.HTTPConnection(*opened.getsockname(), timeout=60)
         client.request("GET", "/readyz")
-        with manager.start(tmp_path, MODELSERVER_WARMUP="none") as server:
+        with manager.start(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
             assert client.getresponse().status == 200
             assert server.port == opened.getsockname()[1]
         client.close()

@@ -177,7 +177,7 @@ def test_half_logins_do_not_lock_the_operator_out(
     given = {
         **small_settings,
         "MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{port}",
-        "MODELSERVER_ADMIN_TOKEN": "the-token",
+        "admin_token": "the-token",
     }
     with start_server(tmp_path, **given):
         held = []

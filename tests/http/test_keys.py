@@ -142,7 +142,7 @@ def server(
         "MODELSERVER_AUTH_KEYS_FILE": str(keys_file),
         "MODELSERVER_AUTH_KEY_REQUESTS": "2",
         "MODELSERVER_AUTH_KEY_STREAMS": "1",
-        "MODELSERVER_AUTH_KEY_BODY": "1MiB",
+        "MODELSERVER_LIMITS_BODY": "1MiB",
     }
     directory = tmp_path_factory.mktemp("keyed")
     with start_server(directory, **small_settings, **settings) as running:
@@ -367,5 +367,30 @@ def test_the_terminal_has_a_key_too(server: RunningServer, key: str, clips: list
 
 def test_a_server_that_all_may_use_says_so(tmp_path: Path, small: models.ModelLocation) -> None:
     flags = ("--model", str(small.directory), "--host", "0.0.0.0")
-    with start_server(tmp_path, *flags, MODELSERVER_WARMUP="none") as server:
+    with start_server(tmp_path, *flags, MODELSERVER_DEBUG_WARMUP="none") as server:
         assert server.wait_event("server.open_to_all", timeout_s=20)["host"] == "0.0.0.0"
+
+
+def test_a_reload_that_takes_the_keys_away_says_so(
+    tmp_path: Path, small: models.ModelLocation
+) -> None:
+    keys, settings = tmp_path / "keys", tmp_path / "settings.toml"
+    key = add_key(keys, "one")
+    settings.write_text(f'auth.keys_file = "{keys}"\n')
+    flags = ("--model", str(small.directory), "--host", "0.0.0.0")
+    given = {"MODELSERVER_CONFIG": str(settings), "MODELSERVER_WARMUP": "none"}
+    with start_server(tmp_path, *flags, **given) as server:
+        server.wait_ready()
+        assert server.ask("/v1/models").status == 401
+        assert not server.events("server.open_to_all")
+        for text, status in (("", 200), (f'auth.keys_file = "{keys}"\n', 401), ("", 200)):
+            seen = len(server.events())
+            settings.write_text(text)
+            assert server.ask_admin("POST", "/admin/reload")[0] == 202
+            server.wait_event("server.reloaded", seen)
+            until(lambda s=status: server.ask("/v1/models").status == s)
+            if status == 200:
+                assert server.wait_event("server.open_to_all", seen)["host"] == "0.0.0.0"
+            else:
+                assert server.ask("/v1/models", Authorization=f"Bearer {key}").status == 200
+        assert len(server.events("server.open_to_all")) == 2

@@ -131,7 +131,7 @@ def test_a_client_that_waits_for_continue_gets_it(
 def test_time_limits_are_kept(tmp_path: Path, clips: list[bytes], limit: str) -> None:
     with start_server(
         tmp_path,
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_LIMITS_REQUEST_S="0.5",
         MODELSERVER_LIMITS_UPLOAD_IDLE_S="0.5",
     ) as server:
@@ -156,7 +156,7 @@ def test_a_recording_that_could_never_be_done_in_time_is_refused_at_once(
     with start_server(
         tmp_path,
         f"--model={small.directory}",
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_LIMITS_REQUEST_S="1",
     ) as server:
         server.wait_ready()

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import re
 import socket
 import threading
 import time
@@ -282,3 +283,40 @@ def test_a_job_may_be_longer_than_a_request(
         assert job["duration"] == pytest.approx(3, abs=0.1)
         longer = running.ask("/v1/jobs", wav(b"".join(clips)[: 22 * 32_000].ljust(22 * 32_000)))
         assert longer.status == 413
+
+
+SOON = (
+    "-P",
+    "-c",
+    (
+        "import modelserver.jobs.work as work, sys\n"
+        "from modelserver.__main__ import main\n"
+        "assert work._TRIED_S == 24 * 3600\n"
+        "work._TRIED_S = 3.0\n"
+        "sys.argv[0] = 'modelserver'\n"
+        "main()"
+    ),
+)
+"""A server whose jobs wait for three seconds instead of a day."""
+
+
+def test_a_job_that_can_only_wait_fails_after_a_day_and_says_why(
+    tmp_path: Path, small: models.ModelLocation, job_settings: dict[str, str], short: bytes
+) -> None:
+    config = tmp_path / "settings.toml"
+    config.write_text(
+        f'[models.good]\nmodel = ["{small.directory}"]\nlanguage = "ko"\n'
+        '[models.lost]\nmodel = ["/no/such/model"]\nlanguage = "xx"\n'
+    )
+    given = job_settings | {"MODELSERVER_CONFIG": str(config)}
+    given.pop("MODELSERVER_MODEL", None)
+    with start_server(tmp_path, program=SOON, **given) as running:
+        running.wait_ready()
+        lost = [take(running, short, "?model=lost")["id"] for _ in range(2)]
+        running.wait_event("job.waits", job=lost[0])
+        for job_id in lost:
+            ended = over(running, job_id)
+            assert ended["state"] == "failed"
+            assert ended["error"]["code"] == "not_ready"
+            assert re.search(r"/no/such/model.* \(for [0-9]+ h\)$", ended["error"]["message"])
+        assert over(running, take(running, short, "?model=good")["id"])["state"] == "done"

@@ -175,7 +175,7 @@ async def test_other_samples_are_resampled(
 ) -> None:
     wav = encoded(clips[0], "wav", 44_100)
     samples = wav[wav.index(b"data") + 8 :]
-    query = "encoding=s16le&rate=44100&channels=1"
+    query = "encoding=s16le&rate=44100&channel_count=1"
     client = await hear(server, described, samples, 1001, query)
     assert client.text == server.convert(wav).json["text"]
 
@@ -320,7 +320,7 @@ async def test_times_go_on_where_more_has_gone_than_is_kept(
     """Nobody pauses, so that nothing is settled, and what came first is not kept any more."""
     given = {
         **small_settings,
-        "MODELSERVER_STREAMS_REPLAY_S": "1",
+        "MODELSERVER_DEBUG_STREAM_REPLAY_S": "1",
         "MODELSERVER_WORKERS_COUNT": "1",
     }
     spoken = clips[1][: 32_000 * 5]

@@ -17,7 +17,7 @@ from by_hand import websocket_handshake
 from encoded import encoded
 from places import SUPPORT
 from running import RunningServer, start_server, until
-from wavs import as_wav
+from wavs import as_wav, wav_file
 
 from modelserver.access.keyring import add_key, remove_key
 
@@ -32,7 +32,7 @@ def server(
     given = {
         **small_settings,
         "MODELSERVER_STREAMS_SHARE": "1",
-        "MODELSERVER_STREAMS_PING_S": "0.3",
+        "MODELSERVER_DEBUG_STREAM_PING_S": "0.3",
         "MODELSERVER_WORKERS_COUNT": "1",
     }
     with start_server(tmp_path_factory.mktemp("clients"), **given) as running:
@@ -266,7 +266,7 @@ async def test_what_was_heard_is_paid_for_by_who_leaves_before_the_last_word(
         **small_settings,
         "MODELSERVER_AUTH_KEYS_FILE": str(keys),
         "MODELSERVER_AUTH_KEY_AUDIO_S": "10",
-        "MODELSERVER_LONG_FROM_S": "600",
+        "MODELSERVER_DEBUG_LONG_FROM_S": "600",
         "MODELSERVER_WORKERS_COUNT": "1",
     }
     spoken = b"".join(clips) * 12
@@ -288,6 +288,30 @@ async def test_what_was_heard_is_paid_for_by_who_leaves_before_the_last_word(
                 until(lambda: running.health()["queue"]["admitted"] == 0)
                 continue
             assert _refused(running, headers), name
+
+
+async def test_each_channel_that_is_recognised_by_itself_is_charged(
+    tmp_path: Path, small_settings: dict[str, str], clips: list[bytes]
+) -> None:
+    keys = tmp_path / "keys"
+    given = {
+        **small_settings,
+        "MODELSERVER_AUTH_KEYS_FILE": str(keys),
+        "MODELSERVER_AUTH_KEY_AUDIO_S": "20",
+        "MODELSERVER_LONG_FROM_S": "12.5",
+    }
+    add_key(keys, "other")
+    with start_server(tmp_path, **given) as running:
+        running.wait_ready()
+        # One by one worker, one in pieces; each is less than the key's share, and twice it is more.
+        for seconds in (12, 13):
+            stereo = wav_file((b"".join(clips) * 4)[: seconds * 64_000], channels=2)
+            for query in ("?channels=mix", "?channels=split"):
+                name = f"{query[10:]}-{seconds}"
+                headers = {"Authorization": f"Bearer {add_key(keys, name)}"}
+                await _until_known(running, headers)
+                assert running.convert(stereo, query, **headers).status == 200
+                assert _refused(running, headers) == (query == "?channels=split"), name
 
 
 async def _until_known(server: RunningServer, headers: dict[str, str]) -> None:

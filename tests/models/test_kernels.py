@@ -24,12 +24,8 @@ from models.vosk.blas import KernelRefused, blas_environment
 from models.vosk.prepared import PreparedModel
 from models.vosk.simd import SAME_AS, choose_variant, get_kernels, must_run
 from models.vosk.simd.preloaded import PreloadedKernels
-from supervisor.processes.environment import (
-    Allocator,
-    choose_allocator,
-    find_jemalloc,
-    process_environment,
-)
+from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
+from supervisor.settings import Allocator
 
 SOURCES = ROOT / "models" / "vosk" / "simd" / "source"
 LIBVOSK = Path(vosk.__file__).parent / "libvosk.so"
@@ -373,7 +369,7 @@ def test_off_is_the_engines_own(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
     with small_server(
-        tmp_path, small, prepared_small, MODELSERVER_KERNELS="off", MODELSERVER_WARMUP="none"
+        tmp_path, small, prepared_small, MODELSERVER_KERNELS="off", MODELSERVER_DEBUG_WARMUP="none"
     ) as server:
         server.wait_ready()
         (loaded,) = server.events("model.loaded")

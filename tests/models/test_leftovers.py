@@ -119,3 +119,15 @@ def test_the_command_lists_and_removes(tmp_path: Path) -> None:
     assert not (home / ".fetch" / "x.zip.partial").exists()
     assert list((store / "tools").iterdir()) == []
     assert run() == "nothing to remove\n"
+
+
+def test_what_a_killed_build_has_left_goes_once_it_is_old(tmp_path: Path) -> None:
+    left, running = tmp_path / "tools" / ".build-old", tmp_path / "tools" / ".build-new"
+    for directory in (left, running):
+        directory.mkdir(parents=True)
+        (directory / "made").write_bytes(bytes(1000))
+    os.utime(left, (0, 0))
+    (found,) = find_leftovers(tmp_path)
+    assert (found.path, found.certain, found.bytes) == (left, True, 1000)
+    assert remove_leftover(found)
+    assert running.exists()

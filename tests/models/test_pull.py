@@ -529,3 +529,35 @@ def test_root_leaves_nothing_in_a_service_s_directory(home: Path, tmp_path: Path
     assert done.returncode == 1
     assert f"sudo -u '#12345' modelserver models pull {file}" in done.stderr
     assert list(home.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_downloaded_leaves_ways_to_try(home: Path, tmp_path: Path) -> None:
+    nowhere = "--models-url=http://none.invalid/models"
+    for name, says in (
+        ("vosk-model-small-en", "did you mean vosk-model-small-en-"),
+        ("nonsense", "nonsense is not in the catalogue"),
+        ("vosk-model-small-cn-0.22", "none.invalid"),
+    ):
+        failed = command("pull", name, nowhere, home=home)
+        assert failed.returncode == 1
+        assert says in failed.stderr
+        assert ("catalogue" in failed.stderr) == (name != "vosk-model-small-cn-0.22")
+        assert "FILE.zip" in failed.stderr
+        assert "models_url" in failed.stderr
+
+
+def test_a_list_says_what_it_leaves_out(home: Path, tmp_path: Path) -> None:
+    listed = command("list", "--for", "zh", home=home)
+    assert "* would be served" not in listed.stdout
+    assert "would be served, which is not in this list" in listed.stdout
+    assert "* would be served" in command("list", home=home).stdout
+    unknown = command("list", "--for", "tlh", home=home)
+    assert unknown.returncode == 1
+    assert "'tlh'" in unknown.stderr
+
+
+def test_a_file_that_is_not_an_exported_model_is_called_that(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("notes")
+    failed = command("import", str(tmp_path / "notes.txt"), home=home)
+    assert failed.returncode == 1
+    assert "notes.txt is not what `modelserver models export` writes" in failed.stderr

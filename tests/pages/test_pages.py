@@ -33,10 +33,10 @@ def server(
     assert prepared_embedded
     with language_model() as talker:
         given = {
-            "MODELSERVER_WARMUP": "none",
+            "MODELSERVER_DEBUG_WARMUP": "none",
             "MODELSERVER_ASSISTANT_URL": talker.url,
             "MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
-            "MODELSERVER_ADMIN_TOKEN": TOKEN,
+            "admin_token": TOKEN,
         }
         with start_server(tmp_path_factory.mktemp("pages"), **given) as running:
             running.wait_whole()

@@ -183,7 +183,7 @@ def on_disk(
         (mounted / "spool").mkdir()
         given = {
             "MODELSERVER_SPOOL_DIRECTORY": str(mounted / "spool"),
-            "MODELSERVER_SPOOL_MEMORY_EACH": "256KiB",
+            "MODELSERVER_DEBUG_SPOOL_MEMORY_EACH": "256KiB",
             "MODELSERVER_JOBS_DIRECTORY": str(mounted / "jobs"),
         }
         with start_server(tmp_path, **{**small_settings, **given}) as server:

@@ -17,14 +17,17 @@ from running import start_server, until
 
 import models
 from models.locks import hold
-from models.vosk.prepared import PreparedModel, prepared_models
+from models.vosk.prepared import PreparedModel, can_build, prepared_models
 from models.vosk.prepared.manifest import key_of
 from models.vosk.prepared.prepare import stamp_sources
 from models.vosk.prepared.store import LOCK_PREFIX
+from modelserver.access.gate import AccessGate
 from modelserver.serving import preparation
 from modelserver.serving.commands import Failure
 from modelserver.serving.preparation import Outcome, Preparation
+from modelserver.serving.reloading import Reloader
 from modelserver.settings import Settings
+from modelserver.settings.configuration import read_configuration
 from supervisor import Cause
 
 CHINESE = "vosk-model-small-cn-0.22"
@@ -85,7 +88,7 @@ def test_a_model_that_another_process_prepares_is_used_once_it_is_made(
         start_server(
             tmp_path,
             f"--model={small.directory}",
-            MODELSERVER_WARMUP="none",
+            MODELSERVER_DEBUG_WARMUP="none",
             MODELSERVER_PREPARED_DIR=str(store),
             MODELSERVER_PREPARE="auto",
             MODELSERVER_WORKERS_COUNT="1",
@@ -171,3 +174,64 @@ async def test_what_another_process_has_made_is_made(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(attempts, "attempt", attempt)
     assert await outcome_of(monkeypatch, attempts) == (True, [5])
     assert await outcome_of(monkeypatch, attempts) == (False, [])  # nothing had to be made
+
+
+class Slow:
+    """A service whose models take a moment to change; it counts changes at one time."""
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.access = AccessGate(lambda: self.settings.auth)
+        self.models: dict[str, Any] = {}
+        self.reload_refused: str | None = None
+        self.most = self.now = 0
+        self.loaded: list[tuple[str, ...]] = []
+
+    async def reload(self, settings: Settings) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.settings = settings
+        self.loaded.append(settings.model)
+        self.now -= 1
+
+
+async def test_a_change_of_the_model_waits_for_a_reload_and_a_reload_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MODELSERVER_MODEL", "as-set")
+    slow = Slow()
+    configuration = read_configuration(None, {"MODELSERVER_MODEL": "as-set"}, {})
+    reloader = Reloader(slow, configuration)  # type: ignore[arg-type]
+    await asyncio.gather(
+        reloader.reload(), reloader.serve("another"), reloader.reload(), reloader.serve("third")
+    )
+    assert slow.most == 1
+    assert slow.loaded == [("as-set",), ("another",), ("as-set",), ("third",)]
+
+
+async def test_one_that_another_process_ended_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failure = Failure("", "ended by SIGTERM", Cause.TERMINATED)
+    logged: list[str] = []
+    monkeypatch.setattr(preparation.log, "error", lambda event, **_: logged.append(event))
+    attempts = Ended(failure, None)
+    assert (await outcome_of(monkeypatch, attempts))[0]
+    assert logged == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["kill -9 $$", "echo 'g++: fatal error: Killed signal terminated program cc1plus' >&2; exit 1"],
+)
+def test_a_compiler_that_was_ended_is_not_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    (tmp_path / "g++").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "g++").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(models.ModelError, match="ended") as raised:
+        can_build()
+    assert raised.value.code == "cannot_afford"

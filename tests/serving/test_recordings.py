@@ -159,7 +159,7 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel
 ) -> Iterator[RunningServer]:
     assert prepared_embedded
-    given = {"MODELSERVER_LONG_FROM_S": "30", "MODELSERVER_LONG_PIECE_S": "15"}
+    given = {"MODELSERVER_DEBUG_LONG_FROM_S": "30", "MODELSERVER_DEBUG_LONG_PIECE_S": "15"}
     with start_server(tmp_path_factory.mktemp("long"), **given) as running:
         running.wait_whole()
         yield running
@@ -323,8 +323,8 @@ def test_more_long_recordings_than_can_be_done_are_refused_and_not_all_late(
 ) -> None:
     assert prepared_embedded
     given = {
-        "MODELSERVER_LONG_FROM_S": "30",
-        "MODELSERVER_LONG_PIECE_S": "15",
+        "MODELSERVER_DEBUG_LONG_FROM_S": "30",
+        "MODELSERVER_DEBUG_LONG_PIECE_S": "15",
         "MODELSERVER_WORKERS_COUNT": "1",
         "MODELSERVER_LIMITS_REQUEST_S": "15",
     }

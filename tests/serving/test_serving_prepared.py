@@ -35,7 +35,7 @@ def anonymous_bytes(pid: int) -> int:
 def test_a_prepared_model_is_served_mapped(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
-    with start_server(tmp_path, MODELSERVER_WARMUP="none") as server:
+    with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
         server.wait_whole()
         (loaded,) = server.events("model.loaded")
         assert loaded["graph"] == "mapped"
@@ -49,7 +49,7 @@ def test_a_prepared_model_is_served_mapped(
     (tmp_path / "plain").mkdir()
     with start_server(
         tmp_path / "plain",
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
     ) as server:
         server.wait_whole()
@@ -66,9 +66,9 @@ def test_prefetch_does_what_it_is_told(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(prepared_small.directory.parent),
-        MODELSERVER_PREFETCH=prefetch,
+        MODELSERVER_DEBUG_PREFETCH=prefetch,
     ) as server:
         server.wait_ready()
         assert server.events("model.loaded")[0]["prefetched"] is (prefetch == "always")
@@ -81,7 +81,7 @@ def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_LANGUAGE="ko",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_PREPARE="auto",
@@ -126,7 +126,7 @@ def test_reloads_do_not_begin_the_preparation_anew(
     with start_server(
         tmp_path,
         f"--model={small.directory}",
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_LANGUAGE="ko",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_PREPARE="auto",
@@ -152,7 +152,7 @@ def test_first_prepares_before_it_serves(
         "--prepare",
         "first",
         MODELSERVER_LANGUAGE="ko",
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(store),
     ) as server:
         server.wait_event("prepare.started")
@@ -167,7 +167,7 @@ def composing(directory: Path, store: Path) -> Iterator[RunningServer]:
     """A server that serves the embedded model while it is being prepared, which takes minutes."""
     with start_server(
         directory,
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_PREPARE="auto",
     ) as server:
@@ -223,7 +223,7 @@ def test_without_a_compiler_the_plain_model_is_served_and_it_is_said_how_to_get_
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         PATH=str(empty),
         MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
         MODELSERVER_PREPARE="auto",
@@ -268,7 +268,7 @@ def test_a_damaged_prepared_model_is_told_and_the_plain_one_served(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(tmp_path / "store"),
     ) as server:
         server.wait_ready()
@@ -304,7 +304,7 @@ def test_what_is_damaged_while_it_serves_costs_no_request(
     with start_server(
         tmp_path,
         f"--model={small.directory}",
-        MODELSERVER_WARMUP="none",
+        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_WORKERS_COUNT="2",
         MODELSERVER_PREPARE="auto",
         MODELSERVER_PREPARED_DIR=str(tmp_path / "store"),
@@ -357,7 +357,7 @@ def test_three_hundred_megabytes_are_enough_for_a_prepared_model(
     with (
         memory_cgroup(300 * MB) as group,
         start_server(
-            tmp_path, "--workers", "1", before_exec=group.enter, MODELSERVER_WARMUP="none"
+            tmp_path, "--workers", "1", before_exec=group.enter, MODELSERVER_DEBUG_WARMUP="none"
         ) as server,
     ):
         server.wait_ready()
@@ -382,7 +382,7 @@ def test_the_plain_model_is_refused_in_three_hundred_megabytes_before_it_is_read
             "--workers",
             "1",
             before_exec=group.enter,
-            MODELSERVER_WARMUP="none",
+            MODELSERVER_DEBUG_WARMUP="none",
             MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
         ) as server,
     ):
@@ -408,7 +408,7 @@ def test_the_limit_may_shrink_under_a_running_server(
     with (
         memory_cgroup(1000 * MB) as group,
         start_server(
-            tmp_path, "--workers", "1", before_exec=group.enter, MODELSERVER_WARMUP="none"
+            tmp_path, "--workers", "1", before_exec=group.enter, MODELSERVER_DEBUG_WARMUP="none"
         ) as server,
     ):
         server.wait_ready()

@@ -76,7 +76,7 @@ def changing(
     directory: Path, home: Path, text: str, common: str = "", **environment: str
 ) -> Iterator[Changing]:
     file = directory / "settings.toml"
-    common += f'\nmodels_dir = "{home}"\nwarmup = "none"\nworkers.count = 1\ndrain_s = 10'
+    common += f'\nmodels_dir = "{home}"\ndebug.warmup = "none"\nworkers.count = 1\ndrain_s = 10'
     write(file, common, text)
     with start_server(directory, "--config", str(file), **environment) as server:
         yield Changing(server, file, common)
@@ -266,7 +266,7 @@ def test_the_model_changes_under_load_and_not_one_request_fails(
     # One change after the other: no request came back to the model before.
     assert next(model for model, _ in itertools.groupby(m for _, m in heard)) == KO
     until(lambda: not old.is_running(), 10, "the first fork server gone")
-    assert [e["event"] for e in single.server.events("worker.not_started")] == []
+    assert [e["event"] for e in single.server.events("worker.start_failed")] == []
 
 
 def test_changing_leaves_no_descriptor_behind(single: Changing) -> None:
@@ -309,7 +309,7 @@ def test_a_model_that_fails_to_load_leaves_the_old_one_serving(
     for name in ("broken", "not-there"):
         single.settings(only(name))
         seen = single.hang_up()
-        single.server.wait_event("model.not_renewed", seen, timeout_s=20)
+        single.server.wait_event("model.renewal_failed", seen, timeout_s=20)
         assert single.model(wav_clips[0]) == KO
     assert server.is_running()
     assert single.server.ask("/readyz").status == 200
@@ -378,13 +378,13 @@ def test_where_both_do_not_fit_the_old_one_goes_first(
         server.server.wait_ready()
         server.settings(only(ZH))
         seen = server.hang_up()
-        event = server.server.wait_event("model.changed_in_turn", seen, timeout_s=20)
+        event = server.server.wait_event("model.swap_started", seen, timeout_s=20)
         assert event["needs_bytes"] > event["left_bytes"]
         refused = until(lambda: (a := server.server.ask("/readyz")).status == 503 and a)
         assert "the model is being changed: " in refused.json["error"]["message"]
         server.server.wait_ready()
         assert server.model(wav_clips[0]) == ZH
-        assert not server.server.events("guard.kill", "guard.load_ended")
+        assert not server.server.events("guard.worker_ended", "guard.load_ended")
 
 
 def test_where_both_do_not_fit_and_the_new_one_fails_the_old_one_comes_back(
@@ -398,8 +398,8 @@ def test_where_both_do_not_fit_and_the_new_one_fails_the_old_one_comes_back(
         server.server.wait_ready()
         server.settings(only(str(broken)))
         seen = server.hang_up()
-        server.server.wait_event("model.changed_in_turn", seen, timeout_s=20)
-        server.server.wait_event("model.going_back", seen, timeout_s=20)
+        server.server.wait_event("model.swap_started", seen, timeout_s=20)
+        server.server.wait_event("model.rollback_started", seen, timeout_s=20)
         server.server.wait_ready()
         assert server.model(wav_clips[0]) == KO
 

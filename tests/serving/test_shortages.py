@@ -40,7 +40,7 @@ def few_processes(
 
 @pytest.fixture
 def settings(small: models.ModelLocation) -> dict[str, str]:
-    return {"MODELSERVER_MODEL": str(small.directory), "MODELSERVER_WARMUP": "none"}
+    return {"MODELSERVER_MODEL": str(small.directory), "MODELSERVER_DEBUG_WARMUP": "none"}
 
 
 def reason(server: RunningServer) -> str:
@@ -79,7 +79,7 @@ def test_too_few_processes_of_an_ordinary_user_are_said_too(
     given = {
         "MODELSERVER_MODEL": str(embedded.directory),
         "MODELSERVER_LANGUAGE": "ko",
-        "MODELSERVER_WARMUP": "none",
+        "MODELSERVER_DEBUG_WARMUP": "none",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     with tempfile.TemporaryDirectory() as name:
@@ -108,7 +108,7 @@ def test_too_few_processes_for_another_worker_costs_no_other(
         server.wait_whole()
         limit.write_text(str(int((limit.parent / "pids.current").read_text()) - 1))
         server.workers()[0].kill()
-        failed = until(lambda: server.events("worker.not_started"))
+        failed = until(lambda: server.events("worker.start_failed"))
         assert "no more processes may be started: pids.max" in failed[0]["reason"]
         assert server.convert(wav_clips[0]).status == 200
         limit.write_text("100")

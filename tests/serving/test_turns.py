@@ -115,6 +115,56 @@ async def test_while_nothing_is_known_they_wait_and_are_refused_once_it_is() -> 
         assert sorted(waiting.refused) == [3, 4, 5]
 
 
+class Clock:
+    """The time of a simulation."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("own_s", [4.2, 3.9, 3.5, 2.6], ids=str)
+@pytest.mark.parametrize("making", [0.01, 0.05, 0.1], ids=str)
+@pytest.mark.parametrize("first", [0.92, 1.0, 1.08], ids=str)
+async def test_on_a_fresh_server_as_many_are_done_as_one_after_the_other_would_be(
+    monkeypatch: pytest.MonkeyPatch, own_s: float, making: float, first: float
+) -> None:
+    """Twelve of 150 s at once, each done in `own_s`, of which making its samples takes the part
+    `making`; the first 20 s are `first` times as fast."""
+    clock, turns = Clock(), Turns()
+    monkeypatch.setattr("modelserver.serving.turns.time", clock)
+    refused: dict[int, float] = {}
+    done: list[int] = []
+    heard_s = 0.0
+
+    async def one(number: int) -> None:
+        nonlocal heard_s
+        try:
+            async with turns.turn(150, 1, 30) as turn:
+                clock.now += own_s * making
+                turn.decoded(150.0)
+                for _ in range(75):
+                    turn.heard(2.0)
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+                    heard_s += 2
+                    clock.now += own_s * (1 - making) / 75 / (first if heard_s <= 20 else 1)
+            if clock.now - 1000 <= 30:
+                done.append(number)
+        except QueueFull:
+            refused[number] = clock.now - 1000
+
+    tasks = [asyncio.create_task(one(number)) for number in range(12)]
+    await asyncio.gather(*tasks)
+    assert len(done) == int(30 / own_s)
+    assert done == list(range(len(done)))
+    late = [when for when in refused.values() if when > own_s]
+    assert len(done) + len(refused) == 12
+    assert len(late) <= 1, "the rest at once"
+
+
 async def test_one_alone_is_tried_however_slow_it_was() -> None:
     turns = Turns()
     known(turns, 2.1)

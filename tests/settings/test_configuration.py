@@ -1,14 +1,28 @@
 """Settings from file, environment and flags, and what is said of bad ones."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import modelserver
 from modelserver.cli import main
+from modelserver.settings import Settings
+from modelserver.settings.changes import (
+    preparing_environment,
+    same_preparation,
+    until_restart,
+    with_values,
+)
 from modelserver.settings.configuration import ConfigurationError, read_configuration
-from modelserver.settings.fields import fields
+from modelserver.settings.fields import fields, value_of
+from modelserver.settings.labels import settings_for
+
+ROOT = Path(modelserver.__file__).parents[1]
 
 
 def test_defaults_need_nothing() -> None:
@@ -37,16 +51,14 @@ def test_flags_beat_variables_beat_the_file(tmp_path: Path) -> None:
 
 
 def test_what_config_prints_can_be_used_and_gives_no_secret_away(tmp_path: Path) -> None:
-    shown = CliRunner().invoke(main, ["config"], env={"MODELSERVER_ADMIN_TOKEN": "the secret"})
+    url = "https://user:the-secret@example.org/v1"
+    shown = CliRunner().invoke(main, ["config"], env={"MODELSERVER_ASSISTANT_URL": url})
     assert shown.exit_code == 0
-    assert "the secret" not in shown.output
-    assert re.search(r"^# token = .*set, and not shown", shown.output, re.MULTILINE)
+    assert "the-secret" not in shown.output
+    assert re.search(r"^# url = .*set, and not shown", shown.output, re.MULTILINE)
     file = tmp_path / "settings.toml"
     file.write_text(shown.output)
-    assert not read_configuration(file, {}, {}).settings.admin.token
-    file.write_text('[admin]\ntoken = "***"\n')
-    with pytest.raises(ConfigurationError, match="not shown: enter the secret"):
-        read_configuration(file, {}, {})
+    assert not read_configuration(file, {}, {}).settings.assistant.url
 
 
 @pytest.mark.parametrize(
@@ -103,13 +115,14 @@ def test_sizes_may_have_units(text: str, size: int) -> None:
     [
         ("MODELSERVER_PORT", "99999", r"port = '99999' \(from MODELSERVER_PORT\).*0 to 65535"),
         ("MODELSERVER_PORT", "http", "a whole number"),
-        ("MODELSERVER_ALLOCATOR", "mimalloc", "auto or glibc or jemalloc"),
+        ("MODELSERVER_DEBUG_ALLOCATOR", "mimalloc", "auto or glibc or jemalloc"),
         ("MODELSERVER_LIMITS_BODY", "64 apples", "a size in bytes"),
         ("MODELSERVER_LIMITS_BODY", "-1", "a size in bytes"),
         ("MODELSERVER_DRAIN_S", "-1", "at least 0"),
         ("MODELSERVER_DRAIN_S", "nan", "at least 0"),
         ("MODELSERVER_LIMITS_AUDIO_S", "0", "above 0"),
         ("MODELSERVER_MODEL", "", "not empty"),
+        ("MODELSERVER_ASSISTANT_URL", "localhost:11434", "a URL that begins with http://"),
         ("MODELSERVER_PROT", "1", "unknown setting MODELSERVER_PROT=1.*MODELSERVER_PORT"),
     ],
 )
@@ -154,6 +167,88 @@ def test_a_file_that_is_not_there_is_refused() -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert all(field.about and field.allowed for field in fields())
+
+
+@pytest.mark.parametrize(
+    ("old", "instead"),
+    [
+        ("allocator", "debug.allocator (MODELSERVER_DEBUG_ALLOCATOR)"),
+        ("long.from_s", "debug.long_from_s"),
+        ("streams.ping_s", "debug.stream_ping_s"),
+        ("admin.token", "admin.token_file"),
+        ("tracing.endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ],
+)
+def test_a_setting_s_old_name_is_refused_with_the_new_one(
+    tmp_path: Path, old: str, instead: str
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f'{old} = "TOPSECRET"\n')
+    variable = "MODELSERVER_" + old.replace(".", "_").upper()
+    given: list[tuple[Path | None, dict[str, str]]] = [(file, {}), (None, {variable: "TOPSECRET"})]
+    for of_file, variables in given:
+        with pytest.raises(ConfigurationError) as refused:
+            read_configuration(of_file, variables, {})
+        assert instead in str(refused.value)
+        assert "TOPSECRET" not in str(refused.value)
+
+
+def test_the_settings_page_is_generated_from_the_schema() -> None:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    command = [sys.executable, str(ROOT / "scripts/settings-reference")]
+    page = subprocess.run(command, env=plain, capture_output=True, check=True).stdout.decode()
+    assert page == (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+
+
+def test_old_names_are_no_settings_and_flags_are_unique() -> None:
+    names = [field.name for field in fields()]
+    assert not {field.was for field in fields()} & set(names)
+    flags = [field.flag for field in fields() if field.flag]
+    assert len(flags) == len(set(flags))
+
+
+def test_every_default_is_read_back_from_text() -> None:
+    defaults = Settings()
+    for field in fields():
+        value = value_of(defaults, field.name)
+        assert field.convert(field.text(value)) == value, field.name
+
+
+def test_what_a_preparing_process_needs_reaches_it(tmp_path: Path) -> None:
+    given = {
+        "model": ("one", "other"),
+        "models_dir": tmp_path,
+        "language": "ko",
+        "rescoring": "off",
+        "debug.blas": "Haswell",
+    }
+    settings = with_values(Settings(), {**given, "limits.queue": 7})
+    variables = preparing_environment(settings)
+    there = read_configuration(None, variables, {}).settings
+    assert there == with_values(Settings(), given)
+    assert same_preparation(there, settings)
+    for name in given:
+        assert not same_preparation(there, with_values(there, {name: value_of(Settings(), name)}))
+
+
+def test_what_needs_a_restart_stays_as_it_is_until_then() -> None:
+    running = Settings()
+    wanted = with_values(running, {"jobs.queue": 5, "limits.queue": 6, "limits.request_s": 7.0})
+    now, late = until_restart(running, wanted)
+    assert late == ["limits.queue", "jobs.queue"]
+    assert now == with_values(running, {"limits.request_s": 7.0})
+
+
+def test_a_model_of_several_may_have_some_settings_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('prepare = "never"\n[models.ko]\nlanguage = "ko"\n[models.cn]\nworkers = 2\n')
+    settings = read_configuration(file, {}, {}).settings
+    korean = settings_for(settings, "ko", settings.models["ko"])
+    assert (korean.language, korean.prepare, korean.model) == ("ko", "never", ("ko",))
+    assert settings_for(settings, "cn", settings.models["cn"]).workers.count == 2
+    file.write_text("[models.ko]\nport = 1\n")
+    with pytest.raises(ConfigurationError, match=r"unknown setting models.ko.port"):
+        read_configuration(file, {}, {})
 
 
 def test_config_prints_what_is_in_force_and_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:

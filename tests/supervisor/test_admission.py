@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 from situations import GIB
 
+from supervisor.deaths.level import Level
 from supervisor.errors import MemoryPressure, QueueFull, ResourceExhausted, SpoolFull, TooLarge
-from supervisor.guard.admission import Ask, Supply, may_begin, refusal
 from supervisor.guard.estimate import PRIOR_BYTES_PER_UNIT, GrowthEstimate, Pace
 from supervisor.guard.limits import MIB
-from supervisor.guard.policy import GuardState, Level
+from supervisor.guard.policy import GuardState
+from supervisor.guard.refusal import Ask, Supply, may_begin, refusal
 
 
 def test_growth_is_expected_by_the_prior_until_jobs_have_been_seen() -> None:

@@ -315,7 +315,7 @@ async def test_a_fork_server_killed_while_something_writes_to_its_scratch_direct
     events: list[Any],
 ) -> None:
     async with Pool(toy(litterer=True), PoolSettings(workers=1)) as pool:
-        reason = await asyncio.wait_for(pool.settled(), 10)
+        reason = await asyncio.wait_for(pool.loaded_or_failed(), 10)
         assert reason is not None
         assert "killed by SIGKILL while loading" in reason
         death = pool.load_death()
@@ -416,7 +416,7 @@ async def test_a_target_with_options_that_cannot_be_carried_leaves_no_process(
     before = set(psutil.Process().children())
     for target in (toy(fail=1 << 70), Target("toy", environment={"A": "\0"})):
         async with Pool(target, PoolSettings(workers=1)) as pool:
-            assert await asyncio.wait_for(pool.settled(), 5) is not None
+            assert await asyncio.wait_for(pool.loaded_or_failed(), 5) is not None
             assert set(psutil.Process().children()) == before
 
 
@@ -476,7 +476,7 @@ async def test_a_load_is_not_timed_while_nothing_ran() -> None:
         await asyncio.sleep(0.1)
         server = next(iter(pool._lifecycle.servers)).pid
         pause_all([server], 3.0)
-        assert await asyncio.wait_for(pool.settled(), 5) is None
+        assert await asyncio.wait_for(pool.loaded_or_failed(), 5) is None
 
 
 # --- what else may go wrong -----------------------------------------------------------------------
@@ -490,7 +490,7 @@ async def test_children_of_others_in_the_process_keep_their_status(pool: Pool) -
 
 async def test_a_damaged_page_ends_nothing(pool: Pool) -> None:
     worker = next(iter(pool._lifecycle.workers))
-    worker._page._map[:48] = b"\xff" * 48
+    worker._signs._page._map[:48] = b"\xff" * 48
     await asyncio.sleep(0.6)
     assert worker.at_hand == 0
     pool.status()

@@ -24,24 +24,26 @@ from pools import alone, say, toy
 from running import gone
 
 from supervisor import Cause, Guard, MemorySettings, Pool, PoolError, PoolSettings, SpoolStore
-from supervisor.dispatcher import Dispatcher
+from supervisor.deaths.death import Intent
+from supervisor.deaths.history import Deaths, History
+from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.dispatch.dispatcher import Dispatcher
+from supervisor.dispatch.poison import PoisonInputs
+from supervisor.dispatch.retries import Retries
+from supervisor.dispatch.scheduler import Scheduler
+from supervisor.dispatch.streams import Streams
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.effects import Effects
-from supervisor.guard.history import History
 from supervisor.guard.observer import Observer
+from supervisor.guard.snapshot import Snapshots
 from supervisor.job import Job
-from supervisor.poison import PoisonInputs
+from supervisor.loop.changes import Changes
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.death import Intent
-from supervisor.processes.deaths import Deaths
-from supervisor.processes.forkserver import ForkServer
+from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.scratch import Scratch
 from supervisor.processes.slots import WorkerSlots
-from supervisor.processes.worker import Worker
-from supervisor.queue import JobQueue
-from supervisor.readings.kernel_oom import OomEvidence
-from supervisor.streams import Streams
+from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.wire.async_channel import AsyncChannel
 
 DEADLINE_S = 20.0
@@ -52,22 +54,25 @@ class Injected(Exception):
 
 
 CALLS: dict[type, tuple[str, ...]] = {
-    Dispatcher: ("worker_changed", "worker_message", "worker_busy", "_learn", "_run_again"),
-    Guard: ("finished", "begin_what_may", "hasten", "_look", "_read", "_decide"),
+    Dispatcher: ("worker_changed", "worker_message", "worker_busy", "_learn"),
+    Retries: ("worker_lost", "check"),
+    Guard: ("finished", "hasten", "_look", "_read", "_decide"),
     AdmissionControl: ("may_begin", "began", "ended", "reserved"),
-    Observer: ("read", "look", "outdated", "interval", "situation", "moment"),
+    Observer: ("read", "look", "outdated", "interval"),
+    Snapshots: ("situation", "moment"),
     Effects: ("do", "remember", "tidy", "reap_orphans"),
     History: ("passed", "died"),
     Deaths: ("died",),
     OomEvidence: ("look", "killed"),
-    Streams: ("fed", "failed", "place", "look", "worker_lost", "worker_leaves", "add"),
+    Streams: ("fed", "failed", "schedule", "look", "worker_lost", "worker_leaves", "add"),
     Job: ("succeed",),
-    JobQueue: ("begin", "put_back"),
+    Scheduler: ("schedule", "_begin", "put_back"),
     PoisonInputs: ("deaths_by", "remember"),
-    WorkerSlots: ("worker_changed", "worker_gone", "_start_worker", "_occupy", "_rest_after"),
-    ProcessLifecycle: ("_install", "_load", "_find_target", "notify"),
-    ForkServer: ("fork",),
-    Worker: ("job_over", "run", "leave", "work_changed", "_on_ready", "output"),
+    WorkerSlots: ("worker_gone", "_start_worker", "_occupy", "_rest_after"),
+    ProcessLifecycle: ("_install", "hopeless"),
+    Changes: ("notify",),
+    ForkServerHandle: ("fork",),
+    WorkerHandle: ("job_over", "run", "leave", "work_changed", "_on_ready", "output"),
     Backoff: ("failed",),
     AsyncChannel: ("send_encoded", "_take_one"),
 }
@@ -176,7 +181,7 @@ async def test_an_exception_anywhere_leaves_nothing_behind(
     owner: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is asked here is whether all comes to rest, not how long it is rested after deaths.
-    monkeypatch.setattr("supervisor.tasks._PAUSE_S", 0.05)
+    monkeypatch.setattr("supervisor.loop.tasks._PAUSE_S", 0.05)
     hit, spools = 0, SpoolStore()
     settings = PoolSettings(workers=2, queue=50, hang_s=3.0)
     async with Pool(toy(), settings, spools, measure=lambda _: 1.0) as pool:
@@ -239,7 +244,7 @@ async def test_without_descriptors_memory_is_not_taken_for_none(events: list[Any
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert (await job).deaths == ()
         assert [w.pid for w in pool.status().workers] == [w.pid for w in before.workers]
-        assert not [e for e in events if e["event"] == "guard.level"]
+        assert not [e for e in events if e["event"] == "guard.level_changed"]
 
 
 async def test_a_fork_server_that_cannot_be_ended_is_not_waited_for(events: list[Any]) -> None:
@@ -255,7 +260,7 @@ async def test_a_fork_server_that_cannot_be_ended_is_not_waited_for(events: list
                 while pool.status().fork_server_pid in (None, server.pid):
                     await asyncio.sleep(0.05)
             assert (await pool.run({"do": "echo"}, timeout_s=20)).value["pid"]
-            assert [e for e in events if e["event"] == "fork_server.cannot_be_ended"]
+            assert [e for e in events if e["event"] == "fork_server.kill_failed"]
 
 
 async def test_a_helpers_children_end_with_it() -> None:

@@ -36,10 +36,10 @@ def test_a_leak_is_ended_before_the_limit_and_the_others_are_undisturbed(rate: i
         status = pool.status()
         assert status["deaths"] == {"guard": 2}
         assert [death["moments"] > 0 for death in status["last_deaths"]] == [True, True]
-        killed = pool.event("guard.kill")
+        killed = pool.event("guard.worker_ended")
         assert "MB are allowed" in killed["reason"]
         exited = pool.event("worker.exited", pid=killed["pid"], cause="guard")
-        assert exited["growth_bytes"] > exited["kept_bytes"] / 2 > 0
+        assert exited["growth_bytes"] > exited["unreclaimable_bytes"] / 2 > 0
         until(lambda: pool.status()["states"] == ["idle", "idle"])
         until(lambda: pool.status()["level"] == "normal")
         assert pool.run(do="echo")["result"]
@@ -68,7 +68,7 @@ def test_a_worker_over_its_hard_budget_is_ended_though_memory_is_plenty() -> Non
 def test_a_worker_over_its_rss_limit_is_ended() -> None:
     with remote_pool(workers=1, max_rss=150 * MB, budget=5000 * MB) as pool:
         refused = pool.run(do="leak", bytes=2000 * MB)
-        assert "(workers.max_rss)" in refused["message"]
+        assert "(debug.max_rss)" in refused["message"]
 
 
 def test_growth_is_what_is_its_own_even_if_it_was_shared_at_birth() -> None:
@@ -95,7 +95,7 @@ def test_a_worker_that_is_being_born_holds_nothing_of_its_own() -> None:
         until(lambda: pool.status()["left"] > 100 * MB)
         assert pool.status()["deaths"] == {}
         told = {event["event"] for event in pool.events}
-        assert not told & {"guard.level", "worker.outgrown", "guard.kill"}
+        assert not told & {"guard.level_changed", "worker.recycled", "guard.worker_ended"}
 
 
 def test_the_set_limit_is_kept_without_any_cgroup() -> None:
@@ -127,12 +127,12 @@ def test_a_neighbour_that_takes_memory_away_and_gives_it_back(tmp_path: Path) ->
         # Not a look that fell into the taking.
         until(lambda: pool.status()["left"] < before - before // 2 + 3 * MB)
         other.take(pool.status()["left"] - 22 * MB)
-        pool.event("guard.level", now="pressure")
+        pool.event("guard.level_changed", now="pressure")
         # What waits moves to disk; what is being worked on is mapped and stays.
         until(lambda: pool.status()["spools"][1] >= 2_000_000)
         late = pool.ask(run={"do": "echo"})
         other.take(pool.status()["left"] - 5 * MB)
-        pool.event("guard.level", now="critical")
+        pool.event("guard.level_changed", now="critical")
         refused = pool.run(do="echo")
         assert refused["error"] == "memory_pressure"
         assert refused["retry_after_s"] >= 1
@@ -256,7 +256,7 @@ def test_a_mapped_file_larger_than_the_memory_is_starved_and_no_worker_is_fat(fi
         for number in wanderers:
             assert "result" in pool.answer(number)
         assert group.oom_kills() == 0
-        assert not [e for e in pool.events if e["event"] in ("worker.exited", "guard.kill")]
+        assert not [e for e in pool.events if e["event"] in ("worker.exited", "guard.worker_ended")]
 
 
 def test_a_slow_disk_starves_a_model_by_few_faults(file: Path) -> None:

@@ -5,15 +5,14 @@ from dataclasses import replace
 import pytest
 from situations import GIB, budget, situation, worker
 
+from supervisor.deaths.death import Intent
+from supervisor.deaths.level import Level
 from supervisor.guard.limits import MIB
 from supervisor.guard.policy import (
     Action,
-    EndHelper,
-    EndLoad,
+    End,
     GuardState,
     HelperView,
-    Kill,
-    Level,
     LoadView,
     Recycle,
     Situation,
@@ -56,19 +55,19 @@ def test_a_worker_over_its_hard_budget_is_ended_even_if_nothing_else_is_wrong(
 ) -> None:
     now = situation(5 * GIB, worker(growth=301 * MIB, busy=True, leaving=leaving))
     (action,) = one(GuardState(2), now)[1]
-    assert isinstance(action, Kill)
-    assert action.own_fault
+    assert isinstance(action, End)
+    assert action.intent is Intent.BUDGET
     assert "316 MB" in action.reason
     assert "315 MB are allowed" in action.reason
 
 
 def test_what_a_worker_shares_counts_for_max_rss_only() -> None:
-    fat = worker(growth=10 * MIB, kept=700 * MIB)
+    fat = worker(growth=10 * MIB, unreclaimable=700 * MIB)
     assert one(GuardState(2), situation(5 * GIB, fat))[1] == []
     now = situation(5 * GIB, fat, allowed=budget(max_rss=600 * MIB))
     (action,) = one(GuardState(2), now)[1]
-    assert isinstance(action, Kill)
-    assert "workers.max_rss" in action.reason
+    assert isinstance(action, End)
+    assert "debug.max_rss" in action.reason
 
 
 # --- levels ---------------------------------------------------------------------------------------
@@ -150,9 +149,9 @@ def test_critical_asks_busy_workers_to_leave_and_ends_the_fattest_when_little_is
     assert [type(action) for action in actions] == [Trim, Recycle]
     _, actions = one(GuardState(2), situation(10 * MIB, *busy))
     (_, kill) = actions
-    assert isinstance(kill, Kill)
+    assert isinstance(kill, End)
     assert kill.pid == 2
-    assert not kill.own_fault
+    assert kill.intent is Intent.SHORTAGE
 
 
 def test_what_grows_fast_is_ended_before_what_is_merely_large() -> None:
@@ -162,7 +161,7 @@ def test_what_grows_fast_is_ended_before_what_is_merely_large() -> None:
         worker(2, growth=30 * MIB, busy=True, rate=1e9),
     )
     (_, kill) = one(GuardState(2), now)[1]
-    assert isinstance(kill, Kill)
+    assert isinstance(kill, End)
     assert kill.pid == 2
 
 
@@ -170,9 +169,9 @@ def test_a_second_fast_leak_does_not_wait_for_the_first_ones_memory() -> None:
     now = situation(40 * MIB, worker(1, growth=150 * MIB, busy=True, rate=2e9))
     state = one(GuardState(2), now)[0]
     later = situation(20 * MIB, worker(2, growth=90 * MIB, busy=True, rate=2e9), time=100.1)
-    assert [a.pid for a in one(state, later)[1] if isinstance(a, Kill)] == [2]
+    assert [a.pid for a in one(state, later)[1] if isinstance(a, End)] == [2]
     slow = situation(5 * MIB, worker(2, growth=90 * MIB, busy=True), time=100.1)
-    assert not [a for a in one(state, slow)[1] if isinstance(a, Kill)]
+    assert not [a for a in one(state, slow)[1] if isinstance(a, End)]
 
 
 def test_a_load_that_does_not_fit_is_ended_and_no_slim_worker() -> None:
@@ -181,7 +180,7 @@ def test_a_load_that_does_not_fit_is_ended_and_no_slim_worker() -> None:
         GuardState(2), situation(20 * MIB, worker(growth=2 * MIB, busy=True), loading=loading)
     )
     (_, end) = actions
-    assert isinstance(end, EndLoad)
+    assert isinstance(end, End)
     assert end.pid == 9
     assert "loaded 839 MB" in end.reason
     assert one(state, situation(20 * MIB, loading=loading, time=100.1))[1] == []
@@ -192,7 +191,7 @@ def test_a_helper_goes_before_anybody_who_serves() -> None:
     now = replace(now, helpers=(HelperView(7, 20 * MIB), HelperView(8, 500 * MIB)))
     state, actions = one(GuardState(2), now)
     (_, end) = actions
-    assert isinstance(end, EndHelper)
+    assert isinstance(end, End)
     assert end.pid == 8
     assert one(state, replace(now, time=100.1, left=70 * MIB))[1] == []
 

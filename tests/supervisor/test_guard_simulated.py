@@ -8,8 +8,9 @@ import pytest
 from places import SUPPORT
 from situations import LIMITS, budget, situation, worker
 
+from supervisor.deaths.level import Level
 from supervisor.guard.limits import MIB, Explained, Limits
-from supervisor.guard.policy import GuardState, Kill, Level, Recycle, Situation, WorkerView, decide
+from supervisor.guard.policy import End, GuardState, Recycle, Situation, WorkerView, decide
 
 
 @dataclass
@@ -57,7 +58,7 @@ class World:
         )
         self.state = decision.state
         for action in decision.actions:
-            if isinstance(action, Kill):
+            if isinstance(action, End):
                 self.killed.append(action.pid)
                 self._replace(action.pid)
             elif isinstance(action, Recycle):
@@ -136,14 +137,14 @@ def test_recorded_traces_are_decided_as_they_were_meant_to_be(trace: Path) -> No
             limits,
             budget(recorded["budget"]),
             tuple(
-                WorkerView(pid, True, False, growth, kept)
-                for pid, growth, kept in moment["workers"]
+                WorkerView(pid, True, False, growth, unreclaimable)
+                for pid, growth, unreclaimable in moment["workers"]
             ),
         )
         decision = decide(state, now)
         state = decision.state
         levels.add(state.level.word)
-        killed += sum(isinstance(action, Kill) for action in decision.actions)
+        killed += sum(isinstance(action, End) for action in decision.actions)
         recycled += sum(isinstance(action, Recycle) for action in decision.actions)
     assert sorted(levels) == sorted(recorded["expect"]["levels"])
     assert killed >= recorded["expect"]["kills_at_least"]

@@ -65,4 +65,4 @@ def test_an_automatic_budget_is_a_share_of_what_is_left(
 def test_a_budget_that_was_set_is_taken() -> None:
     found = find_budget(MemorySettings(budget=50 * MIB, max_rss=70 * MIB), 10 * GIB, 2)
     assert found.growth == Explained(50 * MIB, "the setting workers.budget")
-    assert found.max_rss == Explained(70 * MIB, "workers.max_rss")
+    assert found.max_rss == Explained(70 * MIB, "debug.max_rss")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pools import toy, whole
 
-import supervisor.poison
+import supervisor.dispatch.poison
 from supervisor import Cause, Pool, PoolSettings, SpoolStore, WorkerLost
 
 CRASH = {"do": "end", "how": "SIGSEGV"}
@@ -40,7 +40,7 @@ async def test_the_same_input_costs_two_workers_once(pool: Pool, events: list[An
         assert "ended 2 workers and was not tried again" in said
         assert "SIGSEGV" in said
     assert pool.deaths == {Cause.CRASH: 2}
-    assert [e["event"] for e in events].count("job.is_poison") == 1
+    assert [e["event"] for e in events].count("job.quarantined") == 1
 
 
 async def test_what_only_looks_like_it_is_tried(pool: Pool) -> None:
@@ -61,7 +61,7 @@ async def test_workers_that_somebody_else_has_killed_are_no_fault_of_the_input(p
 async def test_after_a_while_it_may_be_tried_again(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor.poison, "KEEP_S", 0.0)
+    monkeypatch.setattr(supervisor.dispatch.poison, "KEEP_S", 0.0)
     for _ in range(2):
         assert "was given up" in await refused(pool, CRASH, b"bad input")
 

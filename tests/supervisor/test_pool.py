@@ -339,7 +339,7 @@ async def test_a_renewal_that_fails_leaves_the_old_one_serving(events: list[Any]
         await whole(pool, 1)
         (before,) = pool.status().workers
         pool.renew()
-        await eventually(lambda: _named(events, "model.not_renewed"))
+        await eventually(lambda: _named(events, "model.renewal_failed"))
         assert pool.status().workers[0].pid == before.pid
         assert (await pool.run({"do": "echo"})).value["greeting"] == "hello"
         pool.renew()
@@ -412,7 +412,7 @@ async def test_what_a_load_leaves_in_temporary_files_is_removed(
     target = toy(litter=True, fail=fail, load_s=60.0 if late else 0.3)
     async with Pool(target, PoolSettings(workers=1, load_timeout_s=1.0 if late else 20.0)) as pool:
         await eventually(lambda: list(tmp_path.glob("*/*")))
-        await pool.settled()
+        await pool.loaded_or_failed()
         await eventually(lambda: not list(tmp_path.iterdir()))
         if ends == "well":
             await pool.run({"do": "echo"})

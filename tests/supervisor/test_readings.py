@@ -12,7 +12,7 @@ import pytest
 from cgroup import MB, memory_cgroup
 from running import until
 
-from supervisor.readings.kernel_oom import KernelLog, OomCounter, OomEvidence, parse_record
+from supervisor.deaths.kernel_oom import KernelLog, OomCounter, OomEvidence, parse_record
 from supervisor.readings.memory import MemoryReader, available_memory
 from supervisor.readings.pressure import read_pressure
 from supervisor.readings.processes import (
@@ -33,12 +33,12 @@ def test_a_process_is_read_as_psutil_reads_it() -> None:
     assert ours is not None
     assert ours.pid == me
     assert abs(ours.rss - theirs.rss) < 4 * MB
-    assert ours.kept == ours.anonymous + ours.swap
+    assert ours.unreclaimable == ours.anonymous + ours.swap
     assert ours.mapped > 0
     assert ours.major_faults >= 0
     exact = read_precise(me)
     assert exact is not None
-    assert 0 < exact.private_anonymous <= ours.kept + MB
+    assert 0 < exact.private_anonymous <= ours.unreclaimable + MB
 
 
 def test_the_quick_look_agrees_with_the_whole_reading() -> None:
@@ -326,7 +326,7 @@ def test_the_kernels_log_names_the_process_that_it_killed() -> None:
 
 WITNESS = """
 import os, signal, subprocess, sys
-from supervisor.readings.kernel_oom import KernelLog, OomEvidence
+from supervisor.deaths.kernel_oom import KernelLog, OomEvidence
 blind = sys.argv[1] == "blind"
 if blind:
     KernelLog.new_reports = lambda self: []

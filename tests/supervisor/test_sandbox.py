@@ -123,7 +123,7 @@ async def test_where_no_filter_can_be_made(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     async with Pool(toy(), PoolSettings(workers=2, sandbox=mode)) as pool:
         if mode is Sandbox.ON:
-            reason = await pool.settled()
+            reason = await pool.loaded_or_failed()
             assert reason is not None
             assert "no sandbox can be made here: seccomp: no libseccomp here" in reason
             return

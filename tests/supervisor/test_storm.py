@@ -120,7 +120,7 @@ class Storm:
         workers = self.pool._lifecycle.workers
         busy = [w.job for w in workers if w.job is not None]
         assert len({id(job) for job in busy}) == len(busy), "a job on two workers"
-        waiting = set(map(id, self.pool._dispatcher.queue))
+        waiting = set(map(id, self.pool._dispatcher.scheduler.queue))
         assert not waiting & {id(job) for job in busy}, "a job that waits and runs"
         self.pool.status()
 

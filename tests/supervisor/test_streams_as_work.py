@@ -24,9 +24,9 @@ from supervisor import (
     StreamSettings,
     WorkerLost,
 )
+from supervisor.deaths.death import ExitStatus, Fault, Intent, name_death, whose_fault
 from supervisor.guard.accounting import Accounting
 from supervisor.guard.estimate import GrowthEstimate, Pace
-from supervisor.processes.death import ExitStatus, Fault, Intent, name_death, whose_fault
 from supervisor.readings.processes import read_process
 
 MB = 1_000_000
@@ -94,7 +94,7 @@ async def test_many_modest_streams_are_no_leak() -> None:
 async def test_a_stream_that_has_no_room_is_refused_and_not_admitted_and_killed() -> None:
     me = read_process(os.getpid())
     assert me is not None
-    memory = MemorySettings(limit=me.kept + 110 * MB, reserve=1 * MB)
+    memory = MemorySettings(limit=me.unreclaimable + 110 * MB, reserve=1 * MB)
     settings = PoolSettings(workers=1, memory=memory, streams=StreamSettings(share=100.0))
     async with alone(Pool(toy(), settings)) as pool:
         await whole(pool, 1)
@@ -139,13 +139,13 @@ def test_one_huge_page_between_two_looks_is_no_leak() -> None:
     assert me is not None
     accounting.take(1.0, me)
     account = accounting._accounts[me.pid]
-    account.move_to(1.01, me.kept + 2 * MB)
-    assert accounting.rate(me.pid) == 0
-    account.move_to(1.02, me.kept + 2 * MB)
-    assert accounting.rate(me.pid) == 0
-    account.move_to(1.03, me.kept + 12 * MB)
-    account.move_to(1.04, me.kept + 22 * MB)
-    assert accounting.rate(me.pid) > 900 * MB
+    account.move_to(1.01, me.unreclaimable + 2 * MB)
+    assert accounting.of(me.pid).rate == 0
+    account.move_to(1.02, me.unreclaimable + 2 * MB)
+    assert accounting.of(me.pid).rate == 0
+    account.move_to(1.03, me.unreclaimable + 12 * MB)
+    account.move_to(1.04, me.unreclaimable + 22 * MB)
+    assert accounting.of(me.pid).rate > 900 * MB
     accounting.close()
 
 

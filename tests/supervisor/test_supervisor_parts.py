@@ -16,10 +16,11 @@ import pytest
 
 from supervisor import Allocator, AllocatorMissing, PackedRing, SpoolFull, SpoolLimits, SpoolStore
 from supervisor import spool as spooling
-from supervisor.guard.policy import Level
+from supervisor.deaths.death import Cause, ExitStatus, Intent, name_death
+from supervisor.deaths.level import Level
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.death import Cause, ExitStatus, Intent, name_death
-from supervisor.processes.environment import choose_allocator, cpu_quota, find_jemalloc, usable_cpus
+from supervisor.processes.environment import choose_allocator, find_jemalloc
+from supervisor.readings.cpus import cpu_quota, usable_cpus
 from supervisor.spool_view import open_view
 from supervisor.wire.async_channel import AsyncChannel
 from supervisor.wire.channel import Channel, ChannelClosed, channel_pair

@@ -10,12 +10,8 @@ from models.vosk.simd import SAME_AS, Kernels, get_kernels
 from modelserver.settings import Settings
 from modelserver.worker.model import load
 from supervisor import read_process
-from supervisor.processes.environment import (
-    Allocator,
-    choose_allocator,
-    find_jemalloc,
-    process_environment,
-)
+from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
+from supervisor.settings import Allocator
 from supervisor.trim import give_back
 
 
@@ -47,7 +43,11 @@ def main() -> None:
     report = model.report()
     print(
         json.dumps(
-            {"kept": held.kept, "graph": report["graph"], "mapped": report.get("mapped_bytes")}
+            {
+                "kept": held.unreclaimable,
+                "graph": report["graph"],
+                "mapped": report.get("mapped_bytes"),
+            }
         )
     )
 

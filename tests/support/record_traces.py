@@ -50,7 +50,7 @@ def main() -> None:
     with memory_cgroup(600 * MB) as group, remote_pool(group.enter) as pool:
         with neighbour(group.enter) as other:
             other.take(pool.status()["left"] - 5 * MB)
-            pool.event("guard.level", now="critical")
+            pool.event("guard.level_changed", now="critical")
             other.give_back()
             until(lambda: pool.status()["level"] == "normal", 20)
         expect = {

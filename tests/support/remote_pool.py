@@ -109,7 +109,7 @@ def remote_pool(
     try:
         if wait:
             pool.event("worker.ready")
-            pool.event("guard.budget")
+            pool.event("guard.budget_found")
         yield pool
         assert process.poll() is None, "the supervisor has ended"
     finally:
@@ -128,12 +128,12 @@ def remote_pool(
 async def _serve(options: dict[str, Any]) -> None:
     from supervisor import MemorySettings, Pool, PoolError, PoolSettings, SpoolStore, Target
     from supervisor.guard import guard as guarding
-    from supervisor.guard import observer
+    from supervisor.guard import polling
 
     if not options["watch"]:
-        guarding.READ_EVERY_S = guarding.READ_AT_REST_EVERY_S = 1e6
-        observer.LOOK_EVERY_S = observer.LOOK_AT_REST_EVERY_S = 1e6
-        observer.LEAST_INTERVAL_S = observer.LEAST_IF_GROWING_S = observer._LEAST_AT_REST_S = 1e6
+        polling.READ_EVERY_S = polling.READ_AT_REST_EVERY_S = 1e6
+        polling.LOOK_EVERY_S = polling.LOOK_AT_REST_EVERY_S = 1e6
+        polling.LEAST_INTERVAL_S = polling.LEAST_IF_GROWING_S = polling.LEAST_AT_REST_S = 1e6
     target = Target("toy", "load", options["loading"], import_path=(str(HERE),))
     settings = PoolSettings(
         workers=options["workers"], memory=MemorySettings(**options["memory"]), queue=1000
@@ -178,7 +178,9 @@ async def _serve(options: dict[str, Any]) -> None:
                     "time": round(moment.time, 3),
                     "left": moment.left,
                     "workers": [
-                        (p.pid, p.growth, p.kept) for p in moment.processes if p.role == "worker"
+                        (p.pid, p.growth, p.unreclaimable)
+                        for p in moment.processes
+                        if p.role == "worker"
                     ],
                     "helpers": [p.pid for p in moment.processes if p.role == "helper"],
                 }

@@ -224,6 +224,7 @@ def start_server(
     program: tuple[str, ...] = PROGRAM,
     inherited: tuple[int, ...] = (),
     python: str = sys.executable,
+    admin_token: str | None = None,
     **environment: str,
 ) -> Iterator[RunningServer]:
     """Start `modelserver serve` on any port; it is gone at the end, whatever happened.
@@ -236,6 +237,9 @@ def start_server(
     variables |= {"MODELSERVER_PREPARE": "never", "MODELSERVER_CONFIG": os.devnull}
     variables |= {"MODELSERVER_JOBS_DIRECTORY": str(directory / "jobs")}
     variables |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{directory}/admin.sock"} | environment
+    if admin_token is not None:
+        (directory / "admin-token").write_text(admin_token)
+        variables["MODELSERVER_ADMIN_TOKEN_FILE"] = str(directory / "admin-token")
     before = log.read_bytes().count(b"\n{") + 1 if log.is_file() and log.stat().st_size else 0
     with log.open("ab") as output:
         process = subprocess.Popen(

@@ -9,7 +9,7 @@ LIMITS = Limits(Explained(1024 * MIB, "a test"), Explained(32 * MIB, "a test"), 
 
 
 def budget(growth: int = 200 * MIB, max_rss: int | None = None) -> Budget:
-    most = None if max_rss is None else Explained(max_rss, "workers.max_rss")
+    most = None if max_rss is None else Explained(max_rss, "debug.max_rss")
     return Budget(Explained(growth, "a test"), Explained(growth * 3 // 2, "a test"), most)
 
 
@@ -19,10 +19,10 @@ def worker(
     growth: int = 0,
     busy: bool = False,
     leaving: bool = False,
-    kept: int = 0,
+    unreclaimable: int = 0,
     rate: float = 0.0,
 ) -> WorkerView:
-    return WorkerView(pid, busy, leaving, growth, kept or growth + 100 * MIB, rate)
+    return WorkerView(pid, busy, leaving, growth, unreclaimable or growth + 100 * MIB, rate)
 
 
 def situation(

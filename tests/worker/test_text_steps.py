@@ -56,8 +56,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> Iterator[R
         "PYTHONPATH": str(plugin),
         "MODELSERVER_TEXT_STEPS": "bracket,fails,numbers",
         "MODELSERVER_PREPARE": "never",
-        "MODELSERVER_LONG_FROM_S": "20",
-        "MODELSERVER_LONG_PIECE_S": "6",
+        "MODELSERVER_DEBUG_LONG_FROM_S": "20",
+        "MODELSERVER_DEBUG_LONG_PIECE_S": "6",
     }
     with start_server(tmp_path_factory.mktemp("steps"), **given) as running:
         running.wait_ready()

@@ -83,7 +83,9 @@ def import_prepared(
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
     except tarfile.TarError as error:
-        raise _bad(str(error)) from error
+        raise _bad(
+            f"{file.name} is not what `modelserver models export` writes ({error})"
+        ) from error
     except OSError as error:
         raise ModelError("cannot_write", f"{error.filename or file}: {error.strerror}") from error
 

@@ -65,7 +65,8 @@ def compiler_path(cache: Path) -> Path:
 
 
 def can_build() -> bool:
-    """A compiler and OpenFst's headers are here."""
+    """Return whether a compiler and OpenFst's headers are here. Raises `ModelError`, code
+    `cannot_afford`, if the compiler was ended before it could tell."""
     if not compiler_is_here():
         return False
     probe = subprocess.run(
@@ -74,6 +75,8 @@ def can_build() -> bool:
         capture_output=True,
         check=False,
     )
+    if probe.returncode < 0 or b"signal terminated program" in probe.stderr:
+        raise ModelError("cannot_afford", "the compiler was ended while it was tried")
     return probe.returncode == 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from models.leftovers import Leftover, bytes_of, remove_leftover
+from models.vosk.building import killed_builds
 from models.vosk.prepared.attempts import FAILED_PREFIX
 from models.vosk.prepared.manifest import FORMAT, MAKER, MANIFEST, read_manifest
 from models.vosk.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, original_problem
@@ -37,7 +38,7 @@ def find_leftovers(store: Path) -> list[Leftover]:
         key = note.stem.removeprefix(FAILED_PREFIX)
         why = "remembers that a preparation failed"
         found.append(Leftover(note, why, bytes_of(note), store / f"{LOCK_PREFIX}{key}", False))
-    return found
+    return [*found, *killed_builds(store)]
 
 
 def remove_partials(store: Path, *, ours: str, others: bool = True) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from supervisor.clock import LoopClock
+from supervisor.deaths.death import Death, Intent
+from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.log import get_logger
-from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
+from supervisor.loop.clock import LoopClock
 from supervisor.processes.environment import AllocatorChoice, process_environment
 from supervisor.processes.output import WorkerOutput
 from supervisor.processes.process import Process
@@ -39,11 +40,6 @@ from supervisor.wire.page import Page, create_page
 
 log = get_logger("supervisor")
 
-_LEAVE_S = 1.0
-"""How long it may take to end after its channel was closed."""
-_STUCK_S = 5.0
-"""A fork server that has not ended so long after SIGKILL is not waited for any more."""
-
 
 class ForkServerLost(Exception):
     """The fork server died, or failed, before it did what was asked; `death` says how, if it has
@@ -65,7 +61,7 @@ class StartingWorker:
     output: WorkerOutput
 
 
-class ForkServer:
+class ForkServerHandle(Process):
     """One fork server, from exec to exit. `loaded` and `ended` are futures to wait for."""
 
     def __init__(
@@ -73,7 +69,7 @@ class ForkServer:
         target: Target,
         settings: PoolSettings,
         allocator: AllocatorChoice,
-        watch: KillerWatch,
+        evidence: OomEvidence,
         clock: LoopClock,
     ) -> None:
         """Raises `OSError`, or what `encoded` raises for options that cannot be carried."""
@@ -124,17 +120,10 @@ class ForkServer:
                 popen.wait()
             self._scratch.remove()
             raise
-        self.pid = popen.pid
         popen.returncode = 0  # reaped through its pidfd, by us and not by subprocess
-        self.outcome = Outcome("fork server", popen.pid, watch)
-        self._channel = AsyncChannel(ours, from_fork_server, self._on_message, self._on_close)
-        self._process = Process(popen.pid, pidfd, self._on_exit)
+        self._channel = AsyncChannel(ours, from_fork_server, self._on_message, self.channel_failed)
+        super().__init__("fork server", popen.pid, pidfd, evidence)
         self._channel.send(msgspec.structs.replace(load, scratch=self._scratch.name))
-
-    @property
-    def running(self) -> bool:
-        """Its process has not ended."""
-        return self._process.running
 
     @property
     def forking(self) -> bool:
@@ -180,13 +169,6 @@ class ForkServer:
         """Ask it to give back what it has freed."""
         self._channel.send(Trim())
 
-    def kill(self, intent: Intent, reason: str = "") -> None:
-        """SIGKILL, remembering why."""
-        if self._process.running:
-            self.outcome.force(intent, reason)
-            self._process.signal(signal.SIGKILL)
-            asyncio.get_running_loop().call_later(_STUCK_S, self._must_have_ended)
-
     def kill_all(self, intent: Intent, reason: str) -> None:
         """SIGKILL for it and for what the model has started while it loads."""
         self.kill(intent, reason)
@@ -197,12 +179,12 @@ class ForkServer:
         """Ask it to end: it reads end-of-file. It gets a second for it."""
         self.outcome.ask(Intent.SHUTDOWN)
         self._channel.close()
-        asyncio.get_running_loop().call_later(_LEAVE_S, self.kill, Intent.SHUTDOWN)
+        self.kill_soon(Intent.SHUTDOWN)
 
     def abandon(self) -> None:
-        """It cannot be ended."""
+        """Stop waiting for its end: it cannot be ended."""
         self._channel.close()
-        self._process.abandon()
+        super().abandon()
 
     def report(self) -> dict[str, Any]:
         """What the loaded model reports about itself; empty before."""
@@ -232,24 +214,14 @@ class ForkServer:
         if future is not None and not future.done():
             future.set_exception(error)
 
-    def _on_close(self, reason: Exception | None) -> None:
-        if reason is not None:
-            self.kill(Intent.PROTOCOL, str(reason))
-            return
-        # It ends by itself, having read the same; a stopped one would not.
-        why = "it had closed its channel and went on"
-        asyncio.get_running_loop().call_later(_LEAVE_S, self.kill, Intent.PROTOCOL, why)
+    def _on_stuck(self, death: Death) -> None:
+        log.error("fork_server.kill_failed", pid=self.pid)
+        self._over(death)
 
-    def _must_have_ended(self) -> None:
-        """In a frozen cgroup, or deep in the kernel, it does not: all else goes on without it."""
-        if self._process.running and not self.ended.done():
-            self._over(self.outcome.stuck())
-            log.error("fork_server.cannot_be_ended", pid=self.pid)
-
-    def _on_exit(self, status: ExitStatus) -> None:
+    def _on_exit(self, death: Death) -> None:
         self._channel.drain()
         if not self.ended.done():
-            self._over(self.outcome.name(status))
+            self._over(death)
 
     def _over(self, death: Death) -> None:
         if not self.loaded.done():

@@ -7,21 +7,21 @@ is; who may take a job is read from that state and kept nowhere else.
 import asyncio
 import contextlib
 import enum
-import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from supervisor.clock import LoopClock
+from supervisor.deaths.death import Death, ExitStatus, Intent
+from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.job import Job, JobState
 from supervisor.log import get_logger
-from supervisor.processes.death import Death, ExitStatus, Intent, KillerWatch, Outcome
+from supervisor.loop.changes import Changes
+from supervisor.loop.clock import LoopClock
 from supervisor.processes.forbidden import ForbiddenCalls
-from supervisor.processes.forkserver import ForkServer, StartingWorker
+from supervisor.processes.forkserver_handle import ForkServerHandle, StartingWorker
+from supervisor.processes.life_signs import LifeSigns
 from supervisor.processes.process import Process
 from supervisor.readings.processes import read_process
-from supervisor.spool import open_for_reading
-from supervisor.stream import Stream
 from supervisor.wire.async_channel import AsyncChannel
 from supervisor.wire.channel import close_fds
 from supervisor.wire.messages import (
@@ -38,10 +38,8 @@ from supervisor.wire.messages import (
 
 log = get_logger("supervisor")
 
-_LEAVE_S = 1.0
-"""How long it may take to end after its channel was closed."""
-_STUCK_S = 5.0
-"""A process that has not ended so long after SIGKILL is not waited for any more."""
+_START_S = 10.0
+"""How long a worker may take to get ready, before it counts as silent."""
 
 
 class WorkerState(enum.Enum):
@@ -61,52 +59,61 @@ class WorkerStillborn(Exception):
     """It died before it could take a job."""
 
 
-class WorkerOwner(Protocol):
-    """What is called when something happens in a worker's life."""
+class CarriedStream(Protocol):
+    """A stream, as the worker that carries it sees it."""
 
-    def worker_changed(self, worker: "Worker") -> None:
+    number: int
+    background: bool
+
+    @property
+    def working(self) -> bool:
+        """Its worker has input of it that is not answered."""
+
+
+class WorkerOwner(Protocol):
+    """Receiver of what happens in a worker's life."""
+
+    def worker_changed(self, worker: "WorkerHandle") -> None:
         """It can take a job now, or none any more."""
 
-    def worker_busy(self, worker: "Worker") -> None:
+    def worker_busy(self, worker: "WorkerHandle") -> None:
         """It has something to do from now on."""
 
-    def worker_message(self, worker: "Worker", message: FromWorker) -> None:
+    def worker_message(self, worker: "WorkerHandle", message: FromWorker) -> None:
         """It sent something other than `Ready`. Raises `ProtocolError` where it may not."""
 
-    def worker_stuck(self, worker: "Worker", death: Death) -> None:
-        """It cannot be ended; its job, if any, is still in `worker.job`."""
-
-    def worker_gone(self, worker: "Worker", death: Death) -> None:
-        """It has ended; its job, if any, is still in `worker.job`."""
+    def worker_lost(self, worker: "WorkerHandle", death: Death) -> None:
+        """It has ended, or cannot be ended. `worker.job` is the job that it had, and
+        `worker.at_hand` what it was working for."""
 
 
-class Worker:
+class WorkerHandle(Process):
     """One worker process. `ready` and `gone` are futures to wait for."""
 
     def __init__(
         self,
         slot: int,
-        server: ForkServer,
+        server: ForkServerHandle,
         born: StartingWorker,
         owner: WorkerOwner,
-        watch: KillerWatch,
+        on_gone: Callable[["WorkerHandle", Death], None],
+        changes: Changes,
+        evidence: OomEvidence,
         clock: LoopClock,
     ) -> None:
+        """`on_gone` is called when it has ended, and tells `owner`."""
         loop = asyncio.get_running_loop()
         self.slot = slot
         self.server = server
-        self.pid = born.pid
         self.state = WorkerState.STARTING
         self.job: Job | None = None
-        self.streams: set[Stream] = set()
+        self.streams: set[CarriedStream] = set()
         self.useful = False
         """It was given a job, or has answered a stream."""
         self.jobs_done = 0
         self.idle_since = 0.0
         self.hurried = False
         """It is to leave because memory is short: its streams are moved at once."""
-        self.stuck = False
-        """It cannot be ended, and is not waited for any more."""
         self._worked_s = 0.0
         self._busy_since: float | None = None
         self.born_bytes = 0
@@ -115,22 +122,17 @@ class Worker:
         """Bytes that it had grown by when its job began."""
         self.in_force: tuple[str, ...] = ()
         """What its sandbox has put in force."""
-        self.outcome = Outcome("worker", born.pid, watch)
         self.ready: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[Death] = loop.create_future()
-        self._owner = owner
+        self._owner, self._on_gone, self._changes = owner, on_gone, changes
         self._clock = clock
-        self._page, self._output = born.page, born.output
-        self._heartbeat, self._heard_at = 0, clock.now()
-        self._was_at_hand = 0
-        self._expected_since: float | None = None
-        self._leaving_since = 0.0
+        self._signs, self._output = LifeSigns(born.page, clock), born.output
+        self._started, self._leaving_since = clock.now(), 0.0
         self.answered_at = clock.now()
         """When it answered a stream last, by the loop's clock."""
-        self._stuck_timer: asyncio.TimerHandle | None = None
         self._forbidden: ForbiddenCalls | None = None
         self._channel = AsyncChannel(born.sock, from_worker, self._on_message, self._on_close)
-        self._process = Process(born.pid, born.pidfd, self._on_exit)
+        super().__init__("worker", born.pid, born.pidfd, evidence)
 
     @property
     def able(self) -> bool:
@@ -143,25 +145,15 @@ class Worker:
         return self.job is not None or any(stream.working for stream in self.streams)
 
     @property
-    def running(self) -> bool:
-        """Its process has not ended."""
-        return self._process.running
-
-    @property
     def vacated(self) -> bool:
         """Its slot is free for another: it is gone, or cannot be ended."""
         return self.stuck or self.gone.done()
 
     @property
-    def ending(self) -> bool:
-        """It is being ended, or has ended: no sign of life is expected of it."""
-        return self.state is WorkerState.GONE or self.outcome.forced is not Intent.NONE
-
-    @property
     def at_hand(self) -> int:
         """The number of the job or stream of its own that it was working for when last seen, as it
         says; 0 for none."""
-        number = self._page.at_hand if self.running else self._was_at_hand
+        number = self._signs.at_hand
         its_own = (self.job is not None and number == self.job.id) or any(
             stream.number == number for stream in self.streams
         )
@@ -176,23 +168,15 @@ class Worker:
     @property
     def silent_s(self) -> float:
         """Seconds, by the loop's clock, since its heartbeat was first seen as it is now."""
-        now, heartbeat = self._clock.now(), self._page.heartbeat if self.running else 0
-        if heartbeat != self._heartbeat:
-            self._heartbeat, self._heard_at = heartbeat, now
-        return now - self._heard_at
+        return self._signs.silent_s()
 
     @property
     def overdue_s(self) -> float:
-        """Seconds for which it has been expected to stop its job, or to leave."""
+        """Seconds for which it has been expected to get ready, to stop its job, or to leave."""
+        starts = self.state is WorkerState.STARTING and self._clock.now() - self._started > _START_S
         stops = self.job is not None and self.job.state is JobState.OVER
         leaves = self.state is WorkerState.LEAVING and self.job is None and not self.streams
-        if not stops and not leaves:
-            self._expected_since = None
-            return 0.0
-        now = self._clock.now()
-        if self._expected_since is None:
-            self._expected_since = now
-        return now - self._expected_since
+        return self._signs.overdue_s(expected=starts or stops or leaves)
 
     def stays_for_streams(self, settle_s: float) -> bool:
         """It is to leave, and has only streams left that would lose something by a move: another
@@ -216,20 +200,11 @@ class Worker:
             self._worked_s += time.monotonic() - self._busy_since
             self._busy_since = None
 
-    def run(self, job: Job) -> bool:
-        """Give the idle worker a job. False if that could not be: then the job has not begun; and
-        if the kernel would not carry it, the worker is ended."""
+    def run(self, job: Job, fds: Sequence[int]) -> bool:
+        """Give the idle worker a job, with the descriptor of its input. False if the kernel would
+        not carry it: then the job has not begun, and the worker is ended."""
         assert self.state is WorkerState.IDLE
-        fds: list[int] = []
-        if job.spool is not None:
-            try:
-                fds = [open_for_reading(job.spool)]
-            except OSError as error:
-                log.warning("job.waits", job=job.id, reason=str(error))
-                return False
-        sent = self._send(job.message, fds)
-        close_fds(fds)
-        if not sent:
+        if not self._send(job.message, fds):
             return False
         self.state, self.useful = WorkerState.BUSY, True
         self.job = job
@@ -258,7 +233,12 @@ class Worker:
         self.outcome.ask(intent, reason)
         self.state, self._leaving_since = WorkerState.LEAVING, self._clock.now()
         self._tell(Leave())
+        self._changes.notify()
         self._owner.worker_changed(self)
+
+    def recycle(self, reason: str = "") -> None:
+        """Have it leave after its job: another takes its slot."""
+        self.leave(Intent.RECYCLE, reason)
 
     def send_stream(self, message: bytes) -> None:
         """Tell it of a stream; nothing if it has ended, which its end reports."""
@@ -270,21 +250,16 @@ class Worker:
         self._tell(Trim())
 
     def kill(self, intent: Intent, reason: str = "") -> None:
-        """SIGKILL, remembering why."""
-        if not self._process.running or self.outcome.forced is not Intent.NONE:
-            return
-        self.outcome.force(intent, reason)
-        self._process.signal(signal.SIGKILL)
-        loop = asyncio.get_running_loop()
-        self._stuck_timer = loop.call_later(_STUCK_S, self._must_have_ended)
-        if self.state is not WorkerState.GONE:
+        """Send SIGKILL, remembering why: it takes no more jobs."""
+        if not self.ending:
+            super().kill(intent, reason)
             self._move(WorkerState.LEAVING)
 
     def abandon(self) -> None:
-        """It cannot be ended, and the pool closes."""
-        self._process.abandon()
-        if not self.gone.done():
-            self._on_exit(ExitStatus())
+        """Stop waiting for its end: it cannot be ended, and the pool closes."""
+        super().abandon()
+        if self.state is not WorkerState.GONE:
+            self._on_exit(self.outcome.name(ExitStatus()))
 
     def _tell(self, message: Message) -> None:
         self._send(encode(message), [])
@@ -299,7 +274,7 @@ class Worker:
 
     def _not_reached(self, error: OSError) -> None:
         self.kill(Intent.RECYCLE, f"the kernel would not carry a message to it: {error}")
-        log.error("worker.not_reached", worker=self.slot, pid=self.pid, reason=str(error))
+        log.error("worker.send_failed", worker=self.slot, pid=self.pid, reason=str(error))
 
     def _become_idle(self) -> None:
         self.idle_since = time.monotonic()
@@ -307,6 +282,7 @@ class Worker:
 
     def _move(self, state: WorkerState) -> None:
         self.state = state
+        self._changes.notify()
         self._owner.worker_changed(self)
 
     # Events.
@@ -328,7 +304,7 @@ class Worker:
         self.in_force = tuple(message.in_force)
         with contextlib.suppress(OSError):  # not known yet: the guard's next reading tells
             held = read_process(self.pid)
-            self.born_bytes = held.kept if held is not None else 0
+            self.born_bytes = held.unreclaimable if held is not None else 0
         self.ready.set_result(None)
         if self.state is WorkerState.STARTING:
             self._become_idle()
@@ -338,45 +314,36 @@ class Worker:
         log.error("worker.forbidden_call", worker=self.slot, pid=self.pid, call=name)
 
     def _on_close(self, reason: Exception | None) -> None:
-        if reason is None:
-            # It is about to exit; give it the moment that an exit takes, and nothing to do.
-            if self.able:
-                self._move(WorkerState.LEAVING)
-            why = "it had closed its channel and went on"
-            asyncio.get_running_loop().call_later(_LEAVE_S, self.kill, Intent.PROTOCOL, why)
-        elif isinstance(reason, OSError):
+        if isinstance(reason, OSError):
             self._not_reached(reason)
-        else:
-            self.kill(Intent.PROTOCOL, str(reason))
-            log.error("worker.protocol_broken", worker=self.slot, pid=self.pid, reason=str(reason))
-
-    def _must_have_ended(self) -> None:
-        if not self._process.running:
             return
-        self.stuck = True
-        death = self.outcome.stuck()
-        if not self.ready.done():
-            self.ready.set_exception(WorkerStillborn(death.sentence))
-            self.ready.exception()
-        try:
-            self._owner.worker_stuck(self, death)
-        finally:
-            log.error("worker.cannot_be_ended", worker=self.slot, pid=self.pid)
+        if reason is not None:
+            log.error("worker.protocol_broken", worker=self.slot, pid=self.pid, reason=str(reason))
+        elif self.able:  # it is about to exit, and gets nothing to do
+            self._move(WorkerState.LEAVING)
+        self.channel_failed(reason)
 
-    def _on_exit(self, status: ExitStatus) -> None:
-        self.state, self._was_at_hand = WorkerState.GONE, self._page.at_hand
+    def _on_stuck(self, death: Death) -> None:
+        log.error("worker.kill_failed", worker=self.slot, pid=self.pid)
+        if not self.ready.done():
+            self._stillborn(death)
+        self._changes.notify()
+        self._owner.worker_lost(self, death)
+
+    def _on_exit(self, death: Death) -> None:
+        self.state = WorkerState.GONE
+        self._signs.close()
         self._channel.drain()
-        if self._stuck_timer is not None:
-            self._stuck_timer.cancel()
-        death = self.outcome.name(status)
         try:
-            self._owner.worker_gone(self, death)
+            self._on_gone(self, death)
         finally:
             self.gone.set_result(death)
             if not self.ready.done():
-                self.ready.set_exception(WorkerStillborn(death.sentence))
-            self.ready.exception()  # it is only for those that wait
+                self._stillborn(death)
             if self._forbidden is not None:
                 self._forbidden.close()
-            self._page.close()
             self._output.close()
+
+    def _stillborn(self, death: Death) -> None:
+        self.ready.set_exception(WorkerStillborn(death.sentence))
+        self.ready.exception()  # it is only for those that wait

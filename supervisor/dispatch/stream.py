@@ -6,11 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from supervisor.clock import LoopClock
-from supervisor.errors import PoolError, StreamLost, given_up
-from supervisor.processes.death import Death
+from supervisor.deaths.death import Death
+from supervisor.dispatch.blame import Blame
+from supervisor.errors import StreamLost
+from supervisor.loop.clock import LoopClock
+from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import StreamSettings
 from supervisor.wire.channel import encoded
 from supervisor.wire.messages import Drop, Fed, Feed, Open, ProtocolError, encode
@@ -19,28 +21,6 @@ from supervisor.wire.payload import unpack_list
 MOST_UNREAD_BYTES = 8 * 1024 * 1024
 """Of a stream's answers, encoded, beside a single one: a worker that says more has lost its
 mind, since no input is sent while so much is unread."""
-
-_MOST_LOST = 10
-"""Workers that may be lost without a new answer, whoever is to blame: a worker that was taken over
-says what it likes of what it was working for."""
-
-
-class Carrier(Protocol):
-    """The worker that carries a stream."""
-
-    @property
-    def streams(self) -> "set[Stream]":
-        """All that it carries."""
-
-    @property
-    def vacated(self) -> bool:
-        """It is gone, or cannot be ended."""
-
-    def send_stream(self, message: bytes) -> None:
-        """Send it a message about one of them."""
-
-    def work_changed(self) -> None:
-        """It has more to do, or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +32,32 @@ class _Input:
     """When it came, by the loop's clock."""
 
 
+class _Answers:
+    """Answers that the caller has not taken yet, as the worker encoded them."""
+
+    def __init__(self) -> None:
+        self._bodies: deque[bytes] = deque()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    def add(self, body: bytes) -> None:
+        """Keep one, unless it is empty. Raises `ProtocolError`."""
+        if self.size > 2 * MOST_UNREAD_BYTES:
+            raise ProtocolError("more answers of a stream than fit")
+        if unpack_list(body):
+            self._bodies.append(body)
+            self.size += len(body)
+
+    def take(self) -> list[Any]:
+        """Return all their values, and keep none."""
+        bodies, self._bodies, self.size = self._bodies, deque(), 0
+        return [value for body in bodies for value in unpack_list(body)]
+
+
 class Stream:
-    """A place for a stream, from `Pool.stream`. Input goes in with `send`, answers come out of
+    """A stream, from `Pool.stream`. Input goes in with `send`, answers come out of
     `receive`, in order; one coroutine each."""
 
     def __init__(
@@ -61,18 +65,18 @@ class Stream:
         number: int,
         settings: StreamSettings,
         request_id: str | None,
-        place: Callable[[], None],
+        schedule: Callable[[], None],
         kept: Callable[[], None],
         clock: LoopClock,
         *,
         background: bool = False,
     ) -> None:
-        """`place`: called when it needs a worker, or may go to another; `kept`: when it keeps more
-        input than before. `background`: it has the steps that streams and files leave."""
+        """`schedule` is called when it needs a worker, or may go to another; `kept` when it keeps
+        more input than before. `background`: it has the steps that streams and files leave."""
         self.number = number
         self.background = background
         self.request_id = request_id
-        self.worker: Carrier | None = None
+        self.worker: WorkerHandle | None = None
         self.ending = asyncio.Event()
         """The pool takes no new work: the stream should come to its end."""
         self.replays = 0
@@ -84,7 +88,7 @@ class Stream:
         self._mark: bytes | None = None
         self._lost = False  # input that came since it was settled is not kept any more
         self._settings = settings
-        self._place, self._input_kept = place, kept
+        self._schedule, self._input_kept = schedule, kept
         self._clock = clock
         self._last = 0  # the number of the input that came last
         self._finished = False
@@ -97,10 +101,8 @@ class Stream:
         """Of its input, in memory."""
         self._before = 0.0  # units that need not be told to any worker again
         self._answered = self._acknowledged = 0  # ever, and by the worker that it is on
-        self._blamed: list[Death] = []
-        self._blamed_at = self._lost_workers = 0
-        self._said: deque[bytes] = deque()  # answers, as its worker encoded them
-        self._said_bytes = 0
+        self._blame = Blame()
+        self._answers = _Answers()
         self._failure: Exception | None = None
         self._changed = asyncio.Event()
 
@@ -114,7 +116,7 @@ class Stream:
         encoded(Open(self.number, request, 0.0, None, 0, 0.0, self.background))
         self._request = request
         self._whole = whole
-        self._place()
+        self._schedule()
 
     async def send(self, data: Any, units: float = 0.0) -> None:
         """Give it the next input, of what MessagePack can carry, `units` in size; waits while
@@ -137,16 +139,14 @@ class Stream:
     async def receive(self) -> list[Any]:
         """What the stream has said since: at least something, or nothing where all is answered
         after `finish`. Raises what ended it."""
-        while not self._said:
+        while not self._answers:
             self._raise_failure()
             if self._finished and self._answered == self._last:
                 break
             await self._change()
-        bodies = list(self._said)
-        self._said.clear()
-        self._said_bytes = 0
+        values = self._answers.take()
         self._send_on()
-        return [value for body in bodies for value in unpack_list(body)]
+        return values
 
     async def _change(self) -> None:
         changed = self._changed
@@ -174,7 +174,7 @@ class Stream:
         return self._request is not None
 
     @property
-    def to_be_placed(self) -> bool:
+    def to_be_scheduled(self) -> bool:
         """It has no worker, or may leave the one it has."""
         may_move = self.wants_to_move and self.settled
         return self.begun and not self.over and (self.worker is None or may_move)
@@ -204,7 +204,12 @@ class Stream:
     @property
     def unread(self) -> bool:
         """It waits for its caller to take answers."""
-        return len(self._said) > self._settings.unread or self._said_bytes > MOST_UNREAD_BYTES
+        return len(self._answers) > self._settings.unread or self.unread_bytes > MOST_UNREAD_BYTES
+
+    @property
+    def unread_bytes(self) -> int:
+        """Size of the answers that its caller has not taken yet."""
+        return self._answers.size
 
     @property
     def to_be_told_again(self) -> float:
@@ -212,7 +217,7 @@ class Stream:
         again = (*self._sent, *self._unsent)
         return sum(one.units for one in again if self._acknowledged < one.number <= self._answered)
 
-    def go_to(self, worker: Carrier) -> None:
+    def go_to(self, worker: WorkerHandle) -> None:
         """Go on on this worker, with all that has been kept."""
         assert self._request is not None
         self.leave_worker(tell=True)
@@ -261,11 +266,7 @@ class Stream:
         # What was said before the worker changed is not said twice; but a final result that was
         # not there the first time must not be lost.
         if first or message.settled:
-            if self._said_bytes > 2 * MOST_UNREAD_BYTES:
-                raise ProtocolError(f"more answers than fit of stream {self.number}")
-            if unpack_list(message.values):
-                self._said.append(message.values)
-                self._said_bytes += len(message.values)
+            self._answers.add(message.values)
             if message.mark is not None:
                 self._mark = message.mark
         self._under_way -= len(self._sent[at].message)
@@ -277,7 +278,7 @@ class Stream:
                 self._let_go()
             self._lost = False
             if self.wants_to_move:
-                self._place()
+                self._schedule()
         if self.worker is not None:
             self.worker.work_changed()
         self._send_on()
@@ -290,19 +291,11 @@ class Stream:
         while self._sent and self._sent[0].number <= self._acknowledged:
             self._let_go()
 
-    def blame(self, death: Death, attempts: int, *, own: bool) -> PoolError | None:
-        """A worker died while it worked on this stream. What to fail with, if so many did over one
-        input."""
-        if self._blamed_at != self._answered:
-            self._blamed_at = self._answered
-            self._blamed.clear()
-            self._lost_workers = 0
-        self._lost_workers += 1
-        if own:
-            self._blamed.append(death)
-        if len(self._blamed) >= attempts or self._lost_workers >= _MOST_LOST:
-            return given_up(self._blamed or [death])
-        return None
+    def worker_lost(self, death: Death, attempts: int, *, own: bool) -> None:
+        """Count a worker that died, and fail if so many did over one input."""
+        error = self._blame.worker_lost(death, self._answered, attempts, own=own)
+        if error is not None:
+            self.fail(error)
 
     def fail(self, error: Exception, *, tell: bool = True) -> None:
         """It is over; its caller is told why."""

@@ -1,19 +1,27 @@
 """The last seconds of memory and the last deaths, in bounded rings: what a post-mortem needs."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 import msgspec
 
-from supervisor.guard.policy import Level
+from supervisor.deaths.death import EXPECTED, Cause, Death
+from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.deaths.level import Level
+from supervisor.log import get_logger
 from supervisor.packed import PackedRing
-from supervisor.processes.death import EXPECTED, Death
+
+log = get_logger("supervisor")
 
 _MOMENTS = 128
 """At four a second: half a minute."""
 _DEATHS = 64
 _BEFORE_DEATH = 20
+
+
+_EVENTS = {"worker": "worker.exited", "fork server": "fork_server.exited"}
+"""What the log calls it, by role; everybody else is a helper."""
 
 
 class ProcessMoment(msgspec.Struct, array_like=True, frozen=True):
@@ -22,7 +30,7 @@ class ProcessMoment(msgspec.Struct, array_like=True, frozen=True):
     pid: int
     role: str
     rss: int
-    kept: int
+    unreclaimable: int
     growth: int
 
 
@@ -92,3 +100,42 @@ class History:
     def deaths(self) -> tuple[DeathRecord, ...]:
         """Oldest first."""
         return tuple(self._deaths)
+
+
+class Deaths:
+    """`evidence` tells whom the kernel has killed; `by_cause` counts."""
+
+    def __init__(self, history: History, evidence: OomEvidence) -> None:
+        self.evidence = evidence
+        self.by_cause: Counter[Cause] = Counter()
+        self._history = history
+
+    def died(
+        self,
+        role: str,
+        death: Death,
+        reason: str,
+        *,
+        slot: int | None = None,
+        job: int | None = None,
+        request_id: str | None = None,
+        output: str = "",
+    ) -> None:
+        """One more; `reason` is why we meant it, if we did; `output`: what it wrote last."""
+        self.by_cause[death.cause] += 1
+        last = self._history.died(role, death, slot=slot, job=job).last
+        (log.info if death.cause in EXPECTED else log.warning)(
+            _EVENTS.get(role, "helper.exited"),
+            role=role if role not in _EVENTS else None,
+            worker=slot,
+            pid=death.pid,
+            cause=death.cause.value,
+            exit_code=death.status.code,
+            signal=death.status.signal,
+            job=job,
+            request_id=request_id,
+            reason=reason or None,
+            unreclaimable_bytes=last.unreclaimable if last else None,
+            growth_bytes=last.growth if last else None,
+            output=output or None,
+        )

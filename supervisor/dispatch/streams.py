@@ -1,30 +1,24 @@
 """The streams of a pool: which worker carries which, what they cost, and whether one more would
 make the others late."""
 
-import time
-from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from supervisor.clock import LoopClock
-from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, QueueFull
+from supervisor.deaths.death import EXPECTED, Death, Fault, Intent, whose_fault
+from supervisor.dispatch.stream import MOST_UNREAD_BYTES, Stream
+from supervisor.dispatch.stream_load import LEAST_SPAN_S, StreamLoad
+from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, QueueFull
 from supervisor.log import get_logger
-from supervisor.processes.death import EXPECTED, Death, Fault, Intent, whose_fault
-from supervisor.processes.forkserver import ForkServer
-from supervisor.processes.worker import Worker
+from supervisor.loop.clock import LoopClock
+from supervisor.processes.forkserver_handle import ForkServerHandle
+from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import StreamSettings
-from supervisor.stream import Stream
-from supervisor.wire.messages import Fed, StreamFailed
+from supervisor.wire.messages import Failed, Fed, ProtocolError, StreamFailed
 
 log = get_logger("supervisor")
 
-_LOOK_BACK_S = 5.0
-_LEAST_SPAN_S = 0.5
-_PACE_UNITS = 300.0
-"""What the pace is the mean of: much more than a stream's first seconds, which are cheaper."""
-_FIRST_PACE = 0.1
-"""Seconds of work a unit takes, before any was measured: a cautious guess."""
-_LEAST_UNITS = 10.0
-"""Heard before it is believed."""
+MOST_UNREAD_OF_WORKER = 8 * MOST_UNREAD_BYTES
+"""Of the answers of all streams of a worker that their callers have not taken."""
 _RETRY_S = 5.0
 _SUCCESSOR_S = 0.3
 """Within that a worker that was lost is nearly always replaced."""
@@ -36,8 +30,8 @@ class Streams:
     def __init__(
         self,
         settings: StreamSettings,
-        workers: Callable[[], set[Worker]],
-        live_server: Callable[[], ForkServer | None],
+        workers: Callable[[], set[WorkerHandle]],
+        live_server: Callable[[], ForkServerHandle | None],
         count: int,
         attempts: int,
         clock: LoopClock,
@@ -50,16 +44,11 @@ class Streams:
         self._attempts = attempts
         self._clock = clock
         self._streams: dict[int, Stream] = {}
-        self._begun: dict[int, float] = {}
-        self._worked: deque[tuple[float, float]] = deque()  # when, and seconds of work
-        self._worked_s = 0.0  # the sum of what is in it
+        self._load = StreamLoad()
         self._expected_until = 0.0
         """Until then a successor of a worker that was lost may still come."""
-        self._to_settle: dict[Worker, float] = {}
+        self._to_settle: dict[WorkerHandle, float] = {}
         """Workers that are to leave, and until when their streams may settle by themselves."""
-        self._since = 0.0
-        """When the first of those that are open began."""
-        self._pace_s = self._pace_units = 0.0  # of work, and what it was for; fading
         self.replays = 0
         """How often a stream went on on another worker."""
         self.refused = 0
@@ -86,8 +75,8 @@ class Streams:
 
     def refusal(self, s_per_unit: float | None) -> QueueFull | None:
         """Why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs take."""
-        pace = self._pace(s_per_unit)
-        needs = self.load(pace) + pace
+        pace = self._load.pace(s_per_unit)
+        needs = self._load.needs(pace) + pace
         most = self.settings.share * self._count
         if needs <= most or not len(self):
             return None
@@ -100,40 +89,21 @@ class Streams:
 
     def capacity(self, s_per_unit: float | None) -> int:
         """How many there may be at once, as things are."""
-        pace = self._pace(s_per_unit)
-        more = int((self.settings.share * self._count - self.load(pace)) / pace)
+        pace = self._load.pace(s_per_unit)
+        more = int((self.settings.share * self._count - self._load.needs(pace)) / pace)
         return max(1, len(self) + max(0, more))
-
-    def _pace(self, s_per_unit: float | None) -> float:
-        """Seconds of work a unit of a stream takes."""
-        if self._pace_units < _LEAST_UNITS:
-            return s_per_unit or _FIRST_PACE
-        return max(1e-6, self._pace_s / self._pace_units)
-
-    def load(self, pace: float) -> float:
-        """How many workers' whole time the streams need: what was measured in the last seconds,
-        and for those that are new what they are likely to."""
-        now = time.monotonic()
-        self._look_back(now)
-        new = sum(now - begun < _LOOK_BACK_S for begun in self._begun.values())
-        span_s = min(_LOOK_BACK_S, max(_LEAST_SPAN_S, now - self._since))
-        return max(self._worked_s / span_s, new * pace)
 
     def add(self, stream: Stream) -> None:
         """It begins."""
         if not stream.background:
-            if not len(self):
-                self._since = time.monotonic()
-                self._worked.clear()
-                self._worked_s = 0.0
-            self._begun[stream.number] = time.monotonic()
+            self._load.begin(stream.number)
         self._streams[stream.number] = stream
-        self.place()
+        self.schedule()
 
     def remove(self, stream: Stream) -> None:
         """Its caller is done with it."""
         self._streams.pop(stream.number, None)
-        self._begun.pop(stream.number, None)
+        self._load.end(stream.number)
         stream.fail(Draining("the stream is over"))
 
     def look(self) -> None:
@@ -153,7 +123,7 @@ class Streams:
         now = self._clock.now()
         for worker in [worker for worker, until in self._to_settle.items() if until <= now]:
             self._move_unsettled(worker)
-        self.place()
+        self.schedule()
 
     def keep_within(self) -> None:
         """What all keep together is bounded: the one that keeps most gives it up first."""
@@ -164,9 +134,9 @@ class Streams:
             if largest.kept_bytes >= before:
                 return  # it waits for its worker
 
-    def place(self) -> None:
+    def schedule(self) -> None:
         """Find a worker for every stream that has none, or may leave the one it has."""
-        waiting = [stream for stream in self._streams.values() if stream.to_be_placed]
+        waiting = [stream for stream in self._streams.values() if stream.to_be_scheduled]
         if not waiting:
             return
         able = [worker for worker in self._workers() if worker.able]
@@ -177,11 +147,11 @@ class Streams:
                 if stream.moves_without_loss:
                     stream.leave_worker(tell=True)  # so that a successor can be started
                 continue
-            worker = min(newest or able, key=_load_of)
+            worker = min(newest or able, key=self._load_of)
             if worker is stream.worker:
                 stream.wants_to_move = False
                 continue
-            if most is not None and _work_of(worker.streams) >= most:
+            if most is not None and _work_of(self._on(worker)) >= most:
                 continue
             before = stream.replays
             stream.go_to(worker)
@@ -194,29 +164,29 @@ class Streams:
             return None
         return _work_of(self._streams.values()) / self._count
 
-    def worker_leaves(self, worker: Worker) -> None:
+    def worker_leaves(self, worker: WorkerHandle) -> None:
         """It takes nothing new: its streams go on elsewhere once they are settled, or have had
         time for it and lose nothing by it. One that would lose something stays until it ends, but
         for a shortage of memory."""
-        for stream in worker.streams:
+        for stream in self._on(worker):
             stream.wants_to_move = True
         if worker.streams:
             most_s = 0.0 if worker.hurried else self.settings.settle_s
             self._to_settle[worker] = self._clock.now() + most_s
-        self.place()
+        self.schedule()
 
-    def _move_unsettled(self, worker: Worker) -> None:
-        for stream in list(worker.streams):
+    def _move_unsettled(self, worker: WorkerHandle) -> None:
+        for stream in self._on(worker):
             if stream.moves_without_loss or worker.hurried:
                 stream.leave_worker(tell=True)
         if not worker.streams:
             self._to_settle.pop(worker, None)
 
-    def worker_lost(self, worker: Worker, death: Death, at_hand: int) -> None:
+    def worker_lost(self, worker: WorkerHandle, death: Death, at_hand: int) -> None:
         """It has ended: its streams go on elsewhere, with what was kept of them. The one of the
         number `at_hand`, which it was working for, may have been the cause."""
         self._to_settle.pop(worker, None)
-        lost = list(worker.streams)
+        lost = self._on(worker)
         if lost:
             self._expected_until = self._clock.now() + _SUCCESSOR_S
         for stream in lost:
@@ -224,9 +194,8 @@ class Streams:
             if death.cause in EXPECTED:
                 continue
             own = stream.number == at_hand and whose_fault(death) is not Fault.NOBODY
-            if (error := stream.blame(death, self._attempts, own=own)) is not None:
-                stream.fail(error)
-        self.place()
+            stream.worker_lost(death, self._attempts, own=own)
+        self.schedule()
         if lost:
             log.warning("streams.moved", worker=worker.slot, pid=worker.pid, count=len(lost))
 
@@ -235,74 +204,72 @@ class Streams:
         for stream in self.all:
             stream.fail(error)
 
-    def fed(self, worker: Worker, message: Fed) -> None:
+    def fed(self, worker: WorkerHandle, message: Fed) -> None:
         """A worker has answered. Raises `ProtocolError`."""
         stream = self._streams.get(message.stream)
         if stream is None or stream.worker is not worker:
             return  # it is over, or on another worker by now
         waited_s = stream.behind_s()
+        if sum(one.unread_bytes for one in self._on(worker)) > MOST_UNREAD_OF_WORKER:
+            raise ProtocolError("more answers of its streams than fit")
         units = stream.fed(message)
         worker.useful = True
         worker.answered_at = self._clock.now()
         if stream.background:
             return
-        self._worked_for(units, min(message.ran_s, waited_s + _LEAST_SPAN_S))
+        # What a worker says that an answer cost it cannot be more than was waited for it.
+        self._load.worked(units, min(message.ran_s, waited_s + LEAST_SPAN_S))
         if stream.settled and not stream.wants_to_move:
             self._even_out(stream, worker)
 
-    def _worked_for(self, units: float, ran_s: float) -> None:
-        """What a worker says that an answer cost it; it cannot be more than was waited for it."""
-        now = time.monotonic()
-        self._worked.append((now, ran_s))
-        self._worked_s += ran_s
-        self._look_back(now)
-        fades = max(0.0, 1.0 - units / _PACE_UNITS)
-        self._pace_s = self._pace_s * fades + ran_s
-        self._pace_units = self._pace_units * fades + units
-
-    def _even_out(self, stream: Stream, worker: Worker) -> None:
+    def _even_out(self, stream: Stream, worker: WorkerHandle) -> None:
         """A worker that has clearly more of them than another lets one go where that costs
         nothing."""
         others = [_live(other) for other in self._workers() if other.able]
         if others and _live(worker) > min(others) + 1:
             stream.wants_to_move = True
-            self.place()
+            self.schedule()
 
-    def failed(self, worker: Worker, message: StreamFailed) -> None:
+    def failed(self, worker: WorkerHandle, message: StreamFailed) -> None:
         """The model refused to go on, or raised."""
         stream = self._streams.get(message.stream)
         if stream is None or stream.worker is not worker:
             return
-        if message.code is not None:
-            stream.fail(JobError(message.code, message.message), tell=False)
-            return
-        stream.fail(JobCrashed(message.message, message.traceback), tell=False)
-        log.error(
-            "stream.crashed",
-            worker=worker.slot,
-            pid=worker.pid,
-            stream=stream.number,
-            request_id=stream.request_id,
-            error=message.message,
-            traceback=message.traceback,
-        )
+        ids = {"stream": stream.number, "request_id": stream.request_id}
+        stream.fail(model_failure("stream", worker, message, **ids), tell=False)
 
-    def _look_back(self, now: float) -> None:
-        while self._worked and now - self._worked[0][0] > _LOOK_BACK_S:
-            _, ran_s = self._worked.popleft()
-            self._worked_s -= ran_s
+    def _on(self, worker: WorkerHandle) -> list[Stream]:
+        """Streams that the worker carries."""
+        return [self._streams[stream.number] for stream in worker.streams]
+
+    def _load_of(self, worker: WorkerHandle) -> tuple[float, int, int]:
+        """Order workers by load: live streams weigh more than the background."""
+        live = [stream for stream in self._on(worker) if not stream.background]
+        return _work_of(live), len(worker.streams) - len(live), worker.slot
 
 
-def _live(worker: Worker) -> int:
+def _live(worker: WorkerHandle) -> int:
     return sum(not stream.background for stream in worker.streams)
-
-
-def _load_of(worker: Worker) -> tuple[float, int, int]:
-    """By which a worker is chosen for a stream: live streams weigh more than the background."""
-    live = [stream for stream in worker.streams if not stream.background]
-    return _work_of(live), len(worker.streams) - len(live), worker.slot
 
 
 def _work_of(streams: Iterable[Stream]) -> float:
     """What a worker has to do for them: each as much as any, and what it has to hear again."""
     return sum(1.0 + stream.to_be_told_again for stream in streams)
+
+
+def model_failure(
+    what: str, worker: WorkerHandle, message: Failed | StreamFailed, **ids: Any
+) -> PoolError:
+    """What the caller of a job or stream is told if the model refused it, or raised (which is
+    logged, with `ids`)."""
+    if message.code is not None:
+        return JobError(message.code, message.message)
+    log.error(
+        f"{what}.crashed",
+        worker=worker.slot,
+        pid=worker.pid,
+        error=message.message,
+        traceback=message.traceback,
+        **ids,
+    )
+    return JobCrashed(message.message, message.traceback)

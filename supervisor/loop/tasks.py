@@ -38,7 +38,7 @@ class Tasks:
     def wholly(self, name: str, run: Callable[[], Awaitable[None]]) -> Awaitable[None]:
         """Run it to its end, even if whoever waits for that is cancelled; a failure is theirs."""
         task = self._start(name, run())
-        task.add_done_callback(_heard)
+        task.add_done_callback(retrieve)
         return asyncio.shield(task)
 
     def alive(self) -> bool:
@@ -76,7 +76,7 @@ class Tasks:
             log.critical("task.failed", task=name, exc_info=True)
 
 
-def _heard(task: "asyncio.Future[None]") -> None:
-    """A failure that nobody waits for any more is no news to the event loop."""
+def retrieve(task: "asyncio.Future[None]") -> None:
+    """Retrieve a failure that nobody may be waiting for any more: it is no news to the loop."""
     if not task.cancelled():
         task.exception()

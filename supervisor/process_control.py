@@ -1,4 +1,4 @@
-"""What the kernel does for parents and children: who hears of whose end, and how it was.
+"""Process control: parents, orphans and groups, as the kernel handles them (prctl(2), waitid(2)).
 
 Without an event loop, since the processes of the tree use it too.
 """
@@ -10,7 +10,6 @@ import signal
 import time
 from pathlib import Path
 
-from supervisor.processes.death import ExitStatus
 from supervisor.readings.processes import descendants
 
 PR_SET_PDEATHSIG = 1
@@ -96,16 +95,3 @@ def prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
-
-
-def wait_status(pidfd: int) -> ExitStatus | None:
-    """Reap the child behind `pidfd`: how it ended; None if it still runs.
-
-    Raises `ChildProcessError` if it is not a child of this process, or was reaped already.
-    """
-    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-    if result is None:
-        return None
-    if result.si_code == os.CLD_EXITED:
-        return ExitStatus(code=result.si_status)
-    return ExitStatus(signal=result.si_status)

@@ -8,7 +8,8 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-from supervisor.processes.death import Death, Fault, whose_fault
+from supervisor.deaths.death import Death, Fault, whose_fault
+from supervisor.job import Job
 from supervisor.spool import JobInput
 
 KEEP_S = 600.0
@@ -25,22 +26,23 @@ class PoisonInputs:
     def __init__(self) -> None:
         self._known: OrderedDict[Key, tuple[float, list[Death]]] = OrderedDict()
 
-    async def deaths_by(self, request: dict[str, Any], spool: JobInput | None) -> list[Death]:
-        """Of the workers that ended of the same lately; empty for one that is not known."""
+    async def deaths_by(self, job: Job) -> list[Death]:
+        """Deaths of workers by the same input lately; empty for one that is not known."""
+        spool = job.spool
         self._forget_old()
         if spool is None or all(size != spool.size for size, _ in self._known):
             return []
-        known = self._known.get(await _key(request, spool))
+        known = self._known.get(await _key(job.request, spool))
         return known[1] if known is not None else []
 
-    async def remember(
-        self, request: dict[str, Any], spool: JobInput | None, deaths: list[Death]
-    ) -> bool:
-        """These ended with it; False where that was not its own fault."""
+    async def remember(self, job: Job) -> bool:
+        """Remember the job's input by the workers that it ended; False where that was not its own
+        fault."""
+        spool, deaths = job.spool, job.deaths
         own_fault = all(whose_fault(death) is Fault.INPUT for death in deaths)
         if spool is None or not spool.size or not own_fault:
             return False
-        self._known[await _key(request, spool)] = time.monotonic() + KEEP_S, deaths
+        self._known[await _key(job.request, spool)] = time.monotonic() + KEEP_S, deaths
         while len(self._known) > _MOST:
             self._known.popitem(last=False)
         return True

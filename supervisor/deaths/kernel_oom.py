@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
-from supervisor.readings.files import field, read_file
+from supervisor.readings.files import KernelFile, field, read_file
 from supervisor.sizes import in_units
 
 _KILLED = re.compile(
@@ -21,7 +21,6 @@ _KILLED = re.compile(
 )
 _KILLS = b"oom_kill "
 _MACHINE = "/proc/vmstat"
-_COUNTER_BYTES = 64 * 1024
 _RECORD_BYTES = 8192
 _WHOLE_LOG = 100_000
 _A_GLANCE = 1_000
@@ -126,29 +125,24 @@ class OomCounter:
             for directory in reversed(directories(root, cgroups, controller))
         ]
         counts = (file for file in candidates if field(read_file(file), _KILLS) is not None)
-        self._file = next(counts, _MACHINE)
-
-        self._fd = -1
-        with contextlib.suppress(OSError):
-            self._fd = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
-
-    @property
-    def of_machine(self) -> bool:
+        name = next(counts, _MACHINE)
+        self.of_machine = name == _MACHINE
         """Everybody's kills are counted, wherever they were."""
-        return self._file == _MACHINE
+        self._file: KernelFile | None = None
+        with contextlib.suppress(OSError):
+            self._file = KernelFile(name)
 
     def read(self) -> int | None:
         """The count now; None where it cannot be read."""
         try:
-            return field(os.pread(self._fd, _COUNTER_BYTES, 0), _KILLS)
+            return field(self._file.read(), _KILLS) if self._file else None
         except OSError:
             return None
 
     def close(self) -> None:
         """Close the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._file is not None:
+            self._file.close()
 
 
 class OomEvidence:

@@ -7,20 +7,18 @@ import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, given_up
+from supervisor.deaths.death import Death
+from supervisor.dispatch.retries import Retries, closing
+from supervisor.dispatch.scheduler import Scheduler
+from supervisor.dispatch.streams import Streams, model_failure
+from supervisor.errors import DeadlineExceeded, PoolError
 from supervisor.guard.guard import Guard
-from supervisor.guard.members import Member
 from supervisor.job import Job, JobResult, JobState
 from supervisor.log import get_logger
-from supervisor.poison import KEEP_S, PoisonInputs
-from supervisor.processes.death import EXPECTED, Cause, Death, Fault, whose_fault
+from supervisor.loop.tasks import Tasks, each_of
 from supervisor.processes.lifecycle import ProcessLifecycle
-from supervisor.processes.worker import Worker, WorkerState
-from supervisor.queue import JobQueue
+from supervisor.processes.worker_handle import WorkerHandle, WorkerState
 from supervisor.settings import Headroom, PoolSettings, TargetSource
-from supervisor.spool import JobInput
-from supervisor.streams import Streams
-from supervisor.tasks import Tasks, each_of
 from supervisor.wire.channel import encoded
 from supervisor.wire.messages import (
     Cancelled,
@@ -38,8 +36,6 @@ from supervisor.wire.payload import unpack_value
 log = get_logger("supervisor")
 
 _LOOK_EVERY_S = 0.5
-_MOST_NEVER_BEGUN = 10
-"""A job that so many workers did not even live to begin is given up."""
 
 
 class Dispatcher:
@@ -54,13 +50,11 @@ class Dispatcher:
         measure: Callable[[Any], float] | None,
     ) -> None:
         """As of a `Pool`."""
-        self._attempts = settings.attempts
         self._guard = guard
         self.lifecycle = ProcessLifecycle(
-            target, settings, self, guard.history, guard.evidence, guard.clock
+            target, settings, self, self.headroom, guard.history, guard.evidence, guard.clock
         )
-        self.queue = JobQueue()
-        self.member = Member(self.lifecycle, settings.workers, self.queue)
+        self.scheduler = Scheduler(guard, self.lifecycle, settings.workers)
         self.streams = Streams(
             settings.streams,
             lambda: self.lifecycle.workers,
@@ -69,16 +63,12 @@ class Dispatcher:
             settings.attempts,
             guard.clock,
         )
-        self._sound, self._measure = sound, measure
+        self._measure = measure
         self._jobs: set[Job] = set()
         """All that are inside."""
-        self._suspended: set[Job] = set()
-        """Jobs whose worker has crashed, while it is found out what that says of the model."""
         self._tasks = Tasks()
-        self._poison = PoisonInputs()
+        self._retries = Retries(self.scheduler, settings.attempts, sound, self._tasks)
         self._numbers = itertools.count(1)
-        self.closed = False
-        """Nothing is begun any more."""
 
     def begin(self) -> None:
         """Look after the streams, and after what could not begin when it came."""
@@ -91,14 +81,19 @@ class Dispatcher:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            each_of(self.streams.look, self._find_lost, self._guard.begin_what_may)
+            each_of(self.streams.look, self._find_lost, self.scheduler.schedule)
 
     def _find_lost(self) -> None:
         """A job that no worker has, since something has failed when its worker ended."""
-        running = {worker.job for worker in self.lifecycle.workers} | self._suspended
+        running = {worker.job for worker in self.lifecycle.workers} | self._retries.suspended
         for job in [job for job in self._jobs if job.state is JobState.RUNNING]:
             if job not in running:
-                self.queue.put_back(job)
+                self.scheduler.put_back(job)
+
+    @property
+    def closed(self) -> bool:
+        """Nothing is begun any more."""
+        return self._retries.closed
 
     def next_number(self) -> int:
         """Of a job or stream."""
@@ -106,14 +101,11 @@ class Dispatcher:
 
     async def headroom(self) -> Headroom:
         """What there is for a model and its workers: for a target source to choose by."""
-        return await self._guard.headroom(self.member)
+        return await self._guard.headroom(self.scheduler)
 
     def close(self) -> None:
         """Fail all that is inside."""
-        self.closed = True
-        for job in (*self.queue.clear(), *self._suspended):
-            job.fail(closing())
-        self._suspended.clear()
+        self._retries.close()
         self.streams.close(closing())
         for worker in self.lifecycle.workers:
             if worker.job is not None:
@@ -123,58 +115,36 @@ class Dispatcher:
         """Wait for what was begun about them."""
         await self._tasks.close()
 
-    async def run(
-        self,
-        request: dict[str, Any],
-        spool: JobInput | None,
-        units: float | None,
-        timeout_s: float | None,
-        on_progress: Callable[[Any], None] | None,
-        request_id: str | None,
-        client: str | None,
-    ) -> JobResult:
-        """One job; cancelling this coroutine drops it. Raises what `Admission.run` raises."""
-        if spool is not None:
-            await spool.flush()
-        if deaths := await self._poison.deaths_by(request, spool):
-            log.warning("job.remembered", request_id=request_id, ended=len(deaths))
-            raise given_up(deaths, again=True)
+    async def run(self, job: Job, timeout_s: float | None) -> JobResult:
+        """Run one job; cancelling this coroutine drops it. Raises what `Admission.run` raises."""
+        if job.spool is not None:
+            await job.spool.flush()
+        await self._retries.check(job)
         if self.closed:  # asked after the last wait: the queue is not cleared again
             raise closing()
+        job.id = self.next_number()
+        size = None if job.spool is None else job.spool.size
+        job.message = encoded(Run(job.id, job.request, size))
         loop = asyncio.get_running_loop()
-        number = self.next_number()
-        job = Job(
-            number,
-            encoded(Run(number, request, None if spool is None else spool.size)),
-            spool,
-            on_progress,
-            loop.create_future(),
-            submitted=loop.time(),
-            units=units,
-            request_id=request_id,
-            client=client,
-        )
+        job.submitted = loop.time()
         limit = asyncio.timeout(timeout_s)
         try:
             self._jobs.add(job)
-            self.queue.add(job, client, 1.0 if units is None else units)
-            self._guard.begin_what_may()
+            self.scheduler.queue.add(job, job.client, 1.0 if job.units is None else job.units)
+            self.scheduler.schedule()
             async with limit:
                 return await job.future
         except TimeoutError:
             if not limit.expired():
                 raise  # what `on_progress` has raised
             where = "in the queue" if job.state is JobState.WAITING else "on a worker"
-            if job.state is JobState.RUNNING:
-                self._guard.overdue(self.member, units, loop.time() - job.started)
+            if job.state is JobState.RUNNING and job.units:
+                self.scheduler.pace.at_least(job.units, loop.time() - job.started)
             raise DeadlineExceeded(
                 f"not done after {timeout_s:g} s; the time ran out {where}"
             ) from None
         except PoolError:
-            if len(job.deaths) >= self._attempts and await self._poison.remember(
-                request, spool, job.deaths
-            ):
-                log.error("job.is_poison", request_id=request_id, remembered_s=KEEP_S)
+            await self._retries.given_up(job)
             raise
         finally:
             self._forget(job)
@@ -183,28 +153,28 @@ class Dispatcher:
         """Its caller has an answer, or has gone."""
         self._jobs.discard(job)
         if job.state is JobState.WAITING:
-            self.queue.discard(job)
+            self.scheduler.queue.discard(job)
         elif job.state is JobState.RUNNING:
-            self._suspended.discard(job)
+            self._retries.suspended.discard(job)
             for worker in self.lifecycle.workers:
                 if worker.job is job:
                     worker.cancel()
         job.state = JobState.OVER
         job.spool = None
 
-    def worker_changed(self, worker: Worker) -> None:
+    def worker_changed(self, worker: WorkerHandle) -> None:
         """The lifecycle's call: it is idle, or takes no more jobs."""
         if worker.state is WorkerState.LEAVING:
             self.streams.worker_leaves(worker)
         if worker.state is WorkerState.IDLE:
-            self.streams.place()
-            self._guard.begin_what_may()
+            self.streams.schedule()
+            self.scheduler.schedule()
 
-    def worker_busy(self, worker: Worker) -> None:
+    def worker_busy(self, worker: WorkerHandle) -> None:
         """The lifecycle's call: it has something to do from now on."""
         self._guard.hasten()
 
-    def worker_message(self, worker: Worker, message: FromWorker) -> None:
+    def worker_message(self, worker: WorkerHandle, message: FromWorker) -> None:
         """The lifecycle's call: it tells of its job, or of a stream. Raises `ProtocolError` for
         what it may not send."""
         match message:
@@ -233,7 +203,7 @@ class Dispatcher:
             case _:
                 raise ProtocolError(f"{type(message).__name__} from a worker at work")
 
-    def _progress(self, job: Job, worker: Worker, message: Progress) -> None:
+    def _progress(self, job: Job, worker: WorkerHandle, message: Progress) -> None:
         if job.on_progress is None or job.state is not JobState.RUNNING:
             return
         value = unpack_value(message.value)
@@ -245,7 +215,7 @@ class Dispatcher:
             worker.cancel()
             log.exception("job.progress_failed", job=job.id, request_id=job.request_id)
 
-    def _done(self, job: Job, worker: Worker, message: Done) -> None:
+    def _done(self, job: Job, worker: WorkerHandle, message: Done) -> None:
         run_s = asyncio.get_running_loop().time() - job.started
         wanted = job.state is JobState.RUNNING
         value = unpack_value(message.value) if wanted else None
@@ -260,96 +230,40 @@ class Dispatcher:
             run_s=round(run_s, 6),
         )
 
-    def _failed(self, job: Job, worker: Worker, message: Failed) -> None:
-        if message.code is not None:
-            job.fail(JobError(message.code, message.message))
-        else:
-            job.fail(JobCrashed(message.message, message.traceback))
+    def _failed(self, job: Job, worker: WorkerHandle, message: Failed) -> None:
+        job.fail(model_failure("job", worker, message, job=job.id, request_id=job.request_id))
         self._worker_is_free(worker)
-        if message.code is None:
-            log.error(
-                "job.crashed",
-                worker=worker.slot,
-                pid=worker.pid,
-                job=job.id,
-                request_id=job.request_id,
-                error=message.message,
-                traceback=message.traceback,
-            )
 
-    def _learn(self, job: Job, worker: Worker, value: Any, run_s: float) -> None:
+    def _learn(self, job: Job, worker: WorkerHandle, value: Any, run_s: float) -> None:
         """What a job cost. `measure` reads what a worker has said: it may raise anything."""
         units = job.units if self._measure is None else self._measure(value)
-        self._guard.finished(self.member, worker, units, run_s)
+        self._guard.finished(self.scheduler, worker, units, run_s)
 
     def _worker_is_free(
-        self, worker: Worker, learn: Callable[[], None] | None = None, *, done: bool = True
+        self, worker: WorkerHandle, learn: Callable[[], None] | None = None, *, done: bool = True
     ) -> None:
         """It has answered, and may have the next job, whatever else fails."""
         each_of(
             functools.partial(self._guard.admission.ended, worker),
             *(() if learn is None else (learn,)),
             functools.partial(worker.job_over, done=done),
-            self._guard.begin_what_may,  # this pool's next job, or another's, now that fewer run
+            self.scheduler.schedule,  # this pool's next job, or another's, now that fewer run
         )
 
-    def worker_lost(self, worker: Worker, death: Death) -> None:
+    def worker_lost(self, worker: WorkerHandle, death: Death) -> None:
         """The lifecycle's call: it has ended, or cannot be. Its job runs again elsewhere, or is
         given up; what it had not begun yet does not count."""
         at_hand, job, worker.job = worker.at_hand, worker.job, None
         each_of(
             functools.partial(self._guard.admission.ended, worker),
-            functools.partial(self._run_again, job, death, at_hand),
+            functools.partial(self._retries.worker_lost, job, death, at_hand),
             functools.partial(self.streams.worker_lost, worker, death, at_hand),
-            self._guard.begin_what_may,
+            self.scheduler.schedule,
         )
 
-    def _run_again(self, job: Job | None, death: Death, at_hand: int) -> None:
-        if job is None or job.state is not JobState.RUNNING:
-            return
-        # A worker that broke its rules may say that it had nothing at hand.
-        guilty = at_hand == 0 and whose_fault(death) is Fault.INPUT
-        if (at_hand == job.id or guilty) and death.cause not in EXPECTED:
-            job.deaths.append(death)
-        elif death.cause not in EXPECTED:
-            job.never_begun += 1
-        if self.closed:
-            job.fail(closing())
-        elif len(job.deaths) >= self._attempts:
-            job.fail(given_up(job.deaths))
-        elif job.never_begun >= _MOST_NEVER_BEGUN:
-            job.fail(given_up([*job.deaths, death]))
-        else:
-            if self._sound is not None and death.cause is Cause.CRASH:
-                self._suspended.add(job)
-                self._tasks.once("what a crash says", functools.partial(self._ask_about, job))
-            else:
-                self.queue.put_back(job)
-            log.warning(
-                "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
-            )
 
-    async def _ask_about(self, job: Job) -> None:
-        """One that crashed may, where the model is damaged, do so again and again."""
-        assert self._sound is not None
-        server = self.lifecycle.live_server()
-        try:
-            if not await self._sound() and server is self.lifecycle.live_server():
-                self.lifecycle.discard("what its model was loaded from is damaged")
-        finally:
-            if job in self._suspended:
-                self._suspended.remove(job)
-                self.queue.put_back(job)
-                self._guard.begin_what_may()
-
-
-def _job_of(worker: Worker, number: int) -> Job:
+def _job_of(worker: WorkerHandle, number: int) -> Job:
     """The worker's job. Raises `ProtocolError` where that is another."""
     if worker.job is None or worker.job.id != number:
         raise ProtocolError(f"an answer for job {number}, which it does not have")
     return worker.job
-
-
-def closing() -> Draining:
-    """What ends the jobs that are inside when the pool closes."""
-    return Draining("the server is shutting down")

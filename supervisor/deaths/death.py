@@ -4,8 +4,8 @@ import enum
 import signal
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
 
+from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.log import get_logger
 
 log = get_logger("supervisor")
@@ -147,18 +147,6 @@ def name_death(
     return Death(pid, cause, status, f"{role} process {pid} {what}{why}", intent)
 
 
-class KillerWatch(Protocol):
-    """Who knows what the kernel has killed."""
-
-    def killed(self, pid: int, *, by_log_only: bool) -> bool:
-        """The kernel's OOM killer ended `pid`, which has just gone."""
-        ...
-
-    def any_killed(self, pids: Collection[int]) -> bool:
-        """Its log says so of one of them."""
-        ...
-
-
 @dataclass(slots=True)
 class Outcome:
     """What we meant for one process, from its start until its death is named.
@@ -169,7 +157,7 @@ class Outcome:
 
     role: str
     pid: int
-    watch: KillerWatch
+    evidence: OomEvidence
     asked: Intent = Intent.NONE
     forced: Intent = Intent.NONE
     reason: str = ""
@@ -201,10 +189,10 @@ class Outcome:
 
     def _taken_by_kernel(self, below: Collection[int]) -> bool:
         try:
-            if below and self.watch.any_killed(below):
+            if below and self.evidence.any_killed(below):
                 return True
             # What we killed is ours, unless the kernel says by name that it was first.
-            return self.watch.killed(self.pid, by_log_only=self.forced is not Intent.NONE)
+            return self.evidence.killed(self.pid, by_log_only=self.forced is not Intent.NONE)
         except Exception:
             # Its end has to become known, if not all of its cause.
             log.exception("oom_evidence.unreadable", pid=self.pid)

@@ -1,4 +1,4 @@
-"""From a recording that has its place to what is said in it: by one worker, or, if it is long, in
+"""From a recording that was admitted to what is said in it: by one worker, or, if it is long, in
 pieces by all."""
 
 import asyncio
@@ -12,10 +12,11 @@ import msgspec
 
 from modelserver.audio.channels import MIX
 from modelserver.serving.recordings import PieceJournal, Recording, piece_length
-from modelserver.serving.service import Place, SpeechService
+from modelserver.serving.served import ServedModel
+from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from modelserver.tracing import past_span, span
-from supervisor import DeadlineExceeded, Death, JobInput, NotReady
+from supervisor import Admission, DeadlineExceeded, Death, JobInput, NotReady
 
 Told = Callable[[SpeechProgress], None]
 
@@ -32,52 +33,51 @@ class Recognized:
 
 
 @dataclass(frozen=True, slots=True)
-class Transcribing:
+class Transcription:
     """One recording, as it is `asked`. `timeout_s`: what it may take; `told` hears how far it is;
     with a `journal` it is heard in the background, in pieces that are kept, however short it is."""
 
     service: SpeechService
+    served: ServedModel
     asked: SpeechRequest
     timeout_s: float | None = None
     told: Told | None = None
     request_id: str | None = None
     journal: PieceJournal | None = None
 
-    async def run(self, place: Place, audio: JobInput) -> Recognized:
+    async def run(self, admission: Admission, audio: JobInput) -> Recognized:
         """What is said in it. Raises `supervisor.PoolError`."""
-        long = (place.admission.units or 0.0) >= self.service.settings.long.from_s
+        long = (admission.units or 0.0) >= self.service.settings.debug.long_from_s
         in_pieces = long or self.journal is not None
-        with span("transcribe") as transcribing:
+        with span("transcribe", attributes={"modelserver.in_pieces": in_pieces}) as transcribing:
+            transcribing.set_attribute("modelserver.model", self.served.label)
             entered = time.time()
-            transcribing.note(
-                modelserver__model=place.served.label, modelserver__in_pieces=in_pieces
-            )
-            done = await (self._in_pieces if in_pieces else self._whole)(place, audio)
-            transcribing.note(modelserver__audio_s=done.speech.duration_s)
+            done = await (self._in_pieces if in_pieces else self._whole)(admission, audio)
+            transcribing.set_attribute("modelserver.audio_s", done.speech.duration_s)
             # Clocks that tick in milliseconds must not put them before what they are in.
             ended = time.time()
             began = max(entered, ended - done.run_s)
             past_span("queue", max(entered, began - done.queued_s), began)
             past_span("decode", began, ended)
             for death in done.deaths:
-                transcribing.event(
-                    "worker.exited",
-                    modelserver__cause=death.cause.value,
-                    process__pid=death.pid,
-                    modelserver__sentence=death.sentence,
-                )
+                exited = {
+                    "modelserver.cause": death.cause.value,
+                    "process.pid": death.pid,
+                    "modelserver.sentence": death.sentence,
+                }
+                transcribing.add_event("worker.exited", exited)
         self.service.traffic.recognized(
-            place.served.label, done.queued_s, done.run_s, done.speech.duration_s
+            self.served.label, done.queued_s, done.run_s, done.speech.duration_s
         )
         return done
 
-    async def _whole(self, place: Place, audio: JobInput) -> Recognized:
+    async def _whole(self, admission: Admission, audio: JobInput) -> Recognized:
         def told(value: Any) -> None:
             if self.told is not None:
                 self.told(msgspec.convert(value, SpeechProgress))
 
         try:
-            result = await place.admission.run(
+            result = await admission.run(
                 msgspec.to_builtins(self.asked),
                 audio,
                 timeout_s=self.timeout_s,
@@ -90,17 +90,17 @@ class Transcribing:
         speech = msgspec.convert(result.value, Speech)
         return Recognized(speech, result.queued_s, result.run_s, result.deaths)
 
-    async def _in_pieces(self, place: Place, audio: JobInput) -> Recognized:
-        pool = place.served.pool
+    async def _in_pieces(self, admission: Admission, audio: JobInput) -> Recognized:
+        pool = self.served.pool
         if pool is None:
             raise NotReady("the model is not loaded any more")
-        units, workers = place.admission.units or 0.0, place.served.slots
+        units, workers = admission.units or 0.0, self.served.slots
         # Files do not wait behind it but for its samples; other recordings do, by their turns.
-        place.admission.resize(0.0, known=False)
+        admission.resize(0.0, known=False)
         entered = started = time.monotonic()
         try:
             async with asyncio.timeout(self.timeout_s), contextlib.AsyncExitStack() as held:
-                turns, turn = place.served.turns, None
+                turns, turn = self.served.turns, None
                 if self.journal is None:
                     seconds = units * _least_channels(self.asked.channels)
                     waiting = turns.turn(seconds, workers, self.timeout_s)
@@ -111,7 +111,7 @@ class Transcribing:
                     self.service.spools,
                     workers,
                     self.asked,
-                    piece_s=piece_length(units, workers, self.service.settings.long.piece_s),
+                    piece_s=piece_length(units, workers, self.service.settings.debug.long_piece_s),
                     told=self.told,
                     request_id=self.request_id,
                     journal=self.journal,
@@ -119,7 +119,7 @@ class Transcribing:
                     turn=turn,
                     may_go_on=turns.idle if turn is None else None,
                 )
-                speech = await recording.transcribe(place.admission, audio)
+                speech = await recording.transcribe(admission, audio)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"not done after {self.timeout_s:g} s (limits.request_s is {self.timeout_s:g})"

@@ -1,0 +1,34 @@
+"""From the server's settings to those of the guard and of a pool."""
+
+from modelserver.serving.selection import worker_count
+from modelserver.settings import Settings
+from supervisor import Allocator, MemorySettings, PoolSettings, Sandbox, StreamSettings
+
+
+def memory_settings(settings: Settings) -> MemorySettings:
+    """What the guard is told of them."""
+    return MemorySettings(
+        limit=_unless_auto(settings.memory.limit),
+        reserve=_unless_auto(settings.memory.reserve),
+        budget=_unless_auto(settings.workers.budget),
+        max_rss=_unless_auto(settings.debug.max_rss),
+    )
+
+
+def pool_settings(settings: Settings, first_slot: int = 0) -> PoolSettings:
+    """What a pool is told of them."""
+    return PoolSettings(
+        workers=worker_count(settings),
+        first_slot=first_slot,
+        queue=settings.limits.queue,
+        hang_s=settings.workers.hang_s,
+        nice=settings.debug.nice,
+        memory=memory_settings(settings),
+        allocator=Allocator(settings.debug.allocator),
+        sandbox=Sandbox(settings.sandbox),
+        streams=StreamSettings(replay=settings.debug.stream_replay_s, share=settings.streams.share),
+    )
+
+
+def _unless_auto(size: int | str) -> int | None:
+    return size if isinstance(size, int) else None

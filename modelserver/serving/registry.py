@@ -1,0 +1,250 @@
+"""Which models are served: found by name or language, loaded, unloaded, and replaced."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import msgspec.structs
+import structlog
+
+from modelserver.refusal import Refusal
+from modelserver.serving.kernel_supply import KernelSupply
+from modelserver.serving.loading import MakeWay
+from modelserver.serving.served import ServedModel
+from modelserver.settings import ModelSettings, Settings
+from modelserver.settings.changes import with_values
+from modelserver.settings.labels import own_settings, settings_for
+from modelserver.speech.phrases import phrases_refused
+from supervisor import Cause, Guard, SpoolStore
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
+
+_PHRASES_IDLE_S = 300.0
+"""A model that was loaded for phrases alone is unloaded after so many idle seconds."""
+_PHRASES_NICER = 5
+"""Its worker's priority is below the others'."""
+_IDLE_LOOK_S = 0.5
+
+
+class UnknownModel(Refusal):
+    """No model is served under that name, or for that language; the text lists what there is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("model_not_found", message)
+
+
+async def _load_anyway(needs: int, left: int) -> None:
+    """The model is loaded whatever is left: readings may be late."""
+
+
+class ModelRegistry(Mapping[str, ServedModel]):
+    """The models of the settings, by label. Use as `async with`; entering returns at once, while
+    models load."""
+
+    def __init__(self, settings: Settings, guard: Guard, spools: SpoolStore) -> None:
+        self.make_way: MakeWay = _load_anyway
+        """Has the server before this one end where both do not fit."""
+        self._settings = settings
+        self._guard, self._spools = guard, spools
+        self._kernels = KernelSupply(guard)
+        self._idling: asyncio.Task[None] | None = None
+        self._leaving: dict[ServedModel, asyncio.Task[None]] = {}
+        self._for_phrases: dict[str, ServedModel] = {}
+        self._slots = 0
+        self._past_deaths: Counter[Cause] = Counter()
+        self._models = {
+            label: self._served(label, own) for label, own in own_settings(settings).items()
+        }
+
+    def __getitem__(self, label: str) -> ServedModel:
+        return self._models[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    async def __aenter__(self) -> "ModelRegistry":
+        for served in self._models.values():
+            if not served.on_demand:
+                await served.start()
+        self._idling = asyncio.create_task(self._unload_idle_ones())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._idling is not None:
+            self._idling.cancel()
+            await asyncio.gather(self._idling, return_exceptions=True)
+        leaving = tuple(self._leaving.values())
+        await asyncio.gather(*(served.stop() for served in self.all_served()))
+        await asyncio.gather(*leaving)
+
+    # --- finding --------------------------------------------------------------------------------
+
+    def find(self, name: str | None = None, language: str | None = None) -> ServedModel:
+        """The model that is called so, or that speaks the language; without either, the first.
+
+        Raises `UnknownModel`.
+        """
+        for served in self._models.values():
+            if name is not None and name not in served.names:
+                continue
+            if language is not None and not served.speaks(language):
+                continue
+            return served
+        wanted = [f"called {name!r}"] if name is not None else []
+        wanted += [f"for the language {language!r}"] if language is not None else []
+        there = ", ".join(served.in_words() for served in self._models.values())
+        raise UnknownModel(f"there is no model {' and '.join(wanted)}; there are: {there}")
+
+    def with_phrases(self, served: ServedModel) -> ServedModel:
+        """The same model as it was published, on one worker of its own, loaded when it is used: a
+        compiled graph cannot be limited to phrases. Raises `Refusal`."""
+        if not served.takes_phrases():
+            raise phrases_refused(
+                f"{served.in_words()} has a graph that cannot be limited to phrases"
+            )
+        if (found := self._for_phrases.get(served.label)) is None:
+            own = msgspec.structs.replace(
+                served.own, load="first_use", idle_s=_PHRASES_IDLE_S, workers=1
+            )
+            one_worker = {
+                "prepare": "never",
+                "workers.count": 1,
+                "debug.warmup": "none",
+                "debug.nice": min(19, self._settings.debug.nice + _PHRASES_NICER),
+            }
+            settings = with_values(served.settings, one_worker)
+            found = self._new_model(f"{served.label}.phrases", settings, own, plain=True)
+            self._for_phrases[served.label] = found
+        return found
+
+    @property
+    def default(self) -> ServedModel:
+        """The model for requests that name none."""
+        return next(iter(self._models.values()))
+
+    def all_served(self) -> tuple[ServedModel, ...]:
+        """Those that leave, and those that were loaded for phrases, included."""
+        return (*self._models.values(), *self._for_phrases.values(), *self._leaving)
+
+    @property
+    def places(self) -> int:
+        """Requests that may be inside at once."""
+        return sum(served.places for served in self._models.values())
+
+    def label_of(self, slot: int) -> str:
+        """The model that the worker on this slot serves."""
+        found = (served.label for served in self.all_served() if slot in served.numbers)
+        return next(found, "")
+
+    def deaths(self) -> Counter[Cause]:
+        """Return how many processes of all models have ended, by cause."""
+        return sum((served.deaths() for served in self.all_served()), self._past_deaths)
+
+    # --- loading and unloading ------------------------------------------------------------------
+
+    async def settled(self) -> str | None:
+        """Wait until every model that is loaded at the start is there, or cannot be loaded: why
+        the first is not there; None if it is."""
+        pools = [served.pool for served in self._models.values() if served.pool is not None]
+        reasons = [await pool.loaded_or_failed() for pool in pools]
+        return reasons[0] if self.default.pool is not None else None
+
+    def recycle(self, slot: int) -> list[int]:
+        """Replace the worker on this slot, after its job; returns the pids."""
+        return [
+            pid
+            for served in self._models.values()
+            if served.pool is not None
+            for pid in served.pool.recycle(slot)
+        ]
+
+    async def change(self, settings: Settings) -> None:
+        """Serve the models of other settings; each is loaded again beside the one that serves."""
+        wanted = own_settings(settings)
+        for label, own in list(wanted.items()):
+            served = self._models.get(label)
+            if served is not None and served.own.workers != own.workers:
+                log.warning("settings.need_a_restart", names=[f"models.{label}.workers"])
+                wanted[label] = msgspec.structs.replace(own, workers=served.own.workers)
+        before, self._settings = self._models, settings
+        self._models = {
+            label: before.get(label) or self._served(label, own) for label, own in wanted.items()
+        }
+        for label, served in self._models.items():
+            if label in before:
+                served.change(settings_for(settings, label, wanted[label]), wanted[label])
+            if not served.on_demand:
+                await served.start()
+        # Those for phrases are loaded again when somebody asks for them.
+        gone = [before[label] for label in before.keys() - wanted.keys()]
+        gone += self._for_phrases.values()
+        self._for_phrases = {}
+        for served in gone:
+            self._leaving[served] = asyncio.create_task(self._retire(served, settings.drain_s))
+
+    async def _retire(self, served: ServedModel, drain_s: float) -> None:
+        """No new request finds it; those inside go on."""
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    await served.out_of_use()
+            await self._unload(served, "it is not in the settings any more")
+        finally:
+            self._past_deaths += served.deaths()
+            del self._leaving[served]
+
+    async def _unload(self, served: ServedModel, reason: str) -> None:
+        """Whoever asks for it from now on has it loaded anew."""
+        await served.stop()
+        log.info("model.unloaded", model=served.label, reason=reason)
+
+    async def _make_room(self, wanted: ServedModel) -> bool:
+        """Unload the model that was used longest ago, of those that are loaded on demand."""
+        candidates = [
+            served for served in self._unloadable() if served is not wanted and served.idle
+        ]
+        if not candidates:
+            return False
+        oldest = min(candidates, key=lambda served: served.used_at)
+        await self._unload(oldest, f"{wanted.label} needs its memory")
+        await self._guard.look_again()
+        return True
+
+    async def _unload_idle_ones(self) -> None:
+        while True:
+            await asyncio.sleep(_IDLE_LOOK_S)
+            for served in self._unloadable():
+                patience = served.own.idle_s
+                since = time.monotonic() - served.used_at
+                if patience and served.idle and since > patience:
+                    await self._unload(served, f"nobody asked for it for {patience:g} s")
+
+    def _unloadable(self) -> tuple[ServedModel, ...]:
+        served = (*self._models.values(), *self._for_phrases.values())
+        return tuple(one for one in served if one.on_demand)
+
+    def _served(self, label: str, own: ModelSettings) -> ServedModel:
+        return self._new_model(label, settings_for(self._settings, label, own), own)
+
+    def _new_model(
+        self, label: str, settings: Settings, own: ModelSettings, *, plain: bool = False
+    ) -> ServedModel:
+        served = ServedModel(
+            label,
+            settings,
+            own,
+            first_slot=self._slots,
+            guard=self._guard,
+            spools=self._spools,
+            make_room=self._make_room,
+            make_way=lambda needs, left: self.make_way(needs, left),
+            kernels=self._kernels,
+            plain=plain,
+        )
+        self._slots += served.slots
+        return served

@@ -1,0 +1,50 @@
+"""Whether the server is well: one word, and sentences that say why it is not "ok"."""
+
+import time
+
+from modelserver.serving.service import SpeechService
+from supervisor import PoolState, PoolStatus, in_units
+
+_RECENT_S = 60.0
+"""How long the end of a process is a reason."""
+
+
+def in_a_line(service: SpeechService) -> str:
+    """Return the verdict in one line, as systemd shows it."""
+    status = service.status()
+    word, reasons = verdict(service, status)
+    if reasons:
+        return f"{word}: {'; '.join(reasons)}"
+    able = sum(worker.state.value in ("idle", "busy") for worker in status.workers)
+    return f"{word}: {status.model.get('model')}, {able} workers, {status.admitted} requests"
+
+
+def verdict(service: SpeechService, status: PoolStatus) -> tuple[str, list[str]]:
+    """Return "ok", "degraded", "unavailable" or "draining", and the reasons."""
+    reasons = service.stale()
+    if status.reason is not None:
+        reasons.append(status.reason)
+    if (guard := status.guard) is not None:
+        if guard.state.level:
+            reasons.append(
+                f"memory is short ({guard.state.level.word}): {in_units(guard.left)} are left "
+                f"until {guard.tightest.name} is full"
+            )
+        if guard.state.starved:
+            reasons.append(
+                "the model is starved: the kernel takes its pages back and reads them again; "
+                f"{status.starved_needs} would end it"
+            )
+        if guard.spools_refused is not None:
+            directory = service.spools.limits.directory
+            reasons.append(
+                f"larger uploads are refused: {directory} (spool.directory): {guard.spools_refused}"
+            )
+    now = time.time()
+    recent = [o for o in status.last_deaths if now - o.time < _RECENT_S]
+    reasons += [o.death.sentence for o in recent[-3:]]
+    if status.state is PoolState.DRAINING:
+        return "draining", ["the server takes no new requests", *reasons]
+    if status.reason is not None or (guard is not None and not guard.state.takes_work):
+        return "unavailable", reasons
+    return ("degraded" if reasons else "ok"), reasons

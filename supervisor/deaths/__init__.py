@@ -1,0 +1,1 @@
+"""How a process ended, the evidence for it, and what was known of memory before."""

@@ -1,0 +1,131 @@
+"""What memory has to fit into, and what each worker may grow by: found anew with every reading."""
+
+from supervisor.guard.accounting import Accounting
+from supervisor.guard.limits import Limits, find_budget, find_limits
+from supervisor.guard.members import Members
+from supervisor.log import get_logger
+from supervisor.processes.worker_handle import WorkerHandle
+from supervisor.readings.memory import Bound
+from supervisor.settings import MemorySettings
+
+log = get_logger("guard")
+
+_NOTABLE_CHANGE = 1 / 8
+"""Of a budget: by less it is not found anew."""
+
+
+class Budgets:
+    """Limits and budgets of all members. Bytes."""
+
+    def __init__(self, settings: MemorySettings, members: Members, accounting: Accounting) -> None:
+        self._settings = settings
+        self._members = members
+        self._accounting = accounting
+        self.budget = find_budget(settings, None, 1)
+        self.left = 0
+        """Bytes until the tightest bound, less the reserve, at the last whole reading."""
+        self._limits: Limits | None = None
+        self._found_for: tuple[tuple[int, ...], int, bool] | None = None
+        self._logged = -1
+        self._allowed: dict[int, int] = {}
+        """By pid of a worker, the hard budget that what it works on has begun with."""
+        self._without_streams: dict[int, int] = {}
+        """By pid of a worker, its growth when it had no stream."""
+
+    @property
+    def limits(self) -> Limits:
+        """What memory has to fit into, as of the last reading."""
+        assert self._limits is not None
+        return self._limits
+
+    def update(self, bounds: tuple[Bound, ...]) -> None:
+        """Find limits and budget again, by what a whole reading has found."""
+        limits = find_limits(bounds, self._settings)
+        if self._limits is None or limits.limit != self._limits.limit:
+            log.info(
+                "guard.limits_found",
+                limit_bytes=limits.limit.bytes,
+                limit_is=limits.limit.reason,
+                reserve_bytes=limits.reserve.bytes,
+                reserve_is=limits.reserve.reason,
+            )
+        self._limits = limits
+        self.left = min(bound.left for bound in bounds) - limits.reserve.bytes
+        serving = tuple(server.pid for server in self._members.live_servers)
+        if not serving:
+            return
+        # At once, and again when it is known exactly what the model takes.
+        exact = not self._accounting.outdated
+        basis = (serving, limits.limit.bytes, exact)
+        shared = max(self._accounting.of(pid).unreclaimable for pid in serving)
+        budget = find_budget(
+            self._settings, self.left + self.growths(), self._members.slots, shared
+        )
+        before = self.budget.growth.bytes
+        moved = abs(budget.growth.bytes - before) > before * _NOTABLE_CHANGE
+        # Others in the machine or the cgroup come and go: what there is for each changes with them.
+        if self._found_for != basis or moved:
+            self._found_for, self.budget = basis, budget
+            if exact and self._logged != budget.growth.bytes:
+                self._logged = budget.growth.bytes
+                log.info(
+                    "guard.budget_found",
+                    budget_bytes=budget.growth.bytes,
+                    budget_is=budget.growth.reason,
+                    hard_budget_bytes=budget.hard.bytes,
+                    max_rss_bytes=budget.max_rss.bytes if budget.max_rss else None,
+                )
+
+    def growths(self) -> int:
+        """What all workers hold of their own."""
+        return sum(self._accounting.of(worker.pid).growth for worker in self._members.workers)
+
+    def most_growth_ever(self) -> int:
+        """How much one worker could grow by with all that the limits allow beside the model."""
+        serving = sum(self._accounting.of(s.pid).unreclaimable for s in self._members.live_servers)
+        left = max(0, self.limits.limit.bytes - self.limits.reserve.bytes - serving)
+        budget = find_budget(self._settings, left, max(1, self._members.slots))
+        return min(left, budget.hard.bytes)
+
+    def hard(self, worker: WorkerHandle) -> int:
+        """The budget past which the worker is ended. What it works on keeps the one that it has
+        begun with: if others take memory, that is a shortage, and no fault of its own."""
+        now = self.budget.hard.bytes
+        allowed = max(now, self._allowed.get(worker.pid, 0)) if worker.busy else now
+        self._allowed[worker.pid] = allowed
+        return allowed
+
+    # --- streams --------------------------------------------------------------------------------
+
+    def for_streams(self, worker: WorkerHandle) -> int:
+        """What the worker may grow by beyond the budget: that is for a job, or for one stream."""
+        member = self._members.of(worker)
+        if member is None or len(worker.streams) < 2:
+            return 0
+        need = min(member.stream_need.bytes, self.budget.growth.bytes)
+        return need * (len(worker.streams) - 1)
+
+    def reserved_for_streams(self) -> int:
+        """What open streams are likely to take, and have not taken yet."""
+        return sum(
+            max(0, m.stream_need.bytes * len(worker.streams) - self._grown_by_streams(worker))
+            for m in self._members
+            for worker in m.lifecycle.workers
+            if worker.streams
+        )
+
+    def learn_of_streams(self) -> None:
+        """Take note of what the streams have made their workers grow by."""
+        workers = self._members.workers
+        there = {worker.pid for worker in workers}
+        self._without_streams = {p: g for p, g in self._without_streams.items() if p in there}
+        self._allowed = {pid: hard for pid, hard in self._allowed.items() if pid in there}
+        for worker in workers:
+            if not worker.streams:
+                self._without_streams[worker.pid] = self._accounting.of(worker.pid).growth
+            elif not worker.ending and (member := self._members.of(worker)) is not None:
+                member.stream_need.learn(self._grown_by_streams(worker), len(worker.streams))
+
+    def _grown_by_streams(self, worker: WorkerHandle) -> int:
+        growth = self._accounting.of(worker.pid).growth
+        return max(0, growth - self._without_streams.get(worker.pid, 0))
