@@ -30,15 +30,15 @@ def load_model(
     *,
     prefetch: bool = False,
     left_out: tuple[str, ...] = (),
-    kernels: str | None = None,
+    simd: str | None = None,
 ) -> Model:
     """Load the model in `directory`, with the files in `made` in place of its own.
 
     `made`: what a prepared model has made new (`PreparedModel.made`). `prefetch`: read its graph
     through once, so that the first requests need not wait for the disk. `left_out`: folders of
-    the model that are not loaded (`rescoring_folders`). `kernels`: the variant of our kernels that
-    the process was started for (`models.vosk.simd`). Raises `ModelError`.
+    the model that are not loaded (`rescoring_folders`). `simd`: the variant of the SIMD library
+    (`models.vosk.simd`) that the process was started with. Raises `ModelError`.
     """
     from models.vosk.model import VoskModel
 
-    return VoskModel(directory, made, prefetch=prefetch, left_out=left_out, kernels=kernels)
+    return VoskModel(directory, made, prefetch=prefetch, left_out=left_out, simd=simd)

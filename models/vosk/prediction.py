@@ -22,7 +22,7 @@ _MB = 1_000_000
 _ENGINE = 20 * _MB
 """Python, this package, FFmpeg's decoders and libvosk."""
 _ACOUSTIC, _IVECTOR = 1.9, 2.4
-"""The network and its collapsed copy, as the engine holds them or laid out for our kernels; the
+"""The network and its collapsed copy, as the engine holds them or as the SIMD library does; the
 extractor's matrices and what is derived from them (Kaldi: `IvectorExtractor::ComputeDerivedVars`).
 """
 _SYMBOL = 77

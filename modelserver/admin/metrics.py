@@ -67,11 +67,11 @@ class _HealthCollector(Collector):
         info = GaugeMetricFamily(
             "modelserver_model_info",
             "Always 1; how a model is loaded is in the labels.",
-            labels=["blas", "kernels", "model", "name"],
+            labels=["blas", "model", "name", "simd"],
         )
         for model in health.models:
-            if model.kernels is not None:
-                info.add_metric([model.blas or "", model.kernels, model.label, model.model], 1)
+            if model.simd is not None:
+                info.add_metric([model.blas or "", model.label, model.model, model.simd], 1)
         yield info
         queue = health.queue
         yield _gauge("requests_admitted", "Requests inside, with jobs at work.", queue.admitted)
