@@ -118,10 +118,6 @@ class VoskModel:
         recognizer.begin(options)
         return recognizer
 
-    def forget_recognizers(self) -> None:
-        """Drop those that are kept: the next one is new."""
-        self._kept.clear()
-
     def report(self) -> dict[str, Any]:
         """How it was loaded."""
         facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}

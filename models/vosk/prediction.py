@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.prediction import Part, Prediction
-from models.vosk.graph_file import graph_problem
+from models.vosk.graph_file import Symbols, graph_problem, symbols_in_graph, symbols_in_text
 from models.vosk.layout import HCL, LM, STATIC, WORDS, graph_directory, rescoring_folders
-from models.vosk.symbols import Symbols, symbols_in_graph, symbols_in_text
 
 _MB = 1_000_000
 

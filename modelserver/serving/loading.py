@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-import models
+from models.vosk.layout import composes_its_graph
 from modelserver.serving.learned import CrashInquiry, Lessons
 from modelserver.serving.load_specs import find_choice, target_of, wants_simd
 from modelserver.serving.rlimits import not_allowed
@@ -60,7 +60,7 @@ class ModelLoading:
         """Return whether the model can be limited to phrases once it is loaded as it was published;
         True while that is not known."""
         chosen = self._chosen
-        return chosen is None or models.composes_its_graph(chosen.location.directory)
+        return chosen is None or composes_its_graph(chosen.location.directory)
 
     def lost_prepared(self) -> str | None:
         """Return why a prepared form of the model is not in use; None if there is no reason."""

@@ -9,8 +9,8 @@ import pytest
 from running import start_server
 
 import models
+from models.vosk import mapping
 from models.vosk.graph_file import read_graph_header
-from models.vosk.mapping import mapping_problem
 from models.vosk.prepared import PreparedModel, export_prepared, import_prepared
 from models.vosk.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
 from models.vosk.simd import ABI, LIBRARY, build_simd, find_simd, simd_path
@@ -154,14 +154,14 @@ def test_a_graph_that_cannot_be_mapped_is_not_chosen(
 ) -> None:
     store = prepared_small.directory.parent
     assert candidate(small, store, "auto").prediction.graph == "mapped"
-    monkeypatch.setattr(models, "mapping_problem", lambda: "the engine would copy it")
+    monkeypatch.setattr(mapping, "mapping_problem", lambda: "the engine would copy it")
     choice = candidate(small, store, "auto")
     assert (choice.prepared, choice.prediction.graph) == (None, "lazy")
     assert "is not used: the engine would copy it" in choice.problems[0]
 
 
 def test_the_engine_that_is_installed_maps() -> None:
-    assert mapping_problem() is None
+    assert mapping.mapping_problem() is None
 
 
 # --- what is built --------------------------------------------------------------------------------

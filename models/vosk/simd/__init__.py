@@ -89,20 +89,12 @@ class SimdLibrary:
 def _preloadable(library: Path) -> Path:
     if not _SPLITS.search(str(library)):
         return library
-    directory = _links()
-    link = directory / f"{len(list(directory.iterdir()))}.so"
+    home = "/tmp" if _SPLITS.search(tempfile.gettempdir()) else None  # noqa: S108 - mkdtemp
+    directory = tempfile.mkdtemp(prefix="modelserver-preload-", dir=home)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    link = Path(directory) / LIBRARY
     link.symlink_to(library)
     return link
-
-
-@functools.cache
-def _links() -> Path:
-    """A directory of this process's, which goes with it."""
-    directory = tempfile.mkdtemp(prefix="modelserver-preload-")
-    if _SPLITS.search(directory):
-        directory = tempfile.mkdtemp(prefix="modelserver-preload-", dir="/tmp")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return Path(directory)
 
 
 _SPLITS = re.compile(r"[\s:]")
