@@ -5,7 +5,7 @@
 # make test-many    several hosts behind HAProxy and nginx, and a Ray cluster
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
 # make test-cgroup2    the guard under another kernel, with version 2 of the memory controller
-# make test-aarch64    the kernels on an emulated ARM processor
+# make test-aarch64    the SIMD library on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
 # make lock, make audit, make sbom    pin what the image is made of; look for known holes in it; list it
@@ -69,7 +69,7 @@ test-cgroup2: $(VENV)/.test
 
 test-aarch64: $(VENV)/.test
 	scripts/system-packages aarch64
-	$(BIN)/pytest -m aarch64 tests/models/test_kernels_aarch64.py tests/models/test_search_aarch64.py
+	$(BIN)/pytest -m aarch64 tests/models/test_simd_aarch64.py tests/models/test_search_aarch64.py
 
 ## With the Python of the image's Debian (3.11).
 lock:

@@ -22,7 +22,7 @@ import models
 from models.processor import processor_flags
 from models.vosk.blas import AUTO, blas_environment
 from models.vosk.prepared import find_prepared
-from models.vosk.simd import SAME_AS, get_kernels
+from models.vosk.simd import SAME_AS, get_simd
 from modelserver.settings import Settings
 from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
 from supervisor.settings import Allocator
@@ -34,11 +34,11 @@ GRAPH_VARIABLE = "BENCHMARK_GRAPH"
 """Another graph than the prepared model's own, for experiments."""
 
 
-KERNELS_VARIABLE = "BENCHMARK_KERNELS"
-"""The variant of our kernels that the process was started for."""
+SIMD_VARIABLE = "BENCHMARK_SIMD"
+"""The variant of our SIMD library that the process was started for."""
 
 SEARCH_VARIABLE = "BENCHMARK_SEARCH"
-"""Whether the engine searches in the graph by itself, with our kernels for the rest."""
+"""Whether the engine searches in the graph by itself, with our SIMD library for the rest."""
 
 
 class Bare:
@@ -52,23 +52,23 @@ class Bare:
         count: int,
         allocator: str,
         *,
-        kernels: bool = True,
+        simd: bool = True,
         search: bool = True,
         blas: str = "auto",
         **variables: str,
     ) -> None:
-        """`kernels`: ours, where the mode has them (they are for static graphs), with their
+        """`simd`: ours, where the mode has them (they are for static graphs), with their
         `search` or without it; `blas`: as the setting, which bounds them too."""
         lazy = mode != "prepared"
         choice = choose_allocator(Allocator(allocator), find_jemalloc(), huge_pages=lazy)
         flags = processor_flags()
         ours = None
-        if kernels and not lazy:
-            ours = get_kernels(Settings().prepared_dir, flags, blas)
+        if simd and not lazy:
+            ours = get_simd(Settings().prepared_dir, flags, blas)
             blas = SAME_AS if blas == AUTO else blas
         layers = [os.environ, choice.variables, blas_environment(blas, flags), variables]
         if ours is not None:
-            layers += [ours.environment, {KERNELS_VARIABLE: ours.variant}]
+            layers += [ours.environment, {SIMD_VARIABLE: ours.variant}]
         if not search:
             layers.append({SEARCH_VARIABLE: "engine"})
         environment = process_environment(*layers)
@@ -155,7 +155,7 @@ def _child(model: Any, mode: str, audio: list[bytes], taken: Any, pipe: Connecti
             if number >= times * len(audio):
                 break
             if mode == "new":
-                model.forget_recognizers()
+                model._kept.clear()
             _decode(model, audio[number % len(audio)])
         pipe.send("done")
 
@@ -172,14 +172,14 @@ def main(mode: str, processes: int, directory: str, count: int) -> None:
         if GRAPH_VARIABLE in os.environ:
             made["graph/HCLG.fst"] = Path(os.environ[GRAPH_VARIABLE])
     started = time.monotonic()
-    variant = os.environ.get(KERNELS_VARIABLE)
-    model = models.load_model(location.directory, made, kernels=variant)
+    variant = os.environ.get(SIMD_VARIABLE)
+    model = models.load_model(location.directory, made, simd=variant)
     load_s = time.monotonic() - started
     if variant is not None:
-        model.check_kernels(models.warm_up_clips("ko", model.sample_rate))
+        model.check_simd(models.warm_up_clips("ko", model.sample_rate))
         assert "not_packed" not in model.report(), model.report()
         if SEARCH_VARIABLE in os.environ:
-            model.loaded.kernels.search(use=False)
+            model.loaded.simd.search(use=False)
     print(
         json.dumps({"load_s": load_s, "anonymous": anonymous(os.getpid()), **model.report()}),
         flush=True,

@@ -65,7 +65,7 @@ BENCHMARKS = {
 SCRIPTS = {
     "engines": "one model, three ways",
     "serving": "the server over the bare limit",
-    "kernels": "our kernels against OpenBLAS",
+    "simd": "our SIMD library against OpenBLAS",
     "products": "the matrix products alone",
     "profiles": "what each profile costs",
     "stream-details": "live streams, closer",

@@ -1,4 +1,4 @@
-// One thread, the embedded model's products with its weights: the engine's own sgemm, our kernels, and
+// One thread, the embedded model's products with its weights: the engine's own sgemm, our SIMD library, and
 // libraries that can lay weights out beforehand. A line a shape: GFLOPS of each. See products.py.
 //
 //   products LIBVOSK VARIANT
@@ -50,7 +50,7 @@ int main(int count, char** arguments) {
   if (count != 3) return 2;
   const auto sgemm =
       reinterpret_cast<Sgemm>(dlsym(dlopen(arguments[1], RTLD_NOW), "cblas_sgemm"));
-  const kernels::Variant* ours = kernels::find_variant(arguments[2]);
+  const simd::Variant* ours = simd::find_variant(arguments[2]);
   if (sgemm == nullptr || ours == nullptr) return 1;
   dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   dnnl::stream stream(engine);

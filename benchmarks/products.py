@@ -1,4 +1,4 @@
-"""The network's products, one thread: the engine's own, our kernels, oneDNN and libxsmm.
+"""The network's products, one thread: the engine's own, our SIMD library, oneDNN and libxsmm.
 
     scripts/system-packages benchmark products
     python benchmarks/products.py [--rounds N]

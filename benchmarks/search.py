@@ -1,4 +1,4 @@
-"""The search of our kernels beside the engine's own, without a server.
+"""The search of our SIMD library beside the engine's own, without a server.
 
     python benchmarks/search.py [--rounds N] [--count N] [--audio DIR]
 
@@ -28,7 +28,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {way: [] for way in ways}
     costs: dict[str, list[float]] = {way: [] for way in ways}
     for bare in ways.values():
-        assert bare.loaded["kernels"].startswith("packed"), bare.loaded
+        assert bare.loaded["simd"].startswith("packed"), bare.loaded
         bare.run()
     for number in range(asked.rounds):
         for way in list(ways)[:: 1 if number % 2 else -1]:

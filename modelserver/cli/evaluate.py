@@ -58,7 +58,7 @@ _MISSING_SHOWN = 5
     "models_dir",
     "prepared_dir",
     "language",
-    "kernels",
+    "simd",
     "rescoring",
     "profile",
 )
@@ -129,11 +129,7 @@ def _by(configuration: Configuration, server: str | None) -> dict[str, str]:
     if server is not None:
         return {"server": server}
     settings = configuration.settings
-    return {
-        "kernels": settings.kernels,
-        "rescoring": settings.rescoring,
-        "profile": settings.profile,
-    }
+    return {"simd": settings.simd, "rescoring": settings.rescoring, "profile": settings.profile}
 
 
 async def _hear(engine: Engine, files: list[str]) -> list[Outcome]:

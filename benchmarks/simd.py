@@ -1,6 +1,6 @@
-"""The server with our kernels against the same with the engine's own: throughput, texts, streams.
+"""The server with our SIMD library against the same without: throughput, texts, streams.
 
-    python benchmarks/kernels.py [--rounds N] [--count N] [--audio DIR]
+    python benchmarks/simd.py [--rounds N] [--count N] [--audio DIR]
 
 Everything stands all the time; the rounds alternate.
 """
@@ -20,12 +20,12 @@ from tables import spread, table
 from waves import wav
 
 from models.processor import processor_flags
-from models.vosk.blas import KERNELS
+from models.vosk.blas import CORETYPES
 from models.vosk.simd import choose_variant
 
 STREAMS = 50
 WAYS = {"off": ("off", "auto"), "packed": ("auto", "auto"), "packed, AVX2": ("auto", "Haswell")}
-"""Settings `kernels` and `blas`."""
+"""Settings `simd` and `blas`."""
 
 
 def texts(port: int, files: list[bytes]) -> list[str]:
@@ -48,23 +48,23 @@ def main() -> None:
     pcm = utterances.utterances(Path(asked.audio) if asked.audio else None, asked.count)
     files, audio_s = [wav(one) for one in pcm], sum(map(utterances.seconds, pcm))
     ways = dict(WAYS)
-    if choose_variant(processor_flags()) == choose_variant(KERNELS["Haswell"]):
+    if choose_variant(processor_flags()) == choose_variant(CORETYPES["Haswell"]):
         del ways["packed, AVX2"]  # there is nothing wider here
     rates: dict[str, list[float]] = {way: [] for way in ways}
     limits: dict[str, list[float]] = {way: [] for way in ways}
     costs: dict[str, list[float]] = {way: [] for way in ways}
     with contextlib.ExitStack() as open_ones:
         running, bares, singles, said = {}, {}, {}, {}
-        for way, (kernels, blas) in ways.items():
-            given = {"MODELSERVER_KERNELS": kernels, "MODELSERVER_DEBUG_BLAS": blas}
+        for way, (simd, blas) in ways.items():
+            given = {"MODELSERVER_SIMD": simd, "MODELSERVER_DEBUG_BLAS": blas}
             running[way] = open_ones.enter_context(server("prepared", **given))
-            options = {"kernels": kernels != "off", "blas": blas}
+            options = {"simd": simd != "off", "blas": blas}
             bares[way] = Bare("prepared", WORKERS, asked.audio, asked.count, "auto", **options)
             singles[way] = Bare("prepared", 1, asked.audio, 40, "auto", **options)
             open_ones.callback(bares[way].close)
             open_ones.callback(singles[way].close)
             (loaded,) = running[way].events("model.loaded")
-            print(way, loaded["kernels"], loaded["blas_kernel"], file=sys.stderr)
+            print(way, loaded["simd"], loaded["blas_kernel"], file=sys.stderr)
             said[way] = texts(running[way].port, files)
             bares[way].run()
         for number in range(asked.rounds):
@@ -87,7 +87,7 @@ def main() -> None:
         ]
         for way in ways
     ]
-    head = ["kernels", "audio s per s", "over off", "server over bare limit",
+    head = ["simd", "audio s per s", "over off", "server over bare limit",
             f"{STREAMS} streams, real-time factor", "texts as off"]  # fmt: skip
     print(table(head, rows))
 
