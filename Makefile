@@ -10,7 +10,7 @@
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
 # make lock, make audit, make sbom    pin what the image is made of; look for known holes in it; list it
 # make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT)
-# make bench-full    all of them, for hours
+# make bench-full    the scripts of benchmarks/ as well, for hours
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
 PYTHON ?= python3
@@ -47,7 +47,8 @@ test: $(VENV)/.test lint
 
 test-many: $(VENV)/.test
 	scripts/system-packages many
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,test,ray]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,test]" \
+		--editable "./tools[ray]"
 	$(BIN)/pytest -m many
 
 test-systemd: $(VENV)/.test
@@ -96,9 +97,9 @@ $(VENV)/.serve: pyproject.toml scripts/system-packages
 	scripts/virtual-environment "$(PYTHON)" $(VENV) ko
 	touch $@
 
-$(VENV)/.test: pyproject.toml scripts/system-packages
+$(VENV)/.test: pyproject.toml tools/pyproject.toml scripts/system-packages
 	scripts/system-packages serve test
-	scripts/virtual-environment "$(PYTHON)" $(VENV) ko,test
+	scripts/virtual-environment "$(PYTHON)" $(VENV) ko,test ./tools
 	touch $@ $(VENV)/.serve
 
 ## The embedded model comes along; EXTRAS= leaves it out.
