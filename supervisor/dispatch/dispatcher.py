@@ -55,14 +55,7 @@ class Dispatcher:
             target, settings, self, self.headroom, guard.history, guard.evidence, guard.clock
         )
         self.scheduler = Scheduler(guard, self.lifecycle, settings.workers)
-        self.streams = Streams(
-            settings.streams,
-            lambda: self.lifecycle.workers,
-            self.lifecycle.live_server,
-            settings.workers,
-            settings.attempts,
-            guard.clock,
-        )
+        self.streams = Streams(settings, self.lifecycle, guard.clock)
         self._measure = measure
         self._jobs: set[Job] = set()
         """All that are inside."""
