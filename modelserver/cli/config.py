@@ -46,7 +46,7 @@ def config(configuration: Configuration, explain: bool) -> None:
 
 def _shown(field: Field, value: Any) -> Any:
     value = field.shown(value)
-    if field.in_bytes and isinstance(value, int):
+    if field.unit == "bytes" and isinstance(value, int):
         text = size_text(value)
         return value if text.isdigit() else text
     return value
