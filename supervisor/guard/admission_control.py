@@ -72,8 +72,8 @@ class AdmissionControl:
         return {w: expected for w, expected in self._expected_of.items() if w.job is not None}
 
     def reserved(self) -> int:
-        """For running jobs and open streams what they have not grown by yet; for inputs that are
-        on their way, what may be held in memory of them."""
+        """Return what is reserved: for running jobs and open streams what they have not grown by
+        yet; for inputs that are on their way, what may be held in memory of them."""
         accounting = self._observer.accounting
         jobs = sum(
             max(0, expected - max(0, accounting.of(worker.pid).growth - worker.grown_before))
