@@ -16,6 +16,7 @@ import psutil
 import pytest
 from cgroup import cannot
 from conftest import share_compiler
+from engine_lines import ENGINE_LINES
 from harmed import flip, leftovers
 from running import until
 from small_model import SMALL_WORDS, make_small_model
@@ -114,7 +115,7 @@ def everything(
     location: models.ModelLocation, made: dict[str, Path], *, reverse: bool
 ) -> list[str]:
     """What the engine says of all clips, from a process of its own with the default kernel."""
-    script = (
+    script = ENGINE_LINES + (
         "import sys, json\nfrom pathlib import Path\n"
         "from models.clips import clips_for, decode_clip\n"
         "from models.vosk.model import VoskModel\n"
@@ -124,7 +125,7 @@ def everything(
         "for clip in clips:\n"
         "    pcm = decode_clip(clip, 16000)\n"
         "    for chunk, alternatives, partials in ((3334, 0, True), (8000, 3, False)):\n"
-        "        results = model.raw_results(pcm, chunk, alternatives=alternatives,"
+        "        results = engine_lines(model, pcm, chunk, alternatives=alternatives,"
         " partials=partials)\n"
         "        print(clip.name + json.dumps(list(results)))\n"
     )

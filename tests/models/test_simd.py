@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import vosk
 from cgroup import MB
+from engine_lines import ENGINE_LINES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from places import ROOT, SUPPORT
@@ -207,7 +208,9 @@ def test_they_are_not_used_where_nothing_reaches_them() -> None:
     assert not library.used
 
 
-EVERYTHING = """
+EVERYTHING = (
+    ENGINE_LINES
+    + """
 import json, sys
 from pathlib import Path
 from models.clips import clips_for, decode_clip
@@ -218,12 +221,13 @@ clips = [decode_clip(clip, 16000) for clip in clips_for("ko")]
 checked = model.check_simd(clips)
 said = [
     line for pcm in clips for alternatives, partials in ((0, True), (3, False))
-    for line in model.raw_results(pcm, 8000, alternatives=alternatives, partials=partials)
+    for line in engine_lines(model, pcm, 8000, alternatives=alternatives, partials=partials)
 ]
 simd = model.loaded.simd
 counts = [simd.products, simd.restored] if simd else [0, 0]
 print(json.dumps([said, checked, model.report(), *counts]))
 """
+)
 
 
 def answer_of(

@@ -1,6 +1,6 @@
-"""Prepared models: a model whose decoding graph was composed once, ahead of time.
+"""Prepared models: models with a compiled graph, which was composed once, ahead of time.
 
-A prepared model is a directory of links to its original, plus what is made new: the static graph,
+A prepared model is a directory of links to its original, plus what is made new: the compiled graph,
 aligned so that it can be mapped, its word list, and a configuration without dither.
 """
 
