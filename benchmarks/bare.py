@@ -22,7 +22,7 @@ import models
 from models.processor import processor_flags
 from models.vosk.blas import AUTO, blas_environment
 from models.vosk.prepared import find_prepared
-from models.vosk.simd import SAME_AS, get_simd
+from models.vosk.simd import SAME_AS, SIMD, SimdLibrary, must_run
 from modelserver.settings import Settings
 from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
 from supervisor.settings import Allocator
@@ -64,7 +64,7 @@ class Bare:
         flags = processor_flags()
         ours = None
         if simd and not lazy:
-            ours = get_simd(Settings().prepared_dir, flags, blas)
+            ours = SimdLibrary(SIMD.build(Settings().prepared_dir), must_run(flags, blas))
             blas = SAME_AS if blas == AUTO else blas
         layers = [os.environ, choice.variables, blas_environment(blas, flags), variables]
         if ours is not None:
