@@ -227,7 +227,7 @@ def health(service: SpeechService, jobs: JobService, started: float) -> Health:
             for worker in status.workers
         ],
         queue=QueueHealth(
-            status.admitted, status.waiting, service.models.places, status.s_per_unit
+            status.admitted, status.waiting, service.models.most_admitted, status.s_per_unit
         ),
         streams=_streams(service),
         memory=_memory(status, guard) if guard else None,

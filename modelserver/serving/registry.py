@@ -132,9 +132,9 @@ class ModelRegistry(Mapping[str, ServedModel]):
         return (*self._models.values(), *self._for_phrases.values(), *self._leaving)
 
     @property
-    def places(self) -> int:
+    def most_admitted(self) -> int:
         """Requests that may be inside at once."""
-        return sum(served.places for served in self._models.values())
+        return sum(served.most_admitted for served in self._models.values())
 
     def label_of(self, slot: int) -> str:
         """The model that the worker on this slot serves."""

@@ -78,7 +78,7 @@ class ServedModel:
         return range(self._first_slot, self._first_slot + self.slots)
 
     @property
-    def places(self) -> int:
+    def most_admitted(self) -> int:
         """Requests that may be inside at once."""
         return self.slots + self.settings.limits.queue
 
