@@ -13,10 +13,9 @@ import structlog
 import models
 from models.vosk import mapping
 from models.vosk.prepared import (
-    HOW_TO_GET_IT,
+    GRAPH_COMPILER,
     can_build,
     estimate_needs,
-    find_compiler,
     find_leftovers,
     must_be_affordable,
     remove_leftover,
@@ -182,8 +181,10 @@ class Preparation:
         store = self.settings.prepared_dir
         if (why := mapping.mapping_problem()) is not None:
             raise models.ModelError("cannot_map", why)
-        if find_compiler(store) is None and not can_build():
-            raise models.ModelError("no_compiler", f"there is no compiler for it ({HOW_TO_GET_IT})")
+        if GRAPH_COMPILER.find(store) is None and not can_build():
+            raise models.ModelError(
+                "no_compiler", f"there is no compiler for it ({GRAPH_COMPILER.needs})"
+            )
         spare = available_memory() - _SERVING_RESERVE_BYTES
         must_be_affordable(estimate_needs(location.directory), spare, store)
 

@@ -495,6 +495,7 @@ class DebugSettings(Section, frozen=True):
 
 
 RENAMED = {
+    "kernels": "simd",
     "allocator": "debug.allocator",
     "blas": "debug.blas",
     "warmup": "debug.warmup",
