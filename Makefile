@@ -1,4 +1,5 @@
 # make serve    run the server on 127.0.0.1:8091 with the embedded model
+# make check    lint, types and the tests that start no process, in less than a minute
 # make test     pass every check; installs some 500 Debian packages (0.9 GB) for that
 # Both make their own virtual environment first, and are fast the second time.
 # make test-many    several hosts behind HAProxy and nginx, and a Ray cluster
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 ## The tests start a server hundreds of times: it is compiled once, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust clean help
+.PHONY: serve check lint test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -31,10 +32,16 @@ serve: $(VENV)/.serve
 ## One races the kernel, the other brings as much load as two processors take.
 ALONE := tests/supervisor/test_guard.py tests/handover/test_handover.py
 
-test: $(VENV)/.test
+check: $(VENV)/.test lint
+	$(BIN)/pytest --quiet -m quick
+
+lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+test: $(VENV)/.test lint
 	$(BIN)/pytest --numprocesses 2 --durations 40 $(ALONE:%=--ignore %)
 	$(BIN)/pytest --durations 10 $(ALONE)
 

@@ -16,7 +16,7 @@ from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.cli.status import in_words
 from modelserver.own_packages import replaced_packages
 from modelserver.serving.load_specs import find_model
-from modelserver.serving.pool_settings import memory_settings, pool_settings
+from modelserver.serving.pool_settings import memory_settings
 from modelserver.serving.selection import candidate, does_not_fit, worker_count, workers_text
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
@@ -78,7 +78,7 @@ def _machine(settings: Settings, problems: list[str]) -> list[str]:
     ]
     if len(reading.bounds) == 1:
         lines.append("no memory cgroup limits this process")
-    for name, found in explain_limits(pool_settings(settings)).items():
+    for name, found in explain_limits(memory_settings(settings)).items():
         lines.append(f"{name} = {in_units(found.bytes)}: {found.reason}")
     if (problem := directory_problem(settings.spool.directory)) is not None:
         problems.append(f"spool.directory: {problem}")

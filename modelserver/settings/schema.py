@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from supervisor import PoolSettings, SpoolLimits
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Bytes = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
 BytesOrAuto = Annotated[Annotated[int, Meta(ge=0)] | Literal["auto"], Meta(extra={"unit": "bytes"})]
@@ -23,6 +25,9 @@ SecondsOrZero = Annotated[float, Meta(ge=0)]
 Whole = Annotated[int, Meta(ge=0)]
 Hosts = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(extra={"unit": "hosts"})]
 Names = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
+
+_POOL, _SPOOLS = PoolSettings(), SpoolLimits()
+"""Defaults of the supervisor, which stand there and not here."""
 
 
 def xdg_directory(variable: str, fallback: str) -> Path:
@@ -67,7 +72,7 @@ class WorkerSettings(Section, frozen=True):
     ] = 0
     hang_s: Annotated[
         Seconds, _about("a worker that shows no sign of life for this long is ended and replaced")
-    ] = 20.0
+    ] = _POOL.hang_s
     budget: Annotated[
         BytesOrAuto,
         _about(
@@ -105,7 +110,7 @@ class LimitSettings(Section, frozen=True):
         int,
         Meta(ge=0, le=100_000),
         _about("requests admitted beyond those that the workers run at once", restart=True),
-    ] = 64
+    ] = _POOL.queue
     request_s: Annotated[
         Seconds,
         _about("a request is answered, or refused with an error, within this time of its upload"),
@@ -133,7 +138,7 @@ class StreamSettings(Section, frozen=True):
         float,
         Meta(gt=0, le=1),
         _about("of the workers' time, what live streams may need together; more are refused"),
-    ] = 0.7
+    ] = _POOL.streams.share
 
 
 class JobSettings(Section, frozen=True):
@@ -339,7 +344,7 @@ class SpoolSettings(Section, frozen=True):
 
     memory_total: Annotated[
         Bytes, _about("uploads go to disk while those in memory together would exceed this")
-    ] = 64 * 1024 * 1024
+    ] = _SPOOLS.memory_total
     directory: Annotated[Path, _about("where uploads go that are not kept in memory")] = Path(
         "/var/tmp"  # noqa: S108 - unnamed files only; /tmp may be memory
     )
@@ -449,7 +454,7 @@ class DebugSettings(Section, frozen=True):
             "to watch while they keep every processor busy",
             restart=True,
         ),
-    ] = 5
+    ] = _POOL.nice
     max_rss: Annotated[
         BytesOrAuto,
         _about(
@@ -471,7 +476,7 @@ class DebugSettings(Section, frozen=True):
     ] = 45.0
     spool_memory_each: Annotated[
         Bytes, _about("an upload larger than this goes to a file on disk", restart=True)
-    ] = 2 * 1024 * 1024
+    ] = _SPOOLS.memory_each
     stream_message: Annotated[Bytes, _about("largest message of a live stream", restart=True)] = (
         1024 * 1024
     )
@@ -486,7 +491,7 @@ class DebugSettings(Section, frozen=True):
             "goes on on another worker if its own ends",
             restart=True,
         ),
-    ] = 60.0
+    ] = _POOL.streams.replay
 
 
 RENAMED = {

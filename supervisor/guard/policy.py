@@ -92,7 +92,7 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """What the policy remembers, and what holds until it decides anew.
+    """State that the policy remembers, and that holds until it decides again.
 
     `concurrency` is how many workers may work at once, of the `workers` there are;
     `starved_concurrency` is 0 where all may.
@@ -122,12 +122,12 @@ class GuardState:
 
     @property
     def spools_in_memory(self) -> bool:
-        """What arrives may be held in memory."""
+        """Whether what arrives may be held in memory."""
         return self.level == Level.NORMAL
 
     @property
     def concurrency(self) -> int:
-        """How many workers may work at once."""
+        """Number of workers that may work at once."""
         if self.level == Level.CRITICAL:
             return 1
         return self.starved_concurrency or self.workers
