@@ -69,7 +69,7 @@ async def _serve(configuration: Configuration) -> None:
 
 
 class Server:
-    """All that lives as long as the server does. Raises `CannotStart`."""
+    """The server, from start to end. Raises `CannotStart`."""
 
     def __init__(self, configuration: Configuration, predecessor: Predecessor) -> None:
         self._started = time.monotonic()
@@ -121,7 +121,7 @@ class Server:
             raise
 
     async def serve(self) -> None:
-        """From here to the end. Raises `CannotStart`."""
+        """Serve until told to stop. Raises `CannotStart`."""
         self._stop, hangups, upgrades = StopSignals(), Hangups(), UpgradeSignals()
         service = self._service
         reloader = Reloader(service, self._configuration, lambda: _warn(service))
@@ -154,9 +154,7 @@ class Server:
                 if self._wyoming is not None:
                     await self._wyoming.take_path()
                 background = [
-                    asyncio.create_task(
-                        self._adopt() if following else self._accept_when_loaded()
-                    ),
+                    asyncio.create_task(self._adopt() if following else self._accept_when_loaded()),
                     asyncio.create_task(_tell_when_ready(service, self._started)),
                     asyncio.create_task(hangups.obeyed_by(reloader, self._stop)),
                     asyncio.create_task(upgrades.obeyed_by(self._upgrader)),
@@ -331,7 +329,7 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 
 def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> Any:
-    """Its listener, bound, if there is to be one. Raises `CannotStart`."""
+    """Return Wyoming's listener, bound, if there is to be one. Raises `CannotStart`."""
     if not settings.wyoming.uri:
         return None
     try:
@@ -351,7 +349,7 @@ def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> An
 
 
 async def _tell_when_ready(service: SpeechService, started: float) -> None:
-    """One line for who waits for it."""
+    """Log that the server is ready."""
     if (pool := service.models.default.pool) is not None:
         await pool.wait_ready()
         log.info(

@@ -41,7 +41,7 @@ class Question(msgspec.Struct, omit_defaults=True):
 
 
 class AnswerDelta(msgspec.Struct):
-    """What is added to the answer."""
+    """Text that is added to the answer."""
 
     text: str
 
@@ -92,7 +92,7 @@ class _Asking:
 
 
 async def ask(request: web.Request) -> web.StreamResponse:
-    """As events, or as JSON when all is said."""
+    """Answer as events, or as JSON at the end."""
     assistant = request.app[ASSISTANT]
     who = request.get(KEY_NAME) or f"address {request[CLIENT]}"
     async with _asking(request, who) as asking:

@@ -17,7 +17,7 @@ from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 
 
 async def convert(request: web.Request) -> web.StreamResponse:
-    """As JSON, as text or subtitles, or bit by bit."""
+    """Answer as JSON, as text or subtitles, or as events."""
     content_type = request.headers.get("Content-Type", "")
     query = list(request.query.items())
     plain, events = wants_plain_text(request), wants_events(request)

@@ -95,7 +95,7 @@ class Message(msgspec.Struct):
 
 
 def add_job_routes(app: web.Application) -> None:
-    """Where jobs are."""
+    """Add the routes of jobs."""
     app.router.add_post("/v1/jobs", _in_use(add), expect_handler=hold_continue)
     app.router.add_get("/v1/jobs", _in_use(list_jobs), expect_handler=expect_continue)
     app.router.add_get("/v1/jobs/{id}", _in_use(show), expect_handler=expect_continue)
@@ -191,7 +191,7 @@ def _deleted_meanwhile() -> Refusal:
 
 
 def _job_limits(request: web.Request) -> LimitSettings:
-    """Those of a request, for the longer recordings that a job may have."""
+    """Return the limits of a request, for the longer recordings that a job may have."""
     settings = request.app[SERVICE].settings
     limits, longest_s = settings.limits, longest_audio_s(settings)
     body = int(limits.body * longest_s / limits.audio_s)
@@ -214,7 +214,7 @@ def _read(request: web.Request, fields: Mapping[str, str]) -> tuple[Parameters, 
 
 
 def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
-    """All that can be asked of the transcript later is recognised now."""
+    """Return the job's work: all that can be asked of the transcript later is recognised now."""
     speech = SpeechRequest(
         words=True,
         segments=True,
@@ -368,7 +368,7 @@ def _document(
     expires: float | None = None,
     shown: Shown | None = None,
 ) -> JobDocument:
-    """With its result where `job.speech` is there."""
+    """Return the document of a job, with its result where `job.speech` is there."""
     delivery = job.delivery
     progress = 1.0 if job.over else min(1.0, done_s / job.seconds) if job.seconds else 0.0
     return JobDocument(

@@ -113,7 +113,7 @@ class Model(msgspec.Struct):
 
 
 class Models(msgspec.Struct):
-    """All of them."""
+    """The list of served models."""
 
     data: list[Model]
     object: str = "list"
@@ -136,7 +136,7 @@ class Done(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What the form asks for, beside the model."""
+    """Options of the form, beside the model."""
 
     form: str = "json"
     stream: bool = False
@@ -332,7 +332,7 @@ def _model(served: ServedModel) -> Model:
 
 
 def add_openai_routes(app: web.Application) -> None:
-    """Where its clients look."""
+    """Add the routes where OpenAI's clients look."""
     app.router.add_post("/v1/audio/transcriptions", transcriptions, expect_handler=hold_continue)
     app.router.add_post("/v1/audio/translations", translations, expect_handler=hold_continue)
     app.router.add_get("/v1/models", list_models, expect_handler=expect_continue)

@@ -122,11 +122,11 @@ class JobWork:
         return len(self._known)
 
     def of(self, owner: str) -> int:
-        """How many are that owner's."""
+        """Return how many unfinished jobs are that owner's."""
         return self._of[owner]
 
     def add(self, job: Job) -> None:
-        """It is in the store, and has its turn."""
+        """Queue a job that is in the store."""
         model = self._model_of(job)
         pieces = round(job.seconds / self._service.settings.debug.long_piece_s)
         known = _Known(job, max(1, min(model.slots, pieces)), model)
@@ -169,7 +169,7 @@ class JobWork:
             known.told.discard(told)
 
     async def forget(self, job_id: str) -> None:
-        """It is not wanted any more."""
+        """Drop a job that is not wanted any more."""
         if (known := self._known.get(job_id)) is None:
             return
         known.deleted = True
@@ -336,7 +336,7 @@ class JobWork:
 
 
 class _Pieces:
-    """Of one job (`modelserver.serving.recordings.PieceJournal`)."""
+    """The pieces of one job (`modelserver.serving.recordings.PieceJournal`)."""
 
     def __init__(self, store: StoreThread, job_id: str, heard_by: str) -> None:
         self._store, self._job_id, self._heard_by = store, job_id, heard_by

@@ -98,7 +98,7 @@ ServerMessage = Begin | Partial | Final | Revised | Notice | End | Failure
 
 
 class KeepAlive(msgspec.Struct, tag_field="type", tag="keepalive"):
-    """Nothing is said just now, and there is more to come."""
+    """A sign that there is more to come, while nothing is said."""
 
 
 class Finalize(msgspec.Struct, tag_field="type", tag="finalize"):
@@ -106,7 +106,7 @@ class Finalize(msgspec.Struct, tag_field="type", tag="finalize"):
 
 
 class Close(msgspec.Struct, tag_field="type", tag="close"):
-    """That was all: the last results are sent, then "end"."""
+    """The end of the audio: the last results are sent, then "end"."""
 
 
 _MOST_NOTICES = 10

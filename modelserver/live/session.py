@@ -1,4 +1,4 @@
-"""One live stream, whichever protocol carries it.
+"""A live stream, whichever protocol carries it.
 
 A protocol translates: `LiveSession.carry` asks it for the client's next input, and `tell` gets each
 answer. Waiting, limits, the end of the server and the end of the stream are handled here.
@@ -47,7 +47,7 @@ Input = Audio | Signal
 
 
 class Why(enum.Enum):
-    """Why a stream is ended that its client has not ended."""
+    """The reason why the server ends a stream."""
 
     SHUTDOWN = enum.auto()
     IDLE = enum.auto()

@@ -28,7 +28,7 @@ _NOT_UNDERSTOOD = ("bad_request", "not_audio", "unsupported_audio")
 
 
 class CloseCode(enum.IntEnum):
-    """Beside those that aiohttp names: why a stream was ended."""
+    """Close codes beside those that aiohttp names."""
 
     NONE_GIVEN = 1005
     IDLE = 4408
@@ -133,7 +133,7 @@ def close_of(error: Refusal | PoolError) -> tuple[int, str]:
 
 
 class SocketClient(abc.ABC):
-    """One client on a WebSocket. A protocol says how its messages are translated."""
+    """A client on a WebSocket. A protocol says how its messages are translated."""
 
     def __init__(self, request: web.Request, socket: LiveSocket) -> None:
         self.request, self.socket = request, socket

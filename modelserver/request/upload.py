@@ -109,6 +109,6 @@ async def receive_upload(request: web.Request, read: Read) -> AsyncIterator[Uplo
 def find_model(
     service: SpeechService, name: str | None, language: str | None, phrases: tuple[str, ...] = ()
 ) -> ServedModel:
-    """The one that is to hear it. Raises `Refusal`."""
+    """Return the model that a request asks for. Raises `Refusal`."""
     served = service.models.find(name, language)
     return service.models.with_phrases(served) if phrases else served
