@@ -5,12 +5,12 @@
 # make test-many    several hosts behind HAProxy and nginx, and a Ray cluster
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
 # make test-cgroup2    the guard under another kernel, with version 2 of the memory controller
-# make test-aarch64    the kernels on an emulated ARM processor
+# make test-aarch64    the SIMD library on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
 # make lock, make audit, make sbom    pin what the image is made of; look for known holes in it; list it
 # make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT)
-# make bench-full    all of them, for hours
+# make bench-full    the scripts of benchmarks/ as well, for hours
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
 PYTHON ?= python3
@@ -47,7 +47,8 @@ test: $(VENV)/.test lint
 
 test-many: $(VENV)/.test
 	scripts/system-packages many
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,test,ray]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,test]" \
+		--editable "./tools[ray]"
 	$(BIN)/pytest -m many
 
 test-systemd: $(VENV)/.test
@@ -69,7 +70,7 @@ test-cgroup2: $(VENV)/.test
 
 test-aarch64: $(VENV)/.test
 	scripts/system-packages aarch64
-	$(BIN)/pytest -m aarch64 tests/models/test_kernels_aarch64.py tests/models/test_search_aarch64.py
+	$(BIN)/pytest -m aarch64 tests/models/test_simd_aarch64.py tests/models/test_search_aarch64.py
 
 ## With the Python of the image's Debian (3.11).
 lock:
@@ -96,9 +97,9 @@ $(VENV)/.serve: pyproject.toml scripts/system-packages
 	scripts/virtual-environment "$(PYTHON)" $(VENV) ko
 	touch $@
 
-$(VENV)/.test: pyproject.toml scripts/system-packages
+$(VENV)/.test: pyproject.toml tools/pyproject.toml scripts/system-packages
 	scripts/system-packages serve test
-	scripts/virtual-environment "$(PYTHON)" $(VENV) ko,test
+	scripts/virtual-environment "$(PYTHON)" $(VENV) ko,test ./tools
 	touch $@ $(VENV)/.serve
 
 ## The embedded model comes along; EXTRAS= leaves it out.

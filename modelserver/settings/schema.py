@@ -588,13 +588,13 @@ class Settings(Section, frozen=True):
             prepares=True,
         ),
     ] = "auto"
-    kernels: Annotated[
-        Literal["auto", "packed", "off"],
+    simd: Annotated[
+        Literal["auto", "on", "off"],
         _about(
-            "how the network's products are computed; packed: with its weights laid out once, by a "
-            "library of our own, which is built on first use; off: by OpenBLAS; auto: packed where "
-            "that pays (a model that is prepared or has a static graph) and where it can be done",
-            flag="--kernels",
+            "SIMD library for the network and the search, with weights that are laid out once; it "
+            "is built on first use. off: OpenBLAS; auto: on where that pays (a model that is "
+            "prepared or has a static graph) and where it can be done",
+            flag="--simd",
             prepares=True,
         ),
     ] = "auto"

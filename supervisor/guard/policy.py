@@ -30,7 +30,7 @@ STARVED_SHARE = 0.1
 THRASHING_SHARE, _CALMER_SHARE = 0.75, 0.5
 """When a starved model's workers wait for so much of their time, again or for the first time, the
 disk is what there is too little of, and fewer of them get more done. Below, one waits while another
-computes (measured in benchmarks/README.md)."""
+computes (measured in docs/decisions.md)."""
 _STARVED_ENTER_S, _STARVED_LEAVE_S = 2.0, 10.0
 _CONCURRENCY_STEP_S = 10.0
 

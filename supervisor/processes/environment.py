@@ -12,7 +12,7 @@ from supervisor.settings import Allocator
 
 JEMALLOC_CONF = "narenas:1,dirty_decay_ms:60000,muzzy_decay_ms:60000"
 """A worker has one thread, lives long, and uses its memory again at once: one arena, and freed
-pages kept for a minute. Measured in benchmarks/README.md."""
+pages kept for a minute. Measured in docs/decisions.md."""
 
 JEMALLOC_HUGE_PAGES = ",thp:always"
 GLIBC_HUGE_PAGES = "glibc.malloc.hugetlb=1"
