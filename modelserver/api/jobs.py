@@ -38,7 +38,6 @@ from modelserver.request.parameters import (
     read_flag,
     read_parameters,
 )
-from modelserver.request.upload import find_model
 from modelserver.settings import LimitSettings
 from modelserver.speech.joining import without_words
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
@@ -199,12 +198,12 @@ def _job_limits(request: web.Request) -> LimitSettings:
 
 
 def _read(request: web.Request, fields: Mapping[str, str]) -> tuple[Parameters, list[str]]:
-    """What can be refused is refused now. Raises what `read_parameters`, `find_model` and
+    """What can be refused is refused now. Raises what `read_parameters`, `ModelRegistry.find` and
     `AllowedHosts.check` raise."""
     content_type = request.headers.get("Content-Type", "")
     query = list(request.query.items())
     asked, warnings = read_parameters(query, fields, content_type, JOB_NAMES)
-    find_model(request.app[SERVICE], asked.model, asked.language, asked.phrases)
+    request.app[SERVICE].models.find(asked.model, asked.language, asked.phrases)
     jobs = request.app[JOBS]
     if asked.url is not None:
         jobs.url_hosts.check(asked.url)

@@ -25,7 +25,7 @@ from modelserver.http.middleware import expect_continue
 from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
 from modelserver.request.parameters import read_flag, read_language
-from modelserver.request.upload import find_model, receive_upload
+from modelserver.request.upload import receive_upload
 from modelserver.serving.registry import UnknownModel
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
@@ -176,12 +176,12 @@ def _find(service: SpeechService, fields: Mapping[str, str]) -> tuple[ServedMode
     name = fields.get("model") or None
     language = read_language(fields.get("language", ""))
     try:
-        return find_model(service, name, language), []
+        return service.models.find(name, language), []
     except UnknownModel:
         # A model of Vosk's is meant, and no other.
         if "vosk" in (name or "").lower() or not _ANY_MODEL.search((name or "").replace("_", "-")):
             raise
-    served = find_model(service, None, language)
+    served = service.models.find(None, language)
     called = served.report().get("model") or served.label
     return served, [f"there is no model {name!r} here: {called} was used"]
 

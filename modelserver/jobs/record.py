@@ -27,7 +27,7 @@ class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is to be done. `model`, `language`: of `SpeechService.find`; `warnings`: what was said
+    """What is to be done. `model`, `language`: of `ModelRegistry.find`; `warnings`: what was said
     of the request."""
 
     speech: SpeechRequest

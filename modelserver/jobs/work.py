@@ -22,6 +22,7 @@ from modelserver.jobs.queue import Line
 from modelserver.jobs.record import Failure, Job
 from modelserver.jobs.thread import StoreThread
 from modelserver.refusal import Refusal
+from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
@@ -139,13 +140,15 @@ class JobWork:
         service, name = self._service, ""
         slots = service.models.default.slots
         with contextlib.suppress(Refusal):  # it fails when it has its turn
-            served = service.models.find(job.wanted.model, job.wanted.language)
-            if job.wanted.speech.phrases:
-                served = service.models.with_phrases(served)
+            served = self._find(job)
             name, slots = served.label, served.slots
         model = self._models.setdefault(name, _Model(slots))
         model.slots = slots
         return model
+
+    def _find(self, job: Job) -> ServedModel:
+        wanted = job.wanted
+        return self._service.models.find(wanted.model, wanted.language, wanted.speech.phrases)
 
     def position(self, job_id: str) -> int | None:
         """Its place among those that wait for its model, from 1; None where it does not wait for
@@ -304,9 +307,7 @@ class JobWork:
 
     async def _transcribe(self, known: _Known) -> Speech:
         job, service = known.job, self._service
-        served = service.models.find(job.wanted.model, job.wanted.language)
-        if job.wanted.speech.phrases:
-            served = service.models.with_phrases(served)
+        served = self._find(job)
 
         def told(progress: SpeechProgress) -> None:
             known.done_s = progress.done_s

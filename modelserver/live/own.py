@@ -19,7 +19,6 @@ from modelserver.live.session import Audio, Input, LiveSession, Signal, live_ses
 from modelserver.live.websockets import LiveSocket, SocketClient, close_of, open_socket
 from modelserver.refusal import Refusal
 from modelserver.request.parameters import STREAM_NAMES, Parameters, read_parameters
-from modelserver.request.upload import find_model
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import (
     Caption,
@@ -149,7 +148,7 @@ class _Client(SocketClient):
             if (refused := self.request.get(NOT_ALLOWED)) is not None:
                 raise refused
             asked, warnings = self._asked()
-            served = find_model(self.service, asked.model, asked.language, asked.phrases)
+            served = self.service.models.find(asked.model, asked.language, asked.phrases)
             self.request[NOTES].update(model=served.label)
             request_id = self.request[REQUEST_ID]
             key_name = self.request.get(KEY_NAME)

@@ -84,17 +84,17 @@ class ModelRegistry(Mapping[str, ServedModel]):
 
     # --- finding --------------------------------------------------------------------------------
 
-    def find(self, name: str | None = None, language: str | None = None) -> ServedModel:
+    def find(
+        self, name: str | None = None, language: str | None = None, phrases: tuple[str, ...] = ()
+    ) -> ServedModel:
         """Return the model of that name, or that speaks the language; without either, the first.
-
-        Raises `UnknownModel`.
-        """
+        With `phrases`, return its form that can be limited to them. Raises `Refusal`."""
         for served in self._models.values():
             if name is not None and name not in served.names:
                 continue
             if language is not None and not served.speaks(language):
                 continue
-            return served
+            return self.with_phrases(served) if phrases else served
         wanted = [f"called {name!r}"] if name is not None else []
         wanted += [f"for the language {language!r}"] if language is not None else []
         there = ", ".join(served.in_words() for served in self._models.values())
