@@ -131,7 +131,7 @@ def is_prepared(settings: Settings, location: models.ModelLocation) -> bool:
 
 
 def _tell(choice: Choice, settings: Settings, headroom: Headroom) -> None:
-    """What somebody who reads the log should know of the choice."""
+    """Log what an operator should know of the choice."""
     for problem in choice.problems:
         log.warning("prepared_model.not_used", problem=problem)
     for reason in choice.passed_over:

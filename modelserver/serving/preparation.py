@@ -44,7 +44,7 @@ _MOST_ENDED = 5
 
 
 class Outcome(enum.Enum):
-    """What an attempt came to."""
+    """The result of an attempt."""
 
     MADE = "made"
     NOT_NEEDED = "not_needed"
@@ -55,7 +55,7 @@ class Outcome(enum.Enum):
 
 
 def in_words(progress: ProgressLine) -> str:
-    """How far a preparation is, for a person."""
+    """Return how far a preparation is, in words."""
     if progress.phase != "graph" or progress.total == 0:
         return {"compiler": "building the graph compiler", "check": "comparing answers"}.get(
             progress.phase, progress.phase
@@ -169,7 +169,7 @@ class Preparation:
             log.warning("prepared_model.not_removed", path=error.filename, reason=error.strerror)
 
     def _needed(self) -> bool:
-        """There is a model and it is not prepared. Reads disks."""
+        """Return whether there is a model that is not prepared. Reads disks."""
         try:
             return not is_prepared(self.settings, find_model(self.settings))
         except models.ModelError:
