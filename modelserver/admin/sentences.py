@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from modelserver.admin.health import Health
+from modelserver.serving.verdict import RECENT_S
 from supervisor import in_units
-
-RECENT_S = 60.0
-"""A death is marked for so long."""
 
 
 @dataclass(frozen=True, slots=True)

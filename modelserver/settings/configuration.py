@@ -136,7 +136,6 @@ def _sources(
         ):
             continue
         if variable not in by_variable:
-            _must_not_be_old(variable, variable, _old_variables())
             shown = variable + (f"={text}" if _HARMLESS.fullmatch(text) else "")
             raise _unknown(shown, "the environment", variable, by_variable)
         yield by_variable[variable].name, text, variable
@@ -205,7 +204,6 @@ def _flatten(
 def _must_be_known(name: str, value: Any, origin: str, known: Mapping[str, Field]) -> None:
     if name in known:
         return
-    _must_not_be_old(name, origin, _old_names())
     if isinstance(value, dict):
         sections = sorted({known_name.rpartition(".")[0] for known_name in known} - {""})
         close = difflib.get_close_matches(name, sections, n=1)
@@ -221,16 +219,11 @@ def _old_names() -> dict[str, str]:
     return moved | REMOVED
 
 
-def _old_variables() -> dict[str, str]:
-    return {variable_of(name): instead for name, instead in _old_names().items()}
-
-
-def _must_not_be_old(name: str, origin: str, old: Mapping[str, str]) -> None:
-    if (instead := old.get(name)) is not None:
-        raise ConfigurationError(f"there is no setting {name} (from {origin}) any more: {instead}")
-
-
 def _unknown(what: str, origin: str, name: str, known: Mapping[str, Any]) -> ConfigurationError:
+    for old, instead in _old_names().items():
+        if name in (old, variable_of(old)):
+            said = f"there is no setting {name} (from {origin}) any more: {instead}"
+            return ConfigurationError(said)
     close = difflib.get_close_matches(name, list(known), n=3)
     meant = f"did you mean {' or '.join(close)}?" if close else "`modelserver config` lists them"
     return ConfigurationError(f"unknown setting {what} (from {origin}); {meant}")
