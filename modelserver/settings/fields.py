@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -67,9 +67,8 @@ class Field:
     @property
     def metavar(self) -> str:
         """What stands for its value in the help."""
-        kind = self._kind()
-        values = kind.values if isinstance(kind, inspect.LiteralType) else ("VALUE",)
-        return "|".join(str(value) for value in values)
+        kind = get_args(self.annotation)[0]
+        return "|".join(get_args(kind)) if get_origin(kind) is Literal else "VALUE"
 
     def shown(self, value: Any) -> Any:
         """Return `value` as it may be shown: "***" in place of secrets inside of URLs."""

@@ -575,9 +575,9 @@ class Settings(Section, frozen=True):
     kernels: Annotated[
         Literal["auto", "packed", "off"],
         _about(
-            "how the network's products are computed; packed: with its weights laid out once, by a "
-            "library of our own, which is built on first use; off: by OpenBLAS; auto: packed where "
-            "that pays (a model that is prepared or has a static graph) and where it can be done",
+            "what multiplies the network's matrices; packed: our own library, built on first use, "
+            "with the weights laid out once; off: OpenBLAS; auto: packed for a model that is "
+            "prepared or has a static graph, if the library can be built",
             flag="--kernels",
             prepares=True,
         ),
