@@ -53,9 +53,9 @@ def in_words(health: Health) -> list[str]:
         if model.profile != DEFAULT_PROFILE:
             lines.append(f"profile: {model.profile}")
         lines += [f"text step {name}: {state}" for name, state in model.text_steps.items()]
-        if model.kernels is not None:
+        if model.simd is not None:
             why = f" ({model.not_packed})" if model.not_packed else ""
-            lines.append(f"kernels: {model.kernels}{why}")
+            lines.append(f"simd: {model.simd}{why}")
     if len(health.models) > 1:
         lines += [
             f"model {m.label}: {m.state}{f', {m.model}' if m.model else ''}, {m.language}"

@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from supervisor import PoolSettings, SpoolLimits
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Bytes = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
 BytesOrAuto = Annotated[Annotated[int, Meta(ge=0)] | Literal["auto"], Meta(extra={"unit": "bytes"})]
@@ -23,6 +25,9 @@ SecondsOrZero = Annotated[float, Meta(ge=0)]
 Whole = Annotated[int, Meta(ge=0)]
 Hosts = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(extra={"unit": "hosts"})]
 Names = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
+
+_POOL, _SPOOLS = PoolSettings(), SpoolLimits()
+"""Defaults of the supervisor, which stand there and not here."""
 
 
 def xdg_directory(variable: str, fallback: str) -> Path:
@@ -67,7 +72,7 @@ class WorkerSettings(Section, frozen=True):
     ] = 0
     hang_s: Annotated[
         Seconds, _about("a worker that shows no sign of life for this long is killed and replaced")
-    ] = 20.0
+    ] = _POOL.hang_s
     budget: Annotated[
         BytesOrAuto,
         _about(
@@ -105,7 +110,7 @@ class LimitSettings(Section, frozen=True):
         int,
         Meta(ge=0, le=100_000),
         _about("requests admitted beyond those that the workers run at once", restart=True),
-    ] = 64
+    ] = _POOL.queue
     request_s: Annotated[
         Seconds, _about("longest time from the end of an upload to its answer")
     ] = 300.0
@@ -136,7 +141,7 @@ class StreamSettings(Section, frozen=True):
         _about(
             "share of the workers' time that all live streams together may need; more are rejected"
         ),
-    ] = 0.7
+    ] = _POOL.streams.share
 
 
 class JobSettings(Section, frozen=True):
@@ -330,7 +335,7 @@ class SpoolSettings(Section, frozen=True):
 
     memory_total: Annotated[
         Bytes, _about("memory for all uploads together; beyond it they go to disk")
-    ] = 64 * 1024 * 1024
+    ] = _SPOOLS.memory_total
     directory: Annotated[Path, _about("where uploads go that are not held in memory")] = Path(
         "/var/tmp"  # noqa: S108 - unnamed files only; /tmp may be memory
     )
@@ -439,7 +444,7 @@ class DebugSettings(Section, frozen=True):
             "while they keep every processor busy",
             restart=True,
         ),
-    ] = 5
+    ] = _POOL.nice
     max_rss: Annotated[
         BytesOrAuto,
         _about(
@@ -461,7 +466,7 @@ class DebugSettings(Section, frozen=True):
     ] = 45.0
     spool_memory_each: Annotated[
         Bytes, _about("an upload larger than this goes to a file on disk", restart=True)
-    ] = 2 * 1024 * 1024
+    ] = _SPOOLS.memory_each
     stream_message: Annotated[Bytes, _about("largest message of a live stream", restart=True)] = (
         1024 * 1024
     )
@@ -475,10 +480,11 @@ class DebugSettings(Section, frozen=True):
             "another worker",
             restart=True,
         ),
-    ] = 60.0
+    ] = _POOL.streams.replay
 
 
 RENAMED = {
+    "kernels": "simd",
     "allocator": "debug.allocator",
     "blas": "debug.blas",
     "warmup": "debug.warmup",
@@ -572,13 +578,13 @@ class Settings(Section, frozen=True):
             prepares=True,
         ),
     ] = "auto"
-    kernels: Annotated[
-        Literal["auto", "packed", "off"],
+    simd: Annotated[
+        Literal["auto", "on", "off"],
         _about(
-            "what multiplies the network's matrices; packed: our own library, built on first use, "
-            "with the weights laid out once; off: OpenBLAS; auto: packed for a model that is "
-            "prepared or has a static graph, if the library can be built",
-            flag="--kernels",
+            "SIMD library for the network and the search, built on first use, which lays the "
+            "weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a static "
+            "graph, if the library can be built",
+            flag="--simd",
             prepares=True,
         ),
     ] = "auto"

@@ -1,9 +1,6 @@
 """Settings from file, environment and flags, and what is said of bad ones."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,8 @@ from modelserver.settings.configuration import ConfigurationError, read_configur
 from modelserver.settings.fields import fields, value_of
 from modelserver.settings.labels import settings_for
 from modelserver.settings.schema import REMOVED, RENAMED
+
+pytestmark = pytest.mark.quick
 
 ROOT = Path(modelserver.__file__).parents[1]
 
@@ -192,13 +191,6 @@ def test_a_setting_s_old_name_is_refused_with_the_new_one(
             read_configuration(of_file, variables, {})
         assert instead in str(refused.value)
         assert "TOPSECRET" not in str(refused.value)
-
-
-def test_the_settings_page_is_generated_from_the_schema() -> None:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
-    command = [sys.executable, str(ROOT / "scripts/settings-reference")]
-    page = subprocess.run(command, env=plain, capture_output=True, check=True).stdout.decode()
-    assert page == (ROOT / "docs/settings.md").read_text(encoding="utf-8")
 
 
 def test_old_names_are_no_settings_and_flags_are_unique() -> None:
