@@ -582,8 +582,8 @@ class Settings(Section, frozen=True):
         Literal["auto", "on", "off"],
         _about(
             "SIMD library for the network and the search, built on first use, which lays the "
-            "weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a static "
-            "graph, if the library can be built",
+            "weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a "
+            "static graph, if the library can be built",
             flag="--simd",
             prepares=True,
         ),
