@@ -154,14 +154,14 @@ class _Admin:
     # --- who ------------------------------------------------------------------------------------
 
     async def login(self, request: web.Request) -> web.Response:
-        """The token, once, for a cookie."""
+        """Exchange the token for a cookie."""
         login = await _body(request, _Login)
         response = json_response({"status": "ok"})
         await self._access.let_in(request, login.token, response)
         return response
 
     async def session(self, request: web.Request) -> web.Response:
-        """Whether the page has to ask for the token."""
+        """Return whether the page has to ask for the token."""
         return json_response(
             {"in": self._access.is_in(request), "token_needed": self._access.token_needed}
         )
@@ -177,7 +177,7 @@ class _Admin:
         return json_response(self._health())
 
     async def history(self, request: web.Request) -> web.Response:
-        """All that is kept, or what is newer than `since` (Unix time)."""
+        """Return all samples, or those after `since` (Unix time)."""
         since = request.query.get("since", "0")
         if not _TIME.fullmatch(since):
             raise Refusal("bad_parameter", "since is a Unix time, in seconds")

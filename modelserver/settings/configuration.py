@@ -105,7 +105,7 @@ def read_configuration(
 
 
 def _must_be_stronger(origins: Mapping[str, str]) -> None:
-    """One model may be named by a variable or flag in place of a file's several."""
+    """Refuse `model` beside `[models.NAME]`, except where a variable or flag overrides a file."""
     origin = origins["model"]
     if origin != FLAG and not origin.startswith(ENVIRONMENT_PREFIX):
         raise ConfigurationError(
@@ -145,7 +145,7 @@ def _sources(
 
 
 def _files(file: Path | None, environment: Mapping[str, str]) -> Iterator[Path]:
-    """Those that are read, lowest precedence first."""
+    """Yield the files that are read, lowest precedence first."""
     if INSTALLED_FILE.is_file():
         yield INSTALLED_FILE
     if file is not None:
@@ -241,7 +241,7 @@ def _convert(field: Field, raw: Any, origin: str) -> Any:
 
 
 def _build(values: Mapping[str, Any], labels: Iterable[str]) -> Settings:
-    """The settings with `values` in place of defaults, and with models of these names."""
+    """Return the settings with `values` in place of defaults, and with models of these names."""
     own: dict[str, dict[str, Any]] = {label: {} for label in labels}
     common = {}
     for name, value in values.items():
