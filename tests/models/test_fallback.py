@@ -67,7 +67,7 @@ def test_one_that_crashes_at_each_load_gives_way_to_the_original(
         server.wait_ready()
         assert server.events("model.loaded")[0]["graph"] == "lazy"
         assert [e["graph"] for e in server.events("model.chosen")] == ["mapped"] * 2 + ["lazy"]
-        told = server.wait_event("prepared_model.not_used")
+        told = server.wait_event("prepared_model.rejected")
         assert str(made.directory) in told["problem"]
         assert "2 loads have failed, the last one so: " in told["problem"]
         assert "2 loads have failed" in server.health()["models"][0]["not_prepared"]
