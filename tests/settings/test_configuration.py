@@ -1,15 +1,11 @@
 """Settings from file, environment and flags, and what is said of bad ones."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-import modelserver
 from modelserver.cli import main
 from modelserver.settings import Settings
 from modelserver.settings.changes import (
@@ -21,8 +17,6 @@ from modelserver.settings.changes import (
 from modelserver.settings.configuration import ConfigurationError, read_configuration
 from modelserver.settings.fields import fields, value_of
 from modelserver.settings.labels import settings_for
-
-ROOT = Path(modelserver.__file__).parents[1]
 
 
 def test_defaults_need_nothing() -> None:
@@ -191,13 +185,6 @@ def test_a_setting_s_old_name_is_refused_with_the_new_one(
             read_configuration(of_file, variables, {})
         assert instead in str(refused.value)
         assert "TOPSECRET" not in str(refused.value)
-
-
-def test_the_settings_page_is_generated_from_the_schema() -> None:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
-    command = [sys.executable, str(ROOT / "scripts/settings-reference")]
-    page = subprocess.run(command, env=plain, capture_output=True, check=True).stdout.decode()
-    assert page == (ROOT / "docs/settings.md").read_text(encoding="utf-8")
 
 
 def test_old_names_are_no_settings_and_flags_are_unique() -> None:
