@@ -17,9 +17,9 @@ COPY models/vosk/prepared/source models/vosk/prepared/source
 # The graph compiler, so that models can be prepared where there is no C++ compiler.
 RUN g++ -O2 -std=c++17 -o /usr/local/bin/modelserver-compile-graph \
         models/vosk/prepared/source/compile_graph.cc -lfstngram -lfst -ldl -pthread
-# The kernels, so that the weights can be laid out once.
+# The SIMD library, so that the weights can be laid out once.
 COPY models/vosk/simd/source models/vosk/simd/source
-RUN g++ -O3 -std=c++17 -shared -fPIC -fvisibility=hidden -o /usr/local/lib/modelserver-kernels.so \
+RUN g++ -O3 -std=c++17 -shared -fPIC -fvisibility=hidden -o /usr/local/lib/modelserver-simd.so \
         models/vosk/simd/source/*.cc -ldl
 # All that comes from a package index, to the hash (scripts/lock).
 COPY requirements requirements
@@ -43,7 +43,7 @@ RUN apt-get update \
         /var/lib/modelserver /var/lib/modelserver/models /var/cache/modelserver /run/modelserver
 COPY --from=build /opt/modelserver /opt/modelserver
 COPY --from=build /usr/local/bin/modelserver-compile-graph /usr/local/bin/
-COPY --from=build /usr/local/lib/modelserver-kernels.so /usr/local/lib/
+COPY --from=build /usr/local/lib/modelserver-simd.so /usr/local/lib/
 ENV PATH=/opt/modelserver/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     MODELSERVER_HOST=0.0.0.0 \

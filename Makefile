@@ -1,15 +1,16 @@
 # make serve    run the server on 127.0.0.1:8091 with the embedded model
+# make check    lint, types and the tests that start no process, in less than a minute
 # make test     pass every check; installs some 500 Debian packages (0.9 GB) for that
 # Both make their own virtual environment first, and are fast the second time.
 # make test-many    several hosts behind HAProxy and nginx, and a Ray cluster
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
 # make test-cgroup2    the guard under another kernel, with version 2 of the memory controller
-# make test-aarch64    the kernels on an emulated ARM processor
+# make test-aarch64    the SIMD library on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
 # make lock, make audit, make sbom    pin what the image is made of; look for known holes in it; list it
 # make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT)
-# make bench-full    all of them, for hours
+# make bench-full    the scripts of benchmarks/ as well, for hours
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 ## The tests start a server hundreds of times: it is compiled once, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust clean help
+.PHONY: serve check lint test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -31,16 +32,23 @@ serve: $(VENV)/.serve
 ## One races the kernel, the other brings as much load as two processors take.
 ALONE := tests/supervisor/test_guard.py tests/handover/test_handover.py
 
-test: $(VENV)/.test
+check: $(VENV)/.test lint
+	$(BIN)/pytest --quiet -m quick
+
+lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+test: $(VENV)/.test lint
 	$(BIN)/pytest --numprocesses 2 --durations 40 $(ALONE:%=--ignore %)
 	$(BIN)/pytest --durations 10 $(ALONE)
 
 test-many: $(VENV)/.test
 	scripts/system-packages many
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,test,ray]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,test]" \
+		--editable "./tools[ray]"
 	$(BIN)/pytest -m many
 
 test-systemd: $(VENV)/.test
@@ -62,7 +70,7 @@ test-cgroup2: $(VENV)/.test
 
 test-aarch64: $(VENV)/.test
 	scripts/system-packages aarch64
-	$(BIN)/pytest -m aarch64 tests/models/test_kernels_aarch64.py tests/models/test_search_aarch64.py
+	$(BIN)/pytest -m aarch64 tests/models/test_simd_aarch64.py tests/models/test_search_aarch64.py
 
 ## With the Python of the image's Debian (3.11).
 lock:
@@ -89,9 +97,9 @@ $(VENV)/.serve: pyproject.toml scripts/system-packages
 	scripts/virtual-environment "$(PYTHON)" $(VENV) ko
 	touch $@
 
-$(VENV)/.test: pyproject.toml scripts/system-packages
+$(VENV)/.test: pyproject.toml tools/pyproject.toml scripts/system-packages
 	scripts/system-packages serve test
-	scripts/virtual-environment "$(PYTHON)" $(VENV) ko,test
+	scripts/virtual-environment "$(PYTHON)" $(VENV) ko,test ./tools
 	touch $@ $(VENV)/.serve
 
 ## The embedded model comes along; EXTRAS= leaves it out.

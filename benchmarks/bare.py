@@ -15,14 +15,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
 import utterances
 
 import models
 from models.processor import processor_flags
 from models.vosk.blas import AUTO, blas_environment
 from models.vosk.prepared import find_prepared
-from models.vosk.simd import SAME_AS, get_kernels
+from models.vosk.simd import SAME_AS, get_simd
 from modelserver.settings import Settings
 from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
 from supervisor.settings import Allocator
@@ -30,47 +29,22 @@ from supervisor.settings import Allocator
 MODES = ("new", "kept", "prepared")
 """A new recogniser for every request, one kept, and the prepared model."""
 
-GRAPH_VARIABLE = "BENCHMARK_GRAPH"
-"""Another graph than the prepared model's own, for experiments."""
-
-
-KERNELS_VARIABLE = "BENCHMARK_KERNELS"
-"""The variant of our kernels that the process was started for."""
-
-SEARCH_VARIABLE = "BENCHMARK_SEARCH"
-"""Whether the engine searches in the graph by itself, with our kernels for the rest."""
+SIMD_VARIABLE = "BENCHMARK_SIMD"
+"""The variant of our SIMD library that the process was started for."""
 
 
 class Bare:
     """The parent's hand on a process that runs `main` below."""
 
-    def __init__(
-        self,
-        mode: str,
-        processes: int,
-        audio: str,
-        count: int,
-        allocator: str,
-        *,
-        kernels: bool = True,
-        search: bool = True,
-        blas: str = "auto",
-        **variables: str,
-    ) -> None:
-        """`kernels`: ours, where the mode has them (they are for static graphs), with their
-        `search` or without it; `blas`: as the setting, which bounds them too."""
+    def __init__(self, mode: str, processes: int, audio: str, count: int, allocator: str) -> None:
         lazy = mode != "prepared"
         choice = choose_allocator(Allocator(allocator), find_jemalloc(), huge_pages=lazy)
         flags = processor_flags()
-        ours = None
-        if kernels and not lazy:
-            ours = get_kernels(Settings().prepared_dir, flags, blas)
-            blas = SAME_AS if blas == AUTO else blas
-        layers = [os.environ, choice.variables, blas_environment(blas, flags), variables]
+        ours = None if lazy else get_simd(Settings().prepared_dir, flags, AUTO)
+        blas = AUTO if lazy else SAME_AS
+        layers = [os.environ, choice.variables, blas_environment(blas, flags)]
         if ours is not None:
-            layers += [ours.environment, {KERNELS_VARIABLE: ours.variant}]
-        if not search:
-            layers.append({SEARCH_VARIABLE: "engine"})
+            layers += [ours.environment, {SIMD_VARIABLE: ours.variant}]
         environment = process_environment(*layers)
         self._process = subprocess.Popen(
             [sys.executable, __file__, mode, str(processes), audio, str(count)],
@@ -81,11 +55,6 @@ class Bare:
         )
         self.loaded = self._answer()
 
-    def processor_s(self) -> float:
-        """Of all its decoding processes so far."""
-        children = psutil.Process(self._process.pid).children()
-        return sum(sum(child.cpu_times()[:2]) for child in children)
-
     def run(self, times: int = 1) -> dict[str, Any]:
         """Decode the whole set so many times, without a pause: wall seconds, audio seconds,
         memory."""
@@ -93,14 +62,6 @@ class Bare:
         self._process.stdin.write(f"run {times}\n")
         self._process.stdin.flush()
         return self._answer()
-
-    def streams(self, count: int) -> float:
-        """Real-time factor of so many recognisers in one process, fed in turn with a quarter of a
-        second each, a partial result after each piece."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"streams {count}\n")
-        self._process.stdin.flush()
-        return float(self._answer()["real_time_factor"])
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -129,22 +90,6 @@ def _decode(model: models.Model, pcm: bytes) -> None:
     recognizer.close()
 
 
-def _interleaved(model: Any, audio: list[bytes], count: int) -> float:
-    recognizers = [model.recognizer(models.RecognitionOptions()) for _ in range(count)]
-    started, heard_s = time.monotonic(), 0.0
-    queues = [b"".join(audio[n % len(audio) :][:3]) for n in range(count)]
-    for at in range(0, max(map(len, queues)), model.chunk_bytes):
-        for recognizer, pcm in zip(recognizers, queues, strict=True):
-            piece = pcm[at : at + model.chunk_bytes]
-            if piece and recognizer.accept(piece) is None:
-                recognizer.partial()
-            heard_s += utterances.seconds(piece)
-    for recognizer in recognizers:
-        recognizer.finish()
-        recognizer.close()
-    return (time.monotonic() - started) / heard_s
-
-
 def _child(model: Any, mode: str, audio: list[bytes], taken: Any, pipe: Connection) -> None:
     while True:
         times = pipe.recv()
@@ -169,17 +114,13 @@ def main(mode: str, processes: int, directory: str, count: int) -> None:
         prepared = find_prepared(location, settings.prepared_dir).prepared
         assert prepared is not None, "prepare the model first: modelserver models prepare"
         made = dict(prepared.made)
-        if GRAPH_VARIABLE in os.environ:
-            made["graph/HCLG.fst"] = Path(os.environ[GRAPH_VARIABLE])
     started = time.monotonic()
-    variant = os.environ.get(KERNELS_VARIABLE)
-    model = models.load_model(location.directory, made, kernels=variant)
+    variant = os.environ.get(SIMD_VARIABLE)
+    model = models.load_model(location.directory, made, simd=variant)
     load_s = time.monotonic() - started
     if variant is not None:
-        model.check_kernels(models.warm_up_clips("ko", model.sample_rate))
+        model.check_simd(models.warm_up_clips("ko", model.sample_rate))
         assert "not_packed" not in model.report(), model.report()
-        if SEARCH_VARIABLE in os.environ:
-            model.loaded.kernels.search(use=False)
     print(
         json.dumps({"load_s": load_s, "anonymous": anonymous(os.getpid()), **model.report()}),
         flush=True,
@@ -195,10 +136,6 @@ def main(mode: str, processes: int, directory: str, count: int) -> None:
         pipes.append(ours)
         children.append(child)
     for command in sys.stdin:
-        if command.startswith("streams"):
-            factor = _interleaved(model, audio, int(command.split()[1]))
-            print(json.dumps({"real_time_factor": factor}), flush=True)
-            continue
         taken.value, times = 0, int(command.split()[1])
         started = time.monotonic()
         for pipe in pipes:

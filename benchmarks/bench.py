@@ -1,7 +1,7 @@
 """All benchmarks, one after the other, and a report of them: `make bench`.
 
     python benchmarks/bench.py [NAME ...] [--full] [--rounds N] [--compare COMMIT]
-                               [--audio DIR [--references FILE]] [--report DIR] [--keep]
+                               [--audio DIR] [--report DIR] [--keep]
 
 Without names: what fits into a quarter of an hour on two processors; with --full all of it, which
 takes hours. --compare measures another commit's server beside this one, in the same rounds. --keep
@@ -15,15 +15,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import utterances
-from accuracy import accuracy
-from agreement import agreement
-from before_after import checked_out
 from contest import closed_loop, memory, open_loop
 from deaths import deaths
 from findings import Asked, Finding, LeftOutError
@@ -41,11 +39,10 @@ _FULL_COUNT, _FULL_LONGEST_S = 40, 30.0
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`quick`: a part of `make bench`."""
+    """A comparison of servers: a section of the report."""
 
     title: str
     run: Callable[[Asked], Finding]
-    quick: bool = True
 
 
 BENCHMARKS = {
@@ -58,31 +55,15 @@ BENCHMARKS = {
     "growth": Benchmark("Growth over requests", growth),
     "mixed": Benchmark("Long recordings", mixed),
     "processor": Benchmark("Where the processor's time goes", processor_time),
-    "accuracy": Benchmark("Accuracy of the profiles", accuracy),
-    "locust": Benchmark("locust and our own clients", agreement, quick=False),
 }
 
 SCRIPTS = {
     "engines": "one model, three ways",
     "serving": "the server over the bare limit",
-    "kernels": "our kernels against OpenBLAS",
-    "products": "the matrix products alone",
-    "profiles": "what each profile costs",
     "stream-details": "live streams, closer",
-    "long-recordings": "a recording on all workers",
-    "long-files": "memory for two hours of each kind of file",
-    "clients": "what OpenAI's client costs",
-    "jobs": "a thousand jobs",
-    "hour": "an hour as one job",
     "restarts": "upgrades under load",
-    "plan": "what `modelserver plan` foretells",
-    "cluster": "two servers behind HAProxy",
-    "fitting": "predicted memory against measured",
     "guard": "the guard against the kernel",
-    "starved": "a model larger than the file cache",
-    "hostile": "ten thousand files that should not be",
-    "slow-refusals": "refused while sending",
-    "experiments": "what else might pay",
+    "hostile": "ten thousand malformed files and bodies",
     "soak": "everything at once",
 }
 """The scripts beside this one, which print their own tables: by name, in `--full`."""
@@ -93,11 +74,9 @@ _SCRIPT_FILES = {"stream-details": "streams.py"}
 def main() -> None:
     """All that was asked for; exit status 1 if one of them failed."""
     asked = _arguments()
-    names = asked.names or [n for n, b in BENCHMARKS.items() if b.quick or asked.full]
+    names = asked.names or list(BENCHMARKS)
     if asked.full and not asked.names:
         names += list(SCRIPTS)
-    if asked.references is None and not asked.names:
-        names.remove("accuracy")
     count, longest_s = (_FULL_COUNT, _FULL_LONGEST_S) if asked.full else (_COUNT, _LONGEST_S)
     audio = asked.audio or utterances.varied(count, longest_s)
     facts = machine() | {
@@ -111,7 +90,6 @@ def main() -> None:
             full=asked.full,
             rounds=asked.rounds or (5 if asked.full else 3),
             audio=audio,
-            references=asked.references,
             before=before,
             before_name=f"before ({asked.compare})" if asked.compare else "",
         )
@@ -136,13 +114,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--compare", metavar="COMMIT", default="")
     parser.add_argument("--audio", type=Path, help="directory of 16 kHz mono WAV files")
-    parser.add_argument("--references", type=Path, help="what was said in them")
     parser.add_argument("--report", type=Path, default=REPORT)
     parser.add_argument("--keep", action="store_true", help="copy it to docs/benchmarks.md")
-    asked = parser.parse_args()
-    if asked.references and not asked.audio:
-        parser.error("--references needs --audio")
-    return asked
+    return parser.parse_args()
 
 
 def _one(name: str, asked: Asked) -> Section:
@@ -167,6 +141,18 @@ def _one(name: str, asked: Asked) -> Section:
         print(f"    {failed}", file=sys.stderr)
     about = " ".join(about.split())
     return Section(name, title, about, time.monotonic() - began, finding, failed, output)
+
+
+@contextlib.contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    """A directory with that commit in it."""
+    with tempfile.TemporaryDirectory() as directory:
+        tree = str(Path(directory) / "tree")
+        subprocess.run(["git", "worktree", "add", "--detach", tree, commit], cwd=ROOT, check=True)
+        try:
+            yield Path(tree)
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, check=True)
 
 
 def _script(name: str) -> Path:

@@ -189,7 +189,7 @@ def this_server(
     tree: Path | None = None,
     **settings: str,
 ) -> Iterator[Contestant]:
-    """The model prepared, our kernels. `tree`: a checkout of another commit, which is run."""
+    """The model prepared, our SIMD library. `tree`: a checkout of another commit, which is run."""
     program = PROGRAM
     if tree is not None:
         program = RUN_TREE

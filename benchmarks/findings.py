@@ -13,13 +13,12 @@ import utterances
 @dataclass(frozen=True)
 class Asked:
     """What all benchmarks are told. `full`: take as long as it takes; `audio`: a directory of
-    16 kHz mono WAV files; `references`: what was said in them; `before`: a checkout of another
-    commit to measure beside this one, and what to call it."""
+    16 kHz mono WAV files; `before`: a checkout of another commit to measure beside this one, and
+    what to call it."""
 
     full: bool
     rounds: int
     audio: Path
-    references: Path | None = None
     before: Path | None = None
     before_name: str = ""
 

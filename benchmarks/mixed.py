@@ -1,13 +1,13 @@
-"""A long recording, alone and with short files beside it. A part of `bench.py`;
-`long_recordings.py` looks closer at ours."""
+"""A long recording, alone and with short files beside it. A part of `bench.py`."""
 
 import asyncio
+import random
 import statistics
 
+import utterances
 from contestants import Contestant, litserve, mosec, prefork, this_server
 from findings import Asked, Finding, Table, say
 from load import Seen, closed, one, session
-from long_recordings import recording
 from tables import spread
 
 
@@ -49,6 +49,22 @@ def mixed(asked: Asked) -> Finding:
             "of them")  # fmt: skip
     finding.tables.append(Table("", head, rows))
     return finding
+
+
+def recording(spoken: list[bytes], seconds: float) -> bytes:
+    """Utterances with pauses of up to a second."""
+    chance = random.Random(1)
+    pcm = bytearray()
+    while utterances.seconds(pcm) < seconds:
+        pcm += chance.choice(spoken) + _near_silence(chance, chance.random())
+    return bytes(pcm[: int(seconds * utterances.RATE) * 2])
+
+
+def _near_silence(chance: random.Random, seconds: float) -> bytes:
+    samples = int(seconds * utterances.RATE)
+    return b"".join(
+        chance.randint(-30, 30).to_bytes(2, "little", signed=True) for _ in range(samples)
+    )
 
 
 async def _beside(contestant: Contestant, pcm: bytes, short: list[bytes]) -> tuple[float, Seen]:

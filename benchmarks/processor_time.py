@@ -19,7 +19,7 @@ from contestants import this_server
 from findings import Asked, Finding, LeftOutError, Table, say
 from load import CONCURRENCY, Seen, steady
 
-_MATRICES = r"modelserver_kernels|kernels.*\.so|openblas|cblas|gemm|nnet3|CuMatrix|Matrix|Vector"
+_MATRICES = r"modelserver_simd|simd.*\.so|openblas|cblas|gemm|nnet3|CuMatrix|Matrix|Vector"
 _SEARCH = r"Decoder|Lattice|fst::|HashList|Token|ProcessEmitting|ProcessNonemitting|Prune"
 
 _WORKER = (

@@ -1,9 +1,9 @@
 """Models: the catalogue, finding one, predicting its memory, and the engine that turns PCM into
 text.
 
-The names below, and those of `models.fetching`, `models.processor`, and `prepared`, `blas` and
-`simd` in `models.vosk`, are all that other packages may use. The engine itself is loaded by
-`load_model`, so that nothing heavy is imported where no model is loaded.
+Other packages use the names below, and the modules `fetching` and `processor`. Until an engine says
+for itself how its models are chosen and loaded, `modelserver` also uses modules of `models.vosk`.
+The engine itself is loaded by `load_model`: nothing heavy is imported where no model is loaded.
 """
 
 from models.catalog import CatalogEntry, catalog, catalog_entry
@@ -21,15 +21,7 @@ from models.contract import (
     Utterance,
     Word,
 )
-from models.engines import (
-    composes_its_graph,
-    if_prepared,
-    load_model,
-    mapping_problem,
-    predict,
-    rescoring_folders,
-    widths,
-)
+from models.engines import load_model, predict
 from models.language import language_of
 from models.location import find_model, installed_models
 from models.prediction import Part, Prediction, measured
@@ -52,19 +44,14 @@ __all__ = [
     "Word",
     "catalog",
     "catalog_entry",
-    "composes_its_graph",
     "find_model",
-    "if_prepared",
     "installed_models",
     "language_of",
     "load_model",
-    "mapping_problem",
     "measured",
     "noise",
     "predict",
-    "rescoring_folders",
     "warm_up_clips",
-    "widths",
 ]
 
 

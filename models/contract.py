@@ -132,9 +132,9 @@ class Model(Protocol):
         """Decode these clips (as `Recognizer.accept` takes them) and throw the result away."""
         ...
 
-    def check_kernels(self, pcm: list[bytes]) -> bool:
-        """If kernels of ours are in the engine's place: decode these clips without and with them,
-        and do without them from now on if a text differs. False if there are none."""
+    def check_simd(self, pcm: list[bytes]) -> bool:
+        """If the SIMD library is in this process: decode the clips without it and with it, and do
+        without it from now on if a text differs. Returns False if it is not there."""
         ...
 
     def recognizer(self, options: RecognitionOptions) -> Recognizer:

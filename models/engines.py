@@ -7,21 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from models.contract import Model
-from models.vosk.beam import widths
-from models.vosk.layout import composes_its_graph, layout_problem, rescoring_folders
-from models.vosk.mapping import mapping_problem
-from models.vosk.prediction import if_prepared, predict
+from models.vosk.layout import layout_problem
+from models.vosk.prediction import predict
 
-__all__ = [
-    "composes_its_graph",
-    "if_prepared",
-    "layout_problem",
-    "load_model",
-    "mapping_problem",
-    "predict",
-    "rescoring_folders",
-    "widths",
-]
+__all__ = ["layout_problem", "load_model", "predict"]
 
 
 def load_model(
@@ -30,15 +19,16 @@ def load_model(
     *,
     prefetch: bool = False,
     left_out: tuple[str, ...] = (),
-    kernels: str | None = None,
+    simd: str | None = None,
 ) -> Model:
     """Load the model in `directory`, with the files in `made` in place of its own.
 
     `made`: what a prepared model has made new (`PreparedModel.made`). `prefetch`: read its graph
     through once, so that the first requests need not wait for the disk. `left_out`: folders of
-    the model that are not loaded (`rescoring_folders`). `kernels`: the variant of our kernels that
-    the process was started for (`models.vosk.simd`). Raises `ModelError`.
+    the model that are not loaded (`models.vosk.layout.rescoring_folders`).
+    `simd`: the variant of the SIMD library (`models.vosk.simd`) that the process was started with.
+    Raises `ModelError`.
     """
     from models.vosk.model import VoskModel
 
-    return VoskModel(directory, made, prefetch=prefetch, left_out=left_out, kernels=kernels)
+    return VoskModel(directory, made, prefetch=prefetch, left_out=left_out, simd=simd)

@@ -11,3 +11,10 @@ def how_to_install(extra: str) -> str:
     environment.
     """
     return f"{shlex.quote(sys.executable)} -m pip install 'modelserver[{extra}]'"
+
+
+def how_to_install_tools(extra: str = "") -> str:
+    """Return the end of a sentence: how to install this repository's second distribution."""
+    what = shlex.quote(f"./tools[{extra}]") if extra else "./tools"
+    python = shlex.quote(sys.executable)
+    return f"modelserver-tools: in a checkout of modelserver, run {python} -m pip install {what}"

@@ -29,7 +29,7 @@ class CannotListen(Exception):
     """An address cannot be had; the text says which and why."""
 
 
-class Fronts:
+class PublicListeners:
     """Takes the addresses at once, and accepts when it is told to."""
 
     def __init__(self, settings: Settings, sockets: Sockets) -> None:

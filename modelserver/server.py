@@ -27,7 +27,7 @@ from modelserver.http.listening import is_loopback
 from modelserver.jobs.service import JobService
 from modelserver.jobs.store import why_unusable
 from modelserver.jobs.webhooks import SecretUnreadable
-from modelserver.listeners import CannotListen, Fronts
+from modelserver.listeners import CannotListen, PublicListeners
 from modelserver.serving.reloading import Reloader
 from modelserver.serving.service import SpeechService
 from modelserver.settings import Settings
@@ -41,6 +41,9 @@ _PATIENCE_S = 30.0
 """Clients that were there before this process wait so long for the model; then they are told."""
 _JOBS_S = 10.0
 _HEARD_S = 5.0
+
+
+_CANNOT = (AllocatorMissing, CannotListen, AdminRefused)
 
 
 class CannotStart(Exception):
@@ -79,11 +82,11 @@ class Server:
         self._sockets = Sockets(inherited)
         raise_descriptor_limit()
         try:
-            self._fronts = Fronts(settings, self._sockets)
-        except CannotListen as error:
-            raise CannotStart(str(error)) from error
-        try:
+            self._listeners = PublicListeners(settings, self._sockets)
             self._build()
+        except _CANNOT as error:
+            self._sockets.close()
+            raise CannotStart(str(error)) from error
         except BaseException:
             self._sockets.close()
             raise
@@ -92,10 +95,7 @@ class Server:
         settings = self._settings
         if (problem := directory_problem(settings.spool.directory)) is not None:
             raise CannotStart(f"spool.directory: {problem}; larger uploads have to go there")
-        try:
-            self._service = service = SpeechService(settings)
-        except AllocatorMissing as error:
-            raise CannotStart(str(error)) from error
+        self._service = service = SpeechService(settings)
         service.models.make_way = self._predecessor.make_way
         service.guard.expect_to_be_freed(lambda: self._predecessor.held_bytes)
         try:
@@ -116,9 +116,9 @@ class Server:
         try:
             self._admin.bind()
             self._wyoming = _wyoming(service, settings, self._sockets)
-        except (AdminRefused, WyomingRefused) as error:
+        except BaseException:
             self._admin.close()
-            raise CannotStart(str(error)) from error
+            raise
 
     async def serve(self) -> None:
         """From here to the end. Raises `CannotStart`."""
@@ -167,7 +167,7 @@ class Server:
                     task.cancel()
                 await self._leave()
         finally:
-            await self._fronts.close()
+            await self._listeners.close()
             self._upgrader.close()
             self._notifier.close()
         log.info("server.stopped")
@@ -197,13 +197,13 @@ class Server:
 
     def _prepare_to_accept(self) -> None:
         service = self._service
-        self._connections = connections_beside(service.models.places)
+        self._connections = connections_beside(service.models.most_admitted)
         self._app = build_application(service, self._jobs, self._assistant, self._connections)
         self._vosk_app = build_vosk_application(service, self._connections)
 
     async def _accept_when_settled(self) -> None:
         """Clients that were there before this process wait for the model, for a while."""
-        if self._fronts.waited_for:
+        if self._listeners.waited_for:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE_S):
                     await self._service.models.settled()
@@ -211,14 +211,14 @@ class Server:
 
     async def _accept(self) -> None:
         service = self._service
-        await self._fronts.accept(self._app, self._vosk_app, self._connections, service.traffic)
-        service.url = self._fronts.url
+        await self._listeners.accept(self._app, self._vosk_app, self._connections, service.traffic)
+        service.url = self._listeners.url
         self._keep_sockets()
         _warn(service)
         log.info(
             "server.started",
             version=__version__,
-            url=self._fronts.url,
+            url=self._listeners.url,
             workers=service.models.default.slots,
             models=list(service.models),
         )
@@ -227,8 +227,8 @@ class Server:
         """Serve the connections that the server before hands over, until it has gone."""
         while self._predecessor.is_there:
             await self._predecessor.something_came()
-            await self._fronts.adopt()
-        await self._fronts.adopt()  # what came just before it had gone
+            await self._listeners.adopt()
+        await self._listeners.adopt()  # what came just before it had gone
 
     def _keep_sockets(self) -> None:
         """Systemd keeps them for the time between us and the next. What it had for us is ours
@@ -252,7 +252,7 @@ class Server:
             await self._give_notice(refuse=not followed)
         if not followed:
             self._sockets.close()
-        self._fronts.stop_accepting()
+        self._listeners.stop_accepting()
         if followed:
             self._admin.stop_accepting()
             if self._wyoming is not None:
@@ -264,7 +264,7 @@ class Server:
             give = self._upgrader.give if upgraded else self._store
             no_requests = asyncio.Event()
             handing = asyncio.create_task(
-                self._fronts.hand_over(give, drain_s, self._stop.second, no_requests)
+                self._listeners.hand_over(give, drain_s, self._stop.second, no_requests)
             )
             handing.add_done_callback(lambda _: no_requests.set())
             await self._jobs.pause()
@@ -330,18 +330,14 @@ async def _first_of(*events: asyncio.Event) -> None:
         task.cancel()
 
 
-class WyomingRefused(Exception):
-    """It cannot be served; the text says why."""
-
-
 def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> Any:
-    """Its listener, bound, if there is to be one. Raises `WyomingRefused`."""
+    """Its listener, bound, if there is to be one. Raises `CannotStart`."""
     if not settings.wyoming.uri:
         return None
     try:
         from modelserver.live.wyoming import BadUri, WyomingListener
     except ImportError as error:
-        raise WyomingRefused(
+        raise CannotStart(
             "wyoming.uri is set, and the package that speaks it is not installed: "
             f"{how_to_install('wyoming')}"
         ) from error
@@ -350,7 +346,7 @@ def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> An
         listener.bind()
     except BadUri as error:
         listener.close()
-        raise WyomingRefused(f"wyoming.uri: {error}") from error
+        raise CannotStart(f"wyoming.uri: {error}") from error
     return listener
 
 

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from supervisor.settings import MemorySettings as MemorySettings
     from supervisor.settings import PoolSettings as PoolSettings
     from supervisor.settings import Sandbox as Sandbox
+    from supervisor.settings import SpoolLimits as SpoolLimits
     from supervisor.settings import StreamSettings as StreamSettings
     from supervisor.settings import Target as Target
     from supervisor.settings import TargetSource as TargetSource
@@ -72,7 +73,6 @@ if TYPE_CHECKING:
     from supervisor.spool import FileInput as FileInput
     from supervisor.spool import JobInput as JobInput
     from supervisor.spool import Spool as Spool
-    from supervisor.spool import SpoolLimits as SpoolLimits
     from supervisor.spool import SpoolStore as SpoolStore
     from supervisor.spool import SpoolUsage as SpoolUsage
     from supervisor.spool import directory_problem as directory_problem
@@ -83,11 +83,12 @@ if TYPE_CHECKING:
     from supervisor.trim import keep_together as keep_together
 
 _HOMES = (
-    *("contract", "errors", "spool_view", "sizes", "packed", "trim", "process_control"),
-    *("settings", "deaths.death", "processes.environment", "child.sandbox", "dispatch.fairness"),
+    *("settings", "contract", "errors", "spool_view", "sizes", "packed", "trim"),
+    *("process_control", "deaths.death", "processes.environment", "child.sandbox"),
     *("readings.cpus", "readings.processes", "readings.memory", "readings.resources"),
-    *("deaths.kernel_oom", "deaths.history", "spool", "loop.tasks", "job", "dispatch.stream"),
-    *("guard.limits", "guard.guard", "dispatch.admission", "status", "pool"),
+    *("dispatch.fairness", "deaths.kernel_oom", "deaths.history", "spool", "loop.tasks", "job"),
+    *("dispatch.stream", "guard.limits", "guard.guard", "guard.status", "dispatch.admission"),
+    *("status", "pool"),
 )
 """Where the names are, the modules that need little before those that need more."""
 

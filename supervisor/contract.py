@@ -37,7 +37,7 @@ class StreamAnswer:
     mark: Any = None
     """What a session that goes on elsewhere is opened with, from here on; None: as before."""
     units: float = 0.0
-    """How much was heard with this input, in units of the caller's choice."""
+    """Size of this input, in units of the caller's choice."""
 
 
 class StreamSession(Protocol):

@@ -48,7 +48,7 @@ class MemoryPressure(PoolError):
 
 
 class TooLarge(PoolError):
-    """It could not be done here, however long one waited."""
+    """Work that could not be done here, however long one waited."""
 
     code = "too_large_for_server"
 
@@ -74,7 +74,7 @@ class SpoolFull(PoolError):
 
     @classmethod
     def from_os_error(cls, error: OSError) -> "SpoolFull":
-        """The same in our words; the errno's text for what is no lack of space."""
+        """Translate an error; one that is not a lack of space keeps the errno's text."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return cls("no space left to hold the upload")
         return cls(f"the upload cannot be held: {error.strerror}")

@@ -31,7 +31,7 @@ class PackedRing(Generic[Record]):
         return cls(msgspec.msgpack.Decoder(kind), most)
 
     def append(self, record: Record) -> None:
-        """One more; the oldest goes where there are too many."""
+        """Append a record; the oldest goes where there are too many."""
         self._packed.append(_encode(record))
 
     def newest(self, most: int) -> "PackedRing[Record]":

@@ -41,7 +41,7 @@ from supervisor.dispatch.streams import Streams
 from supervisor.guard.guard import Guard
 from supervisor.guard.refusal import Ask
 from supervisor.job import JobResult
-from supervisor.settings import Headroom, PoolSettings, TargetSource
+from supervisor.settings import Headroom, MemorySettings, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolStatus, read_status
 
@@ -60,15 +60,17 @@ class Pool:
         guard: Guard | None = None,
         sound: Callable[[], Awaitable[bool]] | None = None,
         measure: Callable[[Any], float] | None = None,
+        memory: MemorySettings | None = None,
     ) -> None:
         """`spools`: where the inputs come from, if they shall be kept small too. `guard`: one that
         several pools share, and that is entered already; without it the pool has its own. `sound`:
         asked after a worker has crashed, before its job runs again: whether what the model was
         loaded from is still what it was. If not, the target is asked for and loaded anew.
         `measure`: the size in units that an answer tells of its job, where its caller could only
-        believe what the input says of itself."""
+        believe what the input says of itself. `memory`: what its own guard keeps to."""
         self.settings = settings or PoolSettings()
-        self._guard = guard or Guard(self.settings.memory, spools)
+        assert guard is None or memory is None, "a guard has memory settings of its own"
+        self._guard = guard or Guard(memory, spools)
         self._guard_is_mine = guard is None
         self._dispatcher = Dispatcher(target, self.settings, self._guard, sound, measure)
         self._lifecycle = self._dispatcher.lifecycle
@@ -100,11 +102,11 @@ class Pool:
         await self._lifecycle.changes.until(lambda: self._lifecycle.unready_reason() is None)
 
     def unready_reason(self) -> str | None:
-        """Why no worker is able now; None if one is."""
+        """Explain why no worker is able now; None if one is."""
         return self._lifecycle.unready_reason()
 
     async def headroom(self) -> Headroom:
-        """What there is for a model and its workers: for a target source to choose by."""
+        """Return what there is for a model and its workers: for a target source to choose by."""
         return await self._dispatcher.headroom()
 
     async def renewed(self) -> str | None:
@@ -114,7 +116,7 @@ class Pool:
         return self._lifecycle.not_renewed or self.unready_reason()
 
     def not_renewed(self) -> str | None:
-        """Why the last `renew` came to nothing; None if it did not, or there was none."""
+        """Explain why the last `renew` came to nothing; None if it did not, or there was none."""
         return self._lifecycle.not_renewed
 
     def renew(self) -> None:
@@ -138,19 +140,19 @@ class Pool:
         return self.unready_reason()
 
     def load_death(self) -> DeathRecord | None:
-        """How the fork server ended that was loading last, if it did not get its model loaded: for
-        a target source, which may then choose something else."""
+        """Return how the fork server ended that was loading last, if it did not get its model
+        loaded: for a target source, which may then choose something else."""
         death = self._lifecycle.load_death
         return None if death is None else self._guard.history.record(death)
 
     def report(self) -> dict[str, Any]:
-        """What the loaded model tells about itself; empty while there is none."""
+        """Return what the loaded model tells about itself; empty while there is none."""
         return self._lifecycle.report()
 
     @property
     def deaths(self) -> dict[Cause, int]:
-        """How many of its processes have ended, by cause."""
-        return dict(self._lifecycle.deaths)
+        """Number of its processes that have ended, by cause."""
+        return dict(self._lifecycle.deaths.by_cause)
 
     def load_times(self) -> tuple[float, float] | None:
         """Seconds that loading and warming took; None while no model is loaded."""
@@ -158,7 +160,7 @@ class Pool:
         return (loaded.load_s, loaded.warm_s) if loaded else None
 
     def watched(self) -> bool:
-        """The pool's own tasks live, and the guard has looked lately."""
+        """Tell whether the pool's own tasks live, and the guard has looked lately."""
         return self._lifecycle.alive() and self._dispatcher.alive() and self._guard.alive()
 
     def recycle(self, slot: int, reason: str = "an operator asked for it") -> list[int]:
@@ -256,7 +258,7 @@ class Pool:
 
     @property
     def streams(self) -> Streams:
-        """Those that are open."""
+        """Open streams."""
         return self._streams
 
     async def run(

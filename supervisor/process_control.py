@@ -59,6 +59,12 @@ def reap_orphan(pid: int) -> bool:
     return False
 
 
+def kill_group(group: int) -> None:
+    """SIGKILL for all processes of that group, if there are any."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
 def reap_group(group: int) -> bool:
     """Let go of the children of this process in that group that have ended, and end the others;
     False if there are none any more."""
@@ -67,13 +73,13 @@ def reap_group(group: int) -> bool:
             pass
     except ChildProcessError:
         return False
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
+    kill_group(group)
     return True
 
 
 def not_started(error: BaseException) -> str:
-    """Why a process could not be, for a person. The kernel says the same of several limits."""
+    """Explain why a process could not be, for a person. The kernel says the same of several
+    limits."""
     if isinstance(error, BlockingIOError):
         return (
             "no more processes may be started: pids.max of a cgroup, ulimit -u, or the machine's "

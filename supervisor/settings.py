@@ -1,8 +1,10 @@
-"""What a pool is told: which model to load and how, and how many workers to keep."""
+"""Settings of pools, guards and spools: which model to load and how, and what to keep to."""
 
 import enum
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -25,7 +27,7 @@ class Sandbox(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a fork server loads: `module.function(**options)` (see `supervisor.contract`).
+    """Target that a fork server loads: `module.function(**options)` (see `supervisor.contract`).
 
     `options` travel as MessagePack. `environment` is added to the fork server's own, before exec.
     """
@@ -53,8 +55,8 @@ asked again later."""
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """What there is for a model and its workers, in bytes: `now`, beside what is loaded already,
-    and `most`, if that were gone. `limit` says what bounds it."""
+    """Memory for a model and its workers, in bytes: `now`, beside what is loaded already, and
+    `most`, if that were gone. `limit` says what bounds it."""
 
     now: int
     most: int
@@ -63,7 +65,7 @@ class Headroom:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """What the guard keeps to, in bytes; None: found out from the machine."""
+    """Limits that the guard keeps to, in bytes; None: found out from the machine."""
 
     limit: int | None = None
     """All processes together."""
@@ -73,6 +75,17 @@ class MemorySettings:
     """What a worker may grow by before it is recycled."""
     max_rss: int | None = None
     """What a worker may hold, with what it shares, before it is ended; mapped files aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """Limits of spools, and their directory. All sizes in bytes."""
+
+    memory_each: int = 2 * 1024 * 1024
+    """One spool moves to disk when it grows past this."""
+    memory_total: int = 64 * 1024 * 1024
+    """A spool moves to disk when all those in memory together would grow past this."""
+    directory: Path = Path(tempfile.gettempdir())
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +114,7 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """How a pool behaves. Times in seconds, sizes in bytes."""
+    """Settings of a pool. Times in seconds, sizes in bytes."""
 
     workers: int = 2
     first_slot: int = 0
@@ -117,7 +130,6 @@ class PoolSettings:
     that it looks in time where they keep every processor busy."""
     load_timeout_s: float = 600.0
     """A fork server that has not loaded its model by then is ended."""
-    memory: MemorySettings = MemorySettings()
     allocator: Allocator = Allocator.AUTO
     streams: StreamSettings = StreamSettings()
     sandbox: Sandbox = Sandbox.OFF
@@ -125,5 +137,5 @@ class PoolSettings:
 
     @property
     def heartbeat_s(self) -> float:
-        """How often an idle worker shows that it lives."""
+        """Seconds between an idle worker's signs of life."""
         return min(1.0, self.hang_s / 4)

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import IO, Protocol
 
 from supervisor.errors import SpoolFull
 from supervisor.loop.tasks import retrieve
+from supervisor.settings import SpoolLimits
 
 _DISK_WRITE_BYTES = 512 * 1024
 """What is collected before a thread is asked to write it to disk."""
@@ -26,19 +26,8 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 @dataclass(frozen=True, slots=True)
-class SpoolLimits:
-    """Where spools may live. All sizes in bytes."""
-
-    memory_each: int = 2 * 1024 * 1024
-    """One spool moves to disk when it grows past this."""
-    memory_total: int = 64 * 1024 * 1024
-    """A spool moves to disk when all those in memory together would grow past this."""
-    directory: Path = Path(tempfile.gettempdir())
-
-
-@dataclass(frozen=True, slots=True)
 class SpoolUsage:
-    """What the open spools of one store hold at one moment."""
+    """Usage of the open spools of one store at one moment."""
 
     open: int
     memory_bytes: int
@@ -46,7 +35,7 @@ class SpoolUsage:
 
 
 class JobInput(Protocol):
-    """What a pool can give to a worker: a `Spool`, or a file that is there already."""
+    """Input that a pool can give to a worker: a `Spool`, or a file that is there already."""
 
     @property
     def size(self) -> int:
@@ -70,7 +59,7 @@ class FileInput:
         self.size = os.fstat(file.fileno()).st_size
 
     def fileno(self) -> int:
-        """The file's own."""
+        """Return the file's own."""
         return self._file.fileno()
 
     async def flush(self) -> None:
@@ -97,17 +86,17 @@ class SpoolStore:
         return spool
 
     def note_disk(self, room: int) -> None:
-        """Somebody has looked: so many bytes may still be written where spools go."""
+        """Take note that so many bytes may still be written where spools go."""
         self._disk_room, self._on_disk_then = room, self.usage().disk_bytes
 
     def disk_room(self) -> int | None:
-        """The same less what was written since; None if nobody has looked."""
+        """Return the noted bytes less what was written since; None if nobody has looked."""
         if self._disk_room is None:
             return None
         return self._disk_room - (self.usage().disk_bytes - self._on_disk_then)
 
     def failure(self) -> str | None:
-        """Why the disk could not be used the last time, if that was of late."""
+        """Explain why the disk could not be used the last time, if that was of late."""
         if self._failure is None or time.monotonic() - self._failure[0] > _OF_LATE_S:
             return None
         return self._failure[1]
@@ -125,7 +114,7 @@ class SpoolStore:
         self._failure = None
 
     def usage(self) -> SpoolUsage:
-        """What is open now."""
+        """Return what is open now."""
         return SpoolUsage(len(self._open), self._memory_bytes, self._disk_bytes)
 
     def _fits_memory(self, spool: "Spool", size: int) -> bool:
@@ -139,7 +128,7 @@ class SpoolStore:
         self._count(spool, -spool.size)
 
     def _count(self, spool: "Spool", more: int) -> None:
-        """That spool holds so many bytes more, where it is."""
+        """Count bytes that a spool holds more, where it is."""
         if spool.in_memory:
             self._memory_bytes += more
         else:
@@ -159,7 +148,7 @@ class Spool:
         self._closed = False
 
     def fileno(self) -> int:
-        """The descriptor, for a worker. Complete only after `flush`."""
+        """Return the descriptor, for a worker. Complete only after `flush`."""
         return self._fd
 
     async def write(self, data: bytes | memoryview) -> None:
@@ -229,7 +218,7 @@ class Spool:
             await self._move_to_disk()
 
     def seal(self) -> None:
-        """What is in memory is not changed any more, by whatever process."""
+        """Seal what is in memory: no process can change it any more."""
         if self.in_memory:
             fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
 
@@ -323,7 +312,7 @@ def open_for_reading(spool: JobInput) -> int:
 
 
 def directory_problem(directory: Path) -> str | None:
-    """Why spools cannot be kept there, in words; None if they can."""
+    """Explain why spools cannot be kept there, in words; None if they can."""
     try:
         os.close(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:

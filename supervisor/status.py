@@ -107,7 +107,7 @@ def read_status(
         ),
         admitted=admitted,
         waiting=waiting,
-        deaths=dict(lifecycle.deaths),
+        deaths=dict(lifecycle.deaths.by_cause),
         last_deaths=guard.history.deaths,
         guard=guard.status(),
         starved_needs=guard.starved_needs(),

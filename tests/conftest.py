@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,29 @@ class ByFile(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """pytest-xdist's hook."""
     return ByFile(config, log)
+
+
+_PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_quick: list[str] = []
+
+
+def _refuse_processes(event: str, _: Any) -> None:
+    if _quick and event in _PROCESS_STARTS:
+        raise AssertionError(f"{_quick[0]} is marked quick and starts a process ({event})")
+
+
+sys.addaudithook(_refuse_processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Hold tests to their mark: what `make check` runs starts no process."""
+    if item.get_closest_marker("quick") is not None:
+        _quick.append(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        _quick.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

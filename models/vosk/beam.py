@@ -18,7 +18,7 @@ from typing import Any
 from models.contract import DEFAULT_PROFILE
 
 _FACTORS = {"fast": (0.8, 2 / 3), "balanced": (1.0, 1.0), "accurate": (1.3, 7 / 3)}
-"""Of the beam, and of how many states may be active; measured in benchmarks/README.md."""
+"""Of the beam, and of how many states may be active; measured in docs/decisions.md."""
 
 _LAYOUT = struct.Struct("<fiif")
 _CHANGED = struct.Struct("<fi")

@@ -1,4 +1,4 @@
-"""Which of OpenBLAS's kernels libvosk uses: chosen by the processor's flags.
+"""Which of OpenBLAS's core types libvosk uses: chosen by the processor's flags.
 
 The OpenBLAS inside libvosk does not know newer processors and takes its SSE3 kernel for them. The
 environment can name a better one (`OPENBLAS_CORETYPE`), read when the library is loaded; one that
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from models.processor import AVX2, AVX512
 
-KERNELS = {
+CORETYPES = {
     "SkylakeX": AVX512 | AVX2,
     "Haswell": AVX2,
     "Sandybridge": frozenset({"avx"}),
@@ -26,22 +26,22 @@ KERNELS = {
 AUTO, OFF = "auto", "off"
 
 
-class KernelRefused(Exception):
+class UnsupportedProcessor(Exception):
     """What was asked for cannot run here; the text says why."""
 
 
 def blas_environment(wanted: str, flags: frozenset[str]) -> dict[str, str]:
-    """The variables for the fork server. `wanted`: a key of `KERNELS`, "auto", or "off", which
-    leaves the choice to the library. Raises `KernelRefused`."""
+    """The variables for the fork server. `wanted`: a key of `CORETYPES`, "auto", or "off", which
+    leaves the choice to the library. Raises `UnsupportedProcessor`."""
     report = {"OPENBLAS_VERBOSE": "2"}  # makes the library print which kernel it took
-    if wanted == OFF or not any(needed <= flags for needed in KERNELS.values()):
+    if wanted == OFF or not any(needed <= flags for needed in CORETYPES.values()):
         return report
     if wanted == AUTO:
-        kernel = next((name for name, needed in KERNELS.items() if needed <= flags), None)
+        kernel = next((name for name, needed in CORETYPES.items() if needed <= flags), None)
         return report if kernel is None else {**report, "OPENBLAS_CORETYPE": kernel}
-    missing = sorted(KERNELS[wanted] - flags)
+    missing = sorted(CORETYPES[wanted] - flags)
     if missing:
-        raise KernelRefused(
+        raise UnsupportedProcessor(
             f"this processor cannot run the {wanted} kernel: it lacks " + ", ".join(missing)
         )
     return {**report, "OPENBLAS_CORETYPE": wanted}

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from models.leftovers import Leftover, bytes_of
 from models.vosk.prepared.compiler import compiler_path
-from models.vosk.simd import kernels_path
+from models.vosk.simd import simd_path
 
 
 def old_builds(cache: Path) -> list[Leftover]:
     """What was built from other sources, or for another machine. Raises `OSError`."""
-    current = {kernels_path(cache), compiler_path(cache)}
+    current = {simd_path(cache), compiler_path(cache)}
     files = sorted((cache / "tools").glob("*")) if (cache / "tools").is_dir() else []
     why = "built from other sources, or for another machine"
     lock = cache / ".lock-tools"

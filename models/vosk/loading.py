@@ -20,7 +20,7 @@ from models.vosk.graph_file import graph_problem
 from models.vosk.layout import HCL, LAZY_INSIDE, STATIC, graph_directory
 from models.vosk.mapping import CannotMap, advise_random, find_mappings, mapped_reading
 from models.vosk.prediction import TOUCHED_SHARE
-from models.vosk.simd.preloaded import KernelsUnavailable, PreloadedKernels
+from models.vosk.simd.preloaded import PreloadedSimd, SimdUnavailable
 from models.vosk.view import files_in, make_view, served_features
 
 
@@ -65,15 +65,15 @@ _PACKED_SPARE = 1 << 20
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """How it went. `mapped_bytes` is None where the graph is not mapped, and `not_mapped` says
-    why one that could be is not; `kernels` is None where ours are not used."""
+    why one that could be is not; `simd` is None where that library is not used."""
 
     lazy: bool
     mapped_bytes: int | None = None
     graph: Path | None = None
     not_mapped: str | None = None
-    kernels: PreloadedKernels | None = None
+    simd: PreloadedSimd | None = None
     not_packed: str | None = None
-    """Why the kernels that were asked for are not used."""
+    """Why the SIMD library that was asked for is not used."""
 
     def report(self) -> dict[str, Any]:
         """For logs and status pages."""
@@ -98,7 +98,7 @@ def load_vosk(
     variant: str | None = None,
 ) -> tuple[vosk.Model, Loaded]:
     """Load the model in `directory` with `made` in place of its own files, without the folders
-    `left_out`, for that `variant` of our kernels or for the engine's own.
+    `left_out`, with that `variant` of the SIMD library (None: without it).
 
     A prepared graph that the library would copy instead of mapping is dropped again, and the
     model's own graph is used. Raises `ModelError` where Vosk refuses the files.
@@ -109,14 +109,14 @@ def load_vosk(
     if variant is None:
         return _load_graph(directory, made, left_out)
     try:
-        kernels = PreloadedKernels.attach(_LIBRARY, variant)
+        simd = PreloadedSimd.attach(_LIBRARY, variant)
         network = _network_bytes(directory)
-        with kernels.weights(_WEIGHTS_MOST * network + _WEIGHTS_SPARE, network + _PACKED_SPARE):
+        with simd.weights(_WEIGHTS_MOST * network + _WEIGHTS_SPARE, network + _PACKED_SPARE):
             model, loaded = _load_graph(directory, made, left_out)
-    except KernelsUnavailable as error:
+    except SimdUnavailable as error:
         model, loaded = _load_graph(directory, made, left_out)
         return model, replace(loaded, not_packed=str(error))
-    return model, replace(loaded, kernels=kernels)
+    return model, replace(loaded, simd=simd)
 
 
 def _network_bytes(directory: Path) -> int:

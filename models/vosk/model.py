@@ -54,13 +54,13 @@ class VoskModel:
         *,
         prefetch: bool = False,
         left_out: tuple[str, ...] = (),
-        kernels: str | None = None,
+        simd: str | None = None,
     ) -> None:
         """Load the model in `directory`, with the files in `made` (name inside the model, to
         file: what a prepared model has made new) in place of its own.
 
         `prefetch`: read a mapped graph through once. `left_out`: folders that are not loaded.
-        `kernels`: the variant of ours (`models.vosk.simd`) that this process was started for.
+        `simd`: the variant of that library (`models.vosk.simd`) that this process was started with.
         Raises `ModelError` where Vosk refuses the files.
         """
         vosk.SetLogLevel(-1)
@@ -68,7 +68,7 @@ class VoskModel:
         self.chunk_bytes = 2 * int(_CHUNK_S * self.sample_rate)
         self._kept: list[VoskRecognizer] = []
         self._left_out = left_out
-        self._model, self.loaded = load_vosk(directory, made or {}, left_out, kernels)
+        self._model, self.loaded = load_vosk(directory, made or {}, left_out, simd)
         self._search = Search(self._model, vosk._ffi, directory)
         self.has_profiles = self._search.found
         self._prefetched = prefetch and self.loaded.graph is not None
@@ -84,14 +84,14 @@ class VoskModel:
         recognizer.finish()
         recognizer.close()
 
-    def check_kernels(self, pcm: list[bytes]) -> bool:
-        """If our kernels are there: decode the clips without them and with them, and do without
-        where a text differs. What they have packed then is all that they ever pack."""
-        kernels = self.loaded.kernels
-        if kernels is None:
+    def check_simd(self, pcm: list[bytes]) -> bool:
+        """If the SIMD library is there: decode the clips without it and with it, and do without it
+        where a text differs. What it has packed then is all that it ever packs."""
+        simd = self.loaded.simd
+        if simd is None:
             return False
-        kernels.alike(lambda: [self.text(clip) for clip in pcm])
-        kernels.freeze()
+        simd.alike(lambda: [self.text(clip) for clip in pcm])
+        simd.freeze()
         return True
 
     def text(self, pcm: bytes) -> str:
@@ -118,26 +118,22 @@ class VoskModel:
         recognizer.begin(options)
         return recognizer
 
-    def forget_recognizers(self) -> None:
-        """Drop those that are kept: the next one is new."""
-        self._kept.clear()
-
     def report(self) -> dict[str, Any]:
         """How it was loaded."""
         facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
-        facts["kernels"] = facts["search"] = "engine"
+        facts["simd"] = facts["search"] = "engine"
         facts["profiles"] = self.has_profiles
-        kernels = self.loaded.kernels
-        not_packed = self.loaded.not_packed if kernels is None else kernels.refused
+        simd = self.loaded.simd
+        not_packed = self.loaded.not_packed if simd is None else simd.refused
         if not_packed is not None:
             facts["not_packed"] = not_packed
-        elif kernels is not None:
+        elif simd is not None:
             # A graph that is composed while decoding is searched by the engine.
-            searches = kernels.searches and not self.loaded.lazy
-            facts["kernels"] = f"packed, {kernels.variant}"
-            facts["search"] = "kernels" if searches else "engine"
-            facts["packed_bytes"] = kernels.packed_bytes
-            facts["aside_bytes"] = kernels.aside_bytes
+            searches = simd.searches and not self.loaded.lazy
+            facts["simd"] = f"packed, {simd.variant}"
+            facts["search"] = "simd" if searches else "engine"
+            facts["packed_bytes"] = simd.packed_bytes
+            facts["aside_bytes"] = simd.aside_bytes
         return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
 
     def raw_results(

@@ -13,16 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.prediction import Part, Prediction
-from models.vosk.graph_file import graph_problem
+from models.vosk.graph_file import Symbols, graph_problem, symbols_in_graph, symbols_in_text
 from models.vosk.layout import HCL, LM, STATIC, WORDS, graph_directory, rescoring_folders
-from models.vosk.symbols import Symbols, symbols_in_graph, symbols_in_text
 
 _MB = 1_000_000
 
 _ENGINE = 20 * _MB
 """Python, this package, FFmpeg's decoders and libvosk."""
 _ACOUSTIC, _IVECTOR = 1.9, 2.4
-"""The network and its collapsed copy, as the engine holds them or laid out for our kernels; the
+"""The network and its collapsed copy, as the engine holds them or as the SIMD library does; the
 extractor's matrices and what is derived from them (Kaldi: `IvectorExtractor::ComputeDerivedVars`).
 """
 _SYMBOL = 77

@@ -96,7 +96,7 @@ def line(service: SpeechService, kind: str = "") -> str:
     if kind == "streams":
         most = sum(pool.streams.capacity(status.s_per_unit) for pool in pools)
     else:
-        most = min(AT_ONCE_EACH * at_once, service.models.places)
+        most = min(AT_ONCE_EACH * at_once, service.models.most_admitted)
     return f"{said} maxconn:{most}\n"
 
 

@@ -22,7 +22,7 @@ from modelserver.handover import Upgrader
 from modelserver.http.app_keys import CONNECTIONS, SERVICE
 from modelserver.http.connections import Connections
 from modelserver.http.decoding import decoded
-from modelserver.http.errors import error_response, json_response, refusal_of
+from modelserver.http.errors import error_response, failed, json_response, refusal_of
 from modelserver.http.middleware import REQUEST_ID, expect_continue, request_id_of, signed
 from modelserver.http.origins import refuse_other_names
 from modelserver.http.pages import page
@@ -145,7 +145,7 @@ class _Admin:
             error = refusal_of(exception)
             if error is None:
                 log.exception("admin.request_failed", request_id=request_id, path=request.path)
-                error = Refusal("internal", "the server failed; its log says how")
+                error = failed()
             return signed(error_response(error, request_id), request_id)
         finally:
             connections.rests(request.protocol)

@@ -33,7 +33,7 @@ class WorkerHealth(msgspec.Struct):
 
 class ModelHealth(msgspec.Struct):
     """One of the models. `state`: "ready", "not_ready" (`reason` says why) or "unloaded".
-    `not_prepared`: why preparing it has come to nothing. `kernels`: what computes the network's
+    `not_prepared`: why preparing it has come to nothing. `simd`: what computes the network's
     products, "packed, ..." or "engine"; `not_packed`: why it is not ours."""
 
     label: str
@@ -47,7 +47,7 @@ class ModelHealth(msgspec.Struct):
     admitted: int
     preparing: str | None
     not_prepared: str | None
-    kernels: str | None
+    simd: str | None
     not_packed: str | None
     blas: str | None
     profile: str
@@ -227,7 +227,7 @@ def health(service: SpeechService, jobs: JobService, started: float) -> Health:
             for worker in status.workers
         ],
         queue=QueueHealth(
-            status.admitted, status.waiting, service.models.places, status.s_per_unit
+            status.admitted, status.waiting, service.models.most_admitted, status.s_per_unit
         ),
         streams=_streams(service),
         memory=_memory(status, guard) if guard else None,
@@ -271,8 +271,8 @@ def _model(served: ServedModel) -> ModelHealth:
         admitted=status.admitted if status else 0,
         preparing=served.preparing(),
         not_prepared=served.not_prepared_because(),
-        kernels=report.get("kernels"),
-        not_packed=report.get("not_packed") or served.kernels_missing,
+        simd=report.get("simd"),
+        not_packed=report.get("not_packed") or served.simd_missing,
         blas=report.get("blas_kernel"),
         profile=served.settings.profile,
         text_steps=report.get("text_steps", {}),

@@ -3,7 +3,9 @@
 Names and units follow Prometheus's conventions: base units, `_total` for counters.
 """
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -18,6 +20,7 @@ from supervisor import Cause
 
 _WORKER_STATES = ("starting", "idle", "busy", "leaving")
 _LEVELS = ("normal", "pressure", "critical")
+_ByLabels = Mapping[Any, float]  # by the tuple of the labels
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -45,76 +48,11 @@ class _HealthCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         health = self._health()
-        yield _gauge(
-            "build_info", "Always 1; the version is in the label.", 1, version=health.version
-        )
-        yield _gauge("ready", "1 if requests are taken.", health.status in ("ok", "degraded"))
-        yield _gauge("uptime_seconds", "Since the supervisor started.", health.uptime_s)
+        yield from _server(health)
         yield from _workers(health)
-        yield _counters(
-            "process_exits",
-            "Processes that have ended, by cause.",
-            "cause",
-            # From 0: Prometheus does not see a first increase that comes with its counter.
-            {cause.value: 0 for cause in Cause} | health.exits_by_cause,
-        )
-        ready = GaugeMetricFamily(
-            "modelserver_model_ready", "1 if a worker of it is able.", labels=["model"]
-        )
-        for model in health.models:
-            ready.add_metric([model.label], model.state == "ready")
-        yield ready
-        info = GaugeMetricFamily(
-            "modelserver_model_info",
-            "Always 1; how a model is loaded is in the labels.",
-            labels=["blas", "kernels", "model", "name"],
-        )
-        for model in health.models:
-            if model.kernels is not None:
-                info.add_metric([model.blas or "", model.kernels, model.label, model.model], 1)
-        yield info
-        queue = health.queue
-        yield _gauge("requests_admitted", "Requests inside, with jobs at work.", queue.admitted)
-        yield _gauge("requests_waiting", "Requests that wait for a worker.", queue.waiting)
-        yield _gauge("requests_limit", "Requests that may be inside at once.", queue.places)
-        streams = health.streams
-        yield _gauge("streams", "Live streams that are open.", streams.open)
-        yield _gauge(
-            "stream_behind_seconds", "Longest that audio waits for an answer.", streams.behind_s
-        )
-        yield _gauge(
-            "stream_replay_bytes", "Audio of streams that is held for a replay.", streams.kept_bytes
-        )
-        yield CounterMetricFamily(
-            "modelserver_stream_replays", "Streams that changed workers.", streams.replays
-        )
-        yield CounterMetricFamily(
-            "modelserver_streams_refused",
-            "Streams refused because the workers were busy.",
-            streams.refused,
-        )
-        yield _gauge("jobs_bytes", "Held by jobs on the disk.", health.jobs.bytes)
-        jobs = GaugeMetricFamily("modelserver_jobs", "Jobs that are kept.", labels=["state"])
-        for state, count in health.jobs.counts.items():
-            jobs.add_metric([state], count)
-        yield jobs
-        yield _gauge("jobs_usable", "1 if jobs can be taken.", health.jobs.problem is None)
-        spools = health.spools
-        held = GaugeMetricFamily("modelserver_spool_bytes", "Uploads held.", labels=["where"])
-        held.add_metric(["memory"], spools.memory_bytes)
-        held.add_metric(["disk"], spools.disk_bytes)
-        yield held
-        used = GaugeMetricFamily(
-            "modelserver_resource_used", "In bytes or pieces.", labels=["resource"]
-        )
-        limit = GaugeMetricFamily(
-            "modelserver_resource_limit", "In bytes or pieces.", labels=["resource"]
-        )
-        for resource in health.resources:
-            used.add_metric([resource.name], resource.used)
-            limit.add_metric([resource.name], resource.limit)
-        yield used
-        yield limit
+        yield from _requests(health)
+        yield from _streams(health)
+        yield from _held(health)
         if health.memory is not None:
             yield from _memory(health.memory)
         yield from _traffic(self._traffic)
@@ -131,41 +69,85 @@ class _HealthCollector(Collector):
         )
 
 
+def _server(health: Health) -> Iterable[Metric]:
+    version = {(health.version,): 1}
+    yield _gauges("build_info", "Always 1; the version is in the label.", ["version"], version)
+    yield _gauge("ready", "1 if requests are taken.", health.status in ("ok", "degraded"))
+    yield _gauge("uptime_seconds", "Since the supervisor started.", health.uptime_s)
+    # From 0: Prometheus does not see a first increase that comes with its counter.
+    exits = {cause.value: 0 for cause in Cause} | health.exits_by_cause
+    yield _counters(
+        "process_exits",
+        "Processes that have ended, by cause.",
+        ["cause"],
+        {(cause,): count for cause, count in exits.items()},
+    )
+    ready = {(model.label,): model.state == "ready" for model in health.models}
+    yield _gauges("model_ready", "1 if a worker of it is able.", ["model"], ready)
+    yield _gauges(
+        "model_info",
+        "Always 1; how a model is loaded is in the labels.",
+        ["blas", "model", "name", "simd"],
+        {(m.blas or "", m.label, m.model, m.simd): 1 for m in health.models if m.simd},
+    )
+
+
 def _workers(health: Health) -> Iterable[Metric]:
-    states = GaugeMetricFamily(
-        "modelserver_workers", "Workers by state.", labels=["state", "model"]
-    )
-    for model in health.models:
-        for state in _WORKER_STATES:
-            count = sum((w.state, w.model) == (state, model.label) for w in health.workers)
-            states.add_metric([state, model.label], count)
-    yield states
-    rss = GaugeMetricFamily(
-        "modelserver_worker_resident_memory_bytes",
+    states = Counter((worker.state, worker.model) for worker in health.workers)
+    labels = [(state, model.label) for model in health.models for state in _WORKER_STATES]
+    counts = {label: states[label] for label in labels}
+    yield _gauges("workers", "Workers by state.", ["state", "model"], counts)
+    # Of two on one slot the newer, which comes later.
+    slots = {(str(worker.id), worker.model): worker for worker in health.workers}
+    yield _gauges(
+        "worker_resident_memory_bytes",
         "RSS, with what is shared.",
-        labels=["worker", "model"],
+        ["worker", "model"],
+        {slot: one.rss_bytes for slot, one in slots.items() if one.rss_bytes is not None},
     )
-    growth = GaugeMetricFamily(
-        "modelserver_worker_growth_bytes", "Memory of its own.", labels=["worker", "model"]
+    growth = {slot: worker.growth_bytes for slot, worker in slots.items()}
+    yield _gauges("worker_growth_bytes", "Memory of its own.", ["worker", "model"], growth)
+
+
+def _requests(health: Health) -> Iterable[Metric]:
+    queue = health.queue
+    yield _gauge("requests_admitted", "Requests inside, with jobs at work.", queue.admitted)
+    yield _gauge("requests_waiting", "Requests that wait for a worker.", queue.waiting)
+    yield _gauge("requests_limit", "Requests that may be inside at once.", queue.places)
+
+
+def _streams(health: Health) -> Iterable[Metric]:
+    streams = health.streams
+    yield _gauge("streams", "Live streams that are open.", streams.open)
+    yield _gauge(
+        "stream_behind_seconds", "Longest that audio waits for an answer.", streams.behind_s
     )
-    seen = set()
-    for worker in reversed(health.workers):  # the newer of two on one slot
-        if worker.id not in seen:
-            seen.add(worker.id)
-            if worker.rss_bytes is not None:
-                rss.add_metric([str(worker.id), worker.model], worker.rss_bytes)
-            growth.add_metric([str(worker.id), worker.model], worker.growth_bytes)
-    yield rss
-    yield growth
+    yield _gauge(
+        "stream_replay_bytes", "Audio of streams that is held for a replay.", streams.kept_bytes
+    )
+    yield _counter("stream_replays", "Streams that changed workers.", streams.replays)
+    yield _counter(
+        "streams_refused", "Streams refused because the workers were busy.", streams.refused
+    )
+
+
+def _held(health: Health) -> Iterable[Metric]:
+    jobs, spools = health.jobs, health.spools
+    yield _gauge("jobs_bytes", "Held by jobs on the disk.", jobs.bytes)
+    counts = {(state,): count for state, count in jobs.counts.items()}
+    yield _gauges("jobs", "Jobs that are kept.", ["state"], counts)
+    yield _gauge("jobs_usable", "1 if jobs can be taken.", jobs.problem is None)
+    held = {("memory",): spools.memory_bytes, ("disk",): spools.disk_bytes}
+    yield _gauges("spool_bytes", "Uploads held.", ["where"], held)
+    used = {(resource.name,): resource.used for resource in health.resources}
+    limit = {(resource.name,): resource.limit for resource in health.resources}
+    yield _gauges("resource_used", "In bytes or pieces.", ["resource"], used)
+    yield _gauges("resource_limit", "In bytes or pieces.", ["resource"], limit)
 
 
 def _memory(memory: MemoryHealth) -> Iterable[Metric]:
-    level = GaugeMetricFamily(
-        "modelserver_memory_level", "1 for the one in force.", labels=["level"]
-    )
-    for name in _LEVELS:
-        level.add_metric([name], memory.level == name)
-    yield level
+    level = {(name,): memory.level == name for name in _LEVELS}
+    yield _gauges("memory_level", "1 for the one in force.", ["level"], level)
     yield _gauge("memory_starved", "1 while the model's pages are taken back.", memory.starved)
     yield _gauge("memory_limit_bytes", "The smallest limit.", memory.limit_bytes)
     yield _gauge("memory_reserve_bytes", "Left unused below the limit.", memory.reserve_bytes)
@@ -184,19 +166,15 @@ def _memory(memory: MemoryHealth) -> Iterable[Metric]:
             "Time in which some task waited for memory (PSI, ten seconds).",
             memory.pressure_some_avg10 / 100,
         )
-        yield CounterMetricFamily(
-            "modelserver_memory_pressure_seconds",
+        yield _counter(
+            "memory_pressure_seconds",
             "Time in which some task waited for memory (PSI).",
             memory.pressure_stalled_s,
         )
-    yield CounterMetricFamily(
-        "modelserver_worker_major_faults", "Pages that workers waited for.", memory.major_faults
-    )
-    yield CounterMetricFamily(
-        "modelserver_memory_refaults", "Pages of file cache read again.", memory.refaults
-    )
-    yield CounterMetricFamily(
-        "modelserver_worker_waited_seconds",
+    yield _counter("worker_major_faults", "Pages that workers waited for.", memory.major_faults)
+    yield _counter("memory_refaults", "Pages of file cache read again.", memory.refaults)
+    yield _counter(
+        "worker_waited_seconds",
         "Work in which a worker neither ran nor waited for a processor.",
         memory.waited_s,
     )
@@ -204,22 +182,15 @@ def _memory(memory: MemoryHealth) -> Iterable[Metric]:
 
 
 def _traffic(traffic: Traffic) -> Iterable[Metric]:
-    requests = CounterMetricFamily(
-        "modelserver_requests", "Answered.", labels=["route", "status", "code"]
-    )
-    for (route, status, code), count in traffic.requests.items():
-        requests.add_metric([route, str(status), code], count)
-    yield requests
-    yield CounterMetricFamily(
-        "modelserver_requests_abandoned", "Left by their clients.", traffic.abandoned
-    )
-    yield CounterMetricFamily("modelserver_audio_seconds", "Recognised.", traffic.audio_s)
-    ends = CounterMetricFamily(
-        "modelserver_stream_ends", "Live streams that ended, by close code.", labels=["code"]
-    )
-    for code, count in traffic.stream_ends.items():
-        ends.add_metric([code], count)
-    yield ends
+    requests = {
+        (route, str(status), code): count
+        for (route, status, code), count in traffic.requests.items()
+    }
+    yield _counters("requests", "Answered.", ["route", "status", "code"], requests)
+    yield _counter("requests_abandoned", "Left by their clients.", traffic.abandoned)
+    yield _counter("audio_seconds", "Recognised.", traffic.audio_s)
+    ends = {(code,): count for code, count in traffic.stream_ends.items()}
+    yield _counters("stream_ends", "Live streams that ended, by close code.", ["code"], ends)
     yield _histogram(
         "request_duration_seconds",
         "From the first byte in to the answer, by route.",
@@ -243,9 +214,25 @@ def _traffic(traffic: Traffic) -> Iterable[Metric]:
     )
 
 
-def _gauge(name: str, about: str, value: float, **labels: str) -> Metric:
-    family = GaugeMetricFamily(f"modelserver_{name}", about, labels=list(labels))
-    family.add_metric(list(labels.values()), value)
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"modelserver_{name}", about, value=value)
+
+
+def _counter(name: str, about: str, value: float) -> Metric:
+    return CounterMetricFamily(f"modelserver_{name}", about, value=value)
+
+
+def _gauges(name: str, about: str, labels: list[str], values: _ByLabels) -> Metric:
+    family = GaugeMetricFamily(f"modelserver_{name}", about, labels=labels)
+    for label_values, value in values.items():
+        family.add_metric(label_values, value)
+    return family
+
+
+def _counters(name: str, about: str, labels: list[str], values: _ByLabels) -> Metric:
+    family = CounterMetricFamily(f"modelserver_{name}", about, labels=labels)
+    for label_values, value in values.items():
+        family.add_metric(label_values, value)
     return family
 
 
@@ -253,11 +240,4 @@ def _histogram(name: str, about: str, label: str, by: dict[str, Histogram]) -> M
     family = HistogramMetricFamily(f"modelserver_{name}", about, labels=[label])
     for value, histogram in by.items():
         family.add_metric([value], list(histogram.buckets()), histogram.sum)
-    return family
-
-
-def _counters(name: str, about: str, label: str, counts: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(f"modelserver_{name}", about, labels=[label])
-    for value, count in counts.items():
-        family.add_metric([value], count)
     return family

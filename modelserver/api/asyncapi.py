@@ -1,6 +1,8 @@
 """The AsyncAPI document of our own live stream: every message that goes either way.
 
-Source: AsyncAPI 3.0. Its schemas are made from the messages themselves.
+Its schemas are made from the messages themselves; `openapi.toml` describes the parameters.
+
+Source: AsyncAPI 3.0.
 """
 
 import functools
@@ -10,7 +12,9 @@ import msgspec
 from aiohttp import web
 
 from modelserver import __version__
+from modelserver.api.openapi import source
 from modelserver.http.errors import json_response
+from modelserver.http.middleware import STREAM_PATH
 from modelserver.live.own import (
     Begin,
     Close,
@@ -29,27 +33,11 @@ FROM_SERVER = (Begin, Partial, Final, Revised, Notice, End, Failure)
 FROM_CLIENT = (KeepAlive, Finalize, Close)
 
 _AUDIO = "audio"
-_ADDRESS = "/api/audio/stream"
-_PARAMETERS = {
-    "model": "name of a served model; by default the first",
-    "language": "a served model that speaks it, as a BCP 47 tag",
-    "words": "true: final messages have words, with times and confidences",
-    "alternatives": "how many readings of each segment final messages have",
-    "phrases": "recognise these only: a JSON list, or one each time it is given",
-    "profile": "fast, balanced or accurate: how much work goes into the same audio",
-    "channels": "mix, or the number of the one that is heard",
-    "encoding": "of samples without a container, such as s16le; with rate",
-    "rate": "samples a second of samples without a container",
-    "channel_count": "channels of samples without a container",
-    "second_pass": "true: what was said in each segment is heard once more, with the profile "
-    "accurate, and told as revised",
-    "partials": "false: final messages only",
-}
 
 
 @functools.cache
 def asyncapi_document() -> dict[str, Any]:
-    """The whole of it."""
+    """Return the whole document."""
     messages: dict[str, Any] = {}
     schemas: dict[str, Any] = {}
     for kind in (*FROM_SERVER, *FROM_CLIENT):
@@ -71,9 +59,8 @@ def asyncapi_document() -> dict[str, Any]:
         "summary": "Binary: the next piece of audio, of any size.",
         "payload": {"type": "string", "format": "binary"},
     }
-    properties = {
-        name: {"type": "string", "description": _PARAMETERS[name]} for name in STREAM_NAMES
-    }
+    about = source().parameters | source().stream_parameters
+    properties = {name: {"type": "string", "description": about[name]} for name in STREAM_NAMES}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -85,7 +72,7 @@ def asyncapi_document() -> dict[str, Any]:
         "defaultContentType": "application/json",
         "channels": {
             "stream": {
-                "address": _ADDRESS,
+                "address": STREAM_PATH,
                 "messages": {name: _ref("messages", name) for name in messages},
                 "bindings": {
                     "ws": {"method": "GET", "query": {"type": "object", "properties": properties}}

@@ -233,7 +233,7 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
 async def _fetched(jobs: JobService, url: str, body: BodyReader, limits: LimitSettings) -> Received:
     patience = Patience(limits.upload_idle_s, limits.upload_min_bytes_s)
     try:
-        return await body.take(jobs.outside.fetch(url, patience))
+        return await body.take(jobs.outbound.fetch(url, patience))
     except Failed as error:
         raise Refusal("url_failed", f"url: {error}") from error
 
@@ -301,7 +301,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     owner = request.get(KEY_NAME, "")
     found, more = await jobs.listed(owner, state, asked.get("before"), limit)
     documents = [
-        _document(job, jobs.position(job.id), jobs.done_s(job.id), jobs.keep_until(job))
+        _document(job, jobs.work.position(job.id), jobs.work.done_s(job.id), jobs.keep_until(job))
         for job in found
     ]
     return json_response(JobList(documents, more))
@@ -345,7 +345,7 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
     jobs = request.app[JOBS]
 
     async def work(told: Callable[[SpeechProgress], None]) -> JobDocument:
-        await jobs.follow(job.id, told)
+        await jobs.work.follow(job.id, told)
         now = await jobs.get(job.id, speech=True)
         if now is None:
             raise Refusal("job_not_found", "the job was deleted")
@@ -357,8 +357,8 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
 
 
 def _described(jobs: JobService, job: Job, shown: Shown | None = None) -> JobDocument:
-    place = jobs.position(job.id)
-    return _document(job, place, jobs.done_s(job.id), jobs.keep_until(job), shown)
+    position = jobs.work.position(job.id)
+    return _document(job, position, jobs.work.done_s(job.id), jobs.keep_until(job), shown)
 
 
 def _document(

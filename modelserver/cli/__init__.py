@@ -5,11 +5,10 @@ import click
 from modelserver import __version__
 from modelserver.cli.config import config
 from modelserver.cli.doctor import doctor
-from modelserver.cli.evaluate import evaluate
 from modelserver.cli.keys import keys
 from modelserver.cli.listen import listen
 from modelserver.cli.models import models
-from modelserver.cli.plan import plan
+from modelserver.cli.plugins import Commands
 from modelserver.cli.ready import ready
 from modelserver.cli.serve import serve
 from modelserver.cli.status import status
@@ -18,7 +17,9 @@ from modelserver.cli.transcribe import transcribe
 from modelserver.cli.upgrade import upgrade
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="modelserver")
 def main() -> None:
     """A speech-recognition server for small machines."""
@@ -26,7 +27,6 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(transcribe)
-main.add_command(evaluate)
 main.add_command(listen)
 main.add_command(config)
 main.add_command(models)
@@ -36,4 +36,3 @@ main.add_command(upgrade)
 main.add_command(top)
 main.add_command(ready)
 main.add_command(doctor)
-main.add_command(plan)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
-from modelserver.serving.pool_settings import pool_settings
+from modelserver.serving.pool_settings import memory_settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.fields import HIDDEN, Field, named_fields, size_text
 from supervisor import explain_limits
@@ -23,7 +23,7 @@ _WIDTH = 52
 def config(configuration: Configuration, explain: bool) -> None:
     """Print every setting as TOML, with where its value came from."""
     rows = [(field, _shown(field, value), origin) for field, value, origin in configuration.rows()]
-    found = explain_limits(pool_settings(configuration.settings))
+    found = explain_limits(memory_settings(configuration.settings))
     section = ""
     for field, value, origin in rows:
         home, _, leaf = field.name.rpartition(".")
@@ -46,7 +46,7 @@ def config(configuration: Configuration, explain: bool) -> None:
 
 def _shown(field: Field, value: Any) -> Any:
     value = field.shown(value)
-    if field.in_bytes and isinstance(value, int):
+    if field.unit == "bytes" and isinstance(value, int):
         text = size_text(value)
         return value if text.isdigit() else text
     return value

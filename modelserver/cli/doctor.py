@@ -8,15 +8,15 @@ import click
 import models
 from models.processor import processor_flags
 from models.vosk.prepared import HOW_TO_GET_IT, can_build, find_compiler
-from models.vosk.simd import HOW_TO_GET_IT as KERNELS_NEED
-from models.vosk.simd import can_build_kernels, choose_variant, find_kernels
+from models.vosk.simd import HOW_TO_GET_IT as SIMD_NEEDS
+from models.vosk.simd import can_build_simd, choose_variant, find_simd
 from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.cli.status import in_words
 from modelserver.own_packages import replaced_packages
 from modelserver.serving.load_specs import find_model
-from modelserver.serving.pool_settings import memory_settings, pool_settings
+from modelserver.serving.pool_settings import memory_settings
 from modelserver.serving.selection import candidate, does_not_fit, worker_count, workers_text
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
@@ -78,7 +78,7 @@ def _machine(settings: Settings, problems: list[str]) -> list[str]:
     ]
     if len(reading.bounds) == 1:
         lines.append("no memory cgroup limits this process")
-    for name, found in explain_limits(pool_settings(settings)).items():
+    for name, found in explain_limits(memory_settings(settings)).items():
         lines.append(f"{name} = {in_units(found.bytes)}: {found.reason}")
     if (problem := directory_problem(settings.spool.directory)) is not None:
         problems.append(f"spool.directory: {problem}")
@@ -87,7 +87,7 @@ def _machine(settings: Settings, problems: list[str]) -> list[str]:
             "models cannot be prepared here, and are several times slower for it: there is no "
             f"compiler ({HOW_TO_GET_IT})"
         )
-    lines.append(_kernels(settings))
+    lines.append(_simd(settings))
     lines.append(_sandbox(settings))
     return lines
 
@@ -100,15 +100,15 @@ def _sandbox(settings: Settings) -> str:
     return f"sandbox of workers: {', '.join(in_force) or 'none'}{without}"
 
 
-def _kernels(settings: Settings) -> str:
+def _simd(settings: Settings) -> str:
     variant = choose_variant(processor_flags(), settings.debug.blas)
-    if settings.kernels == "off":
-        return "kernels of our own: off, by the settings"
+    if settings.simd == "off":
+        return "SIMD library: off, by the settings"
     if variant is None:
-        return "kernels of our own: none for this processor"
-    if find_kernels(settings.prepared_dir) is None and not can_build_kernels():
-        return f"kernels of our own: {variant}, but there is no compiler ({KERNELS_NEED})"
-    return f"kernels of our own: {variant}"
+        return "SIMD library: none for this processor"
+    if find_simd(settings.prepared_dir) is None and not can_build_simd():
+        return f"SIMD library: {variant}, but there is no compiler ({SIMD_NEEDS})"
+    return f"SIMD library: {variant}"
 
 
 def _model(settings: Settings, problems: list[str], *, alone: bool) -> list[str]:

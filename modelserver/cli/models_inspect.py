@@ -10,6 +10,7 @@ import psutil
 import uvloop
 
 import models as model_package
+from models.vosk.beam import widths
 from modelserver.cli.errors import told
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
@@ -165,7 +166,7 @@ def _document(
         "load_s": prediction.load_s,
         "profiles": {
             profile: dataclasses.asdict(width)
-            for profile, width in model_package.widths(choice.location.directory).items()
+            for profile, width in widths(choice.location.directory).items()
         },
         "rests_on": prediction.rests_on,
         "predicted_model_bytes": choice.prediction.model,
@@ -187,7 +188,7 @@ _GRAPHS = {
 def _profiles(location: model_package.ModelLocation) -> str:
     return ", ".join(
         f"{profile} (beam {width.beam:g}, {width.max_active} states)"
-        for profile, width in model_package.widths(location.directory).items()
+        for profile, width in widths(location.directory).items()
     )
 
 

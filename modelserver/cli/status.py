@@ -1,16 +1,24 @@
 """`modelserver status`: a running server's health, for a person."""
 
-import time
-
 import click
 import msgspec
 
 from models import DEFAULT_PROFILE
 from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
+from modelserver.admin.sentences import (
+    death_sentences,
+    jobs_sentence,
+    memory_sentences,
+    requests_sentence,
+    streams_sentence,
+    uploads_sentence,
+)
 from modelserver.cli.options import with_settings
 from modelserver.settings.configuration import Configuration
 from supervisor import in_units
+
+_DEATHS = 5
 
 
 @click.command()
@@ -45,35 +53,23 @@ def in_words(health: Health) -> list[str]:
         if model.profile != DEFAULT_PROFILE:
             lines.append(f"profile: {model.profile}")
         lines += [f"text step {name}: {state}" for name, state in model.text_steps.items()]
-        if model.kernels is not None:
+        if model.simd is not None:
             why = f" ({model.not_packed})" if model.not_packed else ""
-            lines.append(f"kernels: {model.kernels}{why}")
+            lines.append(f"simd: {model.simd}{why}")
     if len(health.models) > 1:
         lines += [
             f"model {m.label}: {m.state}{f', {m.model}' if m.model else ''}, {m.language}"
             f"{f' ({m.reason})' if m.reason else ''}"
             for m in health.models
         ]
-    if (memory := health.memory) is not None:
-        level = memory.level + (", starved" if memory.starved else "")
-        lines.append(
-            f"memory: {level}; {in_units(memory.used_bytes)} used, {in_units(memory.left_bytes)} "
-            f"left until {memory.tightest} is full, less {in_units(memory.reserve_bytes)} in "
-            f"reserve; {in_units(memory.mapped_bytes)} of the model mapped"
-        )
-    queue = health.queue
-    lines.append(f"requests: {queue.admitted} of {queue.places} inside, {queue.waiting} waiting")
-    streams = health.streams
-    if streams.open or streams.replays or streams.refused:
-        lines.append(
-            f"streams: {streams.open} open, {streams.behind_s:.1f} s behind at the most, "
-            f"{streams.replays} moved to another worker so far, {streams.refused} refused"
-        )
-    if health.jobs.problem is not None:
-        lines.append(f"jobs: none can be taken: {health.jobs.problem}")
-    elif sum(health.jobs.counts.values()):
-        counted = ", ".join(f"{count} {state}" for state, count in health.jobs.counts.items())
-        lines.append(f"jobs: {counted}; {in_units(health.jobs.bytes)} on the disk")
+    sentences = [
+        *memory_sentences(health),
+        requests_sentence(health),
+        streams_sentence(health),
+        uploads_sentence(health),
+        jobs_sentence(health),
+    ]
+    lines += [f"{said.subject}: {said.text}" for said in sentences]
     several = len(health.models) > 1
     for worker in health.workers:
         label = f" ({worker.model})" if several else ""
@@ -87,23 +83,9 @@ def in_words(health: Health) -> list[str]:
     if health.exits_by_cause:
         causes = ", ".join(f"{cause} {n}" for cause, n in sorted(health.exits_by_cause.items()))
         lines.append(f"ended so far: {causes}")
-    lines += [f"{ago(death.time)}: {death.sentence}" for death in health.last_deaths[:5]]
+    lines += [f"{said.subject}: {said.text}" for said in death_sentences(health, _DEATHS)]
     return lines
 
 
 def _share(used: int, limit: int) -> str:
     return f"{100 * used / limit:.0f} % used" if limit else "unknown"
-
-
-def ago(seconds_since_epoch: float) -> str:
-    """How long that is past, in words."""
-    return f"{span(time.time() - seconds_since_epoch)} ago"
-
-
-def span(seconds: float) -> str:
-    """How long that is, in the unit that suits it."""
-    seconds = max(0.0, seconds)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

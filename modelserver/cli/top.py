@@ -11,15 +11,24 @@ import click
 import msgspec
 
 from modelserver.admin.client import NoServer, fetch, fetch_health, printable
-from modelserver.admin.health import Health, MemoryHealth, WorkerHealth
+from modelserver.admin.health import Health, WorkerHealth
 from modelserver.admin.history import FIELDS, Sample
+from modelserver.admin.sentences import (
+    Sentence,
+    death_sentences,
+    jobs_sentence,
+    memory_sentences,
+    requests_sentence,
+    span,
+    streams_sentence,
+    uploads_sentence,
+)
 from modelserver.cli.options import with_settings
-from modelserver.cli.status import ago, span
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from supervisor import in_units
 
-_BAR = 30
+_BAR, _DEATHS = 30, 8
 _BAD = ("unavailable", "critical")
 _RECENT_S = 5.0
 
@@ -98,9 +107,13 @@ def in_lines(health: Health, sample: Sample | None) -> list[Line]:
     """The whole of it: what one asks first comes first."""
     return [
         *_verdict(health),
-        *_speed(health, sample),
-        *_memory(health.memory),
-        *_kept(health),
+        _line(requests_sentence(health)),
+        *_speed(sample),
+        _line(streams_sentence(health)),
+        *map(_line, memory_sentences(health)),
+        *_bar(health),
+        _line(uploads_sentence(health)),
+        _line(jobs_sentence(health)),
         Line(""),
         *_workers(health),
         *_deaths(health),
@@ -121,56 +134,28 @@ def _verdict(health: Health) -> Iterator[Line]:
         yield Line(f"  preparing {health.preparing}")
 
 
-def _speed(health: Health, sample: Sample | None) -> Iterator[Line]:
-    queue, streams = health.queue, health.streams
-    waiting = "warn" if queue.waiting else ""
-    yield Line(
-        f"requests  {queue.admitted} of {queue.places} inside, {queue.waiting} waiting", waiting
-    )
-    if sample is not None:
-        took = ""
-        if sample.p50 is not None and sample.p95 is not None:
-            took = f"; in the last minute half within {sample.p50:.2f} s, 95 % {sample.p95:.2f} s"
-        failing = f", {sample.failures:.1f} of them failing" if sample.failures else ""
-        yield Line(
-            f"speed     {sample.requests:.1f} requests a second{failing}, "
-            f"{sample.audio:.1f} s of audio a second{took}",
-            "bad" if sample.failures else "",
-        )
-    yield Line(
-        f"streams   {streams.open} open, {streams.behind_s:.1f} s behind at the most; so far "
-        f"{streams.replays} moved, {streams.refused} refused",
-        "warn" if streams.behind_s > 1 else "",
-    )
+def _line(sentence: Sentence) -> Line:
+    return Line(f"{sentence.subject:<10}{sentence.text}", sentence.mark)
 
 
-def _memory(memory: MemoryHealth | None) -> Iterator[Line]:
-    if memory is None:
+def _speed(sample: Sample | None) -> Iterator[Line]:
+    if sample is None:
         return
-    room = max(1, memory.limit_bytes - memory.reserve_bytes)
-    full = min(_BAR, round(_BAR * memory.used_bytes / room))
-    mark = {"normal": "", "pressure": "warn"}.get(memory.level, "bad")
-    starved = ", starved" if memory.starved else ""
+    took = ""
+    if sample.p50 is not None and sample.p95 is not None:
+        took = f"; in the last minute half within {sample.p50:.2f} s, 95 % {sample.p95:.2f} s"
+    failing = f", {sample.failures:.1f} of them failing" if sample.failures else ""
     yield Line(
-        f"memory    [{'#' * full}{'-' * (_BAR - full)}] {in_units(memory.used_bytes)} of "
-        f"{in_units(room)}, {memory.level}{starved}; {in_units(memory.left_bytes)} left until "
-        f"{memory.tightest} is full",
-        "warn" if memory.starved and not mark else mark,
+        f"speed     {sample.requests:.1f} requests a second{failing}, "
+        f"{sample.audio:.1f} s of audio a second{took}",
+        "bad" if sample.failures else "",
     )
 
 
-def _kept(health: Health) -> Iterator[Line]:
-    spools, jobs = health.spools, health.jobs
-    mapped = in_units(health.memory.mapped_bytes) if health.memory else "?"
-    yield Line(
-        f"          {mapped} of the model mapped; uploads {in_units(spools.memory_bytes)} in "
-        f"memory, {in_units(spools.disk_bytes)} on disk"
-    )
-    if jobs.problem is not None:
-        yield Line(f"jobs      none can be taken: {jobs.problem}", "bad")
-    else:
-        counted = ", ".join(f"{count} {state}" for state, count in jobs.counts.items() if count)
-        yield Line(f"jobs      {counted or 'none'}; {in_units(jobs.bytes)} on the disk")
+def _bar(health: Health) -> Iterator[Line]:
+    if (memory := health.memory) is not None:
+        full = min(1.0, memory.used_bytes / max(1, memory.limit_bytes - memory.reserve_bytes))
+        yield Line(f"          [{'#' * round(_BAR * full):-<{_BAR}}]")
 
 
 def _workers(health: Health) -> Iterator[Line]:
@@ -198,9 +183,8 @@ def _deaths(health: Health) -> Iterator[Line]:
     if health.last_deaths:
         yield Line("")
         yield Line("ENDED WITHOUT BEING ASKED", "title")
-    for death in health.last_deaths[:8]:
-        recent = time.time() - death.time < 60
-        yield Line(f"{ago(death.time):>11}: {death.sentence}", "warn" if recent else "")
+    for said in death_sentences(health, _DEATHS):
+        yield Line(f"{said.subject:>11}: {said.text}", said.mark)
 
 
 def _print(looks: Iterator[list[Line]], interval: float) -> None:

@@ -20,7 +20,8 @@ from modelserver.batch.journal import Journal, JournalUnusable
 from modelserver.batch.outcome import SUFFIX, WRITERS
 from modelserver.cli.engines import engine_of, named, pool_settings_of
 from modelserver.cli.options import with_settings
-from modelserver.extras import how_to_install
+from modelserver.cli.plugins import ENGINES, TOOLS, find_plugin
+from modelserver.extras import how_to_install_tools
 from modelserver.settings.configuration import KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
 
@@ -53,7 +54,7 @@ _SHOWN_AT_ONCE = 20
 )
 @click.option(
     "--on",
-    type=click.Choice(["ray"]),
+    type=click.Choice(TOOLS[ENGINES]),
     help="have it done by all machines of a Ray cluster, or by one that is started here",
 )
 @click.option(
@@ -109,7 +110,7 @@ def transcribe(
     if output_dir is not None:
         output_dir.mkdir(parents=True, exist_ok=True)
     if on is not None:
-        engine = _on_ray(configuration, asked, ray_address)
+        engine = _engine_on(on, configuration, asked, ray_address)
     else:
         engine = engine_of(configuration, asked, encoding, rate, server, key)
     began = time.monotonic()
@@ -146,14 +147,20 @@ def _tell_the_end(batch: Batch, files: int, took_s: float, by: str) -> None:
         )
 
 
-def _on_ray(configuration: Configuration, asked: SpeechRequest, address: str | None) -> Engine:
+def _engine_on(
+    name: str, configuration: Configuration, asked: SpeechRequest, address: str | None
+) -> Engine:
+    added = find_plugin(ENGINES, name)
+    if added is None:
+        raise click.ClickException(f"--on {name} needs {how_to_install_tools(name)}")
     try:
-        from modelserver.batch.on_ray import RayMachines
+        make = added.load()
     except ImportError as error:
         raise click.ClickException(
-            f"--on ray needs the package ray: {how_to_install('ray')}"
+            f"--on {name} needs the package {error.name}: {how_to_install_tools(name)}"
         ) from error
-    return RayMachines(pool_settings_of(configuration), asked, address)
+    engine: Engine = make(pool_settings_of(configuration), asked, address)
+    return engine
 
 
 def _asked(channels: str, encoding: str | None, rate: int | None) -> SpeechRequest:

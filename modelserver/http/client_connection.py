@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from modelserver.http.connections import Connections
-from modelserver.http.errors import STATUS, error_response
+from modelserver.http.errors import STATUS, error_response, failed
 from modelserver.http.middleware import signed
 from modelserver.refusal import Refusal
 from modelserver.serving.counters import Traffic
@@ -159,7 +159,7 @@ class ClientConnection(RequestHandler):
             )
         else:
             log.error("request.failed", request_id=request_id, exc_info=exc)
-            error = Refusal("internal", "the server failed; its log says how")
+            error = failed()
         response = signed(error_response(error, request_id), request_id)
         self._traffic.answered("none", STATUS[error.code], error.code, 0.0)
         response.force_close()

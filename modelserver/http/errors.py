@@ -73,6 +73,8 @@ _HEADERS = {
 }
 """Headers that every answer with that code has, unless the refusal has its own."""
 
+_MOST_REASON_BYTES = 123
+
 _OPENAI = "/v1/audio/", "/v1/models"
 """Paths of an API that writes errors otherwise."""
 
@@ -159,6 +161,16 @@ def _as_unicode(value: Any) -> Any:
         case list() | tuple():
             return [_as_unicode(item) for item in value]
     return value
+
+
+def failed() -> Refusal:
+    """Return what a client is told of an exception that is not expected."""
+    return Refusal("internal", "the server failed; its log says how")
+
+
+def close_reason(text: str) -> bytes:
+    """Return as much of `text` as the close frame of a WebSocket holds (RFC 6455, 5.5)."""
+    return text.encode()[:_MOST_REASON_BYTES].decode(errors="ignore").encode()
 
 
 def refusal_of(error: Exception) -> Refusal | None:

@@ -15,7 +15,7 @@ from modelserver import __version__
 from modelserver.access.gate import NotAllowed
 from modelserver.http.app_keys import CONNECTIONS, SERVICE
 from modelserver.http.client_address import client_address
-from modelserver.http.errors import STATUS, error_response, refusal_of
+from modelserver.http.errors import STATUS, close_reason, error_response, failed, refusal_of
 from modelserver.http.origins import (
     allowed_origin,
     cors_headers,
@@ -49,13 +49,11 @@ BEGUN = web.RequestKey("begun", web.StreamResponse)
 """The answer, once its head has been sent."""
 
 STREAM_PATH = "/api/audio/stream"
-_FOR_ALL = {
+OPEN_PATHS = {
     "/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json", "/api/about", *PAGES,
 }  # fmt: skip
 """Need no key."""
 _PROBES = ("/healthz", "/readyz")
-_MOST_REASON_BYTES = 123
-"""Of a close frame (RFC 6455, 5.5)."""
 _KEY_PROTOCOL = "bearer."
 """A browser's WebSocket can send no header of its own, but may name subprotocols."""
 
@@ -104,7 +102,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         if request.path not in _PROBES and request.app[SERVICE].access.open:
             refuse_other_names(request, settings.server_names)
         page = request.path == "/" and "Upgrade" not in request.headers
-        if request.path not in _FOR_ALL and not page:
+        if request.path not in OPEN_PATHS and not page:
             _let_in(request)
         if NOT_ALLOWED not in request:
             refuse_other_pages(request, settings.cors)
@@ -113,7 +111,7 @@ async def each_request(request: web.Request, handler: Handler) -> web.StreamResp
         error = refusal_of(exception)
         if error is None:
             log.exception("request.failed", request_id=request_id, path=request.path)
-            error = Refusal("internal", "the server failed; its log says how")
+            error = failed()
         if BEGUN in request:
             response = await _broken_off(request, error)
         else:
@@ -158,8 +156,7 @@ async def _broken_off(request: web.Request, error: Refusal) -> web.StreamRespons
     request[NOTES].update(broken_off=error.code)
     if isinstance(response, web.WebSocketResponse):
         with contextlib.suppress(ConnectionError):
-            cut = f"{error.code}: {error.message}".encode()[:_MOST_REASON_BYTES]
-            reason = cut.decode(errors="ignore").encode()
+            reason = close_reason(f"{error.code}: {error.message}")
             await response.close(code=WSCloseCode.INTERNAL_ERROR, message=reason)
     elif request.transport is not None:
         request.transport.abort()

@@ -19,8 +19,8 @@ from modelserver.jobs.record import Delivery, Job, Repeat, State, Wanted
 from modelserver.jobs.store import Damaged, InUse, JobStore
 from modelserver.jobs.thread import StoreThread
 from modelserver.jobs.webhooks import SecretUnreadable, Webhooks, read_secrets
-from modelserver.jobs.work import JobWork, Told
-from modelserver.outbound.client import Outside
+from modelserver.jobs.work import JobWork
+from modelserver.outbound.client import OutboundClient
 from modelserver.outbound.hosts import AllowedHosts
 from modelserver.serving.service import SpeechService
 from modelserver.serving.usage import Usage
@@ -57,11 +57,11 @@ class JobService:
         self.name = settings.name or _NO_NAME.sub(".", socket.gethostname()).strip(".") or "server"
         self.problem: str | None = "the directory of jobs is being opened"
         self._store = StoreThread()
-        self.outside = Outside(lambda: self.url_hosts)
-        self._webhooks_outside = Outside(lambda: self.webhook_hosts)
-        self._webhooks = Webhooks(self._store, self._webhooks_outside, lambda: settings, body_of)
-        self._work = JobWork(service, self._store, self._one_has_ended)
-        self._room = Room(settings, lambda: len(self._work), lambda: self._store.held_bytes)
+        self.outbound = OutboundClient(lambda: self.url_hosts)
+        self._webhooks_client = OutboundClient(lambda: self.webhook_hosts)
+        self._webhooks = Webhooks(self._store, self._webhooks_client, lambda: settings, body_of)
+        self.work = JobWork(service, self._store, self._one_has_ended)
+        self._room = Room(settings, lambda: len(self.work), lambda: self._store.held_bytes)
         self._tidy_now = asyncio.Event()
         self.repeats = Repeats(self._do)
         self._directory = -1
@@ -70,7 +70,8 @@ class JobService:
         about to hand it over."""
         self._waited_for = asyncio.Event()
         self._usage = Usage()
-        self._counts: dict[State, int] = {}
+        self.counts: dict[State, int] = {}
+        """By state, as of the last look."""
         self._tasks = Tasks()
 
     async def __aenter__(self) -> "JobService":
@@ -84,12 +85,12 @@ class JobService:
     async def __aexit__(self, *_: object) -> None:
         await self.pause()
         await self._close("the server is shutting down")
-        await self.outside.__aexit__()
-        await self._webhooks_outside.__aexit__()
+        await self.outbound.__aexit__()
+        await self._webhooks_client.__aexit__()
 
     async def pause(self) -> None:
         """Work on none any more, and have nobody follow one: the server is about to end."""
-        await self._work.pause()
+        await self.work.pause()
 
     async def opened(self) -> None:
         """Wait until the directory is open, or it is known why it cannot be; while another server
@@ -127,7 +128,7 @@ class JobService:
 
     def unfinished(self, owner: str) -> int:
         """How many of that owner's are, with those that are arriving."""
-        return self._work.of(owner) + self._room.arriving_of(owner)
+        return self.work.of(owner) + self._room.arriving_of(owner)
 
     async def add(
         self,
@@ -170,7 +171,7 @@ class JobService:
         except BaseException:
             audio.unlink(missing_ok=True)
             raise
-        self._work.add(job)
+        self.work.add(job)
 
     # --- those that are there -------------------------------------------------------------------
 
@@ -194,29 +195,12 @@ class JobService:
 
     async def delete(self, job_id: str) -> None:
         """Whatever its state is."""
-        await self._work.forget(job_id)
+        await self.work.forget(job_id)
         await self._do(lambda store: store.remove([job_id]))
-
-    async def follow(self, job_id: str, told: Told) -> None:
-        """Hear how far it is, until it is over, or `pause` is called."""
-        await self._work.follow(job_id, told)
-
-    def position(self, job_id: str) -> int | None:
-        """Its place among those that wait for its model, from 1."""
-        return self._work.position(job_id)
-
-    def done_s(self, job_id: str) -> float:
-        """Seconds of its audio that are understood, while it is worked on."""
-        return self._work.done_s(job_id)
 
     def keep_until(self, job: Job) -> float | None:
         """Unix time until which it is kept, if there is room; None while it is unfinished."""
         return None if job.ended is None else job.ended + self._settings.keep_s
-
-    @property
-    def counts(self) -> dict[State, int]:
-        """By state, as of the last look."""
-        return self._counts
 
     @property
     def held_bytes(self) -> int:
@@ -262,7 +246,7 @@ class JobService:
         self._directory = store.directory
         waiting = await self._store.do(lambda store: store.unfinished())
         for job in waiting:
-            self._work.add(job)
+            self.work.add(job)
         self.problem = None
         self._waited_for.set()
         if waiting:
@@ -285,7 +269,7 @@ class JobService:
                 log.info("jobs.deleted", count=count)
             elif not more:
                 break
-        self._counts = await self._store.do(lambda store: store.counts())
+        self.counts = await self._store.do(lambda store: store.counts())
         return next_s
 
     async def _do(self, call: Callable[[JobStore], Result]) -> Result:

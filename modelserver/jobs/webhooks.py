@@ -25,7 +25,7 @@ from modelserver.jobs.record import Delivery, Job
 from modelserver.jobs.schema import host_of
 from modelserver.jobs.store import JobStore
 from modelserver.jobs.thread import StoreThread
-from modelserver.outbound.client import Failed, Outside
+from modelserver.outbound.client import Failed, OutboundClient
 from modelserver.outbound.hosts import Refused
 from modelserver.settings import JobSettings
 from modelserver.tracing import parent_of, trace_headers
@@ -148,12 +148,12 @@ class Webhooks:
     def __init__(
         self,
         store: StoreThread,
-        outside: Outside,
+        client: OutboundClient,
         settings: Callable[[], JobSettings],
         body_of: Callable[[Job, int], bytes],
     ) -> None:
         """`body_of`: the message of a job, and of the attempt with that number."""
-        self._store, self._outside = store, outside
+        self._store, self._client = store, client
         self._settings, self._body_of = settings, body_of
         self._some = asyncio.Event()
         self._hosts = Hosts()
@@ -262,7 +262,7 @@ class Webhooks:
             body = await asyncio.to_thread(self._body_of, whole, delivery.attempts)
             headers = signed_headers(secrets, job.id, time.time(), body)
             headers |= trace_headers(parent_of(job.traceparent))
-            status, asked = await self._outside.post(delivery.url, body, headers, _ANSWER_S)
+            status, asked = await self._client.post(delivery.url, body, headers, _ANSWER_S)
         except (SecretUnreadable, Refused, Failed, sqlite3.Error) as error:
             return str(error), None
         if 200 <= status < 300:

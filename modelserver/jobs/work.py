@@ -217,8 +217,8 @@ class JobWork:
         known.told_all.set()
 
     def _put_off(self, known: _Known, backoff: Backoff, least_s: float) -> None:
-        """Have its next turn later; it takes no place until then. `backoff`: of its model, or its
-        own."""
+        """Have its next turn later; it is not in the queue until then. `backoff`: of its model, or
+        its own."""
         loop, model = asyncio.get_running_loop(), known.model
         wait_s = backoff.failed(loop.time(), least_s)
         self._stops(known)

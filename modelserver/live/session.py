@@ -1,10 +1,14 @@
-"""One live stream as a protocol sees it, whichever that is: input goes in while the client talks,
-answers are told as they come, and it ends in one of a few ways."""
+"""One live stream, whichever protocol carries it.
+
+A protocol translates: `LiveSession.carry` asks it for the client's next input, and `tell` gets each
+answer. Waiting, limits, the end of the server and the end of the stream are handled here.
+"""
 
 import asyncio
 import contextlib
 import enum
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,11 +16,34 @@ import msgspec
 from modelserver.access.gate import NotAllowed, Pass
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
-from modelserver.speech.messages import EOF, CaptionRequest, StreamRequest
+from modelserver.speech.messages import EOF, RESET, CaptionRequest, StreamRequest
 from supervisor import Stream
 
 LAST_RESULT_S = 20.0
 """How long the last result of a stream that is ended may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Audio from the client; `seconds`: 0 where that is not known yet."""
+
+    data: bytes
+    seconds: float = 0.0
+
+
+class Signal(enum.Enum):
+    """Something else from the client."""
+
+    KEEPALIVE = enum.auto()
+    RESET = enum.auto()
+    """End the segment now."""
+    END = enum.auto()
+    """That was all: the last results are sent."""
+    LEAVE = enum.auto()
+    """Nothing more is carried; `LiveSession.end` has not been called."""
+
+
+Input = Audio | Signal
 
 
 class Why(enum.Enum):
@@ -37,8 +64,7 @@ class Ended(Exception):
 
 
 class LiveSession:
-    """Use as `async with`, from `live_session`. `listening` is around all that waits for the
-    client; `heard` is told of each of its messages."""
+    """Use as `async with`, from `live_session`: `begin`, then `carry`."""
 
     def __init__(
         self,
@@ -58,8 +84,8 @@ class LiveSession:
         self._ending: asyncio.Task[Any] | None = None
         self._patience: asyncio.Timeout | None = None
         self._over = False
-        self.heard_s = 0.0
-        """Seconds of audio that have come, where that is known beforehand."""
+        self.audio_s = 0.0
+        """Seconds of audio that have come, as far as that is known."""
 
     @property
     def begun(self) -> bool:
@@ -77,22 +103,40 @@ class LiveSession:
         self._answering = asyncio.create_task(self._answer())
         self._answering.add_done_callback(self._interrupt)
 
-    async def ask(self, data: bytes | str, audio_s: float = 0.0) -> None:
-        """The next input; waits while enough is on its way. Raises `supervisor.PoolError`, or
-        `NotAllowed` once its client's key was revoked."""
+    async def carry(self, receive: Callable[[], Awaitable[Input]]) -> Signal:
+        """Send what `receive` returns, until the client ends the stream or leaves; waiting in
+        `receive` counts as idle. Raises `Ended`, `supervisor.PoolError`, `NotAllowed`, and what
+        `receive` and telling raise."""
+        async with self._watching():
+            while True:
+                self._begin_idling()
+                said = await receive()
+                self._stop_idling()
+                match said:
+                    case Audio(data, seconds):
+                        await self._send(data, seconds)
+                    case Signal.RESET:
+                        await self._send(RESET)
+                    case Signal.END:
+                        await self.end()
+                        return said
+                    case Signal.LEAVE:
+                        return said
+
+    async def _send(self, data: bytes | str, audio_s: float = 0.0) -> None:
+        """Wait while enough is on its way. Raises `NotAllowed` once the key was revoked."""
         if not self._service.access.still_valid(self._passed.name, self._stamp):
             raise NotAllowed("unauthorized", "this key was revoked")
-        self.note_audio(audio_s)
+        self._count(audio_s)
         await self._stream.send(data, audio_s)
 
-    def heard_until(self, seconds: float) -> None:
-        """So much has come in all, which is known only now."""
-        if seconds > self.heard_s:
-            self.note_audio(seconds - self.heard_s)
+    def count_until(self, seconds: float) -> None:
+        """Count audio up to `seconds` from the start, where that is known only now."""
+        if seconds > self.audio_s:
+            self._count(seconds - self.audio_s)
 
-    def note_audio(self, seconds: float) -> None:
-        """So much has come."""
-        self.heard_s += seconds
+    def _count(self, seconds: float) -> None:
+        self.audio_s += seconds
         self._service.traffic.audio_s += seconds
         self._passed.heard(seconds)
 
@@ -101,7 +145,7 @@ class LiveSession:
         `supervisor.PoolError`, and what telling raises."""
         if self._answering is not None:
             self._over = True
-            self.busy()
+            self._stop_idling()
             if last is not None:
                 await self._stream.send(last)
             self._stream.finish()
@@ -121,16 +165,17 @@ class LiveSession:
     # --- waiting for the client -----------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
-        """Raises `Ended`, `supervisor.PoolError`, and what telling raises, whatever is waited for
+    async def _watching(self) -> AsyncIterator[None]:
+        """Raise `Ended`, `supervisor.PoolError`, and what telling raises, whatever is waited for
         within."""
-        loop = asyncio.get_running_loop()
         self._ending = asyncio.create_task(self._stream.ending.wait())
         self._ending.add_done_callback(self._interrupt)
         age = asyncio.timeout(self._settings.longest_s)
         try:
-            async with age, asyncio.timeout_at(loop.time() + self._settings.idle_s) as patience:
+            async with age, asyncio.timeout(None) as patience:
                 self._patience = patience
+                if self._interrupted:
+                    patience.reschedule(asyncio.get_running_loop().time())
                 yield
         except TimeoutError:
             if not age.expired() and not patience.expired():
@@ -153,14 +198,12 @@ class LiveSession:
             return Ended(Why.TOO_OLD, f"older than {self._settings.longest_s:g} s")
         return Ended(Why.IDLE, f"nothing came for {self._settings.idle_s:g} s")
 
-    def heard(self) -> None:
-        """The client has said something."""
+    def _begin_idling(self) -> None:
         if self._patience is not None and not self._interrupted:
             now = asyncio.get_running_loop().time()
             self._patience.reschedule(now + self._settings.idle_s)
 
-    def busy(self) -> None:
-        """What it said is being dealt with: it is not the client who is waited for."""
+    def _stop_idling(self) -> None:
         if self._patience is not None and not self._interrupted:
             self._patience.reschedule(None)
 
@@ -192,7 +235,7 @@ async def live_session(
     request_id: str | None = None,
     key_name: str | None = None,
 ) -> AsyncIterator[LiveSession]:
-    """A place for one, for the client with the key of that name. Raises `supervisor.PoolError` or
+    """Admit one, for the client with the key of that name. Raises `supervisor.PoolError` or
     `NotAllowed`."""
     with service.access.stream(key_name) as passed:
         async with service.stream(served, request_id=request_id) as stream:

@@ -1,6 +1,9 @@
-"""What every WebSocket of ours has in common: how it is opened, and how its end is told."""
+"""What the protocols on WebSockets have in common: the socket, the stream that it carries, and how
+both end."""
 
+import abc
 import asyncio
+import contextlib
 import enum
 from collections.abc import Awaitable
 
@@ -8,10 +11,10 @@ import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from modelserver.http.app_keys import SERVICE
-from modelserver.http.errors import STATUS, refusal_of
+from modelserver.http.errors import STATUS, close_reason, refusal_of
 from modelserver.http.events import WRITE_S
 from modelserver.http.middleware import NOTES
-from modelserver.live.session import LiveSession, Why
+from modelserver.live.session import Audio, Ended, Input, LiveSession, Signal, Why
 from modelserver.refusal import Refusal
 from supervisor import PoolError
 
@@ -19,8 +22,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
 PROTOCOL = "modelserver"
 """The subprotocol, for who names one beside their key."""
-_MOST_REASON_BYTES = 123
-"""Of a close frame (RFC 6455, 5.5)."""
 
 
 _NOT_UNDERSTOOD = ("bad_request", "not_audio", "unsupported_audio")
@@ -93,7 +94,7 @@ def open_socket(request: web.Request) -> LiveSocket:
     return LiveSocket(request, ping_s=debug.stream_ping_s, message_bytes=debug.stream_message)
 
 
-def closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:
+def _closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:
     """The close code, after a message that says that the client, or the connection, has ended
     it."""
     if message.type is WSMsgType.ERROR:
@@ -105,7 +106,7 @@ def closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:
     return socket.close_code or int(WSCloseCode.ABNORMAL_CLOSURE)
 
 
-def end_code(why: Why) -> int:
+def _end_code(why: Why) -> int:
     """With which a stream is closed that its client has not ended."""
     match why:
         case Why.SHUTDOWN:
@@ -132,18 +133,73 @@ def close_of(error: Refusal | PoolError) -> tuple[int, str]:
     return int(code), f"{known.code}: {known.message}"
 
 
-def cut_reason(reason: str) -> bytes:
-    """As much of it as a close frame holds."""
-    return reason.encode()[:_MOST_REASON_BYTES].decode(errors="ignore").encode()
+class SocketClient(abc.ABC):
+    """One client on a WebSocket. A protocol says how its messages are translated."""
 
+    def __init__(self, request: web.Request, socket: LiveSocket) -> None:
+        self.request, self.socket = request, socket
+        self.service = request.app[SERVICE]
+        self.session: LiveSession | None = None
+        self.reason = "closed"
+        """Why the stream ends: the client has closed it, or what the server says."""
+        self._closed_with = int(WSCloseCode.OK)
 
-def tell_end(request: web.Request, session: LiveSession | None, code: int, reason: str) -> None:
-    """For the log and the metrics. What is told first counts: a client that has closed its stream
-    may be gone before the rest is done."""
-    if "close" in request[NOTES]:
-        return
-    label = str(code) if code in _KNOWN_CODES else "other"
-    request.app[SERVICE].traffic.stream_ends[label] += 1
-    request[NOTES].update(close=code, reason=reason or None)
-    if session is not None:
-        request[NOTES].update(audio_s=round(session.heard_s, 3), replays=session.replays)
+    @abc.abstractmethod
+    async def run(self) -> tuple[int, str]:
+        """Serve the client until either side ends it; returns how to close."""
+
+    @abc.abstractmethod
+    def audio(self, data: bytes) -> Audio:
+        """Translate a binary message."""
+
+    @abc.abstractmethod
+    async def text(self, text: str) -> Input:
+        """Translate, or answer, a text message."""
+
+    async def serve(self) -> None:
+        """Serve the client, then close the socket."""
+        try:
+            code, reason = await self.run()
+        except (ConnectionError, asyncio.CancelledError) as gone:  # the client, without a word
+            self._note_end(int(WSCloseCode.ABNORMAL_CLOSURE), "")
+            if isinstance(gone, asyncio.CancelledError):
+                raise
+            return
+        self._note_end(code, reason)
+        if self.session is not None:
+            await self.session.close()
+        with contextlib.suppress(ConnectionError):
+            await self.socket.close(code=code, message=close_reason(reason))
+
+    async def carry(self, session: LiveSession) -> tuple[int, str]:
+        """Carry the stream; returns how to close."""
+        try:
+            await session.carry(self._receive)
+        except Ended as ended:
+            self.reason = ended.reason
+            await session.end_soon()  # the last result first
+            return _end_code(ended.why), ended.reason
+        return self._closed_with, ""
+
+    async def _receive(self) -> Input:
+        message = await self.socket.next_message()
+        match message.type:
+            case WSMsgType.BINARY:
+                return self.audio(message.data)
+            case WSMsgType.TEXT:
+                return await self.text(message.data)
+        self._closed_with = _closed_by(self.socket, message)
+        self._note_end(self._closed_with, "")
+        return Signal.LEAVE
+
+    def _note_end(self, code: int, reason: str) -> None:
+        """Note it for the log and the metrics. What is noted first counts: a client that has closed
+        its stream may be gone before the rest is done."""
+        notes = self.request[NOTES]
+        if "close" in notes:
+            return
+        label = str(code) if code in _KNOWN_CODES else "other"
+        self.service.traffic.stream_ends[label] += 1
+        notes.update(close=code, reason=reason or None)
+        if self.session is not None:
+            notes.update(audio_s=round(self.session.audio_s, 3), replays=self.session.replays)

@@ -20,7 +20,7 @@ from wyoming.ping import Pong
 
 from modelserver import __version__
 from modelserver.http.errors import refusal_of
-from modelserver.live.session import Ended, LiveSession, Why, live_session
+from modelserver.live.session import Audio, Ended, Input, Signal, Why, live_session
 from modelserver.live.wyoming_events import (
     AUDIO_CHUNK,
     AUDIO_START,
@@ -203,17 +203,31 @@ class WyomingClient:
 
         form = samples_of(event)
         bytes_a_second = form.rate * form.frame_bytes
+        coming: ClientEvent | None = event
+
+        async def receive() -> Input:
+            nonlocal event, coming
+            received, coming = coming or await self._read(), None
+            if received is None:
+                raise ConnectionResetError
+            if received.type == AUDIO_STOP or (
+                received.type == AUDIO_CHUNK and samples_of(received) != form
+            ):
+                event = received
+                return Signal.END
+            if received.type == AUDIO_CHUNK:
+                seconds = len(received.payload) / bytes_a_second
+                return Audio(received.payload, seconds) if seconds else Signal.KEEPALIVE
+            await self._answer(received)
+            if received.type == TRANSCRIBE and self._find() is not served:
+                raise BadEvent("transcribe names another model: send it before the first chunk")
+            return Signal.KEEPALIVE
+
         async with live_session(self._service, served, tell) as session:
             await self._begin(served, text)
             session.begin(CaptionRequest(raw=form, partials=False))
             try:
-                async with session.listening():
-                    while event.type != AUDIO_STOP and samples_of(event) == form:
-                        session.busy()
-                        if event.payload:
-                            await session.ask(event.payload, len(event.payload) / bytes_a_second)
-                        event = await self._audio(session, served)
-                    await session.end()
+                await session.carry(receive)
             except Ended as ended:
                 if ended.why is Why.IDLE:
                     self._sending = False
@@ -221,20 +235,6 @@ class WyomingClient:
                 await session.end_soon()
                 return None
         return event
-
-    async def _audio(self, session: LiveSession, served: ServedModel) -> ClientEvent:
-        """Return the next chunk or `audio-stop`, and answer what comes before it."""
-        while True:
-            session.heard()
-            event = await self._read()
-            session.busy()
-            if event is None:
-                raise ConnectionResetError
-            if event.type in (AUDIO_CHUNK, AUDIO_STOP):
-                return event
-            await self._answer(event)
-            if event.type == TRANSCRIBE and self._find() is not served:
-                raise BadEvent("transcribe names another model: send it before the first chunk")
 
 
 class _Text:

@@ -90,7 +90,7 @@ def _encoded(text: str) -> str:
     )
 
 
-class Outside:
+class OutboundClient:
     """Use as `async with`."""
 
     def __init__(self, hosts: Callable[[], AllowedHosts]) -> None:
@@ -98,7 +98,7 @@ class Outside:
         self._hosts = hosts
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> "Outside":
+    async def __aenter__(self) -> "OutboundClient":
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -29,36 +29,36 @@ _MOST_FAILURES = 2
 class Lessons:
     """`needs`: bytes that a load has shown a form to need at the least. `unusable`: prepared models
     that are not loaded any more, with the reason: they are damaged and could not be removed, or
-    loading them fails. `without_kernels`: forms that are loaded without our kernels, with the
+    loading them fails. `without_simd`: forms that are loaded without the SIMD library, with the
     reason."""
 
     needs: dict[Form, int] = field(default_factory=dict)
     unusable: dict[Path, str] = field(default_factory=dict)
-    without_kernels: dict[Form, str] = field(default_factory=dict)
+    without_simd: dict[Form, str] = field(default_factory=dict)
     _failures: Counter[tuple[Form, bool]] = field(default_factory=Counter)
 
     def needs_of(self, form: Form) -> int:
         """0 where nothing has shown it."""
         return self.needs.get(form, 0)
 
-    def load_failed(self, form: Form, why: str, *, with_kernels: bool) -> None:
+    def load_failed(self, form: Form, why: str, *, with_simd: bool) -> None:
         """A load ended in a way that would repeat itself. After two, the form is loaded without
-        our kernels if it had them, or else the model as it was published."""
+        the SIMD library if it had it, or else the model as it was published."""
         original, made, _ = form
-        self._failures[form, with_kernels] += 1
-        if self._failures[form, with_kernels] < _MOST_FAILURES:
+        self._failures[form, with_simd] += 1
+        if self._failures[form, with_simd] < _MOST_FAILURES:
             return
         reason = f"{_MOST_FAILURES} loads have failed, the last one so: {why}"
-        if with_kernels:
-            self.without_kernels[form] = reason
-            log.error("kernels.not_used", model=str(made or original), problem=reason)
+        if with_simd:
+            self.without_simd[form] = reason
+            log.error("simd.disabled", model=str(made or original), problem=reason)
         elif made is not None and made != original:
             self.unusable[made] = reason
 
     def begin_again(self) -> None:
         """Everything may be tried again: an operator has changed something."""
         self.unusable.clear()
-        self.without_kernels.clear()
+        self.without_simd.clear()
         self._failures.clear()
 
 

@@ -6,10 +6,9 @@ import structlog
 
 import models
 from models.processor import processor_flags
-from models.vosk.blas import AUTO, KernelRefused, blas_environment
-from models.vosk.blas import KERNELS as BLAS_KERNELS
+from models.vosk.blas import AUTO, CORETYPES, UnsupportedProcessor, blas_environment
 from models.vosk.prepared import PreparedModel, Starting, find_prepared
-from models.vosk.simd import SAME_AS, Kernels, choose_variant, find_kernels
+from models.vosk.simd import SAME_AS, SimdLibrary, choose_variant, find_simd
 from modelserver.serving.learned import Lessons
 from modelserver.serving.selection import (
     RESCORING_COST,
@@ -66,23 +65,23 @@ def find_choice(
     return choice
 
 
-def wants_kernels(settings: Settings, choice: Choice) -> bool:
-    """Our kernels pay for it, or are asked for by name. Where the graph is composed while decoding
-    the network is a tenth of the work."""
-    return settings.kernels == "packed" or (
-        settings.kernels == "auto" and choice.prediction.graph != "lazy"
-    )
+def wants_simd(settings: Settings, choice: Choice) -> bool:
+    """Return whether the SIMD library pays for it, or is asked for by name.
+
+    Where the graph is composed while decoding, the network is a tenth of the work.
+    """
+    return settings.simd == "on" or (settings.simd == "auto" and choice.prediction.graph != "lazy")
 
 
-def target_of(settings: Settings, choice: Choice, kernels: Kernels | None) -> Target:
-    """How to load it, with our kernels if there are some. May read disks. Raises
+def target_of(settings: Settings, choice: Choice, simd: SimdLibrary | None) -> Target:
+    """How to load it, with the SIMD library if there is one. May read disks. Raises
     `TargetUnavailable`."""
     try:
-        environment = blas_environment(_blas(settings, choice, kernels), processor_flags())
-    except KernelRefused as error:
+        environment = blas_environment(_blas(settings, choice, simd), processor_flags())
+    except UnsupportedProcessor as error:
         raise TargetUnavailable(str(error)) from error
-    if kernels is not None:
-        environment |= kernels.environment
+    if simd is not None:
+        environment |= simd.environment
     prepared = choice.prepared
     return speech_target(
         choice.location,
@@ -91,20 +90,18 @@ def target_of(settings: Settings, choice: Choice, kernels: Kernels | None) -> Ta
         warmup=settings.debug.warmup,
         prefetch=prepared is not None and _prefetch(settings, prepared),
         environment=environment,
-        kernels=kernels.variant if kernels else None,
+        simd=simd.variant if simd else None,
         profile=settings.profile,
         text_steps=settings.text.steps,
         needs=choice.needs(worker_count(settings)),
     )
 
 
-def _blas(settings: Settings, choice: Choice, kernels: Kernels | None) -> str:
+def _blas(settings: Settings, choice: Choice, simd: SimdLibrary | None) -> str:
     """OpenBLAS's kernel: if that is left to us, the one that ours give the same results as, so that
     a model says the same before it is prepared and after, on every processor."""
-    for_ours = kernels is not None or (
-        settings.kernels == "auto" and not wants_kernels(settings, choice)
-    )
-    if settings.debug.blas == AUTO and for_ours and BLAS_KERNELS[SAME_AS] <= processor_flags():
+    for_ours = simd is not None or (settings.simd == "auto" and not wants_simd(settings, choice))
+    if settings.debug.blas == AUTO and for_ours and CORETYPES[SAME_AS] <= processor_flags():
         return SAME_AS
     return settings.debug.blas
 
@@ -113,19 +110,19 @@ def starting(settings: Settings, location: models.ModelLocation) -> Starting:
     """How a server would start the process that loads the model once it is prepared: for the
     comparison with its original."""
     variant = choose_variant(processor_flags(), settings.debug.blas)
-    library = find_kernels(settings.prepared_dir) if settings.kernels != "off" else None
-    kernels = Kernels(library, variant) if library is not None and variant is not None else None
+    library = find_simd(settings.prepared_dir) if settings.simd != "off" else None
+    simd = SimdLibrary(library, variant) if library is not None and variant is not None else None
     try:
         choice = candidate(location, settings.prepared_dir, settings.rescoring, plain=True)
-        environment = blas_environment(_blas(settings, choice, kernels), processor_flags())
+        environment = blas_environment(_blas(settings, choice, simd), processor_flags())
         allocator = Allocator(settings.debug.allocator)
         chosen = choose_allocator(allocator, find_jemalloc(), huge_pages=False)
-    except (KernelRefused, AllocatorMissing) as error:
+    except (UnsupportedProcessor, AllocatorMissing) as error:
         raise models.ModelError("cannot_afford", str(error)) from error
-    layers = (kernels.environment if kernels else {}, chosen.variables, os.environ)
+    layers = (simd.environment if simd else {}, chosen.variables, os.environ)
     preload = ":".join(layer["LD_PRELOAD"] for layer in layers if layer.get("LD_PRELOAD"))
     environment = {**os.environ, **chosen.variables, **environment, "LD_PRELOAD": preload}
-    return Starting(environment, kernels.variant if kernels else None)
+    return Starting(environment, simd.variant if simd else None)
 
 
 def is_prepared(settings: Settings, location: models.ModelLocation) -> bool:

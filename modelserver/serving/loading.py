@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-import models
-from modelserver.serving.kernel_supply import KernelSupply
+from models.vosk.layout import composes_its_graph
 from modelserver.serving.learned import CrashInquiry, Lessons
-from modelserver.serving.load_specs import find_choice, target_of, wants_kernels
+from modelserver.serving.load_specs import find_choice, target_of, wants_simd
 from modelserver.serving.rlimits import not_allowed
 from modelserver.serving.selection import Choice, worker_count
+from modelserver.serving.simd_supply import SimdSupply
 from modelserver.settings import Settings
 from supervisor import Cause, DeathRecord, Pool, Target, TargetUnavailable
 
@@ -36,21 +36,21 @@ class ModelLoading:
     """Chooses the target of each load of one served model."""
 
     def __init__(
-        self, kernels: KernelSupply, make_room: MakeRoom, make_way: MakeWay, *, plain: bool
+        self, simd: SimdSupply, make_room: MakeRoom, make_way: MakeWay, *, plain: bool
     ) -> None:
         """`plain`: as the model was published, though it may be prepared."""
         self._plain = plain
-        self._kernels = kernels
+        self._simd = simd
         self._make_room, self._make_way = make_room, make_way
-        self._with_kernels = False
+        self._with_simd = False
         self._learnt: DeathRecord | None = None
         self._tried = False
         """The last target was found, so that what failed since was loading it."""
         self._lessons = Lessons()
         self._inquiry = CrashInquiry(self._lessons)
         self._chosen: Choice | None = None
-        self.kernels_missing: str | None = None
-        """Why our SIMD kernels, which would pay, cannot be used."""
+        self.simd_missing: str | None = None
+        """Why the SIMD library, which would pay, cannot be used."""
 
     def begin_again(self) -> None:
         """Forget what loads have taught: an operator has changed something."""
@@ -60,7 +60,7 @@ class ModelLoading:
         """Return whether the model can be limited to phrases once it is loaded as it was published;
         True while that is not known."""
         chosen = self._chosen
-        return chosen is None or models.composes_its_graph(chosen.location.directory)
+        return chosen is None or composes_its_graph(chosen.location.directory)
 
     def lost_prepared(self) -> str | None:
         """Return why a prepared form of the model is not in use; None if there is no reason."""
@@ -98,12 +98,12 @@ class ModelLoading:
         if (needs := choice.needs(slots)) > headroom.now:
             await self._make_way(needs, headroom.now)
         self._chosen = choice
-        kernels, self.kernels_missing = None, None
-        if wants_kernels(settings, choice):
-            refused = self._lessons.without_kernels.get(choice.form)
-            kernels, self.kernels_missing = await self._kernels.get(settings, refused)
-        self._with_kernels = kernels is not None
-        target = await asyncio.to_thread(target_of, settings, choice, kernels)
+        simd, self.simd_missing = None, None
+        if wants_simd(settings, choice):
+            refused = self._lessons.without_simd.get(choice.form)
+            simd, self.simd_missing = await self._simd.get(settings, refused)
+        self._with_simd = simd is not None
+        target = await asyncio.to_thread(target_of, settings, choice, simd)
         self._tried = True
         return target
 
@@ -116,7 +116,7 @@ class ModelLoading:
 
     def _load_failed(self, why: str) -> None:
         if self._chosen is not None:
-            self._lessons.load_failed(self._chosen.form, why, with_kernels=self._with_kernels)
+            self._lessons.load_failed(self._chosen.form, why, with_simd=self._with_simd)
 
     def _learn_from(self, record: DeathRecord) -> None:
         """A load was ended for its memory, though what was predicted did fit: from now on it is

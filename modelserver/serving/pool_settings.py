@@ -23,7 +23,6 @@ def pool_settings(settings: Settings, first_slot: int = 0) -> PoolSettings:
         queue=settings.limits.queue,
         hang_s=settings.workers.hang_s,
         nice=settings.debug.nice,
-        memory=memory_settings(settings),
         allocator=Allocator(settings.debug.allocator),
         sandbox=Sandbox(settings.sandbox),
         streams=StreamSettings(replay=settings.debug.stream_replay_s, share=settings.streams.share),

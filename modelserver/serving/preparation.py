@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 import models
+from models.vosk import mapping
 from models.vosk.prepared import (
     HOW_TO_GET_IT,
     can_build,
@@ -179,7 +180,7 @@ class Preparation:
         """Raises `ModelError` where it cannot be done, or not now. Reads disks."""
         location = find_model(self.settings)
         store = self.settings.prepared_dir
-        if (why := models.mapping_problem()) is not None:
+        if (why := mapping.mapping_problem()) is not None:
             raise models.ModelError("cannot_map", why)
         if find_compiler(store) is None and not can_build():
             raise models.ModelError("no_compiler", f"there is no compiler for it ({HOW_TO_GET_IT})")

@@ -10,9 +10,9 @@ import msgspec.structs
 import structlog
 
 from modelserver.refusal import Refusal
-from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.loading import MakeWay
 from modelserver.serving.served import ServedModel
+from modelserver.serving.simd_supply import SimdSupply
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.changes import with_values
 from modelserver.settings.labels import own_settings, settings_for
@@ -48,7 +48,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         """Has the server before this one end where both do not fit."""
         self._settings = settings
         self._guard, self._spools = guard, spools
-        self._kernels = KernelSupply(guard)
+        self._simd = SimdSupply(guard)
         self._idling: asyncio.Task[None] | None = None
         self._leaving: dict[ServedModel, asyncio.Task[None]] = {}
         self._for_phrases: dict[str, ServedModel] = {}
@@ -132,9 +132,9 @@ class ModelRegistry(Mapping[str, ServedModel]):
         return (*self._models.values(), *self._for_phrases.values(), *self._leaving)
 
     @property
-    def places(self) -> int:
+    def most_admitted(self) -> int:
         """Requests that may be inside at once."""
-        return sum(served.places for served in self._models.values())
+        return sum(served.most_admitted for served in self._models.values())
 
     def label_of(self, slot: int) -> str:
         """The model that the worker on this slot serves."""
@@ -243,7 +243,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
             spools=self._spools,
             make_room=self._make_room,
             make_way=lambda needs, left: self.make_way(needs, left),
-            kernels=self._kernels,
+            simd=self._simd,
             plain=plain,
         )
         self._slots += served.slots

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import models
+from models.vosk import mapping
+from models.vosk.layout import rescoring_folders
+from models.vosk.prediction import if_prepared
 from models.vosk.prepared import PreparedModel, estimate_needs, find_prepared
 from modelserver.serving.learned import Form, Lessons
 from modelserver.settings import Settings
@@ -82,11 +85,11 @@ def candidate(
     lookup = None if plain else find_prepared(location, store, unusable)
     prepared = lookup.prepared if lookup else None
     problems = lookup.problems if lookup else ()
-    if prepared is not None and (why := models.mapping_problem()) is not None:
+    if prepared is not None and (why := mapping.mapping_problem()) is not None:
         problems += (f"{prepared.directory} is not used: {why}",)
         prepared = None
     made = prepared.made if prepared else {}
-    left_out = tuple(models.rescoring_folders(location.directory)) if rescoring == "off" else ()
+    left_out = tuple(rescoring_folders(location.directory)) if rescoring == "off" else ()
     try:
         prediction = models.predict(location.directory, made, rescoring=not left_out)
     except OSError as error:
@@ -144,7 +147,7 @@ def _prepared(choice: Choice, workers: int, headroom: Headroom) -> str:
     if choice.prediction.graph == "mapped":
         return ""
     graph = estimate_needs(choice.location.directory).graph
-    better = dataclasses.replace(choice, prediction=models.if_prepared(choice.prediction, graph))
+    better = dataclasses.replace(choice, prediction=if_prepared(choice.prediction, graph))
     if better.needs(workers) > headroom.most:
         return ""
     return (

@@ -11,12 +11,12 @@ from typing import Any
 import structlog
 
 import models
-from modelserver.serving.kernel_supply import KernelSupply
 from modelserver.serving.loading import MakeWay, ModelLoading
 from modelserver.serving.pool_settings import pool_settings
 from modelserver.serving.preparation import Preparation, in_words
 from modelserver.serving.recording_queue import Turns
 from modelserver.serving.selection import worker_count
+from modelserver.serving.simd_supply import SimdSupply
 from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.changes import same_preparation
@@ -46,7 +46,7 @@ class ServedModel:
         spools: SpoolStore,
         make_room: Callable[["ServedModel"], Awaitable[bool]],
         make_way: MakeWay,
-        kernels: KernelSupply,
+        simd: SimdSupply,
         plain: bool = False,
     ) -> None:
         """`settings` with what is its `own` in place already; `plain`: as the model was published,
@@ -61,7 +61,7 @@ class ServedModel:
         self._guard = guard
         self._spools = spools
         self._preparation = Preparation(settings, guard)
-        self._loading = ModelLoading(kernels, lambda: make_room(self), make_way, plain=plain)
+        self._loading = ModelLoading(simd, lambda: make_room(self), make_way, plain=plain)
         self._changing = asyncio.Lock()
         self.turns = Turns()
         """Of long recordings."""
@@ -78,7 +78,7 @@ class ServedModel:
         return range(self._first_slot, self._first_slot + self.slots)
 
     @property
-    def places(self) -> int:
+    def most_admitted(self) -> int:
         """Requests that may be inside at once."""
         return self.slots + self.settings.limits.queue
 
@@ -262,6 +262,6 @@ class ServedModel:
         return self._preparation.why_not or not_mapped or self._loading.lost_prepared()
 
     @property
-    def kernels_missing(self) -> str | None:
-        """Why our SIMD kernels, which would pay, cannot be used."""
-        return self._loading.kernels_missing
+    def simd_missing(self) -> str | None:
+        """Why the SIMD library, which would pay, cannot be used."""
+        return self._loading.simd_missing

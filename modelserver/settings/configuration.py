@@ -25,7 +25,7 @@ from modelserver.settings.fields import (
     value_of,
     variable_of,
 )
-from modelserver.settings.schema import REMOVED, ModelSettings, Settings
+from modelserver.settings.schema import REMOVED, RENAMED, ModelSettings, Settings
 
 FLAG = "flag"
 """The origin of what was given with the command."""
@@ -217,7 +217,7 @@ def _must_be_known(name: str, value: Any, origin: str, known: Mapping[str, Field
 
 def _old_names() -> dict[str, str]:
     """Settings that have another name now or are gone, with what to do instead."""
-    moved = {f.was: f"it is {f.name} ({f.variable}) now" for f in fields() if f.was}
+    moved = {old: f"it is {new} ({variable_of(new)}) now" for old, new in RENAMED.items()}
     return moved | REMOVED
 
 

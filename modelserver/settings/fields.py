@@ -38,12 +38,20 @@ _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One setting: its dotted name and its annotated type."""
+    """One setting: its dotted name, its annotated type, and what `schema` says of it there."""
 
     name: str
     annotation: Any
-    restart: bool
+    unit: str = ""
+    """What its text or its parts are: "bytes", "networks", "hosts", "origins" or "text steps"."""
+    flag: str = ""
+    """Its flag; empty if it has none."""
+    per_model: bool = False
+    """`[models.NAME]` may set it too."""
+    restart: bool = False
     """A changed value takes effect at the next start, not at a reload."""
+    prepares: bool = False
+    """The process that prepares a model needs it."""
 
     @property
     def variable(self) -> str:
@@ -55,51 +63,6 @@ class Field:
         """What it is for."""
         metas = [meta.description for meta in self._metas() if meta.description]
         return metas[-1] if metas else ""
-
-    @property
-    def in_bytes(self) -> bool:
-        """It is a size, which may also be written as text with a unit."""
-        return self._has_unit("bytes")
-
-    @property
-    def in_networks(self) -> bool:
-        """It is a list of addresses and networks."""
-        return self._has_unit("networks")
-
-    @property
-    def in_hosts(self) -> bool:
-        """It is a list of hosts that may be asked."""
-        return self._has_unit("hosts")
-
-    @property
-    def in_text_steps(self) -> bool:
-        """It is a list of installed text steps."""
-        return self._has_unit("text steps")
-
-    @property
-    def in_origins(self) -> bool:
-        """It is a list of web origins."""
-        return self._has_unit("origins")
-
-    @property
-    def flag(self) -> str:
-        """Its flag; empty if it has none."""
-        return str(self._fact("flag", ""))
-
-    @property
-    def per_model(self) -> bool:
-        """`[models.NAME]` may set it too."""
-        return bool(self._fact("per_model", False))
-
-    @property
-    def prepares(self) -> bool:
-        """The process that prepares a model needs it."""
-        return bool(self._fact("prepares", False))
-
-    @property
-    def was(self) -> str:
-        """The name it had before; empty if it had none."""
-        return str(self._fact("was", ""))
 
     @property
     def metavar(self) -> str:
@@ -124,23 +87,23 @@ class Field:
     @property
     def allowed(self) -> str:
         """What it may be, in words."""
-        if self.in_networks:
+        if self.unit == "networks":
             return 'a list of addresses or networks, such as "10.0.0.0/8"'
-        if self.in_origins:
+        if self.unit == "origins":
             return (
                 'a list of origins as browsers send them, such as "https://example.org" or '
                 '"http://192.0.2.7:3000", without a path and without a default port; or "*"'
             )
-        if self.in_hosts:
+        if self.unit == "hosts":
             return 'a list of names, addresses or networks, such as "*.example.org", "10.0.0.0/8"'
-        if self.in_text_steps:
+        if self.unit == "text steps":
             return f"a list of installed text steps ({', '.join(known_steps())})"
         match kind := self._kind():
             case inspect.LiteralType(values=values):
                 return " or ".join(str(value) for value in values)
-            case inspect.IntType() if self.in_bytes:
+            case inspect.IntType() if self.unit == "bytes":
                 return _SIZE_IN_WORDS
-            case inspect.UnionType() if self.in_bytes:
+            case inspect.UnionType() if self.unit == "bytes":
                 return f"auto, or {_SIZE_IN_WORDS}"
             case inspect.IntType():
                 return "a whole number" + _bounds(kind)
@@ -167,21 +130,21 @@ class Field:
             value = str(Path(raw).expanduser())
         if self.is_list and isinstance(raw, str):
             value = [part.strip() for part in raw.split(",") if part.strip()]
-        elif self.in_bytes and isinstance(raw, str) and raw != "auto":
+        elif self.unit == "bytes" and isinstance(raw, str) and raw != "auto":
             value = bytes_of(raw)
         converted = msgspec.convert(
             value, self.annotation, strict=not isinstance(raw, str), dec_hook=_to_path
         )
-        if self.in_networks:
+        if self.unit == "networks":
             for network in converted:
                 ipaddress.ip_network(network, strict=False)
-        if self.in_hosts:
+        if self.unit == "hosts":
             AllowedHosts(converted, self.name)
-        if self.in_origins:
+        if self.unit == "origins":
             converted = tuple(origin.lower() for origin in converted)  # as browsers send them
             if not all(_ORIGIN.fullmatch(origin) for origin in converted):
                 raise ValueError(converted)
-        if self.in_text_steps and (problem := unknown_step(converted)) is not None:
+        if self.unit == "text steps" and (problem := unknown_step(converted)) is not None:
             raise ValueError(problem)
         return converted
 
@@ -200,15 +163,6 @@ class Field:
             if len(some) != 1:
                 return kind
             (kind,) = some
-
-    def _has_unit(self, unit: str) -> bool:
-        return bool(self._fact("unit", "") == unit)
-
-    def _fact(self, name: str, otherwise: Any) -> Any:
-        for meta in self._metas():
-            if name in (meta.extra or {}):
-                return (meta.extra or {})[name]
-        return otherwise
 
     def _metas(self) -> list[msgspec.Meta]:
         return [meta for meta in get_args(self.annotation)[1:] if isinstance(meta, msgspec.Meta)]
@@ -237,8 +191,9 @@ def named_fields(label: str) -> Iterator[Field]:
     for field in fields():
         if field.per_model:
             about = msgspec.Meta(description=f"as the setting `{field.name}`")
-            named = f"{NAMED}.{label}.{field.name}"
-            yield Field(named, Annotated[field.annotation, about], restart=False)
+            yield Field(
+                f"{NAMED}.{label}.{field.name}", Annotated[field.annotation, about], field.unit
+            )
 
 
 def value_of(settings: Settings, name: str) -> Any:
@@ -251,8 +206,11 @@ def _fields_of(section: type[Section], prefix: str, *, restart: bool) -> Iterato
         if isinstance(annotation, type) and issubclass(annotation, Section):
             yield from _fields_of(annotation, f"{prefix}{name}.", restart=annotation.restart)
         elif get_origin(annotation) is Annotated:
-            field = Field(prefix + name, annotation, restart)
-            yield field if restart else replace(field, restart=bool(field._fact("restart", False)))
+            facts: dict[str, Any] = {}
+            for meta in get_args(annotation)[1:]:
+                facts |= meta.extra or {}
+            field = Field(prefix + name, annotation, **facts)
+            yield replace(field, restart=restart or field.restart)
 
 
 def _to_path(kind: type, value: Any) -> Path:

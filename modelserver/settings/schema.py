@@ -15,13 +15,19 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from supervisor import PoolSettings, SpoolLimits
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Bytes = Annotated[int, Meta(ge=0, extra={"unit": "bytes"})]
 BytesOrAuto = Annotated[Annotated[int, Meta(ge=0)] | Literal["auto"], Meta(extra={"unit": "bytes"})]
 Seconds = Annotated[float, Meta(gt=0)]
+SecondsOrZero = Annotated[float, Meta(ge=0)]
+Whole = Annotated[int, Meta(ge=0)]
 Hosts = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(extra={"unit": "hosts"})]
 Names = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)]
-Count = Annotated[int, Meta(ge=1)]
+
+_POOL, _SPOOLS = PoolSettings(), SpoolLimits()
+"""Defaults of the supervisor, which stand there and not here."""
 
 
 def xdg_directory(variable: str, fallback: str) -> Path:
@@ -36,16 +42,15 @@ def _about(
     per_model: bool = False,
     restart: bool = False,
     prepares: bool = False,
-    was: str = "",
 ) -> Meta:
     """Describe a setting.
 
     `flag`: its flag, if it has one. `per_model`: `[models.NAME]` may set it too. `restart`: a
     changed value takes effect at the next start, not at a reload. `prepares`: the process that
-    prepares a model needs it. `was`: the name it had before, which is refused with the new one.
+    prepares a model needs it.
     """
     facts = {"flag": flag, "per_model": per_model, "restart": restart, "prepares": prepares}
-    return Meta(description=text, extra={**facts, "was": was})
+    return Meta(description=text, extra=facts)
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,7 +72,7 @@ class WorkerSettings(Section, frozen=True):
     ] = 0
     hang_s: Annotated[
         Seconds, _about("a worker that shows no sign of life for this long is ended and replaced")
-    ] = 20.0
+    ] = _POOL.hang_s
     budget: Annotated[
         BytesOrAuto,
         _about(
@@ -105,7 +110,7 @@ class LimitSettings(Section, frozen=True):
         int,
         Meta(ge=0, le=100_000),
         _about("requests admitted beyond those that the workers run at once", restart=True),
-    ] = 64
+    ] = _POOL.queue
     request_s: Annotated[
         Seconds,
         _about("a request is answered, or refused with an error, within this time of its upload"),
@@ -133,7 +138,7 @@ class StreamSettings(Section, frozen=True):
         float,
         Meta(gt=0, le=1),
         _about("of the workers' time, what live streams may need together; more are refused"),
-    ] = 0.7
+    ] = _POOL.streams.share
 
 
 class JobSettings(Section, frozen=True):
@@ -258,18 +263,17 @@ class AuthSettings(Section, frozen=True):
         ),
     ] = ""
     key_requests: Annotated[
-        int, Meta(ge=0), _about("requests at once with one key; 0: as many as there is room for")
+        Whole, _about("requests at once with one key; 0: as many as there is room for")
     ] = 0
     key_streams: Annotated[
-        int, Meta(ge=0), _about("live streams at once with one key; 0: as many as fit")
+        Whole, _about("live streams at once with one key; 0: as many as fit")
     ] = 0
     key_audio_s: Annotated[
-        float,
-        Meta(ge=0),
+        SecondsOrZero,
         _about("seconds of audio a minute with one key, saved up for a minute; 0: any"),
     ] = 0.0
     key_jobs: Annotated[
-        int, Meta(ge=0), _about("unfinished jobs with one key; 0: as many as there is room for")
+        Whole, _about("unfinished jobs with one key; 0: as many as there is room for")
     ] = 0
 
 
@@ -297,14 +301,12 @@ class AssistantSettings(Section, frozen=True):
     history_turns: Annotated[
         int, Meta(ge=0, le=1000), _about("questions with their answers that it is told again")
     ] = 10
-    max_tokens: Annotated[
-        int, Meta(ge=0), _about("longest answer, in its tokens; 0: as it likes")
-    ] = 1000
+    max_tokens: Annotated[Whole, _about("longest answer, in its tokens; 0: as it likes")] = 1000
     at_once: Annotated[
-        int, Meta(ge=0), _about("questions at once of one key, or one address; 0: any number")
+        Whole, _about("questions at once of one key, or one address; 0: any number")
     ] = 4
     per_minute: Annotated[
-        int, Meta(ge=0), _about("questions a minute of one key, or one address; 0: any number")
+        Whole, _about("questions a minute of one key, or one address; 0: any number")
     ] = 60
     endpoint_ms: Annotated[
         int, Meta(ge=200, le=10_000), _about("on the page, so much silence ends what is being said")
@@ -342,7 +344,7 @@ class SpoolSettings(Section, frozen=True):
 
     memory_total: Annotated[
         Bytes, _about("uploads go to disk while those in memory together would exceed this")
-    ] = 64 * 1024 * 1024
+    ] = _SPOOLS.memory_total
     directory: Annotated[Path, _about("where uploads go that are not kept in memory")] = Path(
         "/var/tmp"  # noqa: S108 - unnamed files only; /tmp may be memory
     )
@@ -362,8 +364,7 @@ class ModelSettings(Section, frozen=True):
         _about("load it when the server starts, or when somebody asks for it"),
     ] = "start"
     idle_s: Annotated[
-        float,
-        Meta(ge=0),
+        SecondsOrZero,
         _about(
             "unload it when nobody has asked for it for so long; 0: keep it. Only with first_use"
         ),
@@ -425,7 +426,6 @@ class DebugSettings(Section, frozen=True):
             "memory allocator of the workers; auto: jemalloc if the machine has it",
             restart=True,
             prepares=True,
-            was="allocator",
         ),
     ] = "auto"
     blas: Annotated[
@@ -434,21 +434,16 @@ class DebugSettings(Section, frozen=True):
             "OpenBLAS kernel of the workers; auto: the best that the processor "
             "can run; off: what the library chooses",
             prepares=True,
-            was="blas",
         ),
     ] = "auto"
     warmup: Annotated[
         Literal["clips", "noise", "none"],
-        _about(
-            "what is decoded before the first request: bundled speech, noise, or nothing",
-            was="warmup",
-        ),
+        _about("what is decoded before the first request: bundled speech, noise, or nothing"),
     ] = "clips"
     prefetch: Annotated[
         Literal["auto", "always", "never"],
         _about(
-            "read a prepared graph through before serving; auto: if there is memory for all of it",
-            was="prefetch",
+            "read a prepared graph through before serving; auto: if there is memory for all of it"
         ),
     ] = "auto"
     nice: Annotated[
@@ -458,51 +453,36 @@ class DebugSettings(Section, frozen=True):
             "by how much the workers' priority is below the server's own, which has to answer and "
             "to watch while they keep every processor busy",
             restart=True,
-            was="workers.nice",
         ),
-    ] = 5
+    ] = _POOL.nice
     max_rss: Annotated[
         BytesOrAuto,
         _about(
             "a worker that holds more than this, with what it shares but without mapped files, is "
             "replaced at once; auto: no limit but the budget's",
             restart=True,
-            was="workers.max_rss",
         ),
     ] = "auto"
     long_from_s: Annotated[
         Seconds,
         _about(
             "a recording that is at least so long is cut into pieces, which all idle workers "
-            "transcribe at once",
-            was="long.from_s",
+            "transcribe at once"
         ),
     ] = 60.0
     long_piece_s: Annotated[
         Annotated[float, Meta(ge=5, le=600)],
-        _about(
-            "the longest that a piece may be; it is cut in a pause, if there is one",
-            was="long.piece_s",
-        ),
+        _about("the longest that a piece may be; it is cut in a pause, if there is one"),
     ] = 45.0
     spool_memory_each: Annotated[
-        Bytes,
-        _about(
-            "an upload larger than this goes to a file on disk",
-            restart=True,
-            was="spool.memory_each",
-        ),
-    ] = 2 * 1024 * 1024
-    stream_message: Annotated[
-        Bytes, _about("largest message of a live stream", restart=True, was="streams.message")
-    ] = 1024 * 1024
+        Bytes, _about("an upload larger than this goes to a file on disk", restart=True)
+    ] = _SPOOLS.memory_each
+    stream_message: Annotated[Bytes, _about("largest message of a live stream", restart=True)] = (
+        1024 * 1024
+    )
     stream_ping_s: Annotated[
         Seconds,
-        _about(
-            "how often a live stream's client is asked whether it is still there",
-            restart=True,
-            was="streams.ping_s",
-        ),
+        _about("how often a live stream's client is asked whether it is still there", restart=True),
     ] = 20.0
     stream_replay_s: Annotated[
         Seconds,
@@ -510,10 +490,25 @@ class DebugSettings(Section, frozen=True):
             "of each live stream, as much audio since its last final result is kept, so that it "
             "goes on on another worker if its own ends",
             restart=True,
-            was="streams.replay_s",
         ),
-    ] = 60.0
+    ] = _POOL.streams.replay
 
+
+RENAMED = {
+    "allocator": "debug.allocator",
+    "blas": "debug.blas",
+    "warmup": "debug.warmup",
+    "prefetch": "debug.prefetch",
+    "workers.nice": "debug.nice",
+    "workers.max_rss": "debug.max_rss",
+    "long.from_s": "debug.long_from_s",
+    "long.piece_s": "debug.long_piece_s",
+    "spool.memory_each": "debug.spool_memory_each",
+    "streams.message": "debug.stream_message",
+    "streams.ping_s": "debug.stream_ping_s",
+    "streams.replay_s": "debug.stream_replay_s",
+}
+"""Settings by their names of before. An old name is refused with the new one."""
 
 REMOVED = {
     "admin.token": "write the token to a file and name that in admin.token_file",
@@ -593,13 +588,13 @@ class Settings(Section, frozen=True):
             prepares=True,
         ),
     ] = "auto"
-    kernels: Annotated[
-        Literal["auto", "packed", "off"],
+    simd: Annotated[
+        Literal["auto", "on", "off"],
         _about(
-            "how the network's products are computed; packed: with its weights laid out once, by a "
-            "library of our own, which is built on first use; off: by OpenBLAS; auto: packed where "
-            "that pays (a model that is prepared or has a static graph) and where it can be done",
-            flag="--kernels",
+            "SIMD library for the network and the search, with weights that are laid out once; it "
+            "is built on first use. off: OpenBLAS; auto: on where that pays (a model that is "
+            "prepared or has a static graph) and where it can be done",
+            flag="--simd",
             prepares=True,
         ),
     ] = "auto"
@@ -622,11 +617,10 @@ class Settings(Section, frozen=True):
         ),
     ] = "balanced"
     drain_s: Annotated[
-        float, Meta(ge=0), _about("how long requests in progress may take to finish after SIGTERM")
+        SecondsOrZero, _about("how long requests in progress may take to finish after SIGTERM")
     ] = 30.0
     notice_s: Annotated[
-        float,
-        Meta(ge=0),
+        SecondsOrZero,
         _about(
             "how long, before no more are taken, requests still are while /readyz and the agent "
             "say already that they will not be: for gateways, which look only now and then"

@@ -199,14 +199,15 @@ def speech_target(
     warmup: str,
     prefetch: bool,
     environment: Mapping[str, str],
-    kernels: str | None,
+    simd: str | None,
     profile: str,
     text_steps: tuple[str, ...],
     needs: int,
 ) -> Target:
     """Tells a pool to load `modelserver.worker.model` with the model at `location`, with what a
     prepared model has `made` new in place of its own files and without the folders `left_out`, in
-    a process that `environment` gives these `kernels`; `needs` is what that takes, in bytes."""
+    a process that `environment` gives this variant of the SIMD library; `needs` is what that takes,
+    in bytes."""
     options = {
         "directory": str(location.directory),
         "left_out": list(left_out),
@@ -215,7 +216,7 @@ def speech_target(
         "language": location.language,
         "warmup": warmup,
         "prefetch": prefetch,
-        "kernels": kernels,
+        "simd": simd,
         "profile": profile,
         "text_steps": list(text_steps),
     }

@@ -1,7 +1,7 @@
 """What makes audio easier to recognise: a moderate level, and near-silence before and after it.
 
 Models are trained on speech that has a beginning and an end, and on levels that people record at.
-What it brings was measured (benchmarks/README.md). It is part of the profile "accurate".
+What it brings was measured (docs/decisions.md). It is part of the profile "accurate".
 """
 
 import array

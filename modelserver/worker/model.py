@@ -59,7 +59,7 @@ def load(
     language: str,
     warmup: str,
     prefetch: bool,
-    kernels: str | None = None,
+    simd: str | None = None,
     profile: str = models.DEFAULT_PROFILE,
     text_steps: Iterable[str] = (),
 ) -> "SpeechModel":
@@ -69,12 +69,12 @@ def load(
     _load_character_sets()
     files = {inside: Path(file) for inside, file in made.items()}
     model = models.load_model(
-        Path(directory), files, prefetch=prefetch, left_out=tuple(left_out), kernels=kernels
+        Path(directory), files, prefetch=prefetch, left_out=tuple(left_out), simd=simd
     )
     whole: models.Model = ProfiledModel(model, profile)
     if steps.report:
         whole = WritingModel(whole, steps)
-    return SpeechModel(whole, name, language, warmup, steps, with_kernels=kernels is not None)
+    return SpeechModel(whole, name, language, warmup, steps, with_simd=simd is not None)
 
 
 def _import_whole(package: ModuleType) -> None:
@@ -104,7 +104,7 @@ class SpeechModel:
         warmup: str,
         steps: TextSteps,
         *,
-        with_kernels: bool = False,
+        with_simd: bool = False,
     ) -> None:
         """`model` with the `steps` in place already."""
         self._model = model
@@ -112,14 +112,12 @@ class SpeechModel:
         self._language = language
         self._warmup = warmup
         self._steps = steps
-        self._with_kernels = with_kernels
+        self._with_simd = with_simd
 
     def warm(self) -> None:
         """Make the first request as fast as the hundredth."""
         rate = self._model.sample_rate
-        if self._with_kernels and self._model.check_kernels(
-            models.warm_up_clips(self._language, rate)
-        ):
+        if self._with_simd and self._model.check_simd(models.warm_up_clips(self._language, rate)):
             return  # which has decoded them
         match self._warmup:
             case "clips":

@@ -17,9 +17,9 @@ class WrappedModel:
         """See `models.Model`."""
         self._model.warm(pcm)
 
-    def check_kernels(self, pcm: list[bytes]) -> bool:
+    def check_simd(self, pcm: list[bytes]) -> bool:
         """See `models.Model`."""
-        return self._model.check_kernels(pcm)
+        return self._model.check_simd(pcm)
 
     def recognizer(self, options: models.RecognitionOptions) -> models.Recognizer:
         """See `models.Model`."""

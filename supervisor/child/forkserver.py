@@ -138,32 +138,37 @@ class ForkServer:
                     close_fds(fds)
 
     def _fork(self, request: Fork, fds: list[int]) -> None:
-        reader, writer = os.pipe()
-        # The C library's own: what a model has registered to run in children is for the worker.
-        between = _libc.fork()
-        if between == 0:
-            os.close(reader)
-            self._fork_again(writer, fds)
-        os.close(writer)
         try:
+            pid, pidfd = self._fork_worker(fds)
+        except OSError as error:
+            self._channel.send(ForkFailed(request.ticket, sendable(not_started(error))))
+            return
+        try:
+            self._channel.send(Forked(request.ticket, pid), [pidfd])
+        finally:
+            os.close(pidfd)
+
+    def _fork_worker(self, fds: list[int]) -> tuple[int, int]:
+        """Fork twice. Returns the worker's pid, and a pidfd of it; raises `OSError`."""
+        reader, writer = os.pipe()
+        try:
+            # The C library's own: what a model has registered to run in children is for the worker.
+            between = _libc.fork()
+            if between == 0:
+                os.close(reader)
+                self._fork_again(writer, fds)
+            os.close(writer)
             if between < 0:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
             os.waitpid(between, 0)  # from here on the worker is the supervisor's child
             told = os.read(reader, 1024).decode()
-            if not told.isdigit():
-                raise OSError(told or "the process in between was ended")
-            # The supervisor does not reap what it does not know yet: the number is still its own.
-            pidfd = os.pidfd_open(int(told))
-        except OSError as error:
-            self._channel.send(ForkFailed(request.ticket, sendable(not_started(error))))
-            return
         finally:
             os.close(reader)
-        try:
-            self._channel.send(Forked(request.ticket, int(told)), [pidfd])
-        finally:
-            os.close(pidfd)
+        if not told.isdigit():
+            raise OSError(told or "the process in between was ended")
+        # The supervisor does not reap what it does not know yet: the number is still its own.
+        return int(told), os.pidfd_open(int(told))
 
     def _fork_again(self, writer: int, fds: list[int]) -> None:
         """In the process in between; never returns."""

@@ -37,7 +37,7 @@ of speech, and is not to keep those waiting who are not."""
 
 
 class _Carried:
-    """One stream, and what it has not heard yet."""
+    """One stream, and the input that it has not taken yet."""
 
     def __init__(self, message: Open, session: StreamSession) -> None:
         self.number = message.stream

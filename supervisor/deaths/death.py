@@ -2,13 +2,7 @@
 
 import enum
 import signal
-from collections.abc import Collection
 from dataclasses import dataclass
-
-from supervisor.deaths.kernel_oom import OomEvidence
-from supervisor.log import get_logger
-
-log = get_logger("supervisor")
 
 
 class Cause(enum.Enum):
@@ -147,65 +141,19 @@ def name_death(
     return Death(pid, cause, status, f"{role} process {pid} {what}{why}", intent)
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What we meant for one process, from its start until its death is named.
-
-    To be asked to end explains an exit with status 0; to be ended by force explains SIGKILL. Any
-    other end has another cause, whatever we had meant.
-    """
-
-    role: str
-    pid: int
-    evidence: OomEvidence
-    asked: Intent = Intent.NONE
-    forced: Intent = Intent.NONE
-    reason: str = ""
-
-    def ask(self, intent: Intent, reason: str = "") -> None:
-        """We ask it to end."""
-        self.asked, self.reason = intent, reason
-
-    def force(self, intent: Intent, reason: str = "") -> None:
-        """We end it."""
-        self.forced, self.reason = intent, reason
-
-    def name(self, status: ExitStatus, below: Collection[int] = ()) -> Death:
-        """It has ended; `below`: the processes below it, one of which may have been the first."""
-        kernel_oom = _killed(status) and self._taken_by_kernel(below)
-        intent = Intent.NONE
-        if _killed(status):
-            intent = self.forced
-        elif status.code == 0:
-            intent = self.asked
-        return name_death(
-            self.role, self.pid, status, intent, reason=self.reason, kernel_oom=kernel_oom
-        )
-
-    def stuck(self) -> Death:
-        """It was ended by force and does not end: in a frozen cgroup, or deep in the kernel."""
-        sentence = f"{self.role} process {self.pid} cannot be ended"
-        return Death(self.pid, _BY_INTENT[self.forced][0], ExitStatus(), sentence, self.forced)
-
-    def _taken_by_kernel(self, below: Collection[int]) -> bool:
-        try:
-            if below and self.evidence.any_killed(below):
-                return True
-            # What we killed is ours, unless the kernel says by name that it was first.
-            return self.evidence.killed(self.pid, by_log_only=self.forced is not Intent.NONE)
-        except Exception:
-            # Its end has to become known, if not all of its cause.
-            log.exception("oom_evidence.unreadable", pid=self.pid)
-            return False
+def name_stuck(role: str, pid: int, intent: Intent) -> Death:
+    """Name the end of a process that was ended by force and does not end."""
+    sentence = f"{role} process {pid} cannot be ended"
+    return Death(pid, _BY_INTENT[intent][0], ExitStatus(), sentence, intent)
 
 
-def _killed(status: ExitStatus) -> bool:
-    """By SIGKILL, or, as shells say it, because a process below it was."""
+def was_killed(status: ExitStatus) -> bool:
+    """Whether it ended by SIGKILL, or, as shells report it, because a process below it did."""
     return status.signal == signal.SIGKILL or status.code == KILLED_BELOW
 
 
 def _cause(status: ExitStatus, intent: Intent, kernel_oom: bool) -> tuple[Cause, str]:
-    if kernel_oom and _killed(status):
+    if kernel_oom and was_killed(status):
         return Cause.KERNEL_OOM, "was killed by the kernel, out of memory"
     # A crash on the way out is a crash, whatever we had asked for.
     if status.signal not in _OWN_DOING and intent is not Intent.NONE:

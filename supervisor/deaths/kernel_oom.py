@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups
+from supervisor.readings.cgroups import ROOT, UNIFIED, directories, own_cgroups, read_word
 from supervisor.readings.files import KernelFile, field, read_file
 from supervisor.sizes import in_units
 
@@ -90,7 +90,8 @@ class KernelLog:
         return self._fd >= 0
 
     def new_reports(self) -> list[OomReport]:
-        """The kills logged since the last call; the rest, if there is very much, at the next."""
+        """Return the kills logged since the last call; the rest, if there is very much, at the
+        next."""
         reports = []
         for _ in range(self._most if self.readable else 0):
             try:
@@ -143,6 +144,13 @@ class OomCounter:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def oom_groups(root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> list[Path]:
+    """Cgroups around this process whose processes the OOM killer ends all at once
+    (`memory.oom.group`, Documentation/admin-guide/cgroup-v2.rst)."""
+    around = directories(root, own_cgroups() if cgroups is None else cgroups, UNIFIED)
+    return [group for group in around if read_word(group / "memory.oom.group") == "1"]
 
 
 class OomEvidence:

@@ -75,7 +75,7 @@ class Dispatcher:
         self._tasks.keep("streams and queue", self._keep_looking)
 
     def alive(self) -> bool:
-        """Its task runs."""
+        """Tell whether its task runs."""
         return self._tasks.alive()
 
     async def _keep_looking(self) -> None:
@@ -100,7 +100,7 @@ class Dispatcher:
         return next(self._numbers)
 
     async def headroom(self) -> Headroom:
-        """What there is for a model and its workers: for a target source to choose by."""
+        """Return what there is for a model and its workers: for a target source to choose by."""
         return await self._guard.headroom(self.scheduler)
 
     def close(self) -> None:
@@ -235,7 +235,7 @@ class Dispatcher:
         self._worker_is_free(worker)
 
     def _learn(self, job: Job, worker: WorkerHandle, value: Any, run_s: float) -> None:
-        """What a job cost. `measure` reads what a worker has said: it may raise anything."""
+        """Learn what a job cost. `measure` reads what a worker has said: it may raise anything."""
         units = job.units if self._measure is None else self._measure(value)
         self._guard.finished(self.scheduler, worker, units, run_s)
 
@@ -263,7 +263,7 @@ class Dispatcher:
 
 
 def _job_of(worker: WorkerHandle, number: int) -> Job:
-    """The worker's job. Raises `ProtocolError` where that is another."""
+    """Return the worker's job. Raises `ProtocolError` where that is another."""
     if worker.job is None or worker.job.id != number:
         raise ProtocolError(f"an answer for job {number}, which it does not have")
     return worker.job

@@ -50,7 +50,7 @@ class FairQueue(Generic[Item]):
         self._waiting.insert(0, _Waiting(float("-inf"), next(self._numbers), item))
 
     def first(self) -> Item | None:
-        """The next one, which stays; None if nothing waits."""
+        """Return the next one, which stays; None if nothing waits."""
         return self._waiting[0].item if self._waiting else None
 
     def take(self, item: Item) -> None:
@@ -72,7 +72,7 @@ class FairQueue(Generic[Item]):
                 return
 
     def clear(self) -> list[Item]:
-        """What still waited, and does not any more."""
+        """Return what still waited, and does not any more."""
         items = list(self)
         self._waiting.clear()
         self._ends.clear()

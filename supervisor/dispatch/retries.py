@@ -98,5 +98,5 @@ class Retries:
 
 
 def closing() -> Draining:
-    """What ends the jobs that are inside when the pool closes."""
+    """Return what ends the jobs that are inside when the pool closes."""
     return Draining("the pool is closing")

@@ -79,7 +79,7 @@ class Scheduler(Member):
             if error.errno not in _PASSING:
                 self.queue.discard(job)
                 job.fail(PoolError(f"the job's input cannot be opened: {error.strerror}"))
-            log.warning("job.not_started", job=job.id, reason=str(error))
+            log.warning("job.start_failed", job=job.id, reason=str(error))
             return False
         begun = worker.run(job, fds)
         close_fds(fds)

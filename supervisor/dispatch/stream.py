@@ -5,55 +5,17 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from supervisor.deaths.death import Death
 from supervisor.dispatch.blame import Blame
+from supervisor.dispatch.buffers import MOST_UNREAD_BYTES, Answers, Input, Replay
 from supervisor.errors import StreamLost
 from supervisor.loop.clock import LoopClock
 from supervisor.processes.worker_handle import WorkerHandle
 from supervisor.settings import StreamSettings
 from supervisor.wire.channel import encoded
 from supervisor.wire.messages import Drop, Fed, Feed, Open, ProtocolError, encode
-from supervisor.wire.payload import unpack_list
-
-MOST_UNREAD_BYTES = 8 * 1024 * 1024
-"""Of a stream's answers, encoded, beside a single one: a worker that says more has lost its
-mind, since no input is sent while so much is unread."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    number: int
-    message: bytes
-    units: float
-    at: float
-    """When it came, by the loop's clock."""
-
-
-class _Answers:
-    """Answers that the caller has not taken yet, as the worker encoded them."""
-
-    def __init__(self) -> None:
-        self._bodies: deque[bytes] = deque()
-        self.size = 0
-
-    def __len__(self) -> int:
-        return len(self._bodies)
-
-    def add(self, body: bytes) -> None:
-        """Keep one, unless it is empty. Raises `ProtocolError`."""
-        if self.size > 2 * MOST_UNREAD_BYTES:
-            raise ProtocolError("more answers of a stream than fit")
-        if unpack_list(body):
-            self._bodies.append(body)
-            self.size += len(body)
-
-    def take(self) -> list[Any]:
-        """Return all their values, and keep none."""
-        bodies, self._bodies, self.size = self._bodies, deque(), 0
-        return [value for body in bodies for value in unpack_list(body)]
 
 
 class Stream:
@@ -83,51 +45,44 @@ class Stream:
         """How often it went on on another worker."""
         self.wants_to_move = False
         self._request: dict[str, Any] | None = None
-        self._whole = False
-        self._cut = False  # though it was to be kept whole
         self._mark: bytes | None = None
-        self._lost = False  # input that came since it was settled is not kept any more
         self._settings = settings
         self._schedule, self._input_kept = schedule, kept
         self._clock = clock
         self._last = 0  # the number of the input that came last
         self._finished = False
-        self._sent: deque[_Input] = deque()
-        """To the worker that it is on, since it was settled last; numbered one after the other."""
-        self._unsent: deque[_Input] = deque()
+        self._replay = Replay()
+        self._sent = self._replay.inputs
+        self._unsent: deque[Input] = deque()
         self._under_way = 0  # bytes of what was sent and has not been acknowledged
-        self._kept = 0.0  # units in `_sent`
-        self.kept_bytes = 0
-        """Of its input, in memory."""
-        self._before = 0.0  # units that need not be told to any worker again
         self._answered = self._acknowledged = 0  # ever, and by the worker that it is on
         self._blame = Blame()
-        self._answers = _Answers()
+        self._answers = Answers()
         self._failure: Exception | None = None
         self._changed = asyncio.Event()
 
     # --- the caller's side -----------------------------------------------------------------------
 
     def begin(self, request: dict[str, Any], *, whole: bool = False) -> None:
-        """What it is: now a worker is found for it. Before any input. `whole`: what comes later
+        """Begin the stream, before any input: a worker is found for it. `whole`: what comes later
         means nothing without all that came before, so all is kept, up to a number of bytes; past
         them it cannot go on elsewhere."""
         # What cannot be carried is its caller's mistake, and must not raise where a worker comes.
         encoded(Open(self.number, request, 0.0, None, 0, 0.0, self.background))
         self._request = request
-        self._whole = whole
+        self._replay.whole = whole
         self._schedule()
 
     async def send(self, data: Any, units: float = 0.0) -> None:
         """Give it the next input, of what MessagePack can carry, `units` in size; waits while
         enough is on its way already. Raises what ended the stream, a `PoolError`."""
         while self._unsent and self._failure is None:
-            await self._change()
+            await self._changed.wait()
         self._raise_failure()
         body = encoded(Feed(self.number, self._last + 1, data, time.monotonic()))
         self._last += 1
-        self._unsent.append(_Input(self._last, body, units, self._clock.now()))
-        self.kept_bytes += len(body)
+        self._unsent.append(Input(self._last, body, units, self._clock.now()))
+        self._replay.bytes += len(body)
         self._send_on()
         self._input_kept()
 
@@ -137,20 +92,16 @@ class Stream:
         self._notify()
 
     async def receive(self) -> list[Any]:
-        """What the stream has said since: at least something, or nothing where all is answered
-        after `finish`. Raises what ended it."""
+        """Return what the stream has said since: at least something, or nothing where all is
+        answered after `finish`. Raises what ended it."""
         while not self._answers:
             self._raise_failure()
             if self._finished and self._answered == self._last:
                 break
-            await self._change()
+            await self._changed.wait()
         values = self._answers.take()
         self._send_on()
         return values
-
-    async def _change(self) -> None:
-        changed = self._changed
-        await changed.wait()
 
     def _notify(self) -> None:
         # Both coroutines may wait: each for its own reason.
@@ -162,6 +113,11 @@ class Stream:
             raise self._failure
 
     # --- the pool's side -------------------------------------------------------------------------
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of its input that are kept in memory."""
+        return self._replay.bytes
 
     @property
     def over(self) -> bool:
@@ -182,17 +138,17 @@ class Stream:
     @property
     def settled(self) -> bool:
         """Another worker would not have to be told anything again."""
-        return not self._sent and not self._lost
+        return not self._sent and not self._replay.lost
 
     @property
     def working(self) -> bool:
-        """Its worker has input of it that is not answered."""
+        """Whether its worker has input of it that is not answered."""
         return self.worker is not None and self._under_way > 0
 
     @property
     def moves_without_loss(self) -> bool:
         """Another worker could be told all that it has to know."""
-        return not self._lost and not self._cut
+        return not self._replay.lost and not self._replay.cut
 
     def behind_s(self) -> float:
         """For how long the oldest input that is not answered has been waiting for it."""
@@ -212,8 +168,8 @@ class Stream:
         return self._answers.size
 
     @property
-    def to_be_told_again(self) -> float:
-        """Units that the worker it is on, or will be on, has to hear again."""
+    def units_to_replay(self) -> float:
+        """Units that the worker it is on, or will be on, has to receive again."""
         again = (*self._sent, *self._unsent)
         return sum(one.units for one in again if self._acknowledged < one.number <= self._answered)
 
@@ -221,14 +177,14 @@ class Stream:
         """Go on on this worker, with all that has been kept."""
         assert self._request is not None
         self.leave_worker(tell=True)
-        if self._cut:
+        if self._replay.cut:
             self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
             return
         opening = encode(
             Open(
                 self.number,
                 self._request,
-                self._before,
+                self._replay.dropped,
                 self._mark,
                 self._answered,
                 time.monotonic() - self.behind_s(),
@@ -250,14 +206,14 @@ class Stream:
         worker.streams.discard(self)
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
-        self._under_way, self._kept, self._acknowledged = 0, 0.0, 0
+        self._under_way, self._replay.units, self._acknowledged = 0, 0.0, 0
         worker.work_changed()
         if tell:
             worker.send_stream(encode(Drop(self.number)))
 
     def fed(self, message: Fed) -> float:
-        """Its worker has answered. Returns the units of what is answered for the first time. Raises
-        `ProtocolError` where that input is not the next to be answered."""
+        """Take its worker's answer. Returns the units of what is answered for the first time.
+        Raises `ProtocolError` where that input is not the next to be answered."""
         at = 0 if not self._sent else message.number - self._sent[0].number
         expected = max(self._acknowledged + 1, self._sent[0].number if self._sent else 0)
         if not self._sent or message.number != expected or at >= len(self._sent):
@@ -274,9 +230,8 @@ class Stream:
         if first:
             self._answered = message.number
         if message.settled:
-            while self._sent and self._sent[0].number <= message.number:
-                self._let_go()
-            self._lost = False
+            self._replay.drop(message.number)
+            self._replay.lost = False
             if self.wants_to_move:
                 self._schedule()
         if self.worker is not None:
@@ -287,9 +242,7 @@ class Stream:
 
     def shed(self) -> None:
         """Keep no input that was answered: what all streams keep together is too much."""
-        self._cut = self._cut or self._whole
-        while self._sent and self._sent[0].number <= self._acknowledged:
-            self._let_go()
+        self._replay.shed(self._acknowledged)
 
     def worker_lost(self, death: Death, attempts: int, *, own: bool) -> None:
         """Count a worker that died, and fail if so many did over one input."""
@@ -298,7 +251,7 @@ class Stream:
             self.fail(error)
 
     def fail(self, error: Exception, *, tell: bool = True) -> None:
-        """It is over; its caller is told why."""
+        """End the stream; its caller receives the error."""
         self.leave_worker(tell=tell)
         if self._failure is None:
             self._failure = error
@@ -315,20 +268,8 @@ class Stream:
             one = self._unsent.popleft()
             self._sent.append(one)
             self._under_way += len(one.message)
-            self._kept += one.units
+            self._replay.units += one.units
             self.worker.send_stream(one.message)
         self.worker.work_changed()
-        self._cut = self._cut or (self._whole and self.kept_bytes > self._settings.replay_bytes)
-        # Once something is missing of what was to be kept whole, the rest is of no use either.
-        while self._cut or (not self._whole and self._kept > self._settings.replay):
-            if not self._sent or self._sent[0].number > self._acknowledged:
-                break
-            self._let_go()
+        self._replay.trim(self._settings, self._acknowledged)
         self._notify()
-
-    def _let_go(self) -> None:
-        one = self._sent.popleft()
-        self._lost = True
-        self._kept -= one.units
-        self.kept_bytes -= len(one.message)
-        self._before += one.units

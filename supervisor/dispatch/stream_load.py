@@ -54,8 +54,8 @@ class StreamLoad:
         return max(1e-6, self._pace_s / self._pace_units)
 
     def needs(self, pace: float) -> float:
-        """How many workers' whole time the streams need: what was measured in the last seconds,
-        and for those that are new what they are likely to."""
+        """Return how many workers' whole time the streams need: what was measured in the last
+        seconds, and for those that are new what they are likely to."""
         now = time.monotonic()
         self._look_back(now)
         new = sum(now - begun < _LOOK_BACK_S for begun in self._begun.values())

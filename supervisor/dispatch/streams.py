@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from supervisor.deaths.death import EXPECTED, Death, Fault, Intent, whose_fault
-from supervisor.dispatch.stream import MOST_UNREAD_BYTES, Stream
+from supervisor.dispatch.buffers import MOST_UNREAD_BYTES
+from supervisor.dispatch.stream import Stream
 from supervisor.dispatch.stream_load import LEAST_SPAN_S, StreamLoad
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, QueueFull
 from supervisor.log import get_logger
@@ -59,7 +60,7 @@ class Streams:
 
     @property
     def all(self) -> list[Stream]:
-        """Those that are open, in the background too."""
+        """Open streams, in the background too."""
         return list(self._streams.values())
 
     @property
@@ -74,7 +75,8 @@ class Streams:
         return sum(stream.kept_bytes for stream in self._streams.values())
 
     def refusal(self, s_per_unit: float | None) -> QueueFull | None:
-        """Why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs take."""
+        """Explain why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs
+        take."""
         pace = self._load.pace(s_per_unit)
         needs = self._load.needs(pace) + pace
         most = self.settings.share * self._count
@@ -88,20 +90,20 @@ class Streams:
         )
 
     def capacity(self, s_per_unit: float | None) -> int:
-        """How many there may be at once, as things are."""
+        """Return how many streams there may be at once, as things are."""
         pace = self._load.pace(s_per_unit)
         more = int((self.settings.share * self._count - self._load.needs(pace)) / pace)
         return max(1, len(self) + max(0, more))
 
     def add(self, stream: Stream) -> None:
-        """It begins."""
+        """Add a stream that begins."""
         if not stream.background:
             self._load.begin(stream.number)
         self._streams[stream.number] = stream
         self.schedule()
 
     def remove(self, stream: Stream) -> None:
-        """Its caller is done with it."""
+        """Remove a stream: its caller is done with it."""
         self._streams.pop(stream.number, None)
         self._load.end(stream.number)
         stream.fail(Draining("the stream is over"))
@@ -126,7 +128,7 @@ class Streams:
         self.schedule()
 
     def keep_within(self) -> None:
-        """What all keep together is bounded: the one that keeps most gives it up first."""
+        """Bound what all streams keep together: the one that keeps most gives it up first."""
         while self.kept_bytes > self.settings.replay_total:
             largest = max(self._streams.values(), key=lambda stream: stream.kept_bytes)
             before = largest.kept_bytes
@@ -158,16 +160,16 @@ class Streams:
             self.replays += stream.replays - before
 
     def _share_of_each(self, able: int) -> float | None:
-        """How much work a worker may have, while another is about to be there for the rest: what
-        is told again is told faster by two."""
+        """Return how much work a worker may have, while another is about to be there for the rest:
+        what is told again is told faster by two."""
         if able >= self._count or self._clock.now() >= self._expected_until:
             return None
         return _work_of(self._streams.values()) / self._count
 
     def worker_leaves(self, worker: WorkerHandle) -> None:
-        """It takes nothing new: its streams go on elsewhere once they are settled, or have had
-        time for it and lose nothing by it. One that would lose something stays until it ends, but
-        for a shortage of memory."""
+        """Move the streams of a worker that takes nothing new: they go on elsewhere once they are
+        settled, or have had time for it and lose nothing by it. One that would lose something stays
+        until it ends, but for a shortage of memory."""
         for stream in self._on(worker):
             stream.wants_to_move = True
         if worker.streams:
@@ -183,7 +185,7 @@ class Streams:
             self._to_settle.pop(worker, None)
 
     def worker_lost(self, worker: WorkerHandle, death: Death, at_hand: int) -> None:
-        """It has ended: its streams go on elsewhere, with what was kept of them. The one of the
+        """Move the streams of a worker that has ended, with what was kept of them. The one of the
         number `at_hand`, which it was working for, may have been the cause."""
         self._to_settle.pop(worker, None)
         lost = self._on(worker)
@@ -231,7 +233,7 @@ class Streams:
             self.schedule()
 
     def failed(self, worker: WorkerHandle, message: StreamFailed) -> None:
-        """The model refused to go on, or raised."""
+        """Fail a stream that the model refused to go on with, or raised for."""
         stream = self._streams.get(message.stream)
         if stream is None or stream.worker is not worker:
             return
@@ -253,15 +255,15 @@ def _live(worker: WorkerHandle) -> int:
 
 
 def _work_of(streams: Iterable[Stream]) -> float:
-    """What a worker has to do for them: each as much as any, and what it has to hear again."""
-    return sum(1.0 + stream.to_be_told_again for stream in streams)
+    """Return what a worker has to do for them: each as much as any, and what is replayed."""
+    return sum(1.0 + stream.units_to_replay for stream in streams)
 
 
 def model_failure(
     what: str, worker: WorkerHandle, message: Failed | StreamFailed, **ids: Any
 ) -> PoolError:
-    """What the caller of a job or stream is told if the model refused it, or raised (which is
-    logged, with `ids`)."""
+    """Return what the caller of a job or stream is told if the model refused it, or raised (which
+    is logged, with `ids`)."""
     if message.code is not None:
         return JobError(message.code, message.message)
     log.error(

@@ -20,6 +20,7 @@ class Account:
     """One process. Bytes, and bytes a second."""
 
     statm_fd: int
+    family: int
     born_with: int
     """What it held when it was born, all of it shared; 0 for one that has no parent here."""
     time: float
@@ -27,13 +28,12 @@ class Account:
     """What it holds and cannot drop, shared or not."""
     rss: int | None
     """All that it has in RAM; None until it has been read."""
-    swap: int
-    mapped: int
+    swap: int = 0
+    mapped: int = 0
     """File cache that it had mapped and in RAM, at the last reading."""
-    family: int
-    shared_memory: int
+    shared_memory: int = 0
     """What it maps of shared memory beside its spool."""
-    anonymous: int
+    anonymous: int = 0
     """In RAM, at the last whole reading."""
     rate: float = 0.0
     """The slower of its last two moves."""
@@ -45,7 +45,7 @@ class Account:
 
     @property
     def growth(self) -> int:
-        """What it has allocated since it was born."""
+        """Bytes that it has allocated since it was born."""
         if self.own is not None:
             private, then = self.own
             return max(0, private + self.unreclaimable - then)
@@ -60,7 +60,7 @@ class Account:
         self.unreclaimable = unreclaimable
 
 
-_NO_ACCOUNT = Account(-1, 0, 0.0, 0, None, 0, 0, 0, 0, 0)
+_NO_ACCOUNT = Account(-1, 0, 0, 0.0, 0, None)
 
 
 class Accounting:
@@ -83,7 +83,7 @@ class Accounting:
         return self._accounts.items()
 
     def of(self, pid: int) -> Account:
-        """The account of `pid`: an empty one where it has none."""
+        """Return the account of `pid`: an empty one where it has none."""
         return self._accounts.get(pid, _NO_ACCOUNT)
 
     @property
@@ -130,20 +130,10 @@ class Accounting:
             if fd < 0:
                 return  # it has ended since it was read
             account = Account(
-                fd,
-                born_with,
-                time,
-                unreclaimable,
-                reading.rss,
-                reading.swap,
-                reading.mapped,
-                family or reading.pid,
-                max(0, reading.shared_memory - spool),
-                reading.anonymous,
+                fd, family or reading.pid, born_with, time, unreclaimable, reading.rss
             )
             self._accounts[reading.pid] = account
             self._refreshed = False
-            return
         account.swap, account.mapped = reading.swap, reading.mapped
         account.shared_memory = max(0, reading.shared_memory - spool)
         account.anonymous = reading.anonymous
@@ -186,14 +176,14 @@ class Accounting:
                 _move(account, time, *seen)
 
     def look_at(self, pid: int, time: float) -> None:
-        """The same of one process."""
+        """Look at one process."""
         account = self._accounts.get(pid)
         if account is not None and (seen := quick_look(account.statm_fd)) is not None:
             _move(account, time, *seen)
 
     def uncertain(self) -> bool:
-        """Somebody with memory in swap has moved since the last whole reading: only another one
-        tells whether it has grown."""
+        """Tell whether a process with memory in swap has moved since the last whole reading: only
+        another one tells whether it has grown."""
         swapped = [account for account in self._accounts.values() if account.swap]
         looks = ((account, quick_look(account.statm_fd)) for account in swapped)
         return any(seen and abs(seen[1] - a.anonymous) > _NOTABLE for a, seen in looks)
@@ -207,7 +197,7 @@ class Accounting:
         return sum(max(0.0, account.last_rate) for account in self._accounts.values())
 
     def used(self) -> int:
-        """What the whole tree holds and cannot drop, counted once."""
+        """Return what the whole tree holds and cannot drop, counted once."""
         total = sum(self._left_shared.values())
         for account in self._accounts.values():
             if account.share is None:

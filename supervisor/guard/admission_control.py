@@ -27,29 +27,30 @@ class AdmissionControl:
         self._tickets = itertools.count(1)
 
     def refusal(self, member: Member, ask: Ask, queued_units: float) -> PoolError | None:
-        """Why a job may not come in; None if it may."""
+        """Explain why a job may not come in; None if it may."""
         supply = self._supply(member, queued_units)
         least = min(supply.most, supply.most_ever)
         return refusal(ask, supply, member.growth.certain(ask.units or 0.0, least))
 
     def never(self, member: Member, ask: Ask) -> PoolError | None:
-        """Why a job whose size is known now could not be done here at all; None if it could."""
+        """Explain why a job whose size is known now could not be done here at all; None if it
+        could."""
         supply = self._supply(member, 0.0)
         return never(ask, supply, member.growth.certain(ask.units or 0.0, supply.most_ever))
 
     def admitted(self, ask: Ask) -> int:
-        """It came in: its input is expected. Returns a ticket for `released`."""
+        """Expect the input of a job that came in. Returns a ticket for `released`."""
         ticket = next(self._tickets)
         if self._spools is not None and not ask.stream:
             self._coming[ticket] = ask.input_bytes or self._spools.limits.memory_each
         return ticket
 
     def released(self, ticket: int) -> None:
-        """Its answer has been given."""
+        """Expect no input any more: the answer has been given."""
         self._coming.pop(ticket, None)
 
     def may_begin(self, member: Member, job: Job) -> bool:
-        """The job may be given to an idle worker now."""
+        """Tell whether the job may be given to an idle worker now."""
         running = len(self._running())
         if running >= self._state().concurrency:
             return False
@@ -57,16 +58,16 @@ class AdmissionControl:
         return may_begin(self._expected(member, job), supply, alone=running == 0)
 
     def began(self, member: Member, worker: WorkerHandle, job: Job) -> None:
-        """The worker has it: what it is expected to need is reserved."""
+        """Reserve what the job is expected to make its worker grow by."""
         worker.grown_before = self._observer.accounting.of(worker.pid).growth
         self._expected_of[worker] = self._expected(member, job)
 
     def ended(self, worker: WorkerHandle) -> None:
-        """The worker has no job any more."""
+        """Reserve nothing more for the worker's job, which is over."""
         self._expected_of.pop(worker, None)
 
     def _running(self) -> dict[WorkerHandle, int]:
-        """Those that have a job still."""
+        """Workers that have a job still, and what it is expected to take."""
         return {w: expected for w, expected in self._expected_of.items() if w.job is not None}
 
     def reserved(self) -> int:

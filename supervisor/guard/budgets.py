@@ -34,7 +34,7 @@ class Budgets:
 
     @property
     def limits(self) -> Limits:
-        """What memory has to fit into, as of the last reading."""
+        """Limits that memory has to fit into, as of the last reading."""
         assert self._limits is not None
         return self._limits
 
@@ -77,19 +77,20 @@ class Budgets:
                 )
 
     def growths(self) -> int:
-        """What all workers hold of their own."""
+        """Return what all workers hold of their own."""
         return sum(self._accounting.of(worker.pid).growth for worker in self._members.workers)
 
     def most_growth_ever(self) -> int:
-        """How much one worker could grow by with all that the limits allow beside the model."""
+        """Return how much one worker could grow by with all that the limits allow beside the
+        model."""
         serving = sum(self._accounting.of(s.pid).unreclaimable for s in self._members.live_servers)
         left = max(0, self.limits.limit.bytes - self.limits.reserve.bytes - serving)
         budget = find_budget(self._settings, left, max(1, self._members.slots))
         return min(left, budget.hard.bytes)
 
     def hard(self, worker: WorkerHandle) -> int:
-        """The budget past which the worker is ended. What it works on keeps the one that it has
-        begun with: if others take memory, that is a shortage, and no fault of its own."""
+        """Return the budget past which the worker is ended. What it works on keeps the one that it
+        has begun with: if others take memory, that is a shortage, and no fault of its own."""
         now = self.budget.hard.bytes
         allowed = max(now, self._allowed.get(worker.pid, 0)) if worker.busy else now
         self._allowed[worker.pid] = allowed
@@ -98,7 +99,8 @@ class Budgets:
     # --- streams --------------------------------------------------------------------------------
 
     def for_streams(self, worker: WorkerHandle) -> int:
-        """What the worker may grow by beyond the budget: that is for a job, or for one stream."""
+        """Return what the worker may grow by beyond the budget: that is for a job, or for one
+        stream."""
         member = self._members.of(worker)
         if member is None or len(worker.streams) < 2:
             return 0
@@ -106,7 +108,7 @@ class Budgets:
         return need * (len(worker.streams) - 1)
 
     def reserved_for_streams(self) -> int:
-        """What open streams are likely to take, and have not taken yet."""
+        """Return what open streams are likely to take, and have not taken yet."""
         return sum(
             max(0, m.stream_need.bytes * len(worker.streams) - self._grown_by_streams(worker))
             for m in self._members

@@ -25,7 +25,7 @@ _TIDY_EVERY_S = 60.0
 
 
 class Effects:
-    """The guard's hands; `close` at the end."""
+    """Effects of the policy's decisions; `close` at the end."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Effects:
             self._observer.run(let_go)
 
     def reap_orphans(self) -> None:
-        """What the first process of a container owes to everything that is left to it."""
+        """Reap what has ended and is left to us, as the first process of a container must."""
         for pid in self._observer.orphans:
             if reap_orphan(pid):
                 log.info("orphan.reaped", pid=pid)
@@ -127,7 +127,7 @@ class Effects:
         log.warning("guard.helper_ended", pid=pid, reason=reason)
 
     def recycle(self, worker: WorkerHandle, reason: str) -> None:
-        """It leaves, after its job if it has one."""
+        """Have the worker leave, after its job if it has one."""
         if worker.state in (WorkerState.IDLE, WorkerState.BUSY):
             worker.recycle(reason)
             log.info(
@@ -144,7 +144,7 @@ class Effects:
         log.info("guard.memory_trimmed")
 
     def _move_spools(self) -> None:
-        """Those whose job has not begun; the others are mapped by a worker already."""
+        """Move inputs whose job has not begun; the others are mapped by a worker already."""
         inputs = [one for member in self._members for one in member.waiting_inputs()]
         spools = [one for one in inputs if isinstance(one, Spool)]
         self._moving.once("spools to disk", functools.partial(_to_disk, spools))

@@ -33,7 +33,7 @@ _PACE_EVIDENCE = 5
 
 
 class GrowthEstimate:
-    """How much a worker grows by one job."""
+    """Estimate of how much a worker grows by one job."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # size, growth per unit
@@ -55,7 +55,7 @@ class GrowthEstimate:
         return math.ceil(self._usual * units)
 
     def certain(self, units: float, above: int = 0) -> int | None:
-        """The same from jobs alike only (at least a quarter of the size), without a prior; None
+        """Estimate from jobs alike only (at least a quarter of the size), without a prior; None
         where too few were seen to refuse a job for it, or where it is no more than `above`."""
         if self._most * units <= above:
             return None
@@ -64,7 +64,7 @@ class GrowthEstimate:
 
 
 class Pace:
-    """How many seconds of work a unit takes, as things are now."""
+    """Seconds of work that a unit takes, as things are now."""
 
     def __init__(self) -> None:
         self._s_per_unit = 0.0
@@ -97,8 +97,8 @@ class Pace:
 
 
 class StreamNeed:
-    """How much one stream makes a worker grow: the median of what was seen, so that one that leaks
-    does not raise what is allowed to it."""
+    """Estimate of how much one stream makes a worker grow: the median of what was seen, so that one
+    that leaks does not raise what is allowed to it."""
 
     def __init__(self) -> None:
         self._seen: deque[float] = deque(maxlen=_STREAMS_REMEMBERED)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from supervisor.deaths.death import Cause
 from supervisor.deaths.history import Deaths, History
-from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.deaths.kernel_oom import OomEvidence, oom_groups
 from supervisor.guard import polling
 from supervisor.guard.accounting import Account
 from supervisor.guard.admission_control import AdmissionControl
@@ -39,11 +39,15 @@ _DECIDE_EVERY_S = 0.5
 
 
 class Guard:
-    """Looks after the pools that join it. Use as `async with`, around theirs.
+    """Memory guard of the pools that join it. Use as `async with`, around theirs.
 
-    `evidence` tells who was killed by the kernel; `history` keeps what happened. Where memory is
-    short, every other child of this process counts as a helper and is ended before a worker is
-    (but see `leave_alone`).
+    A pool without a guard makes one of its own; give several pools the same guard, so that they
+    share one limit. Where memory is short, the guard ends processes in this order: children of
+    this process that are neither fork servers nor workers (whoever started them, but see
+    `leave_alone`), then workers that have grown, then models that are being loaded. It reaps
+    orphans of the pools' processes only, unless `reap_strangers` is true.
+
+    `evidence` tells who was killed by the kernel; `history` keeps what happened.
     """
 
     def __init__(
@@ -79,6 +83,12 @@ class Guard:
         self._tasks = Tasks()
 
     async def __aenter__(self) -> "Guard":
+        for group in oom_groups():
+            log.warning(
+                "guard.oom_group_found",
+                cgroup=str(group),
+                consequence="the kernel's OOM killer ends the supervisor with any worker",
+            )
         await self._read()
         self._tasks.keep("guard", self._keep_watching)
         return self
@@ -90,7 +100,7 @@ class Guard:
         self.evidence.close()
 
     def join(self, member: Member) -> None:
-        """From now on the pool is looked after."""
+        """Look after a pool from now on."""
         self.members.add(member)
         self._count_slots()
 
@@ -115,7 +125,8 @@ class Guard:
     def finished(
         self, member: Member, worker: WorkerHandle, units: float | None, run_s: float
     ) -> None:
-        """It finished a job: learn from it, and recycle it if it has grown too much."""
+        """Learn from a job that the worker has finished, and recycle it if it has grown too
+        much."""
         self._observer.accounting.look_at(worker.pid, time.monotonic())
         growth = self._observer.accounting.of(worker.pid).growth
         if units:
@@ -129,7 +140,7 @@ class Guard:
             )
 
     def alive(self) -> bool:
-        """It has looked and decided lately."""
+        """Tell whether it has looked and decided lately."""
         return self.clock.now() - self._alive_at < _LATELY_S
 
     @contextlib.asynccontextmanager
@@ -154,7 +165,7 @@ class Guard:
         self._observer.left_alone = () if pid is None else (pid,)
 
     def held_bytes(self) -> int:
-        """What all models and workers hold: what would be free without them."""
+        """Return what all models and workers hold: what would be free without them."""
         return sum(self._held(member) for member in self.members)
 
     def expect_to_be_freed(self, count: Callable[[], int]) -> None:
@@ -177,7 +188,7 @@ class Guard:
         await self._read()
 
     async def headroom(self, member: Member) -> Headroom:
-        """What there is for a model of this pool, as soon as it is known."""
+        """Return what there is for a model of this pool, as soon as it is known."""
         await self._known.wait()
         observer = self._observer
         _, left = observer.look()
@@ -185,15 +196,16 @@ class Guard:
         return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.budgets.limits))
 
     def account(self, worker: WorkerHandle) -> Account:
-        """What the worker holds."""
+        """Return what the worker holds."""
         return self._observer.accounting.of(worker.pid)
 
     def status(self) -> GuardStatus | None:
-        """What is known now; None before the first reading."""
+        """Return what is known now; None before the first reading."""
         return read_status(self.state, self._observer, self._snapshots, self.admission)
 
     def starved_needs(self) -> str:
-        """How much more memory would end it, in words; empty while the model is not starved."""
+        """Return how much more memory would end it, in words; empty while the model is not
+        starved."""
         return self._snapshots.missing() if self.state.starved else ""
 
     # --- watching -------------------------------------------------------------------------------

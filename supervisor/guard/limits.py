@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from supervisor.readings.memory import Bound, MemoryReader, MemoryReading
-from supervisor.settings import Headroom, MemorySettings, PoolSettings
+from supervisor.settings import Headroom, MemorySettings
 from supervisor.sizes import in_units
 
 MIB = 1024 * 1024
@@ -27,7 +27,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What memory has to fit into, less a reserve; and below how much of it left which level
+    """Limits that memory has to fit into, less a reserve; and below how much of it left which level
     begins. In bytes."""
 
     limit: Explained
@@ -38,8 +38,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one worker may grow by: over `growth` it is recycled when it can be, over `hard` it is
-    ended at once. `max_rss` bounds what it shares and its growth together, mapped files aside."""
+    """Budget of one worker: over `growth` it is recycled when it can be, over `hard` it is ended at
+    once. `max_rss` bounds what it shares and its growth together, mapped files aside."""
 
     growth: Explained
     hard: Explained
@@ -56,7 +56,7 @@ def bounds_of(
 
 
 def find_limits(bounds: tuple[Bound, ...], settings: MemorySettings) -> Limits:
-    """The smallest limit, and what follows from it."""
+    """Return the smallest limit, and what follows from it."""
     smallest = min(bounds, key=lambda bound: bound.limit)
     limit = smallest.limit
     if settings.reserve is not None:
@@ -78,9 +78,9 @@ def find_limits(bounds: tuple[Bound, ...], settings: MemorySettings) -> Limits:
 def find_budget(
     settings: MemorySettings, left: int | None, workers: int, shared: int = 0
 ) -> Budget:
-    """The budget of each of `workers`. `left`: bytes that the model has left to be shared out;
-    None before it is loaded, when only what was set counts. `shared`: what a worker holds of the
-    model from birth."""
+    """Return the budget of each of `workers`. `left`: bytes that the model has left to be shared
+    out; None before it is loaded, when only what was set counts. `shared`: what a worker holds of
+    the model from birth."""
     if settings.budget is not None:
         growth = Explained(settings.budget, "the setting workers.budget")
     elif left is None:
@@ -120,17 +120,18 @@ def _share(limit: int, share: float, least: int, most: int) -> int:
 # --- here and now, for programs that run no pool -------------------------------------------------
 
 
-def explain_limits(settings: PoolSettings) -> dict[str, Explained]:
-    """Before a model is loaded, by the names of the settings."""
-    limits = find_limits(bounds_of(MemoryReader().read(), settings.memory, 0), settings.memory)
-    budget = find_budget(settings.memory, None, settings.workers)
+def explain_limits(settings: MemorySettings) -> dict[str, Explained]:
+    """Explain what the guard would keep to before a model is loaded, by the names of the
+    settings."""
+    limits = find_limits(bounds_of(MemoryReader().read(), settings, 0), settings)
+    budget = find_budget(settings, None, 1)
     return {"memory.limit": limits.limit, "memory.reserve": limits.reserve} | {
         "workers.budget": budget.growth
     }
 
 
 def find_headroom(settings: MemorySettings) -> Headroom:
-    """What there is for a model."""
+    """Return what there is for a model."""
     bounds = bounds_of(MemoryReader().read(), settings, 0)
     limits = find_limits(bounds, settings)
     left = min(bound.headroom for bound in bounds) - limits.reserve.bytes

@@ -39,7 +39,7 @@ class Members:
         return iter(tuple(self._members))
 
     def add(self, member: Member) -> None:
-        """It has come."""
+        """Add a pool."""
         self._members.append(member)
 
     def remove(self, member: Member) -> None:
@@ -79,17 +79,17 @@ class Members:
         return any(worker.busy for worker in self.workers)
 
     def helper_around(self, pid: int) -> Helper | None:
-        """The one that is `pid`, or is above it."""
+        """Return the helper that is `pid`, or is above it."""
         return next((h for h in self.helpers if h.is_above(pid)), None)
 
     @property
     def live_servers(self) -> list[ForkServerHandle]:
-        """Those that serve."""
+        """Fork servers that serve."""
         found = (member.lifecycle.live_server() for member in self._members)
         return [server for server in found if server is not None]
 
     def of(self, worker: WorkerHandle) -> Member | None:
-        """The pool that it is of."""
+        """Return the pool that the worker is of."""
         return next((m for m in self._members if worker in m.lifecycle.workers), None)
 
     def replaceable(self, worker: WorkerHandle) -> bool:

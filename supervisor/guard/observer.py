@@ -44,7 +44,7 @@ _LEAST_UNEXPLAINED = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """What the last look found, in bytes."""
+    """Findings of the last look, in bytes."""
 
     available: int
     charged: int
@@ -194,7 +194,8 @@ class Observer:
         return self.polling.unexplained
 
     def _limits_moved(self) -> bool:
-        """Somebody has set a cgroup's limit anew. This costs too much to ask at every look."""
+        """Tell whether somebody has set a cgroup's limit anew. This costs too much to ask at every
+        look."""
         now = time.monotonic()
         if now - self._limits_looked_at < _LIMITS_EVERY_S:
             return False
@@ -220,19 +221,19 @@ class Observer:
         return bounds_of(self.reading, self._settings, self.used() + self.elsewhere())
 
     def tightest(self) -> Bound:
-        """The one with the least left."""
+        """Return the bound with the least left."""
         return min(self.bounds(), key=lambda bound: bound.left)
 
     def used(self) -> int:
-        """What our processes and spools hold and cannot drop, counted once."""
+        """Return what our processes and spools hold and cannot drop, counted once."""
         return self.accounting.used() + (self._spools.usage().memory_bytes if self._spools else 0)
 
     def resource(self, name: str) -> ResourceReading | None:
-        """One of the other resources, if it has been read."""
+        """Return another resource, if it has been read."""
         return next((reading for reading in self.resources if reading.name == name), None)
 
     def spools_refused(self) -> str | None:
-        """Why what has no room in memory cannot be held on the disk, in words."""
+        """Explain why what has no room in memory cannot be held on the disk, in words."""
         if self._spools is None:
             return None
         if (why := self._reader.spools_refused) is not None:
@@ -270,7 +271,7 @@ class Observer:
             pid, spool = process.pid, spools.get(process.pid, 0)
             born_with = born.get(pid, 0)
             if pid in born and not born_with:
-                born_with = held[pid]  # just forked, and not heard of yet: all of it is shared
+                born_with = held[pid]  # just forked, and not ready yet: all of it is shared
             self.accounting.take(now, process, born_with, family=families.get(pid, 0), spool=spool)
         if reading.exact is not None:
             living = {server.pid for server in self._members.servers if server.running}

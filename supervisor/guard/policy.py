@@ -30,7 +30,7 @@ STARVED_SHARE = 0.1
 THRASHING_SHARE, _CALMER_SHARE = 0.75, 0.5
 """When a starved model's workers wait for so much of their time, again or for the first time, the
 disk is what there is too little of, and fewer of them get more done. Below, one waits while another
-computes (measured in benchmarks/README.md)."""
+computes (measured in docs/decisions.md)."""
 _STARVED_ENTER_S, _STARVED_LEAVE_S = 2.0, 10.0
 _CONCURRENCY_STEP_S = 10.0
 
@@ -92,7 +92,7 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
-    """What the policy remembers, and what holds until it decides anew.
+    """State that the policy remembers, and that holds until it decides again.
 
     `concurrency` is how many workers may work at once, of the `workers` there are;
     `starved_concurrency` is 0 where all may.
@@ -122,12 +122,12 @@ class GuardState:
 
     @property
     def spools_in_memory(self) -> bool:
-        """What arrives may be held in memory."""
+        """Whether what arrives may be held in memory."""
         return self.level == Level.NORMAL
 
     @property
     def concurrency(self) -> int:
-        """How many workers may work at once."""
+        """Number of workers that may work at once."""
         if self.level == Level.CRITICAL:
             return 1
         return self.starved_concurrency or self.workers

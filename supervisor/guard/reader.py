@@ -109,8 +109,8 @@ class Reader:
     def _others(
         self, me: int, but: Collection[int], servers: Collection[int]
     ) -> tuple[frozenset[int], list[int]]:
-        """What is below us beside those: the zombies, and the helpers. A process in the group of a
-        fork server is a worker that is just being born, and no helper."""
+        """Return what is below us beside those: the zombies, and the helpers. A process in the
+        group of a fork server is a worker that is just being born, and no helper."""
         zombies, helpers = set(), []
         for pid in descendants(me, but):
             if (standing := read_standing(pid)) is None:

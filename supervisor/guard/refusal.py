@@ -36,7 +36,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """What there is. Bytes, except where named otherwise; None: not known.
+    """Supply of everything that can run out. Bytes, except where named otherwise; None: not known.
 
     `left`: until the tightest limit; `reserved`: promised to jobs that have not used it yet;
     `capacity`: what would be left if nothing of ours ran; `ever`: how much a worker could grow with
@@ -62,21 +62,22 @@ class Supply:
 
     @property
     def headroom(self) -> int:
-        """What may still be promised."""
+        """Bytes that may still be promised."""
         return max(0, self.left - self.reserved)
 
     @property
     def most(self) -> int:
-        """How much a worker can grow now, with nothing else of ours going on."""
+        """Bytes that a worker can grow by now, with nothing else of ours going on."""
         return min(self.capacity, self.most_growth)
 
     @property
     def most_ever(self) -> int:
-        """How much a worker can grow here at all."""
+        """Bytes that a worker can grow by here at all."""
         return self.most if self.ever is None else self.ever
 
     def wait_s(self, units: float) -> float | None:
-        """How long it would take to finish what is here and `units` more, at today's pace."""
+        """Return how long it would take to finish what is here and `units` more, at today's
+        pace."""
         if self.s_per_unit is None:
             return None
         return (
@@ -87,8 +88,8 @@ class Supply:
 
 
 def refusal(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
-    """Why the job may not come in; None if it may. `certain`: its growth in bytes, where jobs
-    alike have shown it."""
+    """Explain why the job may not come in; None if it may. `certain`: its growth in bytes, where
+    jobs alike have shown it."""
     return (
         never(ask, supply, certain)
         or _not_by_memory(ask, supply, certain)
@@ -109,7 +110,7 @@ def disk_reserve(total: int) -> int:
 
 
 def never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
-    """Why the job could not be done here however long one waited; None if it could."""
+    """Explain why the job could not be done here however long one waited; None if it could."""
     most = supply.most_ever
     if certain is not None and certain > most:
         return TooLarge(
@@ -191,6 +192,6 @@ def _not_in_time(ask: Ask, supply: Supply) -> PoolError | None:
 
 
 def _retry_after(supply: Supply) -> float:
-    """When what is here now is likely to be done."""
+    """Return when what is here now is likely to be done."""
     wait_s = supply.wait_s(0.0)
     return 2.0 if wait_s is None else min(_LONGEST_RETRY_S, max(1.0, wait_s))

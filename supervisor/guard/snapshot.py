@@ -89,8 +89,8 @@ class Snapshots:
         return max((self._accounting.of(pid).mapped for pid in pids), default=0)
 
     def missing(self) -> str:
-        """How much more memory the models' mapped pages would need, in words; empty where no model
-        is loaded."""
+        """Return how much more memory the models' mapped pages would need, in words; empty where no
+        model is loaded."""
         reports = [server.report() for server in self._members.live_servers]
         if not reports:
             return ""

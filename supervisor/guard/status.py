@@ -14,7 +14,7 @@ from supervisor.readings.resources import ResourceReading
 
 @dataclass(frozen=True, slots=True)
 class GuardStatus:
-    """What the guard knows at one moment. Bytes; `left` until the tightest bound less the
+    """Knowledge of the guard at one moment. Bytes; `left` until the tightest bound less the
     reserve, `reserved` promised to jobs that have not used it yet."""
 
     state: GuardState
@@ -38,7 +38,7 @@ class GuardStatus:
 
     @property
     def headroom(self) -> int:
-        """What may still be promised."""
+        """Bytes that may still be promised."""
         return max(0, self.left - self.reserved)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class Changes:
-    """One for all that belongs together."""
+    """Change notifications, one for all that belongs together."""
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}

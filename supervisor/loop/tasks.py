@@ -21,7 +21,7 @@ def each_of(*steps: Callable[[], object]) -> None:
 
 
 class Tasks:
-    """Those of one owner, who closes them."""
+    """Tasks of one owner, who closes them."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -42,7 +42,7 @@ class Tasks:
         return asyncio.shield(task)
 
     def alive(self) -> bool:
-        """All that are to be kept run."""
+        """Tell whether all tasks that are to go on run."""
         return bool(self._kept) and not any(task.done() for task in self._kept)
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ class Backoff:
         return self._failures
 
     def failed(self, lasted_s: float) -> float:
-        """It failed after `lasted_s` seconds: how many seconds to wait now."""
+        """Return how many seconds to wait after a failure that took `lasted_s` seconds to come."""
         if lasted_s >= self._forgiven_after_s:
             self._failures = 0
         delay = 0.0

@@ -12,7 +12,7 @@ from supervisor.settings import Allocator
 
 JEMALLOC_CONF = "narenas:1,dirty_decay_ms:60000,muzzy_decay_ms:60000"
 """A worker has one thread, lives long, and uses its memory again at once: one arena, and freed
-pages kept for a minute. Measured in benchmarks/README.md."""
+pages kept for a minute. Measured in docs/decisions.md."""
 
 JEMALLOC_HUGE_PAGES = ",thp:always"
 GLIBC_HUGE_PAGES = "glibc.malloc.hugetlb=1"
@@ -38,8 +38,8 @@ class AllocatorMissing(Exception):
 def choose_allocator(
     wanted: Allocator, jemalloc: str | None, *, huge_pages: bool = True
 ) -> AllocatorChoice:
-    """The variables for `wanted`, given the path of jemalloc's library or None, with the heap on
-    huge pages or not.
+    """Return the variables for `wanted`, given the path of jemalloc's library or None, with the
+    heap on huge pages or not.
 
     Raises `AllocatorMissing`.
     """
@@ -56,8 +56,8 @@ def choose_allocator(
 
 
 def process_environment(*layers: Mapping[str, str]) -> dict[str, str]:
-    """The layers on top of each other. What a later one preloads comes before what an earlier one
-    does, and does not take its place (`LD_PRELOAD`, ld.so(8))."""
+    """Return the layers on top of each other. What a later one preloads comes before what an
+    earlier one does, and does not take its place (`LD_PRELOAD`, ld.so(8))."""
     merged: dict[str, str] = {}
     for layer in layers:
         preloaded = [part for part in (layer.get(_PRELOAD), merged.get(_PRELOAD)) if part]
@@ -68,7 +68,7 @@ def process_environment(*layers: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_jemalloc() -> str | None:
-    """The path of `libjemalloc.so.2`, or None."""
+    """Return the path of `libjemalloc.so.2`, or None."""
     for directory in _LIBRARY_DIRECTORIES:
         for path in (Path(directory), *Path(directory).glob("*-linux-gnu")):
             library = path / "libjemalloc.so.2"
@@ -78,7 +78,7 @@ def find_jemalloc() -> str | None:
 
 
 def allocator_in_use() -> str:
-    """The allocator of this very process, by what is mapped into it."""
+    """Return the allocator of this very process, by what is mapped into it."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     if "libjemalloc" in maps:
         return "jemalloc"

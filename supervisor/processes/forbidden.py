@@ -66,7 +66,7 @@ class ForbiddenCalls:
 
 
 def _path(pid: int, address: int) -> str:
-    """What the waiting process has there; empty where it may not be read."""
+    """Return what the waiting process has there; empty where it may not be read."""
     # An address may be any number, and none that a file can be read at.
     with contextlib.suppress(OSError, OverflowError, ValueError):
         with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from supervisor.deaths.death import Death, Intent
 from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
+from supervisor.process_control import kill_group
 from supervisor.processes.environment import AllocatorChoice, process_environment
 from supervisor.processes.output import WorkerOutput
 from supervisor.processes.process import Process
@@ -172,8 +172,7 @@ class ForkServerHandle(Process):
     def kill_all(self, intent: Intent, reason: str) -> None:
         """SIGKILL for it and for what the model has started while it loads."""
         self.kill(intent, reason)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        kill_group(self.pid)
 
     def close(self) -> None:
         """Ask it to end: it reads end-of-file. It gets a second for it."""
@@ -187,7 +186,7 @@ class ForkServerHandle(Process):
         super().abandon()
 
     def report(self) -> dict[str, Any]:
-        """What the loaded model reports about itself; empty before."""
+        """Return what the loaded model reports about itself; empty before."""
         if self.loaded.done() and self.loaded.exception() is None:
             return self.loaded.result().report
         return {}

@@ -4,13 +4,12 @@ The guard ends it before any worker, and how it ended is told as of every other 
 """
 
 import asyncio
-import contextlib
-import os
-import signal
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-from supervisor.deaths.death import Death, ExitStatus, Intent, Outcome
+from supervisor.deaths.death import Death, ExitStatus, Intent
 from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.deaths.outcome import Outcome
+from supervisor.process_control import kill_group
 
 _LAST_WORDS_S = 1.0
 _GROUP_EVERY_S = 0.25
@@ -20,7 +19,7 @@ _REMEMBERED_S = 10.0
 
 
 class Helper:
-    """One such process, with its standard output and error piped to us; a `role` is for people."""
+    """Helper process, with its standard output and error piped to us; a `role` is for people."""
 
     def __init__(
         self, role: str, process: asyncio.subprocess.Process, evidence: OomEvidence
@@ -58,16 +57,17 @@ class Helper:
         return cls(role, process, evidence)
 
     def seen_below(self, now: float, pids: Collection[int]) -> None:
-        """Somebody has looked. A number that was seen long ago may be another's by now."""
+        """Take note of what was seen below it. An old number may be another's by now."""
         self._below |= dict.fromkeys(pids, now)
         self._below = {p: seen for p, seen in self._below.items() if now - seen < _REMEMBERED_S}
 
     def is_above(self, pid: int) -> bool:
-        """It is that process, or that one was seen below it."""
+        """Tell whether it is that process, or that one was seen below it."""
         return pid == self.pid or pid in self._below
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """What it writes to standard output, until it has ended; of a long line, the beginning."""
+        """Iterate over what it writes to standard output, until it has ended; of a long line, the
+        beginning."""
         assert self._process.stdout is not None
         unread = b""
         while block := await self._process.stdout.read(_MOST_KEPT):
@@ -81,11 +81,7 @@ class Helper:
     def kill(self, intent: Intent, reason: str = "") -> None:
         """SIGKILL, remembering why."""
         self.outcome.force(intent, reason)
-        self._kill_group()
-
-    def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        kill_group(self.pid)
 
     async def ended(self) -> Death | None:
         """Wait for its end; None if it did what it was for. What it has started ends with it."""
@@ -93,7 +89,7 @@ class Helper:
         try:
             while not (await asyncio.wait({waiting}, timeout=_GROUP_EVERY_S))[0]:
                 if self._process.returncode is not None:
-                    self._kill_group()  # its pipes are still open: of its group some are left
+                    kill_group(self.pid)  # its pipes are still open: of its group some are left
         finally:
             waiting.cancel()
         status = waiting.result()
@@ -110,14 +106,14 @@ class Helper:
         return self._death
 
     async def close(self) -> Death | None:
-        """It is not wanted any more. Returns what `ended` does."""
+        """End it: it is not wanted any more. Returns what `ended` does."""
         if self._process.returncode is None:
             self.kill(Intent.SHUTDOWN)
         return await self.ended()
 
 
 async def _last_of(stream: asyncio.StreamReader) -> bytes:
-    """Its end, however much there was."""
+    """Read the end of a stream, however much there was."""
     last = b""
     while block := await stream.read(_MOST_KEPT):
         last = (last + block)[-_MOST_KEPT:]

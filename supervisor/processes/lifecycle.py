@@ -10,7 +10,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from supervisor.deaths.death import Cause, Death, Intent
+from supervisor.deaths.death import Death, Intent
 from supervisor.deaths.history import Deaths, History
 from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.log import get_logger
@@ -22,7 +22,7 @@ from supervisor.processes.backoff import Backoff
 from supervisor.processes.forkserver_handle import ForkServerHandle, ForkServerLost
 from supervisor.processes.loading import CANNOT_LOAD, Loader
 from supervisor.processes.slots import WorkerSlots
-from supervisor.processes.worker_handle import WorkerHandle, WorkerOwner, WorkerStillborn
+from supervisor.processes.worker_handle import WorkerOwner, WorkerStillborn
 from supervisor.settings import Headroom, PoolSettings, Target, TargetSource
 from supervisor.sizes import in_units
 from supervisor.wire.messages import Loaded
@@ -48,7 +48,7 @@ class ProcessLifecycle:
         self.settings = settings
         self.server: ForkServerHandle | None = None
         """The newest fork server that has loaded; it may have ended."""
-        self._deaths = Deaths(history, evidence)
+        self.deaths = Deaths(history, evidence)
         self.load_failures = 0
         self.load_death: Death | None = None
         """How the last fork server ended that did not get its model loaded; None after one that
@@ -61,15 +61,19 @@ class ProcessLifecycle:
         self._clock = clock
         self.changes = Changes()
         self._slots = WorkerSlots(
-            settings, owner, self._deaths, self.changes, clock, self.live_server
+            settings, owner, self.deaths, self.changes, clock, self.live_server
         )
+        self.workers = self._slots.workers
+        """All that run, and those of whom it is not known yet that they do not."""
         self._backoff = Backoff(first_s=0.5, longest_s=30.0, forgiven_after_s=60.0)
         self._loading_since = 0.0
         self._unready_because = "the model is not loaded yet"
         self._tasks = Tasks()
         self.loader = Loader(
-            target, settings, self._deaths, self.changes, clock, self._tasks, lambda: self.workers
+            target, settings, self.deaths, self.changes, clock, self._tasks, self.workers
         )
+        self.servers = self.loader.servers
+        """All that run: the one that serves, those that load, those whose last worker leaves."""
 
     async def __aenter__(self) -> "ProcessLifecycle":
         become_subreaper()
@@ -82,10 +86,10 @@ class ProcessLifecycle:
         try:
             await self._tasks.close()
         finally:
-            await self.loader.close(self.workers)
+            await self.loader.close()
 
     def unready_reason(self) -> str | None:
-        """Why no worker is able now; None if one is."""
+        """Explain why no worker is able now; None if one is."""
         if self._slots.able():
             return None
         if self.live_server() is None:
@@ -93,7 +97,7 @@ class ProcessLifecycle:
         return self._slots.failing_reason() or "the workers are being started"
 
     def alive(self) -> bool:
-        """Its tasks run."""
+        """Tell whether its tasks run."""
         return self._tasks.alive()
 
     def hopeless(self) -> bool:
@@ -110,12 +114,12 @@ class ProcessLifecycle:
         return server
 
     def loaded(self) -> Loaded | None:
-        """What the live fork server told when its model was in memory."""
+        """Return what the live fork server told when its model was in memory."""
         server = self.live_server()
         return server.loaded.result() if server else None
 
     def report(self) -> dict[str, Any]:
-        """What the loaded model tells about itself; empty while there is none."""
+        """Return what the loaded model tells about itself; empty while there is none."""
         loaded = self.loaded()
         return loaded.report if loaded else {}
 
@@ -127,7 +131,7 @@ class ProcessLifecycle:
         return self._wanted
 
     def discard(self, reason: str) -> None:
-        """The fork server that serves and its workers are no good: load the target anew, now."""
+        """Discard the fork server that serves, and its workers: load the target anew, now."""
         if (server := self.live_server()) is None:
             return
         server.kill(Intent.SHUTDOWN)
@@ -136,21 +140,6 @@ class ProcessLifecycle:
                 worker.kill(Intent.SHUTDOWN, reason)
         self.changes.notify()
         log.error("model.discarded", pid=server.pid, reason=reason)
-
-    @property
-    def servers(self) -> set[ForkServerHandle]:
-        """All that run: the one that serves, those that load, those whose last worker leaves."""
-        return self.loader.servers
-
-    @property
-    def workers(self) -> set[WorkerHandle]:
-        """All that run, and those of whom it is not known yet that they do not."""
-        return self._slots.workers
-
-    @property
-    def deaths(self) -> dict[Cause, int]:
-        """How many processes have ended, by cause."""
-        return self._deaths.by_cause
 
     # --- the one task that decides which fork server there is -------------------------------------
 
@@ -194,7 +183,8 @@ class ProcessLifecycle:
                 before = now
                 await self._make_room(before, target)
             server = await self.loader.load(target)
-            first = await self._first_worker(server)
+            # Where there is something to go back to, workers that die at birth are a failure, too.
+            first = await self._slots.try_out(server) if self.live_server() else None
             self._install(server)
             if first is not None:
                 self._slots.take_in(first)
@@ -231,23 +221,12 @@ class ProcessLifecycle:
         finally:
             finding.cancel()
 
-    async def _first_worker(self, server: ForkServerHandle) -> WorkerHandle | None:
-        """A model whose workers die at birth is no better than one that cannot be loaded. None
-        where there is nothing to go back to."""
-        if self.live_server() is None:
-            return None
-        try:
-            return await self._slots.try_out(server)
-        except BaseException:
-            server.close()
-            raise
-
     def _answer(self, wanted: int) -> None:
         self.answered = wanted
         self.changes.notify()
 
     async def _make_room(self, before: ForkServerHandle, target: Target) -> None:
-        """Where both do not fit, the one that serves goes first, with its workers, after their
+        """Let the one that serves go first where both do not fit, with its workers, after their
         jobs."""
         headroom = await self._headroom()
         if target.needs is None or target.needs <= headroom.now:
@@ -257,10 +236,7 @@ class ProcessLifecycle:
             f"{in_units(headroom.now)} are left beside the old one"
         )
         log.warning(
-            "model.swap_started",
-            needs_bytes=target.needs,
-            left_bytes=headroom.now,
-            consequence="no request is taken until the new one is loaded",
+            "model.swap_started", needs_bytes=target.needs, left_bytes=headroom.now, overlap=False
         )
         self.server, before.retired = None, True
         await self._slots.vacate(before, self.settings.load_timeout_s)
@@ -268,7 +244,7 @@ class ProcessLifecycle:
         await asyncio.shield(before.ended)
 
     async def _go_back(self, before: ForkServerHandle) -> bool:
-        """The one that had to go is loaded again; False if that fails too."""
+        """Load the one that had to go again; False if that fails too."""
         if before.outcome.asked is not Intent.SHUTDOWN:
             return False
         log.warning("model.rollback_started")
@@ -293,7 +269,7 @@ class ProcessLifecycle:
                 await self.changes.until(lambda: self._wanted > self.answered)
 
     def _install(self, server: ForkServerHandle) -> None:
-        """The slots move to it one by one; the one before ends when its last worker has left."""
+        """Move the slots to it one by one; the one before ends when its last worker has left."""
         before, self.server = self.live_server(), server
         if before is not None:
             ending = functools.partial(self._end_when_childless, before)

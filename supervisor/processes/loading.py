@@ -43,7 +43,7 @@ class Loader:
         changes: Changes,
         clock: LoopClock,
         tasks: Tasks,
-        workers: Callable[[], set[WorkerHandle]],
+        workers: set[WorkerHandle],
     ) -> None:
         self._target = target
         self._settings = settings
@@ -117,7 +117,7 @@ class Loader:
     async def _clear_after(self, server: ForkServerHandle) -> None:
         """Processes that the model had started are left to us."""
         self._left.add(server)
-        await self._changes.until(lambda: all(w.server is not server for w in self._workers()))
+        await self._changes.until(lambda: all(w.server is not server for w in self._workers))
         await self._clear(server)
 
     async def _clear(self, server: ForkServerHandle) -> None:
@@ -128,8 +128,9 @@ class Loader:
             await asyncio.sleep(_CLEAR_PAUSE_S)
         self._left.discard(server)
 
-    async def close(self, workers: set[WorkerHandle]) -> None:
-        """End all fork servers and `workers`, and wait for that."""
+    async def close(self) -> None:
+        """End all fork servers and workers, and wait for that."""
+        workers = self._workers
         self._left |= self.servers
         for worker in list(workers):
             if worker.job is None:

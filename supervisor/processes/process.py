@@ -5,8 +5,9 @@ import contextlib
 import os
 import signal
 
-from supervisor.deaths.death import Death, ExitStatus, Intent, Outcome
+from supervisor.deaths.death import Death, ExitStatus, Intent
 from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.deaths.outcome import Outcome
 
 _LEAVE_S = 1.0
 """How long a process may take to end after its channel was closed."""
@@ -37,7 +38,7 @@ class Process:
 
     @property
     def ending(self) -> bool:
-        """It is being ended, or has ended: no sign of life is expected of it."""
+        """Whether it is being ended, or has ended: no sign of life is expected of it."""
         return not self.running or self.outcome.forced is not Intent.NONE
 
     def kill(self, intent: Intent, reason: str = "") -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 _PREFIX = "modelserver-load-"
@@ -19,7 +20,7 @@ class Scratch:
 
     def __init__(self) -> None:
         """Raises `OSError`."""
-        remove_left_over()
+        _in_thread(remove_left_over)
         self.name = tempfile.mkdtemp(prefix=_PREFIX)
         self._fd = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with contextlib.suppress(OSError):  # a file system without locks: it is not looked at again
@@ -34,10 +35,14 @@ class Scratch:
 
     def remove_later(self) -> None:
         """Remove it in a thread: there may be much, and a process may still write there."""
-        try:
-            asyncio.get_running_loop().run_in_executor(None, self.remove)
-        except RuntimeError:  # no thread can be started
-            self.remove()
+        _in_thread(self.remove)
+
+
+def _in_thread(remove: Callable[[], None]) -> None:
+    try:
+        asyncio.get_running_loop().run_in_executor(None, remove)
+    except RuntimeError:  # there is no loop, or no thread can be started
+        remove()
 
 
 def remove_left_over() -> None:

@@ -34,7 +34,7 @@ are so many a successor waits until one of those has gone."""
 
 
 class _Slot:
-    """One slot, and who sits on it."""
+    """Worker slot, and the worker on it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -80,7 +80,7 @@ class WorkerSlots:
         return any(worker.able for worker in self.workers)
 
     def failing_reason(self) -> str | None:
-        """Why workers do not stay alive; None if none fails."""
+        """Explain why workers do not stay alive; None if none fails."""
         return next((slot.failing for slot in self._slots if slot.failing is not None), None)
 
     def all_fail(self) -> bool:
@@ -110,11 +110,15 @@ class WorkerSlots:
 
     async def try_out(self, server: ForkServerHandle) -> WorkerHandle:
         """A worker of the new fork server that got ready, to be taken in once it is the newest.
-        Raises `ForkServerLost`, `WorkerStillborn` or `OSError`."""
-        return await self._start_worker(self._slots[0].number, server)
+        Raises `ForkServerLost`, `WorkerStillborn` or `OSError`, having ended the fork server."""
+        try:
+            return await self._start_worker(self._slots[0].number, server)
+        except BaseException:
+            server.close()
+            raise
 
     def take_in(self, worker: WorkerHandle) -> None:
-        """It takes the place of the first slot's worker."""
+        """Put the worker on the first slot."""
         slot = self._slots[0]
         if slot.filling or not worker.able:
             worker.recycle("its slot is taken")
@@ -179,7 +183,8 @@ class WorkerSlots:
             before.recycle("a newer model takes its place")
 
     async def _rest_after(self, slot: _Slot, worker: WorkerHandle) -> None:
-        """Its worker is gone: one that was of use, or was asked to go, is replaced at once."""
+        """Rest after a worker is gone; one that was of use, or was asked to go, is replaced at
+        once."""
         death = worker.gone.result() if worker.gone.done() else worker.outcome.stuck()
         useful = worker.useful or death.cause in EXPECTED
         lasted = float("inf") if useful else self._clock.now() - slot.started
@@ -232,17 +237,17 @@ class WorkerSlots:
         return worker
 
     def _check_sandbox(self, worker: WorkerHandle) -> None:
-        """What the fork server has tried out must be in force in the worker, too. Raises
+        """Check that what the fork server has tried is in force in the worker, too. Raises
         `WorkerStillborn` where a worker without it may not serve."""
         promised = worker.server.loaded.result().sandbox
         missing = [name for name in promised if name not in worker.in_force]
         if not missing:
             return
-        if self.settings.sandbox is Sandbox.ON:
-            worker.kill(Intent.SANDBOX, f"its sandbox lacks {', '.join(missing)}")
         log.error("worker.sandbox_incomplete", worker=worker.slot, pid=worker.pid, missing=missing)
         if self.settings.sandbox is Sandbox.ON:
-            raise WorkerStillborn(f"its sandbox lacks {', '.join(missing)}")
+            reason = f"its sandbox lacks {', '.join(missing)}"
+            worker.kill(Intent.SANDBOX, reason)
+            raise WorkerStillborn(reason)
 
     async def _watch(self) -> None:
         """Look at heartbeats and at what the workers write."""

@@ -56,7 +56,7 @@ class WorkerState(enum.Enum):
 
 
 class WorkerStillborn(Exception):
-    """It died before it could take a job."""
+    """Worker that died before it could take a job."""
 
 
 class CarriedStream(Protocol):
@@ -67,24 +67,45 @@ class CarriedStream(Protocol):
 
     @property
     def working(self) -> bool:
-        """Its worker has input of it that is not answered."""
+        """Whether its worker has input of it that is not answered."""
 
 
 class WorkerOwner(Protocol):
     """Receiver of what happens in a worker's life."""
 
     def worker_changed(self, worker: "WorkerHandle") -> None:
-        """It can take a job now, or none any more."""
+        """Called when it can take a job now, or none any more."""
 
     def worker_busy(self, worker: "WorkerHandle") -> None:
-        """It has something to do from now on."""
+        """Called when it has something to do from now on."""
 
     def worker_message(self, worker: "WorkerHandle", message: FromWorker) -> None:
-        """It sent something other than `Ready`. Raises `ProtocolError` where it may not."""
+        """Called when it sent something other than `Ready`. Raises `ProtocolError` where it may
+        not."""
 
     def worker_lost(self, worker: "WorkerHandle", death: Death) -> None:
-        """It has ended, or cannot be ended. `worker.job` is the job that it had, and
+        """Called when it has ended, or cannot be ended. `worker.job` is the job that it had, and
         `worker.at_hand` what it was working for."""
+
+
+class _BusyTime:
+    """Time that a worker has been busy."""
+
+    def __init__(self) -> None:
+        self._before_s = 0.0
+        self._since: float | None = None
+
+    @property
+    def total_s(self) -> float:
+        """Seconds so far."""
+        return self._before_s + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def switch(self, busy: bool) -> bool:
+        """Count from now on, or no more; False if that is no change."""
+        if busy == (self._since is not None):
+            return False
+        self._before_s, self._since = self.total_s, time.monotonic() if busy else None
+        return True
 
 
 class WorkerHandle(Process):
@@ -102,7 +123,6 @@ class WorkerHandle(Process):
         clock: LoopClock,
     ) -> None:
         """`on_gone` is called when it has ended, and tells `owner`."""
-        loop = asyncio.get_running_loop()
         self.slot = slot
         self.server = server
         self.state = WorkerState.STARTING
@@ -114,16 +134,15 @@ class WorkerHandle(Process):
         self.idle_since = 0.0
         self.hurried = False
         """It is to leave because memory is short: its streams are moved at once."""
-        self._worked_s = 0.0
-        self._busy_since: float | None = None
+        self._busy_time = _BusyTime()
         self.born_bytes = 0
         """Memory that it held when it got ready and cannot drop: nearly all of it is shared."""
         self.grown_before = 0
         """Bytes that it had grown by when its job began."""
         self.in_force: tuple[str, ...] = ()
         """What its sandbox has put in force."""
-        self.ready: asyncio.Future[None] = loop.create_future()
-        self.gone: asyncio.Future[Death] = loop.create_future()
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gone: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self._owner, self._on_gone, self._changes = owner, on_gone, changes
         self._clock = clock
         self._signs, self._output = LifeSigns(born.page, clock), born.output
@@ -136,17 +155,17 @@ class WorkerHandle(Process):
 
     @property
     def able(self) -> bool:
-        """It has a job or could take one."""
+        """Whether it has a job or could take one."""
         return self.state in (WorkerState.IDLE, WorkerState.BUSY)
 
     @property
     def busy(self) -> bool:
-        """It has a job, or a stream that does not wait for input."""
+        """Whether it has a job, or a stream that does not wait for input."""
         return self.job is not None or any(stream.working for stream in self.streams)
 
     @property
     def vacated(self) -> bool:
-        """Its slot is free for another: it is gone, or cannot be ended."""
+        """Whether its slot is free for another: it is gone, or cannot be ended."""
         return self.stuck or self.gone.done()
 
     @property
@@ -154,16 +173,13 @@ class WorkerHandle(Process):
         """The number of the job or stream of its own that it was working for when last seen, as it
         says; 0 for none."""
         number = self._signs.at_hand
-        its_own = (self.job is not None and number == self.job.id) or any(
-            stream.number == number for stream in self.streams
-        )
-        return number if its_own else 0
+        job = [] if self.job is None else [self.job.id]
+        return number if number in (*job, *(stream.number for stream in self.streams)) else 0
 
     @property
     def worked_s(self) -> float:
         """Seconds that it has been busy."""
-        since = self._busy_since
-        return self._worked_s + (time.monotonic() - since if since is not None else 0.0)
+        return self._busy_time.total_s
 
     @property
     def silent_s(self) -> float:
@@ -179,26 +195,20 @@ class WorkerHandle(Process):
         return self._signs.overdue_s(expected=starts or stops or leaves)
 
     def stays_for_streams(self, settle_s: float) -> bool:
-        """It is to leave, and has only streams left that would lose something by a move: another
-        worker is needed beside it, after `settle_s`."""
+        """Tell whether it is to leave, and has only streams left that would lose something by a
+        move: another worker is needed beside it, after `settle_s`."""
         if self.state is not WorkerState.LEAVING or self.job is not None or not self.streams:
             return False
         return self._clock.now() - self._leaving_since > settle_s
 
     def output(self) -> str:
-        """What it has written to its standard output and error since."""
+        """Take what it has written to its standard output and error since."""
         return self._output.take() if not self.gone.done() else ""
 
     def work_changed(self) -> None:
         """Something was given to it, or it has answered: count the time that it is busy."""
-        if self.busy == (self._busy_since is not None):
-            return
-        if self._busy_since is None:
-            self._busy_since = time.monotonic()
+        if self._busy_time.switch(busy := self.busy) and busy:
             self._owner.worker_busy(self)
-        else:
-            self._worked_s += time.monotonic() - self._busy_since
-            self._busy_since = None
 
     def run(self, job: Job, fds: Sequence[int]) -> bool:
         """Give the idle worker a job, with the descriptor of its input. False if the kernel would
@@ -214,12 +224,13 @@ class WorkerHandle(Process):
         return True
 
     def cancel(self) -> None:
-        """Its job is not wanted; it answers when it has stopped."""
+        """Cancel its job; it answers when it has stopped."""
         if self.job is not None:
             self._tell(Cancel(self.job.id))
 
     def job_over(self, *, done: bool = True) -> None:
-        """It answered, and is idle, unless it was told to leave. `done`: not only given up."""
+        """Count a job that it has answered: it is idle, unless it was told to leave. `done`: not
+        only given up."""
         self.job = None
         self.jobs_done += done
         self.work_changed()

@@ -21,7 +21,7 @@ def own_cgroups(file: Path = Path("/proc/self/cgroup")) -> dict[str, str]:
 
 
 def directories(root: Path, cgroups: Mapping[str, str], controller: str) -> list[Path]:
-    """The directories from the root of a hierarchy down to this process, for a version 1
+    """Return the directories from the root of a hierarchy down to this process, for a version 1
     controller, or for `UNIFIED`.
 
     Inside a container the path that the kernel tells may not be there; then the root is the
@@ -42,5 +42,5 @@ def directories(root: Path, cgroups: Mapping[str, str], controller: str) -> list
 
 
 def read_word(file: Path) -> str:
-    """The file's text without white space around it; empty where it cannot be read."""
+    """Return the file's text without white space around it; empty where it cannot be read."""
     return read_file(file).decode("ascii").strip()

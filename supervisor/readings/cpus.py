@@ -11,14 +11,14 @@ _PERIOD_US = 100_000
 
 
 def usable_cpus() -> int:
-    """The CPUs this process may use: its affinity, and its cgroup's quota (v1 or v2)."""
+    """Return how many CPUs this process may use, by its affinity and its cgroup's quota."""
     allowed = len(os.sched_getaffinity(0))
     quota = cpu_quota(ROOT, own_cgroups())
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
 def cpu_quota(root: Path, cgroups: Mapping[str, str]) -> float | None:
-    """The tightest cgroup quota along the path, in CPUs; None where there is none."""
+    """Return the tightest cgroup quota along the path, in CPUs; None where there is none."""
     quotas = []
     for directory in directories(root, cgroups, UNIFIED):
         quota, _, period = read_word(directory / "cpu.max").partition(" ")

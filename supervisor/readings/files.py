@@ -12,8 +12,8 @@ _NOT_TRIED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The whole of a small file; empty where there is none, or where it may not be read. Raises
-    `OSError` where that is not known."""
+    """Return the whole of a small file; empty where there is none, or where it may not be read.
+    Raises `OSError` where that is not known."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -45,8 +45,8 @@ class KernelFile:
 
 
 def field(text: bytes, name: bytes) -> int | None:
-    """The number after `name` at the beginning of a line, such as "oom_kill 3" or
-    "RssAnon:  120 kB"; None if there is no such line."""
+    """Return the number after `name` at the beginning of a line, such as "oom_kill 3" or "RssAnon:
+    120 kB"; None if there is no such line."""
     at = 0 if text.startswith(name) else text.find(b"\n" + name) + 1
     if at == 0 and not text.startswith(name):
         return None

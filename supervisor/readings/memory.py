@@ -63,7 +63,7 @@ class Bound:
 
     @property
     def headroom(self) -> int:
-        """What may still be used."""
+        """Bytes that may still be used."""
         return max(0, self.left)
 
 
@@ -126,7 +126,7 @@ class MemoryReader:
 
 
 def available_in(meminfo: bytes) -> int:
-    """What the kernel calls available, in bytes. Raises `OSError`."""
+    """Return what the kernel calls available, in bytes. Raises `OSError`."""
     return _kilobytes(meminfo, b"MemAvailable:")
 
 
@@ -138,7 +138,7 @@ def available_memory() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where one cgroup's figures are. Version 1 has its totals under names of their own."""
+    """Files with one cgroup's figures. Version 1 has its totals under names of their own."""
 
     directory: Path
     usage: str
@@ -217,7 +217,7 @@ def _find_sources(root: Path, cgroups: Mapping[str, str]) -> list[_Source]:
 
 
 def usage_files(reading: MemoryReading) -> list[Path]:
-    """The counters of the cgroups that have a limit: what is charged now, cache included."""
+    """Return the counters of the cgroups that have a limit: what is charged now, cache included."""
     names = {
         "memory.limit_in_bytes": "memory.usage_in_bytes",
         "memory.max": "memory.current",
@@ -227,7 +227,7 @@ def usage_files(reading: MemoryReading) -> list[Path]:
 
 
 def limit_files(reading: MemoryReading) -> list[Path]:
-    """The files in which the limits of our cgroups stand, set or not."""
+    """Return the files in which the limits of our cgroups stand, set or not."""
     found = (cgroup.directory / name for cgroup in reading.cgroups for name in cgroup.limits_in)
     return [path for path in found if path.is_file()]
 

@@ -18,7 +18,7 @@ class Pressure:
 
 
 def read_pressure(file: Path = PROC) -> Pressure | None:
-    """The file's content, or None where the kernel does not offer it."""
+    """Return the file's content, or None where the kernel does not offer it."""
     lines = {}
     for line in read_file(file).decode("ascii").splitlines():
         kind, *pairs = line.split()

@@ -32,12 +32,13 @@ class ProcessMemory:
 
     @property
     def unreclaimable(self) -> int:
-        """What cannot be dropped, wherever it is now: anonymous memory, what is in swap, and memory
-        that is shared by name or by fork."""
+        """Memory that cannot be dropped, wherever it is now: anonymous memory, what is in swap, and
+        memory that is shared by name or by fork."""
         return self.unreclaimable_beside(0)
 
     def unreclaimable_beside(self, spool: int) -> int:
-        """The same but for `spool` bytes of its job's input, which are counted as spools are."""
+        """Memory that cannot be dropped, but for `spool` bytes of its job's input, which are
+        counted as spools are."""
         return self.anonymous + self.swap + max(0, self.shared_memory - spool)
 
 
@@ -151,8 +152,8 @@ def _memory_device() -> int:
 
 
 def descendants(pid: int, but: Collection[int] = ()) -> list[int]:
-    """The pids below `pid`, without a walk over all of /proc; `but`: these and all below them are
-    left out."""
+    """Return the pids below `pid`, without a walk over all of /proc; `but`: these and all below
+    them are left out."""
     found: list[int] = []
     unseen = [pid]
     while unseen:

@@ -16,7 +16,7 @@ from supervisor.readings.files import read_number
 
 @dataclass(frozen=True, slots=True)
 class ResourceReading:
-    """One of them: `used` of `limit`, in bytes or pieces."""
+    """Resource that can run out: `used` of `limit`, in bytes or pieces."""
 
     name: str
     used: int
@@ -24,12 +24,13 @@ class ResourceReading:
 
     @property
     def free(self) -> int:
-        """What is left."""
+        """Amount that is left."""
         return max(0, self.limit - self.used)
 
 
 def read_disk(directory: Path) -> ResourceReading | None:
-    """The file system that holds `directory`, for an ordinary user; None if it is not there."""
+    """Return the file system that holds `directory`, for an ordinary user; None if it is not
+    there."""
     try:
         usage = psutil.disk_usage(str(directory))
     except OSError:
@@ -38,7 +39,7 @@ def read_disk(directory: Path) -> ResourceReading | None:
 
 
 def unwritable(directory: Path) -> str | None:
-    """Why no file can be made there, in words and without trying to; None if one may be."""
+    """Explain why no file can be made there, in words and without trying to; None if one may be."""
     try:
         flags = os.statvfs(directory).f_flag
     except OSError as error:

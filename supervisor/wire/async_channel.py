@@ -64,7 +64,7 @@ class AsyncChannel(Generic[M]):
         self.send_encoded(encode(message), fds)
 
     def send_encoded(self, body: bytes, fds: Sequence[int] = ()) -> None:
-        """The same for what `encoded` has made."""
+        """Send what `encoded` has made."""
         if not self._open:
             return
         if self._unsent and sum(len(packet) for packet, _ in self._unsent) > _MOST_UNSENT_BYTES:

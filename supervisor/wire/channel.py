@@ -42,7 +42,7 @@ class ChannelClosed(Exception):
 
 
 class MessageTooLong(ValueError):
-    """It is longer than the other side would take."""
+    """Message that is longer than the other side would take."""
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
@@ -162,7 +162,7 @@ class Channel(Generic[M]):
         self._inbox = Inbox(sock, decoder, longest)
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
+        """Return the socket's descriptor."""
         return self._socket.fileno()
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
@@ -175,8 +175,8 @@ class Channel(Generic[M]):
             fds = ()
 
     def receive(self, timeout_s: float | None) -> tuple[M, list[int]] | None:
-        """The next message and its descriptors, or None after `timeout_s` (None: no limit). Once a
-        message has begun to arrive, its end is waited for.
+        """Return the next message and its descriptors, or None after `timeout_s` (None: no limit).
+        Once a message has begun to arrive, its end is waited for.
 
         Raises `ChannelClosed` at end-of-file.
         """

@@ -54,7 +54,7 @@ def unpack_value(body: bytes) -> Any:
 
 
 def unpack_list(body: bytes) -> list[Any]:
-    """The same of a list. Raises `ProtocolError` for anything else, too."""
+    """Decode a list. Raises `ProtocolError` for anything else, too."""
     value = unpack_value(body)
     if not isinstance(value, list):
         raise ProtocolError(f"a {type(value).__name__} in place of a list")

@@ -395,4 +395,4 @@ def test_it_is_light_and_costs_little(admin: Admin, launched: Browser) -> None:
     before, began = sum(supervisor.cpu_times()[:2]), time.monotonic()
     time.sleep(6)
     share = (sum(supervisor.cpu_times()[:2]) - before) / (time.monotonic() - began)
-    assert share < 0.03  # with all that the supervisor does anyway; see benchmarks/README.md
+    assert share < 0.03  # with all that the supervisor does anyway; see docs/decisions.md

@@ -2,45 +2,15 @@
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from running import start_server, until
+from service_manager import Systemd
 
 import models
-
-
-class Systemd:
-    """The receiving end. Every message so far, with the time it came."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.setblocking(False)
-        self.heard: list[tuple[float, str, str]] = []
-
-    def listen(self) -> list[tuple[float, str, str]]:
-        while True:
-            try:
-                message = self._socket.recv(65536).decode()
-            except BlockingIOError:
-                return self.heard
-            for line in message.splitlines():
-                name, _, value = line.partition("=")
-                self.heard.append((time.monotonic(), name, value))
-
-    def count(self, name: str) -> int:
-        return sum(heard == name for _, heard, _ in self.listen())
-
-    def last(self, name: str) -> str:
-        return next((value for _, heard, value in reversed(self.listen()) if heard == name), "")
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ import pytest
 from language_model import language_model
 from running import RunningServer, start_server
 
+from modelserver.api.asyncapi import asyncapi_document
+from modelserver.api.openapi import error_codes, source
 from modelserver.api.routes import build_application
 from modelserver.http.errors import STATUS
-from modelserver.request.parameters import JOB_NAMES, NAMES
+from modelserver.request.parameters import ASK_NAMES, JOB_NAMES, NAMES, STREAM_NAMES
 from modelserver.web import PAGES
 
 
@@ -66,6 +68,25 @@ def test_every_parameter_and_error_is_described(document: dict[str, Any]) -> Non
     }  # fmt: skip
     for code in STATUS:
         assert code in elsewhere or f"`{code}`" in said, code
+
+
+def test_nothing_is_described_that_there_is_not() -> None:
+    given = source()
+    used = {operation.errors for operation in given.operations.values()} - {""}
+    named = {code[1:] for codes in given.errors.values() for code in codes if code[0] == "@"}
+    assert set(given.errors) == used | named
+    assert set(error_codes(f"@{name}" for name in given.errors)) <= set(STATUS)
+    lists = [one.query for one in given.operations.values() if isinstance(one.query, tuple)]
+    names = {*NAMES, *JOB_NAMES, *ASK_NAMES, *(name for names in lists for name in names)}
+    assert names == set(given.parameters)
+    assert set(given.stream_parameters) <= set(STREAM_NAMES)
+
+
+def test_every_parameter_of_a_stream_is_described() -> None:
+    stream = asyncapi_document()["channels"]["stream"]
+    properties = stream["bindings"]["ws"]["query"]["properties"]
+    assert set(properties) == set(STREAM_NAMES)
+    assert all(one["description"] for one in properties.values())
 
 
 def test_it_is_as_the_server_behaves(server: RunningServer, tmp_path: Path) -> None:

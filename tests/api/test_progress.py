@@ -6,6 +6,8 @@ from modelserver.api import progress
 from modelserver.api.progress import OurStory, _Waiting
 from modelserver.speech.messages import SpeechProgress, SpeechSegment
 
+pytestmark = pytest.mark.quick
+
 
 def test_of_what_passes_only_the_last_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_REPORT_S", 0.0)

@@ -6,6 +6,8 @@ import pytest
 from packaging.requirements import Requirement
 from places import ROOT
 
+pytestmark = pytest.mark.quick
+
 
 def pinned(name: str) -> dict[str, tuple[str, int]]:
     """Version and number of hashes of each."""

@@ -6,6 +6,8 @@ import pytest
 
 from modelserver.outbound.hosts import AllowedHosts, Refused
 
+pytestmark = pytest.mark.quick
+
 PRIVATE = (
     "127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "[2002:7f00:1::]",
     "[64:ff9b::7f00:1]", "[64:ff9b:1::7f00:1]", "[::7f00:1]", "[::8.8.8.8]",

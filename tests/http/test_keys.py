@@ -378,7 +378,7 @@ def test_a_reload_that_takes_the_keys_away_says_so(
     key = add_key(keys, "one")
     settings.write_text(f'auth.keys_file = "{keys}"\n')
     flags = ("--model", str(small.directory), "--host", "0.0.0.0")
-    given = {"MODELSERVER_CONFIG": str(settings), "MODELSERVER_WARMUP": "none"}
+    given = {"MODELSERVER_CONFIG": str(settings), "MODELSERVER_DEBUG_WARMUP": "none"}
     with start_server(tmp_path, *flags, **given) as server:
         server.wait_ready()
         assert server.ask("/v1/models").status == 401

@@ -22,6 +22,8 @@ from modelserver.outbound.hosts import AllowedHosts
 from modelserver.speech.messages import Speech, SpeechWord
 from supervisor import SpoolFull
 
+pytestmark = pytest.mark.quick
+
 # --- the line -------------------------------------------------------------------------------------
 
 

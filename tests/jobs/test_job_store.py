@@ -16,6 +16,8 @@ from modelserver.outbound.hosts import AllowedHosts, Refused
 from modelserver.speech.joining import HeardPiece
 from modelserver.speech.messages import Speech, SpeechRequest
 
+pytestmark = pytest.mark.quick
+
 # --- which hosts ----------------------------------------------------------------------------------
 
 

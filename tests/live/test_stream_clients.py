@@ -298,7 +298,7 @@ async def test_each_channel_that_is_recognised_by_itself_is_charged(
         **small_settings,
         "MODELSERVER_AUTH_KEYS_FILE": str(keys),
         "MODELSERVER_AUTH_KEY_AUDIO_S": "20",
-        "MODELSERVER_LONG_FROM_S": "12.5",
+        "MODELSERVER_DEBUG_LONG_FROM_S": "12.5",
     }
     add_key(keys, "other")
     with start_server(tmp_path, **given) as running:

@@ -9,11 +9,11 @@ import pytest
 from running import start_server
 
 import models
+from models.vosk import mapping
 from models.vosk.graph_file import read_graph_header
-from models.vosk.mapping import mapping_problem
 from models.vosk.prepared import PreparedModel, export_prepared, import_prepared
 from models.vosk.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
-from models.vosk.simd import ABI, LIBRARY, build_kernels, find_kernels, kernels_path
+from models.vosk.simd import ABI, LIBRARY, build_simd, find_simd, simd_path
 from modelserver.serving.learned import Lessons
 from modelserver.serving.selection import candidate
 
@@ -62,7 +62,7 @@ def test_one_that_crashes_at_each_load_gives_way_to_the_original(
         f"--model={small.directory}",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_WORKERS_COUNT="1",
-        MODELSERVER_KERNELS="off",
+        MODELSERVER_SIMD="off",
     ) as server:
         server.wait_ready()
         assert server.events("model.loaded")[0]["graph"] == "lazy"
@@ -74,26 +74,26 @@ def test_one_that_crashes_at_each_load_gives_way_to_the_original(
 
 
 FAULTY = f"""
-extern "C" __attribute__((visibility("default"))) int modelserver_kernels_abi() {{ return {ABI}; }}
-extern "C" __attribute__((visibility("default"))) int modelserver_kernels_begin(unsigned long)
+extern "C" __attribute__((visibility("default"))) int modelserver_simd_abi() {{ return {ABI}; }}
+extern "C" __attribute__((visibility("default"))) int modelserver_simd_begin(unsigned long)
 {{ __builtin_trap(); }}
 extern "C" __attribute__((visibility("default")))
-int modelserver_kernels_attach(const char*, const char*) {{ __builtin_trap(); }}
+int modelserver_simd_attach(const char*, const char*) {{ __builtin_trap(); }}
 """
 
 
 @pytest.mark.timeout(120)
-def test_kernels_that_crash_are_left_out(
+def test_a_simd_library_that_crashes_is_left_out(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel, cache: Path
 ) -> None:
     store = tmp_path / "a store: with a name"  # which the linker would split
     store.mkdir()
     shutil.copytree(prepared_small.directory, store / prepared_small.directory.name, symlinks=True)
-    kernels = build_kernels(cache)
+    simd = build_simd(cache)
     (store / "tools").mkdir()
     source = tmp_path / "faulty.cc"
     source.write_text(FAULTY)
-    faulty = store / "tools" / kernels.name
+    faulty = store / "tools" / simd.name
     subprocess.run(["g++", "-shared", "-fPIC", "-o", str(faulty), str(source)], check=True)
     with start_server(
         tmp_path,
@@ -103,22 +103,22 @@ def test_kernels_that_crash_are_left_out(
     ) as server:
         server.wait_ready()
         (loaded,) = server.events("model.loaded")
-        assert (loaded["graph"], loaded["kernels"]) == ("mapped", "engine")
+        assert (loaded["graph"], loaded["simd"]) == ("mapped", "engine")
         assert len(server.events("model.chosen")) == 3
-        assert "2 loads have failed" in server.events("kernels.not_used")[0]["problem"]
+        assert "2 loads have failed" in server.events("simd.disabled")[0]["problem"]
         assert "2 loads have failed" in server.health()["models"][0]["not_packed"]
 
 
 @pytest.mark.timeout(120)
-def test_kernels_in_a_directory_that_the_linker_would_split_are_used(
+def test_a_simd_library_in_a_directory_that_the_linker_would_split_is_used(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel, cache: Path
 ) -> None:
     store = tmp_path / "a store: with a name"
     store.mkdir()
     shutil.copytree(prepared_small.directory, store / prepared_small.directory.name, symlinks=True)
-    kernels = build_kernels(cache)
+    simd = build_simd(cache)
     (store / "tools").mkdir()
-    shutil.copy(kernels, store / "tools")
+    shutil.copy(simd, store / "tools")
     with start_server(
         tmp_path,
         f"--model={small.directory}",
@@ -126,27 +126,27 @@ def test_kernels_in_a_directory_that_the_linker_would_split_are_used(
         MODELSERVER_WORKERS_COUNT="1",
     ) as server:
         server.wait_ready()
-        assert server.events("model.loaded")[0]["kernels"].startswith("packed")
+        assert server.events("model.loaded")[0]["simd"].startswith("packed")
 
 
 def test_each_way_is_tried_twice() -> None:
     lessons = Lessons()
     original, made = Path("/model"), Path("/prepared")
     form = (original, made, ())
-    lessons.load_failed(form, "SIGSEGV", with_kernels=True)
-    assert not lessons.without_kernels
-    lessons.load_failed(form, "SIGSEGV", with_kernels=True)
-    assert "SIGSEGV" in lessons.without_kernels[form]
+    lessons.load_failed(form, "SIGSEGV", with_simd=True)
+    assert not lessons.without_simd
+    lessons.load_failed(form, "SIGSEGV", with_simd=True)
+    assert "SIGSEGV" in lessons.without_simd[form]
     assert not lessons.unusable
     for _ in range(2):
-        lessons.load_failed(form, "SIGBUS", with_kernels=False)
+        lessons.load_failed(form, "SIGBUS", with_simd=False)
     assert "SIGBUS" in lessons.unusable[made]
     for _ in range(5):
-        lessons.load_failed((original, None, ()), "SIGBUS", with_kernels=False)
+        lessons.load_failed((original, None, ()), "SIGBUS", with_simd=False)
     assert list(lessons.unusable) == [made]  # there is nothing else to load
     lessons.begin_again()
     assert not lessons.unusable
-    assert not lessons.without_kernels
+    assert not lessons.without_simd
 
 
 def test_a_graph_that_cannot_be_mapped_is_not_chosen(
@@ -154,39 +154,39 @@ def test_a_graph_that_cannot_be_mapped_is_not_chosen(
 ) -> None:
     store = prepared_small.directory.parent
     assert candidate(small, store, "auto").prediction.graph == "mapped"
-    monkeypatch.setattr(models, "mapping_problem", lambda: "the engine would copy it")
+    monkeypatch.setattr(mapping, "mapping_problem", lambda: "the engine would copy it")
     choice = candidate(small, store, "auto")
     assert (choice.prepared, choice.prediction.graph) == (None, "lazy")
     assert "is not used: the engine would copy it" in choice.problems[0]
 
 
 def test_the_engine_that_is_installed_maps() -> None:
-    assert mapping_problem() is None
+    assert mapping.mapping_problem() is None
 
 
 # --- what is built --------------------------------------------------------------------------------
 
 
 def test_what_does_not_start_is_built_again(tmp_path: Path) -> None:
-    target = kernels_path(tmp_path)
+    target = simd_path(tmp_path)
     target.parent.mkdir()
     target.write_bytes(b"")  # as after a power cut
-    assert find_kernels(tmp_path) is None
-    built = build_kernels(tmp_path)
+    assert find_simd(tmp_path) is None
+    built = build_simd(tmp_path)
     assert built == target
-    assert find_kernels(tmp_path) == built
+    assert find_simd(tmp_path) == built
     built.write_bytes(built.read_bytes()[:5000])
     os.utime(built, (1, 1))
-    assert find_kernels(tmp_path) is None
+    assert find_simd(tmp_path) is None
 
 
 def test_an_older_library_that_is_installed_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "old.cc"
-    source.write_text('extern "C" int modelserver_kernels_attach(const char*, const char*);\n')
+    source.write_text('extern "C" int modelserver_simd_attach(const char*, const char*);\n')
     (tmp_path / "lib").mkdir()
     old = tmp_path / "lib" / LIBRARY
     subprocess.run(["g++", "-shared", "-fPIC", "-o", str(old), str(source)], check=True)
     monkeypatch.setattr("sys.prefix", str(tmp_path))
-    assert find_kernels(tmp_path / "none") is None
+    assert find_simd(tmp_path / "none") is None

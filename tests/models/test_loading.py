@@ -9,7 +9,7 @@ import pytest
 from small_model import make_static_model
 
 import models
-from models.vosk.blas import KernelRefused, blas_environment
+from models.vosk.blas import UnsupportedProcessor, blas_environment
 from models.vosk.graph_file import graph_problem
 from models.vosk.mapping import CannotMap, mapped_reading
 from models.vosk.prepared import PreparedModel, find_prepared, prepare
@@ -198,5 +198,5 @@ def test_the_blas_kernel_is_one_that_the_processor_has(
 
 
 def test_a_kernel_that_the_processor_lacks_is_refused() -> None:
-    with pytest.raises(KernelRefused, match=r"lacks avx512bw, avx512cd"):
+    with pytest.raises(UnsupportedProcessor, match=r"lacks avx512bw, avx512cd"):
         blas_environment("SkylakeX", AVX2)

@@ -202,7 +202,7 @@ def test_speech_becomes_words_with_times_and_confidences(
 def test_a_kept_recogniser_hears_what_a_new_one_hears(model: VoskModel, clips: list[bytes]) -> None:
     fresh = []
     for clip in clips:
-        model.forget_recognizers()
+        model._kept.clear()
         fresh.append(recognise(model, clip))
     kept = [recognise(model, clip) for clip in reversed(clips)]
     assert len(model._kept) == 1
@@ -214,7 +214,7 @@ def test_no_more_than_two_recognisers_are_kept(model: VoskModel) -> None:
     for recognizer in recognizers:
         recognizer.close()
     assert len(model._kept) == 2
-    model.forget_recognizers()
+    model._kept.clear()
 
 
 def test_what_the_engine_cannot_decode_is_an_error_with_a_code(model: VoskModel) -> None:

@@ -19,8 +19,8 @@ from small_model import (
 )
 
 import models
+from models.vosk.graph_file import symbols_in_graph, symbols_in_text
 from models.vosk.prepared import PreparedModel, prepare
-from models.vosk.symbols import symbols_in_graph, symbols_in_text
 from modelserver.cli.models_inspect import inspect_model
 from modelserver.serving.selection import candidate
 from supervisor import available_memory

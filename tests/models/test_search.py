@@ -1,4 +1,4 @@
-"""The search of the kernels: every token, link and cost is the engine's, to the bit."""
+"""The search of the SIMD library: every token, link and cost is the engine's, to the bit."""
 
 import math
 import mmap
@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from places import SUPPORT
-from test_kernels import LIBVOSK, SOURCES, answer_of, runs_avx2
+from test_simd import LIBVOSK, SOURCES, answer_of, runs_avx2
 
 import models
 from models.processor import processor_flags
 from models.vosk.graph_file import read_graph_header
 from models.vosk.prepared import PreparedModel
-from models.vosk.simd import Kernels, get_kernels
+from models.vosk.simd import SimdLibrary, get_simd
 from supervisor.processes.environment import process_environment
 
 SEARCHES = """
@@ -30,8 +30,8 @@ from models.vosk.model import VoskModel
 directory, made, variant, search = json.loads(sys.argv[1])
 trace = ctypes.CDLL(None)
 trace.search_trace_sum.restype = ctypes.c_uint64
-model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()}, kernels=variant)
-model.loaded.kernels.search(use=search)
+model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()}, simd=variant)
+model.loaded.simd.search(use=search)
 clips = [decode_clip(clip, 16000) for clip in clips_for("ko")]
 clips.append(random.Random(1).randbytes(16000 * 2 * 6))  # noise: as many states as may be active
 clips.append(bytes(16000 * 2 * 3))
@@ -47,13 +47,13 @@ for profile in PROFILES:
         recognizer.close()
         found.append([profile, trace.search_trace_sum()])
 counts = [getattr(trace, f"search_trace_{name}")() for name in ("tokens", "links", "pruned")]
-print(json.dumps([found, counts, model.loaded.kernels.searched, model.report()["search"]]))
+print(json.dumps([found, counts, model.loaded.simd.searched, model.report()["search"]]))
 """
 
 
 @pytest.fixture(scope="module")
-def kernels(cache: Path) -> Kernels:
-    return get_kernels(cache, processor_flags())
+def simd(cache: Path) -> SimdLibrary:
+    return get_simd(cache, processor_flags())
 
 
 @pytest.fixture(scope="module")
@@ -67,27 +67,27 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def searched(
     location: models.ModelLocation,
     prepared: PreparedModel,
-    kernels: Kernels,
+    simd: SimdLibrary,
     trace: Path,
     *,
     search: bool,
 ) -> Any:
-    preloaded = {"LD_PRELOAD": f"{trace}:{kernels.library}"}
-    asked = (kernels.variant, search)
+    preloaded = {"LD_PRELOAD": f"{trace}:{simd.library}"}
+    asked = (simd.variant, search)
     return answer_of(SEARCHES, location, prepared, *asked, environment=preloaded)
 
 
 @runs_avx2
 @pytest.mark.parametrize("size", ["small", "embedded"])
 def test_every_token_is_the_engines_to_the_bit(
-    request: pytest.FixtureRequest, kernels: Kernels, trace: Path, size: str
+    request: pytest.FixtureRequest, simd: SimdLibrary, trace: Path, size: str
 ) -> None:
     location = request.getfixturevalue(size)
     prepared = request.getfixturevalue(f"prepared_{size}")
-    engines, engines_counts, none, who = searched(location, prepared, kernels, trace, search=False)
+    engines, engines_counts, none, who = searched(location, prepared, simd, trace, search=False)
     assert (none, who) == (0, "engine")
-    ours, counts, frames, who = searched(location, prepared, kernels, trace, search=True)
-    assert who == "kernels"
+    ours, counts, frames, who = searched(location, prepared, simd, trace, search=True)
+    assert who == "simd"
     assert frames > 1000
     assert counts == engines_counts
     assert min(counts) > 100
@@ -97,9 +97,9 @@ def test_every_token_is_the_engines_to_the_bit(
 
 @runs_avx2
 def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
-    small: models.ModelLocation, copied: PreparedModel, kernels: Kernels, trace: Path
+    small: models.ModelLocation, copied: PreparedModel, simd: SimdLibrary, trace: Path
 ) -> None:
-    sound = searched(small, copied, kernels, trace, search=True)[0]
+    sound = searched(small, copied, simd, trace, search=True)[0]
     header = read_graph_header(copied.graph)
     assert header is not None
     with copied.graph.open("r+b") as file, mmap.mmap(file.fileno(), 0) as graph:
@@ -110,8 +110,8 @@ def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
             weights[4 * number + 2] = math.nan
         weights.release()
         arcs.release()
-    engines, engines_counts, *_ = searched(small, copied, kernels, trace, search=False)
-    ours, counts, frames, _ = searched(small, copied, kernels, trace, search=True)
+    engines, engines_counts, *_ = searched(small, copied, simd, trace, search=False)
+    ours, counts, frames, _ = searched(small, copied, simd, trace, search=True)
     assert frames > 1000
     assert (ours, counts) == (engines, engines_counts)
     assert ours != sound
@@ -119,7 +119,7 @@ def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
 
 @runs_avx2
 def test_another_build_of_the_engine_searches_by_itself(
-    tmp_path: Path, kernels: Kernels, trace: Path
+    tmp_path: Path, simd: SimdLibrary, trace: Path
 ) -> None:
     """One that nobody has looked into: its data may be laid out otherwise."""
     other = tmp_path / "libvosk.so"
@@ -131,15 +131,15 @@ def test_another_build_of_the_engine_searches_by_itself(
     program = """
 import ctypes, sys
 from pathlib import Path
-from models.vosk.simd.preloaded import PreloadedKernels
+from models.vosk.simd.preloaded import PreloadedSimd
 engine = ctypes.CDLL(sys.argv[1])
-kernels = PreloadedKernels.attach(Path(sys.argv[1]), sys.argv[2])
-print(kernels.searches)
+simd = PreloadedSimd.attach(Path(sys.argv[1]), sys.argv[2])
+print(simd.searches)
 """
     said = [
         subprocess.run(
-            [sys.executable, "-c", program, library, kernels.variant],
-            env=process_environment(os.environ, kernels.environment),
+            [sys.executable, "-c", program, library, simd.variant],
+            env=process_environment(os.environ, simd.environment),
             capture_output=True,
             text=True,
             check=True,

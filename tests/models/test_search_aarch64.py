@@ -1,4 +1,4 @@
-"""The search of the kernels beside the engine's own for aarch64, on an emulated processor (make
+"""The SIMD library's search beside the engine's own for aarch64, on an emulated processor (make
 test-aarch64): the same to the bit, no speed."""
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from places import SUPPORT
-from test_kernels import SOURCES
+from test_simd import SOURCES
 
 from models.vosk.prepared import PreparedModel
 
@@ -33,17 +33,17 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_token_is_the_engines_to_the_bit(
     tmp_path: Path, library: Path, prepared_small: PreparedModel, clips: list[bytes]
 ) -> None:
-    kernels, trace = tmp_path / "kernels.so", tmp_path / "trace.so"
+    simd, trace = tmp_path / "simd.so", tmp_path / "trace.so"
     driver, samples = tmp_path / "driver", tmp_path / "samples"
     shared = ("-shared", "-fPIC", "-O3")
     for to, flags, sources in (
-        (kernels, (*shared, "-fvisibility=hidden"), sorted(SOURCES.glob("*.cc"))),
+        (simd, (*shared, "-fvisibility=hidden"), sorted(SOURCES.glob("*.cc"))),
         (trace, shared, [SUPPORT / "search_trace.cc"]),
         (driver, (), [SUPPORT / "search_driver.cc"]),
     ):
         subprocess.run([*COMPILE, *flags, "-o", to, *sources, "-ldl"], check=True)
     samples.write_bytes(clips[0])
-    preloaded = ("-E", f"LD_PRELOAD={trace}:{kernels}")
+    preloaded = ("-E", f"LD_PRELOAD={trace}:{simd}")
     emulated = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", *preloaded, driver)
 
     def decoded(search: int) -> tuple[list[int], str]:

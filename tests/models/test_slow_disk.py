@@ -14,7 +14,7 @@ import pytest
 from cgroup import slow_writes
 from misbehaving import Manners, web_server
 from running import start_server, until
-from test_notify import Systemd
+from service_manager import Systemd
 
 NAME = "vosk-model-de-0.21"
 """Of the publisher's list, without a checksum and large."""

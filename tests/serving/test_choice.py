@@ -12,6 +12,8 @@ from modelserver.serving.selection import candidate, choose_model
 from modelserver.settings import Settings, WorkerSettings
 from supervisor import Headroom, TargetUnavailable
 
+pytestmark = pytest.mark.quick
+
 LIMIT = "300 MB is the limit (a test)"
 
 

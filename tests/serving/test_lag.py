@@ -4,7 +4,11 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 
+import pytest
+
 from modelserver.admin.lag import LoopLag
+
+pytestmark = pytest.mark.quick
 
 
 async def test_a_loop_that_stands_still_is_seen() -> None:

@@ -176,39 +176,45 @@ async def test_what_another_process_has_made_is_made(monkeypatch: pytest.MonkeyP
     assert await outcome_of(monkeypatch, attempts) == (False, [])  # nothing had to be made
 
 
-class Slow:
-    """A service whose models take a moment to change; it counts changes at one time."""
+class SlowModels(dict[str, Any]):
+    """Models that take a moment to change; they count changes at one time."""
 
     def __init__(self) -> None:
-        self.settings = Settings()
-        self.access = AccessGate(lambda: self.settings.auth)
-        self.models: dict[str, Any] = {}
-        self.reload_refused: str | None = None
+        super().__init__()
         self.most = self.now = 0
         self.loaded: list[tuple[str, ...]] = []
 
-    async def reload(self, settings: Settings) -> None:
+    async def change(self, settings: Settings) -> None:
         self.now += 1
         self.most = max(self.most, self.now)
         for _ in range(5):
             await asyncio.sleep(0)
-        self.settings = settings
         self.loaded.append(settings.model)
         self.now -= 1
+
+
+class SlowService:
+    """A service with such models."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.access = AccessGate(lambda: self.settings.auth)
+        self.models = SlowModels()
+        self.reload_refused: str | None = None
 
 
 async def test_a_change_of_the_model_waits_for_a_reload_and_a_reload_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MODELSERVER_MODEL", "as-set")
-    slow = Slow()
     configuration = read_configuration(None, {"MODELSERVER_MODEL": "as-set"}, {})
+    slow = SlowService(configuration.settings)
     reloader = Reloader(slow, configuration)  # type: ignore[arg-type]
     await asyncio.gather(
         reloader.reload(), reloader.serve("another"), reloader.reload(), reloader.serve("third")
     )
-    assert slow.most == 1
-    assert slow.loaded == [("as-set",), ("another",), ("as-set",), ("third",)]
+    assert slow.models.most == 1
+    assert slow.models.loaded == [("as-set",), ("another",), ("as-set",), ("third",)]
 
 
 async def test_one_that_another_process_ended_is_no_failure(

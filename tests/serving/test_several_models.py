@@ -316,10 +316,10 @@ def test_a_model_that_fails_to_load_leaves_the_old_one_serving(
 
 
 def test_what_needs_a_new_start_is_said(single: Changing, wav_clips: list[bytes]) -> None:
-    single.settings(only(KO) + "\n[spool]\nmemory_each = 1000\n[limits]\nqueue = 3\nbody = 100\n")
+    single.settings(only(KO) + "\n[spool]\nmemory_total = 1000\n[limits]\nqueue = 3\nbody = 100\n")
     seen = single.hang_up()
     event = single.server.wait_event("settings.restart_required", seen)
-    assert event["names"] == ["spool", "limits.queue"]
+    assert event["names"] == ["limits.queue", "spool.memory_total"]
     single.server.wait_event("model.loaded", seen, timeout_s=20)
     answer = single.server.convert(wav_clips[0])  # what can be taken over is
     assert (answer.status, answer.json["error"]["code"]) == (413, "body_too_large")

@@ -8,6 +8,8 @@ import pytest
 from modelserver.serving.recording_queue import Rate, Turns
 from supervisor import QueueFull
 
+pytestmark = pytest.mark.quick
+
 
 def known(turns: Turns, per_s: float) -> None:
     """Let the rate be so many seconds of audio a second."""
@@ -134,7 +136,7 @@ async def test_on_a_fresh_server_as_many_are_done_as_one_after_the_other_would_b
     """Twelve of 150 s at once, each done in `own_s`, of which making its samples takes the part
     `making`; the first 20 s are `first` times as fast."""
     clock, turns = Clock(), Turns()
-    monkeypatch.setattr("modelserver.serving.turns.time", clock)
+    monkeypatch.setattr("modelserver.serving.recording_queue.time", clock)
     refused: dict[int, float] = {}
     done: list[int] = []
     heard_s = 0.0

@@ -12,6 +12,8 @@ from supervisor.guard.limits import MIB
 from supervisor.guard.policy import GuardState
 from supervisor.guard.refusal import Ask, Supply, may_begin, refusal
 
+pytestmark = pytest.mark.quick
+
 
 def test_growth_is_expected_by_the_prior_until_jobs_have_been_seen() -> None:
     estimate = GrowthEstimate()

@@ -1,6 +1,7 @@
 """A pool in which rare things meet: events come in any order, and nothing is lost by it."""
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -26,11 +27,14 @@ from supervisor import (
     JobError,
     MemorySettings,
     Pool,
+    PoolError,
     PoolSettings,
+    SpoolStore,
     Target,
     TargetUnavailable,
     WorkerLost,
 )
+from supervisor.deaths.death import Intent
 from supervisor.wire.async_channel import MOST_AT_ONCE
 
 
@@ -518,7 +522,7 @@ async def test_without_descriptors_answers_wait_and_workers_live(
 async def test_shared_memory_of_a_worker_counts_as_its_growth() -> None:
     mb = 1_000_000
     memory = MemorySettings(limit=2000 * mb, budget=50 * mb)
-    async with Pool(toy(), PoolSettings(workers=1, memory=memory)) as pool:
+    async with Pool(toy(), PoolSettings(workers=1), memory=memory) as pool:
         await whole(pool, 1)
         with pytest.raises(Exception, match="grown by"):
             await pool.run({"do": "share", "bytes": 200 * mb, "s": 6})
@@ -582,3 +586,69 @@ async def test_a_job_that_nobody_wants_any_more_is_not_run_after_the_question() 
         await asyncio.sleep(0.3)
         assert pool.deaths[Cause.CRASH] == 1
         assert (await pool.run({"do": "echo"}, timeout_s=10)).value["bytes"] == 0
+
+
+class Unopenable:
+    """An input whose descriptor leads nowhere."""
+
+    size = 5
+
+    def fileno(self) -> int:
+        return 987_654
+
+    async def flush(self) -> None:
+        pass
+
+
+async def test_an_input_that_cannot_be_opened_fails_its_job_and_no_other(pool: Pool) -> None:
+    async with asyncio.timeout(10):
+        with pytest.raises(PoolError, match="cannot be opened"):
+            await pool.run({"do": "echo"}, Unopenable())
+        assert (await pool.run({"do": "echo"})).value["pid"]
+
+
+async def test_without_descriptors_an_input_waits(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("supervisor.dispatch.scheduler.open_for_reading", refuse)
+        async with SpoolStore().open() as spool:
+            await spool.write(b"12345")
+            job = asyncio.create_task(pool.run({"do": "echo"}, spool))
+            await eventually(lambda: pool.waiting == 1)
+            patched.undo()
+            assert (await asyncio.wait_for(job, 10)).value["bytes"] == 5
+
+
+async def test_the_first_reason_for_a_kill_is_kept() -> None:
+    async with Pool(toy(), PoolSettings(workers=1)) as pool:
+        await whole(pool, 1)
+        server = pool._lifecycle.live_server()
+        assert server is not None
+        server.kill(Intent.SHORTAGE, "no room")
+        server.kill(Intent.HANG)
+        death = await asyncio.wait_for(asyncio.shield(server.ended), 10)
+        assert (death.intent, server.outcome.reason) == (Intent.SHORTAGE, "no room")
+
+
+async def test_a_worker_that_never_gets_ready_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[Any]
+) -> None:
+    monkeypatch.setattr("supervisor.processes.worker_handle._START_S", 0.2)
+    (tmp_path / "idler.py").write_text(
+        "import time\n"
+        "from supervisor.child.worker import Worker\n"
+        "def idle(worker):\n"
+        "    while True:\n"
+        "        worker._page.beat()\n"
+        "        time.sleep(0.05)\n"
+        "Worker._get_ready = idle\n"
+        "def load():\n"
+        "    return object()\n"
+    )
+    target = Target("idler", import_path=(str(tmp_path),))
+    async with Pool(target, PoolSettings(workers=1, hang_s=1.0)):
+        await eventually(lambda: [e for e in events if e["event"] == "worker.hung"], 20)

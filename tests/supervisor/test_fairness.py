@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from supervisor import FairQueue
 
+pytestmark = pytest.mark.quick
+
 Work = tuple[str, float, int]
 
 

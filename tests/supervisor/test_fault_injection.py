@@ -283,7 +283,7 @@ async def test_a_helpers_children_end_with_it() -> None:
 
 async def test_what_a_loader_starts_counts_while_it_loads() -> None:
     memory = MemorySettings(limit=220_000_000)
-    pool = alone(Pool(toy(child_bytes=300_000_000), PoolSettings(workers=1, memory=memory)))
+    pool = alone(Pool(toy(child_bytes=300_000_000), PoolSettings(workers=1), memory=memory))
     async with pool:
         async with asyncio.timeout(60):
             while "ended by the guard" not in (pool.unready_reason() or ""):

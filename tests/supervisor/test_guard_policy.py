@@ -21,6 +21,8 @@ from supervisor.guard.policy import (
 )
 from supervisor.guard.starvation import Waiting
 
+pytestmark = pytest.mark.quick
+
 
 def one(state: GuardState, now: Situation) -> tuple[GuardState, list[Action]]:
     decision = decide(state, now)

@@ -12,6 +12,8 @@ from supervisor.deaths.level import Level
 from supervisor.guard.limits import MIB, Explained, Limits
 from supervisor.guard.policy import End, GuardState, Recycle, Situation, WorkerView, decide
 
+pytestmark = pytest.mark.quick
+
 
 @dataclass
 class World:

@@ -10,6 +10,8 @@ from supervisor.readings.memory import Bound, CgroupMemory, MachineMemory, Memor
 from supervisor.settings import MemorySettings
 from supervisor.sizes import in_units
 
+pytestmark = pytest.mark.quick
+
 
 def reading(available: int, *cgroups: tuple[int | None, int]) -> MemoryReading:
     groups = tuple(

@@ -253,8 +253,8 @@ async def test_closing_the_pool_ends_running_jobs_with_a_reason() -> None:
 
 
 async def test_a_worker_that_has_outgrown_its_limit_is_recycled() -> None:
-    settings = PoolSettings(workers=1, memory=MemorySettings(budget=30_000_000))
-    async with Pool(toy(), settings) as pool:
+    memory = MemorySettings(budget=30_000_000)
+    async with Pool(toy(), PoolSettings(workers=1), memory=memory) as pool:
         await pool.wait_ready()
         slim = await pool.run({"do": "grow", "bytes": 1_000_000})
         again = await pool.run({"do": "grow", "bytes": 40_000_000})

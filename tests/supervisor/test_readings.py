@@ -12,7 +12,13 @@ import pytest
 from cgroup import MB, memory_cgroup
 from running import until
 
-from supervisor.deaths.kernel_oom import KernelLog, OomCounter, OomEvidence, parse_record
+from supervisor.deaths.kernel_oom import (
+    KernelLog,
+    OomCounter,
+    OomEvidence,
+    oom_groups,
+    parse_record,
+)
 from supervisor.readings.memory import MemoryReader, available_memory
 from supervisor.readings.pressure import read_pressure
 from supervisor.readings.processes import (
@@ -420,3 +426,11 @@ def test_a_kill_while_one_of_ours_is_dying_is_its_own() -> None:
         evidence.look()
         assert evidence.killed(worker.pid)
         evidence.close()
+
+
+def test_cgroups_that_the_kernel_ends_as_a_whole_are_found(tmp_path: Path) -> None:
+    for name, text in (("s", "0\n"), ("s/m", "1\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "memory.oom.group").write_text(text)
+    assert oom_groups(tmp_path, {"": "/s/m"}) == [tmp_path / "s/m"]
+    assert oom_groups(tmp_path, {"": "/s"}) == []

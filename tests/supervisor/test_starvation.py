@@ -4,6 +4,8 @@ import pytest
 
 from supervisor.guard.starvation import NO_WAITING, Waiting, WaitingMeter, WorkReading
 
+pytestmark = pytest.mark.quick
+
 
 def readings(meter: WaitingMeter, *rows: tuple[float, float | None, int, int]) -> Waiting:
     """One worker, a second apart: seconds of work, of running, faults; and everybody's refaults."""

@@ -5,12 +5,14 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from pools import answers, eventually, pool_of, say, stream_on, texts
 
 from supervisor import (
+    Cause,
     DeadlineExceeded,
     Draining,
     JobCrashed,
@@ -183,7 +185,7 @@ async def test_an_input_that_ends_every_worker_ends_its_stream_alone(pool: Pool)
         with pytest.raises(WorkerLost):
             await say(stream, "b", do="end", how="SIGSEGV")
         assert texts(await say(beside, "y", ".")) == ["x y", "x y"]
-        assert len(stream._blamed) == 2
+        assert len(stream._blame._deaths) == 2
 
 
 async def test_recycling_moves_a_stream_once_it_is_settled(pool: Pool) -> None:
@@ -297,7 +299,7 @@ async def test_who_does_not_read_stops_only_itself() -> None:
                     sent += 1
 
             chattering = asyncio.create_task(chatter())
-            await eventually(lambda: len(deaf._said) > 4)
+            await eventually(lambda: len(deaf._answers) > 4)
             before = -1
             while before != sent:
                 before = sent
@@ -391,3 +393,15 @@ async def test_many_that_come_and_go_leave_nothing() -> None:
             await say(stream, "a")
         assert not len(pool.streams)
         assert not any(worker.streams for worker in pool._lifecycle.workers)
+
+
+async def test_a_worker_says_no_more_through_many_streams_than_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.dispatch.streams.MOST_UNREAD_OF_WORKER", 3_000_000)
+    async with pool_of(1, share=100.0) as pool:
+        with ExitStack() as opened:
+            streams = [opened.enter_context(stream_on(pool)) for _ in range(5)]
+            for stream in streams:  # of each, less than it may say alone
+                await stream.send({"say": "a" * 1_000_000}, 1.0)
+            await eventually(lambda: pool.deaths.get(Cause.PROTOCOL))

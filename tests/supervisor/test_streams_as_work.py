@@ -61,7 +61,7 @@ async def test_a_leak_is_ended_at_the_same_level_wherever_it_is(events: list[Any
     grown: dict[str, list[int]] = {}
     for how in ("job", "stream", "recording"):
         memory = MemorySettings(budget=200 * MB)
-        async with Pool(toy(), PoolSettings(workers=1, memory=memory)) as pool:
+        async with Pool(toy(), PoolSettings(workers=1), memory=memory) as pool:
             await whole(pool, 1)
             await leak(pool, how)
         ends = [e for e in events if e["event"] == "worker.exited" and e["cause"] == "guard"]
@@ -75,8 +75,8 @@ async def test_a_leak_is_ended_at_the_same_level_wherever_it_is(events: list[Any
 async def test_many_modest_streams_are_no_leak() -> None:
     """Ten of 6 MB with a budget of 40, and plenty free."""
     memory, share = MemorySettings(budget=40 * MB), StreamSettings(share=100.0)
-    settings = PoolSettings(workers=1, memory=memory, streams=share)
-    async with Pool(toy(), settings) as pool:
+    settings = PoolSettings(workers=1, streams=share)
+    async with Pool(toy(), settings, memory=memory) as pool:
         await whole(pool, 1)
         with contextlib.ExitStack() as held:
             streams = [held.enter_context(pool.stream()) for _ in range(10)]
@@ -95,8 +95,8 @@ async def test_a_stream_that_has_no_room_is_refused_and_not_admitted_and_killed(
     me = read_process(os.getpid())
     assert me is not None
     memory = MemorySettings(limit=me.unreclaimable + 110 * MB, reserve=1 * MB)
-    settings = PoolSettings(workers=1, memory=memory, streams=StreamSettings(share=100.0))
-    async with alone(Pool(toy(), settings)) as pool:
+    settings = PoolSettings(workers=1, streams=StreamSettings(share=100.0))
+    async with alone(Pool(toy(), settings, memory=memory)) as pool:
         await whole(pool, 1)
         opened: list[Any] = []
         held = contextlib.ExitStack()

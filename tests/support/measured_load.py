@@ -6,7 +6,7 @@ import sys
 
 from models.processor import processor_flags
 from models.vosk.blas import blas_environment
-from models.vosk.simd import SAME_AS, Kernels, get_kernels
+from models.vosk.simd import SAME_AS, SimdLibrary, get_simd
 from modelserver.settings import Settings
 from modelserver.worker.model import load
 from supervisor import read_process
@@ -23,7 +23,7 @@ def main() -> None:
         blas = blas_environment("auto" if lazy else SAME_AS, processor_flags())
         layers = [os.environ, allocator.variables, blas, {"READY": "1"}]
         if not lazy:
-            layers.append(_kernels().environment)
+            layers.append(_simd().environment)
         environment = process_environment(*layers)
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     model = load(
@@ -33,7 +33,7 @@ def main() -> None:
         name="variant",
         language="ko",
         warmup="clips",
-        kernels=_kernels().variant if asked["made"] else None,
+        simd=_simd().variant if asked["made"] else None,
         prefetch=bool(asked["made"]),  # or the disk would have to be waited for, page by page
     )
     model.warm()
@@ -52,8 +52,8 @@ def main() -> None:
     )
 
 
-def _kernels() -> Kernels:
-    return get_kernels(Settings().prepared_dir, processor_flags())
+def _simd() -> SimdLibrary:
+    return get_simd(Settings().prepared_dir, processor_flags())
 
 
 if __name__ == "__main__":

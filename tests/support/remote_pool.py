@@ -135,9 +135,7 @@ async def _serve(options: dict[str, Any]) -> None:
         polling.LOOK_EVERY_S = polling.LOOK_AT_REST_EVERY_S = 1e6
         polling.LEAST_INTERVAL_S = polling.LEAST_IF_GROWING_S = polling.LEAST_AT_REST_S = 1e6
     target = Target("toy", "load", options["loading"], import_path=(str(HERE),))
-    settings = PoolSettings(
-        workers=options["workers"], memory=MemorySettings(**options["memory"]), queue=1000
-    )
+    settings = PoolSettings(workers=options["workers"], queue=1000)
     spools = SpoolStore()
     tasks = set()
 
@@ -203,7 +201,7 @@ async def _serve(options: dict[str, Any]) -> None:
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
     )
-    guard = guarding.Guard(settings.memory, spools)
+    guard = guarding.Guard(MemorySettings(**options["memory"]), spools)
     async with guard, Pool(target, settings, spools, guard) as pool:
         while line := await lines.readline():
             task = asyncio.create_task(answer(pool, json.loads(line)))

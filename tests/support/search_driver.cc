@@ -1,9 +1,9 @@
 // Decodes a file of raw samples (16 kHz, 16 bits) with the engine's library, the search in the
-// kernels or not, both of them preloaded with search_trace.cc; for processors that are emulated.
+// SIMD library or not, both of them preloaded with search_trace.cc; for processors that are emulated.
 //
 //   search_driver LIBVOSK MODEL SAMPLES VARIANT SEARCH
 //     -> a line of JSON: the sum of the trace, tokens, links, prunings, frames searched by the
-//        kernels; and one of the text
+//        SIMD library; and one of the text
 
 #include <dlfcn.h>
 
@@ -32,9 +32,9 @@ int main(int count, char** arguments) {
     return 1;
   }
   void* all = dlopen(nullptr, RTLD_NOW);
-  const int refused = find<int(const char*, const char*)>(all, "modelserver_kernels_attach")(
+  const int refused = find<int(const char*, const char*)>(all, "modelserver_simd_attach")(
       arguments[1], arguments[4]);
-  find<int(int)>(all, "modelserver_kernels_search")(arguments[5][0] == '1');
+  find<int(int)>(all, "modelserver_simd_search")(arguments[5][0] == '1');
   find<void(int)>(engine, "vosk_set_log_level")(-1);
   void* model = find<void*(const char*)>(engine, "vosk_model_new")(arguments[2]);
   if (refused != 0 || model == nullptr) return 1;
@@ -52,7 +52,7 @@ int main(int count, char** arguments) {
   std::printf("[%llu", static_cast<unsigned long long>(
                            find<std::uint64_t()>(all, "search_trace_sum")()));
   for (const char* name : {"search_trace_tokens", "search_trace_links", "search_trace_pruned",
-                           "modelserver_kernels_searched"})
+                           "modelserver_simd_searched"})
     std::printf(", %lu", find<unsigned long()>(all, name)());
   std::printf("]\n");
   for (const char* at = said; *at != '\0'; ++at) std::putchar(*at == '\n' ? ' ' : *at);

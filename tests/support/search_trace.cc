@@ -1,11 +1,11 @@
-// Preloaded before the kernels: sums up what a search has done, whoever did it, frame by frame and
+// Preloaded before the SIMD library: sums up what a search has done, whoever did it, frame by frame and
 // token by token, costs to the bit. What two searches sum up to is the same only if they are.
 
 #include <dlfcn.h>
 
 #include "search_data.h"
 
-using namespace kernels;
+using namespace simd;
 
 namespace {
 

@@ -9,9 +9,9 @@ import pytest
 from running import RunningServer
 
 import models
-from modelserver.evaluation.errors import Counted, compare_texts, difference_of, rate_of
-from modelserver.evaluation.normalising import characters_of, normalised, words_of
-from modelserver.evaluation.references import ReferencesUnusable, read_references
+from modelserver_tools.evaluation.errors import Counted, compare_texts, difference_of, rate_of
+from modelserver_tools.evaluation.normalising import characters_of, normalised, words_of
+from modelserver_tools.evaluation.references import ReferencesUnusable, read_references
 
 
 @pytest.mark.parametrize(

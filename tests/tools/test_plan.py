@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from modelserver.planning.load import Load, LoadUnreadable, of_file, supposed
-from modelserver.planning.machine import HTTP_S, Machine
-from modelserver.planning.queueing import (
+from modelserver_tools.planning.load import Load, LoadUnreadable, of_file, supposed
+from modelserver_tools.planning.machine import HTTP_S, Machine
+from modelserver_tools.planning.queueing import (
     erlang_b,
     erlang_c,
     latency,
@@ -18,7 +18,7 @@ from modelserver.planning.queueing import (
     machines_for_streams,
     rate_within,
 )
-from modelserver.planning.simulation import simulate
+from modelserver_tools.planning.simulation import simulate
 
 MACHINE = Machine(2, 0.03, 0.01, 0.1, 30, None, "")
 

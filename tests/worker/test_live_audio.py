@@ -11,6 +11,8 @@ from modelserver.audio.formats import RawFormat
 from modelserver.worker.live_audio import LiveAudio
 from modelserver.worker.reader import AudioReader
 
+pytestmark = pytest.mark.quick
+
 NOT_LIVE = ("alac in m4a", "m4a", "pcm in mov")
 """Their index comes last."""
 TRIMMED = ("mp3", "mp3 in avi")

@@ -8,7 +8,7 @@ import pytest
 from running import RunningServer, start_server
 
 import models
-from models.vosk.beam import Search, published_width
+from models.vosk.beam import Search, published_width, widths
 from models.vosk.prepared import PreparedModel
 from models.vosk.view import make_view
 from modelserver.serving.selection import choose_model
@@ -44,7 +44,7 @@ def test_a_profile_is_what_its_settings_would_be(
 ) -> None:
     conf = (embedded.directory / "conf" / "model.conf").read_text()
     kept = [line for line in conf.splitlines() if not line.startswith(("--beam", "--max-active"))]
-    own = models.widths(embedded.directory)
+    own = widths(embedded.directory)
     assert (own["fast"].beam, own["fast"].max_active) == (8.0, 2000)
     assert (own["balanced"].beam, own["balanced"].max_active) == (10.0, 3000)
     assert (own["accurate"].beam, own["accurate"].max_active) == (13.0, 7000)
@@ -100,7 +100,7 @@ def test_models_of_the_old_layout_have_the_widths_that_the_engine_gives_them(
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "model.conf").write_text("--beam=15 # wide\n# --max-active=5\n")
     assert published_width(tmp_path)["beam"] == 15.0
-    assert models.widths(tmp_path)["accurate"].max_active == 2**31 - 1
+    assert widths(tmp_path)["accurate"].max_active == 2**31 - 1
 
 
 def test_times_are_those_of_the_audio_as_it_came(model: models.Model, clips: list[bytes]) -> None:

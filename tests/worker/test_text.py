@@ -6,6 +6,8 @@ from modelserver.speech.messages import SpeechWord
 from modelserver.speech.subtitles import cues, srt, vtt
 from modelserver.speech.transcript import ENGINE_TOKENS, reader_text
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("engine", "reader"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models.contract import ModelError
 from models.vosk.building import Built, compiler_is_here
-from models.vosk.layout import DISAMBIG, LAZY
+from models.vosk.layout import DISAMBIG, HCL, LAZY, STATIC
 
 PROGRAM = "modelserver-compile-graph"
 """Its name where it is installed ready made."""
@@ -29,7 +29,6 @@ _BUILT = Built(
     HOW_TO_GET_IT,
     lambda program: (str(program), "version"),
 )
-_PARTS = (*LAZY, DISAMBIG)
 _CODES = {3: "graph_too_large", 4: "no_space", 6: "needs_too_much"}
 _DIFFERS = 5
 """Exit statuses of the program."""
@@ -87,7 +86,7 @@ def get_compiler(cache: Path) -> Path:
 
 def compose(
     program: Path,
-    graph_directory: Path,
+    graphs: Path,
     out: Path,
     words: Path,
     max_bytes: int,
@@ -95,46 +94,36 @@ def compose(
     *,
     max_memory: int | None = None,
 ) -> Compiled:
-    """Compose the lazily composed graph in `graph_directory` into the file `out`.
+    """Write the compiled graph of the model whose graphs are in the directory `graphs` to `out`.
 
-    Raises `ModelError`: `graph_too_large` past `max_bytes` (0: no limit), `needs_too_much` past
-    `max_memory` bytes (None: no limit), `no_space` where the disk fills up to its reserve,
-    `killed`, `compile_failed`.
+    Halves are composed, and their word list is written to `words`; a static graph is copied, so
+    that it can be mapped. Raises `ModelError`: `graph_too_large` past `max_bytes` (0: no limit),
+    `needs_too_much` past `max_memory` bytes (None: no limit), `no_space` where the disk fills up to
+    its reserve, `killed`, `compile_failed`.
     """
-    parts = [str(graph_directory / name) for name in _PARTS]
-    arguments = ["compose", *parts, str(out), str(words), str(max_bytes)]
+    if (graphs / HCL).is_file():
+        arguments = ["compose", *_parts(graphs), str(out), str(words), str(max_bytes)]
+    else:
+        arguments = ["align", str(graphs / STATIC), str(out), str(max_bytes)]
     return _run(program, arguments, on_progress, max_memory)
 
 
-def align(
-    program: Path,
-    graph: Path,
-    out: Path,
-    max_bytes: int,
-    on_progress: Callable[[GraphCounts], None],
-    *,
-    max_memory: int | None = None,
-) -> Compiled:
-    """Rewrite a static graph as an aligned const one. Raises `ModelError` as `compose` does."""
-    arguments = ["align", str(graph), str(out), str(max_bytes)]
-    return _run(program, arguments, on_progress, max_memory)
-
-
-def compare(program: Path, graph_directory: Path, made: Path, states: int) -> GraphCounts:
-    """Walk the composition of the graphs in `graph_directory` and the graph `made` from it side by
-    side, until `states` states are visited or all of them.
+def compare(program: Path, graphs: Path, made: Path, states: int) -> GraphCounts:
+    """Walk the graph of the model whose graphs are in the directory `graphs` and the graph `made`
+    from it side by side, until `states` states of a composition are visited, or all of them.
 
     Returns what was compared. Raises `ModelError`, code `answers_differ`, at the first state whose
     arcs, labels or weights are not the same.
     """
-    parts = [str(graph_directory / name) for name in _PARTS]
-    arguments = ["compare", *parts, str(made), str(states)]
+    if (graphs / HCL).is_file():
+        arguments = ["compare", *_parts(graphs), str(made), str(states)]
+    else:
+        arguments = ["same", str(graphs / STATIC), str(made)]
     return _run(program, arguments, lambda _: None).counts
 
 
-def compare_aligned(program: Path, graph: Path, made: Path) -> GraphCounts:
-    """The same for a static `graph` and the aligned one `made` from it, of all states."""
-    return _run(program, ["same", str(graph), str(made)], lambda _: None).counts
+def _parts(graphs: Path) -> list[str]:
+    return [str(graphs / name) for name in (*LAZY, DISAMBIG)]
 
 
 def _run(

@@ -27,15 +27,7 @@ from models.vosk.layout import (
     graph_directory,
 )
 from models.vosk.prepared.attempts import forget, must_not_have_failed, remember, versions
-from models.vosk.prepared.compiler import (
-    Compiled,
-    GraphCounts,
-    align,
-    compare,
-    compare_aligned,
-    compose,
-    get_compiler,
-)
+from models.vosk.prepared.compiler import Compiled, GraphCounts, compare, compose, get_compiler
 from models.vosk.prepared.leftovers import remove_partials
 from models.vosk.prepared.manifest import (
     FileStamp,
@@ -165,12 +157,8 @@ def must_be_the_same_graph(program: Path | None, location: ModelLocation, prepar
     problem = structure_problem(made, location.directory, made.with_name(WORDS))
     if problem is not None:
         raise ModelError("answers_differ", f"the graph that was made cannot be used: {problem}")
-    if program is None or made.is_symlink():
-        return
-    if (directory / HCL).is_file():
+    if program is not None and not made.is_symlink():
         compare(program, directory, made, _COMPARED_STATES)
-    else:
-        compare_aligned(program, directory / STATIC, made)
 
 
 def _make_files(
@@ -180,21 +168,12 @@ def _make_files(
     graphs = graph_directory(original)
     inside = graphs.relative_to(original)
     (partial / inside).mkdir(exist_ok=True)
-    graph = partial / inside / STATIC
-
-    def graph_progress(counts: GraphCounts) -> None:
-        on_progress("graph", counts)
-
-    if (graphs / HCL).is_file():
-        words = partial / inside / WORDS
-        compiled = compose(
-            *(program, graphs, graph, words, bounds.graph, graph_progress), max_memory=bounds.memory
-        )
-    elif graph_problem(graphs / STATIC) is None:
+    if not (graphs / HCL).is_file() and graph_problem(graphs / STATIC) is None:
         compiled = Compiled(GraphCounts(0, 0), 0)  # its own can be mapped as it is
     else:
-        compiled = align(
-            *(program, graphs / STATIC, graph, bounds.graph, graph_progress),
+        compiled = compose(
+            *(program, graphs, partial / inside / STATIC, partial / inside / WORDS, bounds.graph),
+            lambda counts: on_progress("graph", counts),
             max_memory=bounds.memory,
         )
     new: dict[str, bytes | Path] = dict(served_features(original))

@@ -31,18 +31,18 @@ _SPEECH_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Starting:
-    """How a server starts the process that loads a model: its environment, and the variant of our
-    kernels that it is given."""
+    """How a server starts the process that loads a model: its environment, and the variant of
+    the SIMD library that it is given."""
 
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    kernels: str | None = None
+    simd: str | None = None
 
 
 class _Asked(msgspec.Struct):
     directory: str
     language: str
     made: dict[str, str]
-    kernels: str | None
+    simd: str | None
 
 
 class _Heard(msgspec.Struct):
@@ -65,14 +65,14 @@ def must_answer_alike(
     starting = starting or Starting()
     plain = _listen(_Asked(str(directory), language, {}, None), starting.environment)
     files = {name: str(file) for name, file in made.items()}
-    asked = _Asked(str(directory), language, files, starting.kernels)
+    asked = _Asked(str(directory), language, files, starting.simd)
     try:
         ours = _listen(asked, starting.environment)
     except ModelError as error:
-        # A server goes on without kernels that crash; that is no fault of the graph.
-        if starting.kernels is None or error.code == "killed":
+        # A server goes on without a SIMD library that crashes; that is no fault of the graph.
+        if starting.simd is None or error.code == "killed":
             raise
-        ours = _listen(msgspec.structs.replace(asked, kernels=None), starting.environment)
+        ours = _listen(msgspec.structs.replace(asked, simd=None), starting.environment)
     if ours.not_mapped is not None:
         raise ModelError("cannot_map", f"the prepared model cannot be used: {ours.not_mapped}")
     if (difference := text_difference(plain.texts, ours.texts)) is not None:
@@ -131,7 +131,7 @@ def _hear(asked: _Asked) -> _Heard:
     from models.vosk.model import VoskModel
 
     made = {name: Path(file) for name, file in asked.made.items()}
-    model = VoskModel(Path(asked.directory), made, kernels=asked.kernels)
+    model = VoskModel(Path(asked.directory), made, simd=asked.simd)
     clips = [decode_clip(clip, model.sample_rate) for clip in own_clips(asked.language)]
     # Noise may be anything to a model, and so no claim is made about its text.
     unclaimed = [] if clips else [noise(_SPEECH_S, model.sample_rate)]

@@ -1,5 +1,5 @@
-"""Our own kernels: the network's weights are laid out once, before the first fork, instead of at
-every call of a product; and the graph is searched without asking the network arc by arc.
+"""SIMD library: lays the network's weights out once, before the first fork, instead of at every
+call of a product, and searches the graph without asking the network arc by arc.
 
 A small C++ library (`source/`) that the fork server is started with (`LD_PRELOAD`), so that
 libvosk's calls reach it. Its results are those of OpenBLAS's Haswell kernel and of the engine's
@@ -18,24 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.processor import AVX2, AVX512
-from models.vosk.blas import KERNELS, KernelRefused
+from models.vosk.blas import CORETYPES, UnsupportedProcessor
 from models.vosk.building import Built, compiler_is_here
 
 __all__ = [
     "HOW_TO_GET_IT",
     "LIBRARY",
     "SAME_AS",
-    "Kernels",
-    "build_kernels",
-    "can_build_kernels",
+    "SimdLibrary",
+    "build_simd",
+    "can_build_simd",
     "choose_variant",
-    "find_kernels",
-    "get_kernels",
-    "kernels_path",
+    "find_simd",
+    "get_simd",
     "must_run",
+    "simd_path",
 ]
 
-LIBRARY = "modelserver-kernels.so"
+LIBRARY = "modelserver-simd.so"
 """Its name where it is installed ready made, in a directory `lib` of the system or of Python."""
 
 HOW_TO_GET_IT = "apt-get install g++"
@@ -53,7 +53,7 @@ ABI = 2
 _TRIAL = """
 import ctypes, sys
 try:
-    found = ctypes.CDLL(sys.argv[1]).modelserver_kernels_abi()
+    found = ctypes.CDLL(sys.argv[1]).modelserver_simd_abi()
 except (OSError, AttributeError) as error:
     sys.exit(str(error))
 sys.exit(None if found == int(sys.argv[2]) else f"its ABI is {found}, and {sys.argv[2]} is wanted")
@@ -62,7 +62,7 @@ sys.exit(None if found == int(sys.argv[2]) else f"its ABI is {found}, and {sys.a
 _SOURCE = Path(__file__).parent / "source"
 _SOURCES = ("build_id", "interpose", "packed", "product", "search", "weights")
 _BUILT = Built(
-    "kernels.so",
+    "simd.so",
     tuple(_SOURCE / f"{name}.cc" for name in _SOURCES),
     ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden"),
     ("-ldl",),
@@ -72,7 +72,7 @@ _BUILT = Built(
 
 
 @dataclass(frozen=True, slots=True)
-class Kernels:
+class SimdLibrary:
     """The library, and which of its variants runs here."""
 
     library: Path
@@ -80,7 +80,7 @@ class Kernels:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The variables of a process that has them. The linker splits the value at spaces and
+        """The variables of a process that has it. The linker splits the value at spaces and
         colons (ld.so(8)), so a path with one is given by a link that has none."""
         return {"LD_PRELOAD": str(_preloadable(self.library))}
 
@@ -89,20 +89,12 @@ class Kernels:
 def _preloadable(library: Path) -> Path:
     if not _SPLITS.search(str(library)):
         return library
-    directory = _links()
-    link = directory / f"{len(list(directory.iterdir()))}.so"
+    home = "/tmp" if _SPLITS.search(tempfile.gettempdir()) else None  # noqa: S108 - mkdtemp
+    directory = tempfile.mkdtemp(prefix="modelserver-preload-", dir=home)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    link = Path(directory) / LIBRARY
     link.symlink_to(library)
     return link
-
-
-@functools.cache
-def _links() -> Path:
-    """A directory of this process's, which goes with it."""
-    directory = tempfile.mkdtemp(prefix="modelserver-preload-")
-    if _SPLITS.search(directory):
-        directory = tempfile.mkdtemp(prefix="modelserver-preload-", dir="/tmp")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return Path(directory)
 
 
 _SPLITS = re.compile(r"[\s:]")
@@ -110,11 +102,11 @@ _SPLITS = re.compile(r"[\s:]")
 
 def choose_variant(flags: frozenset[str], blas: str = "auto") -> str | None:
     """The best that the processor can run, and that is no wider than the BLAS kernel asked for."""
-    within = flags & KERNELS[blas] if blas in KERNELS else flags
+    within = flags & CORETYPES[blas] if blas in CORETYPES else flags
     return next((name for name, needed in VARIANTS.items() if needed <= within), None)
 
 
-def find_kernels(cache: Path) -> Path | None:
+def find_simd(cache: Path) -> Path | None:
     """The library, installed or built before, that this version can use on this machine; None if
     it would have to be built."""
     for prefix in (sys.prefix, "/usr/local", "/usr"):
@@ -124,34 +116,34 @@ def find_kernels(cache: Path) -> Path | None:
     return _BUILT.find(cache)
 
 
-def kernels_path(cache: Path) -> Path:
+def simd_path(cache: Path) -> Path:
     """Where the library is kept that is built here."""
     return _BUILT.path(cache)
 
 
-def can_build_kernels() -> bool:
+def can_build_simd() -> bool:
     """There is a compiler."""
     return compiler_is_here()
 
 
-def build_kernels(cache: Path) -> Path:
+def build_simd(cache: Path) -> Path:
     """The library, built into `cache` if it has to be. Raises `ModelError`."""
-    return find_kernels(cache) or _BUILT.build(cache)
+    return find_simd(cache) or _BUILT.build(cache)
 
 
-def get_kernels(cache: Path, flags: frozenset[str], blas: str = "auto") -> Kernels:
+def get_simd(cache: Path, flags: frozenset[str], blas: str = "auto") -> SimdLibrary:
     """The library, built into `cache` if it has to be, and its best variant. Raises `ModelError`,
-    `KernelRefused`."""
+    `UnsupportedProcessor`."""
     variant = must_run(flags, blas)
-    return Kernels(build_kernels(cache), variant)
+    return SimdLibrary(build_simd(cache), variant)
 
 
 def must_run(flags: frozenset[str], blas: str) -> str:
-    """The variant that runs here. Raises `KernelRefused`."""
+    """The variant that runs here. Raises `UnsupportedProcessor`."""
     variant = choose_variant(flags, blas)
     if variant is None:
-        raise KernelRefused(
-            "this processor cannot run the packed kernels: they need AVX2 with FMA, or NEON"
-            + (f" (and blas = {blas} allows no more than it has)" if blas in KERNELS else "")
+        raise UnsupportedProcessor(
+            "this processor cannot run the SIMD library, which needs AVX2 with FMA, or NEON"
+            + (f" (and blas = {blas} allows no more than it has)" if blas in CORETYPES else "")
         )
     return variant

@@ -1,16 +1,16 @@
-"""`python -m models.vosk.simd.build DIRECTORY`: builds the kernels into the cache at DIRECTORY, if
-they are not there or installed. A process of its own, as the compiler takes memory."""
+"""`python -m models.vosk.simd.build DIRECTORY`: builds the SIMD library into the cache at
+DIRECTORY, if it is not there or installed. A process of its own, as the compiler takes memory."""
 
 import sys
 from pathlib import Path
 
 from models.contract import ModelError
-from models.vosk.simd import build_kernels
+from models.vosk.simd import build_simd
 
 if __name__ == "__main__":
     try:
-        build_kernels(Path(sys.argv[1]))
+        build_simd(Path(sys.argv[1]))
     except ModelError as error:
         sys.exit(error.message)
     except OSError as error:
-        sys.exit(f"the kernels cannot be kept in {sys.argv[1]}: {error.strerror}")
+        sys.exit(f"the SIMD library cannot be kept in {sys.argv[1]}: {error.strerror}")

@@ -1,5 +1,5 @@
-"""The kernels inside the process that loads a model: attached to the engine, told when the weights
-are constant, and switched off if they do not answer like it."""
+"""SIMD library inside the process that loads a model: attached to the engine, told when the weights
+are constant, and switched off if texts differ with it."""
 
 import contextlib
 import ctypes
@@ -9,54 +9,54 @@ from pathlib import Path
 from models.vosk.simd import ABI
 
 _REASONS = {
-    1: "this processor cannot run them",
-    2: "the engine's library is not the one that they were written for",
-    3: "the engine's calls do not reach them",
+    1: "this processor cannot run it",
+    2: "the engine's library is not the one that it was written for",
+    3: "the engine's calls do not reach it",
 }
 
 
 def _has(functions: ctypes.CDLL, name: str) -> bool:
-    return hasattr(functions, f"modelserver_kernels_{name}")
+    return hasattr(functions, f"modelserver_simd_{name}")
 
 
-class KernelsUnavailable(Exception):
-    """They cannot be used in this process; the text says why."""
+class SimdUnavailable(Exception):
+    """It cannot be used in this process; the text says why."""
 
 
-class PreloadedKernels:
+class PreloadedSimd:
     """The library that this process was started with."""
 
     def __init__(self, functions: ctypes.CDLL, variant: str) -> None:
         self._functions = functions
         self.variant = variant
         self.refused: str | None = None
-        """Why they are not used, where they did not answer like the engine."""
+        """Why it is not used, where texts differed with it."""
         self.aside_bytes = 0
         """How much of the weights is in memory only as it was packed."""
 
     @classmethod
-    def attach(cls, engine: Path, variant: str) -> "PreloadedKernels":
+    def attach(cls, engine: Path, variant: str) -> "PreloadedSimd":
         """Let the calls of the library `engine`, which is loaded, come to the variant of that name.
-        Raises `KernelsUnavailable`."""
+        Raises `SimdUnavailable`."""
         functions = ctypes.CDLL(None)
         try:
-            attach = functions.modelserver_kernels_attach
+            attach = functions.modelserver_simd_attach
         except AttributeError:
-            raise KernelsUnavailable("this process was started without them") from None
-        found = functions.modelserver_kernels_abi() if _has(functions, "abi") else 0
+            raise SimdUnavailable("this process was started without it") from None
+        found = functions.modelserver_simd_abi() if _has(functions, "abi") else 0
         if found != ABI:
-            raise KernelsUnavailable(
+            raise SimdUnavailable(
                 f"the library that this process was started with has the ABI {found}, and {ABI} is "
                 "wanted: is an older version installed?"
             )
         attach.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
-        functions.modelserver_kernels_begin.argtypes = [ctypes.c_size_t]
-        functions.modelserver_kernels_seal.argtypes = [ctypes.c_size_t]
+        functions.modelserver_simd_begin.argtypes = [ctypes.c_size_t]
+        functions.modelserver_simd_seal.argtypes = [ctypes.c_size_t]
         for name in ("seal", "freeze", "products", "packed_bytes", "restored", "searched"):
-            getattr(functions, f"modelserver_kernels_{name}").restype = ctypes.c_size_t
+            getattr(functions, f"modelserver_simd_{name}").restype = ctypes.c_size_t
         refused = attach(str(engine).encode(), variant.encode())
         if refused:
-            raise KernelsUnavailable(_REASONS[refused])
+            raise SimdUnavailable(_REASONS[refused])
         return cls(functions, variant)
 
     @contextlib.contextmanager
@@ -64,61 +64,59 @@ class PreloadedKernels:
         """What is allocated in the block and is large is weights: constant after it. `most_bytes`:
         of all that, with what is freed again. Up to `packed_bytes` of it may be packed.
 
-        Raises `KernelsUnavailable` where there is no address space for it, or in a process that has
+        Raises `SimdUnavailable` where there is no address space for it, or in a process that has
         loaded a model before.
         """
-        if self._functions.modelserver_kernels_begin(most_bytes) != 0:
+        if self._functions.modelserver_simd_begin(most_bytes) != 0:
             self.use(use=False)
-            raise KernelsUnavailable(
-                "there is no room for the weights, or a model was loaded before"
-            )
+            raise SimdUnavailable("there is no room for the weights, or a model was loaded before")
         try:
             yield
         finally:
-            self._functions.modelserver_kernels_seal(packed_bytes)
+            self._functions.modelserver_simd_seal(packed_bytes)
 
     def use(self, *, use: bool) -> None:
-        """Use them, or leave everything to the engine."""
-        self._functions.modelserver_kernels_use(int(use))
+        """Use it, or leave everything to the engine."""
+        self._functions.modelserver_simd_use(int(use))
 
     def search(self, *, use: bool) -> None:
         """Search in the graph, or leave only that to the engine."""
-        self._functions.modelserver_kernels_search(int(use))
+        self._functions.modelserver_simd_search(int(use))
 
     @property
     def searches(self) -> bool:
-        """They search in the graph too: the engine is a build of it whose data they know."""
-        return bool(self._functions.modelserver_kernels_searches())
+        """It searches the graph too: the engine is a build whose data it knows."""
+        return bool(self._functions.modelserver_simd_searches())
 
     def freeze(self) -> None:
-        """Pack no more: what is packed now is shared by every fork. If the kernels are used, the
+        """Pack no more: what is packed now is shared by every fork. If the library is used, the
         engine's own copy of it is given back; what reads that nevertheless finds it again, in
         memory of its own process."""
-        self.aside_bytes = int(self._functions.modelserver_kernels_freeze())
+        self.aside_bytes = int(self._functions.modelserver_simd_freeze())
 
     @property
     def products(self) -> int:
-        """How many products they have done in this process."""
-        return int(self._functions.modelserver_kernels_products())
+        """How many products it has computed in this process."""
+        return int(self._functions.modelserver_simd_products())
 
     @property
     def packed_bytes(self) -> int:
         """How much has been packed."""
-        return int(self._functions.modelserver_kernels_packed_bytes())
+        return int(self._functions.modelserver_simd_packed_bytes())
 
     @property
     def restored(self) -> int:
         """How many of the weights that were given back were read after all in this process."""
-        return int(self._functions.modelserver_kernels_restored())
+        return int(self._functions.modelserver_simd_restored())
 
     @property
     def searched(self) -> int:
-        """How many frames of sound they have searched for in this process."""
-        return int(self._functions.modelserver_kernels_searched())
+        """How many frames of sound it has searched the graph for in this process."""
+        return int(self._functions.modelserver_simd_searched())
 
     def alike(self, answers: Callable[[], list[str]]) -> str | None:
-        """Ask without them and with them. None if that gives the same, else what differs: they are
-        not used any more then, and `refused` says it."""
+        """Ask without it and with it. None if that gives the same, else what differs: it is not
+        used any more then, and `refused` says it."""
         self.refused = self._difference(answers)
         if self.refused is not None:
             self.use(use=False)
@@ -131,7 +129,7 @@ class PreloadedKernels:
         done = self.products
         for own, ours in zip(without, answers(), strict=True):
             if own != ours:
-                return f"with them {own[:80]!r} became {ours[:80]!r}"
+                return f"with it {own[:80]!r} became {ours[:80]!r}"
         if self.products == done:
-            return "no product of this model is one of theirs"
+            return "it computes no product of this model"
         return None

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace kernels {
+namespace simd {
 namespace {
 
 constexpr std::size_t padded(std::size_t bytes) { return (bytes + 3) / 4 * 4; }
@@ -61,4 +61,4 @@ std::string build_id_of(const void* address) {
   return asked.found;
 }
 
-}  // namespace kernels
+}  // namespace simd

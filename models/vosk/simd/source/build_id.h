@@ -4,10 +4,10 @@
 
 #include <string>
 
-namespace kernels {
+namespace simd {
 
 /// The id that the linker gave the library that `address` is in, in hexadecimal digits; empty if it
 /// has none.
 std::string build_id_of(const void* address);
 
-}  // namespace kernels
+}  // namespace simd

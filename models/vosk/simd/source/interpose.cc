@@ -20,8 +20,8 @@
 
 namespace {
 
-using kernels::Matrix;
-using kernels::Variant;
+using simd::Matrix;
+using simd::Variant;
 
 // --- the allocator -------------------------------------------------------------------------------
 
@@ -35,7 +35,7 @@ Function next(const char* name) {
 
 EXPORTED int posix_memalign(void** to, std::size_t alignment, std::size_t bytes) {
   static const auto original = next<int (*)(void**, std::size_t, std::size_t)>("posix_memalign");
-  if (void* weights = kernels::allocate_weights(alignment, bytes)) {
+  if (void* weights = simd::allocate_weights(alignment, bytes)) {
     *to = weights;
     return 0;
   }
@@ -44,24 +44,24 @@ EXPORTED int posix_memalign(void** to, std::size_t alignment, std::size_t bytes)
 
 EXPORTED void free(void* memory) {
   static const auto original = next<void (*)(void*)>("free");
-  if (__builtin_expect(kernels::in_weights(memory), 0)) return kernels::free_weights(memory);
+  if (__builtin_expect(simd::in_weights(memory), 0)) return simd::free_weights(memory);
   original(memory);
 }
 
 EXPORTED std::size_t malloc_usable_size(void* memory) {
   static const auto original = next<std::size_t (*)(void*)>("malloc_usable_size");
-  if (kernels::in_weights(memory)) return kernels::weights_size(memory);
+  if (simd::in_weights(memory)) return simd::weights_size(memory);
   return original(memory);
 }
 
 EXPORTED void* realloc(void* memory, std::size_t bytes) {
   static const auto original = next<void* (*)(void*, std::size_t)>("realloc");
-  if (!kernels::in_weights(memory)) return original(memory, bytes);
+  if (!simd::in_weights(memory)) return original(memory, bytes);
   void* moved = original(nullptr, bytes);
   if (moved == nullptr) return nullptr;
-  const std::size_t held = kernels::weights_size(memory);
+  const std::size_t held = simd::weights_size(memory);
   std::memcpy(moved, memory, held < bytes ? held : bytes);
-  kernels::free_weights(memory);
+  simd::free_weights(memory);
   return moved;
 }
 
@@ -111,17 +111,17 @@ constexpr const char* kFloor = "_ZN5kaldi10MatrixBaseIfE5FloorERKS1_f";
 Engine engine_in(void* library) {
   Engine found = {};
   if (library == nullptr) return found;
-  kernels::find(library, "cblas_sgemm", found.sgemm);
-  kernels::find(library, kFloor, found.floor);
-  kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE7NumRowsEv", found.rows);
-  kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE7NumColsEv", found.columns);
-  kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE6StrideEv", found.stride);
-  kernels::find(library, "_ZNK5kaldi10MatrixBaseIfE4DataEv", found.data);
+  simd::find(library, "cblas_sgemm", found.sgemm);
+  simd::find(library, kFloor, found.floor);
+  simd::find(library, "_ZNK5kaldi10MatrixBaseIfE7NumRowsEv", found.rows);
+  simd::find(library, "_ZNK5kaldi10MatrixBaseIfE7NumColsEv", found.columns);
+  simd::find(library, "_ZNK5kaldi10MatrixBaseIfE6StrideEv", found.stride);
+  simd::find(library, "_ZNK5kaldi10MatrixBaseIfE4DataEv", found.data);
   return found;
 }
 
 Engine engine = {};
-kernels::Range engine_code;
+simd::Range engine_code;
 
 /// What a call in the library that `caller` is in would have reached without us: the engine's own
 /// function; for any other library what comes after ours in the global scope, or else what that
@@ -130,9 +130,9 @@ template <typename Function>
 Function original_for(const void* caller, Function Engine::*own, const char* name) {
   if (engine_code.holds(caller) && engine.*own != nullptr) return engine.*own;
   Function found = next<Function>(name);
-  if (found == nullptr) found = engine_in(kernels::library_of(caller)).*own;
+  if (found == nullptr) found = engine_in(simd::library_of(caller)).*own;
   if (found == nullptr) {
-    std::fprintf(stderr, "modelserver-kernels: %s is called, and no library has it\n", name);
+    std::fprintf(stderr, "modelserver-simd: %s is called, and no library has it\n", name);
     std::abort();
   }
   return found;
@@ -158,7 +158,7 @@ bool multiplied(int order, int transpose_a, int transpose_b, long m, long n, lon
       transpose_b != kTranspose || m <= 0 || n <= 0 || k <= 0 || n * k < kLeastElements ||
       lda < k || ldb < k || ldc < n)
     return false;
-  const float* packed = kernels::packed(*with, Matrix{b, n, k, ldb});
+  const float* packed = simd::packed(*with, Matrix{b, n, k, ldb});
   if (packed == nullptr) return false;
   with->multiply(m, n, k, alpha, a, lda, packed, beta, c, ldc);
   products.fetch_add(1, std::memory_order_relaxed);
@@ -197,65 +197,65 @@ __attribute__((visibility("default"))) void kaldi::MatrixBase<float>::Floor(
 
 /// What `models/vosk/simd/__init__.py` expects of the functions below; a library of another version
 /// says another number, or has no such function.
-EXPORTED int modelserver_kernels_abi() { return 2; }
+EXPORTED int modelserver_simd_abi() { return 2; }
 
 /// Take the variant of that name, for the engine in the shared library at `path`, which is loaded.
 /// 0; 1 if the processor cannot run it, 2 if the library is not as expected, 3 if its calls do not
 /// come here (something else is preloaded before us).
-EXPORTED int modelserver_kernels_attach(const char* path, const char* name) {
-  engine = engine_in(kernels::loaded_library(path));
+EXPORTED int modelserver_simd_attach(const char* path, const char* name) {
+  engine = engine_in(simd::loaded_library(path));
   // What the engine finds under this name is what the global scope has first.
   if (dlsym(RTLD_DEFAULT, "cblas_sgemm") != reinterpret_cast<void*>(&cblas_sgemm)) return 3;
   if (!engine.complete() || engine.sgemm == &cblas_sgemm) return 2;
-  engine_code = kernels::range_of(reinterpret_cast<const void*>(engine.sgemm));
-  const Variant* found = kernels::find_variant(name);
+  engine_code = simd::range_of(reinterpret_cast<const void*>(engine.sgemm));
+  const Variant* found = simd::find_variant(name);
   if (found == nullptr) return 1;
   variant.store(found);
   in_use.store(true);
-  kernels::attach_search(path);
+  simd::attach_search(path);
   return 0;
 }
 
 /// Keep the weights of a model that is loaded from now on; of so many bytes at the most, with what
 /// is freed on the way. 0, or 1 if that cannot be.
-EXPORTED int modelserver_kernels_begin(std::size_t bytes) {
-  return kernels::begin_weights(bytes) ? 0 : 1;
+EXPORTED int modelserver_simd_begin(std::size_t bytes) {
+  return simd::begin_weights(bytes) ? 0 : 1;
 }
 
 /// The model is loaded: its weights are constant. Up to so many bytes may be packed. Returns the
 /// weights' bytes.
-EXPORTED std::size_t modelserver_kernels_seal(std::size_t packed_most) {
-  const std::size_t sealed = kernels::seal_weights();
-  kernels::set_packing_limit(packed_most);
+EXPORTED std::size_t modelserver_simd_seal(std::size_t packed_most) {
+  const std::size_t sealed = simd::seal_weights();
+  simd::set_packing_limit(packed_most);
   return sealed;
 }
 
 /// Pack no more: what comes after the fork is not shared. Weights that are packed are there once
 /// from now on. Returns how many bytes that gives back.
-EXPORTED std::size_t modelserver_kernels_freeze() {
-  kernels::set_packing_limit(0);
-  const bool possible = variant_in_use() != nullptr && kernels::handles_faults();
-  return possible ? kernels::set_packed_aside() : 0;
+EXPORTED std::size_t modelserver_simd_freeze() {
+  simd::set_packing_limit(0);
+  const bool possible = variant_in_use() != nullptr && simd::handles_faults();
+  return possible ? simd::set_packed_aside() : 0;
 }
 
 /// Use the variant, or leave everything to the engine.
-EXPORTED void modelserver_kernels_use(int use) {
+EXPORTED void modelserver_simd_use(int use) {
   in_use.store(use != 0);
-  kernels::use_search(use != 0);
+  simd::use_search(use != 0);
 }
 
 /// Search in the graph too, or leave only that to the engine.
-EXPORTED void modelserver_kernels_search(int use) { kernels::use_search(use != 0); }
+EXPORTED void modelserver_simd_search(int use) { simd::use_search(use != 0); }
 
 /// 1 if the search is done here.
-EXPORTED int modelserver_kernels_searches() { return kernels::searches() ? 1 : 0; }
+EXPORTED int modelserver_simd_searches() { return simd::searches() ? 1 : 0; }
 
 /// How many products were done here, and how many bytes are packed.
-EXPORTED unsigned long modelserver_kernels_products() { return products.load(); }
-EXPORTED std::size_t modelserver_kernels_packed_bytes() { return kernels::packed_bytes(); }
+EXPORTED unsigned long modelserver_simd_products() { return products.load(); }
+EXPORTED std::size_t modelserver_simd_packed_bytes() { return simd::packed_bytes(); }
 
 /// How many weights were read, against expectation, that are there only as they were packed.
-EXPORTED unsigned long modelserver_kernels_restored() { return kernels::restored(); }
+EXPORTED unsigned long modelserver_simd_restored() { return simd::restored(); }
 
 /// How many frames of sound were searched here; 0 for ever where the engine does that itself.
-EXPORTED unsigned long modelserver_kernels_searched() { return kernels::searched_frames(); }
+EXPORTED unsigned long modelserver_simd_searched() { return simd::searched_frames(); }

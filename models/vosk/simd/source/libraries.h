@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 
-namespace kernels {
+namespace simd {
 
 /// The library at `path` if it is loaded, else null.
 inline void* loaded_library(const char* path) {
@@ -62,4 +62,4 @@ void find(void* library, const char* name, Function& function) {
   function = reinterpret_cast<Function>(dlsym(library, name));
 }
 
-}  // namespace kernels
+}  // namespace simd

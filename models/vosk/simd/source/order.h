@@ -13,7 +13,7 @@
 
 #pragma once
 
-namespace kernels {
+namespace simd {
 
 constexpr long kDepthBlock = 320, kColumnBlock = 320;  // OpenBLAS: SGEMM_DEFAULT_Q and _P
 constexpr long kGroup = 8;                             // OpenBLAS: SGEMM_DEFAULT_UNROLL_M
@@ -53,4 +53,4 @@ inline bool two_chains(const Rows& rows, long group, long groups) {
   return group == groups - 1 && groups % 2 == 1;
 }
 
-}  // namespace kernels
+}  // namespace simd

@@ -9,7 +9,7 @@
 
 #include "weights.h"
 
-namespace kernels {
+namespace simd {
 namespace {
 
 struct Entry {
@@ -106,4 +106,4 @@ void set_packing_limit(std::size_t bytes) {
 
 std::size_t packed_bytes() { return bytes_packed.load(); }
 
-}  // namespace kernels
+}  // namespace simd

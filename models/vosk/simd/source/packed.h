@@ -6,7 +6,7 @@
 
 #include "product.h"
 
-namespace kernels {
+namespace simd {
 
 /// A matrix inside somebody's memory: n rows of k floats, each row `ldb` after the one before.
 struct Matrix {
@@ -34,4 +34,4 @@ void set_packing_limit(std::size_t bytes);
 /// How much has been packed, in bytes.
 std::size_t packed_bytes();
 
-}  // namespace kernels
+}  // namespace simd

@@ -48,7 +48,7 @@ inline Eight multiply_add(Eight a, Eight b, Eight c) {
 
 #endif
 
-namespace kernels {
+namespace simd {
 namespace {
 
 #if defined(__x86_64__)
@@ -84,4 +84,4 @@ const Variant* find_variant(const char* name) {
   return nullptr;
 }
 
-}  // namespace kernels
+}  // namespace simd

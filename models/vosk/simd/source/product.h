@@ -3,7 +3,7 @@
 
 #pragma once
 
-namespace kernels {
+namespace simd {
 
 /// C = alpha A B' + beta C for one kind of processor, all row major: A of m rows and k columns, B
 /// of n rows and k columns, as `pack` has laid it out.
@@ -23,4 +23,4 @@ struct Variant {
 /// The variant of that name ("AVX-512", "AVX2", "NEON"), if this processor can run it, or null.
 const Variant* find_variant(const char* name);
 
-}  // namespace kernels
+}  // namespace simd

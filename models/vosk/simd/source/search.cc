@@ -25,7 +25,7 @@
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
-using namespace kernels;
+using namespace simd;
 
 namespace {
 
@@ -565,7 +565,7 @@ constexpr Build kBuilds[] = {
 
 }  // namespace
 
-namespace kernels {
+namespace simd {
 
 void attach_search(const char* path) {
   engine = engine_in(loaded_library(path));
@@ -589,4 +589,4 @@ bool searches() { return in_use.load(); }
 
 unsigned long searched_frames() { return frames.load(); }
 
-}  // namespace kernels
+}  // namespace simd

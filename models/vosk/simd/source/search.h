@@ -2,7 +2,7 @@
 
 #pragma once
 
-namespace kernels {
+namespace simd {
 
 /// For the engine in the shared library at `path`, which is loaded. Where that is no build that is
 /// known, or its calls do not come here, it goes on by itself.
@@ -17,4 +17,4 @@ bool searches();
 /// How many frames of sound were searched here.
 unsigned long searched_frames();
 
-}  // namespace kernels
+}  // namespace simd

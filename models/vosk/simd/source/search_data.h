@@ -10,7 +10,7 @@
 #include <cstring>
 #include <new>
 
-namespace kernels {
+namespace simd {
 
 template <typename Value>
 struct Vector {
@@ -165,7 +165,7 @@ static_assert(offsetof(Decodable, stride) == 0x18 && offsetof(Decodable, first_f
 static_assert(offsetof(Decodable, frame_offset) == 0x30 && offsetof(Decodable, pdfs) == 0x128, "");
 static_assert(offsetof(Pdfs, of_input) == 0x98, "");
 
-}  // namespace kernels
+}  // namespace simd
 
 // The functions that the engine calls by these names (Itanium C++ ABI).
 #define DECODER                                                                       \

@@ -7,7 +7,7 @@
 // How the sums are made, and why so, is in order.h.
 
 constexpr long kPanel = kWidth * kVectors;
-constexpr long kGroupsInPanel = kPanel / kernels::kGroup;
+constexpr long kGroupsInPanel = kPanel / simd::kGroup;
 
 template <typename V>
 static V spread(float one) {
@@ -116,35 +116,35 @@ static void multiply_rows(long rows, long depth, const float* a, long lda, const
 
 /// Rows of one kind with one panel of `columns` columns, whose groups are numbered from `group` of
 /// `groups` whole ones in their block.
-static void multiply_panel(const kernels::Rows& rows, long depth, const float* a, long lda,
+static void multiply_panel(const simd::Rows& rows, long depth, const float* a, long lda,
                            const float* panel, long columns, long group, long groups,
                            const Target& to) {
-  const bool first = kernels::two_chains(rows, group, groups);
+  const bool first = simd::two_chains(rows, group, groups);
   bool alike = true;
-  for (long g = 1; g < kGroupsInPanel && g * kernels::kGroup < columns; ++g)
-    alike = alike && kernels::two_chains(rows, group + g, groups) == first;
+  for (long g = 1; g < kGroupsInPanel && g * simd::kGroup < columns; ++g)
+    alike = alike && simd::two_chains(rows, group + g, groups) == first;
   if (alike) {
     (first ? multiply_rows<Vector, kVectors, 2> : multiply_rows<Vector, kVectors, 1>)(
         rows.count, depth, a, lda, panel, columns, to);
     return;
   }
-  for (long at = 0; at < columns; at += kernels::kGroup) {
-    const bool two = kernels::two_chains(rows, group + at / kernels::kGroup, groups);
-    const long here = columns - at < kernels::kGroup ? columns - at : kernels::kGroup;
-    constexpr int count = kernels::kGroup / 8;
+  for (long at = 0; at < columns; at += simd::kGroup) {
+    const bool two = simd::two_chains(rows, group + at / simd::kGroup, groups);
+    const long here = columns - at < simd::kGroup ? columns - at : simd::kGroup;
+    constexpr int count = simd::kGroup / 8;
     (two ? multiply_rows<Eight, count, 2> : multiply_rows<Eight, count, 1>)(
         rows.count, depth, a, lda, panel + at, here, {to.c + at, to.ldc, to.alpha});
   }
 }
 
 /// The rows after `at` that are made alike, as far as one panel tells.
-static kernels::Rows rows_from(long at, long m, bool first_block, bool interior) {
-  kernels::Rows rows = kernels::next_rows(at, m, first_block);
+static simd::Rows rows_from(long at, long m, bool first_block, bool interior) {
+  simd::Rows rows = simd::next_rows(at, m, first_block);
   if (!interior) return rows;
   // Away from the ends of a column block half of twelve is like all others of one chain.
   rows.half_of_twelve = false;
   for (long end = at + rows.count; end < m;) {
-    const kernels::Rows more = kernels::next_rows(end, m, first_block);
+    const simd::Rows more = simd::next_rows(end, m, first_block);
     if (more.two_chains != rows.two_chains) break;
     rows.count += more.count;
     end += more.count;
@@ -158,17 +158,17 @@ static void multiply(long m, long n, long k, float alpha, const float* a, long l
     for (long i = 0; i < m; ++i)
       for (long j = 0; j < n; ++j) c[i * ldc + j] = beta == 0 ? 0 : beta * c[i * ldc + j];
   for (long p = 0, depth; p < k; p += depth) {
-    depth = kernels::next_block(k - p, kernels::kDepthBlock);
+    depth = simd::next_block(k - p, simd::kDepthBlock);
     for (long j = 0, block; j < n; j += block) {
-      block = kernels::next_block(n - j, kernels::kColumnBlock);
-      const long groups = block / kernels::kGroup;
+      block = simd::next_block(n - j, simd::kColumnBlock);
+      const long groups = block / simd::kGroup;
       for (long at = 0; at < block; at += kPanel, packed += depth * kPanel) {
         const long columns = block - at < kPanel ? block - at : kPanel;
-        const long group = at / kernels::kGroup;
+        const long group = at / simd::kGroup;
         const bool whole = group + kGroupsInPanel <= groups;
         const bool interior = whole && (m < 12 || (group > 0 && group + kGroupsInPanel < groups));
         for (long i = 0; i < m;) {
-          const kernels::Rows rows = rows_from(i, m, j == 0, interior);
+          const simd::Rows rows = rows_from(i, m, j == 0, interior);
           multiply_panel(rows, depth, a + i * lda + p, lda, packed, columns, group, groups,
                          {c + i * ldc + j + at, ldc, alpha});
           i += rows.count;
@@ -182,7 +182,7 @@ static void multiply(long m, long n, long k, float alpha, const float* a, long l
 static long packed_size(long n, long k) {
   long columns = 0;
   for (long j = 0, block; j < n; j += block) {
-    block = kernels::next_block(n - j, kernels::kColumnBlock);
+    block = simd::next_block(n - j, simd::kColumnBlock);
     columns += (block + kPanel - 1) / kPanel * kPanel;
   }
   return columns * k;
@@ -193,9 +193,9 @@ static long packed_size(long n, long k) {
 template <typename Visit>
 static void walk(long n, long k, Visit visit) {
   for (long p = 0, depth; p < k; p += depth) {
-    depth = kernels::next_block(k - p, kernels::kDepthBlock);
+    depth = simd::next_block(k - p, simd::kDepthBlock);
     for (long j = 0, block; j < n; j += block) {
-      block = kernels::next_block(n - j, kernels::kColumnBlock);
+      block = simd::next_block(n - j, simd::kColumnBlock);
       for (long at = 0; at < block; at += kPanel)
         for (long q = p; q < p + depth; ++q)
           for (long column = at; column < at + kPanel; ++column)

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <mutex>
 
-namespace kernels {
+namespace simd {
 namespace {
 
 constexpr std::size_t kLeastBytes = 16 * 1024;
@@ -228,4 +228,4 @@ std::size_t weights_size(const void* address) {
   return found == nullptr ? 0 : found->bytes;
 }
 
-}  // namespace kernels
+}  // namespace simd

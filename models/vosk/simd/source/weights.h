@@ -14,7 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace kernels {
+namespace simd {
 
 /// What may have become of an allocation. It goes from one to a later one, and back only from being
 /// set aside: while one thread makes it again (`kReturning`) the others wait, then it is constant.
@@ -71,4 +71,4 @@ unsigned long restored();
 /// How large the allocation is that begins at `address`, in bytes.
 std::size_t weights_size(const void* address);
 
-}  // namespace kernels
+}  // namespace simd

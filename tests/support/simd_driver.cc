@@ -1,4 +1,4 @@
-// Asks the kernels one product a line, and says how it compares: with a plain product in double
+// Asks the SIMD library one product a line, and says how it compares: with a plain product in double
 // precision and, where the engine's library is given, with its own to the bit.
 //
 //   kernel_driver [LIBVOSK]
@@ -52,7 +52,7 @@ constexpr int kWidth = 4, kVectors = 4, kRows = 6;
 #include "tile.h"
 }  // namespace narrow
 
-using kernels::Variant;
+using simd::Variant;
 
 namespace {
 
@@ -64,7 +64,7 @@ const Variant kNarrow = {"narrow",       narrow::packed_size, narrow::pack,
 const Variant* variant_of(const std::string& name) {
   for (const Variant* emulated : {&kWide, &kNarrow})
     if (name == emulated->name) return emulated;
-  return kernels::find_variant(name.c_str());
+  return simd::find_variant(name.c_str());
 }
 
 typedef void (*Sgemm)(int, int, int, int, int, int, float, const float*, int, const float*, int,
@@ -146,38 +146,38 @@ std::string check_aside(float* const whole, float* const part, float* const spar
                         float* const dropped) {
   const Variant& variant = kNarrow;
   constexpr long n = 64, k = 128;
-  kernels::set_packing_limit(4 << 20);
-  const kernels::Matrix matrix{whole, n, k, k};
-  const float* packed = kernels::packed(variant, matrix);
-  const bool all = packed && kernels::packed(variant, {part, n, k - 8, k}) &&
-                   kernels::packed(variant, {spare, n, k - 4, k}) &&
-                   kernels::packed(variant, {two, n, k / 2, k}) &&
-                   kernels::packed(variant, {two + k / 2, n, k / 2, k}) &&
-                   kernels::packed(variant, {dropped, n, k, k});
+  simd::set_packing_limit(4 << 20);
+  const simd::Matrix matrix{whole, n, k, k};
+  const float* packed = simd::packed(variant, matrix);
+  const bool all = packed && simd::packed(variant, {part, n, k - 8, k}) &&
+                   simd::packed(variant, {spare, n, k - 4, k}) &&
+                   simd::packed(variant, {two, n, k / 2, k}) &&
+                   simd::packed(variant, {two + k / 2, n, k / 2, k}) &&
+                   simd::packed(variant, {dropped, n, k, k});
   if (!all) return "not packed";
-  kernels::set_packing_limit(0);
+  simd::set_packing_limit(0);
   constexpr std::size_t bytes = n * k * sizeof(float);
   // `whole`, `spare`, `two` and `dropped`, and what was packed before.
-  if (kernels::set_packed_aside() != 5 * bytes) return "set something else aside";
-  if (kernels::set_packed_aside() != 0) return "set it aside twice";
-  if (kernels::packed(variant, matrix) != packed) return "forgot what was packed";
-  if (kernels::restored() != 0) return "brought back what nobody touched";
-  if (part[5] != 5 || kernels::restored() != 0) return "set aside what is packed in part";
-  if (spare[5] != 5 || kernels::restored() != 1) return "zeros between the rows are not made again";
+  if (simd::set_packed_aside() != 5 * bytes) return "set something else aside";
+  if (simd::set_packed_aside() != 0) return "set it aside twice";
+  if (simd::packed(variant, matrix) != packed) return "forgot what was packed";
+  if (simd::restored() != 0) return "brought back what nobody touched";
+  if (part[5] != 5 || simd::restored() != 0) return "set aside what is packed in part";
+  if (spare[5] != 5 || simd::restored() != 1) return "zeros between the rows are not made again";
 
-  kernels::free_weights(dropped);
-  if (kernels::packed(variant, {dropped, n, k, k})) return "used what was freed";
+  simd::free_weights(dropped);
+  if (simd::packed(variant, {dropped, n, k, k})) return "used what was freed";
   const pid_t child = fork();
   if (child == 0) {
     two[3] += 1;  // in a process of its own, a write before a read
     const bool right = two[3] == 4 && two[4] == 4 && two[k] == float(k % 97) &&
-                       !kernels::packed(variant, {two, n, k / 2, k});
+                       !simd::packed(variant, {two, n, k / 2, k});
     _exit(right ? 0 : 1);
   }
   int status = 0;
   waitpid(child, &status, 0);
   if (status != 0) return "a write to what was set aside was lost";
-  if (!kernels::packed(variant, {two, n, k / 2, k})) return "a child's write came over";
+  if (!simd::packed(variant, {two, n, k / 2, k})) return "a child's write came over";
 
   std::vector<std::thread> threads;
   std::atomic<long> wrong{0};
@@ -187,8 +187,8 @@ std::string check_aside(float* const whole, float* const part, float* const spar
     });
   for (auto& thread : threads) thread.join();
   if (wrong != 0) return "threads see something else";
-  if (kernels::restored() != 2) return "made again more than once";
-  if (kernels::packed(variant, matrix) != packed) return "forgot what was made again";
+  if (simd::restored() != 2) return "made again more than once";
+  if (simd::packed(variant, matrix) != packed) return "forgot what was made again";
   return "right";
 }
 
@@ -196,60 +196,60 @@ std::string check_weights() {
   const Variant& variant = kNarrow;
   constexpr long n = 64, k = 128;
   constexpr std::size_t bytes = n * k * sizeof(float);
-  if (kernels::allocate_weights(16, bytes) != nullptr) return "taken before it began";
-  if (!kernels::begin_weights(64 << 20)) return "cannot begin";
-  if (kernels::begin_weights(64 << 20)) return "began twice";
-  if (kernels::allocate_weights(16, 100) != nullptr) return "took what is small";
-  if (kernels::allocate_weights(16, 128 << 20) != nullptr) return "took more than there is";
-  auto* dropped = static_cast<float*>(kernels::allocate_weights(16, bytes));
-  auto* kept = static_cast<float*>(kernels::allocate_weights(16, bytes));
-  auto* changed = static_cast<float*>(kernels::allocate_weights(16, bytes));
-  auto* freed = static_cast<float*>(kernels::allocate_weights(16, bytes));
+  if (simd::allocate_weights(16, bytes) != nullptr) return "taken before it began";
+  if (!simd::begin_weights(64 << 20)) return "cannot begin";
+  if (simd::begin_weights(64 << 20)) return "began twice";
+  if (simd::allocate_weights(16, 100) != nullptr) return "took what is small";
+  if (simd::allocate_weights(16, 128 << 20) != nullptr) return "took more than there is";
+  auto* dropped = static_cast<float*>(simd::allocate_weights(16, bytes));
+  auto* kept = static_cast<float*>(simd::allocate_weights(16, bytes));
+  auto* changed = static_cast<float*>(simd::allocate_weights(16, bytes));
+  auto* freed = static_cast<float*>(simd::allocate_weights(16, bytes));
   float* aside[5];
-  for (float*& each : aside) each = static_cast<float*>(kernels::allocate_weights(16, bytes));
+  for (float*& each : aside) each = static_cast<float*>(simd::allocate_weights(16, bytes));
   if (!dropped || !kept || !changed || !freed || !aside[4]) return "no memory";
   for (long i = 0; i < n * k; ++i) {
     kept[i] = changed[i] = freed[i] = float(i % 97);
     for (float* each : aside) each[i] = float(i % 97);
     if (i % k >= k - 4) aside[2][i] = 0;
   }
-  kernels::set_packing_limit(1 << 20);
-  const kernels::Matrix matrix{kept, n, k, k};
-  if (kernels::packed(variant, matrix)) return "packed what was not sealed";
-  kernels::free_weights(dropped);
-  if (kernels::seal_weights() != 8 * bytes) return "sealed something else";
-  if (kernels::allocate_weights(16, bytes) != nullptr) return "taken after it was sealed";
-  const float* packed = kernels::packed(variant, matrix);
-  if (!packed || kernels::packed(variant, matrix) != packed) return "not packed once";
-  if (kernels::packed(variant, {kept + 1, n, k, k})) return "packed more than the allocation";
-  if (kernels::packed(variant, {dropped, n, k, k})) return "packed what was freed";
-  const float* part = kernels::packed(variant, {kept + 8, n, k - 8, k});
+  simd::set_packing_limit(1 << 20);
+  const simd::Matrix matrix{kept, n, k, k};
+  if (simd::packed(variant, matrix)) return "packed what was not sealed";
+  simd::free_weights(dropped);
+  if (simd::seal_weights() != 8 * bytes) return "sealed something else";
+  if (simd::allocate_weights(16, bytes) != nullptr) return "taken after it was sealed";
+  const float* packed = simd::packed(variant, matrix);
+  if (!packed || simd::packed(variant, matrix) != packed) return "not packed once";
+  if (simd::packed(variant, {kept + 1, n, k, k})) return "packed more than the allocation";
+  if (simd::packed(variant, {dropped, n, k, k})) return "packed what was freed";
+  const float* part = simd::packed(variant, {kept + 8, n, k - 8, k});
   if (!part || part == packed) return "a part of it is not another matrix";
 
-  if (!kernels::packed(variant, {changed, n, k, k})) return "not packed";
+  if (!simd::packed(variant, {changed, n, k, k})) return "not packed";
   changed[5] += 1;  // a fault that is not an error
   if (changed[5] != 6) return "a write was lost";
-  if (kernels::packed(variant, {changed, n, k, k})) return "used what was written to";
+  if (simd::packed(variant, {changed, n, k, k})) return "used what was written to";
 
-  if (!kernels::packed(variant, {freed, n, k, k})) return "not packed";
-  kernels::free_weights(freed);
-  if (kernels::packed(variant, {freed, n, k, k})) return "used what was freed";
-  if (!kernels::in_weights(freed)) return "gave its addresses away";
+  if (!simd::packed(variant, {freed, n, k, k})) return "not packed";
+  simd::free_weights(freed);
+  if (simd::packed(variant, {freed, n, k, k})) return "used what was freed";
+  if (!simd::in_weights(freed)) return "gave its addresses away";
 
   std::vector<std::thread> threads;
   std::vector<const float*> seen(8);
   for (int t = 0; t < 8; ++t)
     threads.emplace_back([&, t] {
       for (long shift = 16; shift < 64; shift += 4)
-        seen[t] = kernels::packed(variant, {kept + shift, n - 1, k - 64, k});
+        seen[t] = simd::packed(variant, {kept + shift, n - 1, k - 64, k});
     });
   for (auto& thread : threads) thread.join();
   for (const float* each : seen)
     if (!each || each != seen[0]) return "threads see different ones";
 
-  kernels::set_packing_limit(0);
-  if (kernels::packed(variant, {kept + 64, n - 1, k - 64, k})) return "packed after the end";
-  if (kernels::packed(variant, matrix) != packed) return "forgot what was packed";
+  simd::set_packing_limit(0);
+  if (simd::packed(variant, {kept + 64, n - 1, k - 64, k})) return "packed after the end";
+  if (simd::packed(variant, matrix) != packed) return "forgot what was packed";
 
   // A fault that is somebody else's stays one, and so does a signal that somebody sends.
   for (const bool sent : {false, true}) {
@@ -280,7 +280,7 @@ int main(int count, char** arguments) {
     if (what == "variants") {
       std::cout << "wide narrow";
       for (const char* name : {"AVX-512", "AVX2", "NEON"})
-        if (kernels::find_variant(name) != nullptr) std::cout << " " << name;
+        if (simd::find_variant(name) != nullptr) std::cout << " " << name;
       std::cout << std::endl;
     }
   }

@@ -23,7 +23,7 @@ _OF_EACH = 4
 _WARMED = 3
 _STRIDE_S = 2.7
 HTTP_S = 0.002
-"""What a request takes before and after its worker (benchmarks/README.md: 1.8 ms)."""
+"""What a request takes before and after its worker (docs/decisions.md: 1.8 ms)."""
 
 
 @dataclass(frozen=True, slots=True)

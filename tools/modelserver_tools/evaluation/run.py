@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from modelserver import __version__
-from modelserver.evaluation.errors import (
+from modelserver_tools.evaluation.errors import (
     Counted,
     Difference,
     FileErrors,
@@ -15,7 +15,7 @@ from modelserver.evaluation.errors import (
     difference_of,
     rate_of,
 )
-from modelserver.evaluation.normalising import RULES
+from modelserver_tools.evaluation.normalising import RULES
 
 
 class RunUnusable(Exception):

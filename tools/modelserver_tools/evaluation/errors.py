@@ -12,7 +12,7 @@ from typing import TypeVar
 import jiwer
 import msgspec
 
-from modelserver.evaluation.normalising import characters_of, normalised, words_of
+from modelserver_tools.evaluation.normalising import characters_of, normalised, words_of
 
 _RESAMPLES = 2000
 _SEED = 160

@@ -1,8 +1,7 @@
 """The same load on the same machines, request by request.
 
 As `deploy/haproxy` does it: each machine is given at most two requests for each of its workers, the
-one with the fewest in proportion first; what is more waits in front. Imported only where it is
-asked for (the package simpy).
+one with the fewest in proportion first; what is more waits in front.
 """
 
 import heapq
@@ -14,9 +13,9 @@ from typing import Any
 
 import simpy
 
-from modelserver.planning.load import Load
-from modelserver.planning.machine import HTTP_S, Machine
 from modelserver.serving.sizing import AT_ONCE_EACH
+from modelserver_tools.planning.load import Load
+from modelserver_tools.planning.machine import HTTP_S, Machine
 
 Arrival = tuple[float, float]
 """When a recording comes, and its length; in seconds."""

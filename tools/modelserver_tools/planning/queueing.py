@@ -7,8 +7,8 @@ that are not exponential (Allen, Probability, Statistics, and Queueing Theory, 1
 import math
 from statistics import fmean
 
-from modelserver.planning.load import Load
-from modelserver.planning.machine import HTTP_S, Machine
+from modelserver_tools.planning.load import Load
+from modelserver_tools.planning.machine import HTTP_S, Machine
 
 
 def erlang_b(servers: int, load: float) -> float:

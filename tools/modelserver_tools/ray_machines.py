@@ -1,4 +1,4 @@
-"""The machines of a Ray cluster, each with a pool of its own. Imported only where it is asked for.
+"""The machines of a Ray cluster, each with a pool of its own: `transcribe --on ray`.
 
 One actor a machine runs what `transcribe` runs by itself (`OwnPool`): its fork server, its workers,
 its guard. Ray says which machines there are and which are no more; a file whose machine is lost is

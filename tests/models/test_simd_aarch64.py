@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import SUPPORT
-from test_kernels import NETWORK, SOURCES, Driver, compare
+from test_simd import NETWORK, SOURCES, Driver, compare
 
 pytestmark = pytest.mark.aarch64
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    program = tmp_path_factory.mktemp("aarch64") / "kernel-driver"
-    sources = [SUPPORT / "kernel_driver.cc"]
+    program = tmp_path_factory.mktemp("aarch64") / "simd-driver"
+    sources = [SUPPORT / "simd_driver.cc"]
     sources += [SOURCES / f"{name}.cc" for name in ("product", "packed", "weights")]
     command = ["aarch64-linux-gnu-g++", "-std=c++17", "-O2", "-static", "-Wno-psabi"]
     command += [f"-I{SOURCES}", "-o", str(program), *map(str, sources), "-ldl", "-pthread"]

@@ -1,9 +1,7 @@
 """`modelserver plan`: how many machines of this kind a load needs."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
@@ -11,14 +9,19 @@ import uvloop
 
 from modelserver.batch.files import found
 from modelserver.cli.options import with_settings
-from modelserver.extras import how_to_install
 from modelserver.logs import configure_logs
-from modelserver.planning.load import Load, LoadUnreadable, of_file, supposed
-from modelserver.planning.machine import Machine, measured_machine, streams_of
-from modelserver.planning.queueing import latency, machines_for, machines_for_streams, rate_within
 from modelserver.serving.selection import worker_count, workers_text
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
+from modelserver_tools.planning.load import Load, LoadUnreadable, of_file, supposed
+from modelserver_tools.planning.machine import Machine, measured_machine, streams_of
+from modelserver_tools.planning.queueing import (
+    latency,
+    machines_for,
+    machines_for_streams,
+    rate_within,
+)
+from modelserver_tools.planning.simulation import simulate
 from supervisor import NotReady, in_units
 
 _NUMBERS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -92,8 +95,8 @@ def plan(
     overhead: float,
     as_json: bool,
 ) -> None:
-    """Say what a machine of this kind carries, and how many are needed for a load: by a formula,
-    and by a simulation where the package simpy is there.
+    """Report what a machine of this kind carries, and how many a load needs: by a formula and by
+    a simulation.
 
     The machine is measured for a few seconds: nothing else should use it meanwhile.
     """
@@ -170,8 +173,7 @@ def _for_recordings(
 
 
 def _table(load: Load, machine: Machine, most_s: float, document: dict[str, object]) -> list[str]:
-    simulate = _simulator()
-    simulated = f"   simulated:{'P50':>8}{'P95':>8}{'P99':>8}{'BUSY':>7}" if simulate else ""
+    simulated = f"   simulated:{'P50':>8}{'P95':>8}{'P99':>8}{'BUSY':>7}"
     lines = [
         f"What machines carry so that 95 % take no longer than {most_s:g} s:",
         f"{'MACHINES':>8}{'A SECOND':>10}{'AUDIO S/S':>11}{'P95':>8}{simulated}",
@@ -183,27 +185,14 @@ def _table(load: Load, machine: Machine, most_s: float, document: dict[str, obje
             continue
         given = Load(rate, load.lengths, load.of)
         formula = latency(given, machine, machines, 0.95)
-        row: dict[str, object] = {"machines": machines, "rate": rate, "p95_s": formula}
-        line = f"{machines:>8}{rate:>10.2f}{rate * load.mean_s:>11.0f}{formula:>8.2f}"
-        if simulate:
-            seen = simulate(given, machine, machines, max(_SIMULATED, _EACH * machines))
-            line += f"{'':>13}{seen.p50:>8.2f}{seen.p95:>8.2f}{seen.p99:>8.2f}{seen.busy:>7.0%}"
-            row["simulated"] = seen
-        lines.append(line)
-        rows.append(row)
-    if not simulate:
-        lines.append(f"(the package simpy would simulate it, too: {how_to_install('plan')})")
+        seen = simulate(given, machine, machines, max(_SIMULATED, _EACH * machines))
+        lines.append(
+            f"{machines:>8}{rate:>10.2f}{rate * load.mean_s:>11.0f}{formula:>8.2f}"
+            f"{'':>13}{seen.p50:>8.2f}{seen.p95:>8.2f}{seen.p99:>8.2f}{seen.busy:>7.0%}"
+        )
+        rows.append({"machines": machines, "rate": rate, "p95_s": formula, "simulated": seen})
     document["table"] = rows
     return lines
-
-
-def _simulator() -> Callable[[Load, Machine, int, int], Any] | None:
-    """None where the package is not there."""
-    try:
-        from modelserver.planning.simulation import simulate
-    except ImportError:
-        return None
-    return simulate
 
 
 def _for_streams(

@@ -1,7 +1,8 @@
-"""Our kernels: right to the bit, never on what may change, and not used where they cannot be."""
+"""SIMD library: right to the bit, never on what may change, and not used where it cannot be."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,10 +21,10 @@ from running import RunningServer, start_server, until
 
 import models
 from models.processor import AVX2, AVX512, processor_flags
-from models.vosk.blas import KernelRefused, blas_environment
+from models.vosk.blas import UnsupportedProcessor, blas_environment
 from models.vosk.prepared import PreparedModel
-from models.vosk.simd import SAME_AS, choose_variant, get_kernels, must_run
-from models.vosk.simd.preloaded import PreloadedKernels
+from models.vosk.simd import SAME_AS, choose_variant, get_simd, must_run
+from models.vosk.simd.preloaded import PreloadedSimd
 from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
 from supervisor.settings import Allocator
 
@@ -37,7 +38,7 @@ runs_avx2 = pytest.mark.skipif(
 
 
 class Driver:
-    """tests/kernel_driver.cc, in a process that answers line by line."""
+    """tests/simd_driver.cc, in a process that answers line by line."""
 
     def __init__(self, program: Path, engine: Path | None, *emulator: str) -> None:
         self._process = subprocess.Popen(
@@ -69,8 +70,8 @@ class Driver:
 
 
 def compiled(directory: Path) -> Path:
-    program = directory / "kernel-driver"
-    sources = [SUPPORT / "kernel_driver.cc"]
+    program = directory / "simd-driver"
+    sources = [SUPPORT / "simd_driver.cc"]
     sources += [SOURCES / f"{name}.cc" for name in ("product", "packed", "weights")]
     objects = {source: directory / f"{source.stem}.o" for source in sources}
     command = ["g++", "-std=c++17", "-Wno-psabi", *SANITIZED, f"-I{SOURCES}"]
@@ -162,7 +163,7 @@ def test_the_variant_is_one_that_the_processor_has() -> None:
     assert choose_variant(frozenset({"avx2"})) is None  # without fused multiplication
     assert choose_variant(frozenset({"asimd", "fp"})) == "NEON"
     assert choose_variant(AVX512 | AVX2, "Haswell") == "AVX2"
-    with pytest.raises(KernelRefused, match="AVX2 with FMA"):
+    with pytest.raises(UnsupportedProcessor, match="AVX2 with FMA"):
         must_run(frozenset({"sse4_2"}), "auto")
 
 
@@ -179,29 +180,29 @@ class Switched:
         self.used = True
         self.products = 0
 
-    def modelserver_kernels_use(self, use: int) -> None:
+    def modelserver_simd_use(self, use: int) -> None:
         self.used = bool(use)
 
-    def modelserver_kernels_products(self) -> int:
+    def modelserver_simd_products(self) -> int:
         return self.products
 
 
 def test_they_are_not_used_where_a_text_differs() -> None:
     library = Switched()
-    kernels = PreloadedKernels(library, "AVX2")  # type: ignore[arg-type]
+    simd = PreloadedSimd(library, "AVX2")  # type: ignore[arg-type]
 
     def answers() -> list[str]:
         library.products += library.used
         return ["one", "too" if library.used else "two"]
 
-    assert kernels.alike(answers) == "with them 'two' became 'too'"
+    assert simd.alike(answers) == "with it 'two' became 'too'"
     assert not library.used
 
 
 def test_they_are_not_used_where_nothing_reaches_them() -> None:
     library = Switched()
-    assert PreloadedKernels(library, "AVX2").alike(lambda: ["one"]) == (  # type: ignore[arg-type]
-        "no product of this model is one of theirs"
+    assert PreloadedSimd(library, "AVX2").alike(lambda: ["one"]) == (  # type: ignore[arg-type]
+        "it computes no product of this model"
     )
     assert not library.used
 
@@ -212,15 +213,15 @@ from pathlib import Path
 from models.clips import clips_for, decode_clip
 from models.vosk.model import VoskModel
 directory, made, variant = json.loads(sys.argv[1])
-model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()}, kernels=variant)
+model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()}, simd=variant)
 clips = [decode_clip(clip, 16000) for clip in clips_for("ko")]
-checked = model.check_kernels(clips)
+checked = model.check_simd(clips)
 said = [
     line for pcm in clips for alternatives, partials in ((0, True), (3, False))
     for line in model.raw_results(pcm, 8000, alternatives=alternatives, partials=partials)
 ]
-kernels = model.loaded.kernels
-counts = [kernels.products, kernels.restored] if kernels else [0, 0]
+simd = model.loaded.simd
+counts = [simd.products, simd.restored] if simd else [0, 0]
 print(json.dumps([said, checked, model.report(), *counts]))
 """
 
@@ -259,17 +260,17 @@ def everything_said(
 def test_everything_said_is_the_same(
     cache: Path, embedded: models.ModelLocation, prepared_embedded: PreparedModel
 ) -> None:
-    kernels = get_kernels(cache, processor_flags())
+    simd = get_simd(cache, processor_flags())
     without, checked, report, _, _ = everything_said(embedded, prepared_embedded, None, {})
     assert not checked
-    assert report["kernels"] == "engine"
+    assert report["simd"] == "engine"
     ours, checked, report, products, restored = everything_said(
-        embedded, prepared_embedded, kernels.variant, dict(kernels.environment)
+        embedded, prepared_embedded, simd.variant, dict(simd.environment)
     )
     assert len(without) > 100
     assert ours == without
     assert checked
-    assert report["kernels"] == f"packed, {kernels.variant}"
+    assert report["simd"] == f"packed, {simd.variant}"
     assert 10 * MB < report["packed_bytes"] < 25 * MB
     assert products > 1000
     assert report["aside_bytes"] > 0.9 * report["packed_bytes"]
@@ -281,14 +282,14 @@ def test_a_process_that_was_started_without_them_says_so(
     small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
     _, _, report, _, _ = everything_said(small, prepared_small, "AVX2", {})
-    assert report["kernels"] == "engine"
-    assert report["not_packed"] == "this process was started without them"
+    assert report["simd"] == "engine"
+    assert report["not_packed"] == "this process was started without it"
 
 
 @runs_avx2
 def test_a_process_that_uses_the_engine_by_itself_is_left_alone(cache: Path) -> None:
     """Whatever else runs with our library preloaded finds the engine's own functions."""
-    kernels = get_kernels(cache, processor_flags())
+    simd = get_simd(cache, processor_flags())
     program = f"""
 import ctypes
 engine = ctypes.CDLL("{LIBVOSK}")
@@ -302,7 +303,7 @@ for library in (engine, ours):
 """
     done = subprocess.run(
         [sys.executable, "-c", program.replace("(engine, ours)", "(engine,)")],
-        env=process_environment(os.environ, kernels.environment),
+        env=process_environment(os.environ, simd.environment),
         capture_output=True,
         text=True,
         check=False,
@@ -333,11 +334,13 @@ def test_the_server_names_what_it_uses(
 ) -> None:
     in_use = f"packed, {choose_variant(processor_flags())}"
     (loaded,) = prepared_server.events("model.loaded")
-    assert loaded["kernels"] == in_use
+    assert loaded["simd"] == in_use
     assert loaded["blas_kernel"] == "Haswell"
-    assert prepared_server.health()["models"][0]["kernels"] == in_use
+    assert prepared_server.health()["models"][0]["simd"] == in_use
     metrics = prepared_server.ask_admin("GET", "/metrics")[1].decode()
-    assert f'modelserver_model_info{{blas="Haswell",kernels="{in_use}",' in metrics
+    (info,) = re.findall(r"modelserver_model_info\{(.*)\}", metrics)
+    assert info.startswith('blas="Haswell",model=')
+    assert info.endswith(f',simd="{in_use}"')
     assert prepared_server.convert(wav_clips[0]).status == 200
 
 
@@ -369,11 +372,11 @@ def test_off_is_the_engines_own(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
     with small_server(
-        tmp_path, small, prepared_small, MODELSERVER_KERNELS="off", MODELSERVER_DEBUG_WARMUP="none"
+        tmp_path, small, prepared_small, MODELSERVER_SIMD="off", MODELSERVER_DEBUG_WARMUP="none"
     ) as server:
         server.wait_ready()
         (loaded,) = server.events("model.loaded")
-        assert loaded["kernels"] == "engine"
+        assert loaded["simd"] == "engine"
         assert "not_packed" not in loaded
 
 
@@ -401,7 +404,7 @@ def test_without_a_compiler_the_server_says_once_what_it_misses(
         assert server.convert(wav_clips[0]).status == 200
         server.process.send_signal(signal.SIGHUP)
         until(lambda: len(server.events("model.loaded")) == 2)
-        (missing,) = server.events("kernels.missing")
+        (missing,) = server.events("simd.unavailable")
         assert "apt-get install g++" in missing["reason"]
         assert "slower" in missing["consequence"]
 
@@ -414,7 +417,7 @@ def test_asked_for_by_name_they_must_be_there(
     without_compiler: dict[str, str],
 ) -> None:
     with small_server(
-        tmp_path, small, prepared_small, MODELSERVER_KERNELS="packed", **without_compiler
+        tmp_path, small, prepared_small, MODELSERVER_SIMD="on", **without_compiler
     ) as server:
-        until(lambda: "kernels = packed" in server.ask("/readyz").body.decode(), 30)
+        until(lambda: "simd = on" in server.ask("/readyz").body.decode(), 30)
         assert server.ask("/readyz").status == 503

@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -15,12 +14,10 @@ from modelserver.batch.journal import Journal
 from modelserver.batch.outcome import Outcome, outcome_of, readable
 from modelserver.cli.engines import engine_of
 from modelserver.cli.options import with_settings
-from modelserver.extras import how_to_install
 from modelserver.settings.configuration import KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
-
-if TYPE_CHECKING:
-    from modelserver.evaluation.run import Run
+from modelserver_tools.evaluation.references import ReferencesUnusable, read_references
+from modelserver_tools.evaluation.run import Run, RunUnusable, compared, in_words, read_run, run_of
 
 _WORST = 5
 _MISSING_SHOWN = 5
@@ -58,7 +55,7 @@ _MISSING_SHOWN = 5
     "models_dir",
     "prepared_dir",
     "language",
-    "kernels",
+    "simd",
     "rescoring",
     "profile",
 )
@@ -76,14 +73,6 @@ def evaluate(
 
     The intervals are of 95 %, by bootstrap over files; two runs are compared file by file.
     """
-    try:
-        from modelserver.evaluation.run import RunUnusable, compared, in_words, read_run, run_of
-    except ImportError as error:
-        raise click.ClickException(
-            f"this needs the package jiwer: {how_to_install('evaluate')}"
-        ) from error
-    from modelserver.evaluation.references import ReferencesUnusable, read_references
-
     try:
         known = read_references(references)
         before = None if against is None else read_run(against)
@@ -129,11 +118,7 @@ def _by(configuration: Configuration, server: str | None) -> dict[str, str]:
     if server is not None:
         return {"server": server}
     settings = configuration.settings
-    return {
-        "kernels": settings.kernels,
-        "rescoring": settings.rescoring,
-        "profile": settings.profile,
-    }
+    return {"simd": settings.simd, "rescoring": settings.rescoring, "profile": settings.profile}
 
 
 async def _hear(engine: Engine, files: list[str]) -> list[Outcome]:
@@ -165,7 +150,7 @@ def _tell_of_the_missing(names: list[str], what: str) -> None:
         click.echo(f"{len(names)} {what}: {some}{more}", err=True)
 
 
-def _save(run: "Run", file: Path) -> None:
+def _save(run: Run, file: Path) -> None:
     try:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(run)) + b"\n")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Our kernels for those models that are served: found, or built once, in a process that the guard
+"""SIMD library for the models that are served: found, or built once in a process that the guard
 watches."""
 
 import asyncio
@@ -10,8 +10,8 @@ import structlog
 
 import models
 from models.processor import processor_flags
-from models.vosk.blas import KernelRefused
-from models.vosk.simd import HOW_TO_GET_IT, Kernels, can_build_kernels, find_kernels, must_run
+from models.vosk.blas import UnsupportedProcessor
+from models.vosk.simd import HOW_TO_GET_IT, SimdLibrary, can_build_simd, find_simd, must_run
 from modelserver.settings import Settings
 from supervisor import Guard, TargetUnavailable, available_memory, in_units
 
@@ -23,7 +23,7 @@ _BUILDING_BYTES = 256 * 1024 * 1024
 _CONSEQUENCE = "the network's products are computed by OpenBLAS, and recognition is slower for it"
 
 
-class KernelSupply:
+class SimdSupply:
     """Looks for the library before each load; tries to build it where it is missing, and says once
     what it comes to."""
 
@@ -34,46 +34,49 @@ class KernelSupply:
 
     async def get(
         self, settings: Settings, refused: str | None = None
-    ) -> tuple[Kernels | None, str | None]:
-        """The kernels, or why they cannot be had; `refused` says that the model cannot be loaded
-        with them. Where they are asked for by name that raises `TargetUnavailable`."""
+    ) -> tuple[SimdLibrary | None, str | None]:
+        """Return the SIMD library, or why it cannot be used.
+
+        `refused`: why the model cannot be loaded with it. Raises `TargetUnavailable` where the
+        settings insist on it.
+        """
         try:
             if refused is not None:
-                raise models.ModelError("kernels_refused", f"the kernels are not used: {refused}")
-            return await self._kernels(settings), None
-        except (models.ModelError, KernelRefused) as error:
-            if settings.kernels == "packed":
-                raise TargetUnavailable(f"kernels = packed: {error}") from error
+                raise models.ModelError("simd_refused", f"the SIMD library is not used: {refused}")
+            return await self._simd(settings), None
+        except (models.ModelError, UnsupportedProcessor) as error:
+            if settings.simd == "on":
+                raise TargetUnavailable(f"simd = on: {error}") from error
             if str(error) not in self._told:
                 self._told.add(str(error))
-                log.warning("kernels.missing", reason=str(error), consequence=_CONSEQUENCE)
+                log.warning("simd.unavailable", reason=str(error), consequence=_CONSEQUENCE)
             return None, str(error)
 
-    async def _kernels(self, settings: Settings) -> Kernels:
+    async def _simd(self, settings: Settings) -> SimdLibrary:
         variant = must_run(processor_flags(), settings.debug.blas)
         async with self._building:
-            library = await asyncio.to_thread(find_kernels, settings.prepared_dir)
+            library = await asyncio.to_thread(find_simd, settings.prepared_dir)
             if library is None:
                 await self._build(settings)
-                library = await asyncio.to_thread(find_kernels, settings.prepared_dir)
+                library = await asyncio.to_thread(find_simd, settings.prepared_dir)
         if library is None:
-            raise models.ModelError("no_compiler", "the kernels were built, and are not there")
-        return Kernels(library, variant)
+            raise models.ModelError("no_compiler", "the SIMD library was built, and is not there")
+        return SimdLibrary(library, variant)
 
     async def _build(self, settings: Settings) -> None:
-        if not can_build_kernels():
+        if not can_build_simd():
             raise models.ModelError("no_compiler", f"there is no compiler ({HOW_TO_GET_IT})")
         if (spare := available_memory()) < _BUILDING_BYTES:
             raise models.ModelError(
                 "cannot_afford",
-                f"they are not built yet: the compiler may need {in_units(_BUILDING_BYTES)}, and "
+                f"it is not built yet: the compiler may need {in_units(_BUILDING_BYTES)}, and "
                 f"{in_units(spare)} is available",
             )
         started = time.monotonic()
         command = [sys.executable, "-P", "-m", "models.vosk.simd.build", str(settings.prepared_dir)]
-        async with self._guard.helper("kernel compiler", command, os.environ) as helper:
+        async with self._guard.helper("SIMD compiler", command, os.environ) as helper:
             death = await helper.ended()
         if death is not None:
             said = helper.said.splitlines()[-1] if helper.said else death.sentence
             raise models.ModelError("no_compiler", said)
-        log.info("kernels.built", seconds=round(time.monotonic() - started, 1))
+        log.info("simd.built", seconds=round(time.monotonic() - started, 1))

@@ -1,0 +1,86 @@
+"""The health document in sentences, for `modelserver status`, `top` and `doctor`.
+
+The admin page has its own, in two languages; the line of systemd is `serving.verdict`'s.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from modelserver.admin.health import Health
+from supervisor import in_units
+
+RECENT_S = 60.0
+"""A death is marked for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """What there is to say of one subject. `mark`: "warn", "bad", or "" for nothing special."""
+
+    subject: str
+    text: str
+    mark: str = ""
+
+
+def requests_sentence(health: Health) -> Sentence:
+    """How many requests are inside, and how many wait."""
+    queue = health.queue
+    text = f"{queue.admitted} of {queue.places} inside, {queue.waiting} waiting"
+    return Sentence("requests", text, "warn" if queue.waiting else "")
+
+
+def streams_sentence(health: Health) -> Sentence:
+    """How many live streams are open, and how late their results are."""
+    streams = health.streams
+    text = (
+        f"{streams.open} open, {streams.behind_s:.1f} s behind at the most; so far "
+        f"{streams.replays} moved to another worker, {streams.refused} refused"
+    )
+    return Sentence("streams", text, "warn" if streams.behind_s > 1 else "")
+
+
+def memory_sentences(health: Health) -> Iterator[Sentence]:
+    """What is used and left; nothing until memory has been read."""
+    if (memory := health.memory) is None:
+        return
+    room = max(1, memory.limit_bytes - memory.reserve_bytes)
+    text = (
+        f"{memory.level}{', starved' if memory.starved else ''}; {in_units(memory.used_bytes)} of "
+        f"{in_units(room)} used, {in_units(memory.left_bytes)} left until {memory.tightest} is full"
+    )
+    mark = {"normal": "warn" if memory.starved else "", "pressure": "warn"}.get(memory.level, "bad")
+    yield Sentence("memory", text, mark)
+    yield Sentence("mapped", f"{in_units(memory.mapped_bytes)} of the model")
+
+
+def uploads_sentence(health: Health) -> Sentence:
+    """How much of uploads is held where."""
+    spools = health.spools
+    text = f"{in_units(spools.memory_bytes)} in memory, {in_units(spools.disk_bytes)} on the disk"
+    return Sentence("uploads", text)
+
+
+def jobs_sentence(health: Health) -> Sentence:
+    """How many jobs there are, by state, or why there can be none."""
+    jobs = health.jobs
+    if jobs.problem is not None:
+        return Sentence("jobs", f"none can be taken: {jobs.problem}", "bad")
+    counted = ", ".join(f"{count} {state}" for state, count in jobs.counts.items() if count)
+    return Sentence("jobs", f"{counted or 'none'}; {in_units(jobs.bytes)} on the disk")
+
+
+def death_sentences(health: Health, most: int) -> Iterator[Sentence]:
+    """How processes ended without being asked, the newest first."""
+    for death in health.last_deaths[:most]:
+        age = time.time() - death.time
+        yield Sentence(f"{span(age)} ago", death.sentence, "warn" if age < RECENT_S else "")
+
+
+def span(seconds: float) -> str:
+    """How long that is, in the unit that suits it."""
+    seconds = max(0.0, seconds)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

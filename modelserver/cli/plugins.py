@@ -1,0 +1,52 @@
+"""Commands and engines of other distributions, found by their entry points."""
+
+from importlib.metadata import EntryPoint, entry_points
+
+import click
+
+from modelserver.extras import how_to_install_tools
+
+COMMANDS = "modelserver.commands"
+"""Entry points: click commands by their names."""
+ENGINES = "modelserver.transcription_engines"
+"""Entry points: `(Settings, SpeechRequest, address) -> Engine`, for `transcribe --on NAME`."""
+TOOLS = {COMMANDS: ("evaluate", "plan"), ENGINES: ("ray",)}
+"""What modelserver-tools adds: named in help texts whether it is installed or not."""
+
+
+def find_plugin(group: str, name: str) -> EntryPoint | None:
+    """Return the entry point `name` of `group`, unless no installed distribution has it."""
+    return next(iter(entry_points(group=group, name=name)), None)
+
+
+class Commands(click.Group):
+    """The commands of this package, and those of other distributions."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the names of all commands."""
+        added = (*entry_points(group=COMMANDS).names, *TOOLS[COMMANDS])
+        return sorted({*super().list_commands(ctx), *added})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of that name. One of modelserver-tools, without it, says how to
+        install it."""
+        found = super().get_command(ctx, cmd_name)
+        if found is None and (added := find_plugin(COMMANDS, cmd_name)) is not None:
+            found = added.load()
+        if found is None and cmd_name in TOOLS[COMMANDS]:
+            found = _missing(cmd_name)
+        return found
+
+
+def _missing(name: str) -> click.Command:
+    @click.command(
+        name,
+        add_help_option=False,
+        short_help="Not installed: part of modelserver-tools.",
+        context_settings={"ignore_unknown_options": True},
+    )
+    @click.argument("arguments", nargs=-1)
+    def missing(arguments: tuple[str, ...]) -> None:
+        raise click.ClickException(f"`{name}` is part of {how_to_install_tools()}")
+
+    return missing

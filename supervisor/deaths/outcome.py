@@ -1,0 +1,61 @@
+"""What was meant for a process, and what became of it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from supervisor.deaths.death import Death, ExitStatus, Intent, name_death, name_stuck, was_killed
+from supervisor.deaths.kernel_oom import OomEvidence
+from supervisor.log import get_logger
+
+log = get_logger("supervisor")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What we meant for one process, from its start until its death is named.
+
+    To be asked to end explains an exit with status 0; to be ended by force explains SIGKILL. Any
+    other end has another cause, whatever we had meant.
+    """
+
+    role: str
+    pid: int
+    evidence: OomEvidence
+    asked: Intent = Intent.NONE
+    forced: Intent = Intent.NONE
+    reason: str = ""
+
+    def ask(self, intent: Intent, reason: str = "") -> None:
+        """We ask it to end."""
+        self.asked, self.reason = intent, reason
+
+    def force(self, intent: Intent, reason: str = "") -> None:
+        """We end it."""
+        self.forced, self.reason = intent, reason
+
+    def name(self, status: ExitStatus, below: Collection[int] = ()) -> Death:
+        """It has ended; `below`: the processes below it, one of which may have been the first."""
+        kernel_oom = was_killed(status) and self._taken_by_kernel(below)
+        intent = Intent.NONE
+        if was_killed(status):
+            intent = self.forced
+        elif status.code == 0:
+            intent = self.asked
+        return name_death(
+            self.role, self.pid, status, intent, reason=self.reason, kernel_oom=kernel_oom
+        )
+
+    def stuck(self) -> Death:
+        """It was ended by force and does not end: in a frozen cgroup, or deep in the kernel."""
+        return name_stuck(self.role, self.pid, self.forced)
+
+    def _taken_by_kernel(self, below: Collection[int]) -> bool:
+        try:
+            if below and self.evidence.any_killed(below):
+                return True
+            # What we killed is ours, unless the kernel says by name that it was first.
+            return self.evidence.killed(self.pid, by_log_only=self.forced is not Intent.NONE)
+        except Exception:
+            # Its end has to become known, if not all of its cause.
+            log.exception("oom_evidence.unreadable", pid=self.pid)
+            return False
