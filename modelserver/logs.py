@@ -154,9 +154,7 @@ class PatientStream:
 
     def _write_all(self) -> None:
         while (text := self._lines.get()) is not None:
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # the reader is gone, and the line is lost
+            with contextlib.suppress(OSError, ValueError):  # the line is lost with its reader
                 self._stream.write(text)
                 self._stream.flush()
             if self._dropped:

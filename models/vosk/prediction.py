@@ -2,7 +2,7 @@
 loaded.
 
 Every factor was measured with the embedded model and variants of it (tests/test_prediction.py,
-benchmarks/README.md), with jemalloc as the workers have it. Only sums could be measured of the
+docs/decisions.md), with jemalloc as the workers have it. Only sums could be measured of the
 acoustic model with its i-vector extractor; the recurrent language model's factor follows from what
 Vosk makes of it and was not measured.
 """
