@@ -212,7 +212,7 @@ class Server:
         self._keep_sockets()
         _warn(service)
         log.info(
-            "server.listening",
+            "server.started",
             version=__version__,
             url=self._listeners.url,
             workers=service.models.default.slots,
@@ -253,7 +253,7 @@ class Server:
             self._admin.stop_accepting()
             if self._wyoming is not None:
                 self._wyoming.stop_accepting()
-        log.info("server.draining", drain_s=drain_s, handed_over=followed)
+        log.info("server.drain_started", drain_s=drain_s, handed_over=followed)
         if followed:
             service.drain.announce()
             service.drain.end_streams()
@@ -289,7 +289,7 @@ class Server:
             service.drain.announce()
             notice_s = self._settings.notice_s
         if notice_s:
-            log.info("server.gives_notice", notice_s=notice_s)
+            log.info("server.shutdown_announced", notice_s=notice_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(notice_s):
                     await self._stop.second.wait()
@@ -311,14 +311,12 @@ def _warn(service: SpeechService) -> None:
     settings = service.settings
     if service.access.open and not is_loopback(settings.host):
         log.warning(
-            "server.open_to_all",
+            "server.exposed",
             host=settings.host,
             reason="anybody who reaches this address may use it: auth.keys_file is not set",
         )
     if not service.access.open and settings.wyoming.uri:
-        log.warning(
-            "wyoming.without_keys", reason="its protocol has none: auth does not hold there"
-        )
+        log.warning("wyoming.exposed", reason="its protocol has none: auth does not hold there")
 
 
 async def _first_of(*events: asyncio.Event) -> None:

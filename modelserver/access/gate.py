@@ -175,9 +175,9 @@ class AccessGate:
         if problem != self._told:
             self._told = problem
             if problem is not None:
-                log.error("keys.unreadable", reason=problem)
+                log.error("keys.read_failed", reason=problem)
             else:
-                log.info("keys.readable_again")
+                log.info("keys.recovered")
 
 
 def _refuse(refusal: tuple[str, float] | None) -> None:

@@ -78,7 +78,7 @@ class Predecessor:
             self._wire.close()
             self._wire = None
         if not self.gone.is_set():
-            log.info("server.before_has_gone")
+            log.info("upgrade.old_process_exited")
         self.gone.set()
         self._came.set()
 
@@ -92,7 +92,7 @@ class Predecessor:
         if self._wire is not None and not self._asked_to_go:
             self._asked_to_go = True
             log.warning(
-                "server.before_must_go",
+                "upgrade.old_process_asked_to_exit",
                 needs_bytes=needs,
                 left_bytes=left,
                 consequence="requests wait until the model is loaded",

@@ -45,7 +45,7 @@ class Inherited:
         """Add a socket under the name that it was given on."""
         kind = sock.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         if kind != socket.SOCK_STREAM:
-            log.warning("sockets.not_used", name=name, reason="it is no stream socket")
+            log.warning("socket.ignored", name=name, reason="it is no stream socket")
             sock.close()
             return
         sock.setblocking(False)
@@ -77,7 +77,7 @@ class Inherited:
             try:
                 sock = socket.socket(fileno=descriptor)
             except OSError as error:
-                log.warning("sockets.not_used", descriptor=descriptor, reason=error.strerror)
+                log.warning("socket.ignored", descriptor=descriptor, reason=error.strerror)
                 continue
             found.take(names[number] if number < len(names) else "", sock)
         return found
@@ -120,7 +120,7 @@ class Sockets:
         sock = self._from_unit(name, port)
         if sock is not None:
             at = sock.getsockname()
-            log.info("sockets.from_unit", name=name, address=str(at))
+            log.info("socket.received", name=name, address=str(at))
             self._of_unit.add(name)
         else:
             sock = self._kept(name, host, port)
@@ -142,7 +142,7 @@ class Sockets:
             found += others
         self._inherited.more = [one for one in self._inherited.more if one[0] != name]
         for sock in found:
-            log.info("sockets.from_unit", name=name, address=str(sock.getsockname()))
+            log.info("socket.received", name=name, address=str(sock.getsockname()))
         return found
 
     def _from_unit(self, name: str, port: int) -> socket.socket | None:
@@ -169,7 +169,7 @@ class Sockets:
         """Close the sockets that nothing has asked for."""
         left = [*self._inherited.unnamed, *(sock for _, sock in self._inherited.more)]
         for sock in left:
-            log.warning("sockets.not_used", address=str(sock.getsockname()))
+            log.warning("socket.ignored", address=str(sock.getsockname()))
         for sock in (*left, *self._inherited.from_unit.values(), *self._inherited.kept.values()):
             sock.close()
 

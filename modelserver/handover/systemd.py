@@ -69,7 +69,7 @@ class Notifier:
             message = f"FDSTORE=1\nFDNAME={name}".encode()
             socket.send_fds(self._socket, [message], [sock.fileno()])
         except OSError as error:
-            log.warning("service_manager.keeps_nothing", name=name, reason=str(error))
+            log.warning("systemd.fdstore_failed", name=name, reason=str(error))
             return False
         finally:
             self._socket.setblocking(False)

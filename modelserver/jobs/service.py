@@ -235,7 +235,7 @@ class JobService:
             try:
                 wait_s = min(wait_s, await self._tidy())
             except (sqlite3.Error, OSError, SpoolFull) as error:
-                log.error("jobs.cannot_be_tidied", reason=str(error))
+                log.error("jobs.cleanup_failed", reason=str(error))
             await asyncio.sleep(_TIDY_AGAIN_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -250,7 +250,7 @@ class JobService:
         self.problem = None
         self._waited_for.set()
         if waiting:
-            log.info("jobs.go_on", unfinished=len(waiting))
+            log.info("jobs.resumed", unfinished=len(waiting))
         self._tasks.keep("webhooks", self._webhooks.run)
 
     def _one_has_ended(self) -> None:
@@ -266,7 +266,7 @@ class JobService:
                 )
             )
             if count:
-                log.info("jobs.forgotten", count=count)
+                log.info("jobs.deleted", count=count)
             elif not more:
                 break
         self.counts = await self._store.do(lambda store: store.counts())

@@ -279,7 +279,7 @@ class JobStore(JobReadings):
             ).fetchall()
         for row in lost:
             if not readable(row):
-                log.error("job.unreadable", job=row[0])
+                log.error("job.read_failed", job=row[0])
                 self.ends(row[0], time.time(), None, Failure("internal", UNREADABLE))
         self._held.read()
         needed = {row[0] + _SUFFIX for row in self._unfinished_rows()}

@@ -40,7 +40,7 @@ class StoreThread:
 
     def _call(self, store: JobStore, call: Callable[[JobStore], Result]) -> Result:
         if moved := self._clock.set_by():
-            log.warning("jobs.clock_set", by_s=round(moved))
+            log.warning("clock.adjusted", by_s=round(moved))
             store.move(moved, self._clock.now())
         return call(store)
 

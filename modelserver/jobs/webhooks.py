@@ -171,7 +171,7 @@ class Webhooks:
                 try:
                     wait_s = await self._begin_those_due()
                 except (sqlite3.Error, SpoolFull) as error:
-                    log.error("jobs.webhooks_wait", reason=str(error))
+                    log.error("jobs.webhooks_postponed", reason=str(error))
                     wait_s = _DISK_LATER_S
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
@@ -241,10 +241,14 @@ class Webhooks:
                 return
             await self._store.do(lambda store: store.delivered(job.id, given_up=said is not None))
         except (sqlite3.Error, SpoolFull) as error:
-            log.error("jobs.webhooks_wait", reason=str(error))
+            log.error("jobs.webhooks_postponed", reason=str(error))
             return
-        event = "job.webhook_delivered" if said is None else "job.webhook_given_up"
-        log.info(event, job=job.id, attempt=delivery.attempts, reason=said)
+        log.info(
+            "job.webhook_delivered" if said is None else "job.webhook_abandoned",
+            job=job.id,
+            attempt=delivery.attempts,
+            reason=said,
+        )
 
     async def _attempt(
         self, job: Job, delivery: Delivery, settings: JobSettings

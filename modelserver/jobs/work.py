@@ -246,7 +246,7 @@ class JobWork:
                     await self._store.do(lambda store: store.waits(job.id))
             raise
         except (sqlite3.Error, OSError, SpoolFull) as error:
-            log.error("job.cannot_be_kept", job=job.id, reason=str(error))
+            log.error("job.save_failed", job=job.id, reason=str(error))
             self._put_off(known, known.backoff, _DISK_LATER_S)
             return
         if over:
@@ -269,7 +269,7 @@ class JobWork:
             backoff = known.model.backoff if isinstance(later, _MODEL_LATER) else known.backoff
             lasted_s = backoff.lasted_s(asyncio.get_running_loop().time())
             if lasted_s < _TRIED_S:
-                log.info("job.waits", job=job.id, reason=later.message)
+                log.info("job.postponed", job=job.id, reason=later.message)
                 await self._store.do(lambda store: store.waits(job.id))
                 self._put_off(known, backoff, later.retry_after_s or 0.0)
                 return False
@@ -285,14 +285,14 @@ class JobWork:
         except (OSError, sqlite3.Error):
             raise
         except Exception:
-            log.exception("job.crashed", job=job.id)
+            log.exception("job.execution_failed", job=job.id)
             error = Failure("internal", "the server failed; its log says how")
         if not await self._store.do(
             lambda store: store.ends(job.id, self._store.now(), speech, error)
         ):
             return True
         log.info(
-            "job.over",
+            "job.finished",
             job=job.id,
             request_id=job.request_id,
             owner=job.owner or None,

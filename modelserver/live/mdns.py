@@ -44,7 +44,7 @@ class Announcement:
             )
             await self._zeroconf.async_register_service(info, allow_name_change=True)
         except (OSError, NonUniqueNameException, ValueError) as error:
-            log.warning("wyoming.not_announced", reason=str(error) or type(error).__name__)
+            log.warning("wyoming.announcement_failed", reason=str(error) or type(error).__name__)
             await self.end()
         else:
             log.info("wyoming.announced", name=info.name)

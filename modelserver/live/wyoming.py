@@ -78,10 +78,10 @@ class WyomingListener:
             try:
                 _beside(self._path).rename(self._path)
             except OSError as error:
-                log.error("wyoming.not_listening", reason=f"{self._path}: {error.strerror}")
+                log.error("wyoming.start_failed", reason=f"{self._path}: {error.strerror}")
                 return
         address = self._path or self._socket.getsockname()
-        log.info("wyoming.listening", uri=self._uri, addresses=[str(address)])
+        log.info("wyoming.started", uri=self._uri, addresses=[str(address)])
         if self._announcement is not None:
             await self._announcement.begin()
 

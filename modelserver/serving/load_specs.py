@@ -133,9 +133,9 @@ def is_prepared(settings: Settings, location: models.ModelLocation) -> bool:
 def _tell(choice: Choice, settings: Settings, headroom: Headroom) -> None:
     """Log what an operator should know of the choice."""
     for problem in choice.problems:
-        log.warning("prepared_model.not_used", problem=problem)
+        log.warning("prepared_model.rejected", problem=problem)
     for reason in choice.passed_over:
-        log.warning("model.passed_over", reason=reason, served=choice.location.name)
+        log.warning("model.skipped", reason=reason, served=choice.location.name)
     if choice.left_out and settings.rescoring == "auto":
         log.warning(
             "model.trimmed",

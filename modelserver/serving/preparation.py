@@ -129,9 +129,9 @@ class Preparation:
                     f"{self.why_not}; {_MOST_ENDED} attempts have ended so, and the next one is "
                     "made when the settings are read again"
                 )
-                log.error("prepare.given_up", reason=self.why_not)
+                log.error("prepare.abandoned", reason=self.why_not)
                 return False
-            log.info("prepare.later", in_s=pause_s)
+            log.info("prepare.retry_scheduled", in_s=pause_s)
             await asyncio.sleep(pause_s)
             waited = True
             if self._elsewhere:
@@ -150,13 +150,13 @@ class Preparation:
         except models.ModelError as error:
             self.why_not = error.message
             log.warning(
-                "prepare.not_now",
+                "prepare.postponed",
                 reason=error.message,
                 consequence="served as it was published, a model is several times slower and "
                 "takes several times the memory",
             )
             return Outcome.LATER if error.code == "cannot_afford" else Outcome.FAILED
-        log.info("prepare.begins", note=note)
+        log.info("prepare.planned", note=note)
         return await self._run()
 
     def _tidy_up(self) -> None:
@@ -166,7 +166,7 @@ class Preparation:
                 if leftover.certain and remove_leftover(leftover):
                     log.info("prepared_model.removed", path=str(leftover.path), why=leftover.why)
         except OSError as error:
-            log.warning("prepared_model.not_removed", path=error.filename, reason=error.strerror)
+            log.warning("prepared_model.removal_failed", path=error.filename, reason=error.strerror)
 
     def _needed(self) -> bool:
         """Return whether there is a model that is not prepared. Reads disks."""
@@ -209,10 +209,10 @@ class Preparation:
         self.why_not = failure.reason
         self._elsewhere = failure.code == "being_prepared"
         if self._elsewhere or failure.code in _LATER:
-            log.warning("prepare.not_now", model=name, reason=self.why_not)
+            log.warning("prepare.postponed", model=name, reason=self.why_not)
             return Outcome.LATER
         if failure.cause in _NOT_ITS_FAULT:
-            log.warning("prepare.ended", model=name, reason=self.why_not)
+            log.warning("prepare.interrupted", model=name, reason=self.why_not)
             self._ended += 1
             return Outcome.LATER
         log.error("prepare.failed", model=name, reason=self.why_not)

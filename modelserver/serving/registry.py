@@ -169,7 +169,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         for label, own in list(wanted.items()):
             served = self._models.get(label)
             if served is not None and served.own.workers != own.workers:
-                log.warning("settings.need_a_restart", names=[f"models.{label}.workers"])
+                log.warning("settings.restart_required", names=[f"models.{label}.workers"])
                 wanted[label] = msgspec.structs.replace(own, workers=served.own.workers)
         before, self._settings = self._models, settings
         self._models = {

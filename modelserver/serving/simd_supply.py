@@ -50,7 +50,7 @@ class SimdSupply:
                 raise TargetUnavailable(f"simd = on: {error}") from error
             if str(error) not in self._told:
                 self._told.add(str(error))
-                log.warning("simd.missing", reason=str(error), consequence=_CONSEQUENCE)
+                log.warning("simd.unavailable", reason=str(error), consequence=_CONSEQUENCE)
             return None, str(error)
 
     async def _simd(self, settings: Settings) -> SimdLibrary:

@@ -258,7 +258,7 @@ def model_failure(
     if message.code is not None:
         return JobError(message.code, message.message)
     log.error(
-        f"{what}.crashed",
+        "job.crashed" if what == "job" else "stream.crashed",
         worker=worker.slot,
         pid=worker.pid,
         error=message.message,

@@ -67,7 +67,7 @@ def test_one_that_crashes_at_each_load_gives_way_to_the_original(
         server.wait_ready()
         assert server.events("model.loaded")[0]["graph"] == "lazy"
         assert [e["graph"] for e in server.events("model.chosen")] == ["mapped"] * 2 + ["lazy"]
-        told = server.wait_event("prepared_model.not_used")
+        told = server.wait_event("prepared_model.rejected")
         assert str(made.directory) in told["problem"]
         assert "2 loads have failed, the last one so: " in told["problem"]
         assert "2 loads have failed" in server.health()["models"][0]["not_prepared"]
@@ -105,7 +105,7 @@ def test_a_simd_library_that_crashes_is_left_out(
         (loaded,) = server.events("model.loaded")
         assert (loaded["graph"], loaded["simd"]) == ("mapped", "engine")
         assert len(server.events("model.chosen")) == 3
-        assert "2 loads have failed" in server.events("simd.not_used")[0]["problem"]
+        assert "2 loads have failed" in server.events("simd.disabled")[0]["problem"]
         assert "2 loads have failed" in server.health()["models"][0]["not_packed"]
 
 
