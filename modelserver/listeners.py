@@ -74,7 +74,7 @@ class PublicListeners:
             self._servers.append(server)
         if VOSK in self._listening:
             url = url_of(self._listening[VOSK]).replace("http", "ws", 1)
-            log.info("vosk.listening", url=url)
+            log.info("vosk.started", url=url)
         await self.adopt()
 
     async def adopt(self) -> None:
@@ -89,7 +89,7 @@ class PublicListeners:
                 sock.close()
 
     def stop_accepting(self) -> None:
-        """Those that are open stay."""
+        """Accept no more connections; those that are open stay."""
         for server in self._servers:
             server.stop_accepting()
 

@@ -1,7 +1,10 @@
 """Logs: events with fields, on standard error, one line each.
 
-Whoever reads them may be slow, stand still, or be gone. That is no reason for the server to wait,
-or to stumble: a thread of its own writes, and lines that nobody takes are dropped and counted.
+The reader of the log may be slow, blocked or gone, and the server never waits for it: a thread
+writes the lines, and lines beyond a bound are dropped and counted.
+
+Events are named `noun.past_participle`. `docs/log-events.toml` has the meaning of each, and
+`scripts/reference` makes `docs/log-events.md` of it.
 """
 
 import atexit
@@ -21,7 +24,7 @@ from structlog.typing import EventDict
 from modelserver.settings import LogSettings
 
 _MOST_LINES = 10_000
-"""That wait to be written."""
+"""Most lines that wait to be written."""
 _REMEMBERED = 500
 _OTHER_METHODS = {"exception": "error", "msg": "info", "warn": "warning", "fatal": "critical"}
 
@@ -29,11 +32,11 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _wanted: dict[str, object] = {"name": "info", "number": logging.INFO}
 
 _LAST_LINES_S = 1.0
-"""How long the end of the process waits for them."""
+"""How long the end of the process waits for lines to be written."""
 
 
 def configure_logs(settings: LogSettings) -> None:
-    """Set up structlog, and send what libraries log through the standard library the same way."""
+    """Set up structlog, and the standard library's logging for what libraries log."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     set_level(settings.level)
     shared: list[Any] = [
@@ -65,12 +68,12 @@ def configure_logs(settings: LogSettings) -> None:
 
 
 def set_level(name: LogLevel) -> None:
-    """The least level that is logged from now on."""
+    """Set the lowest level that is logged from now on."""
     _wanted.update(name=name, number=logging.getLevelNamesMapping()[name.upper()])
 
 
 def level_now() -> LogLevel:
-    """The least level that is logged."""
+    """Return the lowest level that is logged."""
     return cast("LogLevel", _wanted["name"])
 
 
@@ -82,22 +85,22 @@ def _only_wanted(_: Any, method: str, event: EventDict) -> EventDict:
 
 
 class RecentEvents:
-    """The last events that were logged, for whoever asks later; packed, as they are many and most
-    are never looked at."""
+    """The last events that were logged, for the admin side. They are packed, because most of them
+    are never read."""
 
     def __init__(self) -> None:
         self.count = 0
-        """How many there were so far."""
+        """How many events were logged so far."""
         self._packed: deque[bytes] = deque(maxlen=_REMEMBERED)
 
     def remember(self, _: Any, __: str, event: EventDict) -> EventDict:
-        """As a processor of structlog's."""
+        """Remember an event, as a processor of structlog."""
         self.count += 1
         self._packed.append(_packed(event))
         return event
 
     def since(self, count: int) -> list[dict[str, Any]]:
-        """Those after the first `count`, as far as they are remembered, oldest first."""
+        """Return the events after the first `count` that are still remembered, oldest first."""
         first = self.count - len(self._packed) + 1
         return [
             {"number": number, **msgspec.msgpack.decode(packed)}
@@ -119,11 +122,11 @@ def _packed(event: EventDict) -> bytes:
 
 
 recent_events = RecentEvents()
-"""Of this process."""
+"""The events of this process."""
 
 
 class PatientStream:
-    """Writes to `stream` in a thread, so that nobody who logs ever waits for who reads."""
+    """A stream that a thread writes to `stream`, so that logging never waits for the reader."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -134,7 +137,7 @@ class PatientStream:
         atexit.register(self.close)
 
     def write(self, text: str) -> int:
-        """Have it written, or drop it where too much waits already."""
+        """Queue text to be written, or drop it if too many lines wait."""
         if self._lines.qsize() < _MOST_LINES:
             self._lines.put(text)
         else:
@@ -142,16 +145,16 @@ class PatientStream:
         return len(text)
 
     def flush(self) -> None:
-        """The thread does."""
+        """Do nothing: the thread flushes after each line."""
 
     def close(self) -> None:
-        """Write what waits, if somebody takes it; for no longer than a second."""
+        """Write the lines that wait, for at most a second."""
         self._lines.put(None)
         self._thread.join(_LAST_LINES_S)
 
     def _write_all(self) -> None:
         while (text := self._lines.get()) is not None:
-            with contextlib.suppress(OSError, ValueError):  # the reader is gone: so is the line
+            with contextlib.suppress(OSError, ValueError):  # the line is lost with its reader
                 self._stream.write(text)
                 self._stream.flush()
             if self._dropped:
@@ -160,12 +163,12 @@ class PatientStream:
 
 
 def _without_absent(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Fields that are None have nothing to say."""
+    """Remove fields that are None."""
     return {key: value for key, value in event.items() if value is not None}
 
 
 def _lists_in_words(event: Any) -> dict[str, Any]:
-    """For people: their elements with commas between them."""
+    """Write lists as their elements with commas between them."""
     return {
         key: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
         for key, value in event.items()

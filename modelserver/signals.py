@@ -54,7 +54,7 @@ class StopSignals:
             loop.add_signal_handler(number, self._received, number)
 
     def _received(self, number: signal.Signals) -> None:
-        log.info("server.signal", signal=number.name)
+        log.info("server.signal_received", signal=number.name)
         (self.second if self.first.is_set() else self.first).set()
 
 

@@ -100,7 +100,7 @@ def _pull_opened(
         return _install(name, opened, source, models_directory, on_progress, repin=repin)
 
 
-def uninstall(name: str, models_directory: Path) -> Path:
+def remove(name: str, models_directory: Path) -> Path:
     """Delete an installed model. Returns where it was. Raises `ModelError`."""
     directory = models_directory / name
     there = {found.name for found in _directories(models_directory)}
@@ -117,8 +117,8 @@ def uninstall(name: str, models_directory: Path) -> Path:
 
 
 def broken_downloads(models_directory: Path) -> list[Leftover]:
-    """Downloads that broke off, and what killed processes have left of unpacking or uninstalling.
-    Raises `OSError`."""
+    """Return downloads that broke off, and what killed processes have left while they unpacked or
+    removed a model. Raises `OSError`."""
     waiting = models_directory / _LOADING
     found = []
     for path in sorted(waiting.iterdir()) if waiting.is_dir() else ():
@@ -128,7 +128,7 @@ def broken_downloads(models_directory: Path) -> list[Leftover]:
             lock = waiting / f"{name}.lock"
             found.append(Leftover(path, "a download that broke off", bytes_of(path), lock))
     for path in sorted(models_directory.glob(".*-removed")):
-        why = "left by a process that was killed while it uninstalled a model"
+        why = "left by a process that was killed while it removed a model"
         lock = models_directory / f"{path.name}.lock"
         found.append(Leftover(path, why, bytes_of(path), lock, certain=True))
     return found

@@ -60,7 +60,7 @@ class AdminAccess:
         if not _from_our_page(request):
             raise Refusal("unauthorized", "this comes from another page")
         if self._token is not None and not self._is_token(token):
-            log.warning("admin.wrong_token")
+            log.warning("admin.token_rejected")
             await asyncio.sleep(_AFTER_WRONG_S)
             raise Refusal("unauthorized", "this is not the admin token")
         now = time.monotonic()
@@ -78,7 +78,7 @@ class AdminAccess:
             samesite="Strict",
             secure=request.headers.get("X-Forwarded-Proto") == "https",
         )
-        log.info("admin.login")
+        log.info("admin.logged_in")
 
     def let_out(self, request: web.Request, response: web.Response) -> None:
         """End the session of the request's cookie."""

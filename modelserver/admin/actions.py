@@ -93,10 +93,10 @@ class ModelDesk:
         if failure is not None:
             pulling.state = "failed"
             pulling.reason = failure.reason
-            log.error("models.not_pulled", model=name, reason=pulling.reason)
+            log.error("model.pull_failed", model=name, reason=pulling.reason)
         else:
             pulling.state = "installed"
-            log.info("models.pulled", model=name)
+            log.info("model.pulled", model=name)
 
     async def change(self, name: str) -> None:
         """Serve another in place of the first, until the settings are read again. Raises

@@ -145,7 +145,7 @@ class _Admin:
         except Exception as exception:
             error = refusal_of(exception)
             if error is None:
-                log.exception("admin.failed", request_id=request_id, path=request.path)
+                log.exception("admin.request_failed", request_id=request_id, path=request.path)
                 error = failed()
             return signed(error_response(error, request_id), request_id)
         finally:
@@ -210,7 +210,7 @@ class _Admin:
 
     async def log_level(self, request: web.Request) -> web.Response:
         wanted = await _body(request, _Level)
-        log.warning("admin.log_level", before=level_now(), now=wanted.level)
+        log.warning("admin.log_level_changed", before=level_now(), now=wanted.level)
         set_level(wanted.level)
         return json_response({"level": level_now()})
 
@@ -220,30 +220,30 @@ class _Admin:
     async def pull(self, request: web.Request) -> web.Response:
         name = (await _body(request, _Wanted)).name
         self._desk.pull(name)
-        log.info("admin.pull", model=name)
+        log.info("admin.pull_requested", model=name)
         return json_response({"status": "pulling", "model": name}, status=202)
 
     async def change(self, request: web.Request) -> web.Response:
         name = (await _body(request, _Wanted)).name
-        log.info("admin.change_model", model=name)
+        log.info("admin.model_change_requested", model=name)
         await self._desk.change(name)
         return json_response({"status": "changing", "model": name}, status=202)
 
     async def prepare(self, request: web.Request) -> web.Response:
         label = request.match_info["label"]
-        log.info("admin.prepare", model=label)
+        log.info("admin.prepare_requested", model=label)
         self._desk.find(label).prepare_soon()
         return json_response({"status": "preparing", "model": label}, status=202)
 
     async def load(self, request: web.Request) -> web.Response:
         label = request.match_info["label"]
-        log.info("admin.load", model=label)
+        log.info("admin.load_requested", model=label)
         await self._desk.find(label).start()
         return json_response({"status": "loading", "model": label}, status=202)
 
     async def unload(self, request: web.Request) -> web.Response:
         label = request.match_info["label"]
-        log.info("admin.unload", model=label)
+        log.info("admin.unload_requested", model=label)
         await self._desk.unload(label)
         return json_response({"status": "unloaded", "model": label})
 
@@ -253,24 +253,24 @@ class _Admin:
         if not pids:
             there = ", ".join(str(w.slot) for w in self._service.status().workers) or "none"
             raise Refusal("not_found", f"there is no worker {slot}; there are: {there}")
-        log.info("admin.recycle", worker=int(slot), pids=pids)
+        log.info("admin.recycle_requested", worker=int(slot), pids=pids)
         return json_response({"status": "recycling", "worker": int(slot), "pids": pids}, status=202)
 
     async def reload(self, _: web.Request) -> web.Response:
-        log.info("admin.reload")
+        log.info("admin.reload_requested")
         await self._reloader.reload()
         return json_response(
             {"status": "reloading", "models": list(self._service.models)}, status=202
         )
 
     async def upgrade(self, _: web.Request) -> web.Response:
-        log.info("admin.upgrade")
+        log.info("admin.upgrade_requested")
         pid = await self._upgrader.upgrade()
         after = self._upgrader.why_after
         return json_response({"status": "waits" if after else "serves", "pid": pid, "why": after})
 
     async def drain(self, _: web.Request) -> web.Response:
-        log.info("admin.drain")
+        log.info("admin.drain_requested")
         notice_s = self._service.drain.stop_admitting(
             "the server takes no requests: its operator has said so"
         )
@@ -282,7 +282,7 @@ class _Admin:
     async def resume(self, _: web.Request) -> web.Response:
         if not self._service.drain.resume():
             raise Refusal("shutting_down", self._service.drain.reason)
-        log.info("admin.resume")
+        log.info("admin.resume_requested")
         return json_response({"status": "serving"})
 
 

@@ -71,7 +71,7 @@ class AdminListener:
             message = f"the admin side cannot listen on {self._settings.listen}: {reason}"
             if self._settings.listen != AUTO:
                 raise AdminRefused(message) from error
-            log.warning("admin.not_listening", reason=message)
+            log.warning("admin.start_failed", reason=message)
 
     def _bind_agent(self, where: str) -> None:
         try:
@@ -99,7 +99,7 @@ class AdminListener:
         """Answer on what was bound."""
         if self._agent is not None:
             await self._agent.__aenter__()
-            log.info("agent.listening", address=self._agent_address)
+            log.info("agent.started", address=self._agent_address)
         if self._socket is None:
             return
         connections = Connections(_MOST_CONNECTIONS, told_why=0)
@@ -123,7 +123,7 @@ class AdminListener:
             try:
                 take_path(address.path)
             except OSError as error:
-                log.error("admin.not_listening", reason=f"{address}: {error.strerror}")
+                log.error("admin.start_failed", reason=f"{address}: {error.strerror}")
                 return
             self._path = address.path
         self._log_address()
@@ -132,7 +132,7 @@ class AdminListener:
         assert self._socket is not None
         address = admin_address(self._settings)
         over_tcp = self._socket.family is not socket.AF_UNIX
-        log.info("admin.listening", address=url_of(self._socket) if over_tcp else str(address))
+        log.info("admin.started", address=url_of(self._socket) if over_tcp else str(address))
 
     async def __aenter__(self) -> "AdminListener":
         return self

@@ -1,4 +1,4 @@
-"""`modelserver models`: what there is to serve, and preparing it."""
+"""`modelserver models`: the group, and the commands that make and carry prepared models."""
 
 import sys
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ import click
 import msgspec
 
 from models import ModelLocation
-from models.fetching import uninstall as uninstall_model
 from models.vosk import prepared as prepared_models
-from models.vosk.prepared import Bounds, GraphCounts, Needs, PreparedModel
+from models.vosk.prepared import Bounds, GraphCounts, Needs
 from modelserver.cli.errors import must_be_ours, told
-from modelserver.cli.models_clean import clean_models
+from modelserver.cli.models_clean import clean_models, prepared_forms
 from modelserver.cli.models_inspect import inspect_model
 from modelserver.cli.models_list import list_models
 from modelserver.cli.models_pull import pull_model
+from modelserver.cli.models_remove import remove_model, removed_spelling
 from modelserver.cli.options import BACKGROUND, with_settings
 from modelserver.serving.commands import ProgressLine, report
 from modelserver.serving.load_specs import find_model, starting
@@ -26,24 +26,26 @@ from modelserver.settings.fields import bytes_of
 from supervisor import available_memory, in_units
 
 _MOST = 2
-"""Times the estimate, in the background."""
+"""How many times its estimate a preparation may take in the background."""
 
 
 @click.group()
 def models() -> None:
-    """Look at models, fetch them, and prepare them."""
+    """List, fetch, inspect, prepare and remove models."""
 
 
 models.add_command(list_models)
 models.add_command(inspect_model)
 models.add_command(pull_model)
+models.add_command(remove_model)
 models.add_command(clean_models)
+models.add_command(removed_spelling)
 
 
 @models.command()
 @click.argument("model", required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="make it here instead")
-@click.option("--max-size", help='end a graph that grows past this, such as "2GiB"')
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="write it here instead")
+@click.option("--max-size", help='stop if the graph grows past this size, such as "2GiB"')
 @BACKGROUND
 @with_settings("models_dir", "prepared_dir", "language")
 def prepare(
@@ -53,10 +55,12 @@ def prepare(
     max_size: str | None,
     background: int | None,
 ) -> None:
-    """Compose a model's decoding graph once, so that it is mapped instead of composed in every
-    request: several times faster, in a fraction of the memory, with the same texts but for ties.
+    """Compile a model's decoding graph ahead of time.
 
-    MODEL is a name or a path; without it, the model that would be served.
+    The server then maps the compiled graph instead of composing it in every request: several times
+    faster, in a fraction of the memory, with the same texts except for ties.
+
+    MODEL is a name or a path. Without it, the model that would be served is prepared.
     """
     settings = configuration.settings
     with told(background):
@@ -92,9 +96,12 @@ def prepare(
 @click.argument("name", required=False)
 @with_settings("prepared_dir")
 def verify(configuration: Configuration, name: str | None) -> None:
-    """Read prepared models and compare their checksums; all of them, or those of NAME."""
+    """Check prepared models against their checksums.
+
+    NAME is a model or one of its prepared forms. Without it, all are checked.
+    """
     damaged = False
-    for made in _prepared(configuration.settings, name):
+    for made in prepared_forms(configuration.settings, name):
         problems = prepared_models.verify(made)
         damaged = damaged or bool(problems)
         click.echo(f"{made.directory.name}: {'; '.join(problems) or 'whole'}")
@@ -102,45 +109,13 @@ def verify(configuration: Configuration, name: str | None) -> None:
         raise SystemExit(1)
 
 
-@models.command()
-@click.argument("name")
-@with_settings("prepared_dir")
-def remove(configuration: Configuration, name: str) -> None:
-    """Delete the prepared models of NAME (never the model itself: see uninstall)."""
-    for made in _prepared(configuration.settings, name):
-        _remove(made)
-
-
-@models.command()
-@click.argument("name")
-@with_settings("models_dir", "prepared_dir")
-def uninstall(configuration: Configuration, name: str) -> None:
-    """Delete the model NAME that was pulled, and what was prepared of it. A server that serves it
-    goes on with what it has loaded."""
-    settings = configuration.settings
-    with told():
-        directory = uninstall_model(name, settings.models_dir)
-    for made in prepared_models.prepared_models(settings.prepared_dir):
-        if made.manifest.name == name:
-            _remove(made)
-    click.echo(f"uninstalled {directory}")
-
-
-def _remove(made: PreparedModel) -> None:
-    try:
-        prepared_models.remove(made)
-    except OSError as error:
-        raise click.ClickException(f"{made.directory}: {error.strerror}") from error
-    click.echo(f"removed {made.directory}")
-
-
 @models.command("export")
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @with_settings("prepared_dir")
 def export_model(configuration: Configuration, name: str, file: Path) -> None:
-    """Write a prepared model to one FILE, to be imported on another machine."""
-    made = list(_prepared(configuration.settings, name))
+    """Write a prepared model to a FILE for another machine."""
+    made = prepared_forms(configuration.settings, name)
     if len(made) > 1:
         names = ", ".join(m.directory.name for m in made)
         raise click.ClickException(f"{name} is prepared more than once: say which of {names}")
@@ -154,10 +129,10 @@ def export_model(configuration: Configuration, name: str, file: Path) -> None:
 @click.argument("model", required=False)
 @with_settings("models_dir", "prepared_dir", "language")
 def import_model(configuration: Configuration, file: Path, model: str | None) -> None:
-    """Take in a prepared model from FILE, for the installed MODEL that it was made from.
+    """Install a prepared model from a FILE of `export`.
 
-    Without MODEL: the one that would be served. Checksums, and every state and arc of the graph,
-    are checked.
+    MODEL is the installed model that it was made from. Without it, the model that would be served.
+    Checksums, and every state and arc of the graph, are checked.
     """
     settings = configuration.settings
     with told():
@@ -170,26 +145,15 @@ def import_model(configuration: Configuration, file: Path, model: str | None) ->
 
 
 def _find(settings: Settings, model: str | None) -> ModelLocation:
-    """The model of that name, or the one that would be served. Raises `ModelError`."""
+    """Return the model of that name, or the one that would be served. Raises `ModelError`."""
     if model is not None:
         settings = msgspec.structs.replace(settings, model=(model,), models={})
     return find_model(settings)
 
 
-def _prepared(settings: Settings, name: str | None) -> list[PreparedModel]:
-    """Those of that model, or of that directory name. Ends the command if there are none."""
-    everything = list(prepared_models.prepared_models(settings.prepared_dir))
-    found = [m for m in everything if name in (None, m.manifest.name, m.directory.name)]
-    if not found:
-        names = ", ".join(m.directory.name for m in everything) or "none"
-        wanted = f"{name} is not prepared" if name else "nothing is prepared"
-        raise click.ClickException(f"{wanted} in {settings.prepared_dir}; there: {names}")
-    return found
-
-
 @contextmanager
 def _progress(needs: Needs, background: bool) -> Iterator[prepared_models.Progress]:
-    """A bar on a terminal; lines for the server that started us; nothing elsewhere."""
+    """Show a bar on a terminal, or report lines to the server that started this process."""
     if background:
 
         def print_line(phase: str, counts: GraphCounts) -> None:
@@ -218,8 +182,8 @@ def _progress(needs: Needs, background: bool) -> Iterator[prepared_models.Progre
 
 
 def _bounds(max_size: str | None, needs: Needs, background: bool) -> Bounds:
-    """What preparing may take. In the background, where no person watches it, twice the estimate is
-    the most: a graph that grows past that would fill memory and disk."""
+    """Return what preparing may take: in the background, where no person watches it, twice the
+    estimate, since a graph that grows past that would fill memory and disk."""
     if max_size is None:
         return Bounds(_MOST * needs.graph, _MOST * needs.memory) if background else Bounds()
     try:

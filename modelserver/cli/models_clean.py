@@ -1,24 +1,41 @@
-"""`modelserver models clean`: remove what no model needs any more."""
+"""`modelserver models clean`: remove compiled forms of models, and leftovers."""
 
 import click
 
 from models.fetching import broken_downloads
+from models.vosk import prepared as prepared_models
 from models.vosk.leftovers import old_builds
-from models.vosk.prepared import Leftover, find_leftovers, remove_leftover
+from models.vosk.prepared import Leftover, PreparedModel, find_leftovers, remove_leftover
 from modelserver.cli.errors import must_be_ours, told
 from modelserver.cli.options import with_settings
+from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from supervisor import in_units
 
 
 @click.command("clean")
-@click.option("--dry-run", is_flag=True, help="list it, and remove nothing")
+@click.argument("name", required=False)
+@click.option("--dry-run", is_flag=True, help="list what would be removed, and remove nothing")
 @with_settings("models_dir", "prepared_dir")
-def clean_models(configuration: Configuration, dry_run: bool) -> None:
-    """Remove what killed runs, other versions, and models that were replaced or uninstalled have
-    left in the directories of models and prepared models. What a running process is still making
-    stays."""
+def clean_models(configuration: Configuration, name: str | None, dry_run: bool) -> None:
+    """Remove compiled forms of a model, or leftovers.
+
+    With NAME, the prepared forms of that model are removed; the model itself stays. NAME may also
+    be one prepared form, by its directory's name.
+
+    Without NAME, leftovers are removed: what killed downloads and preparations have left, and
+    prepared models of other versions or of models that were replaced or removed.
+
+    Files that a running process is still making stay.
+    """
     settings = configuration.settings
+    if name is not None:
+        for prepared in prepared_forms(settings, name):
+            if dry_run:
+                click.echo(f"would remove {prepared.directory}")
+            else:
+                delete_prepared(prepared)
+        return
     with told():
         for directory in (settings.prepared_dir, settings.models_dir):
             if directory.exists() and not dry_run:
@@ -37,6 +54,27 @@ def clean_models(configuration: Configuration, dry_run: bool) -> None:
         click.echo(f"would free {in_units(freed)}")
     else:
         click.echo(f"freed {in_units(freed)}")
+
+
+def prepared_forms(settings: Settings, name: str | None) -> list[PreparedModel]:
+    """Return the prepared forms of a model, or of that directory name, or all. Raises
+    `click.ClickException` if there are none."""
+    everything = list(prepared_models.prepared_models(settings.prepared_dir))
+    found = [m for m in everything if name in (None, m.manifest.name, m.directory.name)]
+    if not found:
+        names = ", ".join(m.directory.name for m in everything) or "none"
+        wanted = f"{name} is not prepared" if name else "nothing is prepared"
+        raise click.ClickException(f"{wanted} in {settings.prepared_dir}; there: {names}")
+    return found
+
+
+def delete_prepared(prepared: PreparedModel) -> None:
+    """Delete a prepared form. Raises `click.ClickException`."""
+    try:
+        prepared_models.remove(prepared)
+    except OSError as error:
+        raise click.ClickException(f"{prepared.directory}: {error.strerror}") from error
+    click.echo(f"removed {prepared.directory}")
 
 
 def _removed(leftover: Leftover) -> bool:

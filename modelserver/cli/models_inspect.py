@@ -1,4 +1,4 @@
-"""`modelserver models inspect`: what a model is made of, and what it will take here."""
+"""`modelserver models inspect`: a model's parts, and the memory that it will take here."""
 
 import asyncio
 import dataclasses
@@ -34,22 +34,22 @@ from supervisor import Headroom, NotReady, find_headroom, in_units
 @click.command("inspect")
 @click.argument("model", metavar="[NAME|PATH]", required=False)
 @click.option(
-    "--measure", "measured", is_flag=True, help="load it once, and correct the prediction"
+    "--measure", "measured", is_flag=True, help="load the model once, and correct the prediction"
 )
-@click.option("--json", "as_json", is_flag=True, help="the same as JSON, sizes in bytes")
+@click.option("--json", "as_json", is_flag=True, help="print JSON, with sizes in bytes")
 @click.option(
     "--kubernetes",
     is_flag=True,
-    help="what its containers have to ask for, as a patch for deploy/kubernetes",
+    help="print the requests and limits of its containers, as a patch for deploy/kubernetes",
 )
 @with_settings("models_dir", "prepared_dir", "language", "workers.count", "prepare")
 def inspect_model(
     configuration: Configuration, model: str | None, measured: bool, as_json: bool, kubernetes: bool
 ) -> None:
-    """Show a model's parts, and predict the memory they will take, from the sizes of its files.
+    """Show a model's parts and predict its memory.
 
-    PRIVATE is memory that cannot be taken back, MAPPED is file cache that the kernel may take when
-    it needs it; TOUCHED is how much of that speech really uses.
+    The prediction uses the sizes of its files. PRIVATE is unreclaimable memory. MAPPED is file
+    cache, which the kernel may reclaim. TOUCHED is the part of MAPPED that speech really uses.
     """
     settings = first_model(configuration.settings)
     if model is not None:

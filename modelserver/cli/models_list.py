@@ -1,4 +1,4 @@
-"""`modelserver models list`: what is installed, what could be, and what fits on this machine."""
+"""`modelserver models list`: installed and known models, and which of them fit here."""
 
 import click
 
@@ -15,15 +15,21 @@ _HEAD = ("  MODEL", "LANGUAGE", "ERRORS", "MEMORY", "FITS HERE", "STATE", "LICEN
 
 
 @click.command("list")
-@click.option("--installed", is_flag=True, help="leave out what would have to be fetched")
-@click.option("--for", "spoken", metavar="LANGUAGE", help="only of this language, such as en or zh")
+@click.option("--installed", is_flag=True, help="list installed models only")
+@click.option(
+    "--for",
+    "spoken",
+    metavar="LANGUAGE",
+    help="list models of this language only, such as en or zh",
+)
 @with_settings("model", "models_dir", "prepared_dir", "language", "workers.count")
 def list_models(configuration: Configuration, installed: bool, spoken: str | None) -> None:
-    """Show what is installed and what could be fetched, and what of it fits on this machine now.
+    """List models, and whether they fit on this machine.
 
-    A star marks the one that would be served. ERRORS: words (Chinese: characters) wrong in 100, as
-    published. MEMORY: of the model, without its workers; "~" is an estimate from its size. FITS
-    HERE: with the workers that are set, and what that would leave.
+    Installed models and those that the catalogue offers are listed. A star marks the one that would
+    be served. ERRORS: words (Chinese: characters) wrong in 100, as published. MEMORY: of the model,
+    without its workers; "~" is an estimate from its size. FITS HERE: with the workers that are set,
+    and what that would leave.
     """
     settings = first_model(configuration.settings)
     headroom = find_headroom(memory_settings(settings))
@@ -70,7 +76,7 @@ def _cells(row: ModelRow) -> tuple[str, ...]:
 
 
 def _speaks(row: ModelRow, language: str) -> bool:
-    """By its code, with or without a region, or by its English name."""
+    """Compare a language's code, with or without a region, or its English name."""
     wanted, code = language.lower(), model_package.language_of(row.name).lower()
     named = row.language.lower().split(" ")[0]
     return wanted in (code, named) or wanted.split("-")[0] == code.split("-")[0]

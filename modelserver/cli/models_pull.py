@@ -1,4 +1,4 @@
-"""`modelserver models pull`: fetch a model and install it."""
+"""`modelserver models pull`: download and install a model."""
 
 import asyncio
 import difflib
@@ -24,18 +24,20 @@ _LABELS = {"download": "Downloading", "check": "Checking", "unpack": "Unpacking"
 
 @click.command("pull")
 @click.argument("name", metavar="NAME|FILE.zip")
-@click.option("--repin", is_flag=True, help="accept another checksum than that of the first time")
+@click.option(
+    "--repin", is_flag=True, help="accept another checksum than that of the first download"
+)
 @BACKGROUND
 @with_settings("models_dir", "models_url")
 def pull_model(
     configuration: Configuration, name: str, repin: bool, background: int | None
 ) -> None:
-    """Fetch a model and install it, or install one from a zip file that is here.
+    """Download and install a model, or install a zip file.
 
-    What is known of its size and checksum is verified before anything is unpacked; a model that
-    the catalogue does not know is pinned to what is fetched first (see --repin). A download that
-    broke off goes on where it was, and a model that is installed is left as it is. Proxies are
-    those of the environment (HTTPS_PROXY, NO_PROXY).
+    Its size and checksum, where they are known, are verified before anything is unpacked. A model
+    that is not in the catalogue is pinned to the checksum of its first download (see --repin). An
+    interrupted download is resumed, and an installed model is left unchanged. Proxies are those of
+    the environment (HTTPS_PROXY, NO_PROXY).
     """
     settings = configuration.settings
     for there in models.installed_models(settings.models_dir):
@@ -77,8 +79,8 @@ def _ways_out(name: str) -> str:
 
 @contextmanager
 def _progress(background: int | None) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each phase on a terminal; lines for the server that started this process; nothing
-    elsewhere."""
+    """Show a bar for each phase on a terminal, or report lines to the server that started this
+    process."""
     if background is not None:
         yield _Reported()
         return

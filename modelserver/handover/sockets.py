@@ -28,7 +28,7 @@ _FIRST = 3
 
 @dataclass
 class Inherited:
-    """What was there before this process."""
+    """Sockets that were there before this process."""
 
     from_unit: dict[str, socket.socket] = field(default_factory=dict)
     more: list[tuple[str, socket.socket]] = field(default_factory=list)
@@ -42,10 +42,10 @@ class Inherited:
     """The names under which systemd's store has them."""
 
     def take(self, name: str, sock: socket.socket) -> None:
-        """One of them, under the name that it was given on."""
+        """Add a socket under the name that it was given on."""
         kind = sock.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         if kind != socket.SOCK_STREAM:
-            log.warning("sockets.not_used", name=name, reason="it is no stream socket")
+            log.warning("socket.ignored", name=name, reason="it is no stream socket")
             sock.close()
             return
         sock.setblocking(False)
@@ -77,7 +77,7 @@ class Inherited:
             try:
                 sock = socket.socket(fileno=descriptor)
             except OSError as error:
-                log.warning("sockets.not_used", descriptor=descriptor, reason=error.strerror)
+                log.warning("socket.ignored", descriptor=descriptor, reason=error.strerror)
                 continue
             found.take(names[number] if number < len(names) else "", sock)
         return found
@@ -120,7 +120,7 @@ class Sockets:
         sock = self._from_unit(name, port)
         if sock is not None:
             at = sock.getsockname()
-            log.info("sockets.from_unit", name=name, address=str(at))
+            log.info("socket.received", name=name, address=str(at))
             self._of_unit.add(name)
         else:
             sock = self._kept(name, host, port)
@@ -142,7 +142,7 @@ class Sockets:
             found += others
         self._inherited.more = [one for one in self._inherited.more if one[0] != name]
         for sock in found:
-            log.info("sockets.from_unit", name=name, address=str(sock.getsockname()))
+            log.info("socket.received", name=name, address=str(sock.getsockname()))
         return found
 
     def _from_unit(self, name: str, port: int) -> socket.socket | None:
@@ -166,23 +166,23 @@ class Sockets:
         return sock
 
     def close_unused(self) -> None:
-        """What nobody has asked for."""
+        """Close the sockets that nothing has asked for."""
         left = [*self._inherited.unnamed, *(sock for _, sock in self._inherited.more)]
         for sock in left:
-            log.warning("sockets.not_used", address=str(sock.getsockname()))
+            log.warning("socket.ignored", address=str(sock.getsockname()))
         for sock in (*left, *self._inherited.from_unit.values(), *self._inherited.kept.values()):
             sock.close()
 
     def held(self) -> Iterable[tuple[str, socket.socket]]:
-        """All that this process listens on."""
+        """Return all sockets that this process listens on."""
         return self._held.items()
 
     def held_by_us(self) -> Iterable[tuple[str, socket.socket]]:
-        """Those of them that no unit has opened."""
+        """Return the sockets that no unit has opened."""
         return [(name, sock) for name, sock in self._held.items() if name not in self._of_unit]
 
     def close(self) -> None:
-        """As far as this process goes, nobody listens there any more."""
+        """Close the sockets in this process."""
         for sock in self._held.values():
             sock.close()
         self._held.clear()

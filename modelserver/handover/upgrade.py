@@ -33,7 +33,7 @@ class UpgradeRefused(Refusal):
 
 
 class Upgrader:
-    """One at a time."""
+    """Starts a successor, one at a time."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Upgrader:
         try:
             return await self._upgrade()
         except UpgradeRefused as error:
-            log.error("server.not_upgraded", reason=str(error))
+            log.error("upgrade.failed", reason=str(error))
             raise
         finally:
             self._under_way = self.leaving.is_set()
@@ -94,7 +94,7 @@ class Upgrader:
         finally:
             theirs.close()
         pid = self.process.pid
-        log.info("server.successor_started", pid=pid)
+        log.info("upgrade.started", pid=pid)
         self._service.guard.leave_alone(pid)
         try:
             async with asyncio.timeout(_LONGEST_S):
@@ -111,12 +111,12 @@ class Upgrader:
             await self._give_up(f"it did not serve within {_LONGEST_S / 60:g} min")
         match message:
             case Ready():
-                log.info("server.successor_serves", pid=pid)
+                log.info("upgrade.completed", pid=pid)
             case MakeWay(needs, left):
                 self.why_after = (
                     f"{in_units(needs)} are needed for it and {in_units(left)} are left beside us"
                 )
-                log.warning("server.successor_waits", pid=pid, reason=self.why_after)
+                log.warning("upgrade.postponed", pid=pid, reason=self.why_after)
             case Failed(reason):
                 await self._give_up(reason)
             case _:
@@ -150,17 +150,17 @@ class Upgrader:
     def abandon(self) -> None:
         """We end, and it is not to take our place; nothing if it has done so."""
         if self.process is not None and not self.leaving.is_set():
-            log.info("server.successor_abandoned", pid=self.process.pid)
+            log.info("upgrade.abandoned", pid=self.process.pid)
             self.process.terminate()
 
     def close(self) -> None:
-        """It is told by that that we have gone."""
+        """Close the wire, which tells the successor that we have gone."""
         if self._wire is not None:
             self._wire.close()
 
 
 def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """The same command again, as it is installed now."""
+    """Start the same command again, as it is installed now."""
     environment = {**os.environ, HANDOVER_VARIABLE: str(theirs.fileno())}
     return subprocess.Popen(_command(), env=environment, pass_fds=[theirs.fileno()])
 

@@ -143,7 +143,7 @@ def warn_of_network(directory: Path) -> None:
     that all its users share, and locks that hold (sqlite.org/wal.html)."""
     if (kind := filesystem_of(directory)) in _NETWORK:
         log.warning(
-            "jobs.directory_on_network",
+            "jobs.network_directory_detected",
             directory=str(directory),
             filesystem=kind,
             consequence="a second server may not notice this one, and the database may be damaged: "

@@ -22,6 +22,7 @@ from modelserver.jobs.queue import Line
 from modelserver.jobs.record import Failure, Job
 from modelserver.jobs.thread import StoreThread
 from modelserver.refusal import Refusal
+from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
@@ -122,11 +123,11 @@ class JobWork:
         return len(self._known)
 
     def of(self, owner: str) -> int:
-        """How many are that owner's."""
+        """Return how many unfinished jobs are that owner's."""
         return self._of[owner]
 
     def add(self, job: Job) -> None:
-        """It is in the store, and has its turn."""
+        """Queue a job that is in the store."""
         model = self._model_of(job)
         pieces = round(job.seconds / self._service.settings.debug.long_piece_s)
         known = _Known(job, max(1, min(model.slots, pieces)), model)
@@ -139,13 +140,15 @@ class JobWork:
         service, name = self._service, ""
         slots = service.models.default.slots
         with contextlib.suppress(Refusal):  # it fails when it has its turn
-            served = service.models.find(job.wanted.model, job.wanted.language)
-            if job.wanted.speech.phrases:
-                served = service.models.with_phrases(served)
+            served = self._find(job)
             name, slots = served.label, served.slots
         model = self._models.setdefault(name, _Model(slots))
         model.slots = slots
         return model
+
+    def _find(self, job: Job) -> ServedModel:
+        wanted = job.wanted
+        return self._service.models.find(wanted.model, wanted.language, wanted.speech.phrases)
 
     def position(self, job_id: str) -> int | None:
         """Its place among those that wait for its model, from 1; None where it does not wait for
@@ -169,7 +172,7 @@ class JobWork:
             known.told.discard(told)
 
     async def forget(self, job_id: str) -> None:
-        """It is not wanted any more."""
+        """Drop a job that is not wanted any more."""
         if (known := self._known.get(job_id)) is None:
             return
         known.deleted = True
@@ -243,7 +246,7 @@ class JobWork:
                     await self._store.do(lambda store: store.waits(job.id))
             raise
         except (sqlite3.Error, OSError, SpoolFull) as error:
-            log.error("job.cannot_be_kept", job=job.id, reason=str(error))
+            log.error("job.save_failed", job=job.id, reason=str(error))
             self._put_off(known, known.backoff, _DISK_LATER_S)
             return
         if over:
@@ -266,7 +269,7 @@ class JobWork:
             backoff = known.model.backoff if isinstance(later, _MODEL_LATER) else known.backoff
             lasted_s = backoff.lasted_s(asyncio.get_running_loop().time())
             if lasted_s < _TRIED_S:
-                log.info("job.waits", job=job.id, reason=later.message)
+                log.info("job.postponed", job=job.id, reason=later.message)
                 await self._store.do(lambda store: store.waits(job.id))
                 self._put_off(known, backoff, later.retry_after_s or 0.0)
                 return False
@@ -282,14 +285,14 @@ class JobWork:
         except (OSError, sqlite3.Error):
             raise
         except Exception:
-            log.exception("job.crashed", job=job.id)
+            log.exception("job.execution_failed", job=job.id)
             error = Failure("internal", "the server failed; its log says how")
         if not await self._store.do(
             lambda store: store.ends(job.id, self._store.now(), speech, error)
         ):
             return True
         log.info(
-            "job.over",
+            "job.finished",
             job=job.id,
             request_id=job.request_id,
             owner=job.owner or None,
@@ -304,9 +307,7 @@ class JobWork:
 
     async def _transcribe(self, known: _Known) -> Speech:
         job, service = known.job, self._service
-        served = service.models.find(job.wanted.model, job.wanted.language)
-        if job.wanted.speech.phrases:
-            served = service.models.with_phrases(served)
+        served = self._find(job)
 
         def told(progress: SpeechProgress) -> None:
             known.done_s = progress.done_s
@@ -336,7 +337,7 @@ class JobWork:
 
 
 class _Pieces:
-    """Of one job (`modelserver.serving.recordings.PieceJournal`)."""
+    """The pieces of one job (`modelserver.serving.recordings.PieceJournal`)."""
 
     def __init__(self, store: StoreThread, job_id: str, heard_by: str) -> None:
         self._store, self._job_id, self._heard_by = store, job_id, heard_by

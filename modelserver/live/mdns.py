@@ -16,7 +16,7 @@ _ANY = ("", "0.0.0.0", "::")  # noqa: S104 - a comparison
 
 
 class Announcement:
-    """That a Wyoming server listens here."""
+    """The announcement that a Wyoming server listens here."""
 
     def __init__(self, name: str, host: str, port: int) -> None:
         """`host`: an address that is listened on, or one that stands for all."""
@@ -44,7 +44,7 @@ class Announcement:
             )
             await self._zeroconf.async_register_service(info, allow_name_change=True)
         except (OSError, NonUniqueNameException, ValueError) as error:
-            log.warning("wyoming.not_announced", reason=str(error) or type(error).__name__)
+            log.warning("wyoming.announcement_failed", reason=str(error) or type(error).__name__)
             await self.end()
         else:
             log.info("wyoming.announced", name=info.name)
@@ -58,7 +58,7 @@ class Announcement:
 
 
 def _addresses() -> list[str]:
-    """Those that others may reach it under."""
+    """Return the addresses under which others may reach it."""
     return [
         address.address
         for addresses in psutil.net_if_addrs().values()

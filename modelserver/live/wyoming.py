@@ -78,10 +78,10 @@ class WyomingListener:
             try:
                 _beside(self._path).rename(self._path)
             except OSError as error:
-                log.error("wyoming.not_listening", reason=f"{self._path}: {error.strerror}")
+                log.error("wyoming.start_failed", reason=f"{self._path}: {error.strerror}")
                 return
         address = self._path or self._socket.getsockname()
-        log.info("wyoming.listening", uri=self._uri, addresses=[str(address)])
+        log.info("wyoming.started", uri=self._uri, addresses=[str(address)])
         if self._announcement is not None:
             await self._announcement.begin()
 
@@ -102,7 +102,7 @@ class WyomingListener:
         self.close()
 
     def stop_accepting(self) -> None:
-        """Those that are there go on."""
+        """Accept no more connections; those that are open stay."""
         if self._server is not None:
             self._server.close()
             self._server = None

@@ -51,12 +51,12 @@ class Lessons:
         reason = f"{_MOST_FAILURES} loads have failed, the last one so: {why}"
         if with_simd:
             self.without_simd[form] = reason
-            log.error("simd.not_used", model=str(made or original), problem=reason)
+            log.error("simd.disabled", model=str(made or original), problem=reason)
         elif made is not None and made != original:
             self.unusable[made] = reason
 
     def begin_again(self) -> None:
-        """Everything may be tried again: an operator has changed something."""
+        """Forget what was learned: an operator has changed something."""
         self.unusable.clear()
         self.without_simd.clear()
         self._failures.clear()
@@ -89,7 +89,7 @@ class CrashInquiry:
                 self._verified[directory] = time.monotonic()
             if problem is None:
                 return True
-            log.error("prepared_model.not_used", problem=f"{directory}: {problem}")
+            log.error("prepared_model.rejected", problem=f"{directory}: {problem}")
             await asyncio.to_thread(self._put_away, prepared, original)
             return False
 
@@ -99,7 +99,7 @@ class CrashInquiry:
                 remove(prepared)
             except OSError as error:
                 log.warning(
-                    "prepared_model.not_removed",
+                    "prepared_model.removal_failed",
                     directory=str(prepared.directory),
                     reason=error.strerror,
                 )

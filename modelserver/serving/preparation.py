@@ -13,10 +13,9 @@ import structlog
 import models
 from models.vosk import mapping
 from models.vosk.prepared import (
-    HOW_TO_GET_IT,
+    GRAPH_COMPILER,
     can_build,
     estimate_needs,
-    find_compiler,
     find_leftovers,
     must_be_affordable,
     remove_leftover,
@@ -45,7 +44,7 @@ _MOST_ENDED = 5
 
 
 class Outcome(enum.Enum):
-    """What an attempt came to."""
+    """The result of an attempt."""
 
     MADE = "made"
     NOT_NEEDED = "not_needed"
@@ -56,7 +55,7 @@ class Outcome(enum.Enum):
 
 
 def in_words(progress: ProgressLine) -> str:
-    """How far a preparation is, for a person."""
+    """Return how far a preparation is, in words."""
     if progress.phase != "graph" or progress.total == 0:
         return {"compiler": "building the graph compiler", "check": "comparing answers"}.get(
             progress.phase, progress.phase
@@ -130,9 +129,9 @@ class Preparation:
                     f"{self.why_not}; {_MOST_ENDED} attempts have ended so, and the next one is "
                     "made when the settings are read again"
                 )
-                log.error("prepare.given_up", reason=self.why_not)
+                log.error("prepare.abandoned", reason=self.why_not)
                 return False
-            log.info("prepare.later", in_s=pause_s)
+            log.info("prepare.retry_scheduled", in_s=pause_s)
             await asyncio.sleep(pause_s)
             waited = True
             if self._elsewhere:
@@ -151,13 +150,13 @@ class Preparation:
         except models.ModelError as error:
             self.why_not = error.message
             log.warning(
-                "prepare.not_now",
+                "prepare.postponed",
                 reason=error.message,
                 consequence="served as it was published, a model is several times slower and "
                 "takes several times the memory",
             )
             return Outcome.LATER if error.code == "cannot_afford" else Outcome.FAILED
-        log.info("prepare.begins", note=note)
+        log.info("prepare.planned", note=note)
         return await self._run()
 
     def _tidy_up(self) -> None:
@@ -167,10 +166,10 @@ class Preparation:
                 if leftover.certain and remove_leftover(leftover):
                     log.info("prepared_model.removed", path=str(leftover.path), why=leftover.why)
         except OSError as error:
-            log.warning("prepared_model.not_removed", path=error.filename, reason=error.strerror)
+            log.warning("prepared_model.removal_failed", path=error.filename, reason=error.strerror)
 
     def _needed(self) -> bool:
-        """There is a model and it is not prepared. Reads disks."""
+        """Return whether there is a model that is not prepared. Reads disks."""
         try:
             return not is_prepared(self.settings, find_model(self.settings))
         except models.ModelError:
@@ -182,8 +181,10 @@ class Preparation:
         store = self.settings.prepared_dir
         if (why := mapping.mapping_problem()) is not None:
             raise models.ModelError("cannot_map", why)
-        if find_compiler(store) is None and not can_build():
-            raise models.ModelError("no_compiler", f"there is no compiler for it ({HOW_TO_GET_IT})")
+        if GRAPH_COMPILER.find(store) is None and not can_build():
+            raise models.ModelError(
+                "no_compiler", f"there is no compiler for it ({GRAPH_COMPILER.needs})"
+            )
         spare = available_memory() - _SERVING_RESERVE_BYTES
         must_be_affordable(estimate_needs(location.directory), spare, store)
 
@@ -208,10 +209,10 @@ class Preparation:
         self.why_not = failure.reason
         self._elsewhere = failure.code == "being_prepared"
         if self._elsewhere or failure.code in _LATER:
-            log.warning("prepare.not_now", model=name, reason=self.why_not)
+            log.warning("prepare.postponed", model=name, reason=self.why_not)
             return Outcome.LATER
         if failure.cause in _NOT_ITS_FAULT:
-            log.warning("prepare.ended", model=name, reason=self.why_not)
+            log.warning("prepare.interrupted", model=name, reason=self.why_not)
             self._ended += 1
             return Outcome.LATER
         log.error("prepare.failed", model=name, reason=self.why_not)

@@ -60,7 +60,7 @@ class Reloader:
         """Take over the settings, and load every model anew beside the one that serves; returns
         when that has begun. Raises `ReloadRefused`."""
         async with self._one:
-            log.info("server.reloading")
+            log.info("server.reload_started")
             open_before = self._service.access.open
             try:
                 again = await asyncio.to_thread(self._configuration.again)
@@ -68,7 +68,7 @@ class Reloader:
                 self._configuration = again
             except (ConfigurationError, SettingsRefused) as error:
                 self._service.reload_refused = str(error)
-                log.error("server.not_reloaded", reason=str(error))
+                log.error("server.reload_rejected", reason=str(error))
                 raise ReloadRefused(str(error)) from error
             self._service.reload_refused = None
             log.info("server.reloaded", models=list(self._service.models))
@@ -96,7 +96,7 @@ class Reloader:
                 raise SettingsRefused(f"auth.keys_file: {error}") from error
         settings, late = until_restart(self._service.settings, settings)
         if late:
-            log.warning("settings.need_a_restart", names=late)
+            log.warning("settings.restart_required", names=late)
         self._service.settings = settings
         await self._service.models.change(settings)
 

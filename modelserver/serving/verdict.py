@@ -1,4 +1,4 @@
-"""Whether the server is well: one word, and sentences that say why it is not "ok"."""
+"""The health verdict: one word, and sentences that say why it is not "ok"."""
 
 import time
 

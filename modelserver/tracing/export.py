@@ -31,7 +31,7 @@ def start_export(environment: Mapping[str, str]) -> Callable[[], None]:
     except ImportError:
         install = how_to_install("opentelemetry")
         reason = f"${variable} is set, and the package that sends spans is missing: {install}"
-        log.warning("tracing.off", reason=reason)
+        log.warning("tracing.disabled", reason=reason)
         return lambda: None
     own: dict[str, str | bool | int | float] = {
         "service.version": __version__,
@@ -42,7 +42,7 @@ def start_export(environment: Mapping[str, str]) -> Callable[[], None]:
     provider = TracerProvider(resource=Resource.create(own), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=_EXPORT_S)))
     trace.set_tracer_provider(provider)
-    log.info("tracing.on", endpoint=environment[variable])
+    log.info("tracing.enabled", endpoint=environment[variable])
 
     def close() -> None:
         provider.force_flush(_FLUSH_MS)

@@ -1,8 +1,18 @@
-"""A file that FFmpeg reads: what it is given of it, and nothing else."""
+"""A file that FFmpeg has opened, and the window through which it reads nothing but that file."""
 
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
+import av
+import av.error
+
+from modelserver.audio.formats import SAMPLE_RATES
 from modelserver.audio.riff import Piece, Readable
+
+_MOST_DAMAGE = 1000
+"""Packets in a row that cannot be decoded, after which the rest of the file is not tried."""
+_CUT_S, _CUT_SHARE = 1.0, 0.03
+"""Seconds, and share of the announced duration, that may be missing from a whole file."""
 
 
 class Opened:
@@ -10,6 +20,8 @@ class Opened:
 
     def __init__(self, container: Any, piece: Piece) -> None:
         self.container, self.piece = container, piece
+        self.damaged = 0
+        """Packets and frames that could not be decoded."""
         self.stream = container.streams.best("audio")
         if self.stream is not None and self.stream.codec_context is None:
             self.stream = None
@@ -31,8 +43,48 @@ class Opened:
             return float(self.stream.duration * self.stream.time_base)
         return None
 
+    def frames(self) -> Iterator[av.AudioFrame]:
+        """Decode the file from front to back, leaving out what is damaged."""
+        assert self.stream is not None
+        packets = self.container.demux(self.stream)
+        failed = 0
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, EOFError):
+                return
+            except (av.error.FFmpegError, OSError):
+                self.damaged += 1
+                return
+            try:
+                frames = packet.decode()
+            except EOFError:
+                return
+            except (av.error.FFmpegError, ValueError):
+                self.damaged += 1
+                failed += 1
+                if failed > _MOST_DAMAGE:
+                    return
+                continue
+            failed = 0
+            for frame in frames:
+                if not isinstance(frame, av.AudioFrame) or not frame.samples:
+                    continue
+                if frame.sample_rate not in SAMPLE_RATES:
+                    self.damaged += 1
+                    continue
+                frame.pts = None
+                yield frame
+
+    def is_cut_short(self, seconds: float) -> bool:
+        """Return whether the file announces notably more than these seconds of audio."""
+        announced = self.duration_s
+        if announced is None or self.piece.header:
+            return False
+        return announced - seconds > max(_CUT_S, _CUT_SHARE * announced)
+
     def close(self) -> None:
-        """Twice does no harm."""
+        """Close the decoder; a second call does nothing."""
         self.container.close()
 
 

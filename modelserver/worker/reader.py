@@ -35,9 +35,6 @@ each of them the processor's caches, 3 ms for 5 s of audio."""
 _LISTEN_BYTES = 64_000
 """Of samples whose order of bytes is to be heard."""
 _MIXED = ChannelChoice()
-_MOST_DAMAGE = 1000
-"""Packets in a row that cannot be decoded: there is nothing to be heard any more."""
-_CUT_S, _CUT_SHARE = 1.0, 0.03
 
 
 class AudioReader:
@@ -224,7 +221,7 @@ class AudioReader:
     def _decoded(self, opened: Opened) -> Iterator[Sequence[bytes]]:
         graph: Resampler | None = None
         before = self._seconds
-        for frame in self._frames(opened):
+        for frame in opened.frames():
             self._seconds += frame.samples / frame.sample_rate
             self.frames_read += frame.samples
             if self._longest_s is not None and self._seconds > self._longest_s:
@@ -251,39 +248,9 @@ class AudioReader:
             yield from self._heard(graph, last=False)
         if graph is not None:
             yield from self._heard(graph, last=True)
-        self._compare(opened, self._seconds - before)
-
-    def _frames(self, opened: Opened) -> Iterator[av.AudioFrame]:
-        assert opened.stream is not None
-        packets = opened.container.demux(opened.stream)
-        failed = 0
-        while True:
-            try:
-                packet = next(packets)
-            except (StopIteration, EOFError):
-                return
-            except (av.error.FFmpegError, OSError):
-                self._damaged += 1
-                return
-            try:
-                frames = packet.decode()
-            except EOFError:
-                return
-            except (av.error.FFmpegError, ValueError):
-                self._damaged += 1
-                failed += 1
-                if failed > _MOST_DAMAGE:
-                    return
-                continue
-            failed = 0
-            for frame in frames:
-                if not isinstance(frame, av.AudioFrame) or not frame.samples:
-                    continue
-                if frame.sample_rate not in SAMPLE_RATES:
-                    self._damaged += 1
-                    continue
-                frame.pts = None
-                yield frame
+        self._damaged += opened.damaged
+        if not self._warnings and opened.is_cut_short(self._seconds - before):
+            self._warnings.append("the file is cut short: what is there was recognised")
 
     def _heard(self, graph: Resampler, *, last: bool) -> Iterator[Sequence[bytes]]:
         for channels, mean in graph.pull(last=last):
@@ -296,14 +263,6 @@ class AudioReader:
                 yield (channels[0].tobytes(),)
             else:
                 yield (self._louder.choose(channels, mean, self._rate).tobytes(),)
-
-    def _compare(self, opened: Opened, seconds: float) -> None:
-        """A file that says how long it is, and is not."""
-        told = opened.duration_s
-        if told is None or opened.piece.header or self._warnings:
-            return
-        if told - seconds > max(_CUT_S, _CUT_SHARE * told):
-            self._warnings.append("the file is cut short: what is there was recognised")
 
 
 def _taken(samples: bytearray, size: int) -> Iterator[bytes]:

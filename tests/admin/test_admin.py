@@ -294,7 +294,7 @@ def test_over_tcp_everybody_needs_the_token(tmp_path: Path, small: models.ModelL
         MODELSERVER_ADMIN_LISTEN="127.0.0.1:0",
         MODELSERVER_ADMIN_TOKEN_FILE=str(token),
     ) as server:
-        url = server.wait_event("admin.listening")["address"]
+        url = server.wait_event("admin.started")["address"]
         for path in ("/admin/health", "/metrics"):
             assert ask(url + path).status == 401
             assert ask(url + path, Authorization="Bearer wrong").status == 401
@@ -331,10 +331,10 @@ def test_a_second_server_leaves_the_first_ones_socket_alone(
         directory.mkdir()
     model = ("--model", str(small.directory))
     with start_server(first, *model, MODELSERVER_DEBUG_WARMUP="none", **runtime) as one:
-        one.wait_event("admin.listening")
+        one.wait_event("admin.started")
         admin = Admin(tmp_path / "modelserver" / "admin.sock")
         with start_server(second, *model, MODELSERVER_DEBUG_WARMUP="none", **runtime) as two:
-            warned = two.wait_event("admin.not_listening")
+            warned = two.wait_event("admin.start_failed")
             assert "another server listens there" in warned["reason"]
             two.wait_ready()
         assert admin.health()["pid"] == one.pid
@@ -342,7 +342,7 @@ def test_a_second_server_leaves_the_first_ones_socket_alone(
         one.process.wait()
         assert admin.path.is_socket()  # left behind
     with start_server(third, *model, MODELSERVER_DEBUG_WARMUP="none", **runtime) as three:
-        three.wait_event("admin.listening")
+        three.wait_event("admin.started")
         assert admin.health()["pid"] == three.pid
         assert three.stop() == 0
         assert not admin.path.exists()
@@ -374,7 +374,7 @@ def over_tcp(
         admin_token="secret",
     ) as server:
         server.wait_ready()
-        yield server, server.wait_event("admin.listening")["address"]
+        yield server, server.wait_event("admin.started")["address"]
 
 
 def test_who_has_no_token_cannot_take_the_descriptors(
@@ -398,7 +398,7 @@ def test_no_bytes_of_a_token_are_an_error_of_ours(over_tcp: tuple[RunningServer,
         answer = ask(f"{admin}/admin/health", Authorization=f"Bearer {token}")
         assert answer.status == 401
         assert answer.headers["Server"].startswith("modelserver/")
-    assert not server.events("admin.failed")
+    assert not server.events("admin.request_failed")
 
 
 @pytest.mark.parametrize("worker", ["\N{SUPERSCRIPT TWO}", "9" * 5000, "-1", "x"])

@@ -150,7 +150,7 @@ def test_events_come_each_second(admin: Admin) -> None:
 def test_the_log_can_be_read_and_its_level_changed(admin: Admin) -> None:
     before = admin.get("/admin/log")
     assert before["level"] == "info"
-    assert {"server.listening", "model.loaded"} <= {e["event"] for e in before["events"]}
+    assert {"server.started", "model.loaded"} <= {e["event"] for e in before["events"]}
     last = before["events"][-1]["number"]
     assert admin.post("/admin/log/level", level="debug").status_code == 200
     admin.server.ask("/healthz")
@@ -215,7 +215,7 @@ def test_a_model_is_fetched_and_served_from_the_page(
         row.get_by_role("button", name="Fetch").click()
         page.get_by_role("button", name="Do it").click()
         expect(page.locator("#models")).to_contain_text("was not fetched", timeout=30_000)
-        running.wait_event("admin.pull")
+        running.wait_event("admin.pull_requested")
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_what_it_does_is_confirmed_and_logged(admin: Admin, launched: Browser) -
     page.get_by_role("button", name="Drain").click()
     confirmed(page)
     expect(page.locator("#verdict")).to_contain_text("It takes no new requests")
-    admin.server.wait_event("admin.drain")
+    admin.server.wait_event("admin.drain_requested")
     page.get_by_role("button", name="Resume").click()
     confirmed(page)
     expect(page.locator("#verdict")).to_contain_text("It is serving")
@@ -317,7 +317,7 @@ def test_what_it_does_is_confirmed_and_logged(admin: Admin, launched: Browser) -
     page.get_by_role("button", name="Recycle").first.click()
     confirmed(page)
     until(lambda: {w["pid"] for w in workers(admin)} != before)
-    admin.server.wait_event("admin.recycle")
+    admin.server.wait_event("admin.recycle_requested")
     page.get_by_role("tab", name="Log").click()
     page.locator("#level").select_option("debug")
     confirmed(page)

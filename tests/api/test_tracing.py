@@ -105,7 +105,8 @@ def test_who_wants_spans_and_cannot_have_them_is_told(
         tmp_path, program=without, **settings, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint
     ) as server:
         assert (
-            "pip install 'modelserver[opentelemetry]'" in server.wait_event("tracing.off")["reason"]
+            "pip install 'modelserver[opentelemetry]'"
+            in server.wait_event("tracing.disabled")["reason"]
         )
 
 

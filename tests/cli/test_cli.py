@@ -162,10 +162,22 @@ def test_a_prepared_model_is_made_verified_carried_and_removed(
     damaged = modelserver("models", "verify", *store)
     assert damaged.returncode == 1
     assert "damaged" in damaged.stdout.decode()
-    assert modelserver("models", "remove", "small", *store).returncode == 0
+    refused = modelserver("models", "remove", "small", *store, "--models-dir", str(tmp_path / "m"))
+    assert refused.returncode == 1
+    assert "modelserver models clean small" in refused.stderr.decode()
+    assert modelserver("models", "clean", "small", "--dry-run", *store).returncode == 0
+    assert directory.exists()
+    assert modelserver("models", "clean", "small", *store).returncode == 0
+    assert not directory.exists()
     nothing = modelserver("models", "verify", *store)
     assert nothing.returncode == 1
     assert "nothing is prepared" in nothing.stderr.decode()
+
+
+def test_the_help_of_models_is_not_cut_off() -> None:
+    shown = modelserver("models", "--help").stdout.decode()
+    assert "remove" in shown
+    assert "..." not in shown.partition("Commands:")[2]
 
 
 def test_what_cannot_be_prepared_is_refused_in_a_sentence(

@@ -99,10 +99,3 @@ def test_every_error_code_and_setting_of_the_documents_is_one() -> None:
     for document in DOCUMENTS:
         for name in re.findall(r"`(limits\.\w+|memory\.\w+|workers\.\w+)`", document.read_text()):
             assert name in names, f"{document.name}: {name}"
-
-
-def test_the_settings_page_is_generated_from_the_schema() -> None:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
-    command = [sys.executable, str(ROOT / "scripts/settings-reference")]
-    page = subprocess.run(command, env=plain, capture_output=True, check=True).stdout.decode()
-    assert page == (ROOT / "docs/settings.md").read_text(encoding="utf-8")

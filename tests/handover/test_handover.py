@@ -38,7 +38,7 @@ COMMON = {
 def successor_of(server: RunningServer) -> psutil.Process:
     """One that has just been started."""
     os.kill(server.pid, signal.SIGUSR2)
-    return psutil.Process(server.wait_event("server.successor_started")["pid"])
+    return psutil.Process(server.wait_event("upgrade.started")["pid"])
 
 
 def each_kind(account: Account, kinds: int) -> bool:
@@ -110,7 +110,7 @@ def test_upgrades_under_clients_of_every_kind_fail_nobody(
                 before = sum(account.done.values())
                 until(lambda seen=before: sum(account.done.values()) > seen + 10, 60)
         assert len(set(pids)) == 3
-        assert [e["reason"] for e in server.events("job.over") if e.get("error")] == []
+        assert [e["reason"] for e in server.events("job.finished") if e.get("error")] == []
         handed = [e["connections"] for e in server.events("server.handed_over")]
         assert sum(handed) >= 3, "kept connections went along"
         assert server.process.wait(10) == 0
@@ -132,7 +132,7 @@ def test_a_connection_that_was_busy_meanwhile_may_ask_for_a_job_next(
         ):
             connection.sendall(head.encode() + body[:1000])
             upgraded = elsewhere.submit(server.upgrade)
-            server.wait_event("server.draining", timeout_s=60)
+            server.wait_event("server.drain_started", timeout_s=60)
             time.sleep(1)  # all that could be handed over has been
             next_request = f"GET /v1/jobs/{job} HTTP/1.1\r\nHost: x\r\n\r\n"
             connection.sendall(body[1000:] + next_request.encode())
@@ -348,7 +348,7 @@ def test_an_upgrade_whose_successor_cannot_serve_leaves_all_as_it_was(
         seen = len(server.events())
         try:
             os.kill(server.pid, signal.SIGUSR2)
-            told = server.wait_event("server.not_upgraded", seen, timeout_s=60)
+            told = server.wait_event("upgrade.failed", seen, timeout_s=60)
         finally:
             settings.write_text(before)
     assert said in told["reason"]
@@ -409,7 +409,7 @@ def test_where_both_do_not_fit_the_old_one_goes_first_and_clients_wait(
             assert "waits until the one before has ended" in done.stdout
             seen = sum(account.done.values())
             until(lambda: sum(account.done.values()) > seen + 5, 60)
-        assert server.events("server.successor_waits")
+        assert server.events("upgrade.postponed")
         assert all(
             e["cause"] in ("shutdown", "recycled")
             for e in server.events("worker.exited", "fork_server.exited")
@@ -433,7 +433,7 @@ def test_a_successor_that_dies_leaves_the_one_before_serving(
     assert prepared_embedded
     with upgradable(tmp_path) as server:
         successor_of(server).kill()
-        assert "ended before it served" in server.wait_event("server.not_upgraded")["reason"]
+        assert "ended before it served" in server.wait_event("upgrade.failed")["reason"]
         assert server.convert(wav_clips[0]).status == 200
         assert server.upgrade().returncode == 0, "and another may be tried"
 
@@ -574,7 +574,7 @@ def test_a_unit_may_listen_on_several_addresses(
             server.wait_ready()
             for host in ("127.0.0.1", "127.0.0.2"):
                 assert ask(f"http://{host}:{port}/healthz").status == 200
-            assert not server.events("sockets.not_used")
+            assert not server.events("socket.ignored")
 
 
 def test_a_connection_that_waits_is_served_by_the_next_process(

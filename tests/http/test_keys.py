@@ -276,7 +276,7 @@ def test_a_file_that_is_damaged_leaves_things_as_they_are(
         assert convert(server, wav(clips[0]), key).status == 200
         threading.Event().wait(1.1)  # it is looked at once a second
         assert convert(server, wav(clips[0]), key).status == 200
-        assert "line 1" in server.wait_event("keys.unreadable")["reason"]
+        assert "line 1" in server.wait_event("keys.read_failed")["reason"]
     finally:
         keys_file.write_text(before)
 
@@ -368,7 +368,7 @@ def test_the_terminal_has_a_key_too(server: RunningServer, key: str, clips: list
 def test_a_server_that_all_may_use_says_so(tmp_path: Path, small: models.ModelLocation) -> None:
     flags = ("--model", str(small.directory), "--host", "0.0.0.0")
     with start_server(tmp_path, *flags, MODELSERVER_DEBUG_WARMUP="none") as server:
-        assert server.wait_event("server.open_to_all", timeout_s=20)["host"] == "0.0.0.0"
+        assert server.wait_event("server.exposed", timeout_s=20)["host"] == "0.0.0.0"
 
 
 def test_a_reload_that_takes_the_keys_away_says_so(
@@ -382,7 +382,7 @@ def test_a_reload_that_takes_the_keys_away_says_so(
     with start_server(tmp_path, *flags, **given) as server:
         server.wait_ready()
         assert server.ask("/v1/models").status == 401
-        assert not server.events("server.open_to_all")
+        assert not server.events("server.exposed")
         for text, status in (("", 200), (f'auth.keys_file = "{keys}"\n', 401), ("", 200)):
             seen = len(server.events())
             settings.write_text(text)
@@ -390,7 +390,7 @@ def test_a_reload_that_takes_the_keys_away_says_so(
             server.wait_event("server.reloaded", seen)
             until(lambda s=status: server.ask("/v1/models").status == s)
             if status == 200:
-                assert server.wait_event("server.open_to_all", seen)["host"] == "0.0.0.0"
+                assert server.wait_event("server.exposed", seen)["host"] == "0.0.0.0"
             else:
                 assert server.ask("/v1/models", Authorization=f"Bearer {key}").status == 200
-        assert len(server.events("server.open_to_all")) == 2
+        assert len(server.events("server.exposed")) == 2

@@ -281,7 +281,7 @@ def test_what_is_old_or_too_much_is_forgotten(
         until(lambda: running.ask(f"/v1/jobs/{first}").status == 404, 60, "it is forgotten")
         large = running.ask("/v1/jobs", wav(bytes(500_000)))
         assert (large.status, code_of(large)) == (503, "spool_full")
-        running.wait_event("jobs.forgotten")
+        running.wait_event("jobs.deleted")
 
 
 def test_only_so_many_are_unfinished(

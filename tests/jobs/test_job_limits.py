@@ -50,11 +50,11 @@ def test_jobs_of_a_model_that_is_not_there_hold_up_no_others(
     with start_server(tmp_path, **given) as running:
         running.wait_ready()
         lost = [take(running, short, "?model=lost")["id"] for _ in range(12)]
-        running.wait_event("job.waits", job=lost[0])
+        running.wait_event("job.postponed", job=lost[0])
         good = take(running, short, "?model=good")["id"]
         assert over(running, good)["state"] == "done"
         assert running.ask(f"/v1/jobs/{lost[0]}").json["state"] == "waiting"
-        attempts = len(running.events("job.waits"))
+        attempts = len(running.events("job.postponed"))
         assert attempts < 12, "one finds out for all"
         assert delete(running, lost[0]) == 204
         places = [running.ask(f"/v1/jobs/{one}").json.get("position") for one in lost[1:]]
@@ -87,7 +87,7 @@ def test_audio_that_is_arriving_counts_against_the_disk(
             answer = client.recv(65536)
             assert b" 202 " in answer.split(b"\r\n")[0], answer
         assert running.ask(f"/v1/jobs/{first}").json["state"] == "done", "nobody pays for it"
-        assert not running.events("jobs.forgotten")
+        assert not running.events("jobs.deleted")
         until(lambda: running.ask("/v1/jobs", large).status == 202, 30, "there is room again")
 
 
@@ -313,7 +313,7 @@ def test_a_job_that_can_only_wait_fails_after_a_day_and_says_why(
     with start_server(tmp_path, program=SOON, **given) as running:
         running.wait_ready()
         lost = [take(running, short, "?model=lost")["id"] for _ in range(2)]
-        running.wait_event("job.waits", job=lost[0])
+        running.wait_event("job.postponed", job=lost[0])
         for job_id in lost:
             ended = over(running, job_id)
             assert ended["state"] == "failed"

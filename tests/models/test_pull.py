@@ -386,7 +386,7 @@ def test_a_replaced_archive_is_accepted_by_hand_only(home: Path, tmp_path: Path)
     file = tmp_path / "archive.zip"
     file.write_bytes(ARCHIVE)
     pull_file(file, home, nothing)
-    command("uninstall", NAME, home=home)
+    command("remove", NAME, home=home)
     file.write_bytes(archive(parts=PARTS | {"README": b"another version"}))
     refused = command("pull", str(file), home=home)
     assert refused.returncode == 1
@@ -395,14 +395,14 @@ def test_a_replaced_archive_is_accepted_by_hand_only(home: Path, tmp_path: Path)
     done = command("pull", "--repin", str(file), home=home)
     assert done.returncode == 0, done.stderr
     assert (home / NAME / "README").read_bytes() == b"another version"
-    command("uninstall", NAME, home=home)
+    command("remove", NAME, home=home)
     assert command("pull", str(file), home=home).returncode == 0  # which is pinned now
 
 
-def test_what_was_put_there_by_hand_can_be_uninstalled(home: Path) -> None:
+def test_what_was_put_there_by_hand_can_be_removed(home: Path) -> None:
     for name in ("my model", "模型"):
         (home / name / "am").mkdir(parents=True)
-        done = command("uninstall", name, home=home)
+        done = command("remove", name, home=home)
         assert done.returncode == 0, done.stderr
         assert not (home / name).exists()
 
@@ -506,16 +506,22 @@ async def test_more_than_was_announced_is_not_believed(home: Path) -> None:
     assert not installed.exists() or whole(home)
 
 
-def test_a_pulled_model_can_be_uninstalled(home: Path, tmp_path: Path) -> None:
+def test_a_pulled_model_can_be_removed(home: Path, tmp_path: Path) -> None:
     file = tmp_path / "archive.zip"
     file.write_bytes(ARCHIVE)
     pull_file(file, home, nothing)
-    done = command("uninstall", NAME, home=home)
-    assert (done.returncode, "uninstalled" in done.stdout) == (0, True), done.stderr
+    done = command("remove", NAME, home=home)
+    assert (done.returncode, f"removed {home / NAME}" in done.stdout) == (0, True), done.stderr
     assert not (home / NAME).exists()
     for name in (NAME, "../models", ".pins.json"):
-        again = command("uninstall", name, home=home)
+        again = command("remove", name, home=home)
         assert (again.returncode, "there is no" in again.stderr) == (1, True)
+
+
+def test_the_old_spelling_names_the_command_that_replaced_it(home: Path) -> None:
+    done = command("uninstall", "my model", home=home)
+    assert done.returncode == 1
+    assert "use `modelserver models remove 'my model' --models-dir" in done.stderr
 
 
 def test_root_leaves_nothing_in_a_service_s_directory(home: Path, tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def test_memory_is_watched_and_requests_are_answered_while_a_slow_disk_is_writte
             if (now := server.health()["memory"]["available_bytes"]) != available:
                 readings.append(time.monotonic() - changed)
                 available, changed = now, time.monotonic()
-            assert not server.events("models.not_pulled")
-            return bool(server.events("models.pulled"))
+            assert not server.events("model.pull_failed")
+            return bool(server.events("model.pulled"))
 
         assert server.convert(wav_clips[0]).status == 200
         until(installed, 60 + 3 * SIZE / BYTES_PER_S)

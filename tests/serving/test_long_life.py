@@ -116,7 +116,7 @@ def test_a_clock_that_is_set_costs_nothing(
         for one in (first, second, third, fourth):
             document = server.ask(f"{JOBS}/{one}").json
             assert document["created"] <= document["started"] <= document["ended"]
-        assert [e["by_s"] > 0 for e in server.events("jobs.clock_set")] == [True, True, False]
+        assert [e["by_s"] > 0 for e in server.events("clock.adjusted")] == [True, True, False]
         assert not server.events("worker.exited", "fork_server.exited")
 
 

@@ -59,7 +59,7 @@ def test_a_download_does_not_block_the_server(
         for _ in range(20):
             assert server.ask("/healthz", timeout_s=5).status == 200
         process.send_signal(signal.SIGCONT)
-        told = server.wait_event("models.not_pulled", timeout_s=60)
+        told = server.wait_event("model.pull_failed", timeout_s=60)
         assert "is not what it should be" in told["reason"]
         assert not (home / CHINESE).exists()
 
@@ -94,9 +94,9 @@ def test_a_model_that_another_process_prepares_is_used_once_it_is_made(
             MODELSERVER_WORKERS_COUNT="1",
         ) as server,
     ):
-        told = server.wait_event("prepare.not_now", timeout_s=60)
+        told = server.wait_event("prepare.postponed", timeout_s=60)
         assert f"is being prepared by process {os.getpid()}" in told["reason"]
-        server.wait_event("prepare.later")
+        server.wait_event("prepare.retry_scheduled")
         assert not server.events("prepare.failed")
         (store / prepared_small.directory.name).symlink_to(prepared_small.directory)
         server.wait_event("model.loaded", timeout_s=60, graph="mapped")

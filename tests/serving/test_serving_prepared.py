@@ -229,7 +229,7 @@ def test_without_a_compiler_the_plain_model_is_served_and_it_is_said_how_to_get_
         MODELSERVER_PREPARE="auto",
     ) as server:
         server.wait_ready()
-        told = server.wait_event("prepare.not_now")
+        told = server.wait_event("prepare.postponed")
         assert "apt-get install g++ libfst-dev" in told["reason"]
         assert server.health()["models"][0]["not_prepared"] == told["reason"]
         assert server.convert(wav_clips[2]).status == 200
@@ -272,7 +272,7 @@ def test_a_damaged_prepared_model_is_told_and_the_plain_one_served(
         MODELSERVER_PREPARED_DIR=str(tmp_path / "store"),
     ) as server:
         server.wait_ready()
-        told = server.wait_event("prepared_model.not_used")
+        told = server.wait_event("prepared_model.rejected")
         assert "HCLG.fst is damaged" in told["problem"]
         assert server.events("model.loaded")[0]["graph"] == "lazy"
 
@@ -287,7 +287,7 @@ def test_what_crashes_while_it_is_loaded_is_verified_and_the_original_served(
     ) as server:
         server.wait_ready()
         assert [e["graph"] for e in server.events("model.chosen")] == ["mapped", "lazy"]
-        assert "is damaged: its checksum" in server.events("prepared_model.not_used")[0]["problem"]
+        assert "is damaged: its checksum" in server.events("prepared_model.rejected")[0]["problem"]
         assert not any((tmp_path / "store").glob("*/prepared.json"))
 
 
@@ -316,7 +316,7 @@ def test_what_is_damaged_while_it_serves_costs_no_request(
             answers = list(clients.map(server.convert, wav_clips))
         assert [answer.status for answer in answers] == [200] * len(wav_clips)
         assert [e["graph"] for e in server.events("model.loaded")][:2] == ["mapped", "lazy"]
-        assert "is damaged" in server.wait_event("prepared_model.not_used", seen)["problem"]
+        assert "is damaged" in server.wait_event("prepared_model.rejected", seen)["problem"]
         server.wait_event("prepare.done", seen, timeout_s=120)
         server.wait_event("model.loaded", seen, timeout_s=60, graph="mapped")
         assert server.convert(wav_clips[0]).status == 200

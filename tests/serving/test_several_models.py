@@ -288,7 +288,7 @@ def test_settings_that_cannot_be_read_change_nothing(
 ) -> None:
     single.settings("model = 7")
     seen = single.hang_up()
-    event = single.server.wait_event("server.not_reloaded", seen)
+    event = single.server.wait_event("server.reload_rejected", seen)
     assert "model = 7" in event["reason"]
     status, answer = single.admin("POST", "/admin/reload")
     assert (status, answer["error"]["code"]) == (422, "bad_settings")
@@ -318,7 +318,7 @@ def test_a_model_that_fails_to_load_leaves_the_old_one_serving(
 def test_what_needs_a_new_start_is_said(single: Changing, wav_clips: list[bytes]) -> None:
     single.settings(only(KO) + "\n[spool]\nmemory_total = 1000\n[limits]\nqueue = 3\nbody = 100\n")
     seen = single.hang_up()
-    event = single.server.wait_event("settings.need_a_restart", seen)
+    event = single.server.wait_event("settings.restart_required", seen)
     assert event["names"] == ["limits.queue", "spool.memory_total"]
     single.server.wait_event("model.loaded", seen, timeout_s=20)
     answer = single.server.convert(wav_clips[0])  # what can be taken over is
@@ -421,6 +421,6 @@ def test_where_a_prediction_was_wrong_the_next_model_is_served(
         assert "of the model" in ended["reason"]
         (learned,) = server.server.events("model.mispredicted")
         assert learned["predicted_bytes"] < learned["held_bytes"] < learned["expected_bytes"]
-        passed_over = server.server.events("model.passed_over")[-1]["reason"]
+        passed_over = server.server.events("model.skipped")[-1]["reason"]
         assert passed_over.startswith("vosk-model-wrong does not fit: it needs ")
         assert "as loading it has shown" in passed_over

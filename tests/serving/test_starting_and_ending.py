@@ -37,7 +37,7 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(
             answer = threads.submit(server.convert, as_wav(b"".join(clips)))
             busy_worker(server)
             server.process.send_signal(signal.SIGTERM)
-            server.wait_event("server.draining")
+            server.wait_event("server.drain_started")
             # A connection that was open gets an answer; a new one is not taken.
             connection.request("POST", "/api/audio/convert", as_wav(b""))
             refused = connection.getresponse()
@@ -60,7 +60,7 @@ def test_a_second_sigterm_stops_now(tmp_path: Path, clips: list[bytes]) -> None:
             answer = threads.submit(server.convert, as_wav(b"".join(clips) * 50))
             busy_worker(server)
             server.process.send_signal(signal.SIGTERM)
-            server.wait_event("server.draining")
+            server.wait_event("server.drain_started")
             stopped = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(10) == 0

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import modelserver
 from modelserver.cli import main
 from modelserver.settings import Settings
 from modelserver.settings.changes import (
@@ -21,8 +20,6 @@ from modelserver.settings.labels import settings_for
 from modelserver.settings.schema import REMOVED, RENAMED
 
 pytestmark = pytest.mark.quick
-
-ROOT = Path(modelserver.__file__).parents[1]
 
 
 def test_defaults_need_nothing() -> None:

@@ -106,11 +106,11 @@ class RunningServer:
         self.admin = admin
         self._log = log
         self._before = before
-        self.url = until(self._listening, READY_S, "server.listening")
+        self.url = until(self._listening, READY_S, "server.started")
 
     def _listening(self) -> str | None:
         assert self.process.poll() is None, self._log.read_text()
-        own = [e for e in self.events()[self._before :] if e["event"] == "server.listening"]
+        own = [e for e in self.events()[self._before :] if e["event"] == "server.started"]
         return own[0]["url"] if own else None
 
     def events(self, *names: str) -> list[dict[str, Any]]:
