@@ -21,7 +21,7 @@ import models
 from models.processor import processor_flags
 from models.vosk.blas import AUTO, blas_environment
 from models.vosk.prepared import find_prepared
-from models.vosk.simd import SAME_AS, get_simd
+from models.vosk.simd import SAME_AS, SIMD, SimdLibrary, must_run
 from modelserver.settings import Settings
 from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
 from supervisor.settings import Allocator
@@ -40,7 +40,9 @@ class Bare:
         lazy = mode != "prepared"
         choice = choose_allocator(Allocator(allocator), find_jemalloc(), huge_pages=lazy)
         flags = processor_flags()
-        ours = None if lazy else get_simd(Settings().prepared_dir, flags, AUTO)
+        ours = None
+        if not lazy:
+            ours = SimdLibrary(SIMD.build(Settings().prepared_dir), must_run(flags, AUTO))
         blas = AUTO if lazy else SAME_AS
         layers = [os.environ, choice.variables, blas_environment(blas, flags)]
         if ours is not None:

@@ -89,7 +89,7 @@ class PublicListeners:
                 sock.close()
 
     def stop_accepting(self) -> None:
-        """Those that are open stay."""
+        """Accept no more connections; those that are open stay."""
         for server in self._servers:
             server.stop_accepting()
 

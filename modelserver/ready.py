@@ -14,7 +14,7 @@ _SYSTEM_FILE = "/etc/modelserver.toml"
 
 
 class NotReady(Exception):
-    """It cannot, or nobody answers; the text says why."""
+    """The server is not ready or does not answer: the text says why."""
 
 
 def main(arguments: list[str]) -> int | None:
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int | None:
 
 
 def ask(host: str, port: int, timeout_s: float) -> str:
-    """What to say of a server that is ready. Raises `NotReady`."""
+    """Return a sentence about a server that is ready. Raises `NotReady`."""
     address = _EVERY_ADDRESS.get(host, host)
     shown = f"[{address}]" if ":" in address else address
     url = f"http://{shown}:{port}/readyz"

@@ -69,7 +69,7 @@ async def _serve(configuration: Configuration) -> None:
 
 
 class Server:
-    """All that lives as long as the server does. Raises `CannotStart`."""
+    """The server, from start to end. Raises `CannotStart`."""
 
     def __init__(self, configuration: Configuration, predecessor: Predecessor) -> None:
         self._started = time.monotonic()
@@ -121,7 +121,7 @@ class Server:
             raise
 
     async def serve(self) -> None:
-        """From here to the end. Raises `CannotStart`."""
+        """Serve until told to stop. Raises `CannotStart`."""
         self._stop, hangups, upgrades = StopSignals(), Hangups(), UpgradeSignals()
         service = self._service
         reloader = Reloader(service, self._configuration, lambda: _warn(service))
@@ -154,9 +154,7 @@ class Server:
                 if self._wyoming is not None:
                     await self._wyoming.take_path()
                 background = [
-                    asyncio.create_task(
-                        self._adopt() if following else self._accept_when_settled()
-                    ),
+                    asyncio.create_task(self._adopt() if following else self._accept_when_loaded()),
                     asyncio.create_task(_tell_when_ready(service, self._started)),
                     asyncio.create_task(hangups.obeyed_by(reloader, self._stop)),
                     asyncio.create_task(upgrades.obeyed_by(self._upgrader)),
@@ -178,21 +176,19 @@ class Server:
         """Wait for our model, loaded beside that of the server before or after it has ended.
         Raises `CannotStart` where the model cannot be loaded and the other server still serves."""
         predecessor = self._predecessor
-        settled = asyncio.create_task(self._service.models.settled())
+        loaded = asyncio.create_task(self._service.models.loaded_or_failed())
         stop = asyncio.create_task(self._stop.first.wait())
         gone = asyncio.create_task(predecessor.gone.wait())
-        await asyncio.wait({settled, stop, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({loaded, stop, gone}, return_when=asyncio.FIRST_COMPLETED)
         # With nobody serving, clients wait no longer than after a restart.
-        await asyncio.wait(
-            {settled, stop}, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait({loaded, stop}, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         for task in (stop, gone):
             task.cancel()
-        if not settled.done():
-            settled.cancel()
+        if not loaded.done():
+            loaded.cancel()
         if self._stop.first.is_set():
             raise CannotStart("it was told to stop before it had begun")
-        if predecessor.is_there and (reason := settled.result()) is not None:
+        if predecessor.is_there and (reason := loaded.result()) is not None:
             raise CannotStart(f"it does not take the place of the server before: {reason}")
 
     def _prepare_to_accept(self) -> None:
@@ -201,12 +197,12 @@ class Server:
         self._app = build_application(service, self._jobs, self._assistant, self._connections)
         self._vosk_app = build_vosk_application(service, self._connections)
 
-    async def _accept_when_settled(self) -> None:
+    async def _accept_when_loaded(self) -> None:
         """Clients that were there before this process wait for the model, for a while."""
         if self._listeners.waited_for:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE_S):
-                    await self._service.models.settled()
+                    await self._service.models.loaded_or_failed()
         await self._accept()
 
     async def _accept(self) -> None:
@@ -331,7 +327,7 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 
 def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> Any:
-    """Its listener, bound, if there is to be one. Raises `CannotStart`."""
+    """Return Wyoming's listener, bound, if there is to be one. Raises `CannotStart`."""
     if not settings.wyoming.uri:
         return None
     try:
@@ -351,7 +347,7 @@ def _wyoming(service: SpeechService, settings: Settings, sockets: Sockets) -> An
 
 
 async def _tell_when_ready(service: SpeechService, started: float) -> None:
-    """One line for who waits for it."""
+    """Log that the server is ready."""
     if (pool := service.models.default.pool) is not None:
         await pool.wait_ready()
         log.info(

@@ -28,7 +28,7 @@ class Servable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StreamAnswer:
-    """What a stream's session says to an input, of what MessagePack can carry."""
+    """Answer of a stream's session to an input, of what MessagePack can carry."""
 
     values: list[Any]
     settled: bool = False
@@ -54,7 +54,7 @@ class StreamSession(Protocol):
         ...
 
     def close(self) -> None:
-        """It is over, or goes on elsewhere."""
+        """End the session: the stream is over, or goes on elsewhere."""
         ...
 
 

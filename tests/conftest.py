@@ -28,7 +28,7 @@ from xdist.scheduler import LoadScopeScheduling
 import models
 from models.clips import clips_for, decode_clip
 from models.vosk.prepared import PreparedModel, prepare
-from models.vosk.prepared.compiler import get_compiler
+from models.vosk.prepared.compiler import GRAPH_COMPILER
 from modelserver.settings import Settings, configuration
 from supervisor import available_memory
 
@@ -159,7 +159,7 @@ def small_settings(small: models.ModelLocation, prepared_small: PreparedModel) -
 
 def share_compiler(cache: Path, store: Path) -> None:
     """Let a store of a test use the graph compiler that was built before."""
-    get_compiler(cache)
+    GRAPH_COMPILER.build(cache)
     (store / "tools").symlink_to(cache / "tools")
 
 

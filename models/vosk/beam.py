@@ -1,4 +1,5 @@
-"""How widely a Vosk model searches, changed from one recogniser to the next in one loaded model.
+"""Beam of a Vosk model: how widely it searches, changed from one recogniser to the next in one
+loaded model.
 
 The engine reads how widely it searches from `conf/model.conf` when it loads a model, keeps it
 inside the model, and looks there whenever it makes a decoder. So that one model in memory can serve
@@ -73,8 +74,8 @@ def _widths(own: dict[str, float]) -> dict[str, Width]:
     }
 
 
-class Search:
-    """The place in one loaded model. Use `take` before whatever may make a decoder."""
+class Beam:
+    """Beam of one loaded model. Call `use` before whatever may make a decoder."""
 
     def __init__(self, model: Any, ffi: Any, directory: Path) -> None:
         """`model`: a `vosk.Model`, loaded from `directory`; `ffi`: the binding's own."""
@@ -84,18 +85,18 @@ class Search:
             for profile, width in _widths(own).items()
         }
         self._place = _find(int(ffi.cast("uintptr_t", model._handle)), own)
-        self._taken = DEFAULT_PROFILE
+        self._used = DEFAULT_PROFILE
 
     @property
     def found(self) -> bool:
-        """Profiles make a difference."""
+        """Whether profiles make a difference."""
         return self._place is not None
 
-    def take(self, profile: str) -> None:
-        """Decoders that are made from now on search so widely."""
-        if self._place is not None and profile != self._taken:
+    def use(self, profile: str) -> None:
+        """Give the beam of the profile to decoders that are made from now on."""
+        if self._place is not None and profile != self._used:
             ctypes.memmove(self._place, self._widths[profile], _CHANGED.size)
-            self._taken = profile
+            self._used = profile
 
 
 def _find(model: int, own: dict[str, float]) -> int | None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Built:
 
     `sources`: what is compiled; headers beside them count as well. `needs`: what to install for it,
     for a person. `trial`: the command that runs the file at a path once, and exits with 0.
+    `installed`: where a system may have it ready made.
     """
 
     name: str
@@ -40,13 +41,14 @@ class Built:
     libraries: tuple[str, ...]
     needs: str
     trial: Callable[[Path], tuple[str, ...]]
+    installed: Callable[[], Sequence[Path]]
 
     def find(self, cache: Path) -> Path | None:
-        """The file that was built before, and starts; None if it has to be built. Where there is no
-        compiler any more, what another one has built will do."""
-        candidates = [self.path(cache)]
+        """The file that is installed or was built before, and starts; None if it has to be built.
+        Where there is no compiler any more, what another one has built will do."""
+        candidates = [*self.installed(), self.path(cache)]
         if not compiler_is_here():
-            candidates = sorted(cache.glob(f"tools/{self.name}-{self._source_digest()}-*"))
+            candidates += sorted(cache.glob(f"tools/{self.name}-{self._source_digest()}-*"))
         return next((file for file in candidates if self.starts(file)), None)
 
     def path(self, cache: Path) -> Path:

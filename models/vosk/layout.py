@@ -13,14 +13,14 @@ LAZY_INSIDE = frozenset(f"{folder}{name}" for folder in ("", "graph/") for name 
 """Where the halves may be inside a model."""
 
 GRAPH_SOURCES = (*LAZY, STATIC, DISAMBIG)
-"""Files that a static graph is made from."""
+"""Files that a compiled graph is made from."""
 
 RESCORING = ("rescore", "rnnlm")
 """The folders that only improve what the first pass found."""
 
 
 def graph_directory(model: Path) -> Path:
-    """Where the graphs of the model in this directory are."""
+    """Return the directory of a model's graphs."""
     nested = model / "graph"
     return nested if nested.is_dir() else model
 
@@ -51,13 +51,13 @@ def layout_problem(directory: Path) -> str | None:
 
 
 def rescoring_folders(directory: Path) -> list[str]:
-    """Those that the model has, as Vosk decides it."""
+    """Return the folders for rescoring that the model has, as Vosk decides it."""
     carpa, network = directory / "rescore" / "G.carpa", directory / "rnnlm" / "final.raw"
     there = {"rescore": carpa.is_file(), "rnnlm": network.is_file()}
     return [name for name in RESCORING if there[name]]
 
 
 def features_file(model: Path) -> str:
-    """Which file sets the features of the model in a directory, inside it."""
+    """Return the name, inside a model, of the file that sets its features."""
     nested = f"conf/{FEATURES}"
     return nested if (model / nested).is_file() else FEATURES

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from models.leftovers import Leftover, bytes_of
-from models.vosk.prepared.compiler import compiler_path
-from models.vosk.simd import simd_path
+from models.vosk.prepared.compiler import GRAPH_COMPILER
+from models.vosk.simd import SIMD
 
 
 def old_builds(cache: Path) -> list[Leftover]:
     """What was built from other sources, or for another machine. Raises `OSError`."""
-    current = {simd_path(cache), compiler_path(cache)}
+    current = {SIMD.path(cache), GRAPH_COMPILER.path(cache)}
     files = sorted((cache / "tools").glob("*")) if (cache / "tools").is_dir() else []
     why = "built from other sources, or for another machine"
     lock = cache / ".lock-tools"

@@ -100,7 +100,7 @@ def load_vosk(
     """Load the model in `directory` with `made` in place of its own files, without the folders
     `left_out`, with that `variant` of the SIMD library (None: without it).
 
-    A prepared graph that the library would copy instead of mapping is dropped again, and the
+    A compiled graph that the library would copy instead of mapping is dropped again, and the
     model's own graph is used. Raises `ModelError` where Vosk refuses the files.
     """
     # Loading may end in another working directory than it began in.

@@ -1,4 +1,4 @@
-"""Maps a prepared graph into memory instead of copying it, inside a library that never asked to.
+"""Maps a compiled graph into memory instead of copying it, inside a library that never asked to.
 
 OpenFst maps a const graph if its read mode is "map" and it can open the graph's file by name.
 libvosk opens the stream itself and calls the file `<unspecified>`, so a link of that name in the
@@ -49,8 +49,8 @@ def mapping_problem() -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
-    """Where a file is mapped into this process."""
+class MappedArea:
+    """Addresses at which a file is mapped into this process."""
 
     address: int
     length: int
@@ -114,7 +114,7 @@ def _working_directory_kept() -> Iterator[None]:
             os.close(descriptor)
 
 
-def find_mappings(file: Path) -> list[Mapping]:
+def find_mappings(file: Path) -> list[MappedArea]:
     """Where `file` is mapped, by /proc/self/maps; empty if it is not.
 
     In an overlay (a container's image) the kernel shows other devices there than stat(2) does. So a
@@ -127,13 +127,13 @@ def find_mappings(file: Path) -> list[Mapping]:
         areas = list(_areas())
     shown = next((device, inode) for start, _, _, device, inode in areas if start == ours)
     return [
-        Mapping(start, end - start)
+        MappedArea(start, end - start)
         for start, end, _, device, inode in areas
         if (device, inode) == shown and start != ours
     ]
 
 
-def advise_random(mappings: list[Mapping]) -> None:
+def advise_random(mappings: list[MappedArea]) -> None:
     """Tell the kernel not to read ahead around each page (`MADV_RANDOM`): under memory pressure
     that makes the difference between slow and standing still. Raises `OSError`."""
     libc = ctypes.CDLL(None, use_errno=True)

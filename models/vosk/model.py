@@ -22,7 +22,7 @@ from models.contract import (
     Utterance,
     Word,
 )
-from models.vosk.beam import Search
+from models.vosk.beam import Beam
 from models.vosk.loading import load_vosk, vosk
 from models.vosk.mapping import read_through
 from models.vosk.view import sample_rate_of
@@ -69,8 +69,8 @@ class VoskModel:
         self._kept: list[VoskRecognizer] = []
         self._left_out = left_out
         self._model, self.loaded = load_vosk(directory, made or {}, left_out, simd)
-        self._search = Search(self._model, vosk._ffi, directory)
-        self.has_profiles = self._search.found
+        self._beam = Beam(self._model, vosk._ffi, directory)
+        self.has_profiles = self._beam.found
         self._prefetched = prefetch and self.loaded.graph is not None
         if prefetch and self.loaded.graph is not None:
             read_through(self.loaded.graph)
@@ -114,7 +114,7 @@ class VoskModel:
             keep = self.loaded.lazy and grammar is None
             engine = self._engine_recognizer(self.sample_rate, options)
             kept = self._kept if keep else None
-            recognizer = VoskRecognizer(engine, self.sample_rate, self._search, kept)
+            recognizer = VoskRecognizer(engine, self.sample_rate, self._beam, kept)
         recognizer.begin(options)
         return recognizer
 
@@ -136,26 +136,11 @@ class VoskModel:
             facts["aside_bytes"] = simd.aside_bytes
         return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
 
-    def raw_results(
-        self, pcm: bytes, chunk_bytes: int, *, alternatives: int, partials: bool
-    ) -> Iterator[str]:
-        """All that Vosk says of a clip, as its own JSON, from a recogniser that is new."""
-        recognizer = self._engine_recognizer(self.sample_rate, RecognitionOptions())
-        recognizer.SetWords(True)
-        recognizer.SetPartialWords(partials)
-        recognizer.SetMaxAlternatives(alternatives)
-        for at in range(0, len(pcm), chunk_bytes):
-            if recognizer.AcceptWaveform(pcm[at : at + chunk_bytes]):
-                yield recognizer.Result()
-            elif partials:
-                yield recognizer.PartialResult()
-        yield recognizer.FinalResult()
-
     def live(self, sample_rate: float, options: RecognitionOptions) -> "LiveRecognizer":
         """A new recogniser for a stream of that rate, with the engine's own answers."""
         recognizer = self._engine_recognizer(sample_rate, options)
         _set_options(recognizer, options)
-        return LiveRecognizer(recognizer, sample_rate, self._search, options.profile)
+        return LiveRecognizer(recognizer, sample_rate, self._beam, options.profile)
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
         """Those that are not in its vocabulary."""
@@ -173,7 +158,7 @@ class VoskModel:
 
     def _engine_recognizer(self, sample_rate: float, options: RecognitionOptions) -> Any:
         grammar = options.grammar
-        self._search.take(options.profile or DEFAULT_PROFILE)
+        self._beam.use(options.profile or DEFAULT_PROFILE)
         if grammar is None:
             return vosk.KaldiRecognizer(self._model, sample_rate)
         if not self.loaded.lazy:
@@ -200,10 +185,10 @@ class LiveRecognizer:
     `models.contract.LiveRecognizer`."""
 
     def __init__(
-        self, recognizer: vosk.KaldiRecognizer, sample_rate: float, search: Search, profile: str
+        self, recognizer: vosk.KaldiRecognizer, sample_rate: float, beam: Beam, profile: str
     ) -> None:
         self._recognizer = recognizer
-        self._search, self._profile = search, profile or DEFAULT_PROFILE
+        self._beam, self._profile = beam, profile or DEFAULT_PROFILE
         # The engine works through what it is given in pieces of this many samples (Vosk:
         # Recognizer::AcceptWaveform), and looks for an endpoint after the last one. So pieces of
         # several of them, given one after the other, come to the same.
@@ -214,7 +199,7 @@ class LiveRecognizer:
         for at in range(0, max(1, len(pcm)), self._piece_bytes):
             if at:
                 yield
-            self._search.take(self._profile)  # others have had their turn
+            self._beam.use(self._profile)  # others have had their turn
             ended = _accepted(self._recognizer, pcm[at : at + self._piece_bytes])
         return ended
 
@@ -251,12 +236,12 @@ class VoskRecognizer:
         self,
         recognizer: vosk.KaldiRecognizer,
         sample_rate: int,
-        search: Search,
+        beam: Beam,
         keep_in: "list[VoskRecognizer] | None",
     ) -> None:
         self._recognizer = recognizer
         self._rate = sample_rate
-        self._search, self._profile = search, DEFAULT_PROFILE
+        self._beam, self._profile = beam, DEFAULT_PROFILE
         self._keep_in = keep_in
         self._samples = 0  # heard since birth
         self._begun_at_s = 0.0
@@ -275,7 +260,7 @@ class VoskRecognizer:
             return None
         self._samples += len(pcm) // 2
         self._in_utterance = True
-        self._search.take(self._profile)
+        self._beam.use(self._profile)
         if not _accepted(self._recognizer, pcm):
             return None
         self._in_utterance = False

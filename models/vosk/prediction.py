@@ -93,7 +93,7 @@ def predict(
 
 
 def if_prepared(prediction: Prediction, graph_bytes: int) -> Prediction:
-    """The same model with its graph composed ahead of time, to about so many bytes."""
+    """Predict the same model with a compiled graph of about so many bytes."""
     parts = tuple(part for part in prediction.parts if not part.name.startswith("graph"))
     others = tuple(
         replace(part, private=part.private // 2) if part.name == _WORDS else part for part in parts

@@ -63,7 +63,7 @@ class Pass:
 
 
 class AccessGate:
-    """One for the whole server."""
+    """The gate of the whole server."""
 
     def __init__(self, settings: Callable[[], AuthSettings]) -> None:
         """`settings`: as they are now."""
@@ -78,7 +78,7 @@ class AccessGate:
         return not self._settings().keys_file
 
     def check(self) -> None:
-        """That the keys can be read. Raises `KeysUnreadable`."""
+        """Check that the keys can be read. Raises `KeysUnreadable`."""
         if not self.open:
             self._ring(Path(self._settings().keys_file)).read()
 
@@ -127,7 +127,7 @@ class AccessGate:
 
     @contextlib.contextmanager
     def stream(self, name: str | None) -> Iterator[Pass]:
-        """Around one stream. Raises `NotAllowed`."""
+        """Let one stream in. Raises `NotAllowed`."""
         allowance = self._allowance(name)
         _refuse(allowance.stream_refusal(self._allowed(), time.monotonic()))
         allowance.streams += 1
@@ -160,7 +160,7 @@ class AccessGate:
         )
 
     def _forget(self, name: str | None) -> None:
-        """One that counts nothing any more; keys come and go."""
+        """Drop the allowance of a key that counts nothing any more."""
         found = self._allowances.get(name) if name is not None else None
         if found is not None and found == Allowance():
             assert name is not None

@@ -32,12 +32,12 @@ class KeysUnreadable(Exception):
 
 
 def new_key() -> str:
-    """One that nobody has."""
+    """Return a new random key."""
     return _PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_of(key: str) -> str:
-    """What the file holds of it."""
+    """Return the hash that the file holds of a key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -80,7 +80,7 @@ def add_key(file: Path, name: str) -> str:
 
 
 def remove_key(file: Path, name: str) -> bool:
-    """False if there is none of that name. Raises `KeysUnreadable`."""
+    """Remove a key; returns False if none has that name. Raises `KeysUnreadable`."""
     with _alone(file):
         if name not in read_keys(file):
             return False
@@ -154,7 +154,7 @@ class Keyring:
     _looked_at: float = float("-inf")
 
     def name_of(self, key: str) -> str | None:
-        """Whose key it is; None if it is nobody's. Takes as long for either."""
+        """Return the name of a key; None if it is unknown. Takes as long for either."""
         self._look()
         if len(key) > _LONGEST_KEY:
             return None
@@ -170,7 +170,7 @@ class Keyring:
         return self._keys.get(name)
 
     def read(self) -> None:
-        """Now. Raises `KeysUnreadable`."""
+        """Read the file now. Raises `KeysUnreadable`."""
         self._stamp = self._stamp_now()
         self._keys = read_keys(self.file)
 

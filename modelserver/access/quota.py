@@ -20,7 +20,7 @@ class Allowed:
 
 @dataclass(slots=True)
 class Allowance:
-    """Of one key."""
+    """Work that one key has taken."""
 
     requests: int = 0
     streams: int = 0
@@ -28,13 +28,13 @@ class Allowance:
     looked_at: float = 0.0
 
     def request_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
-        """Why one more request may not be, and in how many seconds it might."""
+        """Return why one more request is refused, and in how many seconds it might be admitted."""
         if allowed.requests and self.requests >= allowed.requests:
             return f"{self.requests} requests with this key are in progress", 1.0
         return self.audio_refusal(allowed, now)
 
     def stream_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
-        """The same of a stream."""
+        """Return the same for a stream."""
         if allowed.streams and self.streams >= allowed.streams:
             return f"{self.streams} streams with this key are open", 5.0
         return self.audio_refusal(allowed, now)
@@ -42,7 +42,7 @@ class Allowance:
     def job_refusal(
         self, allowed: Allowed, unfinished: int, now: float
     ) -> tuple[str, float] | None:
-        """The same of a job, where so many are `unfinished`."""
+        """Return the same for a job, where so many are `unfinished`."""
         if allowed.jobs and unfinished >= allowed.jobs:
             return f"{unfinished} jobs with this key are unfinished", 10.0
         return self.request_refusal(allowed, now)
@@ -53,7 +53,7 @@ class Allowance:
             self.audio_left_s -= seconds
 
     def audio_refusal(self, allowed: Allowed, now: float) -> tuple[str, float] | None:
-        """Why no more audio may be recognised, and in how many seconds it might."""
+        """Return why no more audio is recognised, and in how many seconds it might be."""
         if not allowed.audio_s:
             self.audio_left_s = None
             return None

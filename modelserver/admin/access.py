@@ -1,5 +1,5 @@
-"""Who may come in to the admin side: by its token in each request, or by a cookie that is had for
-it once, as a browser needs."""
+"""Authentication on the admin side: the token in each request, or a cookie that a browser gets for
+it once."""
 
 import asyncio
 import hmac
@@ -31,11 +31,11 @@ class AdminAccess:
 
     @property
     def token_needed(self) -> bool:
-        """By anybody."""
+        """Return whether requests must bring the token."""
         return self._token is not None
 
     def is_in(self, request: web.Request) -> bool:
-        """It may read."""
+        """Return whether the request may read."""
         return (
             self._token is None
             # By the token alone: where a proxy stands in between, every address is its own.
@@ -81,7 +81,7 @@ class AdminAccess:
         log.info("admin.logged_in")
 
     def let_out(self, request: web.Request, response: web.Response) -> None:
-        """The cookie is good for nothing any more."""
+        """End the session of the request's cookie."""
         self._sessions.pop(request.cookies.get(_COOKIE, ""), None)
         response.del_cookie(_COOKIE, path="/")
 
@@ -94,7 +94,8 @@ class AdminAccess:
 
 
 def _from_our_page(request: web.Request) -> bool:
-    """What a browser says of where a call that changes something comes from; true without one."""
+    """Return whether the browser says that a call which changes something comes from our page; true
+    without a browser."""
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None and site not in ("same-origin", "none"):
         return False
@@ -103,5 +104,5 @@ def _from_our_page(request: web.Request) -> bool:
 
 
 def _bytes(text: str) -> bytes:
-    """Of a header, which may hold any bytes."""
+    """Return a header as bytes, which may be any."""
     return text.encode("utf-8", "surrogateescape")

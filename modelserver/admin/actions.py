@@ -1,4 +1,4 @@
-"""What an operator does with models: see which there are, fetch one, serve another."""
+"""Actions on models: list them, pull one, serve another."""
 
 import asyncio
 from typing import Any
@@ -32,7 +32,7 @@ class Pulling(msgspec.Struct):
 
 
 class ModelDesk:
-    """One for the admin side."""
+    """The admin side's actions on models."""
 
     def __init__(self, service: SpeechService, reloader: Reloader) -> None:
         self._service, self._reloader = service, reloader

@@ -1,4 +1,4 @@
-"""Where the admin side listens: a Unix socket, or an address of this machine with a token."""
+"""Addresses of the admin side: a Unix socket, or an address of this machine with a token."""
 
 import contextlib
 import errno
@@ -55,7 +55,7 @@ def admin_address(settings: AdminSettings) -> AdminAddress | None:
 
 
 def host_and_port(text: str) -> AdminAddress | None:
-    """Of "host:port", or "[::1]:port"; None for anything else."""
+    """Return the address in "host:port" or "[::1]:port"; None for anything else."""
     host, colon, port = text.rpartition(":")
     if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         return None
@@ -75,8 +75,8 @@ def must_be_usable(settings: AdminSettings) -> None:
 
 
 def runtime_directory() -> Path:
-    """Where the sockets of running servers are: what systemd made for us, the user's own, or
-    /run for root."""
+    """Return the directory of running servers' sockets: the one that systemd made, the user's own,
+    or /run for root."""
     if directory := os.environ.get("RUNTIME_DIRECTORY"):
         return Path(directory.split(":")[0])
     if "XDG_RUNTIME_DIR" in os.environ:
@@ -120,7 +120,7 @@ def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
 
 
 def beside(path: Path) -> Path:
-    """Where this process binds a socket until it takes `path`."""
+    """Return where this process binds a socket until it takes `path`."""
     return path.with_name(f".{path.name}-{os.getpid()}")
 
 

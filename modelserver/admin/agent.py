@@ -101,6 +101,6 @@ def line(service: SpeechService, kind: str = "") -> str:
 
 
 def _plain(text: str) -> str:
-    """What may stand in such a line."""
+    """Return the text without what may not stand in such a line."""
     kept = "".join(c if " " <= c <= "~" and c not in "#,;" else " " for c in text)
     return " ".join(kept.split())[:_LONGEST_REASON]

@@ -1,6 +1,7 @@
 """The admin application: health, metrics, and what an operator may do; and its page."""
 
 import asyncio
+import functools
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -124,8 +125,8 @@ class _Admin:
         self._reloader, self._upgrader = reloader, upgrader
         self._access = AdminAccess(token)
         self._desk = ModelDesk(service, reloader)
-        self._started = time.monotonic()
-        self._metrics = Metrics(lambda: health(service, jobs, self._started), service.traffic, lag)
+        self._health = functools.partial(health, service, jobs, time.monotonic())
+        self._metrics = Metrics(self._health, service.traffic, lag)
 
     @web.middleware
     async def each_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -153,14 +154,14 @@ class _Admin:
     # --- who ------------------------------------------------------------------------------------
 
     async def login(self, request: web.Request) -> web.Response:
-        """The token, once, for a cookie."""
+        """Exchange the token for a cookie."""
         login = await _body(request, _Login)
         response = json_response({"status": "ok"})
         await self._access.let_in(request, login.token, response)
         return response
 
     async def session(self, request: web.Request) -> web.Response:
-        """Whether the page has to ask for the token."""
+        """Return whether the page has to ask for the token."""
         return json_response(
             {"in": self._access.is_in(request), "token_needed": self._access.token_needed}
         )
@@ -173,10 +174,10 @@ class _Admin:
     # --- readings -------------------------------------------------------------------------------
 
     async def health(self, _: web.Request) -> web.Response:
-        return json_response(health(self._service, self._jobs, self._started))
+        return json_response(self._health())
 
     async def history(self, request: web.Request) -> web.Response:
-        """All that is kept, or what is newer than `since` (Unix time)."""
+        """Return all samples, or those after `since` (Unix time)."""
         since = request.query.get("since", "0")
         if not _TIME.fullmatch(since):
             raise Refusal("bad_parameter", "since is a Unix time, in seconds")
@@ -184,12 +185,7 @@ class _Admin:
         return json_response({"fields": FIELDS, "short": short, "long": long})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        return await follow(
-            request,
-            lambda: health(self._service, self._jobs, self._started),
-            self._history,
-            self._desk,
-        )
+        return await follow(request, self._health, self._history, self._desk)
 
     async def settings(self, _: web.Request) -> web.Response:
         return json_response(self._reloader.in_force())
@@ -201,8 +197,7 @@ class _Admin:
         return json_response({"level": level_now(), "events": recent_events.since(int(after))})
 
     async def report(self, _: web.Request) -> web.Response:
-        document = health(self._service, self._jobs, self._started)
-        made = await asyncio.to_thread(report, document, list(self._history.long))
+        made = await asyncio.to_thread(report, self._health(), list(self._history.long))
         name = time.strftime("modelserver-%Y%m%d-%H%M%S.json", time.gmtime())
         response = json_response(made)
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'

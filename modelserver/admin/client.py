@@ -23,15 +23,15 @@ Document = TypeVar("Document")
 
 
 class NoServer(Exception):
-    """No server answered; the text says where it was looked for and why not."""
+    """No server answered: the text says where and why."""
 
 
 class Refused(Exception):
-    """The server will not do it; the text says why."""
+    """The server refuses: the text says why."""
 
 
 def fetch_health(settings: Settings) -> Health:
-    """The health of the server with these settings. Raises `NoServer`."""
+    """Return the health of the server with these settings. Raises `NoServer`."""
     return fetch(settings, "/admin/health", Health)
 
 
@@ -70,7 +70,7 @@ def fetch(
 def ask(
     address: AdminAddress, method: str, path: str, token: str | None, timeout_s: float = _TIMEOUT_S
 ) -> tuple[int, bytes]:
-    """One answer: its status and body. Raises `OSError` or `http.client.HTTPException`."""
+    """Send one request; return status and body. Raises `OSError` or `http.client.HTTPException`."""
     connection: http.client.HTTPConnection
     if address.path is not None:
         connection = _UnixConnection(address.path, timeout_s)
@@ -94,7 +94,7 @@ def _message(body: bytes) -> str:
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would obey: it is shown to a person."""
+    """Return the text without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -17,7 +17,7 @@ _EACH_S = 1.0
 
 
 class Now(msgspec.Struct):
-    """Without deaths, which come by themselves."""
+    """The event of each second. Deaths have an event of their own."""
 
     health: Health
     samples: list[Sample]
@@ -27,7 +27,7 @@ class Now(msgspec.Struct):
 async def follow(
     request: web.Request, health: Callable[[], Health], history: History, desk: ModelDesk
 ) -> web.StreamResponse:
-    """Until the client has gone."""
+    """Send events until the client disconnects."""
     events = EventStream(request)
     await events.open()
     sampled = history.short[-1].time if history.short else 0.0
@@ -56,7 +56,7 @@ async def follow(
 
 
 def _without_moments(deaths: list[DeathHealth]) -> list[DeathHealth]:
-    """Of the older ones; the health document has them all."""
+    """Remove the readings of older deaths, which the health document has."""
     for death in deaths[8:]:
         death.memory = []
     return deaths

@@ -207,7 +207,7 @@ class Health(msgspec.Struct):
 
 
 def health(service: SpeechService, jobs: JobService, started: float) -> Health:
-    """As it is now; `started` by CLOCK_MONOTONIC."""
+    """Return the document of this moment; `started` by CLOCK_MONOTONIC."""
     status = service.status()
     guard = status.guard
     state, reasons = verdict(service, status)

@@ -64,7 +64,7 @@ class History:
         await self._tasks.close()
 
     def since(self, when: float, long: bool = False) -> list[Sample]:
-        """The samples after that time."""
+        """Return the samples after that time."""
         found = []
         for sample in reversed(self.long if long else self.short):
             if sample.time <= when:

@@ -1,4 +1,4 @@
-"""The admin listener's life, beside the public one."""
+"""The listener of the admin side, beside the public one."""
 
 import contextlib
 import socket
@@ -35,7 +35,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
 
 
 class AdminRefused(Exception):
-    """The admin side cannot listen as it was told; the text says why."""
+    """The admin side cannot listen: the text says why."""
 
 
 class AdminListener:

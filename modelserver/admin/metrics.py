@@ -33,7 +33,7 @@ class Metrics:
         self._registry.register(_HealthCollector(health, traffic, lag))
 
     def text(self) -> bytes:
-        """In Prometheus's text format."""
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
 

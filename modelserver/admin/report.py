@@ -12,7 +12,7 @@ from modelserver.admin.history import FIELDS, Sample
 
 
 def report(health: Health, history: list[Sample]) -> dict[str, Any]:
-    """The health document, the last hours, and what the kernel says of each process."""
+    """Return the health document, the last hours, and what the kernel reports of each process."""
     me = psutil.Process()
     return {
         "machine": {

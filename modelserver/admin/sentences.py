@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from modelserver.admin.health import Health
+from modelserver.serving.verdict import RECENT_S
 from supervisor import in_units
-
-RECENT_S = 60.0
-"""A death is marked for so long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What there is to say of one subject. `mark`: "warn", "bad", or "" for nothing special."""
+    """One sentence about a subject. `mark`: "warn", "bad", or "" for nothing special."""
 
     subject: str
     text: str
@@ -24,14 +22,14 @@ class Sentence:
 
 
 def requests_sentence(health: Health) -> Sentence:
-    """How many requests are inside, and how many wait."""
+    """Say how many requests are inside, and how many wait."""
     queue = health.queue
     text = f"{queue.admitted} of {queue.places} inside, {queue.waiting} waiting"
     return Sentence("requests", text, "warn" if queue.waiting else "")
 
 
 def streams_sentence(health: Health) -> Sentence:
-    """How many live streams are open, and how late their results are."""
+    """Say how many live streams are open, and how late their results are."""
     streams = health.streams
     text = (
         f"{streams.open} open, {streams.behind_s:.1f} s behind at the most; so far "
@@ -41,7 +39,7 @@ def streams_sentence(health: Health) -> Sentence:
 
 
 def memory_sentences(health: Health) -> Iterator[Sentence]:
-    """What is used and left; nothing until memory has been read."""
+    """Say what is used and left; nothing until memory has been read."""
     if (memory := health.memory) is None:
         return
     room = max(1, memory.limit_bytes - memory.reserve_bytes)
@@ -55,14 +53,14 @@ def memory_sentences(health: Health) -> Iterator[Sentence]:
 
 
 def uploads_sentence(health: Health) -> Sentence:
-    """How much of uploads is held where."""
+    """Say how much of uploads is in memory and on the disk."""
     spools = health.spools
     text = f"{in_units(spools.memory_bytes)} in memory, {in_units(spools.disk_bytes)} on the disk"
     return Sentence("uploads", text)
 
 
 def jobs_sentence(health: Health) -> Sentence:
-    """How many jobs there are, by state, or why there can be none."""
+    """Say how many jobs there are, by state, or why there can be none."""
     jobs = health.jobs
     if jobs.problem is not None:
         return Sentence("jobs", f"none can be taken: {jobs.problem}", "bad")
@@ -71,14 +69,14 @@ def jobs_sentence(health: Health) -> Sentence:
 
 
 def death_sentences(health: Health, most: int) -> Iterator[Sentence]:
-    """How processes ended without being asked, the newest first."""
+    """Say how processes ended without being asked, the newest first."""
     for death in health.last_deaths[:most]:
         age = time.time() - death.time
         yield Sentence(f"{span(age)} ago", death.sentence, "warn" if age < RECENT_S else "")
 
 
 def span(seconds: float) -> str:
-    """How long that is, in the unit that suits it."""
+    """Return a duration in the unit that suits it."""
     seconds = max(0.0, seconds)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:

@@ -27,7 +27,7 @@ class About(msgspec.Struct):
 
 
 async def about(request: web.Request) -> web.Response:
-    """It says nothing that needs a key."""
+    """Return the document; it has nothing that needs a key."""
     service = request.app[SERVICE]
     return json_response(
         About(

@@ -19,7 +19,7 @@ from modelserver.refusal import Refusal
 from modelserver.request.accept import wants_events
 from modelserver.request.parameters import ASK_NAMES, Parameters, read_parameters
 from modelserver.request.receiving import is_json, read_body
-from modelserver.request.upload import Upload, find_model, receive_upload
+from modelserver.request.upload import Upload, receive_upload
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import SpeechProgress, SpeechRequest
@@ -41,7 +41,7 @@ class Question(msgspec.Struct, omit_defaults=True):
 
 
 class AnswerDelta(msgspec.Struct):
-    """What is added to the answer."""
+    """Text that is added to the answer."""
 
     text: str
 
@@ -92,7 +92,7 @@ class _Asking:
 
 
 async def ask(request: web.Request) -> web.StreamResponse:
-    """As events, or as JSON when all is said."""
+    """Answer as events, or as JSON at the end."""
     assistant = request.app[ASSISTANT]
     who = request.get(KEY_NAME) or f"address {request[CLIENT]}"
     async with _asking(request, who) as asking:
@@ -151,7 +151,7 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
     def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
         nonlocal asked
         asked, _ = read_parameters(query, fields, content_type, ASK_NAMES)
-        served = find_model(service, asked.model, asked.language, asked.phrases)
+        served = service.models.find(asked.model, asked.language, asked.phrases)
         speech = SpeechRequest(
             phrases=asked.phrases, partials=True, channels=asked.channels, raw=asked.raw
         )

@@ -11,13 +11,13 @@ from modelserver.http.errors import json_response
 from modelserver.http.middleware import REQUEST_ID
 from modelserver.request.accept import wants_events, wants_plain_text
 from modelserver.request.parameters import Parameters, read_parameters
-from modelserver.request.upload import find_model, receive_upload
+from modelserver.request.upload import receive_upload
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 
 
 async def convert(request: web.Request) -> web.StreamResponse:
-    """As JSON, as text or subtitles, or bit by bit."""
+    """Answer as JSON, as text or subtitles, or as events."""
     content_type = request.headers.get("Content-Type", "")
     query = list(request.query.items())
     plain, events = wants_plain_text(request), wants_events(request)
@@ -26,7 +26,7 @@ async def convert(request: web.Request) -> web.StreamResponse:
     def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
         nonlocal wanted
         wanted = asked, _ = read_parameters(query, fields, content_type)
-        served = find_model(request.app[SERVICE], asked.model, asked.language, asked.phrases)
+        served = request.app[SERVICE].models.find(asked.model, asked.language, asked.phrases)
         return (
             served,
             SpeechRequest(

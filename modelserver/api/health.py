@@ -59,5 +59,5 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def test(_: web.Request) -> web.Response:
-    """For a person with a browser: this server, and which version."""
+    """Return name and version, for a person with a browser."""
     return json_response(Named())

@@ -38,7 +38,6 @@ from modelserver.request.parameters import (
     read_flag,
     read_parameters,
 )
-from modelserver.request.upload import find_model
 from modelserver.settings import LimitSettings
 from modelserver.speech.joining import without_words
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
@@ -95,7 +94,7 @@ class Message(msgspec.Struct):
 
 
 def add_job_routes(app: web.Application) -> None:
-    """Where jobs are."""
+    """Add the routes of jobs."""
     app.router.add_post("/v1/jobs", _in_use(add), expect_handler=hold_continue)
     app.router.add_get("/v1/jobs", _in_use(list_jobs), expect_handler=expect_continue)
     app.router.add_get("/v1/jobs/{id}", _in_use(show), expect_handler=expect_continue)
@@ -191,7 +190,7 @@ def _deleted_meanwhile() -> Refusal:
 
 
 def _job_limits(request: web.Request) -> LimitSettings:
-    """Those of a request, for the longer recordings that a job may have."""
+    """Return the limits of a request, for the longer recordings that a job may have."""
     settings = request.app[SERVICE].settings
     limits, longest_s = settings.limits, longest_audio_s(settings)
     body = int(limits.body * longest_s / limits.audio_s)
@@ -199,12 +198,12 @@ def _job_limits(request: web.Request) -> LimitSettings:
 
 
 def _read(request: web.Request, fields: Mapping[str, str]) -> tuple[Parameters, list[str]]:
-    """What can be refused is refused now. Raises what `read_parameters`, `find_model` and
+    """What can be refused is refused now. Raises what `read_parameters`, `ModelRegistry.find` and
     `AllowedHosts.check` raise."""
     content_type = request.headers.get("Content-Type", "")
     query = list(request.query.items())
     asked, warnings = read_parameters(query, fields, content_type, JOB_NAMES)
-    find_model(request.app[SERVICE], asked.model, asked.language, asked.phrases)
+    request.app[SERVICE].models.find(asked.model, asked.language, asked.phrases)
     jobs = request.app[JOBS]
     if asked.url is not None:
         jobs.url_hosts.check(asked.url)
@@ -214,7 +213,7 @@ def _read(request: web.Request, fields: Mapping[str, str]) -> tuple[Parameters, 
 
 
 def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
-    """All that can be asked of the transcript later is recognised now."""
+    """Return the job's work: all that can be asked of the transcript later is recognised now."""
     speech = SpeechRequest(
         words=True,
         segments=True,
@@ -368,7 +367,7 @@ def _document(
     expires: float | None = None,
     shown: Shown | None = None,
 ) -> JobDocument:
-    """With its result where `job.speech` is there."""
+    """Return the document of a job, with its result where `job.speech` is there."""
     delivery = job.delivery
     progress = 1.0 if job.over else min(1.0, done_s / job.seconds) if job.seconds else 0.0
     return JobDocument(

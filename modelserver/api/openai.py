@@ -25,7 +25,7 @@ from modelserver.http.middleware import expect_continue
 from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
 from modelserver.request.parameters import read_flag, read_language
-from modelserver.request.upload import find_model, receive_upload
+from modelserver.request.upload import receive_upload
 from modelserver.serving.registry import UnknownModel
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
@@ -113,7 +113,7 @@ class Model(msgspec.Struct):
 
 
 class Models(msgspec.Struct):
-    """All of them."""
+    """The list of served models."""
 
     data: list[Model]
     object: str = "list"
@@ -136,7 +136,7 @@ class Done(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What the form asks for, beside the model."""
+    """Options of the form, beside the model."""
 
     form: str = "json"
     stream: bool = False
@@ -176,12 +176,12 @@ def _find(service: SpeechService, fields: Mapping[str, str]) -> tuple[ServedMode
     name = fields.get("model") or None
     language = read_language(fields.get("language", ""))
     try:
-        return find_model(service, name, language), []
+        return service.models.find(name, language), []
     except UnknownModel:
         # A model of Vosk's is meant, and no other.
         if "vosk" in (name or "").lower() or not _ANY_MODEL.search((name or "").replace("_", "-")):
             raise
-    served = find_model(service, None, language)
+    served = service.models.find(None, language)
     called = served.report().get("model") or served.label
     return served, [f"there is no model {name!r} here: {called} was used"]
 
@@ -332,7 +332,7 @@ def _model(served: ServedModel) -> Model:
 
 
 def add_openai_routes(app: web.Application) -> None:
-    """Where its clients look."""
+    """Add the routes where OpenAI's clients look."""
     app.router.add_post("/v1/audio/transcriptions", transcriptions, expect_handler=hold_continue)
     app.router.add_post("/v1/audio/translations", translations, expect_handler=hold_continue)
     app.router.add_get("/v1/models", list_models, expect_handler=expect_continue)

@@ -31,7 +31,7 @@ class Progress(msgspec.Struct):
 
 
 class PartialText(msgspec.Struct):
-    """Of the segment at hand; it may still change."""
+    """Text of the segment at hand; it may still change."""
 
     text: str
 
@@ -47,18 +47,18 @@ class Event:
 
 
 class Story(Protocol):
-    """How an API tells what happens."""
+    """Translator of progress into the events of one API."""
 
     def told(self, progress: Any) -> Iterator[Event]:
-        """How far it is now, as the work says it."""
+        """Yield the events for progress, as the work reports it."""
         ...
 
     def done(self, result: Any) -> Event:
-        """What came of it."""
+        """Return the last event of work that has succeeded."""
         ...
 
     def failed(self, error: Refusal, request_id: str) -> Event:
-        """Nothing came of it."""
+        """Return the last event of work that has failed."""
         ...
 
 
@@ -96,14 +96,14 @@ async def stream_events(
 
 
 class OurStory:
-    """As the events above."""
+    """The events that the module describes."""
 
     def __init__(self) -> None:
         self._reported_at = 0.0
         self._partial = ""
 
     def told(self, progress: SpeechProgress) -> Iterator[Event]:
-        """Each only where it is news."""
+        """Yield each event only where it is news."""
         if progress.segment is not None:
             self._partial = ""
             yield Event("final", progress.segment)

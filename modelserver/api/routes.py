@@ -54,7 +54,7 @@ def build_application(
 
 
 def build_vosk_application(service: SpeechService, connections: Connections) -> web.Application:
-    """What is on the port of the Vosk project's protocol: that, and nothing else."""
+    """Build the application for the port of the Vosk project's protocol."""
     app = web.Application(middlewares=[each_request])
     app.on_response_prepare.append(note_begun)
     app[SERVICE] = service

@@ -58,7 +58,7 @@ def transcript(
 
 
 def as_text(speech: Speech, form: str) -> str:
-    """One of `TEXTS`; subtitles need the words."""
+    """Return one of `TEXTS`; subtitles need the words."""
     match form:
         case "srt":
             return srt(speech.words)
@@ -69,7 +69,7 @@ def as_text(speech: Speech, form: str) -> str:
 
 
 def text_response(speech: Speech, form: str) -> web.Response:
-    """The same as an answer."""
+    """Return one of `TEXTS` as an answer."""
     kinds = {"srt": "application/x-subrip", "vtt": "text/vtt"}
     kind = kinds.get(form, "text/plain")
     return web.Response(text=as_text(speech, form), content_type=kind, charset="utf-8")

@@ -223,7 +223,7 @@ async def _all_of(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> ChatFailed:
-    """What it says of itself, in a line."""
+    """Return the refusal of the language model's server, in one line."""
     body = await _all_of(response, _LONGEST_ERROR)
     try:
         words = _words_of(msgspec.json.decode(body, type=_Refusal).error)

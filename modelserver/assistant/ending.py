@@ -1,4 +1,4 @@
-"""How the answer of a language model ends."""
+"""The end of a language model's answer."""
 
 from dataclasses import dataclass
 from typing import Literal

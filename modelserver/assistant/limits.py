@@ -8,7 +8,7 @@ _MOST_KNOWN = 10_000
 
 
 class QuestionLimits:
-    """By a key's name, or else by the client's address."""
+    """Counts by a key's name, or else by the client's address."""
 
     def __init__(self) -> None:
         self._asking: dict[str, int] = {}
@@ -17,7 +17,7 @@ class QuestionLimits:
     def refusal(
         self, who: str, at_once: int, a_minute: int, now: float
     ) -> tuple[str, float] | None:
-        """Why one more may not be, and in how many seconds it might."""
+        """Return why one more question is refused, and in how many seconds it might be admitted."""
         if at_once and self._asking.get(who, 0) >= at_once:
             return f"{at_once} questions of yours are being answered", 2.0
         asked = self._asked.get(who)
@@ -28,7 +28,7 @@ class QuestionLimits:
         return None
 
     def begins(self, who: str, now: float) -> None:
-        """One is asked."""
+        """Count a question that begins."""
         self._asking[who] = self._asking.get(who, 0) + 1
         if len(self._asked) >= _MOST_KNOWN:
             old = [one for one, times in self._asked.items() if now - times[-1] >= _MINUTE_S]
@@ -37,7 +37,7 @@ class QuestionLimits:
         self._asked.setdefault(who, deque()).append(now)
 
     def ends(self, who: str) -> None:
-        """It is answered, or not wanted any more."""
+        """Count a question that is answered or abandoned."""
         self._asking[who] -= 1
         if not self._asking[who]:
             del self._asking[who]

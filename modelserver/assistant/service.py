@@ -32,7 +32,7 @@ class Assistant:
 
     @property
     def there(self) -> bool:
-        """One is named in the settings."""
+        """Whether the settings name a language model."""
         return bool(self._settings().url)
 
     @contextlib.contextmanager

@@ -7,9 +7,9 @@ import click
 
 import models
 from models.processor import processor_flags
-from models.vosk.prepared import HOW_TO_GET_IT, can_build, find_compiler
-from models.vosk.simd import HOW_TO_GET_IT as SIMD_NEEDS
-from models.vosk.simd import can_build_simd, choose_variant, find_simd
+from models.vosk.building import compiler_is_here
+from models.vosk.prepared import GRAPH_COMPILER, can_build
+from models.vosk.simd import SIMD, choose_variant
 from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
@@ -82,10 +82,10 @@ def _machine(settings: Settings, problems: list[str]) -> list[str]:
         lines.append(f"{name} = {in_units(found.bytes)}: {found.reason}")
     if (problem := directory_problem(settings.spool.directory)) is not None:
         problems.append(f"spool.directory: {problem}")
-    if not can_build() and find_compiler(settings.prepared_dir) is None:
+    if not can_build() and GRAPH_COMPILER.find(settings.prepared_dir) is None:
         problems.append(
             "models cannot be prepared here, and are several times slower for it: there is no "
-            f"compiler ({HOW_TO_GET_IT})"
+            f"compiler ({GRAPH_COMPILER.needs})"
         )
     lines.append(_simd(settings))
     lines.append(_sandbox(settings))
@@ -106,8 +106,8 @@ def _simd(settings: Settings) -> str:
         return "SIMD library: off, by the settings"
     if variant is None:
         return "SIMD library: none for this processor"
-    if find_simd(settings.prepared_dir) is None and not can_build_simd():
-        return f"SIMD library: {variant}, but there is no compiler ({SIMD_NEEDS})"
+    if SIMD.find(settings.prepared_dir) is None and not compiler_is_here():
+        return f"SIMD library: {variant}, but there is no compiler ({SIMD.needs})"
     return f"SIMD library: {variant}"
 
 

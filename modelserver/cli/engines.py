@@ -1,4 +1,4 @@
-"""What transcribes for a command: workers of its own, or a running server."""
+"""Engines of commands: workers of their own, or a running server."""
 
 import msgspec
 
@@ -48,7 +48,7 @@ def engine_of(
 
 
 def named(configuration: Configuration) -> dict[str, str]:
-    """The model, language and profile that were asked for with the command."""
+    """Return the model, language and profile that flags of the command name."""
     settings = configuration.settings
     given = {"model": settings.model[0], "language": settings.language, "profile": settings.profile}
     return {n: value for n, value in given.items() if configuration.origins.get(n) == FLAG}

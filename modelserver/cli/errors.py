@@ -1,4 +1,4 @@
-"""How a command ends that cannot do what it was asked."""
+"""Endings of commands that fail."""
 
 import os
 import pwd

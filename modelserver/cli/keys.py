@@ -34,7 +34,7 @@ def add(configuration: Configuration, name: str) -> None:
 @keys.command("list")
 @with_settings()
 def list_keys(configuration: Configuration) -> None:
-    """The names that have a key."""
+    """List the names that have a key."""
     file = _file(configuration.settings)
     try:
         for name in read_keys(file) if file.exists() else ():
@@ -47,7 +47,7 @@ def list_keys(configuration: Configuration) -> None:
 @click.argument("name")
 @with_settings()
 def remove(configuration: Configuration, name: str) -> None:
-    """NAME's key is worth nothing from now on."""
+    """Revoke NAME's key."""
     try:
         there = remove_key(_file(configuration.settings), name)
     except KeysUnreadable as error:

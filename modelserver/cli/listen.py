@@ -27,7 +27,7 @@ STDIN, MICROPHONE = "-", ""
 
 
 class _Cannot(Exception):
-    """It cannot be done; the text says why."""
+    """The command cannot go on: the text says why."""
 
 
 @click.command()
@@ -63,7 +63,7 @@ def listen(file: str, server: str, model: str | None, key: str | None, *, fast: 
 
 
 def _first(error: Exception) -> Exception:
-    """What a task group has wrapped; click prints no other exceptions as a sentence."""
+    """Return the exception in a task group's; click prints no other as a sentence."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -121,7 +121,7 @@ async def _pieces(file: str) -> AsyncIterator[bytes]:
 
 
 async def _spoken() -> AsyncGenerator[bytes, None]:
-    """From the microphone, until Ctrl-C."""
+    """Yield audio of the microphone, until Ctrl-C."""
     try:
         import sounddevice
     except ImportError as error:
@@ -156,7 +156,7 @@ async def _spoken() -> AsyncGenerator[bytes, None]:
 
 
 def _decoded(file: str) -> bytes:
-    """All of it, as 16-bit mono samples."""
+    """Return the whole file as 16-bit mono samples."""
     import av  # which a server's supervisor, that knows this command too, is not to carry
 
     resampler = av.AudioResampler(format="s16", layout="mono", rate=_RATE)

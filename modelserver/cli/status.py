@@ -40,7 +40,7 @@ def status(configuration: Configuration, as_json: bool) -> None:
 
 
 def in_words(health: Health) -> list[str]:
-    """The document in a few lines."""
+    """Return the document in a few lines."""
     lines = [f"{health.status}: {health.model.get('model', 'no model')}, pid {health.pid}"]
     lines += [f"  {reason}" for reason in health.reasons]
     if health.preparing:

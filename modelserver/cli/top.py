@@ -72,7 +72,7 @@ def top(configuration: Configuration, interval: float, count: int | None, batch:
 
 
 def _terminal() -> bool:
-    """There is one, and it is known how to draw on it."""
+    """Return whether there is a terminal that curses can draw on."""
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
         return False
     try:
@@ -104,7 +104,7 @@ def _looks(settings: Settings, count: int | None) -> Iterator[list[Line]]:
 
 
 def in_lines(health: Health, sample: Sample | None) -> list[Line]:
-    """The whole of it: what one asks first comes first."""
+    """Return the screen's lines, the most urgent first."""
     return [
         *_verdict(health),
         _line(requests_sentence(health)),

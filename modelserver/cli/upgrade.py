@@ -59,7 +59,7 @@ def upgrade(configuration: Configuration) -> None:
 
 
 def _problem(settings: Settings, pid: int) -> str | None:
-    """Why that process does not serve yet; None once it answers on the public port."""
+    """Return why that process does not serve yet; None once it answers on the public port."""
     try:
         health = fetch_health(settings)
     except NoServer as error:

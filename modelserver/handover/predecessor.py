@@ -17,7 +17,7 @@ _FIRST_WORD_S = 10.0
 
 
 class Predecessor:
-    """There may be none: then all of this is over before it begins."""
+    """The server before this one, if there is one."""
 
     def __init__(self, wire: Wire | None) -> None:
         self._wire = wire
@@ -42,7 +42,7 @@ class Predecessor:
 
     @property
     def is_there(self) -> bool:
-        """It has not gone."""
+        """Whether it still runs."""
         return not self.gone.is_set()
 
     async def introduce(self) -> None:
@@ -83,7 +83,7 @@ class Predecessor:
         self._came.set()
 
     async def something_came(self) -> None:
-        """Until a connection has been handed over, or it has gone."""
+        """Wait until a connection has been handed over, or the predecessor has gone."""
         await self._came.wait()
         self._came.clear()
 

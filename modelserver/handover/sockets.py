@@ -28,7 +28,7 @@ _FIRST = 3
 
 @dataclass
 class Inherited:
-    """What was there before this process."""
+    """Sockets that were there before this process."""
 
     from_unit: dict[str, socket.socket] = field(default_factory=dict)
     more: list[tuple[str, socket.socket]] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Inherited:
     """The names under which systemd's store has them."""
 
     def take(self, name: str, sock: socket.socket) -> None:
-        """One of them, under the name that it was given on."""
+        """Add a socket under the name that it was given on."""
         kind = sock.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         if kind != socket.SOCK_STREAM:
             log.warning("socket.ignored", name=name, reason="it is no stream socket")
@@ -166,7 +166,7 @@ class Sockets:
         return sock
 
     def close_unused(self) -> None:
-        """What nobody has asked for."""
+        """Close the sockets that nothing has asked for."""
         left = [*self._inherited.unnamed, *(sock for _, sock in self._inherited.more)]
         for sock in left:
             log.warning("socket.ignored", address=str(sock.getsockname()))
@@ -174,15 +174,15 @@ class Sockets:
             sock.close()
 
     def held(self) -> Iterable[tuple[str, socket.socket]]:
-        """All that this process listens on."""
+        """Return all sockets that this process listens on."""
         return self._held.items()
 
     def held_by_us(self) -> Iterable[tuple[str, socket.socket]]:
-        """Those of them that no unit has opened."""
+        """Return the sockets that no unit has opened."""
         return [(name, sock) for name, sock in self._held.items() if name not in self._of_unit]
 
     def close(self) -> None:
-        """As far as this process goes, nobody listens there any more."""
+        """Close the sockets in this process."""
         for sock in self._held.values():
             sock.close()
         self._held.clear()

@@ -48,7 +48,7 @@ class Notifier:
 
     @property
     def listened_to(self) -> bool:
-        """There is somebody to tell."""
+        """Whether systemd listens."""
         return self._socket is not None
 
     def tell(self, **fields: str | int) -> None:
@@ -76,7 +76,7 @@ class Notifier:
         return True
 
     def forget(self, name: str) -> None:
-        """It shall not keep what it has under that name."""
+        """Have systemd drop what it keeps under that name."""
         self.tell(FDSTOREREMOVE=1, FDNAME=name)
 
     def until_heard(self, timeout_s: float) -> None:
@@ -109,7 +109,7 @@ class Notifier:
 
 
 def _in_a_field(value: str | int) -> str:
-    """One line, and not so long that the whole message would be ignored."""
+    """Return one line, short enough that systemd does not ignore the message."""
     text = " ".join(str(value).split())
     return text if len(text) <= _LONGEST_FIELD else f"{text[:_LONGEST_FIELD]}..."
 

@@ -33,7 +33,7 @@ class UpgradeRefused(Refusal):
 
 
 class Upgrader:
-    """One at a time."""
+    """Starts a successor, one at a time."""
 
     def __init__(
         self,
@@ -154,13 +154,13 @@ class Upgrader:
             self.process.terminate()
 
     def close(self) -> None:
-        """It is told by that that we have gone."""
+        """Close the wire, which tells the successor that we have gone."""
         if self._wire is not None:
             self._wire.close()
 
 
 def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """The same command again, as it is installed now."""
+    """Start the same command again, as it is installed now."""
     environment = {**os.environ, HANDOVER_VARIABLE: str(theirs.fileno())}
     return subprocess.Popen(_command(), env=environment, pass_fds=[theirs.fileno()])
 

@@ -53,7 +53,7 @@ class Ended(Exception):
 
 
 class Wire:
-    """One end."""
+    """One end of the pair."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -61,7 +61,7 @@ class Wire:
 
     @classmethod
     def pair(cls) -> tuple["Wire", socket.socket]:
-        """One end, and the other as a socket to be inherited."""
+        """Return one end, and the other as a socket to be inherited."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(ours), theirs
 

@@ -1,4 +1,4 @@
-"""Where handlers find what the application holds."""
+"""Keys under which handlers find what the application holds."""
 
 from aiohttp import web
 

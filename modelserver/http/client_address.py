@@ -1,4 +1,4 @@
-"""Who a client is, by the addresses of gateways that are trusted."""
+"""The address of a client, behind gateways that are trusted."""
 
 import functools
 import ipaddress

@@ -74,17 +74,17 @@ class ClientConnection(RequestHandler):
 
     @property
     def _waits(self) -> bool:
-        """For its next request."""
+        """Whether it waits for its next request."""
         return self._waiter is not None and not self._waiter.done() and not self._messages
 
     @property
     def halfway(self) -> bool:
-        """It has heard a part of its next request's head, and waits for the rest."""
+        """Whether it has received a part of its next request's head, and waits for the rest."""
         return self._waits and self._begun
 
     @property
     def is_websocket(self) -> bool:
-        """It will bring no request any more, whatever it still waits for."""
+        """Whether it is a WebSocket, which brings no further request."""
         return self._payload_parser is not None
 
     def let_go(self) -> socket.socket | None:
@@ -167,7 +167,7 @@ class ClientConnection(RequestHandler):
 
 
 def _refusal(exc: BaseException | None, message: str | None) -> Refusal:
-    """What the parser could not read, in a line."""
+    """Return the refusal of what the parser could not read, in one line."""
     reason = (message or "the request is not HTTP").strip().splitlines()[0]
     if isinstance(exc, LineTooLong) or "oo many headers" in reason:
         return Refusal("headers_too_large", "the request's line or headers are too large")

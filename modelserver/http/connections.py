@@ -31,7 +31,7 @@ class Connections:
 
     @property
     def open(self) -> int:
-        """How many there are."""
+        """Number of open connections."""
         return len(self._idle) + len(self._busy)
 
     @property
@@ -45,7 +45,7 @@ class Connections:
         return self.open > self.most + self._told_why
 
     def opened(self, connection: Closable) -> None:
-        """It has sent nothing yet. The longest idle one goes where there are too many."""
+        """Count a new connection. The longest idle one is closed where there are too many."""
         if self.open >= self.most and self._idle:
             idle = next(iter(self._idle))
             del self._idle[idle]
@@ -53,7 +53,7 @@ class Connections:
         self._idle[connection] = None
 
     def closed(self, connection: Closable) -> None:
-        """It is gone."""
+        """Count a connection that was closed."""
         self._idle.pop(connection, None)
         self._busy.discard(connection)
 
@@ -64,13 +64,13 @@ class Connections:
             self._busy.add(connection)
 
     def rests(self, connection: Closable) -> None:
-        """Its request has been answered."""
+        """Count a connection whose request was answered."""
         if connection in self._busy:
             self._busy.remove(connection)
             self._idle[connection] = None
 
 
 def connections_beside(spools: int) -> Connections:
-    """As many as there are descriptors for, with so many uploads held beside them."""
+    """Allow as many as there are descriptors for, beside so many uploads."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Connections(max(int(soft * _SHARE) - spools - _TOLD_WHY - _FOR_OTHERS, soft // 4))

@@ -80,7 +80,7 @@ _OPENAI = "/v1/audio/", "/v1/models"
 
 
 class ErrorInside(msgspec.Struct):
-    """Of every error document."""
+    """The content of every error document."""
 
     code: str
     message: str
@@ -88,13 +88,13 @@ class ErrorInside(msgspec.Struct):
 
 
 class ErrorDocument(msgspec.Struct):
-    """Of every answer that is not a success."""
+    """The document of every answer that is not a success."""
 
     error: ErrorInside
 
 
 class OpenAiError(msgspec.Struct):
-    """As the clients of OpenAI's API parse it."""
+    """The content of an error, as the clients of OpenAI's API parse it."""
 
     message: str
     type: str
@@ -103,7 +103,7 @@ class OpenAiError(msgspec.Struct):
 
 
 class OpenAiErrorDocument(msgspec.Struct):
-    """Of every answer on its paths that is not a success."""
+    """The document of every answer on OpenAI's paths that is not a success."""
 
     error: OpenAiError
 

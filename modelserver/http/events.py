@@ -42,7 +42,7 @@ class EventStream:
         await self._write(await asyncio.to_thread(_encoded, event, document))
 
     async def stay(self) -> None:
-        """Nothing, so that nobody in between takes it for dead."""
+        """Send a comment, so that gateways do not take the connection for dead."""
         await self._write(b": \n\n")
 
     async def _write(self, data: bytes) -> None:
@@ -55,7 +55,7 @@ class EventStream:
             raise ConnectionResetError(f"the client has read nothing for {WRITE_S:g} s") from None
 
     async def close(self) -> None:
-        """That was all."""
+        """End the answer."""
         await self.response.write_eof()
 
 

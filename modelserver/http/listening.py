@@ -39,7 +39,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Only this machine can reach it."""
+    """Return whether only this machine can reach `host`."""
     try:
         addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
@@ -48,7 +48,7 @@ def is_loopback(host: str) -> bool:
 
 
 def url_of(sock: socket.socket) -> str:
-    """Where it listens, for people."""
+    """Return the URL of a listening socket."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -109,7 +109,7 @@ class HttpServer:
                 yield sock
 
     def connections(self) -> list[ClientConnection]:
-        """Those that are open."""
+        """Return the open connections."""
         server = self._runner.server
         there = server.connections if server is not None else ()
         return [one for one in there if isinstance(one, ClientConnection)]

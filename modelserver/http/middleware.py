@@ -164,7 +164,7 @@ async def _broken_off(request: web.Request, error: Refusal) -> web.StreamRespons
 
 
 async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """As a part of the trace that the client names, if it names one."""
+    """Handle the request in a span, a part of the client's trace if it names one."""
     if request.path in _PROBES:
         return await handler(request)
     headers, route = request.headers, _route(request)
@@ -197,7 +197,7 @@ async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _let_in(request: web.Request) -> None:
-    """Whose key it is. Raises `NotAllowed`, but not where a page would not see it."""
+    """Check the key. Raises `NotAllowed`, but not where a page would not see it."""
     try:
         name = request.app[SERVICE].access.who(_authorization(request))
     except NotAllowed as refused:
@@ -220,7 +220,7 @@ def _authorization(request: web.Request) -> str | None:
 
 
 def signed(response: web.StreamResponse, request_id: str) -> web.StreamResponse:
-    """With the headers that every answer has."""
+    """Add the headers that every answer has."""
     response.headers["X-Request-ID"] = request_id
     response.headers["Server"] = f"modelserver/{__version__}"
     return response

@@ -1,4 +1,4 @@
-"""How long to wait after a failure before the next attempt: longer with each."""
+"""Waits after failures, longer with each."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ _FIRST_S, _GROWTH = 2.0, 2.0
 
 @dataclass(slots=True)
 class Backoff:
-    """Of one destination. Times in seconds of one monotonic clock."""
+    """The failures of one destination. Times in seconds of one monotonic clock."""
 
     longest_s: float = 60.0
     failures: int = 0
@@ -30,5 +30,5 @@ class Backoff:
         self.failures, self.until = 0, 0.0
 
     def lasted_s(self, now: float) -> float:
-        """For how long it has failed; 0 if it has not."""
+        """Return for how many seconds it has failed; 0 if it has not."""
         return now - self.since if self.failures else 0.0

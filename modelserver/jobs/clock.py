@@ -29,5 +29,5 @@ def _difference() -> float:
 
 
 def _since_start() -> float:
-    """Of the machine, asleep or not."""
+    """Return seconds since the machine's start, asleep or not."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

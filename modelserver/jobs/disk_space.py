@@ -19,7 +19,7 @@ def unusable(reason: object) -> NotReady:
 
 
 class Room:
-    """One for all jobs."""
+    """The disk space of all jobs that arrive."""
 
     def __init__(
         self, settings: JobSettings, unfinished: Callable[[], int], held_bytes: Callable[[], int]
@@ -32,7 +32,7 @@ class Room:
         """Owners and sizes of jobs that arrive, as far as they are known."""
 
     def arriving_of(self, owner: str) -> int:
-        """How many jobs of that owner arrive."""
+        """Return how many jobs of that owner arrive."""
         return sum(one == owner for one, _ in self._arriving.values())
 
     @contextlib.asynccontextmanager

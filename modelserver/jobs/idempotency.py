@@ -28,7 +28,7 @@ class InProgress(Refusal):
 
 
 class Repeats:
-    """Those of all owners. Calls raise `supervisor.PoolError`."""
+    """Requests that were repeated, of all owners. Calls raise `supervisor.PoolError`."""
 
     def __init__(self, do: Callable[[Callable[[JobStore], Any]], Awaitable[Any]]) -> None:
         """`do`: has the store do something, in its thread."""
@@ -37,7 +37,7 @@ class Repeats:
 
     @contextlib.contextmanager
     def once(self, owner: str, key: str | None) -> Iterator[None]:
-        """Around the taking in of a request that may come again. Raises `InProgress`."""
+        """Receive a request that may come again. Raises `InProgress`."""
         if key is None:
             yield
             return

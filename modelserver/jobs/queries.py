@@ -1,4 +1,4 @@
-"""What is asked of the database of jobs: one of them, lists, and what is due."""
+"""Queries of the database of jobs: a job, lists, and what is due."""
 
 import re
 import sqlite3
@@ -28,7 +28,7 @@ class JobReadings:
     _db: sqlite3.Connection
 
     def get(self, job_id: str, *, speech: bool = False) -> Job | None:
-        """One of them."""
+        """Return a job, or None."""
         columns = f"{COLUMNS}, speech" if speech else COLUMNS
         row = self._db.execute(
             f"SELECT {columns} FROM jobs WHERE id = ?",  # noqa: S608 - words of our own
@@ -64,7 +64,8 @@ class JobReadings:
         return [job_of(row) for row in rows]
 
     def cursor(self, job_id: str) -> str:
-        """What to give `listed` for those after this job, also once it is gone."""
+        """Return the cursor that `listed` takes for the jobs after this one, also once it is
+        gone."""
         (number,) = self._db.execute("SELECT number FROM jobs WHERE id = ?", (job_id,)).fetchone()
         return f"{job_id}~{number:x}"
 
@@ -98,7 +99,7 @@ class JobReadings:
         )
 
     def counts(self) -> dict[State, int]:
-        """How many there are in each state."""
+        """Return how many jobs are in each state."""
         found = dict(self._db.execute("SELECT state, count(*) FROM jobs GROUP BY state"))
         return {state: found.get(state, 0) for state in STATES}
 

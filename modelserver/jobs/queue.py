@@ -38,11 +38,11 @@ class Line(Generic[Item]):
         self._insert((start, next(self._numbers)), item, owner, cost)
 
     def put_back(self, item: Item, owner: str) -> None:
-        """It has had its turn, and has the next one again."""
+        """Put an item first that has had its turn."""
         self._insert((float("-inf"), next(self._numbers)), item, owner, 0.0)
 
     def take(self, item: Item) -> None:
-        """It has its turn now, even if it is not the next. Raises `KeyError` if it is not in."""
+        """Take an item out, even if it is not the next. Raises `KeyError` if it does not wait."""
         (start, _), _, _ = self._remove(item)
         self._now = max(self._now, start)
         if not self._keys:
@@ -51,14 +51,14 @@ class Line(Generic[Item]):
             self._ends = {who: end for who, end in self._ends.items() if end > self._now}
 
     def discard(self, item: Item) -> None:
-        """It does not wait any more, if it did: what is not done is not counted."""
+        """Remove an item, if it waits: what is not done is not charged."""
         if item in self._places:
             _, owner, cost = self._remove(item)
             if owner in self._ends:
                 self._ends[owner] -= cost
 
     def position(self, item: Item) -> int | None:
-        """Its place, from 1; None if it does not wait."""
+        """Return the position of an item, from 1; None if it does not wait."""
         if (place := self._places.get(item)) is None:
             return None
         return bisect.bisect_left(self._keys, place[0]) + 1

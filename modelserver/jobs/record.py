@@ -12,14 +12,14 @@ UNFINISHED: tuple[State, ...] = ("waiting", "running")
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why there is no transcript; `code` as in answers that are errors."""
+    """The error of a job that has failed; `code` as in error documents."""
 
     code: str
     message: str
 
 
 class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How its transcript is to be shown where nothing else is asked for."""
+    """The form of a job's transcript where a request asks for no other."""
 
     format: str = "json"
     words: bool = False
@@ -27,7 +27,7 @@ class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is to be done. `model`, `language`: of `SpeechService.find`; `warnings`: what was said
+    """What is to be done. `model`, `language`: of `ModelRegistry.find`; `warnings`: what was said
     of the request."""
 
     speech: SpeechRequest
@@ -70,7 +70,7 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def over(self) -> bool:
-        """It has a transcript, or will never have one."""
+        """Whether it has a transcript, or has failed."""
         return self.state not in UNFINISHED
 
 

@@ -15,7 +15,7 @@ UNREADABLE = "the job cannot be read: it is damaged, or of another version of th
 
 
 def readable(row: tuple[Any, ...]) -> bool:
-    """It is a job as this version keeps them."""
+    """Return whether a row can be read as a job by this version."""
     try:
         _read(row)
     except (msgspec.DecodeError, TypeError, ValueError):

@@ -127,7 +127,7 @@ class JobService:
         return self._room.arriving(owner, size)
 
     def unfinished(self, owner: str) -> int:
-        """How many of that owner's are, with those that are arriving."""
+        """Return how many jobs of that owner are unfinished or arriving."""
         return self.work.of(owner) + self._room.arriving_of(owner)
 
     async def add(
@@ -176,7 +176,7 @@ class JobService:
     # --- those that are there -------------------------------------------------------------------
 
     async def get(self, job_id: str, *, speech: bool = False) -> Job | None:
-        """One of them; with its transcript where that is asked for."""
+        """Return a job, with its transcript where that is asked for; None if there is none."""
         return await self._do(lambda store: store.get(job_id, speech=speech))
 
     async def listed(
@@ -194,7 +194,7 @@ class JobService:
         return await self._do(look)
 
     async def delete(self, job_id: str) -> None:
-        """Whatever its state is."""
+        """Delete a job, whatever its state is."""
         await self.work.forget(job_id)
         await self._do(lambda store: store.remove([job_id]))
 

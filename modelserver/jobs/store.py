@@ -70,13 +70,14 @@ class JobStore(JobReadings):
         self._open.close()
 
     def audio(self, job_id: str) -> Path:
-        """Where its audio is, while it is needed."""
+        """Return the path of a job's audio."""
         return self._path / (job_id + _SUFFIX)
 
     # --- changes --------------------------------------------------------------------------------
 
     def add(self, job: Job, repeat: Repeat | None) -> None:
-        """One whose audio is there. Raises `sqlite3.IntegrityError` where that was asked before."""
+        """Add a job whose audio is there. Raises `sqlite3.IntegrityError` for a repeated
+        request."""
         delivery = job.delivery
         with self._change() as db:
             db.execute(
@@ -101,7 +102,7 @@ class JobStore(JobReadings):
         self._held.added(job.size)
 
     def begins(self, job_id: str, now: float) -> None:
-        """It is worked on."""
+        """Note that a job is worked on."""
         with self._change() as db:
             db.execute(
                 "UPDATE jobs SET state = 'running', started = coalesce(started, ?) "
@@ -110,7 +111,7 @@ class JobStore(JobReadings):
             )
 
     def waits(self, job_id: str) -> None:
-        """It is not worked on any more, and is not over."""
+        """Note that a job waits again."""
         with self._change() as db:
             db.execute(
                 "UPDATE jobs SET state = 'waiting' WHERE id = ? AND state = 'running'", (job_id,)
@@ -129,7 +130,7 @@ class JobStore(JobReadings):
         return {}
 
     def keep_piece(self, job_id: str, number: int, heard: HeardPiece) -> None:
-        """What was understood of one."""
+        """Keep the transcript of a piece."""
         with self._change() as db:
             db.execute(
                 "INSERT OR REPLACE INTO pieces SELECT id, ?, ? FROM jobs WHERE id = ?",
@@ -137,7 +138,7 @@ class JobStore(JobReadings):
             )
 
     def ends(self, job_id: str, now: float, speech: Speech | None, error: Failure | None) -> bool:
-        """It is over; False where it was already, or is not there any more."""
+        """Note the end of a job; False where it has ended already, or is gone."""
         before = self._held.of(job_id)
         with self._change() as db:
             changed = db.execute(
@@ -214,7 +215,7 @@ class JobStore(JobReadings):
         return delivery if delivery and delivery.state == "waiting" else None
 
     def attempt_at(self, job_id: str, next_at: float) -> None:
-        """Its message is to be sent again then, and not earlier."""
+        """Note when a job's message is to be sent again."""
         with self._change() as db:
             db.execute(
                 "UPDATE jobs SET next_at = ? WHERE id = ? AND delivery = 'waiting'",
@@ -233,7 +234,7 @@ class JobStore(JobReadings):
             )
 
     def delivered(self, job_id: str, *, given_up: bool) -> None:
-        """Its message needs no attempt any more."""
+        """Note that a job's message needs no further attempt."""
         with self._change() as db:
             db.execute(
                 "UPDATE jobs SET delivery = ?, next_at = NULL WHERE id = ?",
@@ -243,11 +244,11 @@ class JobStore(JobReadings):
     # --- what is held ---------------------------------------------------------------------------
 
     def held_bytes(self) -> int:
-        """By all of them: their audio while it is needed, and what is kept of finished ones."""
+        """Return the bytes of all jobs: audio while it is needed, and transcripts."""
         return self._held.audio_bytes + self._held.kept_bytes
 
     def kept_bytes(self) -> int:
-        """By those that are over."""
+        """Return the bytes of the jobs that are over."""
         return self._held.kept_bytes
 
     def largest_owner(self) -> str:
@@ -258,7 +259,7 @@ class JobStore(JobReadings):
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction. Raises `SpoolFull`."""
+        """Run one transaction. Raises `SpoolFull`."""
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")

@@ -31,7 +31,7 @@ class StoreThread:
         return self._store
 
     async def do(self, call: Callable[[JobStore], Result]) -> Result:
-        """What the call gives. A caller that is cancelled does not undo it."""
+        """Return what `call` returns. A caller that is cancelled does not undo it."""
         assert self._store is not None
         loop = asyncio.get_running_loop()
         doing = loop.run_in_executor(self._executor, self._call, self._store, call)
@@ -51,16 +51,16 @@ class StoreThread:
 
     @property
     def held_bytes(self) -> int:
-        """By all jobs, on the disk; 0 while the store is not open."""
+        """Bytes of all jobs on the disk; 0 while the store is not open."""
         return self._store.held_bytes() if self._store is not None else 0
 
     def audio(self, job_id: str) -> Path:
-        """Where its audio is, while it is needed."""
+        """Return the path of a job's audio."""
         assert self._store is not None
         return self._store.audio(job_id)
 
     async def close(self) -> None:
-        """When all that was asked for is done."""
+        """Close the store when all that was asked for is done."""
         if self._store is not None:
             store, self._store = self._store, None
             await asyncio.get_running_loop().run_in_executor(self._executor, store.close)

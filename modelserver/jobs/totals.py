@@ -29,7 +29,7 @@ class Held:
         self._kept_of = Counter({owner: kept for owner, _, kept in rows if kept})
 
     def of(self, job_id: str) -> Row | None:
-        """What one job holds; None where it is gone."""
+        """Return owner, audio bytes and kept bytes of one job; None where it is gone."""
         found: Row | None = self._db.execute(
             f"SELECT owner, {_AUDIO}, {_KEPT} FROM jobs WHERE id = ?",  # noqa: S608 - our own
             (job_id,),

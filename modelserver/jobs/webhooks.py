@@ -115,7 +115,7 @@ class Hosts:
                 backoff.failed(now, min(retry_after_s or 0.0, _LONGEST_WAIT_S))
 
     def closed(self, now: float) -> list[str]:
-        """Those that get nothing now."""
+        """Return the hosts that are sent nothing now."""
         full = {host for host, count in self._sending.items() if count >= _AT_ONCE_EACH}
         back = {host for host, one in self._backoffs.items() if now < one.until}
         suspects = self._backoffs.keys()
@@ -131,11 +131,11 @@ class Hosts:
         )
 
     def places(self) -> int:
-        """How many messages more may be sent now."""
+        """Return how many more messages may be sent now."""
         return _AT_ONCE - self._sending.total()
 
     def forget(self, now: float) -> None:
-        """Those that have had no message for a day."""
+        """Drop hosts that were sent no message for a day."""
         for host, one in list(self._backoffs.items()):
             if now - one.until > _FORGOTTEN_S:
                 del self._backoffs[host]
@@ -160,11 +160,11 @@ class Webhooks:
         self._sending: dict[str, asyncio.Task[None]] = {}
 
     def look(self) -> None:
-        """There may be one that is due."""
+        """Have `run` look for messages that are due."""
         self._some.set()
 
     async def run(self) -> None:
-        """For ever."""
+        """Send messages when they are due; never returns."""
         try:
             while True:
                 self._some.clear()

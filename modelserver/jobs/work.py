@@ -22,6 +22,7 @@ from modelserver.jobs.queue import Line
 from modelserver.jobs.record import Failure, Job
 from modelserver.jobs.thread import StoreThread
 from modelserver.refusal import Refusal
+from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
@@ -122,11 +123,11 @@ class JobWork:
         return len(self._known)
 
     def of(self, owner: str) -> int:
-        """How many are that owner's."""
+        """Return how many unfinished jobs are that owner's."""
         return self._of[owner]
 
     def add(self, job: Job) -> None:
-        """It is in the store, and has its turn."""
+        """Queue a job that is in the store."""
         model = self._model_of(job)
         pieces = round(job.seconds / self._service.settings.debug.long_piece_s)
         known = _Known(job, max(1, min(model.slots, pieces)), model)
@@ -139,13 +140,15 @@ class JobWork:
         service, name = self._service, ""
         slots = service.models.default.slots
         with contextlib.suppress(Refusal):  # it fails when it has its turn
-            served = service.models.find(job.wanted.model, job.wanted.language)
-            if job.wanted.speech.phrases:
-                served = service.models.with_phrases(served)
+            served = self._find(job)
             name, slots = served.label, served.slots
         model = self._models.setdefault(name, _Model(slots))
         model.slots = slots
         return model
+
+    def _find(self, job: Job) -> ServedModel:
+        wanted = job.wanted
+        return self._service.models.find(wanted.model, wanted.language, wanted.speech.phrases)
 
     def position(self, job_id: str) -> int | None:
         """Its place among those that wait for its model, from 1; None where it does not wait for
@@ -169,7 +172,7 @@ class JobWork:
             known.told.discard(told)
 
     async def forget(self, job_id: str) -> None:
-        """It is not wanted any more."""
+        """Drop a job that is not wanted any more."""
         if (known := self._known.get(job_id)) is None:
             return
         known.deleted = True
@@ -304,9 +307,7 @@ class JobWork:
 
     async def _transcribe(self, known: _Known) -> Speech:
         job, service = known.job, self._service
-        served = service.models.find(job.wanted.model, job.wanted.language)
-        if job.wanted.speech.phrases:
-            served = service.models.with_phrases(served)
+        served = self._find(job)
 
         def told(progress: SpeechProgress) -> None:
             known.done_s = progress.done_s
@@ -336,7 +337,7 @@ class JobWork:
 
 
 class _Pieces:
-    """Of one job (`modelserver.serving.recordings.PieceJournal`)."""
+    """The pieces of one job (`modelserver.serving.recordings.PieceJournal`)."""
 
     def __init__(self, store: StoreThread, job_id: str, heard_by: str) -> None:
         self._store, self._job_id, self._heard_by = store, job_id, heard_by

@@ -16,7 +16,7 @@ _ANY = ("", "0.0.0.0", "::")  # noqa: S104 - a comparison
 
 
 class Announcement:
-    """That a Wyoming server listens here."""
+    """The announcement that a Wyoming server listens here."""
 
     def __init__(self, name: str, host: str, port: int) -> None:
         """`host`: an address that is listened on, or one that stands for all."""
@@ -58,7 +58,7 @@ class Announcement:
 
 
 def _addresses() -> list[str]:
-    """Those that others may reach it under."""
+    """Return the addresses under which others may reach it."""
     return [
         address.address
         for addresses in psutil.net_if_addrs().values()

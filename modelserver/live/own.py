@@ -19,7 +19,6 @@ from modelserver.live.session import Audio, Input, LiveSession, Signal, live_ses
 from modelserver.live.websockets import LiveSocket, SocketClient, close_of, open_socket
 from modelserver.refusal import Refusal
 from modelserver.request.parameters import STREAM_NAMES, Parameters, read_parameters
-from modelserver.request.upload import find_model
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import (
     Caption,
@@ -98,7 +97,7 @@ ServerMessage = Begin | Partial | Final | Revised | Notice | End | Failure
 
 
 class KeepAlive(msgspec.Struct, tag_field="type", tag="keepalive"):
-    """Nothing is said just now, and there is more to come."""
+    """A sign that there is more to come, while nothing is said."""
 
 
 class Finalize(msgspec.Struct, tag_field="type", tag="finalize"):
@@ -106,7 +105,7 @@ class Finalize(msgspec.Struct, tag_field="type", tag="finalize"):
 
 
 class Close(msgspec.Struct, tag_field="type", tag="close"):
-    """That was all: the last results are sent, then "end"."""
+    """The end of the audio: the last results are sent, then "end"."""
 
 
 _MOST_NOTICES = 10
@@ -149,7 +148,7 @@ class _Client(SocketClient):
             if (refused := self.request.get(NOT_ALLOWED)) is not None:
                 raise refused
             asked, warnings = self._asked()
-            served = find_model(self.service, asked.model, asked.language, asked.phrases)
+            served = self.service.models.find(asked.model, asked.language, asked.phrases)
             self.request[NOTES].update(model=served.label)
             request_id = self.request[REQUEST_ID]
             key_name = self.request.get(KEY_NAME)

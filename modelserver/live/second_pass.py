@@ -1,4 +1,4 @@
-"""What was said on a live stream, heard once more with the profile "accurate".
+"""A second recognition of a live stream, with the profile "accurate".
 
 The second pass goes along with the first, a stream in the background on whatever worker has nothing
 else to do, and ends its utterances where the first did: so little is left to do when one has ended.
@@ -56,7 +56,7 @@ class SecondPass:
         await asyncio.gather(self._following, return_exceptions=True)
 
     def heard(self, audio: HeardAudio) -> None:
-        """More of it, which the first pass has heard."""
+        """Take audio that the first pass has recognised."""
         self._behind_s += _seconds(audio)
         self._waiting.put_nowait(audio)
 
@@ -106,7 +106,7 @@ class SecondPass:
         await self._tell(self._revised(final, captions))
 
     def _revised(self, final: Caption, captions: list[Caption]) -> Caption:
-        """One caption of all that was heard until the first pass found an end."""
+        """Return one caption for all that was recognised until the first pass found an end."""
         said = [caption for caption in captions if caption.text]
         add_s = self._came_s - self._fed_s
         words = [word for caption in said for word in background.words_later(caption, add_s)]

@@ -1,4 +1,4 @@
-"""One live stream, whichever protocol carries it.
+"""A live stream, whichever protocol carries it.
 
 A protocol translates: `LiveSession.carry` asks it for the client's next input, and `tell` gets each
 answer. Waiting, limits, the end of the server and the end of the stream are handled here.
@@ -47,7 +47,7 @@ Input = Audio | Signal
 
 
 class Why(enum.Enum):
-    """Why a stream is ended that its client has not ended."""
+    """The reason why the server ends a stream."""
 
     SHUTDOWN = enum.auto()
     IDLE = enum.auto()
@@ -89,16 +89,16 @@ class LiveSession:
 
     @property
     def begun(self) -> bool:
-        """A worker has been or is to be found for it."""
+        """Whether a worker has been or is to be found for it."""
         return self._stream.begun
 
     @property
     def replays(self) -> int:
-        """How often it went on on another worker."""
+        """Number of times that it was replayed on another worker."""
         return self._stream.replays
 
     def begin(self, asked: StreamRequest | CaptionRequest, *, whole: bool = False) -> None:
-        """What it is, before any input. `whole`: see `supervisor.Stream.begin`."""
+        """Describe the stream, before any input. `whole`: see `supervisor.Stream.begin`."""
         self._stream.begin(msgspec.to_builtins(asked), whole=whole)
         self._answering = asyncio.create_task(self._answer())
         self._answering.add_done_callback(self._interrupt)
@@ -141,7 +141,7 @@ class LiveSession:
         self._passed.heard(seconds)
 
     async def end(self, last: str | None = EOF) -> None:
-        """Say that it is over (with None, only give up), and wait until all is answered. Raises
+        """End the stream (with None, without a last message), and wait for all answers. Raises
         `supervisor.PoolError`, and what telling raises."""
         if self._answering is not None:
             self._over = True
@@ -152,7 +152,7 @@ class LiveSession:
             await self._answering
 
     async def end_soon(self) -> None:
-        """The same, as well as it can be done."""
+        """End the stream, waiting no longer than `LAST_RESULT_S`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_RESULT_S):
                 await self.end()
@@ -217,7 +217,7 @@ class LiveSession:
             self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        """Tell nothing any more. Twice does no harm."""
+        """Tell no more answers. May be called twice."""
         tasks = [task for task in (self._answering, self._ending) if task is not None]
         self._answering = self._ending = None
         if not tasks:

@@ -61,7 +61,7 @@ class _Said(msgspec.Struct):
 
 @dataclass(slots=True)
 class _Wanted:
-    """What the client has asked for so far."""
+    """Options that the client has sent so far."""
 
     sample_rate: float
     words: bool = True
@@ -96,7 +96,7 @@ class _Wanted:
             self.alternatives = alternatives
 
     def request(self) -> StreamRequest:
-        """For a worker."""
+        """Return the options as a worker takes them."""
         return StreamRequest(
             self.sample_rate,
             self.words,

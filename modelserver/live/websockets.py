@@ -28,7 +28,7 @@ _NOT_UNDERSTOOD = ("bad_request", "not_audio", "unsupported_audio")
 
 
 class CloseCode(enum.IntEnum):
-    """Beside those that aiohttp names: why a stream was ended."""
+    """Close codes beside those that aiohttp names."""
 
     NONE_GIVEN = 1005
     IDLE = 4408
@@ -89,14 +89,13 @@ _KNOWN_CODES = {*map(int, WSCloseCode), *map(int, CloseCode)}
 
 
 def open_socket(request: web.Request) -> LiveSocket:
-    """Not prepared yet."""
+    """Return a socket whose handshake is not made yet."""
     debug = request.app[SERVICE].settings.debug
     return LiveSocket(request, ping_s=debug.stream_ping_s, message_bytes=debug.stream_message)
 
 
 def _closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:
-    """The close code, after a message that says that the client, or the connection, has ended
-    it."""
+    """Return the close code, after a message that ends the stream."""
     if message.type is WSMsgType.ERROR:
         if (error := socket.exception()) is not None:
             log.debug("stream.socket_failed", error=str(error))
@@ -107,7 +106,7 @@ def _closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:
 
 
 def _end_code(why: Why) -> int:
-    """With which a stream is closed that its client has not ended."""
+    """Return the code that closes a stream which its client has not ended."""
     match why:
         case Why.SHUTDOWN:
             return int(WSCloseCode.GOING_AWAY)
@@ -118,7 +117,7 @@ def _end_code(why: Why) -> int:
 
 
 def close_of(error: Refusal | PoolError) -> tuple[int, str]:
-    """Code and reason for what has ended a stream."""
+    """Return code and reason for the error that has ended a stream."""
     known = refusal_of(error)
     if known is None:
         return int(WSCloseCode.INTERNAL_ERROR), error.message
@@ -134,7 +133,7 @@ def close_of(error: Refusal | PoolError) -> tuple[int, str]:
 
 
 class SocketClient(abc.ABC):
-    """One client on a WebSocket. A protocol says how its messages are translated."""
+    """A client on a WebSocket. A protocol says how its messages are translated."""
 
     def __init__(self, request: web.Request, socket: LiveSocket) -> None:
         self.request, self.socket = request, socket

@@ -102,7 +102,7 @@ class WyomingListener:
         self.close()
 
     def stop_accepting(self) -> None:
-        """Those that are there go on."""
+        """Accept no more connections; those that are open stay."""
         if self._server is not None:
             self._server.close()
             self._server = None

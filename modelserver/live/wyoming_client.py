@@ -54,7 +54,7 @@ _PUBLISHER = Attribution("alphacephei.com", "https://alphacephei.com/vosk/")
 
 
 class WyomingClient:
-    """One connection. It may transcribe one recording after the other."""
+    """A connection, which may transcribe one recording after the other."""
 
     def __init__(
         self, service: SpeechService, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -238,7 +238,7 @@ class WyomingClient:
 
 
 class _Text:
-    """What was understood of a recording so far."""
+    """The transcript of a recording so far."""
 
     def __init__(self) -> None:
         self._said: list[str] = []

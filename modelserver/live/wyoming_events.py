@@ -33,7 +33,7 @@ class BadEvent(Refusal):
 
 
 class ClientEvent(msgspec.Struct):
-    """One event: its type, its fields and the bytes that follow them."""
+    """An event: its type, its fields and the bytes that follow them."""
 
     type: str
     data: dict[str, Any]
@@ -48,7 +48,7 @@ class _Header(msgspec.Struct):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What a `transcribe` event asks for: a model by name, or any model of a language."""
+    """The content of a `transcribe` event: a model's name, or any model's language."""
 
     name: str | None = None
     language: str | None = None

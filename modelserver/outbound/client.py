@@ -1,4 +1,4 @@
-"""What the server asks of others, on behalf of whoever has sent a job.
+"""Requests of the server to other servers, on behalf of the sender of a job.
 
 The address that was looked at is the one that is connected to, so that a name cannot become
 another's in between.
@@ -25,7 +25,7 @@ _MOST_REDIRECTS = 5
 
 
 class Failed(Exception):
-    """It was asked for, and did not come; the text says why."""
+    """A request to another server has failed; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class OutboundClient:
         return as_given(self._hosts().check(text), text)
 
     async def fetch(self, text: str, patience: Patience) -> AsyncIterator[bytes]:
-        """What is at that URL, if it comes as an upload has to. Raises `Refused` or `Failed`."""
+        """Yield the content of a URL, at an upload's pace. Raises `Refused` or `Failed`."""
         idle_s = patience.idle_s
         waits = aiohttp.ClientTimeout(total=None, sock_connect=idle_s, sock_read=idle_s)
         url = self._checked(text)

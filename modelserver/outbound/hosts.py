@@ -71,7 +71,7 @@ class AllowedHosts:
         return url
 
     def check_address(self, address: Address, host: str) -> None:
-        """One that the host has. Raises `Refused`."""
+        """Check an address of the host. Raises `Refused`."""
         if any(address in network for network in self._networks):
             return
         if _address(host) is not None and "*" not in self._names:
@@ -89,7 +89,7 @@ class AllowedHosts:
 
 
 def _plain(host: str) -> str:
-    """As it is on the wire."""
+    """Return a host name as it is on the wire."""
     return (URL.build(scheme="http", host=host).raw_host or "").lower().rstrip(".")
 
 
@@ -104,7 +104,7 @@ def _address(host: str) -> Address | None:
 
 
 def _public(address: Address) -> bool:
-    """Also what an IPv6 address only carries an IPv4 address for."""
+    """Return whether an address is public, also one that carries an IPv4 address."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:

@@ -1,4 +1,4 @@
-"""Why another server could not be reached, or broke off, in a person's words."""
+"""Reasons why another server could not be reached, or broke off, in words."""
 
 import os
 

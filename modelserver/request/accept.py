@@ -1,4 +1,4 @@
-"""What a client asks for in its Accept header."""
+"""The Accept header."""
 
 from aiohttp import web
 

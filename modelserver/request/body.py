@@ -45,7 +45,7 @@ class Received:
 
 
 def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
-    """Whatever its headers can be refused for. Raises `Refusal`."""
+    """Refuse what can be refused for its headers. Raises `Refusal`."""
     content_coding(request)
     most = limits.body * (_BASE64_SHARE if is_json(request) else 1)
     if (request.content_length or 0) > most + (_FORM_OVERHEAD_BYTES if _is_wrapped(request) else 0):
@@ -90,7 +90,7 @@ class BodyReader:
         self._unwrap: Unwrapped | Base64 | None = None
 
     async def take(self, chunks: AsyncIterator[bytes]) -> Received:
-        """Audio from elsewhere. Raises what `receive` raises."""
+        """Read audio from elsewhere. Raises what `receive` raises."""
         self._gate, self._unwrap = self._new_gate(), None
         async for chunk in chunks:
             await self.audio(chunk)
@@ -155,7 +155,7 @@ class BodyReader:
         await self.audio_ends()
 
     def count_others(self, length: int) -> None:
-        """What is no audio is bounded, too. Raises `Refusal`."""
+        """Count bytes that are not audio, which are bounded. Raises `Refusal`."""
         self._others += length
         if self._others > _FORM_OVERHEAD_BYTES:
             raise Refusal("body_too_large", "what is in the body beside the audio is too large")
@@ -176,7 +176,7 @@ class BodyReader:
         self._gate, self._unwrap = self._new_gate(), unwrap
 
     async def audio(self, chunk: bytes) -> None:
-        """Some of it. Raises `Refusal` or `SpoolFull`."""
+        """Take some audio. Raises `Refusal` or `SpoolFull`."""
         if self._unwrap is not None:
             chunk = self._unwrap.feed(chunk)
         if not chunk:
@@ -192,7 +192,7 @@ class BodyReader:
         await self._spool.write(chunk)
 
     async def audio_ends(self) -> None:
-        """That was all of it. Raises the same."""
+        """End the audio. Raises the same."""
         unwrap, self._unwrap = self._unwrap, None
         if unwrap is not None and (rest := unwrap.finish()):
             await self.audio(rest)
@@ -204,7 +204,7 @@ class BodyReader:
 
 
 class _PartIs(Enum):
-    """What is known of the part at hand."""
+    """The state of the part at hand."""
 
     FIELD = "field"
     FILE = "file"
@@ -232,11 +232,11 @@ class _Form:
 
     @property
     def found(self) -> bool:
-        """There is audio in it."""
+        """Whether the form holds audio."""
         return self.file or self._text
 
     def begin(self, part: Part) -> None:
-        """The next part."""
+        """Begin the next part."""
         self._part = part
         self._held.clear()
         if part.called_file:
@@ -249,7 +249,7 @@ class _Form:
             self._is = _PartIs.FIELD
 
     async def data(self, data: bytes) -> None:
-        """Some of its bytes."""
+        """Take some bytes of the part."""
         body = self._body
         match self._is:
             case _PartIs.FILE:
@@ -287,7 +287,7 @@ class _Form:
             self.refused, self._is = error, _PartIs.SKIPPED
 
     async def end(self) -> None:
-        """The part is over."""
+        """End the part."""
         match self._is:
             case _PartIs.TEXT_AUDIO:
                 await self._maybe(self._body.audio_ends())

@@ -25,7 +25,7 @@ class Inflater:
         self._over = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the next bytes bring, in pieces of bounded size. Raises `Refusal`."""
+        """Yield what the next bytes expand to, in pieces of bounded size. Raises `Refusal`."""
         while data:
             if self._over:
                 if not self._gzip or not data.strip(b"\0"):
@@ -48,7 +48,7 @@ class Inflater:
                 data, self._over = self._stream.unused_data, True
 
     def finish(self) -> None:
-        """There is no more. Raises `Refusal`."""
+        """End the input. Raises `Refusal`."""
         if self._begun and not self._over:
             raise Refusal("incomplete_body", "the compressed body ended too early")
 
@@ -60,7 +60,7 @@ class Base64:
         self._left = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What the next characters stand for. Raises `Refusal`."""
+        """Decode the next characters. Raises `Refusal`."""
         if data.translate(None, _ALPHABET):
             raise Refusal("bad_request", "the audio is not base64, or it is damaged")
         text = self._left + data.translate(None, b"\r\n \t=")
@@ -69,7 +69,7 @@ class Base64:
         return self._decoded(text[:whole])
 
     def finish(self) -> bytes:
-        """The last of it."""
+        """Return the rest."""
         text, self._left = self._left, b""
         return self._decoded(text + b"=" * (-len(text) % 4)) if text else b""
 
@@ -91,7 +91,7 @@ class Unwrapped:
         self._decoder: Base64 | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """What the next bytes stand for. Raises `Refusal`."""
+        """Decode the next bytes. Raises `Refusal`."""
         if not self._known:
             self._start += data
             if not self._decide(complete=False):
@@ -101,7 +101,7 @@ class Unwrapped:
         return self._decoder.feed(data) if self._decoder is not None else data
 
     def finish(self) -> bytes:
-        """The last of it."""
+        """Return the rest."""
         rest = b""
         if not self._known:
             self._decide(complete=True)

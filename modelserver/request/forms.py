@@ -33,7 +33,7 @@ class Part:
 
     @property
     def called_file(self) -> bool:
-        """By its headers it is a file, rather than text."""
+        """Whether its headers say that it is a file, rather than text."""
         return self.file_name is not None or self.media_type.startswith(("audio/", "video/"))
 
 
@@ -76,7 +76,7 @@ class FormParser:
         return len(data) if self._ended else 0
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """What the next bytes bring."""
+        """Yield the events of the next bytes."""
         if self._ended:
             return  # an epilogue, which says nothing
         try:
@@ -87,7 +87,7 @@ class FormParser:
         yield from events
 
     def finish(self) -> None:
-        """There is no more."""
+        """End the input."""
         if not self._parts:
             raise _malformed("no part of it begins with its boundary")
         if not self._ended:

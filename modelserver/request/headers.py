@@ -7,12 +7,12 @@ _PARAMETER = re.compile(rb';\s*([A-Za-z0-9_*-]+)\s*=\s*("(?:\\["\\]|[^"])*"?|[^;
 
 
 def media_type(value: str) -> str:
-    """Without its parameters, in lower case."""
+    """Return a media type without its parameters, in lower case."""
     return value.partition(";")[0].strip().lower()
 
 
 def parameter(value: str, name: str) -> str | None:
-    """One parameter of a media type; None if it has none of that name."""
+    """Return a parameter of a media type; None if it has none of that name."""
     for found, text in _PARAMETER.findall(b";" + value.partition(";")[2].encode("latin-1")):
         if found.decode("latin-1").lower() == name:
             return str(text.strip().strip(b'"').decode("latin-1"))

@@ -42,7 +42,7 @@ _LONGEST_COMPARED = 30
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What was asked for. `channels` as `audio.channels.channel_choice` takes it."""
+    """The parameters of a request. `channels` as `audio.channels.channel_choice` takes it."""
 
     model: str | None = None
     language: str | None = None
@@ -152,7 +152,7 @@ def _alternatives(text: str) -> int:
 
 
 def _phrases(text: str) -> tuple[str, ...]:
-    """A JSON list, or one a line."""
+    """Read phrases, from a JSON list or one a line."""
     if not text.lstrip().startswith("["):
         return phrase_list(text.splitlines())
     try:
@@ -164,7 +164,7 @@ def _phrases(text: str) -> tuple[str, ...]:
 
 
 def read_flag(name: str, text: str) -> bool:
-    """True or false, as people write them. Raises `Refusal`."""
+    """Read true or false, as people write them. Raises `Refusal`."""
     wanted = text.strip().lower()
     if wanted not in _TRUE + _FALSE:
         raise Refusal("bad_parameter", f"{name}={text[:40]!r} is neither true nor false")
@@ -172,7 +172,7 @@ def read_flag(name: str, text: str) -> bool:
 
 
 def read_profile(text: str) -> str:
-    """One of the profiles, or empty. Raises `Refusal`."""
+    """Read the name of a profile, or nothing. Raises `Refusal`."""
     wanted = text.strip().lower()
     if wanted and wanted not in PROFILES:
         raise Refusal(
@@ -199,7 +199,7 @@ def _channels(text: str) -> str:
 
 
 def _raw(values: Mapping[str, str], content_type: str) -> RawFormat | None:
-    """What the samples are, if they are sent without a container."""
+    """Return the form of the samples, if they are sent without a container."""
     kind = media_type(content_type)
     named = type_encoding(kind)
     rate = _number("rate", values.get("rate") or parameter(content_type, "rate"))

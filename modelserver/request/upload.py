@@ -104,11 +104,3 @@ async def receive_upload(request: web.Request, read: Read) -> AsyncIterator[Uplo
             admission.resize(received.seconds, known=received.known)
             passed.expect(received.seconds)
             yield Upload(request, served, admission, spool, asked, passed, held)
-
-
-def find_model(
-    service: SpeechService, name: str | None, language: str | None, phrases: tuple[str, ...] = ()
-) -> ServedModel:
-    """The one that is to hear it. Raises `Refusal`."""
-    served = service.models.find(name, language)
-    return service.models.with_phrases(served) if phrases else served

@@ -14,7 +14,7 @@ _PROBES = ("/healthz", "/readyz")
 
 
 class Histogram:
-    """How often values were how large; in seconds, if nothing else is said."""
+    """A histogram of values, in seconds by default."""
 
     def __init__(self, bounds: tuple[float, ...] = _SECONDS) -> None:
         self._bounds = bounds
@@ -22,7 +22,7 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """One more."""
+        """Count a value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
@@ -58,7 +58,7 @@ class Traffic:
         """Of live streams, by their WebSocket's close code."""
 
     def recognized(self, model: str, queued_s: float, run_s: float, audio_s: float) -> None:
-        """A recording has been decoded."""
+        """Count a recording that was decoded."""
         self.audio_s += audio_s
         self.waits[model].observe(queued_s)
         self.work[model].observe(run_s)
@@ -66,7 +66,7 @@ class Traffic:
             self.real_time_factors[model].observe(run_s / audio_s)
 
     def answered(self, route: str, status: int, code: str | None, seconds: float) -> None:
-        """A request has its answer."""
+        """Count a request that was answered."""
         self.requests[route, status, code or "ok"] += 1
         if route not in _PROBES:  # whoever asks whether it is ready may be told that it is not
             self.answers += 1

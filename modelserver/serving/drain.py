@@ -1,4 +1,4 @@
-"""How the server stops taking requests: announced first, then refused, then waited for."""
+"""The end of a server: announced first, then requests are refused, then waited for."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ _LAST_ANSWERS_S = 1.0
 
 
 class Drain:
-    """What is still admitted, and the end of what was admitted."""
+    """Ends the admission of requests, and what was admitted."""
 
     def __init__(self, models: ModelRegistry, notice_s: Callable[[], float]) -> None:
         """`notice_s`: seconds between the announcement and the first refusal."""
@@ -24,7 +24,7 @@ class Drain:
 
     @property
     def reason(self) -> str:
-        """Why no new requests are taken, or soon will not be; empty while they are."""
+        """Reason why no new requests are taken, or soon will not be; empty while they are."""
         return self._announced
 
     def must_admit(self) -> None:

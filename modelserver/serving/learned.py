@@ -56,7 +56,7 @@ class Lessons:
             self.unusable[made] = reason
 
     def begin_again(self) -> None:
-        """Everything may be tried again: an operator has changed something."""
+        """Forget what was learned: an operator has changed something."""
         self.unusable.clear()
         self.without_simd.clear()
         self._failures.clear()

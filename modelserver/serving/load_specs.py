@@ -8,7 +8,7 @@ import models
 from models.processor import processor_flags
 from models.vosk.blas import AUTO, CORETYPES, UnsupportedProcessor, blas_environment
 from models.vosk.prepared import PreparedModel, Starting, find_prepared
-from models.vosk.simd import SAME_AS, SimdLibrary, choose_variant, find_simd
+from models.vosk.simd import SAME_AS, SIMD, SimdLibrary, choose_variant
 from modelserver.serving.learned import Lessons
 from modelserver.serving.selection import (
     RESCORING_COST,
@@ -110,7 +110,7 @@ def starting(settings: Settings, location: models.ModelLocation) -> Starting:
     """How a server would start the process that loads the model once it is prepared: for the
     comparison with its original."""
     variant = choose_variant(processor_flags(), settings.debug.blas)
-    library = find_simd(settings.prepared_dir) if settings.simd != "off" else None
+    library = SIMD.find(settings.prepared_dir) if settings.simd != "off" else None
     simd = SimdLibrary(library, variant) if library is not None and variant is not None else None
     try:
         choice = candidate(location, settings.prepared_dir, settings.rescoring, plain=True)
@@ -131,7 +131,7 @@ def is_prepared(settings: Settings, location: models.ModelLocation) -> bool:
 
 
 def _tell(choice: Choice, settings: Settings, headroom: Headroom) -> None:
-    """What somebody who reads the log should know of the choice."""
+    """Log what an operator should know of the choice."""
     for problem in choice.problems:
         log.warning("prepared_model.rejected", problem=problem)
     for reason in choice.passed_over:

@@ -29,7 +29,7 @@ class Measured:
 
 
 async def measure(settings: Settings) -> Measured:
-    """With the model that the settings name. Raises `supervisor.NotReady`."""
+    """Measure the model that the settings name. Raises `supervisor.NotReady`."""
     workers = msgspec.structs.replace(settings.workers, count=1)
     alone = msgspec.structs.replace(settings, prepare="never", workers=workers, models={})
     async with SpeechService(alone) as service:

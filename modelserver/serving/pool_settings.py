@@ -1,4 +1,4 @@
-"""From the server's settings to those of the guard and of a pool."""
+"""The settings of the guard and of a pool, from the server's."""
 
 from modelserver.serving.selection import worker_count
 from modelserver.settings import Settings
@@ -6,7 +6,7 @@ from supervisor import Allocator, MemorySettings, PoolSettings, Sandbox, StreamS
 
 
 def memory_settings(settings: Settings) -> MemorySettings:
-    """What the guard is told of them."""
+    """Return the settings of the guard."""
     return MemorySettings(
         limit=_unless_auto(settings.memory.limit),
         reserve=_unless_auto(settings.memory.reserve),
@@ -16,7 +16,7 @@ def memory_settings(settings: Settings) -> MemorySettings:
 
 
 def pool_settings(settings: Settings, first_slot: int = 0) -> PoolSettings:
-    """What a pool is told of them."""
+    """Return the settings of a pool."""
     return PoolSettings(
         workers=worker_count(settings),
         first_slot=first_slot,

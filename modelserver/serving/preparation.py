@@ -13,10 +13,9 @@ import structlog
 import models
 from models.vosk import mapping
 from models.vosk.prepared import (
-    HOW_TO_GET_IT,
+    GRAPH_COMPILER,
     can_build,
     estimate_needs,
-    find_compiler,
     find_leftovers,
     must_be_affordable,
     remove_leftover,
@@ -45,7 +44,7 @@ _MOST_ENDED = 5
 
 
 class Outcome(enum.Enum):
-    """What an attempt came to."""
+    """The result of an attempt."""
 
     MADE = "made"
     NOT_NEEDED = "not_needed"
@@ -56,7 +55,7 @@ class Outcome(enum.Enum):
 
 
 def in_words(progress: ProgressLine) -> str:
-    """How far a preparation is, for a person."""
+    """Return how far a preparation is, in words."""
     if progress.phase != "graph" or progress.total == 0:
         return {"compiler": "building the graph compiler", "check": "comparing answers"}.get(
             progress.phase, progress.phase
@@ -170,7 +169,7 @@ class Preparation:
             log.warning("prepared_model.removal_failed", path=error.filename, reason=error.strerror)
 
     def _needed(self) -> bool:
-        """There is a model and it is not prepared. Reads disks."""
+        """Return whether there is a model that is not prepared. Reads disks."""
         try:
             return not is_prepared(self.settings, find_model(self.settings))
         except models.ModelError:
@@ -182,8 +181,10 @@ class Preparation:
         store = self.settings.prepared_dir
         if (why := mapping.mapping_problem()) is not None:
             raise models.ModelError("cannot_map", why)
-        if find_compiler(store) is None and not can_build():
-            raise models.ModelError("no_compiler", f"there is no compiler for it ({HOW_TO_GET_IT})")
+        if GRAPH_COMPILER.find(store) is None and not can_build():
+            raise models.ModelError(
+                "no_compiler", f"there is no compiler for it ({GRAPH_COMPILER.needs})"
+            )
         spare = available_memory() - _SERVING_RESERVE_BYTES
         must_be_affordable(estimate_needs(location.directory), spare, store)
 

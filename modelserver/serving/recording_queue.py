@@ -55,7 +55,7 @@ class Rate:
 
     @property
     def per_s(self) -> float | None:
-        """None until enough was recognised."""
+        """Seconds of audio a second; None until enough was recognised."""
         known = self._audio_s >= _ENOUGH_S and self._time_s > 0
         return self._audio_s / self._time_s if known else None
 

@@ -48,7 +48,7 @@ class PieceJournal(Protocol):
     """What is understood of pieces, kept for the case that all of it has to begin again."""
 
     async def begin(self, piece_s: float) -> dict[int, HeardPiece]:
-        """By number, the pieces that are known, if they were cut so long."""
+        """Return the pieces that are known, by number, if they were cut so long."""
         ...
 
     async def keep(self, number: int, heard: HeardPiece) -> None:
@@ -75,7 +75,7 @@ class _Channel:
 
 
 class Recording:
-    """One of them, on its way."""
+    """A long recording that is being transcribed."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Recording:
         """What it waited for a worker that makes its samples."""
 
     async def transcribe(self, admission: Admission, audio: JobInput) -> Speech:
-        """All of it. Raises `supervisor.PoolError`."""
+        """Transcribe the recording. Raises `supervisor.PoolError`."""
         async with self._spools.open() as spool, contextlib.AsyncExitStack() as held:
             if self._writes:
                 self._writer = held.enter_context(
@@ -202,7 +202,7 @@ class Recording:
     # --- recognition ----------------------------------------------------------------------------
 
     async def _recognise(self, spool: Spool) -> None:
-        """One piece after the other, on whatever worker carries this stream."""
+        """Transcribe one piece after the other, on whatever worker carries this stream."""
         if (waiting := await self._waiting.get()) is None:
             return
         rate = waiting.piece.rate

@@ -29,7 +29,7 @@ _IDLE_LOOK_S = 0.5
 
 
 class UnknownModel(Refusal):
-    """No model is served under that name, or for that language; the text lists what there is."""
+    """No model has that name or speaks that language; the message lists the models."""
 
     def __init__(self, message: str) -> None:
         super().__init__("model_not_found", message)
@@ -84,24 +84,24 @@ class ModelRegistry(Mapping[str, ServedModel]):
 
     # --- finding --------------------------------------------------------------------------------
 
-    def find(self, name: str | None = None, language: str | None = None) -> ServedModel:
-        """The model that is called so, or that speaks the language; without either, the first.
-
-        Raises `UnknownModel`.
-        """
+    def find(
+        self, name: str | None = None, language: str | None = None, phrases: tuple[str, ...] = ()
+    ) -> ServedModel:
+        """Return the model of that name, or that speaks the language; without either, the first.
+        With `phrases`, return its form that can be limited to them. Raises `Refusal`."""
         for served in self._models.values():
             if name is not None and name not in served.names:
                 continue
             if language is not None and not served.speaks(language):
                 continue
-            return served
+            return self.with_phrases(served) if phrases else served
         wanted = [f"called {name!r}"] if name is not None else []
         wanted += [f"for the language {language!r}"] if language is not None else []
         there = ", ".join(served.in_words() for served in self._models.values())
         raise UnknownModel(f"there is no model {' and '.join(wanted)}; there are: {there}")
 
     def with_phrases(self, served: ServedModel) -> ServedModel:
-        """The same model as it was published, on one worker of its own, loaded when it is used: a
+        """Return the same model as it was published, on one worker of its own, loaded on demand: a
         compiled graph cannot be limited to phrases. Raises `Refusal`."""
         if not served.takes_phrases():
             raise phrases_refused(
@@ -124,11 +124,11 @@ class ModelRegistry(Mapping[str, ServedModel]):
 
     @property
     def default(self) -> ServedModel:
-        """The model for requests that name none."""
+        """Model for requests that name none."""
         return next(iter(self._models.values()))
 
     def all_served(self) -> tuple[ServedModel, ...]:
-        """Those that leave, and those that were loaded for phrases, included."""
+        """Return all models, with those that leave and those that were loaded for phrases."""
         return (*self._models.values(), *self._for_phrases.values(), *self._leaving)
 
     @property
@@ -137,7 +137,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         return sum(served.most_admitted for served in self._models.values())
 
     def label_of(self, slot: int) -> str:
-        """The model that the worker on this slot serves."""
+        """Return the label of the model that the worker on this slot serves."""
         found = (served.label for served in self.all_served() if slot in served.numbers)
         return next(found, "")
 
@@ -147,9 +147,9 @@ class ModelRegistry(Mapping[str, ServedModel]):
 
     # --- loading and unloading ------------------------------------------------------------------
 
-    async def settled(self) -> str | None:
-        """Wait until every model that is loaded at the start is there, or cannot be loaded: why
-        the first is not there; None if it is."""
+    async def loaded_or_failed(self) -> str | None:
+        """Wait until every model that is loaded at the start is ready or has failed; returns why
+        the first is not ready, or None."""
         pools = [served.pool for served in self._models.values() if served.pool is not None]
         reasons = [await pool.loaded_or_failed() for pool in pools]
         return reasons[0] if self.default.pool is not None else None
@@ -188,7 +188,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
             self._leaving[served] = asyncio.create_task(self._retire(served, settings.drain_s))
 
     async def _retire(self, served: ServedModel, drain_s: float) -> None:
-        """No new request finds it; those inside go on."""
+        """Wait for the requests inside, for `drain_s`, and unload it; no new request finds it."""
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(drain_s):
@@ -199,7 +199,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
             del self._leaving[served]
 
     async def _unload(self, served: ServedModel, reason: str) -> None:
-        """Whoever asks for it from now on has it loaded anew."""
+        """Unload it; a request that asks for it loads it again."""
         await served.stop()
         log.info("model.unloaded", model=served.label, reason=reason)
 

@@ -57,7 +57,7 @@ class Choice:
 
 
 def worker_count(settings: Settings) -> int:
-    """As many as are set, or as there are processors."""
+    """Return how many workers are set, or how many processors there are."""
     return settings.workers.count or usable_cpus()
 
 
@@ -143,7 +143,7 @@ def does_not_fit(choice: Choice, workers: int, headroom: Headroom) -> str:
 
 
 def _prepared(choice: Choice, workers: int, headroom: Headroom) -> str:
-    """What preparing it would change."""
+    """Return what preparing the model would change, in words."""
     if choice.prediction.graph == "mapped":
         return ""
     graph = estimate_needs(choice.location.directory).graph

@@ -26,9 +26,8 @@ from supervisor import Cause, Guard, NotReady, Pool, PoolStatus, SpoolStore, Tar
 
 
 def _heard_s(answer: dict[str, Any]) -> float:
-    """Seconds of audio that were really there: a header may say anything. Channels that were
-    recognised one by one count each. 0 where they were not recognised, but decoded only: nothing is
-    to be learned from that."""
+    """Return the seconds of audio that were really there, as a header may say anything. Channels
+    that were recognised one by one count each; audio that was only decoded counts 0."""
     return 0.0 if "pieces" in answer else float(answer["duration_s"]) * answer["channels"]
 
 
@@ -69,12 +68,12 @@ class ServedModel:
 
     @property
     def slots(self) -> int:
-        """Its workers."""
+        """Number of its workers."""
         return worker_count(self.settings)
 
     @property
     def numbers(self) -> range:
-        """Of its workers' slots."""
+        """Numbers of its workers' slots."""
         return range(self._first_slot, self._first_slot + self.slots)
 
     @property
@@ -86,56 +85,56 @@ class ServedModel:
 
     @property
     def names(self) -> set[str]:
-        """What a request may call it."""
+        """Names by which a request may ask for it."""
         asked = {PurePath(name).name for name in self.settings.model} - {"auto"}
         loaded = str(self.report().get("model", ""))
         return ({self.label} | asked | {loaded}) - {""}
 
     @property
     def language(self) -> str:
-        """What it speaks, as a BCP 47 tag; "und" while that is not known."""
+        """BCP 47 tag of its language; "und" while that is not known."""
         if self.settings.language:
             return self.settings.language
         loaded = str(self.report().get("language", ""))
         return loaded or models.language_of(PurePath(self.settings.model[0]).name)
 
     def speaks(self, language: str) -> bool:
-        """The language, or one that differs in its region only."""
+        """Return whether it speaks the language, or one that differs in its region only."""
         return primary_language(self.language) == primary_language(language)
 
     def takes_phrases(self) -> bool:
-        """It can be limited to phrases, once it is loaded as it was published; True while that is
-        not known."""
+        """Return whether it can be limited to phrases, once it is loaded as it was published; True
+        while that is not known."""
         return self._loading.takes_phrases()
 
     def in_words(self) -> str:
-        """For a list of what there is."""
+        """Return a line for a list of models."""
         name = self.report().get("model") or self.settings.model[0]
         return f"{self.label} ({name}, {self.language})"
 
     def report(self) -> dict[str, Any]:
-        """What its model says of how it was loaded; empty while there is none."""
+        """Return how its model was loaded, in the model's words; empty while there is none."""
         return self.pool.report() if self.pool is not None else {}
 
     # --- its life -------------------------------------------------------------------------------
 
     @property
     def on_demand(self) -> bool:
-        """Loaded when somebody asks for it."""
+        """Whether it is loaded by the first request that asks for it."""
         return self.own.load == "first_use"
 
     @property
     def idle(self) -> bool:
-        """Loaded, and nobody uses it or waits for it."""
+        """Whether it is loaded, and no request uses it or waits for it."""
         return self.pool is not None and not self._usage.count
 
     async def out_of_use(self) -> None:
-        """Until nobody uses it or waits for it."""
+        """Wait until no request uses it or waits for it."""
         await self._usage.over()
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """By a request, from before it is loaded until it is answered."""
+        """Mark it as used by a request, from before it is loaded until the answer."""
         try:
             with self._usage.one_more():
                 yield
@@ -143,7 +142,7 @@ class ServedModel:
             self.used_at = time.monotonic()
 
     async def start(self) -> None:
-        """Begin to load it; returns at once. Does nothing if it is there."""
+        """Begin to load it, unless it is loaded; returns at once."""
         async with self._changing:
             if self.pool is not None:
                 return
@@ -163,7 +162,7 @@ class ServedModel:
             self._preparation.begin(self.pool, self.settings)
 
     async def stop(self) -> None:
-        """Unload it; jobs that are inside are given up."""
+        """Unload it; jobs that are inside are abandoned."""
         async with self._changing:
             pool, self.pool = self.pool, None
             await self._preparation.stop()
@@ -172,7 +171,7 @@ class ServedModel:
                 self._past_deaths.update(pool.deaths)
 
     async def ready(self, timeout_s: float) -> Pool:
-        """Its pool; loaded, if it is loaded on demand. Raises `supervisor.NotReady`."""
+        """Return its pool, loaded if that is done on demand. Raises `supervisor.NotReady`."""
         if not self.on_demand:
             return await self._started()
         try:
@@ -182,7 +181,7 @@ class ServedModel:
             raise NotReady(self.unready_reason() or "the model is being loaded") from None
 
     async def loaded(self) -> Pool:
-        """Its pool, once a worker is able. Raises `supervisor.NotReady` where loading fails."""
+        """Return its pool once a worker is ready. Raises `supervisor.NotReady` if loading fails."""
         pool = await self._started()
         if (reason := await pool.loaded_or_failed()) is not None:
             raise NotReady(reason)
@@ -195,7 +194,7 @@ class ServedModel:
         return self.pool
 
     def change(self, settings: Settings, own: ModelSettings) -> None:
-        """Other settings hold from now on; a loaded model is loaded anew beside the old one."""
+        """Apply other settings; a loaded model is loaded again beside the old one."""
         before, self.settings, self.own = self.settings, settings, own
         self._loading.begin_again()
         if self.pool is None:
@@ -234,15 +233,15 @@ class ServedModel:
     # --- readings -------------------------------------------------------------------------------
 
     def status(self) -> PoolStatus | None:
-        """A reading of its pool, with how far a preparation is; None while it is not loaded."""
+        """Return a reading of its pool; None while it is not loaded."""
         return None if self.pool is None else self.pool.status()
 
     def deaths(self) -> Counter[Cause]:
-        """How many of its processes have ended, by cause, however often it was unloaded."""
+        """Return how many of its processes have ended, by cause, over all loads."""
         return self._past_deaths + Counter(self.pool.deaths if self.pool is not None else {})
 
     def unready_reason(self) -> str | None:
-        """Why it can make no transcript, or None if it can, if need be after loading."""
+        """Return why it can make no transcript; None if it can, if need be after loading."""
         if self.pool is None:
             return None if self.on_demand else "the model is not loaded yet"
         reason, progress = self.pool.unready_reason(), self.preparing()
@@ -251,17 +250,17 @@ class ServedModel:
         return reason
 
     def preparing(self) -> str | None:
-        """How far the preparation is, in words; None while nothing is prepared."""
+        """Return how far the preparation is, in words; None while nothing is prepared."""
         progress = self._preparation.progress
         return None if progress is None else in_words(progress)
 
     def not_prepared_because(self) -> str | None:
-        """Why preparing it has come to nothing so far, or why what was prepared is not in use; None
-        if there is no reason, or it was not tried."""
+        """Return why it is not prepared, or why its prepared form is not in use; None if there is
+        no reason, or it was not tried."""
         not_mapped: str | None = self.report().get("not_mapped")
         return self._preparation.why_not or not_mapped or self._loading.lost_prepared()
 
     @property
     def simd_missing(self) -> str | None:
-        """Why the SIMD library, which would pay, cannot be used."""
+        """Reason why the SIMD library, which would pay, cannot be used."""
         return self._loading.simd_missing

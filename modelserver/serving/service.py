@@ -110,18 +110,18 @@ class SpeechService:
                 yield stream
 
     def open_spool(self) -> Spool:
-        """Where the request's audio goes."""
+        """Open a spool for a request's audio."""
         return self.spools.open()
 
     # --- readings -------------------------------------------------------------------------------
 
     def watched(self) -> bool:
-        """All that keeps the processes alive is itself alive."""
+        """Return whether everything that keeps the processes alive is itself alive."""
         pools = [served.pool for served in self.models.all_served() if served.pool is not None]
         return self.guard.alive() and all(pool.watched() for pool in pools)
 
     def status(self) -> PoolStatus:
-        """A reading of all pools as one; reason, report and pace are the default model's."""
+        """Return a reading of all pools as one; reason, report and pace are the default model's."""
         first = self.models.default.status()
         found = [status for served in self.models.all_served() if (status := served.status())]
         reason = self.unready_reason()
@@ -145,7 +145,7 @@ class SpeechService:
         )
 
     def stale(self) -> list[str]:
-        """Why what is served is not what the settings say now, in sentences."""
+        """Return sentences that say why what is served is not what the settings say now."""
         said = []
         if self.reload_refused is not None:
             said.append(f"the settings were not taken over: {self.reload_refused}")
@@ -157,10 +157,10 @@ class SpeechService:
         return said
 
     def preparing(self) -> str | None:
-        """How far a preparation is, in words; None while nothing is prepared."""
+        """Return how far a preparation is, in words; None while nothing is prepared."""
         said = (served.preparing() for served in self.models.values())
         return next((words for words in said if words is not None), None)
 
     def unready_reason(self) -> str | None:
-        """Why the default model can make no transcript now; None if it can."""
+        """Return why the default model can make no transcript now; None if it can."""
         return self.models.default.unready_reason()

@@ -11,7 +11,8 @@ import structlog
 import models
 from models.processor import processor_flags
 from models.vosk.blas import UnsupportedProcessor
-from models.vosk.simd import HOW_TO_GET_IT, SimdLibrary, can_build_simd, find_simd, must_run
+from models.vosk.building import compiler_is_here
+from models.vosk.simd import SIMD, SimdLibrary, must_run
 from modelserver.settings import Settings
 from supervisor import Guard, TargetUnavailable, available_memory, in_units
 
@@ -55,17 +56,17 @@ class SimdSupply:
     async def _simd(self, settings: Settings) -> SimdLibrary:
         variant = must_run(processor_flags(), settings.debug.blas)
         async with self._building:
-            library = await asyncio.to_thread(find_simd, settings.prepared_dir)
+            library = await asyncio.to_thread(SIMD.find, settings.prepared_dir)
             if library is None:
                 await self._build(settings)
-                library = await asyncio.to_thread(find_simd, settings.prepared_dir)
+                library = await asyncio.to_thread(SIMD.find, settings.prepared_dir)
         if library is None:
             raise models.ModelError("no_compiler", "the SIMD library was built, and is not there")
         return SimdLibrary(library, variant)
 
     async def _build(self, settings: Settings) -> None:
-        if not can_build_simd():
-            raise models.ModelError("no_compiler", f"there is no compiler ({HOW_TO_GET_IT})")
+        if not compiler_is_here():
+            raise models.ModelError("no_compiler", f"there is no compiler ({SIMD.needs})")
         if (spare := available_memory()) < _BUILDING_BYTES:
             raise models.ModelError(
                 "cannot_afford",

@@ -1,4 +1,4 @@
-"""What a server needs of a machine that is shared: memory to ask for, and to be bounded by."""
+"""The memory that a server needs on a shared machine: to ask for, and to be bounded by."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Needs:
 
     @property
     def request(self) -> int:
-        """For full speed."""
+        """Bytes to ask for, for full speed."""
         return _rounded(self.kept + self.cached)
 
     @property
@@ -39,7 +39,7 @@ class Needs:
 
 
 def server_needs(prediction: models.Prediction, workers: int, settings: Settings) -> Needs:
-    """Of a server with that model."""
+    """Return the needs of a server with that model."""
     kept = prediction.total(workers) + SUPERVISOR_BYTES + settings.spool.memory_total
     return Needs(workers, kept, prediction.touched)
 

@@ -46,7 +46,7 @@ class Transcription:
     journal: PieceJournal | None = None
 
     async def run(self, admission: Admission, audio: JobInput) -> Recognized:
-        """What is said in it. Raises `supervisor.PoolError`."""
+        """Transcribe the audio. Raises `supervisor.PoolError`."""
         long = (admission.units or 0.0) >= self.service.settings.debug.long_from_s
         in_pieces = long or self.journal is not None
         with span("transcribe", attributes={"modelserver.in_pieces": in_pieces}) as transcribing:
@@ -129,5 +129,5 @@ class Transcription:
 
 
 def _least_channels(channels: str) -> int:
-    """How many are recognised one by one, as far as the request says it."""
+    """Return how many channels are recognised one by one, as far as the request says it."""
     return 1 if channels == MIX else max(2, channels.count(",") + 1)

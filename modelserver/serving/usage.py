@@ -1,4 +1,4 @@
-"""How many use something that can go only when nobody does."""
+"""A count of those who use something that is closed only when it is unused."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ class Usage:
 
     @contextlib.contextmanager
     def one_more(self) -> Iterator[None]:
-        """For as long as the block lasts."""
+        """Count one more user for as long as the block lasts."""
         self.count += 1
         self._unused.clear()
         try:
@@ -26,5 +26,5 @@ class Usage:
                 self._unused.set()
 
     async def over(self) -> None:
-        """Until there is none."""
+        """Wait until there is no user."""
         await self._unused.wait()

@@ -1,11 +1,11 @@
-"""Whether the server is well: one word, and sentences that say why it is not "ok"."""
+"""The health verdict: one word, and sentences that say why it is not "ok"."""
 
 import time
 
 from modelserver.serving.service import SpeechService
 from supervisor import PoolState, PoolStatus, in_units
 
-_RECENT_S = 60.0
+RECENT_S = 60.0
 """How long the end of a process is a reason."""
 
 
@@ -41,7 +41,7 @@ def verdict(service: SpeechService, status: PoolStatus) -> tuple[str, list[str]]
                 f"larger uploads are refused: {directory} (spool.directory): {guard.spools_refused}"
             )
     now = time.time()
-    recent = [o for o in status.last_deaths if now - o.time < _RECENT_S]
+    recent = [o for o in status.last_deaths if now - o.time < RECENT_S]
     reasons += [o.death.sentence for o in recent[-3:]]
     if status.state is PoolState.DRAINING:
         return "draining", ["the server takes no new requests", *reasons]

@@ -105,7 +105,7 @@ def read_configuration(
 
 
 def _must_be_stronger(origins: Mapping[str, str]) -> None:
-    """One model may be named by a variable or flag in place of a file's several."""
+    """Refuse `model` beside `[models.NAME]`, except where a variable or flag overrides a file."""
     origin = origins["model"]
     if origin != FLAG and not origin.startswith(ENVIRONMENT_PREFIX):
         raise ConfigurationError(
@@ -136,7 +136,6 @@ def _sources(
         ):
             continue
         if variable not in by_variable:
-            _must_not_be_old(variable, variable, _old_variables())
             shown = variable + (f"={text}" if _HARMLESS.fullmatch(text) else "")
             raise _unknown(shown, "the environment", variable, by_variable)
         yield by_variable[variable].name, text, variable
@@ -146,7 +145,7 @@ def _sources(
 
 
 def _files(file: Path | None, environment: Mapping[str, str]) -> Iterator[Path]:
-    """Those that are read, lowest precedence first."""
+    """Yield the files that are read, lowest precedence first."""
     if INSTALLED_FILE.is_file():
         yield INSTALLED_FILE
     if file is not None:
@@ -205,7 +204,6 @@ def _flatten(
 def _must_be_known(name: str, value: Any, origin: str, known: Mapping[str, Field]) -> None:
     if name in known:
         return
-    _must_not_be_old(name, origin, _old_names())
     if isinstance(value, dict):
         sections = sorted({known_name.rpartition(".")[0] for known_name in known} - {""})
         close = difflib.get_close_matches(name, sections, n=1)
@@ -221,16 +219,11 @@ def _old_names() -> dict[str, str]:
     return moved | REMOVED
 
 
-def _old_variables() -> dict[str, str]:
-    return {variable_of(name): instead for name, instead in _old_names().items()}
-
-
-def _must_not_be_old(name: str, origin: str, old: Mapping[str, str]) -> None:
-    if (instead := old.get(name)) is not None:
-        raise ConfigurationError(f"there is no setting {name} (from {origin}) any more: {instead}")
-
-
 def _unknown(what: str, origin: str, name: str, known: Mapping[str, Any]) -> ConfigurationError:
+    for old, instead in _old_names().items():
+        if name in (old, variable_of(old)):
+            said = f"there is no setting {name} (from {origin}) any more: {instead}"
+            return ConfigurationError(said)
     close = difflib.get_close_matches(name, list(known), n=3)
     meant = f"did you mean {' or '.join(close)}?" if close else "`modelserver config` lists them"
     return ConfigurationError(f"unknown setting {what} (from {origin}); {meant}")
@@ -248,7 +241,7 @@ def _convert(field: Field, raw: Any, origin: str) -> Any:
 
 
 def _build(values: Mapping[str, Any], labels: Iterable[str]) -> Settings:
-    """The settings with `values` in place of defaults, and with models of these names."""
+    """Return the settings with `values` in place of defaults, and with models of these names."""
     own: dict[str, dict[str, Any]] = {label: {} for label in labels}
     common = {}
     for name, value in values.items():

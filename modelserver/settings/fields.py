@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -38,7 +38,7 @@ _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One setting: its dotted name, its annotated type, and what `schema` says of it there."""
+    """A setting: its dotted name, its annotated type, and what `schema` says of it."""
 
     name: str
     annotation: Any
@@ -55,21 +55,20 @@ class Field:
 
     @property
     def variable(self) -> str:
-        """Its environment variable."""
+        """The name of its environment variable."""
         return variable_of(self.name)
 
     @property
     def about(self) -> str:
-        """What it is for."""
+        """The text of its help."""
         metas = [meta.description for meta in self._metas() if meta.description]
         return metas[-1] if metas else ""
 
     @property
     def metavar(self) -> str:
-        """What stands for its value in the help."""
-        kind = self._kind()
-        values = kind.values if isinstance(kind, inspect.LiteralType) else ("VALUE",)
-        return "|".join(str(value) for value in values)
+        """The placeholder of its value in the help of its flag."""
+        kind = get_args(self.annotation)[0]
+        return "|".join(get_args(kind)) if get_origin(kind) is Literal else "VALUE"
 
     def shown(self, value: Any) -> Any:
         """Return `value` as it may be shown: "***" in place of secrets inside of URLs."""
@@ -81,12 +80,12 @@ class Field:
 
     @property
     def is_list(self) -> bool:
-        """It is one text or several; in a variable or flag with commas between them."""
+        """Return whether it is a list, written with commas in a variable or flag."""
         return isinstance(self._kind(), inspect.VarTupleType)
 
     @property
     def allowed(self) -> str:
-        """What it may be, in words."""
+        """A sentence about the values that it may have."""
         if self.unit == "networks":
             return 'a list of addresses or networks, such as "10.0.0.0/8"'
         if self.unit == "origins":
@@ -153,7 +152,7 @@ class Field:
         return ",".join(value) if isinstance(value, tuple) else str(value)
 
     def _kind(self) -> inspect.Type:
-        """Its type, without what is said about it and without None."""
+        """Return the type, without annotations and without None."""
         kind = inspect.type_info(self.annotation)
         while True:
             if isinstance(kind, inspect.Metadata):
@@ -186,7 +185,7 @@ def fields() -> tuple[Field, ...]:
 
 
 def named_fields(label: str) -> Iterator[Field]:
-    """Those of one of several models, `[models.LABEL]`."""
+    """Yield the settings of one of several models, `[models.LABEL]`."""
     yield from _fields_of(ModelSettings, f"{NAMED}.{label}.", restart=False)
     for field in fields():
         if field.per_model:
@@ -230,7 +229,7 @@ def bytes_of(text: str) -> int:
 
 
 def size_text(size: int) -> str:
-    """The same, as it would be written: "64MiB" where that is exact."""
+    """Return a size as text: "64MiB" where that is exact."""
     for power, prefix in ((4, "T"), (3, "G"), (2, "M"), (1, "K")):
         if size and size % 1024**power == 0:
             return f"{size // 1024**power}{prefix}iB"

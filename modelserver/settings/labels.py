@@ -1,4 +1,4 @@
-"""The models that settings name, each under its label, and the settings that hold for each."""
+"""Models of the settings, each under its label, and the settings that hold for each."""
 
 import msgspec
 
@@ -9,12 +9,12 @@ DEFAULT_LABEL = "default"
 
 
 def own_settings(settings: Settings) -> dict[str, ModelSettings]:
-    """What is each model's own, by label; the first is for requests that name none."""
+    """Return each model's own settings, by label; the first is for requests that name none."""
     return settings.models or {DEFAULT_LABEL: ModelSettings(model=settings.model)}
 
 
 def settings_for(settings: Settings, label: str, own: ModelSettings) -> Settings:
-    """All settings, with those that are this model's own in place."""
+    """Return all settings, with this model's own in place."""
     workers = settings.workers
     if own.workers is not None:
         workers = msgspec.structs.replace(workers, count=own.workers)
@@ -24,6 +24,6 @@ def settings_for(settings: Settings, label: str, own: ModelSettings) -> Settings
 
 
 def first_model(settings: Settings) -> Settings:
-    """The settings of the model for requests that name none."""
+    """Return the settings of the model for requests that name none."""
     label, own = next(iter(own_settings(settings).items()))
     return settings_for(settings, label, own)

@@ -1,4 +1,4 @@
-"""What other packages may bring along: found by entry points, and loaded where it is used."""
+"""Text steps of other packages, found by entry points and loaded where they are used."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ TEXT_STEPS = "modelserver.text_steps"
 
 
 def known_steps() -> list[str]:
-    """The names of all that are installed."""
+    """Return the names of all installed steps."""
     return sorted(step.name for step in _installed())
 
 
@@ -25,7 +25,7 @@ def _installed() -> Iterable[Any]:
 
 
 def unknown_step(names: Iterable[str]) -> str | None:
-    """What to say of the first of these that is not installed; None if all are."""
+    """Return a sentence about the first of these that is not installed; None if all are."""
     known = known_steps()
     for name in names:
         if name not in known:

@@ -68,16 +68,16 @@ class WorkerSettings(Section, frozen=True):
     count: Annotated[
         int,
         Meta(ge=0, le=1024),
-        _about("worker processes; 0: as many as the CPUs this process may use", flag="--workers"),
+        _about("worker processes; 0: one for each CPU that this process may use", flag="--workers"),
     ] = 0
     hang_s: Annotated[
-        Seconds, _about("a worker that shows no sign of life for this long is ended and replaced")
+        Seconds, _about("a worker that shows no sign of life for this long is killed and replaced")
     ] = _POOL.hang_s
     budget: Annotated[
         BytesOrAuto,
         _about(
-            "a worker that has grown by more than this is replaced after its request, and at half "
-            "as much again at once; auto: its share of what is left beside the model"
+            "a worker that has grown by more than this is replaced after its request, and at 1.5 "
+            "times this at once; auto: its share of the memory left beside the model"
         ),
     ] = "auto"
 
@@ -90,12 +90,12 @@ class MemoryLimitSettings(Section, frozen=True):
     limit: Annotated[
         BytesOrAuto,
         _about(
-            "what all processes together may use, mapped files aside; auto: the machine's memory "
-            "or the cgroup's limit"
+            "memory that all processes together may use, without mapped files; auto: the "
+            "machine's memory or the cgroup's limit"
         ),
     ] = "auto"
     reserve: Annotated[
-        BytesOrAuto, _about("what is left unused below the limit; auto: a small share of it")
+        BytesOrAuto, _about("memory left unused below the limit; auto: a small share of it")
     ] = "auto"
 
 
@@ -112,14 +112,14 @@ class LimitSettings(Section, frozen=True):
         _about("requests admitted beyond those that the workers run at once", restart=True),
     ] = _POOL.queue
     request_s: Annotated[
-        Seconds,
-        _about("a request is answered, or refused with an error, within this time of its upload"),
+        Seconds, _about("longest time from the end of an upload to its answer")
     ] = 300.0
     upload_idle_s: Annotated[
-        Seconds, _about("an upload that brings nothing for this long is refused")
+        Seconds, _about("an upload that sends nothing for this long is rejected")
     ] = 30.0
     upload_min_bytes_s: Annotated[
-        Bytes, _about("an upload that is slower than this, after upload_idle_s, is refused")
+        Bytes,
+        _about("least bytes a second of an upload, after upload_idle_s; a slower one is rejected"),
     ] = 1000
 
 
@@ -129,15 +129,18 @@ class StreamSettings(Section, frozen=True):
     restart = True
 
     idle_s: Annotated[
-        Seconds, _about("a live stream on which nothing comes for so long gets its last result")
+        Seconds,
+        _about("a live stream that receives nothing for this long gets its final result and ends"),
     ] = 60.0
     longest_s: Annotated[
-        Seconds, _about("a live stream that is older gets its last result, and is closed")
+        Seconds, _about("longest live stream; an older one gets its final result and is closed")
     ] = 4 * 3600.0
     share: Annotated[
         float,
         Meta(gt=0, le=1),
-        _about("of the workers' time, what live streams may need together; more are refused"),
+        _about(
+            "share of the workers' time that all live streams together may need; more are rejected"
+        ),
     ] = _POOL.streams.share
 
 
@@ -148,7 +151,7 @@ class JobSettings(Section, frozen=True):
     restart = True
 
     directory: Annotated[
-        Path, _about("where jobs are kept, so that they outlive the server; on a disk of its own")
+        Path, _about("where jobs are stored, so that they survive a restart; on a local disk")
     ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_STATE_HOME", ".local/state") / "jobs"
     )
@@ -156,47 +159,46 @@ class JobSettings(Section, frozen=True):
         str,
         Meta(pattern="^([A-Za-z0-9][A-Za-z0-9.]{0,62})?$"),
         _about(
-            "what the ids of jobs begin with, so that the right one of several servers can be "
-            "asked; empty: the name of the machine"
+            "prefix of job ids, by which a gateway finds the right one of several servers; empty: "
+            "the machine's name"
         ),
     ] = ""
     queue: Annotated[
-        int, Meta(ge=0, le=1_000_000), _about("jobs that may be unfinished; 0: none are taken")
+        int, Meta(ge=0, le=1_000_000), _about("most unfinished jobs; 0: jobs are rejected")
     ] = 10_000
     audio_s: Annotated[
         Seconds,
         _about(
-            "longest audio of a job, in seconds, where it is more than limits.audio_s; bodies may "
-            "be longer by as much"
+            "longest audio of a job, in seconds, if that is more than limits.audio_s; bodies may "
+            "be larger in proportion"
         ),
     ] = 4 * 3600.0
     disk: Annotated[
         Bytes,
         _about(
-            "what all jobs may hold on the disk; more audio is refused, and transcripts that take "
-            "more than half of it are forgotten, the oldest first"
+            "most bytes that all jobs may use on the disk: more audio is rejected, and once "
+            "transcripts use half of it the oldest are deleted"
         ),
     ] = 10 * 1024 * 1024 * 1024
-    keep_s: Annotated[Seconds, _about("how long a job is kept after it has ended")] = (
+    keep_s: Annotated[Seconds, _about("a finished job is deleted after this time")] = (
         7 * 24 * 3600.0
     )
     url_hosts: Annotated[
         Hosts,
         _about(
-            'where audio may be fetched from, such as "files.example.org", "*.example.org" or '
-            '"*"; private addresses only where they are named: "10.0.0.0/8"; empty: nowhere'
+            'hosts that audio may be fetched from, such as "files.example.org", "*.example.org" '
+            'or "*"; private addresses only if they are named: "10.0.0.0/8"; empty: none'
         ),
     ] = ()
     webhook_hosts: Annotated[
-        Hosts, _about("where the end of a job may be told, in the same way; empty: nowhere")
+        Hosts, _about("hosts that webhooks may be sent to, written as in url_hosts; empty: none")
     ] = ()
     webhook_secret_file: Annotated[
-        str,
-        _about("a file with the secret that signs such messages; needed where they may be sent"),
+        str, _about("a file with the secret that signs webhooks; required with webhook_hosts")
     ] = ""
-    webhook_s: Annotated[
-        Seconds, _about("for how long a message that is not taken is sent again")
-    ] = 24 * 3600.0
+    webhook_s: Annotated[Seconds, _about("a webhook that fails is sent again for this long")] = (
+        24 * 3600.0
+    )
 
 
 class TextSettings(Section, frozen=True):
@@ -207,7 +209,7 @@ class TextSettings(Section, frozen=True):
         Meta(extra={"unit": "text steps"}),
         _about(
             'steps that final texts go through, in this order, such as "numbers" (numbers, dates '
-            "and amounts as people write them, with the extra `numbers`)"
+            "and amounts in figures; needs the extra `numbers`)"
         ),
     ] = ()
 
@@ -221,12 +223,13 @@ class VoskSettings(Section, frozen=True):
     port: Annotated[
         Port,
         _about(
-            "a port of its own, 2700 as that server has; 0: the public one only", flag="--vosk-port"
+            "a separate port for the Vosk protocol, such as 2700; 0: the public port only",
+            flag="--vosk-port",
         ),
     ] = 0
     sample_rate: Annotated[
         Annotated[int, Meta(ge=1000, le=192_000)],
-        _about("samples a second of a client that does not say how many it sends"),
+        _about("samples a second, if the client does not send a rate"),
     ] = 8000
 
 
@@ -239,15 +242,15 @@ class WyomingSettings(Section, frozen=True):
         str,
         _about(
             'where to listen, such as "tcp://127.0.0.1:10300" or "unix:///run/wyoming.sock"; '
-            "empty: nowhere. It needs the extra `wyoming`, and knows no keys",
+            "empty: nowhere. Needs the extra `wyoming`; has no authentication",
             flag="--wyoming",
         ),
     ] = ""
     announce: Annotated[
         str,
         _about(
-            "the name under which Home Assistant finds it on the local network (mDNS), such as "
-            '"modelserver"; empty: it does not. It needs the extra `zeroconf`'
+            "the name announced to Home Assistant on the local network (mDNS), such as "
+            '"modelserver"; empty: none. Needs the extra `zeroconf`'
         ),
     ] = ""
 
@@ -258,23 +261,16 @@ class AuthSettings(Section, frozen=True):
     keys_file: Annotated[
         str,
         _about(
-            "a file of names and hashes of keys (`modelserver keys add NAME`); empty: no key is "
-            "needed"
+            "a file of key names and hashes (`modelserver keys add NAME`); empty: no key is needed"
         ),
     ] = ""
-    key_requests: Annotated[
-        Whole, _about("requests at once with one key; 0: as many as there is room for")
-    ] = 0
-    key_streams: Annotated[
-        Whole, _about("live streams at once with one key; 0: as many as fit")
-    ] = 0
+    key_requests: Annotated[Whole, _about("concurrent requests of one key; 0: no limit")] = 0
+    key_streams: Annotated[Whole, _about("concurrent live streams of one key; 0: no limit")] = 0
     key_audio_s: Annotated[
         SecondsOrZero,
-        _about("seconds of audio a minute with one key, saved up for a minute; 0: any"),
+        _about("seconds of audio a minute of one key, with a burst of one minute; 0: no limit"),
     ] = 0.0
-    key_jobs: Annotated[
-        Whole, _about("unfinished jobs with one key; 0: as many as there is room for")
-    ] = 0
+    key_jobs: Annotated[Whole, _about("unfinished jobs of one key; 0: no limit")] = 0
 
 
 class AssistantSettings(Section, frozen=True):
@@ -284,32 +280,30 @@ class AssistantSettings(Section, frozen=True):
         str,
         Meta(pattern="^(https?://.+)?$"),
         _about(
-            "a server of OpenAI's chat API (vLLM, Ollama, llama.cpp, a cloud), such as "
+            "a server with OpenAI's chat API (vLLM, Ollama, llama.cpp, a cloud), such as "
             '"http://127.0.0.1:11434/v1"; empty: none'
         ),
     ] = ""
-    model: Annotated[str, _about("which of its models; some need none")] = ""
+    model: Annotated[str, _about("the name of its model; some servers need none")] = ""
     key_file: Annotated[
-        str, _about("a file with the key that it knows us by; no client ever sees it")
+        str, _about("a file with the API key for that server; clients never see it")
     ] = ""
-    system_prompt: Annotated[str, _about("what it is told before each conversation")] = (
+    system_prompt: Annotated[str, _about("system prompt of each conversation")] = (
         "Questions come from a speech recogniser and may hold its mistakes: answer what was "
         "probably meant. Answer in the language of the question, briefly, in plain sentences that "
         "can be read aloud, without Markdown."
     )
-    timeout_s: Annotated[Seconds, _about("how long it may say nothing")] = 30.0
+    timeout_s: Annotated[Seconds, _about("longest pause before and within an answer")] = 30.0
     history_turns: Annotated[
-        int, Meta(ge=0, le=1000), _about("questions with their answers that it is told again")
+        int, Meta(ge=0, le=1000), _about("earlier questions and answers sent with each question")
     ] = 10
-    max_tokens: Annotated[Whole, _about("longest answer, in its tokens; 0: as it likes")] = 1000
-    at_once: Annotated[
-        Whole, _about("questions at once of one key, or one address; 0: any number")
-    ] = 4
+    max_tokens: Annotated[Whole, _about("longest answer, in tokens; 0: no limit")] = 1000
+    at_once: Annotated[Whole, _about("concurrent questions of one key or address; 0: no limit")] = 4
     per_minute: Annotated[
-        Whole, _about("questions a minute of one key, or one address; 0: any number")
+        Whole, _about("questions a minute of one key or address; 0: no limit")
     ] = 60
     endpoint_ms: Annotated[
-        int, Meta(ge=200, le=10_000), _about("on the page, so much silence ends what is being said")
+        int, Meta(ge=200, le=10_000), _about("silence that ends a spoken question on the page")
     ] = 600
 
 
@@ -318,9 +312,7 @@ class CorsSettings(Section, frozen=True):
 
     origins: Annotated[
         tuple[str, ...],
-        _about(
-            'web pages that may use the API from a browser, such as "https://example.org"; "*": all'
-        ),
+        _about('origins whose web pages may use the API, such as "https://example.org"; "*": all'),
         Meta(extra={"unit": "origins"}),
     ] = ()
 
@@ -332,8 +324,7 @@ class ProxySettings(Section, frozen=True):
     """`[proxies]`"""
 
     trusted: Annotated[
-        Networks,
-        _about("addresses or networks of gateways whose X-Forwarded-For says who the client is"),
+        Networks, _about("addresses or networks of gateways whose X-Forwarded-For is trusted")
     ] = ("127.0.0.1", "::1")
 
 
@@ -343,9 +334,9 @@ class SpoolSettings(Section, frozen=True):
     restart = True
 
     memory_total: Annotated[
-        Bytes, _about("uploads go to disk while those in memory together would exceed this")
+        Bytes, _about("memory for all uploads together; beyond it they go to disk")
     ] = _SPOOLS.memory_total
-    directory: Annotated[Path, _about("where uploads go that are not kept in memory")] = Path(
+    directory: Annotated[Path, _about("where uploads go that are not held in memory")] = Path(
         "/var/tmp"  # noqa: S108 - unnamed files only; /tmp may be memory
     )
 
@@ -361,13 +352,11 @@ class ModelSettings(Section, frozen=True):
     ] = None
     load: Annotated[
         Literal["start", "first_use"],
-        _about("load it when the server starts, or when somebody asks for it"),
+        _about("load the model when the server starts, or with the first request for it"),
     ] = "start"
     idle_s: Annotated[
         SecondsOrZero,
-        _about(
-            "unload it when nobody has asked for it for so long; 0: keep it. Only with first_use"
-        ),
+        _about("with first_use: unload the model after this time without requests; 0: never"),
     ] = 0.0
     given: dict[str, Any] = {}
     """The settings marked `per_model` that this section sets, by name."""
@@ -381,7 +370,7 @@ class AdminSettings(Section, frozen=True):
     listen: Annotated[
         str,
         _about(
-            'where health, metrics and admin calls are: "auto" (a Unix socket of this user\'s), '
+            'address of health, metrics and admin calls: "auto" (a Unix socket of this user), '
             '"unix:/path", "host:port" with a token, or "off"',
             flag="--admin-listen",
         ),
@@ -390,12 +379,12 @@ class AdminSettings(Section, frozen=True):
         str,
         Meta(pattern=r"^(\S+:[0-9]{1,5})?$"),
         _about(
-            'where HAProxy asks how much this server can take (its agent-check), as "host:port"; '
-            "what is said there is no secret; empty: nowhere"
+            'address of HAProxy\'s agent-check, "host:port", which anyone may ask how much load '
+            "this server can take; empty: none"
         ),
     ] = ""
     token_file: Annotated[
-        str, _about("a file with the token that every admin request over TCP must bring")
+        str, _about("a file with the token that admin requests over TCP must send")
     ] = ""
 
 
@@ -406,12 +395,13 @@ class LogSettings(Section, frozen=True):
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        _about("least level logged", flag="--log-level"),
+        _about("lowest level that is logged", flag="--log-level"),
     ] = "info"
     format: Annotated[
         Literal["auto", "text", "json"],
         _about(
-            "auto: colours on a terminal, else one line of key=value an event", flag="--log-format"
+            "auto: colours on a terminal, else one line of key=value for each event",
+            flag="--log-format",
         ),
     ] = "auto"
 
@@ -450,29 +440,29 @@ class DebugSettings(Section, frozen=True):
         int,
         Meta(ge=0, le=19),
         _about(
-            "by how much the workers' priority is below the server's own, which has to answer and "
-            "to watch while they keep every processor busy",
+            "how much lower the workers' priority is than that of the server, which must answer "
+            "while they keep every processor busy",
             restart=True,
         ),
     ] = _POOL.nice
     max_rss: Annotated[
         BytesOrAuto,
         _about(
-            "a worker that holds more than this, with what it shares but without mapped files, is "
-            "replaced at once; auto: no limit but the budget's",
+            "a worker whose RSS, without mapped files, exceeds this is replaced at once; auto: "
+            "bounded by the budget only",
             restart=True,
         ),
     ] = "auto"
     long_from_s: Annotated[
         Seconds,
         _about(
-            "a recording that is at least so long is cut into pieces, which all idle workers "
-            "transcribe at once"
+            "a recording of at least this length is cut into pieces, which all idle workers "
+            "transcribe in parallel"
         ),
     ] = 60.0
     long_piece_s: Annotated[
         Annotated[float, Meta(ge=5, le=600)],
-        _about("the longest that a piece may be; it is cut in a pause, if there is one"),
+        _about("longest piece; it is cut in a pause if there is one"),
     ] = 45.0
     spool_memory_each: Annotated[
         Bytes, _about("an upload larger than this goes to a file on disk", restart=True)
@@ -481,20 +471,20 @@ class DebugSettings(Section, frozen=True):
         1024 * 1024
     )
     stream_ping_s: Annotated[
-        Seconds,
-        _about("how often a live stream's client is asked whether it is still there", restart=True),
+        Seconds, _about("interval of WebSocket pings on live streams", restart=True)
     ] = 20.0
     stream_replay_s: Annotated[
         Seconds,
         _about(
-            "of each live stream, as much audio since its last final result is kept, so that it "
-            "goes on on another worker if its own ends",
+            "audio of each live stream, since its last final result, that is held for a replay on "
+            "another worker",
             restart=True,
         ),
     ] = _POOL.streams.replay
 
 
 RENAMED = {
+    "kernels": "simd",
     "allocator": "debug.allocator",
     "blas": "debug.blas",
     "warmup": "debug.warmup",
@@ -529,9 +519,9 @@ class Settings(Section, frozen=True):
     server_names: Annotated[
         tuple[Annotated[str, Meta(min_length=1)], ...],
         _about(
-            'public names under which it is reached, such as "speech.example.org", '
-            '"*.example.org" or "*"; addresses and local names always work. Others are refused '
-            "where no key is needed: a web page could point its own name here"
+            'public names of this server, such as "speech.example.org", "*.example.org" or "*"; '
+            "addresses and local names always work. Where no key is needed, requests with other "
+            "names are rejected: a web page could point its own name here"
         ),
     ] = ()
     model: Annotated[
@@ -546,27 +536,27 @@ class Settings(Section, frozen=True):
     language: Annotated[
         str,
         _about(
-            "what the model speaks, as a BCP 47 tag; empty: as its name says",
+            "language of the model, as a BCP 47 tag; empty: as the model's name says",
             flag="--language",
             per_model=True,
             prepares=True,
         ),
     ] = ""
     models_dir: Annotated[
-        Path, _about("where installed models are", flag="--models-dir", prepares=True)
+        Path, _about("where models are installed", flag="--models-dir", prepares=True)
     ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_DATA_HOME", ".local/share") / "models"
     )
     prepared_dir: Annotated[
-        Path, _about("where prepared models are kept", flag="--prepared-dir", prepares=True)
+        Path, _about("where prepared models are stored", flag="--prepared-dir", prepares=True)
     ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_CACHE_HOME", ".cache") / "prepared"
     )
     rescoring: Annotated[
         Literal["auto", "on", "off"],
         _about(
-            "load the parts of a big model that only correct what the first pass has found; auto: "
-            "if they fit into memory",
+            "load the parts of a large model that only correct the first pass; auto: if they fit "
+            "into memory",
             flag="--rescoring",
             per_model=True,
             prepares=True,
@@ -575,14 +565,14 @@ class Settings(Section, frozen=True):
     models_url: Annotated[
         str,
         _about(
-            "where models are fetched from, each as NAME.zip", flag="--models-url", prepares=True
+            "where models are downloaded from, each as NAME.zip", flag="--models-url", prepares=True
         ),
     ] = "https://alphacephei.com/vosk/models"
     prepare: Annotated[
         Literal["auto", "never", "first"],
         _about(
-            "a model that is not prepared: auto: serve it as it is and prepare it meanwhile, where "
-            "that can be afforded; first: prepare it before serving; never: do not",
+            "when a model is prepared; auto: in the background while it is served, if memory and "
+            "disk allow; first: before it is served; never: not at all",
             flag="--prepare",
             per_model=True,
             prepares=True,
@@ -591,9 +581,9 @@ class Settings(Section, frozen=True):
     simd: Annotated[
         Literal["auto", "on", "off"],
         _about(
-            "SIMD library for the network and the search, with weights that are laid out once; it "
-            "is built on first use. off: OpenBLAS; auto: on where that pays (a model that is "
-            "prepared or has a static graph) and where it can be done",
+            "SIMD library for the network and the search, built on first use, which lays the "
+            "weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a "
+            "static graph, if the library can be built",
             flag="--simd",
             prepares=True,
         ),
@@ -601,8 +591,9 @@ class Settings(Section, frozen=True):
     sandbox: Annotated[
         Literal["auto", "on", "off"],
         _about(
-            "what workers give up once warm: opening files, starting processes, connecting, "
-            "signalling others; auto: as much as can be taken away here; on: or nothing is served",
+            "what workers give up after warm-up: opening files, starting processes, connecting, "
+            "signalling others; auto: as much as this machine allows; on: all of it, or nothing "
+            "is served",
             flag="--sandbox",
             restart=True,
         ),
@@ -610,20 +601,20 @@ class Settings(Section, frozen=True):
     profile: Annotated[
         Literal["fast", "balanced", "accurate"],
         _about(
-            "how much work goes into the same audio, unless a request says; balanced: as the model "
-            "was published",
+            "how much work goes into the same audio, if a request does not say; balanced: as the "
+            "model was published",
             flag="--profile",
             per_model=True,
         ),
     ] = "balanced"
     drain_s: Annotated[
-        SecondsOrZero, _about("how long requests in progress may take to finish after SIGTERM")
+        SecondsOrZero, _about("how long running requests may take to finish after SIGTERM")
     ] = 30.0
     notice_s: Annotated[
         SecondsOrZero,
         _about(
-            "how long, before no more are taken, requests still are while /readyz and the agent "
-            "say already that they will not be: for gateways, which look only now and then"
+            "how long, after SIGTERM, requests are still accepted while /readyz and the agent "
+            "already report the end, for gateways that poll"
         ),
     ] = 0.0
     workers: WorkerSettings = WorkerSettings()

@@ -73,7 +73,7 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """What is in force from now on, and why the rest is not. `listener`: a descriptor on which the
+    """Measures in force from now on, and why the rest is not. `listener`: a descriptor on which the
     kernel tells of forbidden calls, if there is a filter."""
 
     in_force: list[str]

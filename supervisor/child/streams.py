@@ -52,7 +52,7 @@ class _Carried:
 
     @property
     def due(self) -> float:
-        """When its next step was, or will be, asked for."""
+        """Time at which its next step was, or will be, asked for."""
         asked = self.inputs[0]
         if asked.number <= self.answered:
             return self.since
@@ -173,7 +173,8 @@ class CarriedStreams:
         self._channel.send(StreamFailed(number, code, sendable(message), sendable(trace)))
 
     def _forget(self, stream: _Carried) -> None:
-        """Its session is closed after all else: whatever that raises, the stream is gone."""
+        """Forget a stream. Its session is closed after all else: whatever that raises, it is
+        gone."""
         del self._carried[stream.number]
         for turns in (self._ready, self._background):
             if stream in turns:

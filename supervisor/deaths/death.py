@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 class Cause(enum.Enum):
-    """Why a process is no more; the value is what logs and metrics show."""
+    """Cause of a process's end; the value is what logs and metrics show."""
 
     KERNEL_OOM = "kernel_oom"
     """The kernel's out-of-memory killer, by the kernel's own count."""
@@ -39,7 +39,7 @@ EXPECTED = (Cause.RECYCLED, Cause.SHUTDOWN)
 
 
 class Intent(enum.Enum):
-    """What we did to a process before it ended."""
+    """Measure that we took against a process before it ended."""
 
     NONE = "none"
     HANG = "hang"
@@ -72,7 +72,7 @@ class Death:
 
 
 class Fault(enum.Enum):
-    """Whose fault a death is, where a job or stream was at hand."""
+    """Fault of a death, where a job or stream was at hand."""
 
     INPUT = "input"
     """That of what was at hand: its input would end another worker, too."""

@@ -35,7 +35,7 @@ class ProcessMoment(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Moment(msgspec.Struct, array_like=True, frozen=True):
-    """What there was at `time` (seconds since the epoch). Bytes."""
+    """Memory at `time` (seconds since the epoch). Bytes."""
 
     time: float
     level: Level
@@ -58,7 +58,7 @@ class DeathRecord:
 
     @property
     def last(self) -> ProcessMoment | None:
-        """What it held when it was last looked at."""
+        """Memory that it held when it was last looked at."""
         for moment in reversed(self.moments):
             for process in moment.processes:
                 if process.pid == self.death.pid:

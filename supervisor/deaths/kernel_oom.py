@@ -86,7 +86,7 @@ class KernelLog:
 
     @property
     def readable(self) -> bool:
-        """It can be read at all."""
+        """Whether it can be read at all."""
         return self._fd >= 0
 
     def new_reports(self) -> list[OomReport]:
@@ -115,8 +115,8 @@ class KernelLog:
 
 
 class OomCounter:
-    """How many processes the OOM killer has taken: of our innermost memory cgroup, or of the
-    whole machine where no cgroup counts them."""
+    """Count of the processes that the OOM killer has taken: of our innermost memory cgroup, or of
+    the whole machine where no cgroup counts them."""
 
     def __init__(self, root: Path = ROOT, cgroups: Mapping[str, str] | None = None) -> None:
         cgroups = own_cgroups() if cgroups is None else cgroups
@@ -221,7 +221,7 @@ class OomEvidence:
 
 
 def _is_dying(pid: int) -> bool:
-    """It has gone, is going, or has been sent a SIGKILL."""
+    """Tell whether it has gone, is going, or has been sent a SIGKILL."""
     status = read_file(f"/proc/{pid}/status")
     if not status or b"\nState:\tZ" in status or b"\nState:\tX" in status:
         return True

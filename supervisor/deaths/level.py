@@ -4,7 +4,7 @@ import enum
 
 
 class Level(enum.IntEnum):
-    """How little is left."""
+    """Level of how little memory is left."""
 
     NORMAL = 0
     PRESSURE = 1

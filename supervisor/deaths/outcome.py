@@ -12,7 +12,7 @@ log = get_logger("supervisor")
 
 @dataclass(slots=True)
 class Outcome:
-    """What we meant for one process, from its start until its death is named.
+    """Intentions for one process, from its start until its death is named.
 
     To be asked to end explains an exit with status 0; to be ended by force explains SIGKILL. Any
     other end has another cause, whatever we had meant.
@@ -34,7 +34,7 @@ class Outcome:
         self.forced, self.reason = intent, reason
 
     def name(self, status: ExitStatus, below: Collection[int] = ()) -> Death:
-        """It has ended; `below`: the processes below it, one of which may have been the first."""
+        """Name its death; `below`: the processes below it, one of which may have been the first."""
         kernel_oom = was_killed(status) and self._taken_by_kernel(below)
         intent = Intent.NONE
         if was_killed(status):
@@ -46,7 +46,8 @@ class Outcome:
         )
 
     def stuck(self) -> Death:
-        """It was ended by force and does not end: in a frozen cgroup, or deep in the kernel."""
+        """Name the death of one that was ended by force and does not end: in a frozen cgroup, or
+        deep in the kernel."""
         return name_stuck(self.role, self.pid, self.forced)
 
     def _taken_by_kernel(self, below: Collection[int]) -> bool:

@@ -92,13 +92,12 @@ class Admissions:
             raise refused
         if ask.stream and (full := streams.refusal(scheduler.pace.s_per_unit)) is not None:
             raise full
-        ticket = control.admitted(ask)
         never = functools.partial(control.never, scheduler)
         admission = Admission(ask, never, self._dispatcher.run, client)
         self.inside.add(admission)
         try:
-            yield admission
+            with control.expecting(ask):
+                yield admission
         finally:
             self.inside.discard(admission)
-            control.released(ticket)
             lifecycle.changes.notify()

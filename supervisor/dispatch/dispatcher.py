@@ -49,20 +49,13 @@ class Dispatcher:
         sound: Callable[[], Awaitable[bool]] | None,
         measure: Callable[[Any], float] | None,
     ) -> None:
-        """As of a `Pool`."""
+        """Arguments as of a `Pool`."""
         self._guard = guard
         self.lifecycle = ProcessLifecycle(
             target, settings, self, self.headroom, guard.history, guard.evidence, guard.clock
         )
         self.scheduler = Scheduler(guard, self.lifecycle, settings.workers)
-        self.streams = Streams(
-            settings.streams,
-            lambda: self.lifecycle.workers,
-            self.lifecycle.live_server,
-            settings.workers,
-            settings.attempts,
-            guard.clock,
-        )
+        self.streams = Streams(settings, self.lifecycle, guard.clock)
         self._measure = measure
         self._jobs: set[Job] = set()
         """All that are inside."""
@@ -84,7 +77,7 @@ class Dispatcher:
             each_of(self.streams.look, self._find_lost, self.scheduler.schedule)
 
     def _find_lost(self) -> None:
-        """A job that no worker has, since something has failed when its worker ended."""
+        """Queue jobs again that no worker has, since something has failed when theirs ended."""
         running = {worker.job for worker in self.lifecycle.workers} | self._retries.suspended
         for job in [job for job in self._jobs if job.state is JobState.RUNNING]:
             if job not in running:
@@ -96,7 +89,7 @@ class Dispatcher:
         return self._retries.closed
 
     def next_number(self) -> int:
-        """Of a job or stream."""
+        """Return a new number for a job or stream."""
         return next(self._numbers)
 
     async def headroom(self) -> Headroom:
@@ -104,7 +97,7 @@ class Dispatcher:
         return await self._guard.headroom(self.scheduler)
 
     def close(self) -> None:
-        """Fail all that is inside."""
+        """Fail all jobs and streams."""
         self._retries.close()
         self.streams.close(closing())
         for worker in self.lifecycle.workers:
@@ -150,7 +143,7 @@ class Dispatcher:
             self._forget(job)
 
     def _forget(self, job: Job) -> None:
-        """Its caller has an answer, or has gone."""
+        """Forget a job whose caller has an answer, or has gone."""
         self._jobs.discard(job)
         if job.state is JobState.WAITING:
             self.scheduler.queue.discard(job)
@@ -242,7 +235,7 @@ class Dispatcher:
     def _worker_is_free(
         self, worker: WorkerHandle, learn: Callable[[], None] | None = None, *, done: bool = True
     ) -> None:
-        """It has answered, and may have the next job, whatever else fails."""
+        """Free a worker that has answered for the next job, whatever else fails."""
         each_of(
             functools.partial(self._guard.admission.ended, worker),
             *(() if learn is None else (learn,)),

@@ -40,13 +40,13 @@ class FairQueue(Generic[Item]):
         return iter([waiting.item for waiting in self._waiting])
 
     def add(self, item: Item, client: Hashable = None, cost: float = 1.0) -> None:
-        """It is new; `cost` in units that are the same for all."""
+        """Add an item; `cost` in units that are the same for all."""
         start = max(self._now, self._ends.get(client, 0.0))
         self._ends[client] = start + cost
         bisect.insort(self._waiting, _Waiting(start, next(self._numbers), item, client, cost))
 
     def put_back(self, item: Item) -> None:
-        """It has had its turn once, and is the next again."""
+        """Put an item back that has had its turn once: it is the next again."""
         self._waiting.insert(0, _Waiting(float("-inf"), next(self._numbers), item))
 
     def first(self) -> Item | None:
@@ -54,7 +54,8 @@ class FairQueue(Generic[Item]):
         return self._waiting[0].item if self._waiting else None
 
     def take(self, item: Item) -> None:
-        """It has its turn now, even if it is not the next. Raises `ValueError` if it is not in."""
+        """Take an item out, even if it is not the next: it has its turn. Raises `ValueError` if it
+        is not in."""
         taken = self._waiting.pop(self._index(item))
         self._now = max(self._now, taken.start)
         if not self._waiting:
@@ -63,7 +64,7 @@ class FairQueue(Generic[Item]):
             self._ends = {who: end for who, end in self._ends.items() if end > self._now}
 
     def discard(self, item: Item) -> None:
-        """It does not wait any more, if it did."""
+        """Remove an item, if it waits."""
         for at, waiting in enumerate(self._waiting):
             if waiting.item is item:
                 del self._waiting[at]

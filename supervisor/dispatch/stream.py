@@ -121,7 +121,7 @@ class Stream:
 
     @property
     def over(self) -> bool:
-        """It has failed, or its caller is done with it."""
+        """Whether it has failed, or its caller is done with it."""
         return self._failure is not None
 
     @property
@@ -131,7 +131,7 @@ class Stream:
 
     @property
     def to_be_scheduled(self) -> bool:
-        """It has no worker, or may leave the one it has."""
+        """Whether it has no worker, or may leave the one it has."""
         may_move = self.wants_to_move and self.settled
         return self.begun and not self.over and (self.worker is None or may_move)
 
@@ -159,7 +159,7 @@ class Stream:
 
     @property
     def unread(self) -> bool:
-        """It waits for its caller to take answers."""
+        """Whether it waits for its caller to take answers."""
         return len(self._answers) > self._settings.unread or self.unread_bytes > MOST_UNREAD_BYTES
 
     @property

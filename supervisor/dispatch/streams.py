@@ -1,7 +1,7 @@
 """The streams of a pool: which worker carries which, what they cost, and whether one more would
 make the others late."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from supervisor.deaths.death import EXPECTED, Death, Fault, Intent, whose_fault
@@ -11,9 +11,9 @@ from supervisor.dispatch.stream_load import LEAST_SPAN_S, StreamLoad
 from supervisor.errors import DeadlineExceeded, Draining, JobCrashed, JobError, PoolError, QueueFull
 from supervisor.log import get_logger
 from supervisor.loop.clock import LoopClock
-from supervisor.processes.forkserver_handle import ForkServerHandle
+from supervisor.processes.lifecycle import ProcessLifecycle
 from supervisor.processes.worker_handle import WorkerHandle
-from supervisor.settings import StreamSettings
+from supervisor.settings import PoolSettings
 from supervisor.wire.messages import Failed, Fed, ProtocolError, StreamFailed
 
 log = get_logger("supervisor")
@@ -29,20 +29,11 @@ class Streams:
     """All streams of a pool."""
 
     def __init__(
-        self,
-        settings: StreamSettings,
-        workers: Callable[[], set[WorkerHandle]],
-        live_server: Callable[[], ForkServerHandle | None],
-        count: int,
-        attempts: int,
-        clock: LoopClock,
+        self, settings: PoolSettings, lifecycle: ProcessLifecycle, clock: LoopClock
     ) -> None:
-        """`count` workers there shall be; a stream is given up after `attempts` deaths."""
-        self.settings = settings
-        self._workers = workers
-        self._live_server = live_server
-        self._count = count
-        self._attempts = attempts
+        self.settings = settings.streams
+        self._count, self._attempts = settings.workers, settings.attempts
+        self._lifecycle = lifecycle
         self._clock = clock
         self._streams: dict[int, Stream] = {}
         self._load = StreamLoad()
@@ -118,7 +109,7 @@ class Streams:
             if stream.background or stream.over or stream.unread:
                 continue
             if stream.behind_s() > most_s:
-                worker = next((w for w in self._workers() if stream in w.streams), None)
+                worker = next((w for w in self._lifecycle.workers if stream in w.streams), None)
                 stream.fail(DeadlineExceeded(f"a part of it was not answered for {most_s:g} s"))
                 if worker is not None and self._clock.now() - worker.answered_at > most_s:
                     worker.kill(Intent.HANG, f"it answered no stream for {most_s:g} s")
@@ -141,8 +132,8 @@ class Streams:
         waiting = [stream for stream in self._streams.values() if stream.to_be_scheduled]
         if not waiting:
             return
-        able = [worker for worker in self._workers() if worker.able]
-        newest = [worker for worker in able if worker.server is self._live_server()]
+        able = [worker for worker in self._lifecycle.workers if worker.able]
+        newest = [worker for worker in able if worker.server is self._lifecycle.live_server()]
         most = self._share_of_each(len(able))
         for stream in waiting:
             if not able:
@@ -227,7 +218,7 @@ class Streams:
     def _even_out(self, stream: Stream, worker: WorkerHandle) -> None:
         """A worker that has clearly more of them than another lets one go where that costs
         nothing."""
-        others = [_live(other) for other in self._workers() if other.able]
+        others = [_live(other) for other in self._lifecycle.workers if other.able]
         if others and _live(worker) > min(others) + 1:
             stream.wants_to_move = True
             self.schedule()

@@ -1,7 +1,7 @@
 """Admission control: who may come in and begin, and what is promised to those inside."""
 
-import itertools
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 from supervisor.errors import PoolError
 from supervisor.guard.members import Member
@@ -23,8 +23,8 @@ class AdmissionControl:
         self._spools = spools
         self._expected_of: dict[WorkerHandle, int] = {}
         """What the jobs of those workers are expected to make them grow by."""
-        self._coming: dict[int, int] = {}  # ticket -> bytes of input
-        self._tickets = itertools.count(1)
+        self._coming: list[int] = []
+        """Bytes of the inputs that are on their way."""
 
     def refusal(self, member: Member, ask: Ask, queued_units: float) -> PoolError | None:
         """Explain why a job may not come in; None if it may."""
@@ -38,16 +38,17 @@ class AdmissionControl:
         supply = self._supply(member, 0.0)
         return never(ask, supply, member.growth.certain(ask.units or 0.0, supply.most_ever))
 
-    def admitted(self, ask: Ask) -> int:
-        """Expect the input of a job that came in. Returns a ticket for `released`."""
-        ticket = next(self._tickets)
+    @contextlib.contextmanager
+    def expecting(self, ask: Ask) -> Iterator[None]:
+        """Expect the input of a job that came in, while the block lasts."""
+        size = 0
         if self._spools is not None and not ask.stream:
-            self._coming[ticket] = ask.input_bytes or self._spools.limits.memory_each
-        return ticket
-
-    def released(self, ticket: int) -> None:
-        """Expect no input any more: the answer has been given."""
-        self._coming.pop(ticket, None)
+            size = ask.input_bytes or self._spools.limits.memory_each
+        self._coming.append(size)
+        try:
+            yield
+        finally:
+            self._coming.remove(size)
 
     def may_begin(self, member: Member, job: Job) -> bool:
         """Tell whether the job may be given to an idle worker now."""
@@ -71,8 +72,8 @@ class AdmissionControl:
         return {w: expected for w, expected in self._expected_of.items() if w.job is not None}
 
     def reserved(self) -> int:
-        """For running jobs and open streams what they have not grown by yet; for inputs that are
-        on their way, what may be held in memory of them."""
+        """Return what is reserved: for running jobs and open streams what they have not grown by
+        yet; for inputs that are on their way, what may be held in memory of them."""
         accounting = self._observer.accounting
         jobs = sum(
             max(0, expected - max(0, accounting.of(worker.pid).growth - worker.grown_before))
@@ -82,7 +83,7 @@ class AdmissionControl:
         if self._spools is None or not self._state().spools_in_memory:
             return jobs
         limits = self._spools.limits
-        coming = sum(min(size, limits.memory_each) for size in self._coming.values())
+        coming = sum(min(size, limits.memory_each) for size in self._coming)
         coming = min(coming, limits.memory_total)
         return jobs + max(0, coming - self._spools.usage().memory_bytes)
 
@@ -120,5 +121,5 @@ class AdmissionControl:
         if self._spools is None or room is None:
             return None
         each = self._spools.limits.memory_each
-        coming = sum(size for size in self._coming.values() if size > each)
+        coming = sum(size for size in self._coming if size > each)
         return room - max(0, coming - on_disk)

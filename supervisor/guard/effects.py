@@ -65,7 +65,7 @@ class Effects:
                 log.info("orphan.reaped", pid=pid)
 
     def level_changed(self, before: GuardState, state: GuardState, left: int) -> None:
-        """Say so; uploads are held on disk while memory is short."""
+        """Log the change; uploads are held on disk while memory is short."""
         bound = self._observer.tightest()
         (log.warning if state.level > before.level else log.info)(
             "guard.level_changed",
@@ -82,7 +82,7 @@ class Effects:
             self._move_spools()
 
     def starvation_changed(self, state: GuardState) -> None:
-        """Say so."""
+        """Log the change."""
         waiting = self._observer.meter.waiting()
         (log.warning if state.starved else log.info)(
             "guard.starved" if state.starved else "guard.recovered",

@@ -105,7 +105,7 @@ class Guard:
         self._count_slots()
 
     def leave(self, member: Member) -> None:
-        """It has ended."""
+        """Remove a pool."""
         self.members.remove(member)
         self._count_slots()
 
@@ -180,7 +180,7 @@ class Guard:
 
     @property
     def deaths(self) -> dict[Cause, int]:
-        """How many helpers have ended without having done what they were for, by cause."""
+        """Number of helpers that ended without having done what they were for, by cause."""
         return dict(self._deaths.by_cause)
 
     async def look_again(self) -> None:

@@ -43,7 +43,7 @@ class Members:
         self._members.append(member)
 
     def remove(self, member: Member) -> None:
-        """It has gone."""
+        """Remove a pool."""
         self._members.remove(member)
 
     @property

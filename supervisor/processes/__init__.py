@@ -1,1 +1,1 @@
-"""The processes, as the supervisor sees them: started, watched, ended, and their deaths named."""
+"""Processes as the supervisor sees them: handles that start, watch and end them."""

@@ -50,7 +50,7 @@ def unwritable(directory: Path) -> str | None:
 
 
 def read_descriptors() -> ResourceReading:
-    """This process's open files and sockets, against its soft limit."""
+    """Count this process's open files and sockets, against its soft limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     with os.scandir("/proc/self/fd") as descriptors:
         used = sum(1 for _ in descriptors) - 1  # the one by which they are read

@@ -1,1 +1,1 @@
-"""What the processes say to each other: messages over channels, and a board that all can read."""
+"""Messages over channels between the processes, and a page that each worker shares."""

@@ -176,7 +176,7 @@ class Ready(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """What the running job yielded, encoded."""
+    """Progress of the running job, encoded."""
 
     job: Number
     value: Value

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from engine_lines import ENGINE_LINES
 
 import models
 from models.processor import processor_flags
@@ -15,7 +16,9 @@ from models.vosk.prepared import PreparedModel
 from models.vosk.simd import SAME_AS
 from supervisor import find_jemalloc
 
-EVERYTHING = """
+EVERYTHING = (
+    ENGINE_LINES
+    + """
 import json, sys
 from pathlib import Path
 from models.clips import clips_for, decode_clip
@@ -24,9 +27,10 @@ directory, made = json.loads(sys.argv[1])
 model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()})
 assert "unbound" not in model.report(), model.report()
 for clip in clips_for("ko"):
-    for said in model.raw_results(decode_clip(clip, 16000), 8000, alternatives=0, partials=True):
+    for said in engine_lines(model, decode_clip(clip, 16000), 8000, alternatives=0, partials=True):
         print(json.dumps(said))
 """
+)
 
 
 def said_with(location: models.ModelLocation, prepared: PreparedModel, preload: str) -> list[str]:

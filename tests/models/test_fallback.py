@@ -13,7 +13,7 @@ from models.vosk import mapping
 from models.vosk.graph_file import read_graph_header
 from models.vosk.prepared import PreparedModel, export_prepared, import_prepared
 from models.vosk.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
-from models.vosk.simd import ABI, LIBRARY, build_simd, find_simd, simd_path
+from models.vosk.simd import ABI, LIBRARY, SIMD
 from modelserver.serving.learned import Lessons
 from modelserver.serving.selection import candidate
 
@@ -89,7 +89,7 @@ def test_a_simd_library_that_crashes_is_left_out(
     store = tmp_path / "a store: with a name"  # which the linker would split
     store.mkdir()
     shutil.copytree(prepared_small.directory, store / prepared_small.directory.name, symlinks=True)
-    simd = build_simd(cache)
+    simd = SIMD.build(cache)
     (store / "tools").mkdir()
     source = tmp_path / "faulty.cc"
     source.write_text(FAULTY)
@@ -116,7 +116,7 @@ def test_a_simd_library_in_a_directory_that_the_linker_would_split_is_used(
     store = tmp_path / "a store: with a name"
     store.mkdir()
     shutil.copytree(prepared_small.directory, store / prepared_small.directory.name, symlinks=True)
-    simd = build_simd(cache)
+    simd = SIMD.build(cache)
     (store / "tools").mkdir()
     shutil.copy(simd, store / "tools")
     with start_server(
@@ -168,16 +168,16 @@ def test_the_engine_that_is_installed_maps() -> None:
 
 
 def test_what_does_not_start_is_built_again(tmp_path: Path) -> None:
-    target = simd_path(tmp_path)
+    target = SIMD.path(tmp_path)
     target.parent.mkdir()
     target.write_bytes(b"")  # as after a power cut
-    assert find_simd(tmp_path) is None
-    built = build_simd(tmp_path)
+    assert SIMD.find(tmp_path) is None
+    built = SIMD.build(tmp_path)
     assert built == target
-    assert find_simd(tmp_path) == built
+    assert SIMD.find(tmp_path) == built
     built.write_bytes(built.read_bytes()[:5000])
     os.utime(built, (1, 1))
-    assert find_simd(tmp_path) is None
+    assert SIMD.find(tmp_path) is None
 
 
 def test_an_older_library_that_is_installed_is_not_used(
@@ -189,4 +189,4 @@ def test_an_older_library_that_is_installed_is_not_used(
     old = tmp_path / "lib" / LIBRARY
     subprocess.run(["g++", "-shared", "-fPIC", "-o", str(old), str(source)], check=True)
     monkeypatch.setattr("sys.prefix", str(tmp_path))
-    assert find_simd(tmp_path / "none") is None
+    assert SIMD.find(tmp_path / "none") is None

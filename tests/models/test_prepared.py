@@ -16,6 +16,7 @@ import psutil
 import pytest
 from cgroup import cannot
 from conftest import share_compiler
+from engine_lines import ENGINE_LINES
 from harmed import flip, leftovers
 from running import until
 from small_model import SMALL_WORDS, make_small_model
@@ -34,7 +35,7 @@ from models.vosk.prepared import (
     remove,
     verify,
 )
-from models.vosk.prepared.compiler import compare, compose, get_compiler
+from models.vosk.prepared.compiler import GRAPH_COMPILER, compare, compose
 from models.vosk.prepared.manifest import key_of, read_manifest, write_manifest
 from models.vosk.prepared.prepare import Bounds
 from models.vosk.prepared.selfcheck import must_answer_alike
@@ -69,7 +70,9 @@ def test_the_graph_is_whole_aligned_and_leads_nowhere_else(
     assert graph_problem(prepared_small.graph) is None
     words = prepared_small.directory / "graph" / "words.txt"
     assert structure_problem(prepared_small.graph, small.directory, words) is None
-    counts = compare(get_compiler(cache), small.directory / "graph", prepared_small.graph, 10**9)
+    counts = compare(
+        GRAPH_COMPILER.build(cache), small.directory / "graph", prepared_small.graph, 10**9
+    )
     assert (counts.states, counts.arcs) == (header.states, header.arcs)
     assert (header.states, header.arcs) == (
         prepared_small.manifest.states,
@@ -114,7 +117,7 @@ def everything(
     location: models.ModelLocation, made: dict[str, Path], *, reverse: bool
 ) -> list[str]:
     """What the engine says of all clips, from a process of its own with the default kernel."""
-    script = (
+    script = ENGINE_LINES + (
         "import sys, json\nfrom pathlib import Path\n"
         "from models.clips import clips_for, decode_clip\n"
         "from models.vosk.model import VoskModel\n"
@@ -124,7 +127,7 @@ def everything(
         "for clip in clips:\n"
         "    pcm = decode_clip(clip, 16000)\n"
         "    for chunk, alternatives, partials in ((3334, 0, True), (8000, 3, False)):\n"
-        "        results = model.raw_results(pcm, chunk, alternatives=alternatives,"
+        "        results = engine_lines(model, pcm, chunk, alternatives=alternatives,"
         " partials=partials)\n"
         "        print(clip.name + json.dumps(list(results)))\n"
     )
@@ -170,7 +173,7 @@ def test_a_graph_that_answers_otherwise_is_thrown_away(
     tools.mkdir()
     # A compiler that composes another language model than it was given.
     wrapper = tools / "modelserver-compile-graph"
-    real = get_compiler(store)
+    real = GRAPH_COMPILER.build(store)
     wrapper.write_text(
         "#!/bin/sh\n"
         f'[ "$1" != compose ] || set -- "$1" "$2" {other}/graph/Gr.fst "$4" "$5" "$6" "$7"\n'
@@ -262,9 +265,9 @@ def test_a_disk_too_small_is_refused_and_a_disk_that_fills_up_is_told(
 ) -> None:
     with pytest.raises(models.ModelError, match=r"0.0 GB of disk is free in /"):
         must_be_affordable(estimate_needs(small.directory), PLENTY, small_disk / "store")
-    out = small_disk / "HCLG.fst"
+    out, program = small_disk / "HCLG.fst", GRAPH_COMPILER.build(cache)
     with pytest.raises(models.ModelError, match=r"cannot write .*") as caught:
-        compose(get_compiler(cache), small.directory / "graph", out, small_disk / "words.txt", 0,
+        compose(program, small.directory / "graph", out, small_disk / "words.txt", 0,
                 lambda _: None)  # fmt: skip
     assert caught.value.code == "no_space"
 
@@ -338,7 +341,13 @@ def test_the_compiler_ends_with_the_process_that_waits_for_it_and_not_with_a_thr
     small: models.ModelLocation, cache: Path, tmp_path: Path
 ) -> None:
     parts = [small.directory / "graph" / n for n in ("HCLr.fst", "Gr.fst", "disambig_tid.int")]
-    command = [get_compiler(cache), "compose", *parts, tmp_path / "HCLG.fst", tmp_path / "words"]
+    command = [
+        GRAPH_COMPILER.build(cache),
+        "compose",
+        *parts,
+        tmp_path / "HCLG.fst",
+        tmp_path / "words",
+    ]
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:

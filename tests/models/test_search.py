@@ -17,7 +17,7 @@ import models
 from models.processor import processor_flags
 from models.vosk.graph_file import read_graph_header
 from models.vosk.prepared import PreparedModel
-from models.vosk.simd import SimdLibrary, get_simd
+from models.vosk.simd import SIMD, SimdLibrary, must_run
 from supervisor.processes.environment import process_environment
 
 SEARCHES = """
@@ -53,7 +53,7 @@ print(json.dumps([found, counts, model.loaded.simd.searched, model.report()["sea
 
 @pytest.fixture(scope="module")
 def simd(cache: Path) -> SimdLibrary:
-    return get_simd(cache, processor_flags())
+    return SimdLibrary(SIMD.build(cache), must_run(processor_flags(), "auto"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import models
 from models.clips import own_clips
 from models.vosk.graph_file import ARC_BYTES, STATE_BYTES, GraphHeader, read_graph_header
 from models.vosk.prepared import PreparedModel
-from models.vosk.prepared.compiler import get_compiler
+from models.vosk.prepared.compiler import GRAPH_COMPILER
 from models.vosk.prepared.prepare import must_be_the_same_graph
 from models.vosk.prepared.selfcheck import TIES, must_answer_alike, text_difference, word_errors
 from models.vosk.prepared.structure import structure_problem, transition_ids
@@ -24,7 +24,7 @@ def test_a_right_one_is_accepted_under_every_language(
 ) -> None:
     location = models.ModelLocation("of-another-language", embedded.directory, language)
     must_answer_alike(location.directory, language, prepared_embedded.made)
-    must_be_the_same_graph(get_compiler(cache), location, prepared_embedded.directory)
+    must_be_the_same_graph(GRAPH_COMPILER.build(cache), location, prepared_embedded.directory)
 
 
 def test_no_other_language_has_clips() -> None:
@@ -117,7 +117,7 @@ def test_a_hundred_of_a_hundred_damaged_graphs_are_refused(
     cache: Path,
     group: int,
 ) -> None:
-    program = get_compiler(cache)
+    program = GRAPH_COMPILER.build(cache)
     data = prepared_small.graph.read_bytes()
     header = read_graph_header(prepared_small.graph)
     assert header is not None

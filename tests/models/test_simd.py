@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import vosk
 from cgroup import MB
+from engine_lines import ENGINE_LINES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from places import ROOT, SUPPORT
@@ -23,7 +24,7 @@ import models
 from models.processor import AVX2, AVX512, processor_flags
 from models.vosk.blas import UnsupportedProcessor, blas_environment
 from models.vosk.prepared import PreparedModel
-from models.vosk.simd import SAME_AS, choose_variant, get_simd, must_run
+from models.vosk.simd import SAME_AS, SIMD, SimdLibrary, choose_variant, must_run
 from models.vosk.simd.preloaded import PreloadedSimd
 from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
 from supervisor.settings import Allocator
@@ -207,7 +208,9 @@ def test_they_are_not_used_where_nothing_reaches_them() -> None:
     assert not library.used
 
 
-EVERYTHING = """
+EVERYTHING = (
+    ENGINE_LINES
+    + """
 import json, sys
 from pathlib import Path
 from models.clips import clips_for, decode_clip
@@ -218,12 +221,13 @@ clips = [decode_clip(clip, 16000) for clip in clips_for("ko")]
 checked = model.check_simd(clips)
 said = [
     line for pcm in clips for alternatives, partials in ((0, True), (3, False))
-    for line in model.raw_results(pcm, 8000, alternatives=alternatives, partials=partials)
+    for line in engine_lines(model, pcm, 8000, alternatives=alternatives, partials=partials)
 ]
 simd = model.loaded.simd
 counts = [simd.products, simd.restored] if simd else [0, 0]
 print(json.dumps([said, checked, model.report(), *counts]))
 """
+)
 
 
 def answer_of(
@@ -260,7 +264,7 @@ def everything_said(
 def test_everything_said_is_the_same(
     cache: Path, embedded: models.ModelLocation, prepared_embedded: PreparedModel
 ) -> None:
-    simd = get_simd(cache, processor_flags())
+    simd = SimdLibrary(SIMD.build(cache), must_run(processor_flags(), "auto"))
     without, checked, report, _, _ = everything_said(embedded, prepared_embedded, None, {})
     assert not checked
     assert report["simd"] == "engine"
@@ -289,7 +293,7 @@ def test_a_process_that_was_started_without_them_says_so(
 @runs_avx2
 def test_a_process_that_uses_the_engine_by_itself_is_left_alone(cache: Path) -> None:
     """Whatever else runs with our library preloaded finds the engine's own functions."""
-    simd = get_simd(cache, processor_flags())
+    simd = SimdLibrary(SIMD.build(cache), must_run(processor_flags(), "auto"))
     program = f"""
 import ctypes
 engine = ctypes.CDLL("{LIBVOSK}")

@@ -652,3 +652,12 @@ async def test_a_worker_that_never_gets_ready_is_ended(
     target = Target("idler", import_path=(str(tmp_path),))
     async with Pool(target, PoolSettings(workers=1, hang_s=1.0)):
         await eventually(lambda: [e for e in events if e["event"] == "worker.hung"], 20)
+
+
+async def test_a_cgroup_that_is_ended_as_a_whole_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[Any]
+) -> None:
+    monkeypatch.setattr("supervisor.guard.guard.oom_groups", lambda: [tmp_path])
+    async with Guard():
+        (warned,) = [e for e in events if e["event"] == "guard.oom_group_found"]
+    assert warned["cgroup"] == str(tmp_path)

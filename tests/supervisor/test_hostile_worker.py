@@ -262,6 +262,9 @@ async def test_a_sandbox_that_is_less_than_was_promised_is_reported(
 
 
 async def test_the_supervisor_outlives_a_worker_that_says_it_is_ready_twice(pool: Pool) -> None:
+    known = pool._guard._observer.accounting.known
+    workers = {worker.pid for worker in pool.status().workers}
+    await eventually(lambda: workers <= set(known()))  # each has a descriptor with the guard
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     had = len(os.listdir("/proc/self/fd"))
     with pytest.raises(WorkerLost):

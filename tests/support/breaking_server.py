@@ -6,7 +6,7 @@ from modelserver.__main__ import main
 from modelserver.http.events import EventStream
 from modelserver.live.websockets import LiveSocket
 
-_next_message, _send = LiveSocket.next_message, EventStream.send
+_next_message = LiveSocket.next_message
 
 
 async def next_message(self: LiveSocket) -> Any:
@@ -17,13 +17,11 @@ async def next_message(self: LiveSocket) -> Any:
     return message
 
 
-async def send(self: EventStream, event: str | None, document: object) -> None:
-    """Send one that is not the last."""
-    if event == "done":
-        raise LookupError("broken for the test")
-    await _send(self, event, document)
+async def send_large(self: EventStream, event: str | None, document: object) -> None:
+    """Fail to send the last event."""
+    raise LookupError("broken for the test")
 
 
 LiveSocket.next_message = next_message  # type: ignore[method-assign]
-EventStream.send = send  # type: ignore[method-assign]
+EventStream.send_large = send_large  # type: ignore[method-assign]
 main()

@@ -6,7 +6,7 @@ import sys
 
 from models.processor import processor_flags
 from models.vosk.blas import blas_environment
-from models.vosk.simd import SAME_AS, SimdLibrary, get_simd
+from models.vosk.simd import SAME_AS, SIMD, SimdLibrary, must_run
 from modelserver.settings import Settings
 from modelserver.worker.model import load
 from supervisor import read_process
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _simd() -> SimdLibrary:
-    return get_simd(Settings().prepared_dir, processor_flags())
+    return SimdLibrary(SIMD.build(Settings().prepared_dir), must_run(processor_flags(), "auto"))
 
 
 if __name__ == "__main__":

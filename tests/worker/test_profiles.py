@@ -8,7 +8,7 @@ import pytest
 from running import RunningServer, start_server
 
 import models
-from models.vosk.beam import Search, published_width, widths
+from models.vosk.beam import Beam, published_width, widths
 from models.vosk.prepared import PreparedModel
 from models.vosk.view import make_view
 from modelserver.serving.selection import choose_model
@@ -86,10 +86,10 @@ def test_without_the_place_all_search_as_published(
     from models.vosk.loading import vosk
 
     make_view(embedded.directory, tmp_path, {"conf/model.conf": NARROW.encode()}, frozenset())
-    search = Search(model._model, vosk._ffi, tmp_path)  # type: ignore[attr-defined]
-    assert not search.found
+    beam = Beam(model._model, vosk._ffi, tmp_path)  # type: ignore[attr-defined]
+    assert not beam.found
     before = text(model, clips[0], "balanced")
-    search.take("fast")
+    beam.use("fast")
     assert text(model, clips[0], "balanced") == before
 
 

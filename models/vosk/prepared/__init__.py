@@ -1,12 +1,12 @@
-"""Prepared models: a model whose decoding graph was composed once, ahead of time.
+"""Prepared models: models with a compiled graph, which was composed once, ahead of time.
 
-A prepared model is a directory of links to its original, plus what is made new: the static graph,
+A prepared model is a directory of links to its original, plus what is made new: the compiled graph,
 aligned so that it can be mapped, its word list, and a configuration without dither.
 """
 
 from models.leftovers import Leftover, remove_leftover
 from models.vosk.prepared.carry import export_prepared, import_prepared
-from models.vosk.prepared.compiler import HOW_TO_GET_IT, GraphCounts, can_build, find_compiler
+from models.vosk.prepared.compiler import GRAPH_COMPILER, GraphCounts, can_build
 from models.vosk.prepared.leftovers import find_leftovers
 from models.vosk.prepared.needs import Needs, estimate_needs, must_be_affordable
 from models.vosk.prepared.prepare import Bounds, Progress, prepare
@@ -22,7 +22,7 @@ from models.vosk.prepared.store import (
 )
 
 __all__ = [
-    "HOW_TO_GET_IT",
+    "GRAPH_COMPILER",
     "Bounds",
     "GraphCounts",
     "Leftover",
@@ -35,7 +35,6 @@ __all__ = [
     "changed_size",
     "estimate_needs",
     "export_prepared",
-    "find_compiler",
     "find_leftovers",
     "find_prepared",
     "import_prepared",

@@ -16,7 +16,7 @@ from models.contract import ModelError, ModelLocation
 from models.durable import free_for_us, place_tree
 from models.vosk.graph_file import graph_problem
 from models.vosk.layout import LAZY_INSIDE
-from models.vosk.prepared.compiler import find_compiler
+from models.vosk.prepared.compiler import GRAPH_COMPILER
 from models.vosk.prepared.leftovers import remove_partials
 from models.vosk.prepared.manifest import (
     FORMAT,
@@ -111,7 +111,7 @@ def _unpack(
 def _must_be_right(
     location: ModelLocation, store: Path, partial: Path, available_memory: int
 ) -> None:
-    program = find_compiler(store)
+    program = GRAPH_COMPILER.find(store)
     if available_memory < estimate_needs(location.directory).memory:
         program = None
     try:

@@ -19,15 +19,14 @@ from models.vosk.layout import DISAMBIG, HCL, LAZY, STATIC
 PROGRAM = "modelserver-compile-graph"
 """Its name where it is installed ready made."""
 
-HOW_TO_GET_IT = "apt-get install g++ libfst-dev"
-
-_BUILT = Built(
+GRAPH_COMPILER = Built(
     "compile-graph",
     (Path(__file__).parent / "source" / "compile_graph.cc",),
     ("-O2", "-std=c++17"),
     ("-lfstngram", "-lfst", "-ldl", "-pthread"),
-    HOW_TO_GET_IT,
+    "apt-get install g++ libfst-dev",
     lambda program: (str(program), "version"),
+    lambda: [Path(found)] if (found := shutil.which(PROGRAM)) else [],
 )
 _CODES = {3: "graph_too_large", 4: "no_space", 6: "needs_too_much"}
 _DIFFERS = 5
@@ -50,19 +49,6 @@ class Compiled:
     peak_bytes: int
 
 
-def find_compiler(cache: Path) -> Path | None:
-    """The program, installed or built before; None if it would have to be built."""
-    installed = shutil.which(PROGRAM)
-    if installed is not None and _BUILT.starts(Path(installed)):
-        return Path(installed)
-    return _BUILT.find(cache)
-
-
-def compiler_path(cache: Path) -> Path:
-    """Where the program is kept that is built here."""
-    return _BUILT.path(cache)
-
-
 def can_build() -> bool:
     """Return whether a compiler and OpenFst's headers are here. Raises `ModelError`, code
     `cannot_afford`, if the compiler was ended before it could tell."""
@@ -77,11 +63,6 @@ def can_build() -> bool:
     if probe.returncode < 0 or b"signal terminated program" in probe.stderr:
         raise ModelError("cannot_afford", "the compiler was ended while it was tried")
     return probe.returncode == 0
-
-
-def get_compiler(cache: Path) -> Path:
-    """The program, built into `cache` if it has to be. Raises `ModelError`."""
-    return find_compiler(cache) or _BUILT.build(cache)
 
 
 def compose(

@@ -27,7 +27,7 @@ from models.vosk.layout import (
     graph_directory,
 )
 from models.vosk.prepared.attempts import forget, must_not_have_failed, remember, versions
-from models.vosk.prepared.compiler import Compiled, GraphCounts, compare, compose, get_compiler
+from models.vosk.prepared.compiler import GRAPH_COMPILER, Compiled, GraphCounts, compare, compose
 from models.vosk.prepared.leftovers import remove_partials
 from models.vosk.prepared.manifest import (
     FileStamp,
@@ -94,7 +94,7 @@ def prepare(
             remove_partials(home, ours=key, others=output is None)
             must_be_affordable(needs, available_memory, home)
             on_progress("compiler", GraphCounts(0, 0))
-            program = get_compiler(store)
+            program = GRAPH_COMPILER.build(store)
             by = versions(program)
             if not again:
                 must_not_have_failed(store, key, by)

@@ -34,7 +34,7 @@ class PreparedModel:
 
     @property
     def graph(self) -> Path:
-        """The static graph (a link where the original's own could be used)."""
+        """Compiled graph (a link where the original's own could be used)."""
         return graph_directory(self.directory) / STATIC
 
     @property

@@ -19,26 +19,10 @@ from pathlib import Path
 
 from models.processor import AVX2, AVX512
 from models.vosk.blas import CORETYPES, UnsupportedProcessor
-from models.vosk.building import Built, compiler_is_here
-
-__all__ = [
-    "HOW_TO_GET_IT",
-    "LIBRARY",
-    "SAME_AS",
-    "SimdLibrary",
-    "build_simd",
-    "can_build_simd",
-    "choose_variant",
-    "find_simd",
-    "get_simd",
-    "must_run",
-    "simd_path",
-]
+from models.vosk.building import Built
 
 LIBRARY = "modelserver-simd.so"
 """Its name where it is installed ready made, in a directory `lib` of the system or of Python."""
-
-HOW_TO_GET_IT = "apt-get install g++"
 
 SAME_AS = "Haswell"
 """The kernel of OpenBLAS whose order of additions is ours (`source/order.h`): beside it every
@@ -61,13 +45,14 @@ sys.exit(None if found == int(sys.argv[2]) else f"its ABI is {found}, and {sys.a
 
 _SOURCE = Path(__file__).parent / "source"
 _SOURCES = ("build_id", "interpose", "packed", "product", "search", "weights")
-_BUILT = Built(
+SIMD = Built(
     "simd.so",
     tuple(_SOURCE / f"{name}.cc" for name in _SOURCES),
     ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden"),
     ("-ldl",),
-    HOW_TO_GET_IT,
+    "apt-get install g++",
     lambda library: (sys.executable, "-P", "-c", _TRIAL, str(library), str(ABI)),
+    lambda: [Path(prefix) / "lib" / LIBRARY for prefix in (sys.prefix, "/usr/local", "/usr")],
 )
 
 
@@ -104,38 +89,6 @@ def choose_variant(flags: frozenset[str], blas: str = "auto") -> str | None:
     """The best that the processor can run, and that is no wider than the BLAS kernel asked for."""
     within = flags & CORETYPES[blas] if blas in CORETYPES else flags
     return next((name for name, needed in VARIANTS.items() if needed <= within), None)
-
-
-def find_simd(cache: Path) -> Path | None:
-    """The library, installed or built before, that this version can use on this machine; None if
-    it would have to be built."""
-    for prefix in (sys.prefix, "/usr/local", "/usr"):
-        installed = Path(prefix) / "lib" / LIBRARY
-        if _BUILT.starts(installed):
-            return installed
-    return _BUILT.find(cache)
-
-
-def simd_path(cache: Path) -> Path:
-    """Where the library is kept that is built here."""
-    return _BUILT.path(cache)
-
-
-def can_build_simd() -> bool:
-    """There is a compiler."""
-    return compiler_is_here()
-
-
-def build_simd(cache: Path) -> Path:
-    """The library, built into `cache` if it has to be. Raises `ModelError`."""
-    return find_simd(cache) or _BUILT.build(cache)
-
-
-def get_simd(cache: Path, flags: frozenset[str], blas: str = "auto") -> SimdLibrary:
-    """The library, built into `cache` if it has to be, and its best variant. Raises `ModelError`,
-    `UnsupportedProcessor`."""
-    variant = must_run(flags, blas)
-    return SimdLibrary(build_simd(cache), variant)
 
 
 def must_run(flags: frozenset[str], blas: str) -> str:

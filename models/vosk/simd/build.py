@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 from models.contract import ModelError
-from models.vosk.simd import build_simd
+from models.vosk.simd import SIMD
 
 if __name__ == "__main__":
     try:
-        build_simd(Path(sys.argv[1]))
+        SIMD.build(Path(sys.argv[1]))
     except ModelError as error:
         sys.exit(error.message)
     except OSError as error:
