@@ -1,4 +1,4 @@
-"""All files of one call, handed to an engine, and their transcripts written."""
+"""Transcribes all files of one command and writes their transcripts."""
 
 import asyncio
 import sys
@@ -18,26 +18,26 @@ Moved = Callable[[str, float], None]
 
 
 class Batch:
-    """At most as many at once as the engine takes. Where they go to standard output it is in the
-    order in which they were named; else each is written when it is done."""
+    """The files of one command. Transcripts go to standard output in the order of the files, or
+    each to its own file as soon as it is done."""
 
     def __init__(
         self, files: list[str], form: str, targets: dict[str, Path], journal: Journal
     ) -> None:
-        """`targets`: where each file's transcript goes; empty for standard output."""
+        """Prepare a batch. `targets`: each file's transcript; empty for standard output."""
         self._files, self._targets, self._journal = files, targets, journal
         self._write = WRITERS[form]
         self._expected_s: dict[str, float] = {}
         self._done_s: dict[str, float] = {}
         self._stamps: dict[str, str] = {}
         self.failed: list[str] = []
-        """With the reason for each."""
+        """Files that could not be transcribed, each with the reason."""
         self.audio_s = 0.0
         self.skipped = 0
-        """Those that were done before."""
+        """Number of files that an earlier call has done."""
 
     async def run(self, engine: Engine) -> None:
-        """Raises `EngineUnusable` or `JournalUnusable`."""
+        """Transcribe all files. Raises `EngineUnusable` or `JournalUnusable`."""
         self._stamps = await asyncio.to_thread(_stamps, self._files)
         to_do = [file for file in self._files if not self._done_before(file)]
         self.skipped = len(self._files) - len(to_do)
@@ -86,7 +86,7 @@ class Batch:
         before: "asyncio.Future[None]",
         turn: "asyncio.Future[None]",
     ) -> None:
-        """`before`: when it may be written; `turn`: when the next may."""
+        """Transcribe one file. It is written after `before`; `turn` releases the next one."""
         async with places:
             note = self._journal.note(file, self._stamps[file])
             outcome = await outcome_of(
@@ -104,7 +104,7 @@ class Batch:
         turn.set_result(None)
 
     def _deliver(self, outcome: Outcome) -> bool:
-        """Write it; False if there is nothing to write, or it cannot be."""
+        """Write a transcript; return whether that succeeded."""
         if outcome.speech is None:
             click.echo(f"{outcome.file}: {outcome.error}", err=True)
             return False
@@ -125,7 +125,7 @@ class Batch:
 
 
 def _stamps(files: list[str]) -> dict[str, str]:
-    """Of addresses several at once: each is a question to somebody."""
+    """Stamp all files; URLs are asked for several at once."""
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
         return dict(zip(files, threads.map(stamp_of, files), strict=True))
 

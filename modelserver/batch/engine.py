@@ -1,4 +1,4 @@
-"""What transcribes: an engine gets a file and its note in the journal, and gives what was said."""
+"""The interface of what transcribes files for a command."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,10 +8,10 @@ from modelserver.speech.messages import Speech
 
 
 class Engine(Protocol):
-    """Use as `async with`. Raises `EngineUnusable` on entry (`batch.errors`)."""
+    """Transcribes files, inside `async with`. Raises `EngineUnusable` on entry (`batch.errors`)."""
 
     at_once: int
-    """How many files it can be given at once."""
+    """Number of files that may be given to it at once."""
 
     async def __aenter__(self) -> "Engine": ...
 
@@ -20,14 +20,17 @@ class Engine(Protocol):
     async def transcribe(
         self, file: str, expected_s: float, note: Note, moved: Callable[[float], None]
     ) -> Speech:
-        """`moved` hears how many seconds of it are done. Raises `NotTranscribed`, `OSError`, or
-        `EngineUnusable` where no other file could be transcribed either."""
+        """Transcribe a file; `moved` is called with the seconds of it that are done.
+
+        Raises `NotTranscribed`, `OSError`, or `EngineUnusable` where no other file could be
+        transcribed either.
+        """
         ...
 
     async def delivered(self, note: Note) -> None:
-        """Its transcript is where it belongs."""
-        ...
+        """Release what is held for a file, once its transcript is written."""
+        return  # most engines hold nothing
 
     def summary(self) -> str:
-        """Who has done how much, for a last line; empty where that goes without saying."""
-        ...
+        """Return which machines did how much, for the last line; empty if there is only one."""
+        return ""

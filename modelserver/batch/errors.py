@@ -1,9 +1,9 @@
-"""What an engine cannot do."""
+"""Errors of engines."""
 
 
 class EngineUnusable(Exception):
-    """Nothing can be transcribed by it; the text says why."""
+    """The engine can transcribe nothing; the text says why."""
 
 
 class NotTranscribed(Exception):
-    """This file cannot be; the text says why."""
+    """A file cannot be transcribed; the text says why."""

@@ -1,4 +1,4 @@
-"""The files that are meant, how long they are likely to be, and where their transcripts go."""
+"""Finds the files of a command, guesses their lengths, and names their transcripts."""
 
 import glob
 from collections.abc import Callable, Iterable
@@ -24,9 +24,11 @@ class SameNames(Exception):
 
 
 def found(arguments: Iterable[str]) -> list[str]:
-    """The files that are meant: those of a directory, below it too, that may be audio by their
-    names; those that fit a pattern; and all others as they are. Raises `OSError` or
-    `EngineUnusable` for addresses that cannot be looked into."""
+    """List the files of these arguments: of a directory, and below it, those with the name of an
+    audio file; of a pattern, those that match; and other arguments as they are.
+
+    Raises `OSError` or `EngineUnusable` for URLs that cannot be listed.
+    """
     files: list[str] = []
     for argument in arguments:
         if is_url(argument):
@@ -50,8 +52,8 @@ def _at(url: str) -> list[str]:
 
 
 def targets(files: Iterable[str], directory: Path | None, suffix: str) -> dict[str, Path]:
-    """Where each transcript goes; nothing for standard output. Where two would have the same name,
-    all keep their files' own suffixes, or else their directories. Raises `SameNames`."""
+    """Name each transcript; empty for standard output. If two had the same name, all keep their
+    files' suffixes, or else their directories. Raises `SameNames`."""
     if directory is None:
         return {}
     ways: tuple[Callable[[Path], str], ...] = (
@@ -68,8 +70,8 @@ def targets(files: Iterable[str], directory: Path | None, suffix: str) -> dict[s
 
 
 def seconds_of(file: str) -> float:
-    """How long it is likely to be: what the first bytes say, or what its size lets guess; 0 where
-    it cannot be read (the engine says why)."""
+    """Estimate a file's length from its first bytes and its size; 0 if it cannot be read (the
+    engine reports why)."""
     # What is read from a pipe is gone.
     if file == STDIN or is_url(file) or not Path(file).is_file():
         return 0.0

@@ -1,7 +1,7 @@
-"""What a batch has done, as it does it: one that was stopped goes on where it was.
+"""The journal of a batch, from which an interrupted batch resumes.
 
-A file of JSON lines, each written before anything depends on it. A file that has changed since, or
-that is asked for otherwise, is transcribed anew.
+A file of JSON lines, each written before anything depends on it. A recording that has changed
+since, or that is asked for with other parameters, is transcribed again.
 """
 
 import os
@@ -19,12 +19,15 @@ _NOT_UTF8 = "\0"
 
 
 class JournalUnusable(Exception):
-    """It cannot be read or written; the text says why."""
+    """The journal cannot be read or written; the text says why."""
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
-    """The latest of a file holds. `stamp`: of its content; `asked`: of how it is to be heard and
-    written; `key`: what the request is known by, wherever it was sent; `job`: its id there."""
+    """The state of one file: its last line holds.
+
+    `stamp`: of its content; `asked`: of the parameters; `key`: the idempotency key of its job;
+    `job`: the id of its job on a server.
+    """
 
     file: str
     stamp: str
@@ -35,27 +38,27 @@ class _Line(msgspec.Struct, omit_defaults=True):
 
 
 class Note:
-    """Of one file."""
+    """The journal's entry of one file."""
 
     def __init__(self, journal: "Journal | None", line: _Line) -> None:
         self._journal, self._line = journal, line
 
     @property
     def key(self) -> str:
-        """Of all requests for it."""
+        """Idempotency key of all requests for the file."""
         return self._line.key
 
     @property
     def job(self) -> str | None:
-        """Its id where it was sent; None if it was not, as far as is known."""
+        """Id of the job on a server; None if none is known."""
         return self._line.job
 
     def sent(self, job: str | None) -> None:
-        """As what; None: it is not there any more. Raises `JournalUnusable`."""
+        """Record the job's id, or None if the server lost it. Raises `JournalUnusable`."""
         self._write(msgspec.structs.replace(self._line, job=job))
 
     def done(self) -> None:
-        """Its transcript is written. Raises `JournalUnusable`."""
+        """Record that the transcript is written. Raises `JournalUnusable`."""
         self._write(msgspec.structs.replace(self._line, done=True))
 
     def _write(self, line: _Line) -> None:
@@ -65,11 +68,11 @@ class Note:
 
 
 class Journal:
-    """Use as `with`."""
+    """Entries of all files, kept in a file; use as `with`."""
 
     def __init__(self, file: Path | None, asked: str) -> None:
-        """`file`: None for none that is kept. `asked`: what else makes a transcript another one.
-        Raises `JournalUnusable`."""
+        """Open the journal in `file`, or one in memory for None. `asked`: the parameters that make
+        a transcript another one. Raises `JournalUnusable`."""
         self._asked = asked
         self._path = file
         self._lines: dict[str, _Line] = {}
@@ -90,8 +93,8 @@ class Journal:
             self._file.close()
 
     def note(self, file: str, stamp: str | None = None) -> Note:
-        """Of that file, from before if it is the same still. `stamp`: `stamp_of` it, if that is
-        known already."""
+        """Return the file's entry: the one from before if nothing has changed. `stamp`: `stamp_of`
+        the file, if that is known already."""
         stamp = stamp_of(file) if stamp is None else stamp
         before = self._lines.get(file)
         if before is not None and (before.stamp, before.asked) == (stamp, self._asked):
@@ -102,19 +105,19 @@ class Journal:
         return note
 
     def is_done(self, file: str, stamp: str | None = None) -> bool:
-        """Nothing is left to do for it."""
+        """Return whether the file's transcript is written and up to date."""
         before = self._lines.get(file)
         if before is None or not before.done or before.asked != self._asked:
             return False
         return before.stamp == (stamp_of(file) if stamp is None else stamp)
 
     def forget(self) -> None:
-        """All is done: it is of no use any more."""
+        """Delete the journal once all is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
     def write(self, line: _Line) -> None:
-        """On the disk when this returns."""
+        """Write a line to the disk. Raises `JournalUnusable`."""
         if self._file is None:
             return
         kept = msgspec.structs.replace(line, file=_as_unicode(line.file))
@@ -136,14 +139,14 @@ def _read(file: Path) -> list[tuple[str, _Line]]:
             name = _as_name(line.file)
         except (msgspec.DecodeError, ValueError):
             if not found and text:
-                raise JournalUnusable(f"{file} is no journal of this command") from None
+                raise JournalUnusable(f"{file} is not a journal of this command") from None
             continue  # cut off in the middle
         found.append((name, msgspec.structs.replace(line, file=name)))
     return found
 
 
 def _as_unicode(name: str) -> str:
-    """A file's name as JSON can hold it: in hexadecimal digits where it is not UTF-8."""
+    """Return a file's name as JSON can hold it: in hexadecimal digits if it is not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -158,7 +161,7 @@ def _as_name(kept: str) -> str:
 
 
 def stamp_of(file: str) -> str:
-    """Of what is in it, without reading it; empty where there is none, or it cannot be told.
+    """Return what changes with a file's content, without reading it; empty if that is unknown.
     Blocks."""
     if is_url(file):
         return stamp(file)

@@ -1,4 +1,4 @@
-"""What became of a file, and how it is written."""
+"""The outcome of one file, and how its transcript is written."""
 
 import os
 import zlib
@@ -17,7 +17,7 @@ from modelserver.speech.subtitles import srt, vtt
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One file's transcript, or why there is none."""
+    """A file's transcript, or why there is none."""
 
     file: str
     speech: Speech | None = None
@@ -27,7 +27,7 @@ class Outcome:
 async def outcome_of(
     engine: Engine, file: str, expected_s: float, note: Note, moved: Callable[[float], None]
 ) -> Outcome:
-    """One file, by the engine. Raises `EngineUnusable` where no other could be done either."""
+    """Transcribe one file. Raises `EngineUnusable` where no other could be transcribed either."""
     try:
         return Outcome(file, await engine.transcribe(file, expected_s, note, moved))
     except NotTranscribed as error:
@@ -60,8 +60,11 @@ WRITERS: dict[str, Callable[[Outcome], str]] = {
 
 
 def write_whole(target: Path, text: str) -> None:
-    """Whoever finds the file finds all of it, whenever this is stopped. What is no plain file (a
-    pipe), or stands where nothing new may be made, is written to as it is. Raises `OSError`."""
+    """Write a file so that it is complete whenever it is found. Raises `OSError`.
+
+    A target that is not a plain file (a pipe), or whose directory is not writable, is written in
+    place.
+    """
     target = target.resolve()  # a link stays one
     if target.exists() and not (target.is_file() and os.access(target.parent, os.W_OK)):
         target.write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from modelserver.batch.engine import Engine
 from modelserver.batch.errors import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note
@@ -22,8 +23,8 @@ from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
 from supervisor import FileInput, JobInput, NotReady, PoolError
 
 
-class OwnPool:
-    """An `Engine`."""
+class OwnPool(Engine):
+    """An engine with workers of its own, for one command."""
 
     def __init__(self, settings: Settings, asked: SpeechRequest) -> None:
         # A command is over before its model would be prepared.
@@ -62,20 +63,13 @@ class OwnPool:
             raise NotTranscribed(error.message) from error
 
     async def transcribe_bytes(self, content: bytes, expected_s: float) -> Speech:
-        """The same of what is in memory. Raises `NotTranscribed`."""
+        """Transcribe a file that is in memory. Raises `NotTranscribed`."""
         try:
             async with self._service.open_spool() as spool:
                 await spool.write(content)
                 return await self._recognise(spool, expected_s, lambda _: None)
         except PoolError as error:
             raise NotTranscribed(error.message) from error
-
-    def summary(self) -> str:
-        """See `Engine`."""
-        return ""
-
-    async def delivered(self, note: Note) -> None:
-        """See `Engine`."""
 
     async def _from_pipe(
         self, read_some: Callable[[int], bytes], moved: Callable[[float], None]

@@ -1,5 +1,5 @@
-"""Files that have an address (`s3://bucket/a.wav`, `https://...`), by fsspec and whatever of its
-backends is installed. Blocks."""
+"""Files at URLs (`s3://bucket/a.wav`, `https://...`), read by fsspec and its installed backends.
+Blocks."""
 
 import contextlib
 import importlib
@@ -15,17 +15,17 @@ _PATTERN = frozenset("*?[")
 
 
 def is_url(file: str) -> bool:
-    """It has an address, and is no path here."""
+    """Return whether a file is a URL, not a path."""
     return _URL.fullmatch(file) is not None
 
 
 def names_several(url: str) -> bool:
-    """It is a directory (it ends with /), or a pattern."""
+    """Return whether a URL is a directory (it ends with /) or a pattern."""
     return url.endswith("/") or any(letter in _PATTERN for letter in url.partition("://")[2])
 
 
 def expanded(url: str) -> list[str]:
-    """The files of a directory, below it too, or those that fit a pattern. Raises `OSError` or
+    """List the files of a directory and below, or those that match a pattern. Raises `OSError` or
     `EngineUnusable`."""
     with _told(url):
         system, path = _system(url)
@@ -38,7 +38,7 @@ def expanded(url: str) -> list[str]:
 
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[IO[bytes]]:
-    """To be read. Raises `OSError` or `EngineUnusable`."""
+    """Open a URL for reading. Raises `OSError` or `EngineUnusable`."""
     with _told(url):
         system, path = _system(url)
         file = system.open(path, "rb")
@@ -49,13 +49,13 @@ def opened(url: str) -> Iterator[IO[bytes]]:
 
 
 def read(file: IO[bytes], url: str, size: int) -> bytes:
-    """The next part. Raises `OSError`."""
+    """Read the next part. Raises `OSError`."""
     with _told(url):
         return file.read(size)
 
 
 def stamp(url: str) -> str:
-    """Something that is another once its content is; empty if nothing is known of it."""
+    """Return what changes with the content of a URL; empty if nothing is known of it."""
     try:
         with _told(url):
             system, path = _system(url)
@@ -71,7 +71,7 @@ def _system(url: str) -> tuple[Any, str]:
         core = importlib.import_module("fsspec.core")
     except ImportError as error:
         raise EngineUnusable(
-            f"{url}: addresses need the package fsspec: {how_to_install('fsspec')}"
+            f"{url}: URLs need the package fsspec: {how_to_install('fsspec')}"
         ) from error
     try:
         system, path = core.url_to_fs(url)
@@ -82,7 +82,7 @@ def _system(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _told(url: str) -> Iterator[None]:
-    """Backends raise what their libraries do: made one kind."""
+    """Turn the exceptions of all backends into `OSError`."""
     try:
         yield
     except EngineUnusable:

@@ -1,4 +1,4 @@
-"""A running server: each file is a job there, so that neither its restart nor ours loses any."""
+"""A running server as an engine: each file is a job there, so that no restart loses it."""
 
 import asyncio
 import contextlib
@@ -13,6 +13,7 @@ import msgspec
 from yarl import URL
 
 from modelserver import __version__
+from modelserver.batch.engine import Engine
 from modelserver.batch.errors import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note
@@ -20,21 +21,21 @@ from modelserver.outbound.reasons import in_words
 from modelserver.speech.messages import Speech
 
 _AT_ONCE = 8
-"""Enough that its workers never wait for the next one."""
+"""Files at once: enough that the server's workers never wait for the next one."""
 _LOOK_S = 0.3
 _LONGEST_LOOK_S = 3.0
 _AWAY_S = 300.0
-"""A server that has answered before may be away for so long."""
+"""Longest absence of a server that has answered before."""
 _BUSY_S = 3600.0
-"""For so long it may say that it is busy."""
+"""Longest time for which a server may answer that it is busy."""
 _AGAIN = (429, 502, 503, 504)
 
 
-class Server:
-    """An `Engine`."""
+class Server(Engine):
+    """An engine that sends each file to a server as a job."""
 
     def __init__(self, url: str, key: str | None, parameters: dict[str, str]) -> None:
-        """`parameters`: of each job."""
+        """Send jobs to `url`, each with these `parameters`."""
         self._url = URL(url.rstrip("/"))
         self._key, self._parameters = key, parameters
         self._session: aiohttp.ClientSession | None = None
@@ -79,12 +80,8 @@ class Server:
         said["duration_s"] = said.pop("duration")
         return msgspec.convert(said, Speech)
 
-    def summary(self) -> str:
-        """See `Engine`."""
-        return ""
-
     async def delivered(self, note: Note) -> None:
-        """See `Engine`: what it is kept for there is over."""
+        """Delete the job on the server."""
         if note.job is not None:
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                 async with self._opened().delete(self._jobs(note.job)):
@@ -93,7 +90,7 @@ class Server:
     # --- one job --------------------------------------------------------------------------------
 
     async def _send(self, file: str, note: Note) -> str:
-        """Its id. Raises `NotTranscribed`, `EngineUnusable` or `OSError`."""
+        """Send a file; return its job's id. Raises `OSError` or one of this package's errors."""
         headers = {"Idempotency-Key": note.key, "Content-Type": "application/octet-stream"}
         piped = file == STDIN or not await asyncio.to_thread(Path(file).is_file)
         patience = _Patience(self._url)
@@ -126,7 +123,7 @@ class Server:
     async def _end_of(
         self, job_id: str, expected_s: float, moved: Callable[[float], None]
     ) -> dict[str, Any] | None:
-        """The job when it is over; None where there is none of that id."""
+        """Wait for a job to end; None if the server has none of that id."""
         patience, look_s = _Patience(self._url), _LOOK_S
         while True:
             try:
@@ -158,11 +155,11 @@ class Server:
         return self._session
 
     async def _must_be_ours(self, answer: aiohttp.ClientResponse) -> None:
-        """Raises `EngineUnusable` for one that will not take or show jobs."""
+        """Raise `EngineUnusable` for a server that does not accept or show jobs."""
         if answer.status == 200 or answer.status in _AGAIN:
             return
         if answer.status == 404:
-            raise EngineUnusable(f"{self._url} is no server that takes jobs")
+            raise EngineUnusable(f"{self._url} is not a server that accepts jobs")
         raise EngineUnusable(f"{self._url}: {await _error(answer)}")
 
 
@@ -170,7 +167,7 @@ _ALL = {"words": "true", "segments": "true", "format": "json"}
 
 
 class _Patience:
-    """With a server that does not answer as it should."""
+    """Bounded waiting for a server that is away or busy."""
 
     def __init__(self, url: URL) -> None:
         self._url = url
@@ -178,18 +175,18 @@ class _Patience:
         self._wait_s = 0.5
 
     def there(self) -> None:
-        """It has answered."""
+        """Start again: the server has answered."""
         self._since, self._wait_s = time.monotonic(), 0.5
 
     async def away(self, error: BaseException) -> None:
-        """Wait before the next time. Raises `EngineUnusable` in the end."""
+        """Wait before the next attempt. Raises `EngineUnusable` after `_AWAY_S`."""
         if time.monotonic() - self._since > _AWAY_S:
             raise EngineUnusable(f"{self._url}: {in_words(error)}")
         await asyncio.sleep(self._wait_s)
         self._wait_s = min(5.0, self._wait_s * 1.5)
 
     async def busy(self, error: str, retry_after: str | None) -> None:
-        """Wait as long as it says. Raises `EngineUnusable` in the end."""
+        """Wait as long as the server asks. Raises `EngineUnusable` after `_BUSY_S`."""
         if time.monotonic() - self._since > _BUSY_S:
             raise EngineUnusable(f"{self._url}: {error}")
         wait_s = float(retry_after) if retry_after and retry_after.isdecimal() else 2.0
@@ -202,8 +199,8 @@ async def _blocks(opened: IO[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _error(answer: aiohttp.ClientResponse) -> str:
-    """Its own words, if they are ours."""
+    """Return the message of an error document, or the status of another answer."""
     try:
         return str((await answer.json())["error"]["message"])
     except (aiohttp.ContentTypeError, ValueError, KeyError, TypeError):
-        return f"it answered with {answer.status}"
+        return f"the server answered with {answer.status}"

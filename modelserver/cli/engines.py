@@ -11,7 +11,7 @@ from modelserver.speech.messages import SpeechRequest
 
 
 def pool_settings_of(configuration: Configuration) -> Settings:
-    """For workers of a command's own."""
+    """Return the settings for workers of a command's own."""
     settings = configuration.settings
     if "debug.warmup" not in configuration.origins:  # it takes longer than a few files do
         settings = with_values(settings, {"debug.warmup": "none"})
@@ -26,8 +26,8 @@ def engine_of(
     server: str | None,
     key: str | None,
 ) -> Engine:
-    """A running server, where one is named, or workers of its own. `encoding` and `rate` of samples
-    go to a server as they were given."""
+    """Return an engine: the running `server`, if given, or workers of its own. A server receives
+    `encoding` and `rate` of samples as they were given."""
     if server is not None:
         from modelserver.batch.server import Server
 

@@ -45,26 +45,26 @@ _SHOWN_AT_ONCE = 20
     "--channels",
     default="mix",
     show_default=True,
-    help='"mix" all, "split" them, or numbers such as 0,1: each is heard by itself',
+    help='"mix" all, "split" them, or numbers such as 0,1: each is recognised by itself',
 )
-@click.option("--encoding", help="of samples without a header, such as s16le, mulaw")
-@click.option("--rate", type=int, help="of samples without a header, a second")
+@click.option("--encoding", help="encoding of samples without a header, such as s16le or mulaw")
+@click.option("--rate", type=int, help="sample rate of samples without a header")
 @click.option(
-    "--server", metavar="URL", help="have it done by a running server, such as http://host:8091"
+    "--server", metavar="URL", help="send the files to a running server, such as http://host:8091"
 )
 @click.option(
     "--on",
     type=click.Choice(TOOLS[ENGINES]),
-    help="have it done by all machines of a Ray cluster, or by one that is started here",
+    help="use all machines of a Ray cluster, or start Ray on this one",
 )
 @click.option(
-    "--ray-address", metavar="HOST:PORT", help="of the cluster  [default: as Ray finds it]"
+    "--ray-address", metavar="HOST:PORT", help="address of the cluster  [default: as Ray finds it]"
 )
-@click.option("--key", envvar=KEY_VARIABLE, help="what that server knows its clients by")
+@click.option("--key", envvar=KEY_VARIABLE, help="API key for that server")
 @click.option(
     "--journal",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="where it is written down what is done, so that a call that was stopped goes on  "
+    help="file that records finished inputs, so that an interrupted run can resume  "
     f"[default: OUTPUT_DIR/{_JOURNAL}, until all is done]",
 )
 @with_settings("workers.count", "model", "models_dir", "prepared_dir", "language", "profile")
@@ -82,11 +82,10 @@ def transcribe(
     key: str | None,
     journal: Path | None,
 ) -> None:
-    """Write down what is said in audio files and videos of any kind, in those of a directory, or in
-    those that fit a pattern ("-" is standard input).
+    """Transcribe audio and video files, directories or glob patterns ("-" is standard input).
 
-    Goes on after a file that cannot be transcribed, and exits with 1 if there was one. Called again
-    after it was stopped, with the same directory of transcripts, it goes on where it was.
+    Continues after a file that cannot be transcribed, and exits with 1 if there was one. An
+    interrupted run resumes if you repeat it with the same --output-dir.
     """
     asked = _asked(channels, encoding, rate)
     if on and server:
@@ -132,7 +131,7 @@ def transcribe(
 
 
 def _tell_the_end(batch: Batch, files: int, took_s: float, by: str) -> None:
-    """Totals, and once more what has failed, where it has scrolled away since."""
+    """Print totals, and the failures again if they have scrolled away."""
     if len(batch.failed) and files > _SHOWN_AT_ONCE:
         click.echo(f"{len(batch.failed)} could not be transcribed:", err=True)
         for reason in batch.failed:

@@ -36,17 +36,17 @@ _MISSING_SHOWN = 5
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help='what was said: .csv or .tsv with a header, .jsonl, .trn, or lines of "NAME TEXT"',
 )
-@click.option("--server", metavar="URL", help="have a running server recognise it")
-@click.option("--key", envvar=KEY_VARIABLE, help="what that server knows its clients by")
+@click.option("--server", metavar="URL", help="send the files to a running server")
+@click.option("--key", envvar=KEY_VARIABLE, help="API key for that server")
 @click.option(
     "--save",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="write all of it there, as JSON: each file with its texts and errors",
+    help="write the results as JSON: each file with its texts and errors",
 )
 @click.option(
     "--against",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="what --save wrote of another run: do the two differ?",
+    help="compare with another run, written by --save",
 )
 @click.option("--by-file", is_flag=True, help="show every file, the worst first")
 @with_settings(
@@ -69,9 +69,9 @@ def evaluate(
     against: Path | None,
     by_file: bool,
 ) -> None:
-    """Character and word error rates, with how sure they are.
+    """Measure character and word error rates, with 95 % intervals (bootstrap over files).
 
-    The intervals are of 95 %, by bootstrap over files; two runs are compared file by file.
+    Two runs are compared file by file.
     """
     try:
         known = read_references(references)

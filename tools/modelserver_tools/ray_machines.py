@@ -23,6 +23,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from modelserver.batch.engine import Engine
 from modelserver.batch.errors import EngineUnusable, NotTranscribed
 from modelserver.batch.files import STDIN
 from modelserver.batch.journal import Note, stamp_of
@@ -103,8 +104,8 @@ class _There:
     beginning: "asyncio.Task[None] | None" = field(default=None, repr=False)
 
 
-class RayMachines:
-    """An `Engine`. Where no address is given, and Ray knows of none, it is this machine alone."""
+class RayMachines(Engine):
+    """An engine of many machines: this one alone if there is no address and Ray knows none."""
 
     def __init__(self, settings: Settings, asked: SpeechRequest, address: str | None) -> None:
         self._settings, self._asked, self._address = settings, asked, address
@@ -180,11 +181,8 @@ class RayMachines:
                 raise NotTranscribed(said.error)
             content = await asyncio.to_thread(_put, file)
 
-    async def delivered(self, note: Note) -> None:
-        """See `Engine`."""
-
     def summary(self) -> str:
-        """Who has done how much."""
+        """Return how many files each machine has done."""
         each = ", ".join(f"{one.name} {one.done}" for one in self._machines.values() if one.done)
         gone = f"; {self.lost} lost" if self.lost else ""
         return (
