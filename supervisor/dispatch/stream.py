@@ -180,21 +180,14 @@ class Stream:
         if self._replay.cut:
             self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
             return
-        opening = encode(
-            Open(
-                self.number,
-                self._request,
-                self._replay.dropped,
-                self._mark,
-                self._answered,
-                time.monotonic() - self.behind_s(),
-                self.background,
-            )
+        since, dropped = time.monotonic() - self.behind_s(), self._replay.dropped
+        opening = Open(
+            self.number, self._request, dropped, self._mark, self._answered, since, self.background
         )
         self.replays += self._answered > 0
         self.worker = worker
         worker.streams.add(self)
-        worker.send_stream(opening)
+        worker.send_stream(encode(opening))
         self._send_on()
 
     def leave_worker(self, *, tell: bool) -> None:
