@@ -26,7 +26,14 @@ from modelserver.audio.formats import ENCODINGS
 from modelserver.http.errors import STATUS, ErrorDocument, OpenAiErrorDocument, json_response
 from modelserver.http.middleware import OPEN_PATHS
 from modelserver.jobs.record import STATES
-from modelserver.request.parameters import ASK_NAMES, FORMATS, JOB_NAMES, MOST_ALTERNATIVES, NAMES
+from modelserver.request.parameters import (
+    ASK_NAMES,
+    FLAG_VALUES,
+    FORMATS,
+    JOB_NAMES,
+    MOST_ALTERNATIVES,
+    NAMES,
+)
 
 _STRUCTS = (
     Transcript, ErrorDocument, OpenAiErrorDocument, Alive, Ready, Named, Progress, PartialText,
@@ -39,7 +46,7 @@ _QUERIES = {"recording": NAMES, "job": JOB_NAMES, "question": ASK_NAMES}
 
 _Schema = dict[str, Any]
 _TEXT: _Schema = {"type": "string"}
-_FLAG = {**_TEXT, "enum": ["true", "false", "1", "0", "yes", "no", "on", "off"]}
+_FLAG = {**_TEXT, "enum": list(FLAG_VALUES)}
 _AUDIO = {**_TEXT, "contentMediaType": "application/octet-stream"}
 _SCHEMAS: dict[str, _Schema] = {
     "words": _FLAG,

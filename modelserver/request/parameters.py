@@ -35,6 +35,8 @@ _IGNORED = ("_",)
 """What browsers add so that nothing in between remembers the answer."""
 
 _TRUE, _FALSE = ("true", "1", "yes", "on", "y", "t"), ("false", "0", "no", "off", "n", "f", "")
+FLAG_VALUES = (*_TRUE, *_FALSE)
+"""Values of parameters that are true or false."""
 _ANY_LANGUAGE = ("", "auto", "any", "und", "mul")
 _LONGEST_COMPARED = 30
 """Of a name that may be a misspelt one of ours, in characters."""

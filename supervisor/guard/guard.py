@@ -11,7 +11,7 @@ from supervisor.deaths.death import Cause
 from supervisor.deaths.history import Deaths, History
 from supervisor.deaths.kernel_oom import OomEvidence, oom_groups
 from supervisor.guard import polling
-from supervisor.guard.accounting import Account
+from supervisor.guard.accounting import Account, Accounting
 from supervisor.guard.admission_control import AdmissionControl
 from supervisor.guard.effects import Effects
 from supervisor.guard.limits import limit_in_words
@@ -83,12 +83,7 @@ class Guard:
         self._tasks = Tasks()
 
     async def __aenter__(self) -> "Guard":
-        for group in oom_groups():
-            log.warning(
-                "guard.oom_group_found",
-                cgroup=str(group),
-                consequence="the kernel's OOM killer ends the supervisor with any worker",
-            )
+        _warn_of_oom_groups()
         await self._read()
         self._tasks.keep("guard", self._keep_watching)
         return self
@@ -166,17 +161,12 @@ class Guard:
 
     def held_bytes(self) -> int:
         """Return what all models and workers hold: what would be free without them."""
-        return sum(self._held(member) for member in self.members)
+        return sum(_held(self._observer.accounting, member) for member in self.members)
 
     def expect_to_be_freed(self, count: Callable[[], int]) -> None:
         """Another process, which is about to end, holds so many bytes: models are chosen as if it
         had ended, and its memory counts against the setting `memory.limit`."""
         self._observer.elsewhere = count
-
-    def _held(self, member: Member) -> int:
-        accounting = self._observer.accounting
-        loaded = sum(accounting.of(server.pid).unreclaimable for server in member.lifecycle.servers)
-        return loaded + sum(accounting.of(worker.pid).growth for worker in member.lifecycle.workers)
 
     @property
     def deaths(self) -> dict[Cause, int]:
@@ -192,7 +182,7 @@ class Guard:
         await self._known.wait()
         observer = self._observer
         _, left = observer.look()
-        freed = self._held(member) + observer.elsewhere()
+        freed = _held(self._observer.accounting, member) + observer.elsewhere()
         return Headroom(max(0, left), max(0, left + freed), limit_in_words(observer.budgets.limits))
 
     def account(self, worker: WorkerHandle) -> Account:
@@ -297,4 +287,18 @@ class Guard:
                 functools.partial(self._effects.do, action, self.state)
                 for action in decision.actions
             )
+        )
+
+
+def _held(accounting: Accounting, member: Member) -> int:
+    loaded = sum(accounting.of(server.pid).unreclaimable for server in member.lifecycle.servers)
+    return loaded + sum(accounting.of(worker.pid).growth for worker in member.lifecycle.workers)
+
+
+def _warn_of_oom_groups() -> None:
+    for group in oom_groups():
+        log.warning(
+            "guard.oom_group_found",
+            cgroup=str(group),
+            consequence="the kernel's OOM killer ends the supervisor with any worker",
         )

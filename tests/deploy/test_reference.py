@@ -46,7 +46,7 @@ def test_each_event_has_its_levels_fields_and_meaning(tree: Path) -> None:
         file.write('(log.info if known else log.error)("server.started", reason=why, **more)\n')
     assert reference("--root", str(tree)) == ""
     page = (tree / "docs" / "log-events.md").read_text()
-    assert "| `server.started` | info or error | `url`, `reason` | It listens. |\n" in page
+    assert "| `server.started` | info or error | `url`, `reason`, `...` | It listens. |\n" in page
 
 
 def test_a_page_that_differs_is_named_with_the_command_that_writes_it(tree: Path) -> None:
