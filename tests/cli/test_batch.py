@@ -61,7 +61,7 @@ def test_a_journal_knows_what_is_done_and_what_was_sent(tmp_path: Path) -> None:
 
 def test_what_is_no_journal_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("a letter\nof mine\n")
-    with pytest.raises(JournalUnusable, match="no journal"):
+    with pytest.raises(JournalUnusable, match="not a journal"):
         Journal(tmp_path / "precious", "so")
     assert (tmp_path / "precious").read_text() == "a letter\nof mine\n"
     with pytest.raises(JournalUnusable):
@@ -142,7 +142,7 @@ def test_what_goes_wrong_is_said_for_each_file(
     assert nobody.returncode == 1
     assert nobody.stderr.startswith(b"Error: http://127.0.0.1")
     other = transcribe("--server", server.url + "/nowhere", str(files[0]))
-    assert b"takes jobs" in other.stderr
+    assert b"accepts jobs" in other.stderr
     model = transcribe("--server", server.url, "--model", "another", str(files[0]))
     assert model.returncode == 1
     assert b"no model called 'another'" in model.stderr
