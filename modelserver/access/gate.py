@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from modelserver.access.keyring import Keyring
-from modelserver.access.quota import Allowance, Allowed
+from modelserver.access.quota import Allowed, Quota
 from modelserver.refusal import Refusal
 from modelserver.settings import AuthSettings
 
@@ -32,10 +32,10 @@ class Pass:
     `name`: of its key; None where none is needed.
     """
 
-    def __init__(self, name: str | None, allowance: Allowance, refuse: Callable[[], None]) -> None:
+    def __init__(self, name: str | None, quota: Quota, refuse: Callable[[], None]) -> None:
         """`refuse`: raises `NotAllowed` where the key has had its share of audio by now."""
         self.name = name
-        self._allowance, self._refuse = allowance, refuse
+        self._quota, self._refuse = quota, refuse
         self._heard_s = self._charged_s = 0.0
 
     def expect(self, seconds: float) -> None:
@@ -44,11 +44,11 @@ class Pass:
         self._refuse()
         self._charge(max(seconds, self._heard_s))
 
-    def heard(self, seconds: float) -> None:
+    def charge(self, seconds: float) -> None:
         """Charge for so many more seconds, which were recognised."""
-        self.heard_until(self._heard_s + seconds)
+        self.charge_until(self._heard_s + seconds)
 
-    def heard_until(self, seconds: float) -> None:
+    def charge_until(self, seconds: float) -> None:
         """Charge for so many seconds in all, which were recognised."""
         self._heard_s = max(seconds, self._heard_s)
         self._charge(max(self._heard_s, self._charged_s))
@@ -58,7 +58,7 @@ class Pass:
         self._charge(self._heard_s)
 
     def _charge(self, seconds: float) -> None:
-        self._allowance.heard(seconds - self._charged_s)
+        self._quota.charge(seconds - self._charged_s)
         self._charged_s = seconds
 
 
@@ -70,7 +70,7 @@ class AccessGate:
         self._settings = settings
         self._keyring: Keyring | None = None
         self._told: str | None = None
-        self._allowances: defaultdict[str, Allowance] = defaultdict(Allowance)
+        self._quotas: defaultdict[str, Quota] = defaultdict(Quota)
 
     @property
     def open(self) -> bool:
@@ -111,45 +111,43 @@ class AccessGate:
     def request(self, name: str | None, unfinished_jobs: int | None = None) -> Iterator[Pass]:
         """Around one request that takes work; `unfinished_jobs`: that adds a job to so many. Raises
         `NotAllowed`."""
-        allowance, now = self._allowance(name), time.monotonic()
+        quota, now = self._quota(name), time.monotonic()
         if unfinished_jobs is None:
-            _refuse(allowance.request_refusal(self._allowed(), now))
+            _refuse(quota.request_refusal(self._allowed(), now))
         else:
-            _refuse(allowance.job_refusal(self._allowed(), unfinished_jobs, now))
-        allowance.requests += 1
-        passed = self._pass(name, allowance)
+            _refuse(quota.job_refusal(self._allowed(), unfinished_jobs, now))
+        quota.requests += 1
+        passed = self._pass(name, quota)
         try:
             yield passed
         finally:
             passed.close()
-            allowance.requests -= 1
+            quota.requests -= 1
             self._forget(name)
 
     @contextlib.contextmanager
     def stream(self, name: str | None) -> Iterator[Pass]:
         """Let one stream in. Raises `NotAllowed`."""
-        allowance = self._allowance(name)
-        _refuse(allowance.stream_refusal(self._allowed(), time.monotonic()))
-        allowance.streams += 1
+        quota = self._quota(name)
+        _refuse(quota.stream_refusal(self._allowed(), time.monotonic()))
+        quota.streams += 1
         try:
-            yield self._pass(name, allowance)
+            yield self._pass(name, quota)
         finally:
-            allowance.streams -= 1
+            quota.streams -= 1
             self._forget(name)
 
-    def heard(self, name: str | None, seconds: float) -> None:
+    def charge(self, name: str | None, seconds: float) -> None:
         """A job with that key has had that much audio recognised."""
-        self._allowance(name).heard(seconds)
+        self._quota(name).charge(seconds)
 
-    def _pass(self, name: str | None, allowance: Allowance) -> Pass:
+    def _pass(self, name: str | None, quota: Quota) -> Pass:
         return Pass(
-            name,
-            allowance,
-            lambda: _refuse(allowance.audio_refusal(self._allowed(), time.monotonic())),
+            name, quota, lambda: _refuse(quota.audio_refusal(self._allowed(), time.monotonic()))
         )
 
-    def _allowance(self, name: str | None) -> Allowance:
-        return Allowance() if name is None else self._allowances[name]
+    def _quota(self, name: str | None) -> Quota:
+        return Quota() if name is None else self._quotas[name]
 
     def _allowed(self) -> Allowed:
         settings = self._settings()
@@ -160,11 +158,11 @@ class AccessGate:
         )
 
     def _forget(self, name: str | None) -> None:
-        """Drop the allowance of a key that counts nothing any more."""
-        found = self._allowances.get(name) if name is not None else None
-        if found is not None and found == Allowance():
+        """Drop the quota of a key that counts nothing any more."""
+        found = self._quotas.get(name) if name is not None else None
+        if found is not None and found == Quota():
             assert name is not None
-            del self._allowances[name]
+            del self._quotas[name]
 
     def _ring(self, file: Path) -> Keyring:
         if self._keyring is None or self._keyring.file != file:

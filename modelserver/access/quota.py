@@ -19,7 +19,7 @@ class Allowed:
 
 
 @dataclass(slots=True)
-class Allowance:
+class Quota:
     """Work that one key has taken."""
 
     requests: int = 0
@@ -47,7 +47,7 @@ class Allowance:
             return f"{unfinished} jobs with this key are unfinished", 10.0
         return self.request_refusal(allowed, now)
 
-    def heard(self, seconds: float) -> None:
+    def charge(self, seconds: float) -> None:
         """That much audio was taken; more than is left has to be waited for afterwards."""
         if self.audio_left_s is not None:
             self.audio_left_s -= seconds

@@ -29,7 +29,7 @@ from modelserver.jobs.schema import (
     warn_of_network,
 )
 from modelserver.jobs.totals import Held
-from modelserver.speech.joining import HeardPiece
+from modelserver.speech.joining import RecognisedPiece
 from modelserver.speech.messages import Speech
 from supervisor import SpoolFull
 
@@ -117,24 +117,27 @@ class JobStore(JobReadings):
                 "UPDATE jobs SET state = 'waiting' WHERE id = ? AND state = 'running'", (job_id,)
             )
 
-    def begin_pieces(self, job_id: str, pieces_of: str) -> dict[int, HeardPiece]:
+    def begin_pieces(self, job_id: str, pieces_of: str) -> dict[int, RecognisedPiece]:
         """What is known of it, if it was cut and heard in the same way (`pieces_of`)."""
         row = self._db.execute("SELECT pieces_of FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is not None and row[0] == pieces_of:
             found = self._db.execute("SELECT number, heard FROM pieces WHERE job = ?", (job_id,))
             with contextlib.suppress(msgspec.DecodeError):  # another version's
-                return {n: msgspec.json.decode(heard, type=HeardPiece) for n, heard in found}
+                return {
+                    n: msgspec.json.decode(recognised, type=RecognisedPiece)
+                    for n, recognised in found
+                }
         with self._change() as db:
             db.execute("DELETE FROM pieces WHERE job = ?", (job_id,))
             db.execute("UPDATE jobs SET pieces_of = ? WHERE id = ?", (pieces_of, job_id))
         return {}
 
-    def keep_piece(self, job_id: str, number: int, heard: HeardPiece) -> None:
+    def keep_piece(self, job_id: str, number: int, recognised: RecognisedPiece) -> None:
         """Keep the transcript of a piece."""
         with self._change() as db:
             db.execute(
                 "INSERT OR REPLACE INTO pieces SELECT id, ?, ? FROM jobs WHERE id = ?",
-                (number, msgspec.json.encode(heard), job_id),
+                (number, msgspec.json.encode(recognised), job_id),
             )
 
     def ends(self, job_id: str, now: float, speech: Speech | None, error: Failure | None) -> bool:

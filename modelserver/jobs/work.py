@@ -26,7 +26,7 @@ from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.serving.transcription import Transcription
 from modelserver.settings import Settings
-from modelserver.speech.joining import HeardPiece
+from modelserver.speech.joining import RecognisedPiece
 from modelserver.speech.messages import Speech, SpeechProgress
 from modelserver.tracing import parent_of, span
 from supervisor import (
@@ -302,7 +302,7 @@ class JobWork:
             took_s=round(time.time() - now, 3),
         )
         if speech is not None:
-            self._service.access.heard(job.owner or None, speech.recognised_s)
+            self._service.access.charge(job.owner or None, speech.recognised_s)
         return True
 
     async def _transcribe(self, known: _Known) -> Speech:
@@ -342,9 +342,9 @@ class _Pieces:
     def __init__(self, store: StoreThread, job_id: str, heard_by: str) -> None:
         self._store, self._job_id, self._heard_by = store, job_id, heard_by
 
-    async def begin(self, piece_s: float) -> dict[int, HeardPiece]:
+    async def begin(self, piece_s: float) -> dict[int, RecognisedPiece]:
         pieces_of = f"{self._heard_by} {piece_s:g}"
         return await self._store.do(lambda store: store.begin_pieces(self._job_id, pieces_of))
 
-    async def keep(self, number: int, heard: HeardPiece) -> None:
-        await self._store.do(lambda store: store.keep_piece(self._job_id, number, heard))
+    async def keep(self, number: int, recognised: RecognisedPiece) -> None:
+        await self._store.do(lambda store: store.keep_piece(self._job_id, number, recognised))

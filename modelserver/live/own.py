@@ -23,10 +23,10 @@ from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import (
     Caption,
     CaptionRequest,
-    HeardAudio,
     LastCaption,
     SpeechAlternative,
     SpeechWord,
+    UtteranceAudio,
 )
 from supervisor import PoolError
 
@@ -181,7 +181,7 @@ class _Client(SocketClient):
             phrases=asked.phrases,
             channels=asked.channels,
             profile=asked.profile,
-            heard=asked.second_pass,
+            with_audio=asked.second_pass,
         )
         if asked.raw is not None:
             self._bytes_a_second = asked.raw.frame_bytes * asked.raw.rate
@@ -206,9 +206,9 @@ class _Client(SocketClient):
     async def _tell(self, answer: dict[str, Any]) -> None:
         if is_heard_audio(answer):
             if self._second is not None:
-                self._second.heard(msgspec.convert(answer, HeardAudio))
+                self._second.recognise_again(msgspec.convert(answer, UtteranceAudio))
             return
-        if self.session is not None and (until := answer.get("heard_until")) is not None:
+        if self.session is not None and (until := answer.get("recognised_until")) is not None:
             self.session.count_until(until)
             return
         if "kind" not in answer:

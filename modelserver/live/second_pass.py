@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from modelserver.serving import background
-from modelserver.speech.messages import Caption, CaptionRequest, HeardAudio
+from modelserver.speech.messages import Caption, CaptionRequest, UtteranceAudio
 from modelserver.speech.transcript import reader_text
 from supervisor import Pool, PoolError, Stream
 
@@ -27,7 +27,7 @@ _LAST_S = 5.0
 
 
 class SecondPass:
-    """Use as `async with`. `heard` and `ended` take what the first pass answers, in order."""
+    """Use as `async with`. `recognise_again` and `ended` take the first pass's answers, in order."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class SecondPass:
         caption with the number of the first pass's."""
         self._pool, self._asked, self._tell = pool, asked, tell
         self._request_id = request_id
-        self._waiting: asyncio.Queue[HeardAudio | Caption | None] = asyncio.Queue()
+        self._waiting: asyncio.Queue[UtteranceAudio | Caption | None] = asyncio.Queue()
         self._behind_s = 0.0
         self._fed_s = self._came_s = 0.0
         self._left_out = False
@@ -55,7 +55,7 @@ class SecondPass:
         self._following.cancel()
         await asyncio.gather(self._following, return_exceptions=True)
 
-    def heard(self, audio: HeardAudio) -> None:
+    def recognise_again(self, audio: UtteranceAudio) -> None:
         """Take audio that the first pass has recognised."""
         self._behind_s += _seconds(audio)
         self._waiting.put_nowait(audio)
@@ -76,14 +76,14 @@ class SecondPass:
         try:
             with self._pool.background_stream(request_id=self._request_id) as stream:
                 while (what := await self._waiting.get()) is not None:
-                    if isinstance(what, HeardAudio):
+                    if isinstance(what, UtteranceAudio):
                         await self._feed(stream, what)
                     else:
                         await self._revise(stream, what)
         except PoolError as error:
             log.warning("second_pass.ended", reason=error.message, request_id=self._request_id)
 
-    async def _feed(self, stream: Stream, audio: HeardAudio) -> None:
+    async def _feed(self, stream: Stream, audio: UtteranceAudio) -> None:
         seconds = _seconds(audio)
         self._came_s += seconds
         self._left_out |= self._behind_s > _MOST_BEHIND_S
@@ -121,10 +121,10 @@ class SecondPass:
         )
 
 
-def _seconds(audio: HeardAudio) -> float:
+def _seconds(audio: UtteranceAudio) -> float:
     return len(audio.pcm) / 2 / audio.rate
 
 
 def is_heard_audio(answer: dict[str, Any]) -> bool:
-    """A worker's answer is `HeardAudio`, and no caption."""
+    """A worker's answer is `UtteranceAudio`, and no caption."""
     return "pcm" in answer

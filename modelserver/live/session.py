@@ -138,7 +138,7 @@ class LiveSession:
     def _count(self, seconds: float) -> None:
         self.audio_s += seconds
         self._service.traffic.audio_s += seconds
-        self._passed.heard(seconds)
+        self._passed.charge(seconds)
 
     async def end(self, last: str | None = EOF) -> None:
         """End the stream (with None, without a last message), and wait for all answers. Raises

@@ -42,7 +42,7 @@ class Upload:
         limits = service.settings.limits
 
         def progress(done: SpeechProgress) -> None:
-            self.passed.heard_until(done.recognised_s)
+            self.passed.charge_until(done.recognised_s)
             if told is not None:
                 told(done)
 
@@ -55,7 +55,7 @@ class Upload:
             request_id=self.request[REQUEST_ID],
         )
         done = await transcription.run(self.admission, self.spool)
-        self.passed.heard_until(done.speech.recognised_s)
+        self.passed.charge_until(done.speech.recognised_s)
         await self.held.aclose()
         self.spool.close()
         self.request[NOTES].update(

@@ -30,7 +30,7 @@ class Rate:
         self._making = 0.0
         self._at: float | None = None
 
-    def heard(self, seconds: float, now: float) -> None:
+    def recognised(self, seconds: float, now: float) -> None:
         """Count audio that was recognised by `now`, in seconds of a monotonic clock."""
         if self._at is not None:
             took_s = now - self._at
@@ -41,7 +41,7 @@ class Rate:
 
     def made(self, seconds: float, took_s: float) -> None:
         """Count the time in which the samples of `seconds` of audio were made and nothing else was
-        done: none where other recordings were open, as `heard` counts it there."""
+        done: none where other recordings were open, as `recognised` counts it there."""
         self._making = ((self._making or took_s / seconds) + took_s / seconds) / 2
 
     def pause(self) -> None:
@@ -109,11 +109,11 @@ class Turn:
             took_s = time.monotonic() - self._opened if self._alone else 0.0
             self._turns.made(self.left_s, took_s)
 
-    def heard(self, seconds: float) -> None:
+    def recognised(self, seconds: float) -> None:
         """Count audio of this recording that was recognised."""
         self._heard_s += seconds
         if self._decoded:  # before that a worker was making samples, too
-            self._turns.heard(seconds)
+            self._turns.recognised(seconds)
 
 
 class Turns:
@@ -167,7 +167,7 @@ class Turns:
         finally:
             self._all.remove(mine)
             if not any(turn.open for turn in self._all):
-                self._rate.heard(0.0, time.monotonic())  # the last words took their time, too
+                self._rate.recognised(0.0, time.monotonic())  # the last words took their time, too
                 self._rate.pause()
             self._notify()
 
@@ -176,11 +176,11 @@ class Turns:
         while self._all:
             await self._change()
 
-    def heard(self, seconds: float) -> None:
-        """See `Turn.heard`."""
+    def recognised(self, seconds: float) -> None:
+        """See `Turn.recognised`."""
         rate = self._rate
         before = rate.per_s is None, rate.firm
-        rate.heard(seconds, time.monotonic())
+        rate.recognised(seconds, time.monotonic())
         if (rate.per_s is None, rate.firm) != before:
             self._notify()
 

@@ -1,8 +1,8 @@
 """A long recording on all workers: its samples in pieces, the pieces in the background of whatever
 else the workers do, and what was understood of them made one again.
 
-A piece is a part of a background stream, so that a dead worker costs no more than what it had heard
-since its last result, and a file or a live stream never waits for a piece.
+A piece is a part of a background stream, so that a dead worker costs only what it had
+recognised since its last result, and a file or a live stream never waits for a piece.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import msgspec
 from modelserver.audio.channels import MIX
 from modelserver.serving import background
 from modelserver.serving.recording_queue import Turn
-from modelserver.speech.joining import HeardPiece, Joiner, without_words
+from modelserver.speech.joining import Joiner, RecognisedPiece, without_words
 from modelserver.speech.messages import (
     Caption,
     Decoded,
@@ -47,11 +47,11 @@ Told = Callable[[SpeechProgress], None]
 class PieceJournal(Protocol):
     """What is understood of pieces, kept for the case that all of it has to begin again."""
 
-    async def begin(self, piece_s: float) -> dict[int, HeardPiece]:
+    async def begin(self, piece_s: float) -> dict[int, RecognisedPiece]:
         """Return the pieces that are known, by number, if they were cut so long."""
         ...
 
-    async def keep(self, number: int, heard: HeardPiece) -> None:
+    async def keep(self, number: int, recognised: RecognisedPiece) -> None:
         """One more."""
         ...
 
@@ -92,7 +92,7 @@ class Recording:
         turn: Turn | None = None,
         may_go_on: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`workers`: how many pieces are heard at once, at the most; `writes`: texts go through
+        """`workers`: most pieces that are recognised at once; `writes`: texts go through
         steps, those that are made of two pieces' words, too; `turn`: is told what
         is left; `may_go_on`: waited for before each piece."""
         self._pool, self._spools, self._workers = pool, spools, workers
@@ -100,14 +100,14 @@ class Recording:
         self._told, self._request_id = told, request_id
         self._journal = journal
         self._turn, self._may_go_on = turn, may_go_on
-        self._known: dict[int, HeardPiece] = {}
+        self._known: dict[int, RecognisedPiece] = {}
         self._arrived: asyncio.Queue[DecodedPiece | None] = asyncio.Queue()
         self._seen = 0
         self._held_bytes = 0
         """Samples that have come from the worker and are not in the spool yet."""
         self._waiting: asyncio.Queue[_Waiting | None] = asyncio.Queue()
         """None: there are no more; one for each that waits."""
-        self._heard: dict[int, HeardPiece] = {}
+        self._recognised: dict[int, RecognisedPiece] = {}
         self._channels: dict[int | None, _Channel] = {}
         self._joining = asyncio.Lock()
         self._writes = writes
@@ -227,28 +227,28 @@ class Recording:
             seconds = len(data) / 2 / rate
             await stream.send(data, seconds)
             if self._turn is not None:
-                self._turn.heard(seconds)
+                self._turn.recognised(seconds)
         return await background.end_utterance(stream)
 
     async def _understood(self, piece: DecodedPiece, captions: list[Caption], fed_s: float) -> None:
-        """Times of captions are those of their stream, which has heard other pieces before."""
+        """Times of captions are those of their stream, which has recognised other pieces before."""
         add_s = piece.start - fed_s
         segments = [_segment(caption, add_s, piece.channel) for caption in captions if caption.text]
-        heard = HeardPiece(piece.begin, piece.end, piece.paused, segments)
+        recognised = RecognisedPiece(piece.begin, piece.end, piece.paused, segments)
         if self._journal is not None:
-            await self._journal.keep(piece.number, heard)
-        await self._take(piece, heard)
+            await self._journal.keep(piece.number, recognised)
+        await self._take(piece, recognised)
 
-    async def _take(self, piece: DecodedPiece, heard: HeardPiece) -> None:
-        self._heard[piece.number] = heard
-        self._done_s += (heard.end - heard.begin) / len(self._channels)
+    async def _take(self, piece: DecodedPiece, recognised: RecognisedPiece) -> None:
+        self._recognised[piece.number] = recognised
+        self._done_s += (recognised.end - recognised.begin) / len(self._channels)
         if self._writes:
-            self._written.update(segment.text for segment in heard.segments)
+            self._written.update(segment.text for segment in recognised.segments)
         self._tell()
         channel = self._channels[piece.channel]
         async with self._joining:
-            while channel.order and channel.order[0] in self._heard:
-                following = self._heard.pop(channel.order.popleft())
+            while channel.order and channel.order[0] in self._recognised:
+                following = self._recognised.pop(channel.order.popleft())
                 await self._ready(channel.joiner.add(following), piece.channel)
 
     async def _ready(self, joined: list[SpeechSegment], channel: int | None) -> None:

@@ -13,7 +13,7 @@ _SAME_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class HeardPiece:
+class RecognisedPiece:
     """What was understood of a piece; times from the start of the recording. Its own are `begin` to
     `end`; `paused`: nobody speaks there."""
 
@@ -28,11 +28,11 @@ class Joiner:
     """Give it the pieces in order; each brings the segments that are complete with it."""
 
     def __init__(self) -> None:
-        self._before: HeardPiece | None = None
+        self._before: RecognisedPiece | None = None
         self._open: list[SpeechSegment] = []
         """Of the piece before, what may still change."""
 
-    def add(self, piece: HeardPiece) -> list[SpeechSegment]:
+    def add(self, piece: RecognisedPiece) -> list[SpeechSegment]:
         """The next one."""
         before, self._before = self._before, piece
         segments = list(piece.segments)

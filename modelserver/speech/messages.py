@@ -156,11 +156,11 @@ class CaptionRequest(msgspec.Struct, frozen=True):
     phrases: tuple[str, ...] = ()
     channels: str = "mix"
     profile: str = ""
-    heard: bool = False
-    """Answer with what was heard, too (`HeardAudio`): for a second pass."""
+    with_audio: bool = False
+    """Answer with the audio of each utterance, too (`UtteranceAudio`): for a second pass."""
 
 
-class HeardAudio(msgspec.Struct, frozen=True):
+class UtteranceAudio(msgspec.Struct, frozen=True):
     """Samples (16-bit, mono), `rate` a second, that the recogniser was given; before the caption
     that they brought."""
 

@@ -12,7 +12,14 @@ import msgspec
 import models
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.formats import RawFormat
-from modelserver.speech.messages import EOF, RESET, Caption, CaptionRequest, HeardAudio, LastCaption
+from modelserver.speech.messages import (
+    EOF,
+    RESET,
+    Caption,
+    CaptionRequest,
+    LastCaption,
+    UtteranceAudio,
+)
 from modelserver.speech.segments import segment_of
 from modelserver.speech.transcript import reader_text
 from modelserver.worker.live_audio import LiveAudio
@@ -112,7 +119,7 @@ class CaptionStream:
         elif not ended and self._samples != before and self._request.partials and not quiet:
             self._partial(values)
         if self._request.raw is None and self._samples != before:
-            values.append({"heard_until": self._heard_s})
+            values.append({"recognised_until": self._heard_s})
         units = (self._samples - before) / self._rate
         if not ended:
             return StreamAnswer(values, units=units)
@@ -136,9 +143,9 @@ class CaptionStream:
         piece = bytes(self._pending[:size])
         del self._pending[:size]
         self._samples += len(piece) // 2
-        if self._request.heard:
-            heard = HeardAudio(piece, self._rate)
-            values.append(msgspec.to_builtins(heard, builtin_types=(bytes,)))
+        if self._request.with_audio:
+            audio = UtteranceAudio(piece, self._rate)
+            values.append(msgspec.to_builtins(audio, builtin_types=(bytes,)))
         utterance = self._recognizer.accept(piece)
         if utterance is None:
             return False

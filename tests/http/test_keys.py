@@ -29,7 +29,7 @@ from modelserver.access.keyring import (
     read_keys,
     remove_key,
 )
-from modelserver.access.quota import Allowance, Allowed
+from modelserver.access.quota import Allowed, Quota
 from modelserver.settings import AuthSettings
 
 
@@ -78,17 +78,17 @@ def test_names_that_are_none_or_taken_are_refused(tmp_path: Path) -> None:
 
 
 def test_audio_is_counted_by_the_minute() -> None:
-    allowed, taken = Allowed(audio_s=60), Allowance()
+    allowed, taken = Allowed(audio_s=60), Quota()
     assert taken.request_refusal(allowed, 0.0) is None
-    taken.heard(90)  # what has begun is not broken off
+    taken.charge(90)  # what has begun is not broken off
     refusal = taken.request_refusal(allowed, 1.0)
     assert refusal is not None
     assert refusal[1] == pytest.approx(30, abs=2)
     assert taken.stream_refusal(allowed, 20.0) is not None
     assert taken.request_refusal(allowed, 31.0) is None
-    taken.heard(0)
+    taken.charge(0)
     assert taken.request_refusal(allowed, 1e6) is None
-    taken.heard(61)  # no more than a minute is saved up
+    taken.charge(61)  # no more than a minute is saved up
     assert taken.request_refusal(allowed, 1e6) is not None
 
 
@@ -99,22 +99,22 @@ def test_audio_is_charged_for_as_it_is_recognised(tmp_path: Path) -> None:
         first.expect(100)
         with pytest.raises(NotAllowed):  # both were let in before either was here
             second.expect(1)
-        first.heard_until(10)
+        first.charge_until(10)
         with pytest.raises(NotAllowed), gate.stream("alice"):
             pass
     with gate.request("alice") as left, gate.stream("alice") as stream:  # 50 s are left
-        stream.heard(15)
+        stream.charge(15)
         left.expect(30)
-        left.heard_until(36)
+        left.charge_until(36)
         with pytest.raises(NotAllowed), gate.request("alice"):
             pass
 
 
 def test_requests_and_streams_are_counted_apart() -> None:
-    allowed, taken = Allowed(requests=1, streams=2), Allowance(requests=1, streams=1)
+    allowed, taken = Allowed(requests=1, streams=2), Quota(requests=1, streams=1)
     assert taken.request_refusal(allowed, 0.0) is not None
     assert taken.stream_refusal(allowed, 0.0) is None
-    assert Allowance(requests=99, streams=99).request_refusal(Allowed(), 0.0) is None
+    assert Quota(requests=99, streams=99).request_refusal(Allowed(), 0.0) is None
 
 
 # --- with the server ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from modelserver.jobs.record import Delivery, Failure, Job, Repeat, Wanted
 from modelserver.jobs.store import Damaged, InUse, JobStore
 from modelserver.jobs.webhooks import SecretUnreadable, read_secrets, signed_headers, wait_before
 from modelserver.outbound.hosts import AllowedHosts, Refused
-from modelserver.speech.joining import HeardPiece
+from modelserver.speech.joining import RecognisedPiece
 from modelserver.speech.messages import Speech, SpeechRequest
 
 pytestmark = pytest.mark.quick
@@ -111,7 +111,7 @@ def test_what_was_told_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
         store.audio(f"x-{number}").write_bytes(b"audio")
         store.add(job(number, delivery=Delivery("http://u") if number == 3 else None), None)
     store.begins("x-1", 5.0)
-    heard = HeardPiece(0.0, 1.5, True, [])
+    heard = RecognisedPiece(0.0, 1.5, True, [])
     assert store.begin_pieces("x-1", "cut so") == {}
     store.keep_piece("x-1", 0, heard)
     assert store.ends("x-2", 7.0, SPEECH, None)

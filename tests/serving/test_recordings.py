@@ -27,7 +27,7 @@ from wavs import wav_file
 
 from models.vosk.prepared import PreparedModel
 from modelserver.serving.recordings import Recording, piece_length
-from modelserver.speech.joining import HeardPiece, Joiner
+from modelserver.speech.joining import Joiner, RecognisedPiece
 from modelserver.speech.messages import SpeechRequest, SpeechSegment, SpeechWord
 from modelserver.speech.segments import segment_of_words
 from modelserver.worker.pieces import AudioPiece, Cutter
@@ -101,11 +101,11 @@ def word(text: str, start: float) -> SpeechWord:
 
 def heard(
     begin: float, end: float, *segments: list[SpeechWord], paused: bool = False
-) -> HeardPiece:
-    return HeardPiece(begin, end, paused, [segment_of_words(words) for words in segments])
+) -> RecognisedPiece:
+    return RecognisedPiece(begin, end, paused, [segment_of_words(words) for words in segments])
 
 
-def joined(*pieces: HeardPiece) -> list[SpeechSegment]:
+def joined(*pieces: RecognisedPiece) -> list[SpeechSegment]:
     joiner = Joiner()
     done = [segment for piece in pieces for segment in joiner.add(piece)]
     return [*done, *joiner.finish()]

@@ -38,7 +38,7 @@ class Waiting:
             async with self.turns.turn(seconds, workers, allowed_s) as turn:
                 self.open.append(number)
                 await self._ends[number].wait()
-                turn.heard(seconds)
+                turn.recognised(seconds)
         except QueueFull as error:
             self.refused[number] = error
 
@@ -97,7 +97,7 @@ async def test_what_is_left_counts_and_not_what_was_there() -> None:
         await waiting.settle()
         assert list(waiting.refused) == [0]
         first.decoded(300)
-        first.heard(200)
+        first.recognised(200)
         waiting.add(150)
         await waiting.settle()
         assert list(waiting.refused) == [0]
@@ -111,7 +111,7 @@ async def test_while_nothing_is_known_they_wait_and_are_refused_once_it_is() -> 
         await waiting.settle()
         assert not waiting.refused
         known(turns, 20)
-        turns.heard(0.0)
+        turns.recognised(0.0)
         turns._notify()
         await waiting.settle()
         assert sorted(waiting.refused) == [3, 4, 5]
@@ -148,7 +148,7 @@ async def test_on_a_fresh_server_as_many_are_done_as_one_after_the_other_would_b
                 clock.now += own_s * making
                 turn.decoded(150.0)
                 for _ in range(75):
-                    turn.heard(2.0)
+                    turn.recognised(2.0)
                     await asyncio.sleep(0)
                     await asyncio.sleep(0)
                     heard_s += 2
@@ -211,14 +211,14 @@ async def test_what_is_recognised_while_samples_are_made_says_nothing_of_the_rat
     turns = Turns()
     async with turns.turn(100, 1, 30) as turn:
         for _ in range(30):
-            turn.heard(2.0)
+            turn.recognised(2.0)
         assert turn.left_s == 40
         assert turns._rate.per_s is None
         turn.decoded(80)
         assert turn.left_s == 20
         for _ in range(30):
             await asyncio.sleep(0)
-            turn.heard(2.0)
+            turn.recognised(2.0)
         assert turns._rate.per_s is not None
         assert turn.left_s == 0
 
@@ -226,10 +226,10 @@ async def test_what_is_recognised_while_samples_are_made_says_nothing_of_the_rat
 def test_the_rate_is_that_of_the_time_in_which_something_was_open() -> None:
     rate = Rate()
     for at in range(20):
-        rate.heard(2.0, at / 10)
+        rate.recognised(2.0, at / 10)
     assert rate.per_s == pytest.approx(20, rel=0.05)
     rate.pause()
     for at in range(20):
-        rate.heard(2.0, 1000 + at / 10)
+        rate.recognised(2.0, 1000 + at / 10)
     assert rate.per_s == pytest.approx(20, rel=0.05)
     assert Rate().per_s is None
