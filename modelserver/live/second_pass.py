@@ -27,7 +27,7 @@ _LAST_S = 5.0
 
 
 class SecondPass:
-    """Use as `async with`. `recognise_again` and `ended` take the first pass's answers, in order."""
+    """Use as `async with`. `recognise_again` and `ended` take the first pass's answers in order."""
 
     def __init__(
         self,
