@@ -1,3 +1,3 @@
-"""Who is served: settings, the HTTP application, audio, transcripts and the command line."""
+"""A speech recognition server: HTTP API, live streams, jobs, settings and command line."""
 
 __version__ = "0.1.0"

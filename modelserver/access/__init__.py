@@ -1,1 +1,1 @@
-"""Who may use the public side, and how much of it: keys, and what each of them may take."""
+"""Authentication and quotas of the public side: keys, and how much each of them may use."""

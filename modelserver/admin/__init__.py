@@ -1,1 +1,1 @@
-"""The admin side: what an operator sees and does, on a listener of its own."""
+"""The admin endpoint: health, metrics, the operator's page and actions, on its own listener."""

@@ -1,1 +1,1 @@
-"""The language model that answers what was said: some server of OpenAI's chat API, elsewhere."""
+"""Answers to spoken questions, from a language model behind OpenAI's chat API."""

@@ -1,1 +1,1 @@
-"""Many files, transcribed on one engine or another: this machine's own pool, or a server."""
+"""Transcription of many files by one engine: this machine's own pool, or a server."""

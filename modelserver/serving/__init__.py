@@ -1,1 +1,1 @@
-"""The models that are served: which, how they are loaded and changed, and what a request does."""
+"""Served models: choosing, loading and changing them, admission, drain, long recordings."""

@@ -1,1 +1,1 @@
-"""What runs in the fork server and in its workers; nothing here needs an event loop."""
+"""Code that runs in the fork server and in its workers, without an event loop."""

@@ -1,1 +1,1 @@
-"""How a process ended, the evidence for it, and what was known of memory before."""
+"""Process exits: the cause, the evidence for it, and the memory readings before it."""

@@ -1,1 +1,1 @@
-"""What the kernel says: each reading is a frozen value, each function reads and decides nothing."""
+"""Readings from the kernel: frozen values, and functions that read and decide nothing."""
