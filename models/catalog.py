@@ -10,9 +10,6 @@ import msgspec
 
 CATALOG = Path(__file__).parent / "catalog.toml"
 
-DEFAULT_SOURCE = "https://alphacephei.com/vosk/models"
-"""Where the publisher keeps them, each as NAME.zip."""
-
 _UNPACKED = {"small": 3.0, "big": 1.6}
 """Times the download: the Korean small model and the big Chinese one."""
 _MEMORY_SMALL, _MEMORY_BIG = 2.0, 1.1

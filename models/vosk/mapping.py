@@ -22,7 +22,6 @@ UNSPECIFIED = "<unspecified>"
 """What libvosk tells OpenFst as the graph's file name."""
 
 _MADV_RANDOM = mmap.MADV_RANDOM
-_PAGE = mmap.PAGESIZE
 
 
 class CannotMap(Exception):

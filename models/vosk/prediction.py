@@ -1,10 +1,10 @@
 """How much memory a model will take, from its files' names, sizes and first bytes: before it is
 loaded.
 
-Every factor was measured with the embedded model and variants of it (tests/test_prediction.py,
-docs/decisions.md), with jemalloc as the workers have it. Only sums could be measured of the
-acoustic model with its i-vector extractor; the recurrent language model's factor follows from what
-Vosk makes of it and was not measured.
+Every factor was measured with the embedded model and variants of it (docs/decisions.md,
+tests/models/test_prediction.py), with jemalloc as the workers have it. Only sums could be measured
+of the acoustic model with its i-vector extractor; the recurrent language model's factor follows
+from what Vosk makes of it and was not measured.
 """
 
 import struct

@@ -1,5 +1,6 @@
 """Commands and engines of other distributions, found by their entry points."""
 
+import contextlib
 from importlib.metadata import EntryPoint, entry_points
 
 import click
@@ -9,7 +10,7 @@ from modelserver.extras import how_to_install_tools
 COMMANDS = "modelserver.commands"
 """Entry points: click commands by their names."""
 ENGINES = "modelserver.transcription_engines"
-"""Entry points: `(Settings, SpeechRequest, address) -> Engine`, for `transcribe --on NAME`."""
+"""Entry points: `(Settings, SpeechRequest, address) -> Engine`, for `transcribe --on ray`."""
 TOOLS = {COMMANDS: ("evaluate", "plan"), ENGINES: ("ray",)}
 """What modelserver-tools adds: named in help texts whether it is installed or not."""
 
@@ -32,7 +33,8 @@ class Commands(click.Group):
         install it."""
         found = super().get_command(ctx, cmd_name)
         if found is None and (added := find_plugin(COMMANDS, cmd_name)) is not None:
-            found = added.load()
+            with contextlib.suppress(ImportError):  # of a package that it needs
+                found = added.load()
         if found is None and cmd_name in TOOLS[COMMANDS]:
             found = _missing(cmd_name)
         return found

@@ -73,7 +73,7 @@ class _Wanted:
     def take(self, config: _Config) -> None:
         """Raises `Refusal`."""
         if config.phrase_list is not None:
-            self.phrases = phrase_list(config.phrase_list)
+            self.phrases = phrase_list(config.phrase_list, "phrase_list")
         if config.sample_rate is not None:
             rate = _number("sample_rate", config.sample_rate, float)
             if not _LEAST_RATE <= rate <= _MOST_RATE:

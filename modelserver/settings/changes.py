@@ -29,8 +29,8 @@ def until_restart(running: Settings, wanted: Settings) -> tuple[Settings, list[s
 
 
 def same_preparation(one: Settings, other: Settings) -> bool:
-    """Preparing a model for one is preparing it for the other."""
-    return not any(field.prepares for field in _different(one, other))
+    """Return whether preparing a model for one is preparing it for the other."""
+    return not any(field.prepares == "makes" for field in _different(one, other))
 
 
 def preparing_environment(settings: Settings) -> dict[str, str]:

@@ -220,6 +220,8 @@ def _old_names() -> dict[str, str]:
 
 
 def _unknown(what: str, origin: str, name: str, known: Mapping[str, Any]) -> ConfigurationError:
+    if name.startswith("models.") and name.endswith(".warmup"):
+        name = "warmup"
     for old, instead in _old_names().items():
         if name in (old, variable_of(old)):
             said = f"there is no setting {name} (from {origin}) any more: {instead}"

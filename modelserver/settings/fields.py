@@ -50,8 +50,8 @@ class Field:
     """`[models.NAME]` may set it too."""
     restart: bool = False
     """A changed value takes effect at the next start, not at a reload."""
-    prepares: bool = False
-    """The process that prepares a model needs it."""
+    prepares: Literal["", "needs", "makes"] = ""
+    """Whether the process that prepares a model needs it, or it also decides what is made."""
 
     @property
     def variable(self) -> str:

@@ -41,13 +41,13 @@ def _about(
     flag: str = "",
     per_model: bool = False,
     restart: bool = False,
-    prepares: bool = False,
+    prepares: Literal["", "needs", "makes"] = "",
 ) -> Meta:
     """Describe a setting.
 
     `flag`: its flag, if it has one. `per_model`: `[models.NAME]` may set it too. `restart`: a
     changed value takes effect at the next start, not at a reload. `prepares`: the process that
-    prepares a model needs it.
+    prepares a model needs it, or it also decides what is made.
     """
     facts = {"flag": flag, "per_model": per_model, "restart": restart, "prepares": prepares}
     return Meta(description=text, extra=facts)
@@ -415,7 +415,7 @@ class DebugSettings(Section, frozen=True):
         _about(
             "memory allocator of the workers; auto: jemalloc if the machine has it",
             restart=True,
-            prepares=True,
+            prepares="needs",
         ),
     ] = "auto"
     blas: Annotated[
@@ -423,7 +423,7 @@ class DebugSettings(Section, frozen=True):
         _about(
             "OpenBLAS kernel of the workers; auto: the best that the processor "
             "can run; off: what the library chooses",
-            prepares=True,
+            prepares="makes",
         ),
     ] = "auto"
     warmup: Annotated[
@@ -530,7 +530,7 @@ class Settings(Section, frozen=True):
             'a name in models_dir, a path, or "auto" (the installed default); of several, the '
             "first that fits into memory is served",
             flag="--model",
-            prepares=True,
+            prepares="makes",
         ),
     ] = ("auto",)
     language: Annotated[
@@ -539,16 +539,16 @@ class Settings(Section, frozen=True):
             "language of the model, as a BCP 47 tag; empty: as the model's name says",
             flag="--language",
             per_model=True,
-            prepares=True,
+            prepares="makes",
         ),
     ] = ""
     models_dir: Annotated[
-        Path, _about("where models are installed", flag="--models-dir", prepares=True)
+        Path, _about("where models are installed", flag="--models-dir", prepares="makes")
     ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_DATA_HOME", ".local/share") / "models"
     )
     prepared_dir: Annotated[
-        Path, _about("where prepared models are stored", flag="--prepared-dir", prepares=True)
+        Path, _about("where prepared models are stored", flag="--prepared-dir", prepares="makes")
     ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_CACHE_HOME", ".cache") / "prepared"
     )
@@ -559,13 +559,15 @@ class Settings(Section, frozen=True):
             "into memory",
             flag="--rescoring",
             per_model=True,
-            prepares=True,
+            prepares="needs",
         ),
     ] = "auto"
     models_url: Annotated[
         str,
         _about(
-            "where models are downloaded from, each as NAME.zip", flag="--models-url", prepares=True
+            "where models are downloaded from, each as NAME.zip",
+            flag="--models-url",
+            prepares="needs",
         ),
     ] = "https://alphacephei.com/vosk/models"
     prepare: Annotated[
@@ -575,7 +577,7 @@ class Settings(Section, frozen=True):
             "disk allow; first: before it is served; never: not at all",
             flag="--prepare",
             per_model=True,
-            prepares=True,
+            prepares="makes",
         ),
     ] = "auto"
     simd: Annotated[
@@ -585,7 +587,7 @@ class Settings(Section, frozen=True):
             "weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a "
             "static graph, if the library can be built",
             flag="--simd",
-            prepares=True,
+            prepares="needs",
         ),
     ] = "auto"
     sandbox: Annotated[

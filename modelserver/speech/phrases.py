@@ -15,9 +15,9 @@ UNKNOWN = "[unk]"
 _MOST_SAID = 20
 
 
-def phrases_refused(why: str) -> Refusal:
-    """Return the refusal of phrases that cannot be recognised."""
-    return Refusal("bad_parameter", f"phrases: {why}")
+def phrases_refused(why: str, parameter: str = "phrases") -> Refusal:
+    """Return the refusal of phrases that cannot be recognised, which came as `parameter`."""
+    return Refusal("bad_parameter", f"{parameter}: {why}")
 
 
 def not_known(words: list[str]) -> list[str]:
@@ -27,23 +27,24 @@ def not_known(words: list[str]) -> list[str]:
     return [f"words of the phrases that the model does not know: {', '.join(words[:_MOST_SAID])}"]
 
 
-def phrase_list(given: Iterable[Any]) -> tuple[str, ...]:
-    """Checked, each once, without spaces that mean nothing. Raises `Refusal`."""
+def phrase_list(given: Iterable[Any], parameter: str = "phrases") -> tuple[str, ...]:
+    """Return the phrases, each once, without spaces that mean nothing. Raises `Refusal`, which
+    names the `parameter` that they came as."""
     phrases: dict[str, None] = {}
     for phrase in given:
         if not isinstance(phrase, str):
-            raise phrases_refused(f"a phrase is text, not {str(phrase)[:40]!r}")
+            raise phrases_refused(f"a phrase is text, not {str(phrase)[:40]!r}", parameter)
         text = " ".join(phrase.split())
         if len(text) > _MOST_LETTERS:
             raise phrases_refused(
-                f"{text[:20]!r}... has {len(text)} letters, {_MOST_LETTERS} are allowed"
+                f"{text[:20]!r}... has {len(text)} letters, {_MOST_LETTERS} are allowed", parameter
             )
         if not text.isprintable():
-            raise phrases_refused(f"{text[:40]!r} has letters that are none")
+            raise phrases_refused(f"{text[:40]!r} has letters that are none", parameter)
         if text:
             phrases[text] = None
     if len(phrases) > _MOST_PHRASES:
-        raise phrases_refused(f"{len(phrases)} phrases; {_MOST_PHRASES} are allowed")
+        raise phrases_refused(f"{len(phrases)} phrases; {_MOST_PHRASES} are allowed", parameter)
     if set(phrases) == {UNKNOWN}:
-        raise phrases_refused(f"{UNKNOWN} alone recognises nothing")
+        raise phrases_refused(f"{UNKNOWN} alone recognises nothing", parameter)
     return tuple(phrases)

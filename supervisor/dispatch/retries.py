@@ -99,4 +99,4 @@ class Retries:
 
 def closing() -> Draining:
     """Return what ends the jobs that are inside when the pool closes."""
-    return Draining("the pool is closing")
+    return Draining("it is shutting down")

@@ -210,11 +210,6 @@ class Observer:
 
     # --- what is known --------------------------------------------------------------------------
 
-    @property
-    def known(self) -> bool:
-        """There has been a whole reading."""
-        return self.reading is not None
-
     def bounds(self) -> tuple[Bound, ...]:
         """Everything that bounds our memory."""
         assert self.reading is not None

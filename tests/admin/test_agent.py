@@ -51,12 +51,15 @@ def service(**state: Any) -> SpeechService:
         s_per_unit=given["pace"],
     )
     served = SimpleNamespace(pool=pool)
+
+    class Models(dict[str, Any]):
+        default = served
+        most_admitted = given["places"]
+
     made = SimpleNamespace(
         status=lambda: status,
-        draining=lambda: given["draining"],
-        models={"default": served},
-        default=served,
-        places=given["places"],
+        drain=SimpleNamespace(reason=given["draining"]),
+        models=Models(default=served),
     )
     return cast("SpeechService", made)
 

@@ -218,8 +218,11 @@ def test_what_a_preparing_process_needs_reaches_it(tmp_path: Path) -> None:
     there = read_configuration(None, variables, {}).settings
     assert there == with_values(Settings(), given)
     assert same_preparation(there, settings)
-    for name in given:
+    for name in given.keys() - {"rescoring"}:
         assert not same_preparation(there, with_values(there, {name: value_of(Settings(), name)}))
+    # A reload of these does not throw away what is being prepared.
+    others = {"rescoring": "on", "models_url": "https://elsewhere.example", "simd": "off"}
+    assert same_preparation(there, with_values(there, others))
 
 
 def test_what_needs_a_restart_stays_as_it_is_until_then() -> None:

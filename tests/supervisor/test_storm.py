@@ -1,7 +1,8 @@
 """Kills, recycles, renewals, pauses and deaths of fork servers over a pool of toys, in any order:
 every job is answered once, the pool is whole again, and nothing is left over.
 
-`STORM_S=3600 pytest tests/test_storm.py` goes on for an hour; it takes most of a minute by default.
+`STORM_S=3600 pytest tests/supervisor/test_storm.py` goes on for an hour;
+it takes most of a minute by default.
 """
 
 import asyncio

@@ -57,6 +57,23 @@ def test_help_lists_the_commands_of_the_tools_either_way(without_tools: dict[str
     assert "part of modelserver-tools" not in there.stdout
 
 
+def test_tools_without_a_package_that_they_need_leave_the_other_commands_alone(
+    without_tools: dict[str, str], tmp_path: Path
+) -> None:
+    for installed in Path(sysconfig.get_path("purelib")).iterdir():
+        if installed.name.startswith(("modelserver_tools", "_modelserver_tools")):
+            (tmp_path / installed.name).symlink_to(installed)
+        elif installed.name.startswith("simpy"):
+            (tmp_path / installed.name).unlink()
+    environment = without_tools | {"PYTHONPATH": f"{without_tools['PYTHONPATH']}:{ROOT / 'tools'}"}
+    helped = run(environment, "--help")
+    assert helped.returncode == 0, helped.stderr
+    planned = run(environment, "plan", "--rate", "2")
+    assert planned.returncode == 1
+    assert "./tools" in planned.stderr
+    assert "Traceback" not in planned.stderr
+
+
 def test_each_entry_point_of_a_command_is_one() -> None:
     commands = entry_points(group="modelserver.commands")
     assert {point.name: point.load().name for point in commands} == {
