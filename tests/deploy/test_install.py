@@ -93,3 +93,18 @@ def test_it_is_installed_and_uninstalled_and_leaves_what_is_the_users(tmp_path: 
     assert left == ["etc/modelserver.toml"]
     assert (root / "var/lib/modelserver/models/mine").is_dir()
     assert list((root / "opt").iterdir()) == []
+
+
+@pytest.mark.parametrize("extra", ["plan", "evaluate", "ray"])
+def test_an_extra_that_is_a_distribution_now_is_refused(tmp_path: Path, extra: str) -> None:
+    script, extras = ROOT / "scripts" / "install", f"ko,{extra}"
+    run = subprocess.run(
+        [script, "install", sys.executable, extras],
+        env=os.environ | {"DESTDIR": str(tmp_path / "root")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "pip install ./tools" in run.stderr
+    assert not (tmp_path / "root").exists()
