@@ -573,7 +573,7 @@ def test_who_does_not_read_an_answer_is_disconnected(behind: tuple[RunningServer
             return any(one.raddr == own for one in connections)
 
         sock.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
-        assert there()
+        until(there, 30, "the connection is accepted")
         until(lambda: not there(), 60, "the connection is given up")
     assert server.ask("/readyz").status == 200
 

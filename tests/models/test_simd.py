@@ -1,5 +1,6 @@
 """SIMD library: right to the bit, never on what may change, and not used where it cannot be."""
 
+import contextlib
 import json
 import os
 import re
@@ -154,8 +155,8 @@ def test_any_product_is_right_and_the_engines_to_the_bit(
 
 def test_only_weights_that_are_constant_are_ever_used(program: Path) -> None:
     own = Driver(program, None)  # its process is changed for good
-    assert own.ask("weights") == ["right"]
-    own.close()
+    with contextlib.closing(own):
+        assert own.ask("weights") == ["right"]
 
 
 def test_the_variant_is_one_that_the_processor_has() -> None:

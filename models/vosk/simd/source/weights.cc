@@ -82,6 +82,9 @@ bool bring_back(Weights& weights) {
   return done;
 }
 
+/// The address at which this thread faulted before, in weights that were constant then.
+thread_local const void* fault_before __attribute__((tls_model("initial-exec"))) = nullptr;
+
 /// Somebody touches what was set aside, or writes to what was sealed: let them, and remember. Any
 /// other fault is what it was.
 void on_fault(int number, siginfo_t* info, void* context) {
@@ -91,15 +94,20 @@ void on_fault(int number, siginfo_t* info, void* context) {
     bool mended = false;
     if (touched != nullptr) {
       State now = touched->state.load(std::memory_order_acquire);
-      if (now == State::kAside || now == State::kReturning)
-        mended = bring_back(*touched);  // who writes comes here once more
-      else
+      if (now == State::kAside || now == State::kReturning) {
+        mended = bring_back(*touched);  // a write faults once more
+      } else if (now == State::kConstant && fault_before != info->si_addr) {
+        // Perhaps a read, and another thread has brought it back since: a write faults once more.
+        fault_before = info->si_addr;
+        mended = true;
+      } else {
         // Two threads may fault at once: the second finds it done.
         mended = (now == State::kChanged ||
                   (now == State::kConstant &&
                    (touched->state.compare_exchange_strong(now, State::kChanged) ||
                     now == State::kChanged))) &&
                  protect(*touched, PROT_READ | PROT_WRITE);
+      }
     }
     errno = error_before;
     if (mended) return;
