@@ -36,26 +36,26 @@ class Pass:
         """`refuse`: raises `NotAllowed` where the key has had its share of audio by now."""
         self.name = name
         self._quota, self._refuse = quota, refuse
-        self._heard_s = self._charged_s = 0.0
+        self._recognised_s = self._charged_s = 0.0
 
     def expect(self, seconds: float) -> None:
         """Charge for so many seconds of audio in all, before they are recognised. Raises
         `NotAllowed` where others with the same key have had its share meanwhile."""
         self._refuse()
-        self._charge(max(seconds, self._heard_s))
+        self._charge(max(seconds, self._recognised_s))
 
     def charge(self, seconds: float) -> None:
         """Charge for so many more seconds, which were recognised."""
-        self.charge_until(self._heard_s + seconds)
+        self.charge_until(self._recognised_s + seconds)
 
     def charge_until(self, seconds: float) -> None:
         """Charge for so many seconds in all, which were recognised."""
-        self._heard_s = max(seconds, self._heard_s)
-        self._charge(max(self._heard_s, self._charged_s))
+        self._recognised_s = max(seconds, self._recognised_s)
+        self._charge(max(self._recognised_s, self._charged_s))
 
     def close(self) -> None:
         """Return what was charged for and not recognised."""
-        self._charge(self._heard_s)
+        self._charge(self._recognised_s)
 
     def _charge(self, seconds: float) -> None:
         self._quota.charge(seconds - self._charged_s)

@@ -35,7 +35,7 @@ class StoreThread:
         assert self._store is not None
         loop = asyncio.get_running_loop()
         doing = loop.run_in_executor(self._executor, self._call, self._store, call)
-        doing.add_done_callback(_heard)
+        doing.add_done_callback(_retrieve)
         return await asyncio.shield(doing)
 
     def _call(self, store: JobStore, call: Callable[[JobStore], Result]) -> Result:
@@ -67,7 +67,7 @@ class StoreThread:
         self._executor.shutdown(wait=False)
 
 
-def _heard(doing: asyncio.Future[Any]) -> None:
-    """What it failed of is its caller's concern, if that has not gone."""
+def _retrieve(doing: asyncio.Future[Any]) -> None:
+    """Retrieve the exception: its caller has it, or has gone."""
     if not doing.cancelled():
         doing.exception()

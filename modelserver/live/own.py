@@ -14,7 +14,7 @@ from aiohttp import web
 from modelserver.http.decoding import decoded
 from modelserver.http.errors import ErrorInside, failed, refusal_of
 from modelserver.http.middleware import KEY_NAME, NOT_ALLOWED, NOTES, REQUEST_ID
-from modelserver.live.second_pass import SecondPass, is_heard_audio
+from modelserver.live.second_pass import SecondPass, is_utterance_audio
 from modelserver.live.session import Audio, Input, LiveSession, Signal, live_session
 from modelserver.live.websockets import LiveSocket, SocketClient, close_of, open_socket
 from modelserver.refusal import Refusal
@@ -204,7 +204,7 @@ class _Client(SocketClient):
         return Signal.KEEPALIVE
 
     async def _tell(self, answer: dict[str, Any]) -> None:
-        if is_heard_audio(answer):
+        if is_utterance_audio(answer):
             if self._second is not None:
                 self._second.recognise_again(msgspec.convert(answer, UtteranceAudio))
             return

@@ -125,6 +125,6 @@ def _seconds(audio: UtteranceAudio) -> float:
     return len(audio.pcm) / 2 / audio.rate
 
 
-def is_heard_audio(answer: dict[str, Any]) -> bool:
+def is_utterance_audio(answer: dict[str, Any]) -> bool:
     """A worker's answer is `UtteranceAudio`, and no caption."""
     return "pcm" in answer

@@ -77,7 +77,7 @@ class Turn:
 
     def __init__(self, turns: "Turns", left_s: float) -> None:
         self._turns = turns
-        self._all_s, self._heard_s = left_s, 0.0
+        self._all_s, self._recognised_s = left_s, 0.0
         self._decoded = False
         self._opened: float | None = None
         self._alone = False
@@ -94,7 +94,7 @@ class Turn:
     @property
     def left_s(self) -> float:
         """Seconds of audio that are not recognised yet."""
-        return max(0.0, self._all_s - self._heard_s)
+        return max(0.0, self._all_s - self._recognised_s)
 
     @property
     def to_make_s(self) -> float:
@@ -111,7 +111,7 @@ class Turn:
 
     def recognised(self, seconds: float) -> None:
         """Count audio of this recording that was recognised."""
-        self._heard_s += seconds
+        self._recognised_s += seconds
         if self._decoded:  # before that a worker was making samples, too
             self._turns.recognised(seconds)
 

@@ -20,14 +20,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 
 class SettingsRefused(Refusal):
-    """These settings cannot be taken over while the server runs; the text says why."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("bad_settings", message)
-
-
-class ReloadRefused(Refusal):
-    """The settings cannot be used, and nothing has changed; the text says why."""
+    """Settings that a running server cannot use; nothing has changed, and the text says why."""
 
     def __init__(self, message: str) -> None:
         super().__init__("bad_settings", message)
@@ -58,7 +51,7 @@ class Reloader:
 
     async def reload(self) -> None:
         """Take over the settings, and load every model anew beside the one that serves; returns
-        when that has begun. Raises `ReloadRefused`."""
+        when that has begun. Raises `SettingsRefused`."""
         async with self._one:
             log.info("server.reload_started")
             open_before = self._service.access.open
@@ -69,7 +62,7 @@ class Reloader:
             except (ConfigurationError, SettingsRefused) as error:
                 self._service.reload_refused = str(error)
                 log.error("server.reload_rejected", reason=str(error))
-                raise ReloadRefused(str(error)) from error
+                raise SettingsRefused(str(error)) from error
             self._service.reload_refused = None
             log.info("server.reloaded", models=list(self._service.models))
             if self._service.access.open and not open_before:
@@ -111,7 +104,7 @@ class Reloader:
         """The same for whoever cannot be told; what stands in the way is logged."""
         try:
             await self.reload()
-        except ReloadRefused:
+        except SettingsRefused:
             return  # it has been logged, and all is as it was
         except Exception as error:  # a reload that fails is no reason to end
             self._service.reload_refused = f"{type(error).__name__}: {error}"

@@ -25,7 +25,7 @@ from modelserver.speech.languages import primary_language
 from supervisor import Cause, Guard, NotReady, Pool, PoolStatus, SpoolStore, Target
 
 
-def _heard_s(answer: dict[str, Any]) -> float:
+def _recognised_s(answer: dict[str, Any]) -> float:
     """Return the seconds of audio that were really there, as a header may say anything. Channels
     that were recognised one by one count each; audio that was only decoded counts 0."""
     return 0.0 if "pieces" in answer else float(answer["duration_s"]) * answer["channels"]
@@ -213,7 +213,7 @@ class ServedModel:
         async def sound() -> bool:
             return await self._sound(pool)
 
-        pool = Pool(target, settings, self._spools, self._guard, sound, _heard_s)
+        pool = Pool(target, settings, self._spools, self._guard, sound, _recognised_s)
         return pool
 
     async def _target(self, pool: Pool) -> Target:

@@ -34,8 +34,9 @@ class Recognized:
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """One recording, as it is `asked`. `timeout_s`: what it may take; `told` hears how far it is;
-    with a `journal` it is heard in the background, in pieces that are kept, however short it is."""
+    """One recording, as it is `asked`. `timeout_s`: seconds that it may take; `told` receives its
+    progress; with a `journal` it is recognised in the background, in pieces that are kept, however
+    short it is."""
 
     service: SpeechService
     served: ServedModel

@@ -220,10 +220,9 @@ def _old_names() -> dict[str, str]:
 
 
 def _unknown(what: str, origin: str, name: str, known: Mapping[str, Any]) -> ConfigurationError:
-    if name.startswith("models.") and name.endswith(".warmup"):
-        name = "warmup"
+    own = name.rpartition(".")[2] if name.startswith("models.") else name
     for old, instead in _old_names().items():
-        if name in (old, variable_of(old)):
+        if own in (old, variable_of(old)):
             said = f"there is no setting {name} (from {origin}) any more: {instead}"
             return ConfigurationError(said)
     close = difflib.get_close_matches(name, list(known), n=3)

@@ -119,7 +119,7 @@ class CaptionStream:
         elif not ended and self._samples != before and self._request.partials and not quiet:
             self._partial(values)
         if self._request.raw is None and self._samples != before:
-            values.append({"recognised_until": self._heard_s})
+            values.append({"recognised_until": self._recognised_s})
         units = (self._samples - before) / self._rate
         if not ended:
             return StreamAnswer(values, units=units)
@@ -153,7 +153,7 @@ class CaptionStream:
         return True
 
     @property
-    def _heard_s(self) -> float:
+    def _recognised_s(self) -> float:
         return round(self._samples / self._rate, 3)
 
     def _final(self, utterance: models.Utterance, values: list[Any], *, asked_for: bool) -> None:
@@ -163,15 +163,15 @@ class CaptionStream:
                 kind="final",
                 segment=self._segment,
                 text=segment.text if segment else "",
-                start=segment.start if segment else self._heard_s,
-                end=segment.end if segment else self._heard_s,
+                start=segment.start if segment else self._recognised_s,
+                end=segment.end if segment else self._recognised_s,
                 words=segment.words if segment and segment.words else None,
                 alternatives=segment.alternatives if segment and segment.alternatives else None,
                 finalized=asked_for,
             )
             values.append(msgspec.to_builtins(caption))
             self._segment += 1
-        self._utterance_s = self._heard_s
+        self._utterance_s = self._recognised_s
         self._said = ""
 
     def _partial(self, values: list[Any]) -> None:
@@ -179,8 +179,10 @@ class CaptionStream:
         if text == self._said:
             return
         self._said = text
-        caption = Caption("partial", self._segment, text, self._utterance_s, self._heard_s)
+        caption = Caption("partial", self._segment, text, self._utterance_s, self._recognised_s)
         values.append(msgspec.to_builtins(caption))
 
     def _last(self) -> LastCaption:
-        return LastCaption(self._heard_s, self._segment, [*self._warned, *self._audio.warnings])
+        return LastCaption(
+            self._recognised_s, self._segment, [*self._warned, *self._audio.warnings]
+        )

@@ -229,13 +229,13 @@ class AudioReader:
             plain = frame.format.name in ("s16", "s16p") and frame.layout.nb_channels == 1
             if plain and frame.sample_rate == self._rate:
                 if graph is not None:
-                    yield from self._heard(graph, last=True)
+                    yield from self._wanted_channels(graph, last=True)
                     graph = None
                 # Nothing to do is done exactly.
                 yield (bytes(frame.planes[0])[: frame.samples * 2],)
                 continue
             if graph is not None and not graph.takes(frame):
-                yield from self._heard(graph, last=True)
+                yield from self._wanted_channels(graph, last=True)
                 graph = None
             try:
                 if graph is None:
@@ -245,14 +245,14 @@ class AudioReader:
                 self._damaged += 1
                 graph = None
                 continue
-            yield from self._heard(graph, last=False)
+            yield from self._wanted_channels(graph, last=False)
         if graph is not None:
-            yield from self._heard(graph, last=True)
+            yield from self._wanted_channels(graph, last=True)
         self._damaged += opened.damaged
         if not self._warnings and opened.is_cut_short(self._seconds - before):
             self._warnings.append("the file is cut short: what is there was recognised")
 
-    def _heard(self, graph: Resampler, *, last: bool) -> Iterator[Sequence[bytes]]:
+    def _wanted_channels(self, graph: Resampler, *, last: bool) -> Iterator[Sequence[bytes]]:
         for channels, mean in graph.pull(last=last):
             if self.numbers:
                 silence = bytes(2 * len(mean))

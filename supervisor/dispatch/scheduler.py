@@ -81,8 +81,10 @@ class Scheduler(Member):
                 job.fail(PoolError(f"the job's input cannot be opened: {error.strerror}"))
             log.warning("job.start_failed", job=job.id, reason=str(error))
             return False
-        begun = worker.run(job, fds)
-        close_fds(fds)
+        try:
+            begun = worker.run(job, fds)
+        finally:
+            close_fds(fds)
         if begun:
             self.queue.take(job)
         return begun
