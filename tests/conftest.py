@@ -22,7 +22,7 @@ from playwright.sync_api import Browser
 from running import RunningServer, start_server
 from small_model import SMALL_WORDS, make_small_model
 from waves import wav
-from wavs import as_wav
+from wavs import wav_file
 from xdist.scheduler import LoadScopeScheduling
 
 import models
@@ -97,7 +97,7 @@ def clips() -> list[bytes]:
 @pytest.fixture(scope="session")
 def wav_clips(clips: list[bytes]) -> list[bytes]:
     """The same as WAV files."""
-    return [as_wav(clip) for clip in clips]
+    return [wav_file(clip) for clip in clips]
 
 
 @pytest.fixture(scope="session")
@@ -295,3 +295,10 @@ def launched(module_browser: Browser) -> Iterator[Browser]:
     """The module's browser, without the pages of earlier tests."""
     yield module_browser
     close_pages(module_browser)
+
+
+@pytest.fixture(scope="module")
+def described(server: RunningServer) -> dict[str, Any]:
+    """The AsyncAPI document, as it is served."""
+    document: dict[str, Any] = server.ask("/asyncapi.json").json
+    return document

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from running import RunningServer, ask, start_server, until
-from wavs import as_wav
+from wavs import wav_file
 
 import models
 from modelserver.admin.address import AdminAddress, BadAddress, admin_address, bind_unix
@@ -387,7 +387,7 @@ def test_who_has_no_token_cannot_take_the_descriptors(
         for _ in range(300):
             held.enter_context(socket.create_connection((host, int(port))))
         assert psutil.Process(server.pid).num_fds() < before + 40
-        assert server.convert(as_wav(clips[2])).status == 200
+        assert server.convert(wav_file(clips[2])).status == 200
         assert ask(f"{admin}/admin/health", Authorization="bearer secret").status == 200
     assert not server.events("guard.failed")
 

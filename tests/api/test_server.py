@@ -9,7 +9,7 @@ import pytest
 import wavs
 from by_hand import FORM, form
 from running import RunningServer, until
-from wavs import as_wav
+from wavs import wav_file
 
 
 def test_speech_in_text_out(server: RunningServer, wav_clips: list[bytes]) -> None:
@@ -44,7 +44,7 @@ def test_plain_text_is_given_to_those_who_prefer_it(
 def test_json_is_given_to_everybody_else(
     server: RunningServer, wav_clips: list[bytes], accept: str
 ) -> None:
-    answer = server.convert(as_wav(b""), Accept=accept)
+    answer = server.convert(wav_file(b""), Accept=accept)
     assert answer.headers["Content-Type"].startswith("application/json")
 
 
@@ -59,12 +59,12 @@ def test_json_is_given_to_everybody_else(
     ],
 )
 def test_any_audio_type_is_taken(server: RunningServer, content_type: str) -> None:
-    assert server.convert(as_wav(b""), Content_Type=content_type).status == 200
+    assert server.convert(wav_file(b""), Content_Type=content_type).status == 200
 
 
 def test_no_type_at_all_is_taken(server: RunningServer) -> None:
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
-    connection.request("POST", "/api/audio/convert", as_wav(b""))
+    connection.request("POST", "/api/audio/convert", wav_file(b""))
     assert connection.getresponse().status == 200
     connection.close()
 
@@ -99,7 +99,7 @@ def test_a_chunked_upload_is_taken(server: RunningServer, wav_clips: list[bytes]
     "pcm", [b"", bytes(16_000), bytes(2)], ids=["no samples", "silence", "one sample"]
 )
 def test_nothing_said_is_an_empty_text(server: RunningServer, pcm: bytes) -> None:
-    answer = server.convert(as_wav(pcm), "?words=true")
+    answer = server.convert(wav_file(pcm), "?words=true")
     assert answer.status == 200
     assert (answer.json["text"], answer.json["words"]) == ("", [])
 
@@ -118,19 +118,19 @@ def test_speech_at_another_rate_and_in_stereo_is_heard(
     samples = wavs.samples_of(clips[2])
     stereo = b"".join(wavs.encode(s / 40_000, 3, 32) * 2 for s in samples for _ in range(3))
     answer = server.convert(wavs.wav_file(stereo, 3, 32, 2, 48_000))
-    same = server.convert(as_wav(clips[2])).json["text"].split()
+    same = server.convert(wav_file(clips[2])).json["text"].split()
     heard = answer.json["text"].split()  # repeated samples are not quite the same sound
     assert len(set(same) & set(heard)) > 0.6 * len(set(same))
     assert answer.json["duration"] == pytest.approx(len(samples) / 16_000, abs=0.001)
 
 
 def test_the_request_id_of_a_gateway_is_kept(server: RunningServer) -> None:
-    answer = server.convert(as_wav(b""), X_Request_ID="abc-123")
+    answer = server.convert(wav_file(b""), X_Request_ID="abc-123")
     assert answer.json["request_id"] == answer.headers["X-Request-ID"] == "abc-123"
 
 
 def test_a_request_id_that_could_do_harm_is_replaced(server: RunningServer) -> None:
-    answer = server.convert(as_wav(b""), X_Request_ID="a b<script>")
+    answer = server.convert(wav_file(b""), X_Request_ID="a b<script>")
     assert len(answer.json["request_id"]) == 32
 
 

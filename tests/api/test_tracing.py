@@ -16,7 +16,7 @@ from language_model import LanguageModel, language_model
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from running import RunningServer, busy_worker, start_server, until
-from wavs import as_wav
+from wavs import wav_file
 
 from modelserver.tracing import parent_of, trace_headers
 
@@ -215,7 +215,7 @@ def test_a_request_is_seen_in_its_parts(
 def test_a_worker_that_dies_is_seen(
     server: RunningServer, collector: Collector, clips: list[bytes]
 ) -> None:
-    trace, audio = _trace(2), as_wav(b"".join(clips) * 2)
+    trace, audio = _trace(2), wav_file(b"".join(clips) * 2)
     done = []
     asking = threading.Thread(
         target=lambda: done.append(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from elsewhere import Asked, Elsewhere, Reply, elsewhere
 from running import RunningServer, free_port, start_server, until
-from wavs import as_wav
+from wavs import wav_file
 
 import models
 from modelserver.access.keyring import add_key
@@ -259,7 +259,7 @@ def test_its_own_pool_goes_on_too(
 def shelf(clips: list[bytes]) -> Iterator[Elsewhere]:
     """A web server that has a recording, and a page that leads to it."""
     content = {
-        "/a.wav": as_wav(clips[0][:96_000]),
+        "/a.wav": wav_file(clips[0][:96_000]),
         "/dir/": b'<html><a href="/a.wav">a</a> <a href="/none.txt">n</a></html>',
     }
 
@@ -276,7 +276,7 @@ def test_a_file_at_an_address_is_fetched(
     shelf: Elsewhere, small: models.ModelLocation, tmp_path: Path, clips: list[bytes]
 ) -> None:
     own = tmp_path / "own.wav"
-    own.write_bytes(as_wav(clips[0][:96_000]))
+    own.write_bytes(wav_file(clips[0][:96_000]))
     given = ["--model", str(small.directory), "--workers", "1"]
     done = transcribe(*given, f"{shelf.url}/a.wav", str(own), f"file://{tmp_path}/*.wav")
     assert done.returncode == 0, done.stderr

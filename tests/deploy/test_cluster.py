@@ -17,7 +17,7 @@ import pytest
 from front import Balancer, Outcome, haproxy, nginx, send
 from hosts import AGENT_PORT, Host, Network, network
 from running import RunningServer, ask, until
-from wavs import as_wav
+from wavs import wav_file
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
@@ -189,8 +189,8 @@ class Speaker:
 @pytest.fixture(scope="module")
 def bodies(clips: list[bytes]) -> list[bytes]:
     """Some that fit into the balancer's buffer, and one that does not."""
-    short = [as_wav(clip[: 2 * 16_000]) for clip in clips[:3]]
-    return [*short, as_wav(b"".join(clips)[: 2 * 16_000 * 20])]
+    short = [wav_file(clip[: 2 * 16_000]) for clip in clips[:3]]
+    return [*short, wav_file(b"".join(clips)[: 2 * 16_000 * 20])]
 
 
 # --- what the agent says --------------------------------------------------------------------------

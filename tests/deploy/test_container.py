@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from debian import CERTIFICATES, checkout, debian_tree
 from running import Answer, ask, until
-from wavs import as_wav
+from wavs import wav_file
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
 
@@ -153,7 +153,7 @@ done
 
 
 def test_podman_stop_lets_requests_finish(image: str, clips: list[bytes]) -> None:
-    long = as_wav(b"".join(clips))
+    long = wav_file(b"".join(clips))
     with container(image, "1500m") as running:
         running.wait_ready()
         with concurrent.futures.ThreadPoolExecutor(6) as threads:

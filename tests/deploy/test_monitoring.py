@@ -15,7 +15,7 @@ import yaml
 from places import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 from running import RunningServer, ask, free_port, start_server, until
-from wavs import as_wav
+from wavs import wav_file
 
 from models.vosk.prepared import PreparedModel
 from modelserver.settings.configuration import read_configuration
@@ -39,7 +39,7 @@ def watched(
         admin_token=TOKEN,
     ) as server:
         server.wait_ready()
-        assert server.convert(as_wav(clips[0])).status == 200
+        assert server.convert(wav_file(clips[0])).status == 200
         yield server, f"127.0.0.1:{port}"
 
 

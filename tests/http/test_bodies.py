@@ -21,7 +21,7 @@ import wavs
 from encoded import LOSSLESS, LOSSY, encoded
 from front import gateway_of
 from running import Answer, RunningServer, ask, start_server, until
-from wavs import as_wav
+from wavs import wav_file
 
 from modelserver.refusal import Refusal
 from modelserver.request.codings import Base64, Inflater
@@ -248,7 +248,7 @@ def test_json_that_is_none_is_refused(
         ("multipart/form-data; boundary=other", form(file(b"x")), "cannot be read"),
         ("audio/wav", form(file(b"x")), "this is a form"),
         ("application/x-www-form-urlencoded", b"file=a.wav&model=x", "URL-encoded"),
-        ("audio/wav", as_wav(bytes(8000)).replace(b"\0", b""), "--data-binary"),
+        ("audio/wav", wav_file(bytes(8000)).replace(b"\0", b""), "--data-binary"),
         ("audio/wav", b"@a.wav", "--data-binary"),
         ("audio/pcm", bytes(range(256)) * 10, "need their rate"),
         ("audio/wav", b"<html>Not found</html>", "HTML"),
@@ -301,7 +301,7 @@ def test_compressed_bodies_are_taken(url: str, wav: bytes, text: str) -> None:
 def test_compressed_bodies_are_bounded_and_checked(
     behind: tuple[RunningServer, str], url: str, wav: bytes
 ) -> None:
-    bomb = gzip.compress(as_wav(bytes(100_000_000)))
+    bomb = gzip.compress(wav_file(bytes(100_000_000)))
     answers = [
         (convert(url, bomb, Content_Encoding="gzip"), 413, "body_too_large"),
         (convert(url, gzip.compress(wav)[:-20], Content_Encoding="gzip"), 400, "incomplete_body"),
@@ -417,7 +417,7 @@ def test_channels_of_a_call_are_heard_one_by_one(url: str, pcm: bytes) -> None:
     assert starts == sorted(starts)
     for number, shift, alone in ((0, 0.0, left), (1, len(pcm + quiet) / 32_000, right)):
         heard = " ".join(s["text"] for s in answer["segments"] if s["channel"] == number)
-        assert heard == convert(url, as_wav(alone)).json["text"]
+        assert heard == convert(url, wav_file(alone)).json["text"]
         words = [w for w in answer["words"] if w["channel"] == number]
         assert all(w["start"] >= shift - 0.1 for w in words)
     only = convert(url, call, "?channels=1").json
@@ -462,7 +462,7 @@ def test_who_has_gone_is_not_worked_for(
     behind: tuple[RunningServer, str], clips: list[bytes], closed: str
 ) -> None:
     server = behind[0]
-    long = as_wav(b"".join(clips) * 2)
+    long = wav_file(b"".join(clips) * 2)
     head = f"POST {CONVERT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(long)}\r\n\r\n".encode()
     seen = len(server.events())
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
@@ -521,7 +521,7 @@ def test_who_is_refused_while_sending_sees_it(url: str, client: str, tmp_path: P
 def test_an_upload_by_drops_is_refused(behind: tuple[RunningServer, str]) -> None:
     head = f"POST {CONVERT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", behind[0].port)) as sock:
-        sock.sendall(head + as_wav(bytes(1000))[:44])
+        sock.sendall(head + wav_file(bytes(1000))[:44])
         sock.settimeout(0.3)
         answer = b""
         for _ in range(40):

@@ -8,7 +8,7 @@ import pytest
 import wavs
 from by_hand import FORM, check_error, form, read_all, said
 from running import RunningServer, start_server
-from wavs import as_wav
+from wavs import wav_file
 
 import models
 
@@ -27,7 +27,7 @@ import models
         (b"hello", FORM, 400, "malformed_multipart"),
         (form(("file", "a", b"x"))[:-30], FORM, 400, "incomplete_body"),
         (form(("x", None, b"hello")), FORM, 400, "missing_file"),
-        (form(("f", "a", as_wav(b"")), ("g", "b", as_wav(b""))), FORM, 400, "too_many_files"),
+        (form(("f", "a", wav_file(b"")), ("g", "b", wav_file(b""))), FORM, 400, "too_many_files"),
         (form(("f", "a", b"hello, no audio")), FORM, 400, "not_audio"),
         (form(("x", None, bytes(100_000))), FORM, 413, "body_too_large"),
         (wavs.wav_file(bytes(8_000 * 3_700), 7, 8, 1, 8_000), "audio/wav", 413, "audio_too_long"),
@@ -44,7 +44,7 @@ def test_other_errors_have_the_same_shape(server: RunningServer) -> None:
     method = server.ask("/api/audio/convert")
     check_error(method, 405, "method_not_allowed")
     assert method.headers["Allow"] == "POST"
-    check_error(server.convert(as_wav(b""), "?words=perhaps"), 400, "bad_parameter")
+    check_error(server.convert(wav_file(b""), "?words=perhaps"), 400, "bad_parameter")
 
 
 def test_what_is_not_http_gets_an_error_document(server: RunningServer) -> None:
@@ -137,7 +137,7 @@ def test_time_limits_are_kept(tmp_path: Path, clips: list[bytes], limit: str) ->
     ) as server:
         server.wait_ready()
         if limit == "request":
-            long = as_wav(b"".join(clips) * 10)
+            long = wav_file(b"".join(clips) * 10)
             check_error(server.convert(long), 504, "deadline_exceeded")
             return
         host, port = server.url.removeprefix("http://").split(":")
@@ -163,7 +163,7 @@ def test_a_recording_that_could_never_be_done_in_time_is_refused_at_once(
         for _ in range(6):
             assert server.convert(wav_clips[2]).status == 200
         pace = server.health()["queue"]["s_per_audio_s"]
-        long = as_wav(bytes(2 * 16_000 * int(4 / pace)))
+        long = wav_file(bytes(2 * 16_000 * int(4 / pace)))
         refused = server.convert(long)
         assert (refused.status, refused.json["error"]["code"]) == (413, "too_large_for_server")
         assert "1 s are allowed" in refused.json["error"]["message"]

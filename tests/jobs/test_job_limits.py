@@ -37,9 +37,11 @@ def arriving(
         yield client
 
 
-def test_jobs_of_a_model_that_is_not_there_hold_up_no_others(
-    tmp_path: Path, small: models.ModelLocation, job_settings: dict[str, str], short: bytes
-) -> None:
+@pytest.fixture
+def good_and_lost(
+    tmp_path: Path, small: models.ModelLocation, job_settings: dict[str, str]
+) -> dict[str, str]:
+    """Settings with two models: one that is there, and one that is not."""
     config = tmp_path / "settings.toml"
     config.write_text(
         f'[models.good]\nmodel = ["{small.directory}"]\nlanguage = "ko"\n'
@@ -47,7 +49,13 @@ def test_jobs_of_a_model_that_is_not_there_hold_up_no_others(
     )
     given = job_settings | {"MODELSERVER_CONFIG": str(config)}
     given.pop("MODELSERVER_MODEL", None)
-    with start_server(tmp_path, **given) as running:
+    return given
+
+
+def test_jobs_of_a_model_that_is_not_there_hold_up_no_others(
+    tmp_path: Path, good_and_lost: dict[str, str], short: bytes
+) -> None:
+    with start_server(tmp_path, **good_and_lost) as running:
         running.wait_ready()
         lost = [take(running, short, "?model=lost")["id"] for _ in range(12)]
         running.wait_event("job.postponed", job=lost[0])
@@ -301,16 +309,9 @@ SOON = (
 
 
 def test_a_job_that_can_only_wait_fails_after_a_day_and_says_why(
-    tmp_path: Path, small: models.ModelLocation, job_settings: dict[str, str], short: bytes
+    tmp_path: Path, good_and_lost: dict[str, str], short: bytes
 ) -> None:
-    config = tmp_path / "settings.toml"
-    config.write_text(
-        f'[models.good]\nmodel = ["{small.directory}"]\nlanguage = "ko"\n'
-        '[models.lost]\nmodel = ["/no/such/model"]\nlanguage = "xx"\n'
-    )
-    given = job_settings | {"MODELSERVER_CONFIG": str(config)}
-    given.pop("MODELSERVER_MODEL", None)
-    with start_server(tmp_path, program=SOON, **given) as running:
+    with start_server(tmp_path, program=SOON, **good_and_lost) as running:
         running.wait_ready()
         lost = [take(running, short, "?model=lost")["id"] for _ in range(2)]
         running.wait_event("job.postponed", job=lost[0])

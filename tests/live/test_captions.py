@@ -19,7 +19,7 @@ import websockets
 from by_hand import websocket_handshake
 from encoded import encoded
 from running import RunningServer, start_server, until
-from wavs import as_wav
+from wavs import wav_file
 
 from models.vosk.prepared import PreparedModel
 
@@ -37,13 +37,6 @@ def server(
     with start_server(tmp_path_factory.mktemp("captions"), **given) as running:
         running.wait_whole()
         yield running
-
-
-@pytest.fixture(scope="module")
-def described(server: RunningServer) -> dict[str, Any]:
-    """The AsyncAPI document, as it is served."""
-    document: dict[str, Any] = server.ask("/asyncapi.json").json
-    return document
 
 
 class Client:
@@ -346,7 +339,7 @@ async def test_progress_is_shown_while_a_file_is_decoded(
     server: RunningServer, clips: list[bytes]
 ) -> None:
     # Without a pause: on a fast machine an utterance of a few seconds is over before it is told of.
-    long = as_wav((clips[0][2 * 8_000 : 2 * 28_000] * 44)[: 2 * 16_000 * 55])
+    long = wav_file((clips[0][2 * 8_000 : 2 * 28_000] * 44)[: 2 * 16_000 * 55])
     plain = server.convert(long).json
     answer = server.convert(long, "?words=true", **EVENTS)
     assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"

@@ -29,12 +29,6 @@ def server(
 
 
 @pytest.fixture(scope="module")
-def described(server: RunningServer) -> dict[str, Any]:
-    document: dict[str, Any] = server.ask("/asyncapi.json").json
-    return document
-
-
-@pytest.fixture(scope="module")
 def spoken(clips: list[bytes]) -> bytes:
     """Two utterances with pauses after them."""
     pause = near_silence(2.0, RATE)

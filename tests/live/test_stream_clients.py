@@ -17,7 +17,7 @@ from by_hand import websocket_handshake
 from encoded import encoded
 from places import SUPPORT
 from running import RunningServer, start_server, until
-from wavs import as_wav, wav_file
+from wavs import wav_file
 
 from modelserver.access.keyring import add_key, remove_key
 
@@ -277,11 +277,11 @@ async def test_what_was_heard_is_paid_for_by_who_leaves_before_the_last_word(
             headers = {"Authorization": f"Bearer {add_key(keys, name)}"}
             await _until_known(running, headers)
             if name == "events":
-                _leave_after(running, as_wav(spoken), headers, 15.0)
+                _leave_after(running, wav_file(spoken), headers, 15.0)
             elif name == "container":
                 await _stream_and_leave(running, encoded(spoken, "webm"), headers, 15.0)
             else:
-                held = _begin(running, as_wav(spoken), headers)
+                held = _begin(running, wav_file(spoken), headers)
                 until(lambda: running.health()["queue"]["admitted"] == 1)
                 until(lambda h=headers: _refused(running, h), 10, "it is charged beforehand")
                 held.close()
@@ -321,7 +321,7 @@ async def _until_known(server: RunningServer, headers: dict[str, str]) -> None:
 
 
 def _refused(server: RunningServer, headers: dict[str, str]) -> bool:
-    answer = server.convert(as_wav(bytes(3200)), **headers)
+    answer = server.convert(wav_file(bytes(3200)), **headers)
     return (answer.status, answer.json.get("error", {}).get("code")) == (429, "rate_limited")
 
 
@@ -384,7 +384,7 @@ async def test_an_answer_that_has_begun_is_not_followed_by_another(
                             json.loads(await client.recv())
                 assert client.close_code == 1011
                 assert "internal" in client.close_reason
-        with _begin(running, as_wav(clips[0]), {}) as sock:
+        with _begin(running, wav_file(clips[0]), {}) as sock:
             got = b""
             with contextlib.suppress(ConnectionError):
                 while block := sock.recv(65_536):

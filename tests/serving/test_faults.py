@@ -11,7 +11,7 @@ import pytest
 import wavs
 from by_hand import check_error
 from running import RunningServer, busy_worker, until
-from wavs import as_wav
+from wavs import wav_file
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from wavs import as_wav
 def test_a_worker_lost_in_mid_request_costs_the_client_nothing(
     server: RunningServer, clips: list[bytes], how: signal.Signals, cause: str
 ) -> None:
-    long = as_wav(b"".join(clips))
+    long = wav_file(b"".join(clips))
     expected = server.convert(long).json["text"]
     seen = len(server.events())
     with ThreadPoolExecutor() as threads:
@@ -46,20 +46,20 @@ def test_a_request_that_loses_two_workers_gets_a_clear_error(
     seen = len(server.events())
     with ThreadPoolExecutor() as threads:
         # As long as one worker has it: of a longer one its samples are made, which is soon done.
-        answer = threads.submit(server.convert, as_wav(b"".join(clips) * 2))
+        answer = threads.submit(server.convert, wav_file(b"".join(clips) * 2))
         busy_worker(server).kill()
         server.wait_event("job.retried", seen)
         busy_worker(server).kill()
         check_error(answer.result(), 500, "worker_lost")
     assert "killed by SIGKILL" in answer.result().json["error"]["message"]
     server.wait_whole()
-    assert server.convert(as_wav(b"")).status == 200
+    assert server.convert(wav_file(b"")).status == 200
 
 
 def test_the_fork_server_may_die_and_nobody_notices(
     server: RunningServer, clips: list[bytes]
 ) -> None:
-    long = as_wav(b"".join(clips))
+    long = wav_file(b"".join(clips))
     expected = server.convert(long).json["text"]
     seen = len(server.events())
     old = server.fork_server()
@@ -99,7 +99,7 @@ def test_a_thousand_aborted_uploads_leave_nothing_behind(
     for number in range(100):
         abort(number)
     server.wait_whole()
-    until(lambda: server.convert(as_wav(b"")).status == 200)
+    until(lambda: server.convert(wav_file(b"")).status == 200)
     fds, rss = resources(server)
     seen = len(server.events())
     for number in range(1000):
@@ -118,7 +118,7 @@ def test_running_work_stops_when_its_client_goes_away(
     server: RunningServer, clips: list[bytes]
 ) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    wav = as_wav(b"".join(clips) * 20)
+    wav = wav_file(b"".join(clips) * 20)
     seen = len(server.events())
     with socket.create_connection((host, int(port))) as sock:
         sock.sendall(

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from cgroup import cannot
 from running import Answer, RunningServer, start_server, until
-from wavs import as_wav
+from wavs import wav_file
 
 from modelserver.jobs import clock
 from modelserver.jobs.clock import SetClock
@@ -216,7 +216,7 @@ def must_be_well(server: RunningServer) -> None:
 @pytest.fixture
 def large(wav_clips: list[bytes], clips: list[bytes]) -> bytes:
     """More than is kept in memory."""
-    found = as_wav(clips[0] + clips[1])
+    found = wav_file(clips[0] + clips[1])
     assert len(found) > 256 * 1024 > len(wav_clips[0]) / 2
     return found
 
@@ -225,7 +225,7 @@ def test_a_disk_that_becomes_read_only(
     on_disk: tuple[Path, Path, RunningServer], clips: list[bytes], large: bytes
 ) -> None:
     mounted, _, server = on_disk
-    small = as_wav(clips[0][: 32_000 * 3])
+    small = wav_file(clips[0][: 32_000 * 3])
     done = job(server, small)
     found = subprocess.run(
         ["findmnt", "-no", "SOURCE", str(mounted)], check=True, capture_output=True, text=True
@@ -245,7 +245,7 @@ def test_a_disk_that_is_full(
     on_disk: tuple[Path, Path, RunningServer], clips: list[bytes], large: bytes
 ) -> None:
     mounted, _, server = on_disk
-    small = as_wav(clips[0][: 32_000 * 3])
+    small = wav_file(clips[0][: 32_000 * 3])
     with contextlib.suppress(OSError), (mounted / "ballast").open("wb", buffering=0) as ballast:
         while True:
             ballast.write(bytes(MB))
@@ -266,7 +266,7 @@ def test_a_directory_that_goes_away_and_comes_back(
     (mounted / "spool").rename(mounted / "away")
     must_say_why(server.convert(large), "no such file")
     must_tell_the_operator(server, "No such file or directory")
-    must_serve_from_memory(server, as_wav(clips[0][: 32_000 * 3]))
+    must_serve_from_memory(server, wav_file(clips[0][: 32_000 * 3]))
     (mounted / "away").rename(mounted / "spool")
     assert server.convert(large).status == 200
     must_be_well(server)
@@ -277,7 +277,7 @@ def test_a_disk_that_fails(
 ) -> None:
     """What it is on is gone: what is written is an I/O error."""
     mounted, image, server = on_disk
-    small = as_wav(clips[0][: 32_000 * 3])
+    small = wav_file(clips[0][: 32_000 * 3])
     job(server, small)
     subprocess.run(["mount", "-o", "remount,sync", str(mounted)], check=True)
     os.truncate(image, 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import as_wav, share_compiler
+from conftest import share_compiler, wav_file
 from running import RunningServer, start_server, until
 from small_model import SMALL_WORDS, add_rescoring, make_small_model
 
@@ -358,7 +358,7 @@ def test_models_come_and_go(
         assert server.model(wav_clips[0], "?model=zh") == ZH
         assert [worker["id"] for worker in server.health()["workers"]] == [0, 1]
         # A request is inside the one that goes: it is answered, and nobody waits for it.
-        long = as_wav(b"".join(clips) * 5)
+        long = wav_file(b"".join(clips) * 5)
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             inside = threads.submit(server.model, long, "?model=ko")
             until(lambda: "busy" in [worker["state"] for worker in server.health()["workers"]])

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from by_hand import check_error, read_all
 from running import busy_worker, gone, start_server, until
-from wavs import as_wav
+from wavs import wav_file
 
 import models
 
@@ -34,12 +34,12 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(
             connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
             connection.request("GET", "/healthz")
             connection.getresponse().read()
-            answer = threads.submit(server.convert, as_wav(b"".join(clips)))
+            answer = threads.submit(server.convert, wav_file(b"".join(clips)))
             busy_worker(server)
             server.process.send_signal(signal.SIGTERM)
             server.wait_event("server.drain_started")
             # A connection that was open gets an answer; a new one is not taken.
-            connection.request("POST", "/api/audio/convert", as_wav(b""))
+            connection.request("POST", "/api/audio/convert", wav_file(b""))
             refused = connection.getresponse()
             assert refused.status == 503
             assert json.loads(refused.read())["error"]["code"] == "shutting_down"
@@ -57,7 +57,7 @@ def test_a_second_sigterm_stops_now(tmp_path: Path, clips: list[bytes]) -> None:
     with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
         server.wait_whole()
         with ThreadPoolExecutor() as threads:
-            answer = threads.submit(server.convert, as_wav(b"".join(clips) * 50))
+            answer = threads.submit(server.convert, wav_file(b"".join(clips) * 50))
             busy_worker(server)
             server.process.send_signal(signal.SIGTERM)
             server.wait_event("server.drain_started")
@@ -77,7 +77,7 @@ def test_a_missing_model_is_waited_for_with_the_reason_in_readyz(
         answer = server.ask("/readyz")
         check_error(answer, 503, "not_ready")
         assert f"{model} is not a Vosk model" in answer.json["error"]["message"]
-        refused = server.convert(as_wav(b""))
+        refused = server.convert(wav_file(b""))
         check_error(refused, 503, "not_ready")
         assert int(refused.headers["Retry-After"]) >= 1
         assert server.ask("/healthz").status == 200
@@ -130,7 +130,7 @@ def test_the_supervisor_killed_leaves_no_process(tmp_path: Path, clips: list[byt
     with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
         server.wait_whole()
         with ThreadPoolExecutor() as threads:
-            abandoned = threads.submit(server.convert, as_wav(b"".join(clips) * 5))
+            abandoned = threads.submit(server.convert, wav_file(b"".join(clips) * 5))
             busy_worker(server)
             tree = server.tree()
             assert len(tree) == 2 + os.cpu_count()  # type: ignore[operator]

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
-from wavs import as_wav
+from wavs import wav_file
 
 FLAGS = (
     "--no-sandbox",
@@ -32,7 +32,7 @@ class Browsers:
         assert found, "chromium is not installed (scripts/system-packages test)"
         self._launched += 1
         file = self._directory / f"microphone-{self._launched}.wav"
-        file.write_bytes(as_wav(heard + bytes(32_000 * 30)))
+        file.write_bytes(wav_file(heard + bytes(32_000 * 30)))
         launched = self._playwright.chromium.launch(
             executable_path=found,
             args=[*FLAGS, f"--use-file-for-fake-audio-capture={file}%noloop", *flags],

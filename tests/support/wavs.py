@@ -1,9 +1,7 @@
 """WAV files of every kind that people send, made byte by byte."""
 
-import io
 import math
 import struct
-import wave
 
 PCM, FLOAT, ALAW, MULAW = 1, 3, 6, 7
 
@@ -97,14 +95,3 @@ def rms(pcm: bytes) -> float:
     """Root mean square of 16-bit samples."""
     values = samples_of(pcm)
     return math.sqrt(sum(v * v for v in values) / len(values))
-
-
-def as_wav(pcm: bytes, sample_rate: int = 16_000) -> bytes:
-    """A plain WAV file."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(sample_rate)
-        writer.writeframes(pcm)
-    return file.getvalue()

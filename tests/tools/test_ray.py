@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hosts import Host, Network, end_at_once, network
 from running import until
-from wavs import as_wav
+from wavs import wav_file
 
 import models
 from models.vosk.prepared import PreparedModel
@@ -111,7 +111,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory, clips: list[bytes]) -> Path:
     long = b"".join(clips)
     for number in range(FILES - 2):
         at = number * 3200 % (len(long) - 64_000)
-        (directory / f"{number:03d}.wav").write_bytes(as_wav(long[at : at + 48_000]))
+        (directory / f"{number:03d}.wav").write_bytes(wav_file(long[at : at + 48_000]))
     (directory / "none.wav").write_bytes(b"no audio at all" * 100)
     (directory / "empty.wav").write_bytes(b"")
     return directory

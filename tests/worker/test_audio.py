@@ -18,7 +18,7 @@ import pytest
 import wavs
 from encoded import LOSSLESS, LOSSY, encoded
 from places import ROOT
-from wavs import as_wav
+from wavs import wav_file
 
 from modelserver.audio.channels import channel_choice
 from modelserver.audio.errors import AudioError
@@ -307,7 +307,7 @@ def test_which_byte_of_l16_comes_first_is_heard() -> None:
 
 
 def test_a_file_is_a_file_whatever_it_is_said_to_be() -> None:
-    assert read(as_wav(TONE), raw=raw_format("f32le", 8000, 2))[0] == TONE
+    assert read(wav_file(TONE), raw=raw_format("f32le", 8000, 2))[0] == TONE
 
 
 # --- channels -------------------------------------------------------------------------------------
@@ -504,7 +504,7 @@ REFERENCES = {
 @pytest.mark.parametrize("kind", sorted(REFERENCES))
 def test_a_file_that_names_others_gets_none_of_them(tmp_path: Path, kind: str) -> None:
     secret = tmp_path / "secret.wav"
-    secret.write_bytes(as_wav(TONE))
+    secret.write_bytes(wav_file(TONE))
     data = REFERENCES[kind].replace(b"SECRET", str(secret).encode())
     if kind == "mov":
         data = mov_with_reference(f"file://{secret}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import websockets
 from running import RunningServer, start_server
-from wavs import as_wav
+from wavs import wav_file
 
 import models
 from modelserver.settings.configuration import ConfigurationError, read_configuration
@@ -70,7 +70,7 @@ def once(text: str) -> bool:
 
 
 def test_files_and_their_segments(server: RunningServer, clips: list[bytes]) -> None:
-    answer = server.convert(as_wav(clips[0]), "?segments=true&words=true&alternatives=2").json
+    answer = server.convert(wav_file(clips[0]), "?segments=true&words=true&alternatives=2").json
     assert once(answer["text"])
     assert all(once(segment["text"]) for segment in answer["segments"])
     assert all(once(a["text"]) for s in answer["segments"] for a in s["alternatives"])
@@ -81,7 +81,7 @@ def test_long_recordings_where_two_pieces_are_one_utterance(
     server: RunningServer, clips: list[bytes]
 ) -> None:
     """Speech without a pause is cut in the middle of it."""
-    answer = server.convert(as_wav(clips[0] + clips[1] + clips[2]), "?segments=true").json
+    answer = server.convert(wav_file(clips[0] + clips[1] + clips[2]), "?segments=true").json
     assert answer["duration"] > 20
     assert len(answer["segments"]) > 1
     assert all(once(segment["text"]) for segment in answer["segments"])
@@ -92,7 +92,7 @@ def test_openai_whole_and_in_deltas(server: RunningServer, clips: list[bytes]) -
     import openai
 
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-    file = ("a.wav", as_wav(clips[0]))
+    file = ("a.wav", wav_file(clips[0]))
     whole = client.audio.transcriptions.create(model="whisper-1", file=file)
     assert once(whole.text)
     events = client.audio.transcriptions.create(model="whisper-1", file=file, stream=True)
