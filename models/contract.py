@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 PROFILES = ("fast", "balanced", "accurate")
-"""How widely to search; the second one is the model as it was published."""
+"""Names of search widths, from the narrowest; the second one is the model as published."""
 
 DEFAULT_PROFILE = "balanced"
 
@@ -33,7 +33,7 @@ class RecognitionOptions:
     grammar: tuple[str, ...] | None = None
     """Recognise only these phrases."""
     profile: str = ""
-    """How widely to search (`PROFILES`); empty: as the model was published."""
+    """Search width (`PROFILES`); empty: as the model was published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,8 @@ class Model(Protocol):
         ...
 
     def check_simd(self, pcm: list[bytes]) -> bool:
-        """If the SIMD library is in this process: decode the clips without it and with it, and do
-        without it from now on if a text differs. Returns False if it is not there."""
+        """Decode the clips without the SIMD library and with it, and do without it from now on if
+        a text differs. Returns False if the library is not in this process."""
         ...
 
     def recognizer(self, options: RecognitionOptions) -> Recognizer:

@@ -28,7 +28,7 @@ class Prediction:
     """Of each worker, after minutes of speech."""
     load_s: float
     wider: tuple[float, int] = (1.0, 0)
-    """What the profile "accurate" makes of `growth`: so many times, and so many bytes more."""
+    """Factor and bytes by which the profile "accurate" enlarges `growth`."""
     rests_on: str = "the sizes of its files"
 
     @property

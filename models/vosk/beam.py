@@ -19,7 +19,7 @@ from typing import Any
 from models.contract import DEFAULT_PROFILE
 
 _FACTORS = {"fast": (0.8, 2 / 3), "balanced": (1.0, 1.0), "accurate": (1.3, 7 / 3)}
-"""Of the beam, and of how many states may be active; measured in docs/decisions.md."""
+"""Factors of the beam and of the most active states; measured in docs/decisions.md."""
 
 _LAYOUT = struct.Struct("<fiif")
 _CHANGED = struct.Struct("<fi")
@@ -89,7 +89,7 @@ class Beam:
 
     @property
     def found(self) -> bool:
-        """Whether profiles make a difference."""
+        """Return whether profiles make a difference."""
         return self._place is not None
 
     def use(self, profile: str) -> None:

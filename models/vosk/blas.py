@@ -1,4 +1,4 @@
-"""Which of OpenBLAS's core types libvosk uses: chosen by the processor's flags.
+"""OpenBLAS's core type for libvosk, chosen by the processor's flags.
 
 The OpenBLAS inside libvosk does not know newer processors and takes its SSE3 kernel for them. The
 environment can name a better one (`OPENBLAS_CORETYPE`), read when the library is loaded; one that

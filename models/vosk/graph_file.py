@@ -21,7 +21,7 @@ _MOST_SYMBOLS = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class GraphHeader:
-    """What the first bytes of a graph say."""
+    """Header of a graph file (OpenFst)."""
 
     kind: str
     arc_kind: str
@@ -33,24 +33,24 @@ class GraphHeader:
 
     @property
     def mappable(self) -> bool:
-        """It is what OpenFst can map without copying."""
+        """Whether OpenFst can map the graph without copying it."""
         return (self.kind, self.arc_kind) == ("const", "standard") and bool(
             self.flags & _IS_ALIGNED
         )
 
     @property
     def states_at(self) -> int:
-        """Where the states of an aligned const graph begin in its file, in bytes."""
+        """Offset of the states of an aligned const graph in its file, in bytes."""
         return _aligned(self.header_bytes)
 
     @property
     def arcs_at(self) -> int:
-        """Where its arcs begin, in bytes."""
+        """Offset of its arcs, in bytes."""
         return _aligned(self.states_at + self.states * STATE_BYTES)
 
     @property
     def file_bytes(self) -> int:
-        """How long an aligned const graph with this header is."""
+        """Size of an aligned const graph with this header, in bytes."""
         return self.arcs_at + self.arcs * ARC_BYTES
 
 
@@ -112,7 +112,7 @@ NONE = Symbols(0, 0)
 
 
 def symbols_in_graph(graph: Path) -> Symbols:
-    """Of the tables inside an OpenFst file; none where it has none. Raises `OSError`."""
+    """Measure the symbol tables inside an OpenFst file, if it has any. Raises `OSError`."""
     header = read_graph_header(graph)
     tables = (header.flags & _HAS_TABLES).bit_count() if header else 0
     if header is None or not tables:
@@ -127,7 +127,7 @@ def symbols_in_graph(graph: Path) -> Symbols:
 
 
 def symbols_in_text(file: Path) -> Symbols:
-    """Of a `words.txt`: a word and its number a line. None where there is no such file."""
+    """Measure a `words.txt`, a word and its number a line; `NONE` if there is no such file."""
     try:
         size = file.stat().st_size
         with file.open("rb") as reader:

@@ -10,7 +10,7 @@ LAZY = (HCL, LM)
 DISAMBIG, WORDS, FEATURES = "disambig_tid.int", "words.txt", "mfcc.conf"
 
 LAZY_INSIDE = frozenset(f"{folder}{name}" for folder in ("", "graph/") for name in LAZY)
-"""Where the halves may be inside a model."""
+"""Paths inside a model at which the halves may be."""
 
 GRAPH_SOURCES = (*LAZY, STATIC, DISAMBIG)
 """Files that a compiled graph is made from."""
@@ -33,7 +33,7 @@ def composes_its_graph(model: Path) -> bool:
 
 
 def layout_problem(directory: Path) -> str | None:
-    """What is missing for a Vosk model, in words; None if nothing is. Reads no file."""
+    """Return what a Vosk model in this directory lacks, in words, or None. Reads no file."""
     try:
         if not directory.is_dir():
             return "there is no such directory"

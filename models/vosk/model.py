@@ -85,8 +85,7 @@ class VoskModel:
         recognizer.close()
 
     def check_simd(self, pcm: list[bytes]) -> bool:
-        """If the SIMD library is there: decode the clips without it and with it, and do without it
-        where a text differs. What it has packed then is all that it ever packs."""
+        """See `models.Model`. What the library has packed after it is all that it ever packs."""
         simd = self.loaded.simd
         if simd is None:
             return False

@@ -1,5 +1,4 @@
-"""How much memory a model will take, from its files' names, sizes and first bytes: before it is
-loaded.
+"""Prediction of a Vosk model's memory from its files' names, sizes and first bytes.
 
 Every factor was measured with the embedded model and variants of it (docs/decisions.md,
 tests/models/test_prediction.py), with jemalloc as the workers have it. Only sums could be measured
@@ -29,13 +28,12 @@ _SYMBOL = 77
 _HCL, _LM = 1.29, 2.6
 """The two halves of a lazily composed graph: copied, with what makes looking ahead possible."""
 _COMPOSED_SHARED, _COMPOSED_MOST = 20, 150 * _MB
-"""Of the language model: what warming composes of the graph, once for all workers."""
+"""Factor of the language model, and most bytes, that warming composes once for all workers."""
 _COMPOSED_GROWTH, _COMPOSED_GROWTH_MOST = 6, 235 * _MB
 """The same for what each worker composes after that in minutes of speech."""
 _GROWTH = 15 * _MB
 _WIDER, _WIDER_LAZY = (1.0, 21 * _MB), (3.7, 0)
-"""What a wider search makes of that; where the graph is composed lazily, in proportion, since more
-of it is composed."""
+"""Factor and bytes by which a wider search enlarges that; a lazily composed graph grows with it."""
 _STATIC = 1.5
 _MAPPED_ANONYMOUS = 0.03
 TOUCHED_SHARE = 0.47
