@@ -286,7 +286,7 @@ class _Recognition:
             missing = [role for role in needed if role not in roles]
             if len(missing) == 1 < len(needed):
                 there = " and ".join(roles[role] for role in needed if role in roles)
-                return f"{there} need {missing[0]}.onnx beside them, which is missing"
+                return f"there is {there}, but no {missing[0]}.onnx"
         there = ", ".join(sorted(roles.values())[:4]) or "no network for speech recognition"
         return (
             f"its files ({there}) are not those of one model; supported are models as sherpa-onnx "

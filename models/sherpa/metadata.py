@@ -15,6 +15,7 @@ _GRAPH, _METADATA = 7, 14
 _KNOWN = frozenset((1, 2, 3, 4, 5, 6, _GRAPH, 8, _METADATA, 20, 25, 26))
 _FIELDS_MOST, _ENTRIES_MOST, _BYTES_MOST = 10_000, 2_000, 4_000_000
 _VARINT_BYTES_MOST = 10
+_LFS = b"version https://git-lfs"
 
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 
@@ -30,6 +31,9 @@ def read_metadata(file: Path) -> dict[str, str]:
     """
     with file.open("rb") as reader:
         size = os.fstat(reader.fileno()).st_size
+        if reader.read(len(_LFS)) == _LFS:
+            raise NotOnnx("a pointer to a file in Git LFS, not the file: run `git lfs pull`")
+        reader.seek(0)
         entries: dict[str, str] = {}
         network, read = False, 0
         for number, wire, length in _fields(reader, size):
