@@ -38,7 +38,7 @@ from modelserver.speech.messages import (
     SpeechSegment,
     SpeechWord,
 )
-from modelserver.speech.transcript import join_words, reader_text
+from modelserver.speech.transcript import join_texts
 
 FORMATS = ("json", "verbose_json", *TEXTS)
 GRANULARITIES = ("word", "segment")
@@ -293,8 +293,8 @@ class _Deltas:
     def told(self, progress: SpeechProgress) -> Iterator[Event]:
         if progress.segment is None:
             return
-        text = reader_text([progress.segment.text])
-        delta = join_words(one for one in (self._last, text) if one)[len(self._last) :]
+        text = progress.segment.text
+        delta = join_texts((self._last, text))[len(self._last) :]
         self._last = text[-1:] or self._last
         yield Event(None, Delta(delta))
 

@@ -40,7 +40,7 @@ from modelserver.refusal import Refusal
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import CaptionRequest
-from modelserver.speech.transcript import reader_text
+from modelserver.speech.transcript import join_texts
 from supervisor import PoolError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("wyoming")
@@ -248,5 +248,5 @@ class _Text:
     def add(self, said: str) -> str:
         """Return what a final result adds to the whole text, with a space before it if need be."""
         self._said.append(said)
-        before, self.whole = self.whole, reader_text(self._said)
+        before, self.whole = self.whole, join_texts(self._said)
         return self.whole[len(before) :]
