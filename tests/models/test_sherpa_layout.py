@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from onnx_models import KINDS as MADE
 from onnx_models import make_model, write_network
+from places import ROOT
 
 from models.sherpa.kinds import KINDS
 from models.sherpa.layout import Layout, recognise
@@ -139,6 +140,11 @@ def test_a_model_is_recognised_by_the_names_of_its_files(kind: str, tmp_path: Pa
 
 def test_every_kind_is_tried_here() -> None:
     assert {*SINGLE, *ENCODERS, *BY_NAMES} == set(KINDS)
+
+
+def test_the_documents_name_every_kind() -> None:
+    page = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8")
+    assert [name for name in KINDS if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("kind", MADE)
