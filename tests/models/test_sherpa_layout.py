@@ -296,6 +296,11 @@ def test_models_in_other_formats_are_named(name: str, maker: str, tmp_path: Path
     assert maker in refused
 
 
+def test_a_name_that_is_no_text_can_be_shown(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.pt")).touch()
+    assert reason(tmp_path).startswith("?.pt is a model for PyTorch")
+
+
 def test_files_that_are_no_networks_are_named(tmp_path: Path) -> None:
     written(tmp_path, {"encoder.onnx": ENCODERS["canary"]}, ["tokens.txt"])
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
