@@ -208,7 +208,7 @@ def test_an_unknown_language_is_refused(model):
 
 def test_the_report_says_how_it_was_loaded(kind, model):
     report = model.report()
-    assert (report["engine"], report["details"]["kind"]) == ("sherpa", kind)
+    assert (report["engine"], report["details"]["kind"]) == ("onnx", kind)
 
 
 def test_the_language_is_told_where_the_model_found_it(tmp_path):
