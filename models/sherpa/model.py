@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from models.contract import ModelError, RecognitionOptions, Recognizer
-from models.sherpa.abilities import abilities_of
+from models.sherpa.abilities import abilities_of, chooses_language
 from models.sherpa.decoding import Calls
 from models.sherpa.layout import Layout
 from models.sherpa.loading import load_safely
@@ -82,7 +82,8 @@ class SherpaModel:
                 "language_unsupported",
                 f"unexpected language {options.language!r}: this model has {known}",
             )
-        recognizer = self._recognizer(options, language or self._language)
+        told = (language or self._language) if chooses_language(self._layout) else ""
+        recognizer = self._recognizer(options, told)
         if rate is None or rate == self.sample_rate:
             return recognizer
         return ResampledRecognizer(recognizer, rate, self.sample_rate)

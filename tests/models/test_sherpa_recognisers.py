@@ -218,6 +218,13 @@ def test_the_language_is_told_where_the_model_found_it(tmp_path):
         assert utterance.language == "ko"
 
 
+def test_a_model_that_cannot_be_told_goes_by_what_it_finds(tmp_path):
+    model = loaded("sense_voice", tmp_path, language="zh")
+    assert {"zh", "ko"} <= set(model.abilities.languages)
+    (utterance,) = fed(model.recognizer(RecognitionOptions(language="zh")), tones("abc"))
+    assert utterance.language == "ko"
+
+
 def test_a_request_chooses_among_whispers_languages(tmp_path):
     model = loaded("whisper", tmp_path, language="ko-KR")
     assert model.report()["details"]["language"] == "ko"
@@ -243,7 +250,7 @@ def test_abilities_are_those_of_the_kind():
     assert abilities_of(whisper).languages == ("en", "ko")
     assert not abilities_of(whisper).words
     sense_voice = Layout(ALL_KINDS["sense_voice"], {}, languages=("zh",), detects_language=True)
-    assert abilities_of(sense_voice).languages == ()
+    assert abilities_of(sense_voice).languages == ("zh",)
     assert abilities_of(sense_voice).detects_language
     assert isinstance(abilities_of(sense_voice), Abilities)
 
