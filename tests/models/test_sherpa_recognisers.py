@@ -171,6 +171,22 @@ def test_warming_and_decoding_start_no_thread(model):
     assert len(os.listdir("/proc/self/task")) == before
 
 
+def test_warming_decodes_what_is_no_speech(kind, tmp_path, monkeypatch):
+    model = load_sherpa(recognise(make_model(kind, tmp_path)), {})
+    assert fed(model.recognizer(RecognitionOptions()), tones("abc")) == []
+    texts = []
+    read = model._calls.result
+
+    def noted(*arguments, **options):
+        decoded = read(*arguments, **options)
+        texts.append(decoded.text)
+        return decoded
+
+    monkeypatch.setattr(model._calls, "result", noted)
+    model.warm([tones("abc")])
+    assert texts == [of(kind, "abc")]
+
+
 def test_forks_decode_without_opening_a_file(kind, model):
     """As a worker does: no descriptor can be made any more."""
     reader, writer = os.pipe()
