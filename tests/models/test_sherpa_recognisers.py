@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from onnx_models import KINDS, LETTER_S, expected, floats, make_model, silence, tones
 
 from models.clips import decode_clip, noise, own_clips
 from models.contract import Abilities, ModelError, RecognitionOptions
-from models.sherpa.abilities import abilities_of
+from models.sherpa.abilities import abilities_of, language_to_tell
+from models.sherpa.decoding import Calls
 from models.sherpa.kinds import KINDS as ALL_KINDS
 from models.sherpa.layout import Layout, recognise
 from models.sherpa.messages import LibraryMessages
@@ -276,6 +278,57 @@ def test_abilities_are_those_of_the_kind():
     assert isinstance(abilities_of(sense_voice), Abilities)
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("kind", "language", "default", "told"),
+    [
+        ("whisper", "", "", ""),
+        ("whisper", "", "ko-KR", "ko"),
+        ("whisper", "en-GB", "ko", "en"),
+        ("whisper", "", "xx", ""),
+        ("canary", "", "", "en"),
+        ("canary", "", "de", "de"),
+        ("canary", "fr-CA", "de", "fr"),
+        ("canary", "", "xx", "en"),
+        ("sense_voice", "ko", "zh", ""),
+        ("transducer", "", "en", ""),
+    ],
+)
+def test_a_model_is_told_the_language_that_it_has_to_be_told(kind, language, default, told):
+    languages = ALL_KINDS[kind].languages or (("ko", "en") if kind == "whisper" else ())
+    detects = kind in ("whisper", "sense_voice")
+    layout = Layout(ALL_KINDS[kind], {}, languages=languages, detects_language=detects)
+    assert language_to_tell(layout, language, default) == told
+
+
+@pytest.mark.quick
+def test_each_decode_is_in_the_language_of_its_request():
+    """Canary, whose languages the library takes in its configuration."""
+    told = []
+
+    class Library:
+        config = SimpleNamespace(model_config=SimpleNamespace(canary=SimpleNamespace()))
+
+        def __init__(self):
+            self.recognizer = self
+
+        def set_config(self, config):
+            told.append((config.model_config.canary.src_lang, config.model_config.canary.tgt_lang))
+
+        def create_stream(self):
+            return SimpleNamespace(
+                accept_waveform=lambda rate, samples: None, result=SimpleNamespace(text="hello")
+            )
+
+        def decode_stream(self, stream):
+            pass
+
+    calls = Calls(Layout(ALL_KINDS["canary"], {}), Library())
+    for language in ("de", "de", "fr", "en"):
+        assert calls.decode(bytes(3200), language, 0.0, words=False).text == "hello"
+    assert told == [("de", "de"), ("fr", "fr"), ("en", "en")]
+
+
 def test_the_text_is_the_librarys_own(kind, model):
     """The same as the library gives for the same audio when it is called directly."""
     made = model.recognizer(RecognitionOptions())
@@ -300,6 +353,7 @@ def test_the_text_is_the_librarys_own(kind, model):
 WITH_LITTLE_MEMORY = """
 import os, sys, resource
 from pathlib import Path
+from types import SimpleNamespace
 from models.contract import ModelError
 from models.sherpa.layout import recognise
 from models.sherpa.model import load_sherpa
