@@ -121,7 +121,7 @@ def _preparing() -> str:
     original = sum(f.stat().st_size for f in Path(location.directory).rglob("*") if f.is_file())
     return (
         f"Preparing took {manifest.seconds:.0f} s and {manifest.peak_bytes / MB:.0f} MB at the "
-        f"peak: {manifest.states:,} states, {manifest.arcs:,} arcs, "
+        f"peak: {manifest.counts['states']:,} states, {manifest.counts['arcs']:,} arcs, "
         f"{prepared.bytes_on_disk / MB:.0f} MB beside the original's {original / MB:.0f} MB."
     )
 

@@ -23,9 +23,9 @@ from models.contract import (
     Word,
 )
 from models.vosk.beam import Beam
+from models.vosk.features import sample_rate_of
 from models.vosk.loading import load_vosk, vosk
 from models.vosk.mapping import read_through
-from models.vosk.view import sample_rate_of
 
 _CHUNK_S = 0.25
 """Vosk looks for an endpoint after each chunk that it is given, so chunks of one length are what

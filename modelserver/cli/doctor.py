@@ -8,7 +8,7 @@ import click
 import models
 from models.processor import processor_flags
 from models.vosk.building import compiler_is_here
-from models.vosk.prepared import GRAPH_COMPILER, can_build
+from models.vosk.prepared import GRAPH_COMPILER, can_build, compiled_graph
 from models.vosk.simd import SIMD, choose_variant
 from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
@@ -130,7 +130,7 @@ def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[
     lines = [f"{location.name} ({location.language}), {in_units(on_disk)} in {location.directory}"]
     problems += choice.problems
     if choice.prepared is not None:
-        graph = choice.prepared.graph.stat().st_size
+        graph = compiled_graph(choice.prepared.directory).stat().st_size
         lines.append(
             f"prepared: a graph of {in_units(graph)} is mapped, and can be larger than memory"
         )

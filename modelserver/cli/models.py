@@ -86,8 +86,7 @@ def prepare(
     manifest = made.manifest
     click.echo(
         f"Prepared in {manifest.seconds:.0f} s, {in_units(manifest.peak_bytes)} of memory at the "
-        f"peak: {manifest.states} states, {manifest.arcs} arcs, {in_units(made.bytes_on_disk)} in "
-        f"{made.directory}",
+        f"peak: {made.summary}, {in_units(made.bytes_on_disk)} in {made.directory}",
         err=True,
     )
 
@@ -157,12 +156,12 @@ def _progress(needs: Needs, background: bool) -> Iterator[prepared_models.Progre
     if background:
 
         def print_line(phase: str, counts: GraphCounts) -> None:
-            report(ProgressLine(phase, counts.states, needs.states))
+            report(ProgressLine(phase, counts.states, needs.steps))
 
         yield print_line
         return
     with click.progressbar(
-        length=needs.states,
+        length=needs.steps,
         label="Composing (states)",
         file=sys.stderr,
         hidden=not sys.stderr.isatty(),
@@ -176,7 +175,7 @@ def _progress(needs: Needs, background: bool) -> Iterator[prepared_models.Progre
                 "compiler": "Building the compiler",
                 "place": "Writing",
             }[phase]
-            bar.update(max(0, min(counts.states, needs.states) - bar.pos))
+            bar.update(max(0, min(counts.states, needs.steps) - bar.pos))
 
         yield move
 
@@ -185,7 +184,7 @@ def _bounds(max_size: str | None, needs: Needs, background: bool) -> Bounds:
     """Return what preparing may take: in the background, where no person watches it, twice the
     estimate, since a graph that grows past that would fill memory and disk."""
     if max_size is None:
-        return Bounds(_MOST * needs.graph, _MOST * needs.memory) if background else Bounds()
+        return Bounds(_MOST * needs.mapped, _MOST * needs.memory) if background else Bounds()
     try:
         return Bounds(bytes_of(max_size))
     except ValueError:

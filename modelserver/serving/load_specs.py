@@ -7,7 +7,7 @@ import structlog
 import models
 from models.processor import processor_flags
 from models.vosk.blas import AUTO, CORETYPES, UnsupportedProcessor, blas_environment
-from models.vosk.prepared import PreparedModel, Starting, find_prepared
+from models.vosk.prepared import PreparedModel, Starting, compiled_graph, find_prepared
 from models.vosk.simd import SAME_AS, SIMD, SimdLibrary, choose_variant
 from modelserver.serving.learned import Lessons
 from modelserver.serving.selection import (
@@ -159,4 +159,7 @@ def _tell(choice: Choice, settings: Settings, headroom: Headroom) -> None:
 def _prefetch(settings: Settings, prepared: PreparedModel) -> bool:
     if settings.debug.prefetch != "auto":
         return settings.debug.prefetch == "always"
-    return prepared.graph.stat().st_size + _PREFETCH_RESERVE_BYTES < available_memory()
+    return (
+        compiled_graph(prepared.directory).stat().st_size + _PREFETCH_RESERVE_BYTES
+        < available_memory()
+    )

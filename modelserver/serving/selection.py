@@ -146,7 +146,7 @@ def _prepared(choice: Choice, workers: int, headroom: Headroom) -> str:
     """Return what preparing the model would change, in words."""
     if choice.prediction.graph == "mapped":
         return ""
-    graph = estimate_needs(choice.location.directory).graph
+    graph = estimate_needs(choice.location.directory).mapped
     better = dataclasses.replace(choice, prediction=if_prepared(choice.prediction, graph))
     if better.needs(workers) > headroom.most:
         return ""

@@ -13,7 +13,7 @@ import wavs
 from encoded import encoded
 
 import models
-from models.vosk.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel, compiled_graph
 
 
 def modelserver(
@@ -46,7 +46,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, wav_clips: list[bytes]) -> l
 @pytest.fixture(scope="module", autouse=True)
 def _prepared(prepared_embedded: PreparedModel) -> None:
     """These commands serve the prepared model."""
-    assert prepared_embedded.graph.is_file()
+    assert compiled_graph(prepared_embedded.directory).is_file()
 
 
 def test_files_become_text_in_the_order_given(files: list[str]) -> None:

@@ -9,10 +9,10 @@ import pytest
 from running import start_server
 
 import models
+from models.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
 from models.vosk import mapping
 from models.vosk.graph_file import read_graph_header
 from models.vosk.prepared import PreparedModel, export_prepared, import_prepared
-from models.vosk.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
 from models.vosk.simd import ABI, LIBRARY, SIMD
 from modelserver.serving.learned import Lessons
 from modelserver.serving.selection import candidate

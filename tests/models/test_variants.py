@@ -13,8 +13,8 @@ from variants import VARIANTS
 from websockets.sync.client import connect
 
 import models
+from models.vosk.features import sample_rate_of
 from models.vosk.prepared import PreparedModel, find_prepared, prepare
-from models.vosk.view import sample_rate_of
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -19,7 +19,7 @@ from cgroup import MB, memory_cgroup
 from running import RunningServer, gone, start_server, until
 
 import models
-from models.vosk.prepared import PreparedModel, find_prepared, prepared_models
+from models.vosk.prepared import PreparedModel, compiled_graph, find_prepared, prepared_models
 from modelserver.serving.learned import CrashInquiry, Lessons
 
 SHOWN_S = 2.0
@@ -39,12 +39,12 @@ def test_a_prepared_model_is_served_mapped(
         server.wait_whole()
         (loaded,) = server.events("model.loaded")
         assert loaded["graph"] == "mapped"
-        assert loaded["mapped_bytes"] > prepared_embedded.graph.stat().st_size
+        assert loaded["mapped_bytes"] > compiled_graph(prepared_embedded.directory).stat().st_size
         assert loaded["blas_kernel"]
         assert anonymous_bytes(server.fork_server().pid) < 250 * MB
         for worker in server.workers():
             maps = Path(f"/proc/{worker.pid}/maps").read_text()
-            assert str(prepared_embedded.graph) in maps
+            assert str(compiled_graph(prepared_embedded.directory)) in maps
         texts = [server.convert(wav).json["text"] for wav in wav_clips]
     (tmp_path / "plain").mkdir()
     with start_server(
@@ -353,7 +353,7 @@ def transcribe_all(server: RunningServer, wavs: list[bytes]) -> tuple[list[str],
 def test_three_hundred_megabytes_are_enough_for_a_prepared_model(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
-    assert prepared_embedded.graph.stat().st_size > 900 * MB
+    assert compiled_graph(prepared_embedded.directory).stat().st_size > 900 * MB
     with (
         memory_cgroup(300 * MB) as group,
         start_server(
@@ -404,7 +404,7 @@ def test_the_plain_model_is_refused_in_three_hundred_megabytes_before_it_is_read
 def test_the_limit_may_shrink_under_a_running_server(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
-    assert prepared_embedded.graph.is_file()
+    assert compiled_graph(prepared_embedded.directory).is_file()
     with (
         memory_cgroup(1000 * MB) as group,
         start_server(

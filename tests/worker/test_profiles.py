@@ -8,9 +8,9 @@ import pytest
 from running import RunningServer, start_server
 
 import models
+from models.prepared.view import make_view
 from models.vosk.beam import Beam, published_width, widths
 from models.vosk.prepared import PreparedModel
-from models.vosk.view import make_view
 from modelserver.serving.selection import choose_model
 from modelserver.settings import Settings
 from modelserver.worker.conditioning import END_S, FRONT_S, Level, near_silence
