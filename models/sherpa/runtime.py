@@ -21,7 +21,7 @@ _SET_OPTIMISED_PATH, _SET_OPTIMISATION, _SET_THREADS = 11, 23, 24
 _RELEASE_ENV, _RELEASE_STATUS, _RELEASE_SESSION, _RELEASE_OPTIONS = 92, 93, 95, 100
 _ADD_CONFIG_ENTRY = 130
 
-_WARNINGS, _ALL_OPTIMISATIONS = 2, 99
+_ERRORS, _ALL_OPTIMISATIONS = 3, 99
 
 _LAYOUT_FLAGS = ("avx", "avx_vnni", "avx2", "avx512", "amx", "fma", "asimd", "i8mm", "sve", "bf16")
 """Beginnings of the processor flags by which ONNX Runtime chooses how it lays weights out."""
@@ -73,7 +73,7 @@ def write_optimised(
     api = ctypes.cast(_get_api(library), ctypes.POINTER(_Pointer))
     environment, options, session = _Pointer(), _Pointer(), _Pointer()
     try:
-        _call(api, _CREATE_ENV, ctypes.c_int(_WARNINGS), b"prepare", ctypes.byref(environment))
+        _call(api, _CREATE_ENV, ctypes.c_int(_ERRORS), b"prepare", ctypes.byref(environment))
         _call(api, _CREATE_OPTIONS, ctypes.byref(options))
         _call(api, _SET_OPTIMISED_PATH, options, str(target).encode())
         _call(api, _SET_OPTIMISATION, options, ctypes.c_int(_ALL_OPTIMISATIONS))
