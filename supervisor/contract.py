@@ -11,6 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 from supervisor.spool_view import SpoolView
 
 
+class LoadRefused(Exception):
+    """Raised by a function that loads a model, if loading it again would end the same way. The
+    text is for the operator, who has to change something first."""
+
+
 class Servable(Protocol):
     """A loaded model."""
 

@@ -44,7 +44,8 @@ class TextSteps:
                     step(_SAMPLE)
             except Exception as error:  # whatever a plugin raises
                 raise models.ModelError(
-                    "text_step", f"the text step {name!r} cannot be used: {error}"
+                    "text_step",
+                    f"the text step {name!r} cannot be used: {error or type(error).__name__}",
                 ) from error
             self.report[name] = "in use" if step is not None else f"knows nothing of {language}"
             if step is not None:

@@ -87,10 +87,11 @@ class Loaded(Message, frozen=True):
 
 
 class LoadFailed(Message, frozen=True):
-    """Loading raised `error`; the fork server exits."""
+    """Loading raised `error`; the fork server exits. `refused`: it was a `LoadRefused`."""
 
     error: Text
     traceback: Text
+    refused: bool = False
 
 
 class Forked(Message, frozen=True):
