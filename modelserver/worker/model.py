@@ -193,13 +193,15 @@ class SpeechModel:
             round(reader.duration_s, 3), count, self._name, self._language, warnings, len(cutters)
         )
 
-    def open(self, request: dict[str, Any], before: float, mark: Any) -> StreamSession:
+    def open(self, request: dict[str, Any], before: float, checkpoint: Any) -> StreamSession:
         """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
         if "texts" in request:
             return TextStream(self._steps)
         if "sample_rate" in request:
             return SpeechStream(self._model, msgspec.convert(request, StreamRequest), before)
-        return CaptionStream(self._model, msgspec.convert(request, CaptionRequest), before, mark)
+        return CaptionStream(
+            self._model, msgspec.convert(request, CaptionRequest), before, checkpoint
+        )
 
     def _recognise(
         self, reader: AudioReader, asked: SpeechRequest

@@ -92,7 +92,7 @@ class TextStream:
     def feed(self, data: Any, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         """A list of texts."""
         yield
-        return StreamAnswer([[self._steps.written(text) for text in data]], settled=True)
+        return StreamAnswer([[self._steps.written(text) for text in data]], at_checkpoint=True)
 
     def close(self) -> None:
         """There is nothing to let go."""
