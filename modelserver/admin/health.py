@@ -61,22 +61,23 @@ class ModelHealth(msgspec.Struct):
 
 
 class QueueHealth(msgspec.Struct):
-    """Requests inside. `s_per_audio_s`: seconds of work a second of audio takes, of late."""
+    """Requests inside, at most `limit`. `s_per_audio_s`: seconds of work a second of audio takes,
+    of late."""
 
     admitted: int
     waiting: int
-    places: int
+    limit: int
     s_per_audio_s: float | None
 
 
 class StreamsHealth(msgspec.Struct):
     """Live streams. `behind_s`: for how long the oldest input that is not answered has been
-    waiting; `kept_bytes`: of their audio, to be told again where a worker ends; `replays`: how
+    waiting; `replay_bytes`: of their audio that is retained for a replay; `replays`: how
     often one went on on another worker; `refused`: because the others would have been late."""
 
     open: int
     behind_s: float
-    kept_bytes: int
+    replay_bytes: int
     replays: int
     refused: int
 
@@ -249,7 +250,7 @@ def _streams(service: SpeechService) -> StreamsHealth:
     return StreamsHealth(
         open=sum(len(pool.streams) for pool in pools),
         behind_s=round(max((pool.streams.behind_s for pool in pools), default=0.0), 3),
-        kept_bytes=sum(pool.streams.kept_bytes for pool in pools),
+        replay_bytes=sum(pool.streams.replay_bytes for pool in pools),
         replays=sum(pool.streams.replays for pool in pools),
         refused=sum(pool.streams.refused for pool in pools),
     )

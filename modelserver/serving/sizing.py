@@ -20,17 +20,18 @@ _PREPARE_MARGIN = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Of a server with so many workers, in bytes. `kept`: what cannot be taken back; `cached`: file
-    cache for full speed, which a memory cgroup counts too, but gives back when it is needed."""
+    """Of a server with so many workers, in bytes. `unreclaimable`: what cannot be taken back;
+    `cached`: file cache for full speed, which a memory cgroup counts too, but gives back when it is
+    needed."""
 
     workers: int
-    kept: int
+    unreclaimable: int
     cached: int
 
     @property
     def request(self) -> int:
         """Bytes to ask for, for full speed."""
-        return _rounded(self.kept + self.cached)
+        return _rounded(self.unreclaimable + self.cached)
 
     @property
     def limit(self) -> int:
@@ -40,8 +41,8 @@ class Needs:
 
 def server_needs(prediction: models.Prediction, workers: int, settings: Settings) -> Needs:
     """Return the needs of a server with that model."""
-    kept = prediction.total(workers) + SUPERVISOR_BYTES + settings.spool.memory_total
-    return Needs(workers, kept, prediction.touched)
+    unreclaimable = prediction.total(workers) + SUPERVISOR_BYTES + settings.spool.memory_total
+    return Needs(workers, unreclaimable, prediction.touched)
 
 
 def kubernetes_patch(name: str, original: Path, needs: Needs) -> str:
@@ -52,8 +53,8 @@ def kubernetes_patch(name: str, original: Path, needs: Needs) -> str:
     return f"""\
 # modelserver models inspect --kubernetes {name} --workers {needs.workers}
 #
-# {in_units(needs.kept)} that cannot be taken back, and {in_units(needs.cached)} of file cache for
-# full speed; the limit leaves the guard room to act before the kernel does.
+# {in_units(needs.unreclaimable)} that cannot be reclaimed, {in_units(needs.cached)} of file cache
+# for full speed; the limit leaves the guard room to act before the kernel does.
 #
 # Preparing the model, once on each volume, takes
 # {preparing.in_words()}:

@@ -145,7 +145,7 @@ class StreamSettings(Section, frozen=True):
 
 
 class JobSettings(Section, frozen=True):
-    """`[jobs]`: recordings that are transcribed when there is time, and kept until they are
+    """`[jobs]`: recordings that are transcribed when there is time, and stored until they are
     fetched."""
 
     restart = True

@@ -1,4 +1,4 @@
-"""From what was set and what was found to the numbers that are kept, each with its reason."""
+"""Limits: from what was set and what was found to the numbers in force, each with its reason."""
 
 from dataclasses import dataclass
 

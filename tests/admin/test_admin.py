@@ -111,7 +111,7 @@ def test_the_health_document_has_what_a_person_asks_first(
         assert worker["rss_bytes"] > 10_000_000
         assert 0 <= worker["growth_bytes"] <= worker["budget_bytes"]
     assert sum(worker["jobs_done"] for worker in health["workers"]) >= 2
-    assert health["queue"]["places"] == 66
+    assert health["queue"]["limit"] == 66
     memory = health["memory"]
     assert memory["level"] == "normal"
     assert memory["limit_bytes"] - memory["reserve_bytes"] > memory["left_bytes"] > 0

@@ -125,10 +125,10 @@ async def _hear(engine: Engine, files: list[str]) -> list[Outcome]:
     """All of them, in their order."""
     with Journal(None, "evaluate") as journal:
         async with engine:
-            places = asyncio.Semaphore(engine.at_once)
+            slots = asyncio.Semaphore(engine.at_once)
 
             async def one(file: str) -> Outcome:
-                async with places:
+                async with slots:
                     note = journal.note(file)
                     outcome = await outcome_of(engine, file, seconds_of(file), note, lambda _: None)
                     if outcome.speech is not None:
