@@ -10,8 +10,8 @@ from models.catalog import CatalogEntry, catalog, catalog_entry
 from models.contract import (
     DEFAULT_PROFILE,
     PROFILES,
+    Abilities,
     Alternative,
-    LiveRecognizer,
     Model,
     ModelError,
     ModelLocation,
@@ -25,13 +25,14 @@ from models.engines import load_model, predict
 from models.language import language_of
 from models.location import find_model, installed_models
 from models.prediction import Part, Prediction, measured
+from models.steps import run_steps
 
 __all__ = [
     "DEFAULT_PROFILE",
     "PROFILES",
+    "Abilities",
     "Alternative",
     "CatalogEntry",
-    "LiveRecognizer",
     "Model",
     "ModelError",
     "ModelLocation",
@@ -51,6 +52,7 @@ __all__ = [
     "measured",
     "noise",
     "predict",
+    "run_steps",
     "warm_up_clips",
 ]
 

@@ -216,10 +216,12 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
     """Return the job's work: all that can be asked of the transcript later is recognised now."""
     speech = SpeechRequest(
         words=True,
+        words_matter=asked.words,
         segments=True,
         alternatives=asked.alternatives,
         phrases=asked.phrases,
         profile=asked.profile,
+        language=asked.language or "",
         partials=True,
         channels=asked.channels,
         raw=asked.raw,

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import PurePath
 from typing import Any
 
+import msgspec
 import structlog
 
 import models
@@ -21,7 +22,7 @@ from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.changes import same_preparation
 from modelserver.settings.labels import DEFAULT_LABEL
-from modelserver.speech.languages import primary_language
+from modelserver.speech.languages import closest_language
 from supervisor import Cause, Guard, NotReady, Pool, PoolStatus, SpoolStore, Target
 
 
@@ -98,9 +99,21 @@ class ServedModel:
         loaded = str(self.report().get("language", ""))
         return loaded or models.language_of(PurePath(self.settings.model[0]).name)
 
+    @property
+    def abilities(self) -> models.Abilities | None:
+        """What it can do of what a request may ask; None while it is not loaded."""
+        found = self.report().get("abilities")
+        return None if found is None else msgspec.convert(found, models.Abilities)
+
+    @property
+    def languages(self) -> list[str]:
+        """BCP 47 tags of the languages that it speaks, its own first."""
+        several = self.abilities.languages if self.abilities is not None else ()
+        return list(dict.fromkeys((self.language, *several)))
+
     def speaks(self, language: str) -> bool:
         """Return whether it speaks the language, or one that differs in its region only."""
-        return primary_language(self.language) == primary_language(language)
+        return closest_language(language, self.languages) is not None
 
     def takes_phrases(self) -> bool:
         """Return whether it can be limited to phrases, once it is loaded as it was published; True
@@ -110,7 +123,7 @@ class ServedModel:
     def in_words(self) -> str:
         """Return a line for a list of models."""
         name = self.report().get("model") or self.settings.model[0]
-        return f"{self.label} ({name}, {self.language})"
+        return f"{self.label} ({name}, {' '.join(self.languages)})"
 
     def report(self) -> dict[str, Any]:
         """Return how its model was loaded, in the model's words; empty while there is none."""

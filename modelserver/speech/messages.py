@@ -13,7 +13,8 @@ from supervisor import Target
 
 class SpeechRequest(msgspec.Struct, frozen=True):
     """What a worker is asked. `channels`: "mix", "split", or the numbers of some, with commas;
-    `partials`: its progress is `SpeechProgress` with what is understood so far."""
+    `partials`: its progress is `SpeechProgress` with what is understood so far; `language`: a
+    BCP 47 tag, for a model that has several."""
 
     words: bool = False
     alternatives: int = 0
@@ -25,18 +26,18 @@ class SpeechRequest(msgspec.Struct, frozen=True):
     channels: str = "mix"
     profile: str = ""
     """One of `models.PROFILES`; empty: the model's own."""
+    language: str = ""
+    words_matter: bool = True
+    """The client has asked for `words`: it is warned of what they lack."""
 
 
 class DecodeRequest(msgspec.Struct, frozen=True):
-    """What a worker is asked of a long recording: its samples, in pieces of at most `piece_s`
-    seconds. Its progress is `DecodedPiece`s, its answer `Decoded`."""
+    """What a worker is asked of a long recording, of which `asked` is wanted in the end: its
+    samples, in pieces of at most `piece_s` seconds. Its progress is `DecodedPiece`s, its answer
+    `Decoded`."""
 
     piece_s: float
-    longest_audio_s: float | None = None
-    raw: RawFormat | None = None
-    phrases: tuple[str, ...] = ()
-    profile: str = ""
-    channels: str = "mix"
+    asked: SpeechRequest
 
 
 class DecodedPiece(msgspec.Struct, frozen=True):
@@ -84,7 +85,8 @@ class SpeechAlternative(msgspec.Struct, frozen=True):
 
 class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was said in one go; times in seconds from the start of the audio. `alternatives`: all
-    readings, best first, where they are asked for."""
+    readings, best first, where they are asked for; `language`: the one that was detected, where it
+    is not the model's own."""
 
     start: float
     end: float
@@ -92,6 +94,7 @@ class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
     channel: int | None = None
     words: list[SpeechWord] = []
     alternatives: list[SpeechAlternative] = []
+    language: str | None = None
 
 
 class SpeechProgress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,7 +113,8 @@ class SpeechProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Speech(msgspec.Struct, frozen=True):
-    """What a worker answers. `duration_s` is the length of the audio that was there."""
+    """What a worker answers. `duration_s` is the length of the audio that was there; `language`:
+    the one that was detected, or else the one that was asked for or the model's own."""
 
     text: str
     duration_s: float
@@ -130,8 +134,9 @@ class Speech(msgspec.Struct, frozen=True):
 
 
 class StreamRequest(msgspec.Struct, frozen=True):
-    """What a worker is asked for a live stream. Its input is raw samples (bytes), or one of the
-    words below; its answers are the engine's own JSON."""
+    """What a worker is asked for a live stream of the Vosk project's protocol. Its input is raw
+    samples (bytes), or one of the words below; its answers are that protocol's. `for_readers`: with
+    texts as people write them."""
 
     sample_rate: float
     words: bool = True
@@ -139,6 +144,8 @@ class StreamRequest(msgspec.Struct, frozen=True):
     partial_words: bool = False
     phrases: tuple[str, ...] = ()
     profile: str = ""
+    language: str = ""
+    for_readers: bool = False
 
 
 EOF, RESET = "eof", "reset"
@@ -156,6 +163,7 @@ class CaptionRequest(msgspec.Struct, frozen=True):
     phrases: tuple[str, ...] = ()
     channels: str = "mix"
     profile: str = ""
+    language: str = ""
     with_audio: bool = False
     """Answer with the audio of each utterance, too (`UtteranceAudio`): for a second pass."""
 
@@ -181,6 +189,8 @@ class Caption(msgspec.Struct, frozen=True, omit_defaults=True):
     words: list[SpeechWord] | None = None
     alternatives: list[SpeechAlternative] | None = None
     finalized: bool = False
+    language: str | None = None
+    """As in `SpeechSegment`."""
 
 
 class LastCaption(msgspec.Struct, frozen=True):

@@ -34,14 +34,15 @@ model = models.load_model(Path(directory), {n: Path(f) for n, f in made.items()}
 from models.clips import clips_for, decode_clip
 pcm = decode_clip(clips_for("ko")[2], 16000)
 recognizer = model.recognizer(models.RecognitionOptions())
-recognizer.accept(pcm)
+models.run_steps(recognizer.accept(pcm))
 maps = Path("/proc/self/maps").read_text()
 error = ""
 try:
     model.recognizer(models.RecognitionOptions(grammar=("a",)))
 except models.ModelError as refused:
     error = refused.code
-print(json.dumps([model.report(), recognizer.finish().text, "HCLG.fst" in maps, error]))
+(last,) = models.run_steps(recognizer.finish())
+print(json.dumps([model.report(), last.text, "HCLG.fst" in maps, error]))
 if len(sys.argv) > 2:
     flag.value = before  # the library's own clean-up must find its own
 """

@@ -23,7 +23,7 @@ from supervisor.processes.environment import process_environment
 SEARCHES = """
 import ctypes, json, random, sys
 from pathlib import Path
-from models import PROFILES, RecognitionOptions
+from models import PROFILES, RecognitionOptions, run_steps
 from models.clips import clips_for, decode_clip
 from models.vosk.model import VoskModel
 
@@ -41,9 +41,9 @@ for profile in PROFILES:
     for clip in clips:
         recognizer = model.recognizer(RecognitionOptions(words=True, profile=profile))
         for at in range(0, len(clip), 8000):
-            recognizer.accept(clip[at : at + 8000])
+            run_steps(recognizer.accept(clip[at : at + 8000]))
             recognizer.partial()
-        recognizer.finish()
+        run_steps(recognizer.finish())
         recognizer.close()
         found.append([profile, trace.search_trace_sum()])
 counts = [getattr(trace, f"search_trace_{name}")() for name in ("tokens", "links", "pruned")]

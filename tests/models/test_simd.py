@@ -219,12 +219,13 @@ from models.vosk.model import VoskModel
 directory, made, variant = json.loads(sys.argv[1])
 model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()}, simd=variant)
 clips = [decode_clip(clip, 16000) for clip in clips_for("ko")]
-checked = model.check_simd(clips)
+model.warm(clips)
 said = [
     line for pcm in clips for alternatives, partials in ((0, True), (3, False))
     for line in engine_lines(model, pcm, 8000, alternatives=alternatives, partials=partials)
 ]
 simd = model.loaded.simd
+checked = simd is not None
 counts = [simd.products, simd.restored] if simd else [0, 0]
 print(json.dumps([said, checked, model.report(), *counts]))
 """
