@@ -11,8 +11,9 @@ from onnx_models import KINDS as MADE
 from onnx_models import make_model, write_network
 
 from models.sherpa.kinds import KINDS
-from models.sherpa.layout import Layout, NotRecognised, recognise
+from models.sherpa.layout import Layout, recognise
 from models.sherpa.metadata import NotOnnx, read_metadata
+from models.sherpa.refusals import NotRecognised
 
 pytestmark = pytest.mark.quick
 
