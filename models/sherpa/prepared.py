@@ -19,7 +19,7 @@ from models.prepared.maker import Made, Progress
 from models.prepared.view import make_view
 from models.sherpa.layout import Layout, recognise
 from models.sherpa.refusals import NotRecognised
-from models.sherpa.runtime import library_file, load_library, weights_layout, write_optimised
+from models.sherpa.runtime import Runtime, library_file, weights_layout
 from models.sherpa.selfcheck import must_answer_alike
 
 _STEP_BYTES = 1_000_000
@@ -117,7 +117,7 @@ def _make(location: ModelLocation, partial: Path, on_progress: Progress) -> Made
     networks = [n for n in _recognised(location.directory).networks if _is_onnx(n)]
     if not networks:
         raise ModelError("does_not_pay", f"{location.name} is in a form that is mapped as it is")
-    library = load_library()
+    runtime = Runtime()
     done = 0
     made = set[str]()
     for network in networks:
@@ -133,7 +133,7 @@ def _make(location: ModelLocation, partial: Path, on_progress: Progress) -> Made
                 _LEAST_EXTERNAL_BYTES
             ),
         }
-        write_optimised(library, network, target, entries)
+        runtime.write_optimised(network, target, entries)
         made |= {str(inside), str(inside.with_name(data))}
         done += _size(network)
     MAKER.link(location.directory, partial, frozenset(made))
@@ -177,8 +177,9 @@ def _size(network: Path) -> int:
 
 @functools.cache
 def _runtime_digest() -> str:
-    file = library_file()
-    if file is None:
+    try:
+        file = library_file()
+    except ModelError:
         return "none"
     with file.open("rb") as reader:
         return hashlib.file_digest(reader, "sha256").hexdigest()[:12]

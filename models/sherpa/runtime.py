@@ -1,11 +1,11 @@
-"""ONNX Runtime as sherpa-onnx bundles it, asked through its C interface.
+"""ONNX Runtime as sherpa-onnx bundles it, called through its C interface.
 
-sherpa-onnx exposes no way to write an optimised model. The copy that it bundles has one, and an
-optimised model belongs to the build that wrote it: so that library itself is asked. Positions in
+The Python package of ONNX Runtime starts threads, is another build, and another 20 MB. Positions in
 the table of functions never change (onnxruntime_c_api.h: functions are added at the end only).
 """
 
 import ctypes
+import functools
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,34 +15,34 @@ from models.contract import ModelError
 from models.processor import processor_flags
 
 _API_VERSION = 16
-"""Version of the table that has all functions below; later libraries keep it."""
-_GET_MESSAGE, _CREATE_ENV, _CREATE_SESSION, _CREATE_OPTIONS = 2, 3, 7, 10
-_SET_OPTIMISED_PATH, _SET_OPTIMISATION, _SET_THREADS = 11, 23, 24
-_RELEASE_ENV, _RELEASE_STATUS, _RELEASE_SESSION, _RELEASE_OPTIONS = 92, 93, 95, 100
-_ADD_CONFIG_ENTRY = 130
-
+"""Version of the table that has all functions that are called; later libraries keep it."""
+_GET_MESSAGE, _RELEASE_STATUS = 2, 93
+_CREATE_ENV, _CREATE_SESSION, _CREATE_OPTIONS = 3, 7, 10
+_SET_OPTIMISED_PATH, _DISABLE_PATTERN, _DISABLE_ARENA = 11, 17, 19
+_SET_OPTIMISATION, _SET_THREADS, _ADD_CONFIG_ENTRY = 23, 24, 130
+_RELEASE_SESSION, _RELEASE_OPTIONS = 95, 100
 _ERRORS, _ALL_OPTIMISATIONS = 3, 99
 
-_LAYOUT_FLAGS = ("avx", "avx_vnni", "avx2", "avx512", "amx", "fma", "asimd", "i8mm", "sve", "bf16")
+_LAYOUT_FLAGS = ("avx", "amx", "fma", "asimd", "i8mm", "sve", "bf16")
 """Beginnings of the processor flags by which ONNX Runtime chooses how it lays weights out."""
 
-_Pointer = ctypes.c_void_p
+Pointer = ctypes.c_void_p
 
 
-def library_file() -> Path | None:
-    """Return the ONNX Runtime that sherpa-onnx bundles; None where it is not installed."""
-    spec = importlib.util.find_spec("sherpa_onnx")
-    if spec is None or spec.origin is None:
-        return None
-    file = Path(spec.origin).parent / "lib" / "libonnxruntime.so"
-    return file if file.is_file() else None
+def file_of(package: str, name: str) -> Path:
+    """Return a file inside an installed package. Raises `ModelError`, code `engine_missing`."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (file := Path(folder) / name).is_file():
+            return file
+    raise ModelError(
+        "engine_missing", f"{package} is not installed, or not whole: pip install modelserver[onnx]"
+    )
 
 
-def library_version(library: ctypes.CDLL) -> str:
-    """Return the library's version, such as `1.28.2`."""
-    get_version = ctypes.CFUNCTYPE(ctypes.c_char_p)(_base(library)[1])
-    version: bytes = get_version()
-    return version.decode()
+def library_file() -> Path:
+    """Return the library. Raises `ModelError`, code `engine_missing`."""
+    return file_of("sherpa_onnx", "lib/libonnxruntime.so")
 
 
 def weights_layout() -> str:
@@ -50,71 +50,83 @@ def weights_layout() -> str:
     return " ".join(sorted(flag for flag in processor_flags() if flag.startswith(_LAYOUT_FLAGS)))
 
 
-def load_library() -> ctypes.CDLL:
-    """Load the ONNX Runtime that sherpa-onnx bundles. Raises `ModelError`."""
-    file = library_file()
-    if file is None:
-        raise ModelError("engine_missing", "sherpa-onnx, or the ONNX Runtime in it, is not there")
-    try:
-        return ctypes.CDLL(str(file))
-    except OSError as error:
-        raise ModelError("engine_missing", f"{file} cannot be loaded: {error}") from error
+class Runtime:
+    """The library's table of functions."""
 
+    def __init__(self) -> None:
+        """Load the library. Raises `ModelError`, code `engine_missing`."""
+        try:
+            library = ctypes.CDLL(str(library_file()))
+        except OSError as error:
+            raise ModelError("engine_missing", str(error)) from error
+        library.OrtGetApiBase.restype = ctypes.POINTER(Pointer * 2)
+        get_api = ctypes.CFUNCTYPE(Pointer, ctypes.c_uint32)(library.OrtGetApiBase().contents[0])
+        if (table := get_api(_API_VERSION)) is None:
+            raise ModelError("engine_missing", "ONNX Runtime has another interface than expected")
+        self._table = ctypes.cast(table, ctypes.POINTER(Pointer))
 
-def write_optimised(
-    library: ctypes.CDLL, source: Path, target: Path, entries: Mapping[str, str]
-) -> None:
-    """Load the model in the file `source` on one thread with all optimisations, and have the
-    library write what it made of it to `target`.
+    def function(self, position: int, *types: Any) -> Any:
+        """Return a function that raises `ModelError` where its status is not success."""
+        called = ctypes.CFUNCTYPE(Pointer, *types)(self._table[position])
+        message = ctypes.CFUNCTYPE(ctypes.c_char_p, Pointer)(self._table[_GET_MESSAGE])
+        release = ctypes.CFUNCTYPE(None, Pointer)(self._table[_RELEASE_STATUS])
 
-    `entries`: session options (onnxruntime_session_options_config_keys.h). Raises `ModelError`,
-    code `compile_failed`, with the library's own message.
-    """
-    api = ctypes.cast(_get_api(library), ctypes.POINTER(_Pointer))
-    environment, options, session = _Pointer(), _Pointer(), _Pointer()
-    try:
-        _call(api, _CREATE_ENV, ctypes.c_int(_ERRORS), b"prepare", ctypes.byref(environment))
-        _call(api, _CREATE_OPTIONS, ctypes.byref(options))
-        _call(api, _SET_OPTIMISED_PATH, options, str(target).encode())
-        _call(api, _SET_OPTIMISATION, options, ctypes.c_int(_ALL_OPTIMISATIONS))
-        _call(api, _SET_THREADS, options, ctypes.c_int(1))
+        def checked(*arguments: Any) -> None:
+            status = called(*arguments)
+            if status:
+                text = message(status).decode("utf-8", "replace").strip()
+                release(status)
+                raise ModelError("engine_failed", f"ONNX Runtime: {text}")
+
+        return checked
+
+    def made(self, position: int, *arguments: tuple[Any, Any]) -> Any:
+        """Return what a function makes, whose last argument is where to put it. `arguments`: type
+        and value of the others."""
+        handle = Pointer()
+        types = [kind for kind, _ in arguments]
+        values = [value for _, value in arguments]
+        self.function(position, *types, Pointer)(*values, ctypes.byref(handle))
+        return handle
+
+    def options(self) -> Any:
+        """Return session options: one thread, and no memory that is kept for later."""
+        options = self.made(_CREATE_OPTIONS)
+        self.function(_SET_THREADS, Pointer, ctypes.c_int)(options, 1)
+        self.function(_DISABLE_PATTERN, Pointer)(options)
+        self.function(_DISABLE_ARENA, Pointer)(options)
+        return options
+
+    @functools.cached_property
+    def _environment(self) -> Any:
+        return self.made(_CREATE_ENV, (ctypes.c_int, _ERRORS), (ctypes.c_char_p, b"modelserver"))
+
+    def session(self, network: Path, options: Any) -> Any:
+        """Load a network. Raises `ModelError`."""
+        path = str(network).encode()
+        return self.made(
+            *(_CREATE_SESSION, (Pointer, self._environment), (ctypes.c_char_p, path)),
+            (Pointer, options),
+        )
+
+    def write_optimised(self, source: Path, target: Path, entries: Mapping[str, str]) -> None:
+        """Load the network in the file `source` with all optimisations, and have the library write
+        what it made of it to `target`.
+
+        `entries`: session options (onnxruntime_session_options_config_keys.h). Raises `ModelError`.
+        """
+        options = self.options()
+        text = ctypes.c_char_p
+        self.function(_SET_OPTIMISED_PATH, Pointer, text)(options, str(target).encode())
+        self.function(_SET_OPTIMISATION, Pointer, ctypes.c_int)(options, _ALL_OPTIMISATIONS)
         for key, value in entries.items():
-            _call(api, _ADD_CONFIG_ENTRY, options, key.encode(), value.encode())
-        path = str(source).encode()
-        _call(api, _CREATE_SESSION, environment, path, options, ctypes.byref(session))
-    finally:
-        for release, handle in (
-            (_RELEASE_SESSION, session),
-            (_RELEASE_OPTIONS, options),
-            (_RELEASE_ENV, environment),
-        ):
-            if handle:
-                ctypes.CFUNCTYPE(None, _Pointer)(api[release])(handle)
+            self.function(_ADD_CONFIG_ENTRY, Pointer, text, text)(
+                options, key.encode(), value.encode()
+            )
+        try:
+            self._release(_RELEASE_SESSION, self.session(source, options))
+        finally:
+            self._release(_RELEASE_OPTIONS, options)
 
-
-def _base(library: ctypes.CDLL) -> Any:
-    library.OrtGetApiBase.restype = _Pointer
-    return ctypes.cast(library.OrtGetApiBase(), ctypes.POINTER(_Pointer))
-
-
-def _get_api(library: ctypes.CDLL) -> int:
-    get_api = ctypes.CFUNCTYPE(_Pointer, ctypes.c_uint32)(_base(library)[0])
-    table: int | None = get_api(_API_VERSION)
-    if table is None:
-        raise ModelError("compile_failed", "this ONNX Runtime has another interface than expected")
-    return table
-
-
-def _call(api: Any, position: int, *arguments: Any) -> None:
-    """Call a function that returns a status. Raises `ModelError` where that is no success."""
-    types = [ctypes.c_char_p if isinstance(a, bytes) else _type_of(a) for a in arguments]
-    status = ctypes.CFUNCTYPE(_Pointer, *types)(api[position])(*arguments)
-    if status:
-        message: bytes = ctypes.CFUNCTYPE(ctypes.c_char_p, _Pointer)(api[_GET_MESSAGE])(status)
-        ctypes.CFUNCTYPE(None, _Pointer)(api[_RELEASE_STATUS])(status)
-        raise ModelError("compile_failed", message.decode(errors="replace").strip())
-
-
-def _type_of(argument: Any) -> Any:
-    """Return the C type: integers are passed as such, handles and references as pointers."""
-    return ctypes.c_int if isinstance(argument, ctypes.c_int) else _Pointer
+    def _release(self, position: int, handle: Any) -> None:
+        ctypes.CFUNCTYPE(None, Pointer)(self._table[position])(handle)
