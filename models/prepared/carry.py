@@ -131,6 +131,8 @@ def _read_manifest(archive: tarfile.TarFile, maker: Maker) -> Manifest:
         raise _bad(f"its format is {manifest.format}; {FORMAT} is known here")
     if (problem := manifest.problem()) is not None:
         raise _bad(problem)
+    if manifest.maker != maker.version:
+        raise _bad(f"it was made by {manifest.maker[:200]!r}, this is {maker.version!r}")
     if not maker.knows(manifest):
         raise _bad("it names files that no prepared model has")
     return manifest
