@@ -35,6 +35,6 @@ async def about(request: web.Request) -> web.Response:
             models=[AboutModel(s.label, s.language) for s in service.models.values()],
             keys=not service.access.open,
             assistant=request.app[ASSISTANT].there,
-            endpoint_ms=service.settings.assistant.endpoint_ms,
+            endpoint_ms=service.settings.debug.endpoint_ms,
         )
     )
