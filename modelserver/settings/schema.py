@@ -70,9 +70,6 @@ class WorkerSettings(Section, frozen=True):
         Meta(ge=0, le=1024),
         _about("worker processes; 0: one for each CPU that this process may use", flag="--workers"),
     ] = 0
-    hang_s: Annotated[
-        Seconds, _about("a worker that shows no sign of life for this long is killed and replaced")
-    ] = _POOL.hang_s
     budget: Annotated[
         BytesOrAuto,
         _about(
@@ -93,9 +90,6 @@ class MemoryLimitSettings(Section, frozen=True):
             "memory that all processes together may use, without mapped files; auto: the "
             "machine's memory or the cgroup's limit"
         ),
-    ] = "auto"
-    reserve: Annotated[
-        BytesOrAuto, _about("memory left unused below the limit; auto: a small share of it")
     ] = "auto"
 
 
@@ -302,9 +296,6 @@ class AssistantSettings(Section, frozen=True):
     per_minute: Annotated[
         Whole, _about("questions a minute of one key or address; 0: no limit")
     ] = 60
-    endpoint_ms: Annotated[
-        int, Meta(ge=200, le=10_000), _about("silence that ends a spoken question on the page")
-    ] = 600
 
 
 class CorsSettings(Section, frozen=True):
@@ -481,6 +472,21 @@ class DebugSettings(Section, frozen=True):
             restart=True,
         ),
     ] = _POOL.streams.replay
+    hang_s: Annotated[
+        Seconds,
+        _about(
+            "a worker that shows no sign of life for this long is killed and replaced", restart=True
+        ),
+    ] = _POOL.hang_s
+    memory_reserve: Annotated[
+        BytesOrAuto,
+        _about(
+            "memory left unused below memory.limit; auto: a small share of the limit", restart=True
+        ),
+    ] = "auto"
+    endpoint_ms: Annotated[
+        int, Meta(ge=200, le=10_000), _about("silence that ends a spoken question on the page")
+    ] = 600
 
 
 RENAMED = {
@@ -497,6 +503,9 @@ RENAMED = {
     "streams.message": "debug.stream_message",
     "streams.ping_s": "debug.stream_ping_s",
     "streams.replay_s": "debug.stream_replay_s",
+    "workers.hang_s": "debug.hang_s",
+    "memory.reserve": "debug.memory_reserve",
+    "assistant.endpoint_ms": "debug.endpoint_ms",
 }
 """Settings by their names of before. An old name is refused with the new one."""
 

@@ -130,7 +130,7 @@ def test_the_list_can_be_of_one_language(language: str) -> None:
 
 def test_the_list_says_what_could_be_fetched_and_would_fit() -> None:
     def fits(limit: str, name: str) -> str:
-        limits = {"MODELSERVER_MEMORY_LIMIT": limit, "MODELSERVER_MEMORY_RESERVE": "1MB"}
+        limits = {"MODELSERVER_MEMORY_LIMIT": limit, "MODELSERVER_DEBUG_MEMORY_RESERVE": "1MB"}
         done = modelserver("models", "list", "--workers", "2", **limits)
         line = next(row for row in done.stdout.decode().splitlines() if name in row)
         return " ".join(line.split()[4:7])
