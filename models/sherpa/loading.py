@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from models.contract import ModelError
 from models.sherpa.layout import Layout
+from models.sherpa.metadata import read_metadata
 
 _T = TypeVar("_T")
 
@@ -26,6 +27,8 @@ _FAILED = 3
 _WHERE = re.compile(r"^\S+:\w+:\d+ ")
 """How the library starts a line: the place in its source."""
 _PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None)
 
 
 def load_safely(
@@ -47,8 +50,8 @@ def load_safely(
     if (now := threads()) > before:
         raise ModelError(
             "model_invalid",
-            f"{_name(layout)}: sherpa-onnx started {now - before} threads, which workers would "
-            "not have",
+            f"{_name(layout)} cannot be served: it has {now - before} threads of its own, which "
+            "forked workers would not have",
         )
     return loaded
 
@@ -65,7 +68,7 @@ def _load_in_child(layout: Layout, load: Callable[[], _T], try_out: Callable[[_T
         if child == 0:
             status = _FAILED
             try:
-                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+                _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
                 if os.getppid() == parent:
                     for standard in (1, 2):
                         os.dup2(output, standard)
@@ -81,7 +84,9 @@ def _load_in_child(layout: Layout, load: Callable[[], _T], try_out: Callable[[_T
         if status == 0:
             return
         said = _written(output)
-    if status < 0 and not said:
+    if status == -signal.SIGKILL:
+        said = "killed, as the kernel does where memory runs out"
+    elif status < 0 and not said:
         said = f"killed by {signal.Signals(-status).name}"
     raise _invalid(layout, said or f"exit status {status}")
 
@@ -96,6 +101,7 @@ def _output_caught() -> Iterator[int]:
                 os.dup2(output, standard)
             yield output
         finally:
+            _libc.fflush(None)  # what C code has written and not sent off yet
             for standard, descriptor in zip((1, 2), kept, strict=True):
                 os.dup2(descriptor, standard)
                 os.close(descriptor)
@@ -115,12 +121,11 @@ def _written(output: int) -> str:
     size = os.fstat(output).st_size
     text = os.pread(output, _SAID_MOST, max(0, size - _SAID_MOST)).decode("utf-8", "replace")
     lines = [_WHERE.sub("", line).strip() for line in text.splitlines()]
-    said = next((line for line in reversed(lines) if line), "")
-    return said[:_LINE_MOST]
+    return next((line for line in reversed(lines) if line), "")
 
 
 def _reason(output: int, error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:_LINE_MOST] if str(error) else _written(output)
+    return f"{type(error).__name__}: {error}" if str(error) else _written(output)
 
 
 def _name(layout: Layout) -> str:
@@ -129,17 +134,15 @@ def _name(layout: Layout) -> str:
 
 
 def _invalid(layout: Layout, reason: str) -> ModelError:
-    return ModelError("model_invalid", f"{_name(layout)} cannot be loaded: {reason}")
+    plain = "".join(letter if letter.isprintable() else " " for letter in reason[:_LINE_MOST])
+    return ModelError("model_invalid", f"{_name(layout)} cannot be loaded: {plain}")
 
 
 _TOKENS_BYTES_MOST = 32_000_000
 _FEWEST = 0.9
 """Share of a model's tokens that have to be in its file: some models have more than they use."""
-_LOOKED_UP = frozenset(
-    ("sense_voice", "paraformer", "nemo_ctc", "wenet_ctc", "telespeech_ctc", "dolphin_ctc")
-)
-"""Kinds whose `vocab_size` is in the metadata that a layout has, and which fail on a token that is
-not in the file."""
+_UNCHECKED = frozenset(("whisper", "canary", "cohere", "moonshine", "moonshine_v2"))
+"""Kinds of which not every token is in the file."""
 
 
 def check_tokens(layout: Layout) -> None:
@@ -151,15 +154,22 @@ def check_tokens(layout: Layout) -> None:
     if tokens is None:
         return
     numbers = set(_token_numbers(tokens))
-    size = layout.metadata.get("vocab_size", "")
-    if layout.kind.name in _LOOKED_UP and size.isdecimal() and len(size) < 8:
-        known = sum(number < int(size) for number in numbers)
-        if known < _FEWEST * int(size):
-            raise ModelError(
-                "model_invalid",
-                f"{tokens} is not the file of tokens of {layout.networks[0].name}: it has {known} "
-                f"of the model's {size} tokens",
-            )
+    size = _vocabulary_size(layout)
+    known = sum(number < size for number in numbers)
+    if layout.kind.name not in _UNCHECKED and known < _FEWEST * size:
+        raise ModelError(
+            "model_invalid",
+            f"{tokens} is not the file of tokens of {layout.networks[0].name}: it has {known} of "
+            f"the model's {size} tokens",
+        )
+
+
+def _vocabulary_size(layout: Layout) -> int:
+    """By the metadata, which of a transducer from icefall the decoder has; 0 where none says it."""
+    sizes = [layout.metadata.get("vocab_size", "")]
+    if layout.kind.transducer:
+        sizes.append(read_metadata(layout.files["decoder"]).get("vocab_size", ""))
+    return next((int(size) for size in sizes if re.fullmatch(r"[0-9]{1,7}", size)), 0)
 
 
 def _token_numbers(tokens: Path) -> Iterator[int]:

@@ -13,6 +13,7 @@ from models.contract import ModelError, RecognitionOptions, Recognizer
 from models.sherpa.abilities import abilities_of
 from models.sherpa.decoding import Calls
 from models.sherpa.layout import Layout
+from models.sherpa.loading import load_safely
 from models.sherpa.offline import WholeDecoder
 from models.sherpa.online import StreamDecoder
 from models.sherpa.recognizer import Decoder, SegmentRecognizer
@@ -51,7 +52,10 @@ class SherpaModel:
         self._form = str(options.get("form", "published"))
         self._language = self._known(str(options.get("language", ""))) or ""
         with _provider(prepared=bool(options.get("prepared"))) as provider:
-            self._calls = Calls(layout, _make(layout, provider))
+            made = load_safely(
+                layout, lambda: _make(layout, provider), try_out=lambda made: _try_out(layout, made)
+            )
+        self._calls = Calls(layout, made)
         self._detectors: Detectors
         if options.get("voice_activity", "silero") == "loudness":
             self._detectors = Loudness(self.sample_rate)
@@ -119,7 +123,7 @@ class SherpaModel:
             "files": [file.name for file in self._layout.networks],
             "language": self._language,
         }
-        return {"engine": "sherpa", "form": self._form, "details": details}
+        return {"engine": "onnx", "form": self._form, "details": details}
 
     def _known(self, language: str) -> str | None:
         """The model's own tag for a language: "zh" for "zh-CN"; None if it has none."""
@@ -133,7 +137,7 @@ class SherpaModel:
 
 
 def _make(layout: Layout, provider: str) -> Any:
-    """Make the library's recogniser."""
+    """Make the library's recogniser, or end the process (`models.sherpa.loading`)."""
     import sherpa_onnx
 
     kind = layout.kind
@@ -141,10 +145,21 @@ def _make(layout: Layout, provider: str) -> Any:
     factory: Callable[..., Any] = getattr(made_by, kind.factory)
     arguments: dict[str, Any] = {name: str(file) for name, file in layout.files.items()}
     arguments |= {**layout.arguments, **_ARGUMENTS.get(kind.name, {})}
-    try:
-        return factory(**arguments, num_threads=1, provider=provider)
-    except Exception as error:  # the binding raises nothing more exact
-        raise ModelError("model_invalid", f"sherpa-onnx cannot load the model: {error}") from error
+    return factory(**arguments, num_threads=1, provider=provider)
+
+
+def _try_out(layout: Layout, made: Any) -> None:
+    """Decode a second of silence: networks that do not belong together fail only now. Raises what
+    the library raises; what it logs itself is nothing to go by, as some models find no end in
+    silence."""
+    stream = made.create_stream()
+    stream.accept_waveform(layout.sample_rate, [0.0] * layout.sample_rate)
+    if not layout.streaming:
+        made.decode_stream(stream)
+        return
+    stream.input_finished()
+    while made.is_ready(stream):
+        made.decode_stream(stream)
 
 
 @contextmanager

@@ -67,8 +67,8 @@ def disk_bytes(file: Path) -> int:
     if file.is_dir():
         return sum(inner.stat().st_size for inner in file.iterdir() if inner.is_file())
     beside = (
-        file.with_suffix(".data"),
-        *(file.with_name(f"{file.name}{end}") for end in (".data", "_data", ".weights")),
+        *(file.with_suffix(suffix) for suffix in (".data", ".weights")),
+        *(file.with_name(f"{file.name}{end}") for end in (".data", "_data")),
     )
     return file.stat().st_size + sum(other.stat().st_size for other in beside if other.is_file())
 

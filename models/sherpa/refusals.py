@@ -13,6 +13,9 @@ class NotRecognised(Exception):
     """The directory holds no model that sherpa-onnx can load; the text says why, and what it could
     load instead."""
 
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason.encode("utf-8", "replace").decode())  # names of files are bytes
+
 
 def unknown_type(file: Path, metadata: Mapping[str, str]) -> NotRecognised:
     """Refuse a network by what its metadata says of it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from onnx_models import KINDS as MADE
 from onnx_models import make_model, write_network
+from places import ROOT
 
 from models.sherpa.kinds import KINDS
 from models.sherpa.layout import Layout, recognise
@@ -139,6 +140,11 @@ def test_a_model_is_recognised_by_the_names_of_its_files(kind: str, tmp_path: Pa
 
 def test_every_kind_is_tried_here() -> None:
     assert {*SINGLE, *ENCODERS, *BY_NAMES} == set(KINDS)
+
+
+def test_the_documents_name_every_kind() -> None:
+    page = (ROOT / "docs" / "onnx.md").read_text(encoding="utf-8")
+    assert [name for name in KINDS if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("kind", MADE)
@@ -288,6 +294,11 @@ def test_models_in_other_formats_are_named(name: str, maker: str, tmp_path: Path
     refused = reason(written(tmp_path, {}, [name, "README.md"]))
     assert name in refused
     assert maker in refused
+
+
+def test_a_name_that_is_no_text_can_be_shown(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.pt")).touch()
+    assert reason(tmp_path).startswith("?.pt is a model for PyTorch")
 
 
 def test_files_that_are_no_networks_are_named(tmp_path: Path) -> None:

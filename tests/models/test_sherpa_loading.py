@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from onnx_models import KINDS, LETTERS, expected, make_model, write_network
+from onnx_models import KINDS, expected, make_model, write_network
 from places import SUPPORT
 
 from models.sherpa.layout import recognise
@@ -92,12 +92,15 @@ def test_tokens_of_another_form_are_refused_with_their_line(tmp_path: Path) -> N
     assert "tokens.txt, line 1" in refusal(directory)
 
 
-def test_tokens_of_another_model_are_refused(tmp_path: Path) -> None:
-    directory = make_model("paraformer", tmp_path)
-    (directory / "tokens.txt").write_text("<blank> 0\n</s> 2\n")
+@pytest.mark.parametrize(("kind", "network"), [("paraformer", "model"), ("transducer", "encoder")])
+def test_tokens_of_another_model_are_refused(kind: str, network: str, tmp_path: Path) -> None:
+    directory = make_model(kind, tmp_path)
+    tokens = directory / "tokens.txt"
+    size = len(tokens.read_text(encoding="utf-8").splitlines())
+    tokens.write_text("<blk> 0\n</s> 2\n")
     message = refusal(directory)
-    assert "tokens.txt is not the file of tokens of model.onnx" in message
-    assert f"2 of the model's {len(LETTERS) + 4} tokens" in message
+    assert f"tokens.txt is not the file of tokens of {network}.onnx" in message
+    assert f"2 of the model's {size} tokens" in message
 
 
 def test_tokens_that_are_a_space_or_strange_are_taken(tmp_path: Path) -> None:
@@ -111,10 +114,11 @@ def test_tokens_that_are_a_space_or_strange_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mishap", "words"),
     [
-        ("kill", "killed by SIGSEGV"),
+        ("crash", "killed by SIGSEGV"),
+        ("kill", "where memory runs out"),
         ("exit", "exit status 9"),
         ("raise", "KeyError: 'nothing'"),
-        ("thread", "started 1 threads"),
+        ("thread", "it has 1 threads of its own"),
     ],
 )
 def test_what_happens_to_a_load_is_said(mishap: str, words: str, tmp_path: Path) -> None:
@@ -142,7 +146,7 @@ def test_weights_beside_a_network_are_counted(tmp_path: Path) -> None:
     directory = make_model("transducer", tmp_path, suffix=".int8")
     encoder = directory / "encoder.int8.onnx"
     small = predict(recognise(directory))
-    for name in ("encoder.int8.onnx.data", "encoder.int8.data"):
+    for name in ("encoder.int8.onnx.data", "encoder.int8.weights"):
         with (directory / name).open("wb") as writer:
             writer.truncate(1_000_000)
     assert disk_bytes(encoder) == encoder.stat().st_size + 2_000_000

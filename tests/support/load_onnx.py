@@ -37,7 +37,8 @@ def _in_child(act: Callable[[], object]) -> Callable[[], object]:
 
 MISHAPS: dict[str, Callable[[], Callable[[], object]]] = {
     "none": lambda: _alone,
-    "kill": lambda: _in_child(lambda: os.kill(os.getpid(), signal.SIGSEGV)),
+    "crash": lambda: _in_child(lambda: signal.raise_signal(signal.SIGSEGV)),
+    "kill": lambda: _in_child(lambda: signal.raise_signal(signal.SIGKILL)),
     "exit": lambda: _in_child(lambda: os._exit(9)),
     "raise": lambda: _in_child(lambda: {}["nothing"]),
     "thread": lambda: threading.Thread(target=threading.Event().wait, daemon=True).start,
