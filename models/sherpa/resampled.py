@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import av
 
-from models.contract import Partial, Recognizer, Utterance
+from models.contract import ModelError, Partial, Recognizer, Utterance
 
 _DELAY_S = 0.1
 """More audio than the resampler holds back."""
@@ -19,9 +19,11 @@ class ResampledRecognizer:
 
     def __init__(self, recognizer: Recognizer, rate: float, model_rate: int) -> None:
         """`rate`: of the audio that it takes; `model_rate`: of what `recognizer` takes. Raises
-        `ValueError` for rates that no audio has."""
+        `ModelError` for rates that no audio has."""
         if not _LOWEST <= rate <= _HIGHEST:
-            raise ValueError(f"rate is {rate}, expected {_LOWEST} to {_HIGHEST}")
+            raise ModelError(
+                "rate_unsupported", f"rate is {rate:g}: expected {_LOWEST} to {_HIGHEST}"
+            )
         self._recognizer = recognizer
         self._rate, self._model_rate = round(rate), model_rate
         self._resampler = self._new_resampler()
