@@ -18,17 +18,18 @@ from modelserver.serving.commands import ProgressLine, report
 from modelserver.settings.configuration import Configuration
 from supervisor import in_units
 
+_ARCHIVES = (".zip", ".tar.bz2", ".tar.gz", ".tar.xz")
 _REPORT_S = 0.2
 _LABELS = {"download": "Downloading", "check": "Checking", "unpack": "Unpacking"}
 
 
 @click.command("pull")
-@click.argument("name", metavar="NAME|FILE.zip")
+@click.argument("name", metavar="NAME|LANGUAGE|FILE")
 @click.option(
     "--repin", is_flag=True, help="accept another checksum than that of the first download"
 )
 @BACKGROUND
-@with_settings("models_dir", "models_url")
+@with_settings("models_dir", "models_urls")
 def pull_model(
     configuration: Configuration, name: str, repin: bool, background: int | None
 ) -> None:
@@ -47,10 +48,10 @@ def pull_model(
     with told(background), _progress(background) as on_progress:
         must_be_ours(settings.models_dir)
         try:
-            if name.endswith(".zip"):
+            if name.endswith(_ARCHIVES):
                 directory = pull_file(Path(name), settings.models_dir, on_progress, repin=repin)
             else:
-                source, home = settings.models_url, settings.models_dir
+                source, home = settings.models_urls, settings.models_dir
                 directory = asyncio.run(pull(name, home, source, on_progress, repin=repin))
         except models.ModelError as error:
             if error.code == "download_failed":
@@ -73,7 +74,7 @@ def _ways_out(name: str) -> str:
         unknown = f"\n{name} is not in the catalogue (`modelserver models list`){meant}"
     return (
         f"{unknown}\nA file that you have: modelserver models pull FILE.zip. A mirror: the setting "
-        "models_url. A proxy: HTTPS_PROXY."
+        "models_urls. A proxy: HTTPS_PROXY."
     )
 
 
