@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from models.language import language_of
+from models.language import language_of, same_language
 
 CATALOG = Path(__file__).parent / "catalog.toml"
 
@@ -78,6 +78,18 @@ class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Languages that it recognises, as BCP 47 tags."""
         return self.languages or (language_of(self.name),)
 
+    def speaks(self, language: str) -> bool:
+        """Return whether it recognises the language with this BCP 47 tag."""
+        return any(same_language(tag, language) for tag in self.tags)
+
+    def recommended_for(self, language: str) -> bool:
+        """Return whether it is a first choice for the language with this BCP 47 tag."""
+        return any(same_language(tag, language) for tag in self.recommended)
+
+    def rates_for(self, language: str) -> tuple[ErrorRate, ...]:
+        """Return what is published of it for the language with this BCP 47 tag."""
+        return tuple(rate for rate in self.rates if same_language(rate.language, language))
+
     @property
     def rates(self) -> tuple[ErrorRate, ...]:
         """All published error rates, the one that is shown first."""
@@ -137,6 +149,19 @@ def catalog() -> tuple[CatalogEntry, ...]:
     """All of it, in the order of the file."""
     document = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
     return tuple(msgspec.convert(document, _File).model)
+
+
+def language_tag(text: str) -> str | None:
+    """Return the BCP 47 tag of a language that a model of the catalogue recognises, from a tag or
+    from the language's English name; None if there is no such model."""
+    for entry in catalog():
+        if entry.speaks(text):
+            return text.lower()
+    wanted = text.lower()
+    for entry in catalog():
+        if len(entry.tags) == 1 and wanted == entry.language.lower().split(" ")[0]:
+            return entry.tags[0].partition("-")[0]
+    return None
 
 
 def catalog_entry(name: str) -> CatalogEntry | None:
