@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,28 +19,18 @@ from models.catalog import CatalogEntry, Checksum, catalog_entry, checksum_of
 from models.contract import ModelError
 from models.durable import remove_tree, sync, sync_tree
 from models.engines import layout_problem
-from models.fetching.download import Bounds, discard, download
+from models.fetching.download import discard
 from models.fetching.pins import PINS, read_pin, record_pin
-from models.fetching.sources import Source, archive_name, sources_of
+from models.fetching.sources import Source, sources_of
 from models.fetching.unpack import name_of, top_directory, unpack
-from models.leftovers import Leftover, bytes_of
+from models.fetching.waiting import UNPACKING, WAITING, Progress, Waiting
 from models.locks import Held, hold
 
-Progress = Callable[[str, int, int], None]
-"""Told of each phase ("download", "check", "unpack"): bytes done, and bytes in all (0: unknown)."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_MOST_BYTES = 16 * 10**9
-"""Of a download whose size nobody has published."""
-_ABOUT = 1.15
-"""By how much a size that was published rounded may be off."""
 _REPIN = (
     ", where the first download of it was recorded; if its publisher has replaced it, accept the "
     "new one with `modelserver models pull --repin`"
 )
-_LOADING = ".fetch"
-_UNPACKING = "unpacking-"
-_WAITING = re.compile(r"\.(?:zip|tar\.bz2|files)(?:\.|$)")
 _OF_THIS_MACHINE = frozenset({"no_space", "cannot_write", "bad_pins"})
 """Codes of failures that another source would not change."""
 
@@ -65,18 +55,27 @@ async def pull(
         raise ModelError("bad_name", f"{name!r} is not the name of a model")
     entry = catalog_entry(name)
     found, failures = sources_of(name, entry, sources)
-    with _place_for(name, models_directory) as waiting:
-        for number, source in enumerate(found):
-            fetch = _Fetch(name, entry, waiting, number, on_progress, pause_s, repin)
+    with _place_for(name, models_directory) as directory:
+        waiting = Waiting(name, entry, directory, on_progress, pause_s)
+        for source in found:
             try:
-                directory = await fetch.install_from(source, models_directory)
+                if source.archive:
+                    file = await waiting.archive(source, first=source is found[0])
+                    installed = _install_downloaded(
+                        name, file, source, models_directory, on_progress, repin=repin
+                    )
+                else:
+                    folder = await waiting.files(source)
+                    installed = _install_files(
+                        name, folder, source, models_directory, on_progress, repin=repin
+                    )
             except ModelError as error:
                 if error.code in _OF_THIS_MACHINE:
                     raise
                 failures.append(error)
             else:
-                _clear_away(name, waiting)
-                return directory
+                waiting.clear_away()
+                return installed
     raise _nowhere(name, failures)
 
 
@@ -89,74 +88,6 @@ def _nowhere(name: str, failures: list[ModelError]) -> ModelError:
         "download_broken" if kept else "download_failed",
         "\n".join((f"{name} cannot be had:", *(f"- {failure.message}" for failure in failures))),
     )
-
-
-def _clear_away(name: str, waiting: Path) -> None:
-    """Delete what broken downloads from other sources have left of a model that is here now."""
-    for path in waiting.iterdir():
-        if path.suffix != ".lock" and _model_of(path) == name:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@dataclass(frozen=True, slots=True)
-class _Fetch:
-    """Downloads one model. `number`: of the source; what waits for the first has a plain name."""
-
-    name: str
-    entry: CatalogEntry | None
-    waiting: Path
-    number: int
-    on_progress: Progress
-    pause_s: float
-    repin: bool
-
-    async def install_from(self, source: Source, models_directory: Path) -> Path:
-        if source.archive:
-            return await self._archive(source, models_directory)
-        return await self._files(source, models_directory)
-
-    async def _archive(self, source: Source, models_directory: Path) -> Path:
-        suffix = f".{source.key}" if self.number else ""
-        file = self.waiting / f"{archive_name(self.name, self.entry)}{suffix}"
-        await self._download(source.archive, file, _bounds(self.entry), 0)
-        try:
-            with file.open("rb") as opened:
-                return _install(
-                    self.name,
-                    opened,
-                    source.archive,
-                    models_directory,
-                    self.on_progress,
-                    repin=self.repin,
-                )
-        finally:
-            discard(file)
-
-    async def _files(self, source: Source, models_directory: Path) -> Path:
-        folder = self.waiting / f"{self.name}.files.{source.key}"
-        here = 0
-        try:
-            for path, url in source.files:
-                file = folder / path
-                file.parent.mkdir(parents=True, exist_ok=True)
-                if not file.exists():  # complete since an earlier attempt
-                    await self._download(url, file, Bounds(None, _MOST_BYTES), here)
-                here += file.stat().st_size
-            directory = _install_files(
-                self.name, folder, source, models_directory, self.on_progress, repin=self.repin
-            )
-        except ModelError as error:
-            if error.code != "download_broken":
-                shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)
-        return directory
-
-    async def _download(self, url: str, file: Path, bounds: Bounds, before: int) -> None:
-        def report(here: int, total: int) -> None:
-            self.on_progress("download", before + here, before + total if total else 0)
-
-        await download(url, file, bounds, report, pause_s=self.pause_s)
 
 
 def pull_file(
@@ -200,28 +131,6 @@ def remove(name: str, models_directory: Path) -> Path:
     return directory
 
 
-def broken_downloads(models_directory: Path) -> list[Leftover]:
-    """Return downloads that broke off, and what killed processes have left while they unpacked or
-    removed a model. Raises `OSError`."""
-    waiting = models_directory / _LOADING
-    found = []
-    for path in sorted(waiting.iterdir()) if waiting.is_dir() else ():
-        if path.suffix != ".lock":
-            lock = waiting / f"{_model_of(path)}.lock"
-            found.append(Leftover(path, "a download that broke off", bytes_of(path), lock))
-    for path in sorted(models_directory.glob(".*-removed")):
-        why = "left by a process that was killed while it removed a model"
-        lock = models_directory / f"{path.name}.lock"
-        found.append(Leftover(path, why, bytes_of(path), lock, certain=True))
-    return found
-
-
-def _model_of(path: Path) -> str:
-    """Return the name of the model that a file or directory of unfinished downloads is of."""
-    name = path.name.removeprefix(_UNPACKING)
-    return name.rpartition("-")[0] if name != path.name else _WAITING.split(name)[0]
-
-
 def _directories(models_directory: Path) -> list[Path]:
     if not models_directory.is_dir():
         return []
@@ -239,7 +148,7 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
         raise ModelError(
             "model_invalid", f"{target} is there and is no Vosk model ({problem}): remove it first"
         )
-    waiting = models_directory / _LOADING
+    waiting = models_directory / WAITING
     try:
         waiting.mkdir(parents=True, exist_ok=True)
         with hold(waiting / f"{name}.lock"):
@@ -254,10 +163,21 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
             waiting.rmdir()
 
 
-def _bounds(entry: CatalogEntry | None) -> Bounds:
-    if entry is None:
-        return Bounds(None, _MOST_BYTES)
-    return Bounds(entry.size or None, int(entry.download_bytes * _ABOUT) or _MOST_BYTES)
+def _install_downloaded(
+    name: str,
+    file: Path,
+    source: Source,
+    models_directory: Path,
+    on_progress: Progress,
+    *,
+    repin: bool,
+) -> Path:
+    try:
+        with file.open("rb") as opened:
+            url = source.archive
+            return _install(name, opened, url, models_directory, on_progress, repin=repin)
+    finally:
+        discard(file)
 
 
 def _install(
@@ -297,24 +217,27 @@ def _install_files(
 ) -> Path:
     """Install the model whose files are all in `folder`. Each has a pin of its own."""
     pinned = []
-    with _unpacking(name, models_directory) as made:
-        for path, url in source.files:
-            pins = _Pins(models_directory, f"{name}/{path}", repin)
-            known, where = pins.known(None)
-            with (folder / path).open("rb") as opened:
-                sha256 = _check(opened, known, where, on_progress)
-                size = os.fstat(opened.fileno()).st_size
-            if known is None:
-                pinned.append((pins.name, sha256, size, url))
-            (made / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).rename(made / path)
-        problem = layout_problem(made)
-        if problem is not None:
-            raise ModelError("model_invalid", f"{source.address} has no Vosk model: {problem}")
-        target = _put_in_place(made, models_directory)
-        for key, sha256, size, url in pinned:
-            record_pin(models_directory, key, sha256=sha256, size=size, source=url)
-    return target
+    try:
+        with _unpacking(name, models_directory) as made:
+            for path, url in source.files:
+                pins = _Pins(models_directory, f"{name}/{path}", repin)
+                known, where = pins.known(None)
+                with (folder / path).open("rb") as opened:
+                    sha256 = _check(opened, known, where, on_progress)
+                    size = os.fstat(opened.fileno()).st_size
+                if known is None:
+                    pinned.append((pins.name, sha256, size, url))
+                (made / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).rename(made / path)
+            problem = layout_problem(made)
+            if problem is not None:
+                raise ModelError("model_invalid", f"{source.address} has no Vosk model: {problem}")
+            target = _put_in_place(made, models_directory)
+            for key, sha256, size, url in pinned:
+                record_pin(models_directory, key, sha256=sha256, size=size, source=url)
+        return target
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,10 +263,10 @@ class _Pins:
 @contextlib.contextmanager
 def _unpacking(name: str, models_directory: Path) -> Iterator[Path]:
     """Give a new directory to make the model in; it is deleted unless it is put in place."""
-    left = f"{_UNPACKING}{name}-"
-    for old in (models_directory / _LOADING).glob(f"{glob.escape(left)}*"):
+    left = f"{UNPACKING}{name}-"
+    for old in (models_directory / WAITING).glob(f"{glob.escape(left)}*"):
         shutil.rmtree(old, ignore_errors=True)  # somebody who was killed; the lock is ours
-    with tempfile.TemporaryDirectory(prefix=left, dir=models_directory / _LOADING) as temporary:
+    with tempfile.TemporaryDirectory(prefix=left, dir=models_directory / WAITING) as temporary:
         made = Path(temporary) / name
         made.mkdir()
         yield made

@@ -13,6 +13,7 @@ from misbehaving import Manners, web_server
 
 import models
 import models.fetching.install
+import models.fetching.waiting
 from models.fetching import broken_downloads, pull
 from models.fetching.sources import DEFAULT_SOURCES, sources_of
 
@@ -154,7 +155,7 @@ async def test_a_changed_file_is_refused_and_accepted_by_hand(home: Path) -> Non
 async def test_the_next_server_is_asked_where_one_fails(
     home: Path, first: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models.fetching.install, "_MOST_BYTES", 10**7)
+    monkeypatch.setattr(models.fetching.waiting, "_MOST_BYTES", 10**7)
     with (
         web_server(Manners(**first)) as bad,  # type: ignore[arg-type]
         web_server(Manners({f"{NAME}.tar.bz2": ARCHIVE})) as good,
