@@ -105,9 +105,9 @@ class StreamSettings:
     is kept for another worker."""
     answer_s: float = 60.0
     """An input that is not answered for so long ends its stream."""
-    settle_s: float = 5.0
-    """How long a worker that is to leave may wait for a stream to be settled before it is moved as
-    it is, if nothing of it is lost by that."""
+    checkpoint_wait_s: float = 5.0
+    """How long a worker that is to leave waits for a stream's next checkpoint before the stream is
+    moved as it is, if nothing of it is lost by that."""
     share: float = 0.7
     """Of the workers' time, what streams may need together."""
 

@@ -139,8 +139,10 @@ class ModelLoading:
 
 
 def _load_error(pool: Pool) -> str | None:
-    """What the process said that could not load the last target; None if it could. A model that was
-    loaded, and whose fork server has ended since, is unready for another reason."""
+    """What the process said that could not load the last target; None if it could, or refused to. A
+    model that was loaded, and whose fork server has ended since, is unready for another reason."""
+    if pool.load_refused():
+        return None
     reason = pool.unready_reason()
     if reason is not None and reason.startswith(_CANNOT_LOAD):
         return reason.removeprefix(_CANNOT_LOAD)

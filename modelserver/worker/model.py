@@ -41,7 +41,7 @@ from modelserver.worker.reader import AudioReader
 from modelserver.worker.refusals import told_to_the_caller
 from modelserver.worker.text_steps import TextSteps, TextStream, WritingModel
 from modelserver.worker.vosk_stream import SpeechStream
-from supervisor import SpoolView, StreamSession, allocator_in_use
+from supervisor import LoadRefused, SpoolView, StreamSession, allocator_in_use
 
 _NOISE_S = 10
 _REPORT_S = 0.2
@@ -63,8 +63,12 @@ def load(
     profile: str = models.DEFAULT_PROFILE,
     text_steps: Iterable[str] = (),
 ) -> "SpeechModel":
-    """Called in the fork server. Raises `models.ModelError`."""
-    steps = TextSteps(text_steps, language)
+    """Load a model in the fork server. Raises `models.ModelError`, and `supervisor.LoadRefused` for
+    a text step that cannot be used."""
+    try:
+        steps = TextSteps(text_steps, language)
+    except models.ModelError as error:
+        raise LoadRefused(f"{error}; repair or remove it (text.steps), and reload") from error
     _import_whole(av)
     _load_character_sets()
     files = {inside: Path(file) for inside, file in made.items()}
@@ -189,13 +193,15 @@ class SpeechModel:
             round(reader.duration_s, 3), count, self._name, self._language, warnings, len(cutters)
         )
 
-    def open(self, request: dict[str, Any], before: float, mark: Any) -> StreamSession:
+    def open(self, request: dict[str, Any], before: float, checkpoint: Any) -> StreamSession:
         """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
         if "texts" in request:
             return TextStream(self._steps)
         if "sample_rate" in request:
             return SpeechStream(self._model, msgspec.convert(request, StreamRequest), before)
-        return CaptionStream(self._model, msgspec.convert(request, CaptionRequest), before, mark)
+        return CaptionStream(
+            self._model, msgspec.convert(request, CaptionRequest), before, checkpoint
+        )
 
     def _recognise(
         self, reader: AudioReader, asked: SpeechRequest

@@ -15,7 +15,7 @@ _TIMES = re.compile(r'"(start|end)" : (\d+\.\d+)')
 
 
 class SpeechStream:
-    """One stream (`supervisor.StreamSession`). It is settled whenever an utterance has ended."""
+    """One stream (`supervisor.StreamSession`). It has a checkpoint after each utterance."""
 
     def __init__(self, model: models.Model, request: StreamRequest, before_s: float) -> None:
         """`before_s`: seconds of it that another worker has heard."""
@@ -34,14 +34,14 @@ class SpeechStream:
     def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         yield
         if data in (EOF, RESET):
-            return StreamAnswer([self._in_time(self._recognizer.final())], settled=True)
+            return StreamAnswer([self._in_time(self._recognizer.final())], at_checkpoint=True)
         assert isinstance(data, bytes)
         seconds = len(data) / 2 / self._rate
         with told_to_the_caller():
             ended = yield from self._recognizer.accept(data)
         if ended:
             said = self._in_time(self._recognizer.result())
-            return StreamAnswer([said], settled=True, units=seconds)
+            return StreamAnswer([said], at_checkpoint=True, units=seconds)
         said = "" if quiet else self._in_time(self._recognizer.partial())
         return StreamAnswer([said], units=seconds)
 

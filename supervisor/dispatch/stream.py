@@ -45,7 +45,7 @@ class Stream:
         """How often it went on on another worker."""
         self.wants_to_move = False
         self._request: dict[str, Any] | None = None
-        self._mark: bytes | None = None
+        self._checkpoint: bytes | None = None
         self._settings = settings
         self._schedule, self._input_kept = schedule, kept
         self._clock = clock
@@ -132,12 +132,12 @@ class Stream:
     @property
     def to_be_scheduled(self) -> bool:
         """Whether it has no worker, or may leave the one it has."""
-        may_move = self.wants_to_move and self.settled
+        may_move = self.wants_to_move and self.at_checkpoint
         return self.begun and not self.over and (self.worker is None or may_move)
 
     @property
-    def settled(self) -> bool:
-        """Another worker would not have to be told anything again."""
+    def at_checkpoint(self) -> bool:
+        """Whether nothing would have to be replayed to another worker."""
         return not self._sent and not self._replay.lost
 
     @property
@@ -181,8 +181,9 @@ class Stream:
             self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
             return
         since, dropped = time.monotonic() - self.behind_s(), self._replay.dropped
+        checkpoint = self._checkpoint
         opening = Open(
-            self.number, self._request, dropped, self._mark, self._answered, since, self.background
+            self.number, self._request, dropped, checkpoint, self._answered, since, self.background
         )
         self.replays += self._answered > 0
         self.worker = worker
@@ -214,15 +215,15 @@ class Stream:
         first = message.number > self._answered
         # What was said before the worker changed is not said twice; but a final result that was
         # not there the first time must not be lost.
-        if first or message.settled:
+        if first or message.at_checkpoint:
             self._answers.add(message.values)
-            if message.mark is not None:
-                self._mark = message.mark
+            if message.checkpoint is not None:
+                self._checkpoint = message.checkpoint
         self._under_way -= len(self._sent[at].message)
         self._acknowledged = message.number
         if first:
             self._answered = message.number
-        if message.settled:
+        if message.at_checkpoint:
             self._replay.drop(message.number)
             self._replay.lost = False
             if self.wants_to_move:

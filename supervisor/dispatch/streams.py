@@ -39,8 +39,8 @@ class Streams:
         self._load = StreamLoad()
         self._expected_until = 0.0
         """Until then a successor of a worker that was lost may still come."""
-        self._to_settle: dict[WorkerHandle, float] = {}
-        """Workers that are to leave, and until when their streams may settle by themselves."""
+        self._to_vacate: dict[WorkerHandle, float] = {}
+        """Workers that are to leave, and until when their streams may reach a checkpoint."""
         self.replays = 0
         """How often a stream went on on another worker."""
         self.refused = 0
@@ -114,8 +114,8 @@ class Streams:
                 if worker is not None and self._clock.now() - worker.answered_at > most_s:
                     worker.kill(Intent.HANG, f"it answered no stream for {most_s:g} s")
         now = self._clock.now()
-        for worker in [worker for worker, until in self._to_settle.items() if until <= now]:
-            self._move_unsettled(worker)
+        for worker in [worker for worker, until in self._to_vacate.items() if until <= now]:
+            self._move_without_checkpoint(worker)
         self.schedule()
 
     def keep_within(self) -> None:
@@ -152,33 +152,33 @@ class Streams:
 
     def _share_of_each(self, able: int) -> float | None:
         """Return how much work a worker may have, while another is about to be there for the rest:
-        what is told again is told faster by two."""
+        what is replayed is replayed faster to two."""
         if able >= self._count or self._clock.now() >= self._expected_until:
             return None
         return _work_of(self._streams.values()) / self._count
 
     def worker_leaves(self, worker: WorkerHandle) -> None:
-        """Move the streams of a worker that takes nothing new: they go on elsewhere once they are
-        settled, or have had time for it and lose nothing by it. One that would lose something stays
-        until it ends, but for a shortage of memory."""
+        """Move the streams of a worker that takes nothing new: they go on elsewhere at their next
+        checkpoint, or without one after some seconds if that loses nothing. One that would lose
+        something stays until it ends, but for a shortage of memory."""
         for stream in self._on(worker):
             stream.wants_to_move = True
         if worker.streams:
-            most_s = 0.0 if worker.hurried else self.settings.settle_s
-            self._to_settle[worker] = self._clock.now() + most_s
+            most_s = 0.0 if worker.hurried else self.settings.checkpoint_wait_s
+            self._to_vacate[worker] = self._clock.now() + most_s
         self.schedule()
 
-    def _move_unsettled(self, worker: WorkerHandle) -> None:
+    def _move_without_checkpoint(self, worker: WorkerHandle) -> None:
         for stream in self._on(worker):
             if stream.moves_without_loss or worker.hurried:
                 stream.leave_worker(tell=True)
         if not worker.streams:
-            self._to_settle.pop(worker, None)
+            self._to_vacate.pop(worker, None)
 
     def worker_lost(self, worker: WorkerHandle, death: Death, at_hand: int) -> None:
         """Move the streams of a worker that has ended, with what was kept of them. The one of the
         number `at_hand`, which it was working for, may have been the cause."""
-        self._to_settle.pop(worker, None)
+        self._to_vacate.pop(worker, None)
         lost = self._on(worker)
         if lost:
             self._expected_until = self._clock.now() + _SUCCESSOR_S
@@ -212,7 +212,7 @@ class Streams:
             return
         # What a worker says that an answer cost it cannot be more than was waited for it.
         self._load.worked(units, min(message.ran_s, waited_s + LEAST_SPAN_S))
-        if stream.settled and not stream.wants_to_move:
+        if stream.at_checkpoint and not stream.wants_to_move:
             self._even_out(stream, worker)
 
     def _even_out(self, stream: Stream, worker: WorkerHandle) -> None:

@@ -194,12 +194,12 @@ class WorkerHandle(Process):
         leaves = self.state is WorkerState.LEAVING and self.job is None and not self.streams
         return self._signs.overdue_s(expected=starts or stops or leaves)
 
-    def stays_for_streams(self, settle_s: float) -> bool:
+    def stays_for_streams(self, checkpoint_wait_s: float) -> bool:
         """Tell whether it is to leave, and has only streams left that would lose something by a
-        move: another worker is needed beside it, after `settle_s`."""
+        move: another worker is needed beside it, after `checkpoint_wait_s`."""
         if self.state is not WorkerState.LEAVING or self.job is not None or not self.streams:
             return False
-        return self._clock.now() - self._leaving_since > settle_s
+        return self._clock.now() - self._leaving_since > checkpoint_wait_s
 
     def output(self) -> str:
         """Take what it has written to its standard output and error since."""
