@@ -5,16 +5,21 @@ import importlib.util
 import platform
 
 _MODULES = {"vosk": "vosk", "onnx": "sherpa_onnx"}
-_INSTALL = {"vosk": "pip install vosk", "onnx": "pip install sherpa-onnx"}
+_INSTALL = {
+    "vosk": "pip install vosk",
+    "onnx": 'install the extra onnx (pip install "modelserver[onnx]")',
+}
 _PROCESSORS = ("x86_64", "aarch64")
 """For which packages of all engines are published."""
 
 
 @functools.cache
 def missing(engine: str) -> str | None:
-    """Return the command that installs the engine; None if it is installed."""
-    there = importlib.util.find_spec(_MODULES[engine]) is not None
-    return None if there else _INSTALL[engine]
+    """Return what has to be installed before the engine can load anything, with the command; None
+    if nothing has."""
+    if importlib.util.find_spec(_MODULES[engine]) is not None:
+        return None
+    return f"the package {_MODULES[engine]} is not installed: {_INSTALL[engine]}"
 
 
 def obtainable(engine: str) -> bool:

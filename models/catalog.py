@@ -17,10 +17,10 @@ _UNPACKED = {"small": 3.0, "big": 1.6, "": 1.3}
 weights."""
 _MEMORY_SMALL, _MEMORY_BIG = 2.0, 1.1
 """Times what is unpacked: a small model composes its graph in memory, a big one copies its own."""
-_MEMORY_ONNX, _ONNX_RUNTIME = 1.5, 30_000_000
+_MEMORY_ONNX, _ONNX_RUNTIME = 1.2, 60_000_000
 """Times the files that are loaded, and bytes of everything else. Measured, after a decode: Whisper
 base 220 MB from 133, a network of SenseVoice's shape with int8 weights 89 MB from 53."""
-_GROWTH = {"vosk": 32 << 20, "onnx": 100_000_000}
+_GROWTH = {"vosk": 32 << 20, "onnx": 60_000_000}
 """Bytes that a worker needs to grow by, where it was not measured."""
 
 VOSK_LIST = "https://alphacephei.com/vosk/models"

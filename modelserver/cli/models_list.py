@@ -93,7 +93,7 @@ def _say_recommended(found: Overview, language: str) -> None:
     if not row.installed:
         click.echo(f"To get it: modelserver models pull {best.name}")
     if row.missing is not None:
-        click.echo(f"Its engine ({row.engine}) is not installed: {row.missing}")
+        click.echo(f"To serve it: {row.missing}")
 
 
 class _Notes:

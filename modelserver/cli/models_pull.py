@@ -92,8 +92,8 @@ def _recommended(settings: Settings, text: str) -> str | None:
 def _how_to_serve(name: str) -> str | None:
     """Return what has to be installed before the model can be served."""
     entry = models.catalog_entry(name)
-    command = availability.missing(entry.engine) if entry is not None else None
-    return command and f"Its engine is not installed; to serve it: {command}"
+    missing = availability.missing(entry.engine) if entry is not None else None
+    return missing and f"To serve it: {missing}"
 
 
 def _ways_out(name: str) -> str:

@@ -23,7 +23,7 @@ from supervisor import Headroom, TargetUnavailable, in_units
 class ModelRow(msgspec.Struct, frozen=True):
     """One model, in words. `chosen`: it is the one that would be served; `installed`: it need not
     be fetched; `problems`: what is wrong with it; `needs`: bytes that it and its workers take, 0 if
-    that is not known; `missing`: the command that installs its engine, if that is not there;
+    that is not known; `missing`: what has to be installed to serve it, if something has;
     `speed`: seconds of one processor for a second of speech, 0 if that was not measured."""
 
     name: str

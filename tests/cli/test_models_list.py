@@ -60,7 +60,7 @@ def test_the_recommended_model_is_first_and_says_why(home: Path, language: str) 
 
 
 def test_a_small_machine_gets_a_small_model(home: Path) -> None:
-    small = json.loads(command("list", "zh", "--json", home=home, memory="450MiB").stdout)
+    small = json.loads(command("list", "zh", "--json", home=home, memory="360MiB").stdout)
     assert small["recommended"]["name"] == "vosk-model-small-cn-0.22"
     tiny = command("list", "zh", home=home, memory="70MiB")
     assert tiny.returncode == 0
