@@ -6,7 +6,7 @@ for itself how its models are chosen and loaded, `modelserver` also uses modules
 The engine itself is loaded by `load_model`: nothing heavy is imported where no model is loaded.
 """
 
-from models.catalog import CatalogEntry, catalog, catalog_entry
+from models.catalog import CatalogEntry, ErrorRate, catalog, catalog_entry, language_tag
 from models.contract import (
     DEFAULT_PROFILE,
     PROFILES,
@@ -22,17 +22,20 @@ from models.contract import (
     Word,
 )
 from models.engines import load_model, predict
-from models.language import language_of
+from models.language import language_of, same_language
 from models.location import find_model, installed_models
 from models.prediction import Part, Prediction, measured
 from models.steps import run_steps
+from models.recommending import Candidate, Recommendation, recommend
 
 __all__ = [
     "DEFAULT_PROFILE",
     "PROFILES",
     "Abilities",
     "Alternative",
+    "Candidate",
     "CatalogEntry",
+    "ErrorRate",
     "Model",
     "ModelError",
     "ModelLocation",
@@ -41,6 +44,7 @@ __all__ = [
     "Prediction",
     "RecognitionOptions",
     "Recognizer",
+    "Recommendation",
     "Utterance",
     "Word",
     "catalog",
@@ -48,11 +52,14 @@ __all__ = [
     "find_model",
     "installed_models",
     "language_of",
+    "language_tag",
     "load_model",
     "measured",
     "noise",
     "predict",
     "run_steps",
+    "recommend",
+    "same_language",
     "warm_up_clips",
 ]
 

@@ -96,4 +96,7 @@ def _default(models_directory: Path) -> ModelLocation:
 
 
 def _at(name: str, directory: Path) -> ModelLocation:
-    return ModelLocation(name, directory, language_of(name))
+    entry = catalog_entry(name)
+    languages = entry.languages if entry is not None else ()
+    language = languages[0] if len(languages) == 1 else language_of(name)
+    return ModelLocation(name, directory, language)

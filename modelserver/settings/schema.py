@@ -490,6 +490,7 @@ class DebugSettings(Section, frozen=True):
 
 
 RENAMED = {
+    "models_url": "models_urls",
     "kernels": "simd",
     "allocator": "debug.allocator",
     "blas": "debug.blas",
@@ -571,14 +572,15 @@ class Settings(Section, frozen=True):
             prepares="needs",
         ),
     ] = "auto"
-    models_url: Annotated[
-        str,
+    models_urls: Annotated[
+        tuple[str, ...],
         _about(
-            "where models are downloaded from, each as NAME.zip",
-            flag="--models-url",
+            "servers that models are downloaded from, tried in order: a folder of archives, or a "
+            "template with {name}, {archive}, {repository} or {file}; none: the publishers",
+            flag="--models-urls",
             prepares="needs",
         ),
-    ] = "https://alphacephei.com/vosk/models"
+    ] = ()
     prepare: Annotated[
         Literal["auto", "never", "first"],
         _about(

@@ -224,7 +224,7 @@ def test_what_a_preparing_process_needs_reaches_it(tmp_path: Path) -> None:
     for name in given.keys() - {"rescoring"}:
         assert not same_preparation(there, with_values(there, {name: value_of(Settings(), name)}))
     # A reload of these does not throw away what is being prepared.
-    others = {"rescoring": "on", "models_url": "https://elsewhere.example", "simd": "off"}
+    others = {"rescoring": "on", "models_urls": "https://elsewhere.example", "simd": "off"}
     assert same_preparation(there, with_values(there, others))
 
 
