@@ -10,6 +10,7 @@ from models.catalog import CatalogEntry, catalog, catalog_entry
 from models.contract import (
     DEFAULT_PROFILE,
     PROFILES,
+    Abilities,
     Alternative,
     LiveRecognizer,
     Model,
@@ -29,6 +30,7 @@ from models.prediction import Part, Prediction, measured
 __all__ = [
     "DEFAULT_PROFILE",
     "PROFILES",
+    "Abilities",
     "Alternative",
     "CatalogEntry",
     "LiveRecognizer",

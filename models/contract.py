@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 PROFILES = ("fast", "balanced", "accurate")
 """Names of search widths, from the narrowest; the second one is the model as published."""
@@ -18,6 +18,34 @@ class ModelLocation:
     name: str
     directory: Path
     language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a model can do of what a request may ask. Nothing else tells engines apart."""
+
+    streaming: bool = True
+    """Results come while somebody speaks; False: the model hears whole stretches of speech, and
+    partial results are decoded again and again."""
+    words: bool = True
+    """Words have times."""
+    confidences: bool = True
+    """Words have confidences."""
+    alternatives: bool = True
+    """It gives other readings of an utterance."""
+    phrases: Literal["only", "rather", "no"] = "no"
+    """Phrases that a request names: nothing else is recognised, they are preferred, or neither."""
+    languages: tuple[str, ...] = ()
+    """BCP 47 tags that a request may choose from; empty: the model has one language."""
+    detects_language: bool = False
+    """It finds out which of `languages` is spoken, and says so."""
+    written: bool = False
+    """Its texts have case, punctuation and digits as people write them: text steps for numbers and
+    the spacing of engine words do not apply."""
+    profiles: tuple[str, ...] = (DEFAULT_PROFILE,)
+    """Those of `PROFILES` that make a difference."""
+    longest_s: float | None = None
+    """Seconds of audio that it decodes at once; None: any length. Recognisers cut at pauses."""
 
 
 @dataclass(frozen=True, slots=True)
