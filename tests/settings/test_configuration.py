@@ -210,18 +210,22 @@ def test_what_a_preparing_process_needs_reaches_it(tmp_path: Path) -> None:
         "model": ("one", "other"),
         "models_dir": tmp_path,
         "language": "ko",
-        "rescoring": "off",
-        "debug.blas": "Haswell",
+        "engines.vosk.rescoring": "off",
+        "engines.vosk.blas": "Haswell",
     }
     settings = with_values(Settings(), {**given, "limits.queue": 7})
     variables = preparing_environment(settings)
     there = read_configuration(None, variables, {}).settings
     assert there == with_values(Settings(), given)
     assert same_preparation(there, settings)
-    for name in given.keys() - {"rescoring"}:
+    for name in given.keys() - {"engines.vosk.rescoring"}:
         assert not same_preparation(there, with_values(there, {name: value_of(Settings(), name)}))
     # A reload of these does not throw away what is being prepared.
-    others = {"rescoring": "on", "models_url": "https://elsewhere.example", "simd": "off"}
+    others = {
+        "engines.vosk.rescoring": "on",
+        "engines.vosk.simd": "off",
+        "models_url": "https://elsewhere.example",
+    }
     assert same_preparation(there, with_values(there, others))
 
 
