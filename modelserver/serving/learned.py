@@ -50,8 +50,11 @@ class Lessons:
             default=0,
         )
 
-    def load_failed(self, form: models.Form, why: str) -> None:
-        """A load ended in a way that would repeat itself. After two, the next form is loaded."""
+    def load_failed(self, form: models.Form, why: str, *, last: bool = False) -> None:
+        """A load ended in a way that would repeat itself. After two, the next form is loaded;
+        the `last` one is tried again."""
+        if last:
+            return
         self._failures[form.key] += 1
         if self._failures[form.key] != _MOST_FAILURES:
             return

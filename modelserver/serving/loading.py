@@ -135,7 +135,7 @@ class ModelLoading:
 
     def _load_failed(self, why: str) -> None:
         if self._chosen is not None:
-            self._lessons.load_failed(self._chosen.form, why)
+            self._lessons.load_failed(self._chosen.form, why, last=self._chosen.last)
 
     def _learn_from(self, record: DeathRecord) -> None:
         """A load was ended for its memory, though what was predicted did fit: from now on it is

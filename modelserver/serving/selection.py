@@ -28,6 +28,8 @@ class Choice:
     """Bytes that a load of it has shown it to need at the least, if one was ended for that."""
     takes_phrases: bool = False
     """Whether a form of the model, maybe another one, takes phrases that a request names."""
+    last: bool = False
+    """There is no other form to load if this one fails."""
     passed_over: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     missing: str | None = None
@@ -124,22 +126,9 @@ def candidates(
             missing[f"the {requirement.name} is not used: {why}"] = None
         else:
             problems[f"{form.prepared or form.name} is not used: {why}"] = None
-    if found:
-        return found
-    if missing and all(form.requirement for form in forms):
-        raise models.ModelError("requirement_missing", next(iter(missing)))
-    # All have failed: only trying again can tell whether they still do.
-    return [
-        Choice(
-            engine.name,
-            _with_profile(form, settings.profile),
-            lessons.needs_of(form),
-            takes_phrases,
-            problems=tuple(problems),
-        )
-        for form in forms
-        if form.requirement is None and form.prepared is None
-    ]
+    if not found:
+        raise models.ModelError("form_missing", "; ".join((*missing, *problems)))
+    return [*found[:-1], dataclasses.replace(found[-1], last=True)]
 
 
 def candidate(location: models.ModelLocation, settings: Settings) -> Choice:
