@@ -190,10 +190,6 @@ class PreparedStore(Protocol):
         """Prepare the model. Raises `ModelError`."""
         ...
 
-    def find(self, location: ModelLocation, store: Path) -> Prepared | None:
-        """Return the prepared form of the model, if there is one that can be used."""
-        ...
-
     def all(self, store: Path) -> Sequence[Prepared]:
         """Return the prepared models of a store, usable or not."""
         ...

@@ -23,7 +23,6 @@ from models.vosk.prepared import (
     estimate_needs,
     export_prepared,
     find_leftovers,
-    find_prepared,
     import_prepared,
     must_be_affordable,
     prepare,
@@ -80,10 +79,6 @@ class VoskStore:
             again=not how.background,
             on_progress=progressed,
         )
-
-    def find(self, location: ModelLocation, store: Path) -> PreparedModel | None:
-        """See `models.engine.PreparedStore`."""
-        return find_prepared(location, store).prepared
 
     def all(self, store: Path) -> list[PreparedModel]:
         """See `models.engine.PreparedStore`."""

@@ -26,7 +26,7 @@ from modelserver.cli.models_remove import remove_model, removed_spelling
 from modelserver.cli.options import BACKGROUND, with_settings
 from modelserver.serving.commands import ProgressLine, report
 from modelserver.serving.load_specs import find_model, loading_environment
-from modelserver.serving.selection import engine_settings
+from modelserver.serving.selection import candidate, engine_settings
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.fields import bytes_of
@@ -49,7 +49,7 @@ models.add_command(removed_spelling)
 @models.command()
 @click.argument("model", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="write it here instead")
-@click.option("--max-size", help='stop if the graph grows past this size, such as "2GiB"')
+@click.option("--max-size", help='stop if the result grows past this size, such as "2GiB"')
 @BACKGROUND
 @with_settings("models_dir", "prepared_dir", "language")
 def prepare(
@@ -59,10 +59,11 @@ def prepare(
     max_size: str | None,
     background: int | None,
 ) -> None:
-    """Compile a model's decoding graph ahead of time.
+    """Prepare a model ahead of time.
 
-    The server then maps the compiled graph instead of composing it in every request: several times
-    faster, in a fraction of the memory, with the same texts except for ties.
+    Of a Vosk model the decoding graph is compiled. The server then maps the compiled graph instead
+    of composing it in every request: several times faster, in a fraction of the memory, with the
+    same texts except for ties.
 
     MODEL is a name or a path. Without it, the model that would be served is prepared.
     """
@@ -71,9 +72,9 @@ def prepare(
         must_be_ours((output or settings.prepared_dir).absolute())
         location = _find(settings, model)
         store, of_engine = _store(location, settings)
-        found = store.find(location, settings.prepared_dir)
-        if found is not None and output is None:
-            click.echo(f"{location.name} is prepared already: {found.directory}", err=True)
+        there = candidate(location, settings).form.prepared
+        if there is not None and output is None:
+            click.echo(f"{location.name} is prepared already: {there}", err=True)
             return
         needs = store.needs(location)
         click.echo(f"Preparing {location.name} takes {needs.in_words()}.", err=True)
@@ -136,7 +137,7 @@ def import_model(configuration: Configuration, file: Path, model: str | None) ->
     """Install a prepared model from a FILE of `export`.
 
     MODEL is the installed model that it was made from. Without it, the model that would be served.
-    Checksums, and every state and arc of the graph, are checked.
+    Checksums and everything in it are checked.
     """
     settings = configuration.settings
     with told():

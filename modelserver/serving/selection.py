@@ -106,12 +106,11 @@ def candidates(
     problems: dict[str, None] = {}
     missing: dict[str, None] = {}
     for form in forms:
-        requirement = form.requirement
         if form.prepared is not None and (why := lessons.unusable.get(form.prepared)) is not None:
             problems[f"{form.prepared} is not used: {why}"] = None
-        elif requirement is not None and requirement.name in unavailable:
-            missing[unavailable[requirement.name]] = None
-        elif (why := lessons.failed.get(form.key)) is None:
+            continue
+        name = form.requirement.name if form.requirement is not None else ""
+        if (why := unavailable.get(name) or lessons.failed.get(form.key)) is None:
             found.append(
                 Choice(
                     engine.name,
@@ -119,15 +118,16 @@ def candidates(
                     lessons.needs_of(form),
                     takes_phrases,
                     problems=(*form.problems, *problems),
-                    missing=None if requirement else next(iter(missing), None),
+                    missing=None if name else next(iter(missing), None),
                 )
             )
-        elif requirement is not None:
-            missing[f"the {requirement.name} is not used: {why}"] = None
+        elif name:
+            missing[f"the {name} is not used: {why}"] = None
         else:
             problems[f"{form.prepared or form.name} is not used: {why}"] = None
     if not found:
-        raise models.ModelError("form_missing", "; ".join((*missing, *problems)))
+        why = "; ".join((*missing, *problems))
+        raise models.ModelError("form_missing", f"{location.name} cannot be loaded: {why}")
     return [*found[:-1], dataclasses.replace(found[-1], last=True)]
 
 
