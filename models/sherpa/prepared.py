@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from models.contract import ModelError, ModelLocation
+from models.engine import EngineSettings, Preparing
 from models.prepared import FileStamp, Manifest, Needs, PreparedModel
 from models.prepared import prepare as prepare_any
-from models.prepared.maker import Made, Progress
+from models.prepared.maker import Made, Progress, must_be_affordable
+from models.prepared.of_engine import MakerStore
 from models.prepared.view import make_view
 from models.sherpa.layout import Layout, recognise
 from models.sherpa.refusals import NotRecognised
@@ -90,6 +92,32 @@ class OnnxMaker:
 
 
 MAKER = OnnxMaker()
+
+
+_PHASES = {"graph": "laying out its weights", "check": "comparing answers", "place": "writing"}
+
+
+class SherpaStore(MakerStore):
+    """Implements `models.engine.PreparedStore`."""
+
+    def __init__(self) -> None:
+        super().__init__(MAKER)
+
+    def must_be_possible(self, location: ModelLocation, settings: EngineSettings) -> None:
+        """See `models.engine.PreparedStore`."""
+        library_file()
+        must_be_affordable(self.needs(location), settings.available, settings.store)
+
+    def prepare(self, location: ModelLocation, how: Preparing) -> PreparedModel:
+        """See `models.engine.PreparedStore`."""
+        return prepare(
+            location,
+            how.settings.store,
+            available_memory=how.settings.available,
+            output=how.output,
+            again=not how.background,
+            on_progress=lambda phase, steps: how.on_progress(_PHASES[phase], steps),
+        )
 
 
 def prepare(

@@ -4,7 +4,6 @@ What is made new is the compiled graph, aligned so that it can be mapped, its wo
 configuration without dither.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from models import prepared as any_engine
@@ -46,11 +45,9 @@ __all__ = [
 ]
 
 
-def find_prepared(
-    location: ModelLocation, store: Path, unusable: Mapping[Path, str] | None = None
-) -> Lookup:
+def find_prepared(location: ModelLocation, store: Path) -> Lookup:
     """See `models.prepared.store.find_prepared`."""
-    return any_engine.find_prepared(location, store, MAKER, unusable)
+    return any_engine.find_prepared(location, store, MAKER)
 
 
 def verify(prepared: PreparedModel) -> list[str]:
