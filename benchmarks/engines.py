@@ -55,7 +55,7 @@ def main() -> None:
     audio_s = single["new"][0]["audio_s"]
     print(
         f"{arguments.count} utterances, {audio_s:.0f} s of audio, {arguments.rounds} rounds, "
-        f"{os.cpu_count()} CPUs, BLAS kernel {warm['prepared'].get('blas_kernel')}\n"
+        f"{os.cpu_count()} CPUs, BLAS kernel {warm['prepared']['details'].get('blas_kernel')}\n"
     )
     print(
         table(

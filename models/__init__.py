@@ -1,9 +1,9 @@
 """Models: the catalogue, finding one, predicting its memory, and the engine that turns PCM into
 text.
 
-Other packages use the names below, and the modules `fetching` and `processor`. Until an engine says
-for itself how its models are chosen and loaded, `modelserver` also uses modules of `models.vosk`.
-The engine itself is loaded by `load_model`: nothing heavy is imported where no model is loaded.
+Other packages use the names below, and the modules `fetching`, `leftovers` and `processor`. What
+stands in an engine's package is reached through its `Engine` only. The engine itself is loaded by
+`Engine.load`: nothing heavy is imported where no model is loaded.
 """
 
 from models.catalog import CatalogEntry, catalog, catalog_entry
@@ -22,7 +22,20 @@ from models.contract import (
     Utterance,
     Word,
 )
-from models.engines import load_model, predict
+from models.engine import (
+    Engine,
+    EngineSettings,
+    Finding,
+    Form,
+    Improvement,
+    PreparationNeeds,
+    Prepared,
+    PreparedStore,
+    Preparing,
+    Progress,
+    Requirement,
+)
+from models.engines import engine_named, engine_of, installed_engines
 from models.language import language_of
 from models.location import find_model, installed_models
 from models.prediction import Part, Prediction, measured
@@ -33,6 +46,11 @@ __all__ = [
     "Abilities",
     "Alternative",
     "CatalogEntry",
+    "Engine",
+    "EngineSettings",
+    "Finding",
+    "Form",
+    "Improvement",
     "LiveRecognizer",
     "Model",
     "ModelError",
@@ -40,19 +58,26 @@ __all__ = [
     "Part",
     "Partial",
     "Prediction",
+    "PreparationNeeds",
+    "Prepared",
+    "PreparedStore",
+    "Preparing",
+    "Progress",
     "RecognitionOptions",
     "Recognizer",
+    "Requirement",
     "Utterance",
     "Word",
     "catalog",
     "catalog_entry",
+    "engine_named",
+    "engine_of",
     "find_model",
+    "installed_engines",
     "installed_models",
     "language_of",
-    "load_model",
     "measured",
     "noise",
-    "predict",
     "warm_up_clips",
 ]
 

@@ -17,7 +17,7 @@ import msgspec
 from models.catalog import CatalogEntry, Checksum, catalog_entry, checksum_of
 from models.contract import ModelError
 from models.durable import remove_tree, sync, sync_tree
-from models.engines import layout_problem
+from models.engines import model_problem
 from models.fetching.download import Bounds, discard, download
 from models.fetching.pins import PINS, read_pin, record_pin
 from models.fetching.unpack import name_of, top_directory, unpack
@@ -145,7 +145,7 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
     """Where downloads wait; ours alone for this model."""
     target = models_directory / name
     if target.exists():
-        problem = layout_problem(target)
+        problem = model_problem(target)
         if problem is None:
             raise ModelError("already_there", f"{name} is installed already: {target}")
         raise ModelError(
@@ -200,7 +200,7 @@ def _install(
         made = Path(temporary) / name
         made.mkdir()
         unpack(archive, made, lambda done, total: on_progress("unpack", done, total))
-        problem = layout_problem(made)
+        problem = model_problem(made)
         if problem is not None:
             raise ModelError("model_invalid", f"{name_of(archive)} holds no Vosk model: {problem}")
         sync_tree(made)

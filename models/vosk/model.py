@@ -40,6 +40,12 @@ _MOST_KEPT = 2
 some 115 MB after 20 s of speech. Two, so that both channels of a call find one."""
 
 
+_GUARDED = ("mapped_bytes", "working_set_bytes")
+"""Facts that the guard reads: of file cache."""
+
+_PROBLEMS = ("not_mapped", "not_packed")
+"""Facts that say why it was not loaded as asked."""
+
 _UNKNOWN = "[unk]"
 """Stands in a grammar for any other speech."""
 
@@ -55,19 +61,21 @@ class VoskModel:
         prefetch: bool = False,
         left_out: tuple[str, ...] = (),
         simd: str | None = None,
+        form: str = "",
     ) -> None:
         """Load the model in `directory`, with the files in `made` (name inside the model, to
         file: what a prepared model has made new) in place of its own.
 
         `prefetch`: read a mapped graph through once. `left_out`: folders that are not loaded.
         `simd`: the variant of that library (`models.vosk.simd`) that this process was started with.
-        Raises `ModelError` where Vosk refuses the files.
+        `form`: what this way to load it is called, for the report. Raises `ModelError` where Vosk
+        refuses the files.
         """
         vosk.SetLogLevel(-1)
         self.sample_rate = sample_rate_of(directory)
         self.chunk_bytes = 2 * int(_CHUNK_S * self.sample_rate)
         self._kept: list[VoskRecognizer] = []
-        self._left_out = left_out
+        self._form, self._left_out = form, left_out
         self._model, self.loaded = load_vosk(directory, made or {}, left_out, simd)
         self._beam = Beam(self._model, vosk._ffi, directory)
         self.has_profiles = self._beam.found
@@ -118,8 +126,8 @@ class VoskModel:
         return recognizer
 
     def report(self) -> dict[str, Any]:
-        """How it was loaded."""
-        facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
+        """See `models.Model`."""
+        facts = {**self.loaded.report(), "prefetched": self._prefetched}
         facts["simd"] = facts["search"] = "engine"
         facts["profiles"] = self.has_profiles
         simd = self.loaded.simd
@@ -133,7 +141,12 @@ class VoskModel:
             facts["search"] = "simd" if searches else "engine"
             facts["packed_bytes"] = simd.packed_bytes
             facts["aside_bytes"] = simd.aside_bytes
-        return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
+        if self._left_out:
+            facts["left_out"] = list(self._left_out)
+        guarded = {name: facts.pop(name) for name in _GUARDED if name in facts}
+        problems = [str(facts[name]) for name in _PROBLEMS if name in facts]
+        report = {"engine": "vosk", "form": self._form, **guarded, "details": facts}
+        return report | ({"problems": problems} if problems else {})
 
     def live(self, sample_rate: float, options: RecognitionOptions) -> "LiveRecognizer":
         """A new recogniser for a stream of that rate, with the engine's own answers."""

@@ -33,8 +33,9 @@ class WorkerHealth(msgspec.Struct):
 
 class ModelHealth(msgspec.Struct):
     """One of the models. `state`: "ready", "not_ready" (`reason` says why) or "unloaded".
-    `not_prepared`: why preparing it has come to nothing. `simd`: what computes the network's
-    products, "packed, ..." or "engine"; `not_packed`: why it is not ours."""
+    `not_prepared`: why preparing it has come to nothing. `engine`: what decodes; `form`: how the
+    model was loaded, such as "prepared"; `missing`: why it could not be loaded better; `details`:
+    the engine's own facts. They are null or empty until it is loaded."""
 
     label: str
     state: str
@@ -47,9 +48,10 @@ class ModelHealth(msgspec.Struct):
     admitted: int
     preparing: str | None
     not_prepared: str | None
-    simd: str | None
-    not_packed: str | None
-    blas: str | None
+    engine: str | None
+    form: str | None
+    missing: str | None
+    details: dict[str, object]
     profile: str
     """Of requests that name none."""
     text_steps: dict[str, str]
@@ -271,9 +273,10 @@ def _model(served: ServedModel) -> ModelHealth:
         admitted=status.admitted if status else 0,
         preparing=served.preparing(),
         not_prepared=served.not_prepared_because(),
-        simd=report.get("simd"),
-        not_packed=report.get("not_packed") or served.simd_missing,
-        blas=report.get("blas_kernel"),
+        engine=report.get("engine"),
+        form=report.get("form"),
+        missing=served.missing(),
+        details=report.get("details", {}),
         profile=served.settings.profile,
         text_steps=report.get("text_steps", {}),
         sandbox=status.sandbox if status else (),

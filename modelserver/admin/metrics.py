@@ -87,8 +87,8 @@ def _server(health: Health) -> Iterable[Metric]:
     yield _gauges(
         "model_info",
         "Always 1; how a model is loaded is in the labels.",
-        ["blas", "model", "name", "simd"],
-        {(m.blas or "", m.label, m.model, m.simd): 1 for m in health.models if m.simd},
+        ["engine", "form", "model", "name"],
+        {(m.engine, m.form, m.label, m.model): 1 for m in health.models if m.engine},
     )
 
 

@@ -214,6 +214,56 @@ class TextSettings(Section, frozen=True):
     ] = ()
 
 
+class VoskEngineSettings(Section, frozen=True):
+    """`[engines.vosk]`: how models of Vosk are loaded."""
+
+    simd: Annotated[
+        Literal["auto", "on", "off"],
+        _about(
+            "SIMD library for the network and the search, built on first use, which lays the "
+            "weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a "
+            "static graph, if the library can be built",
+            flag="--simd",
+            prepares="needs",
+        ),
+    ] = "auto"
+    rescoring: Annotated[
+        Literal["auto", "on", "off"],
+        _about(
+            "load the parts of a large model that only correct the first pass; auto: if they fit "
+            "into memory",
+            flag="--rescoring",
+            per_model=True,
+            prepares="needs",
+        ),
+    ] = "auto"
+    blas: Annotated[
+        Literal["auto", "off", "SkylakeX", "Haswell", "Sandybridge", "Nehalem", "Prescott"],
+        _about(
+            "OpenBLAS kernel of the workers; auto: the best that the processor "
+            "can run; off: what the library chooses",
+            prepares="makes",
+        ),
+    ] = "auto"
+    prefetch: Annotated[
+        Literal["auto", "always", "never"],
+        _about(
+            "read a prepared graph through before serving; auto: if there is memory for all of it"
+        ),
+    ] = "auto"
+
+
+class OnnxEngineSettings(Section, frozen=True):
+    """`[engines.onnx]`: how ONNX models are loaded."""
+
+
+class EngineSections(Section, frozen=True):
+    """`[engines]`: a section for each engine."""
+
+    vosk: VoskEngineSettings = VoskEngineSettings()
+    onnx: OnnxEngineSettings = OnnxEngineSettings()
+
+
 class VoskSettings(Section, frozen=True):
     """`[vosk]`: the protocol of the Vosk project's WebSocket server, on the public port (`/` and
     `/ws`) and on one of its own."""
@@ -418,24 +468,10 @@ class DebugSettings(Section, frozen=True):
             prepares="needs",
         ),
     ] = "auto"
-    blas: Annotated[
-        Literal["auto", "off", "SkylakeX", "Haswell", "Sandybridge", "Nehalem", "Prescott"],
-        _about(
-            "OpenBLAS kernel of the workers; auto: the best that the processor "
-            "can run; off: what the library chooses",
-            prepares="makes",
-        ),
-    ] = "auto"
     warmup: Annotated[
         Literal["clips", "noise", "none"],
         _about("what is decoded before the first request: bundled speech, noise, or nothing"),
     ] = "clips"
-    prefetch: Annotated[
-        Literal["auto", "always", "never"],
-        _about(
-            "read a prepared graph through before serving; auto: if there is memory for all of it"
-        ),
-    ] = "auto"
     nice: Annotated[
         int,
         Meta(ge=0, le=19),
@@ -484,11 +520,15 @@ class DebugSettings(Section, frozen=True):
 
 
 RENAMED = {
-    "kernels": "simd",
+    "kernels": "engines.vosk.simd",
+    "simd": "engines.vosk.simd",
+    "rescoring": "engines.vosk.rescoring",
     "allocator": "debug.allocator",
-    "blas": "debug.blas",
+    "blas": "engines.vosk.blas",
+    "debug.blas": "engines.vosk.blas",
     "warmup": "debug.warmup",
-    "prefetch": "debug.prefetch",
+    "prefetch": "engines.vosk.prefetch",
+    "debug.prefetch": "engines.vosk.prefetch",
     "workers.nice": "debug.nice",
     "workers.max_rss": "debug.max_rss",
     "long.from_s": "debug.long_from_s",
@@ -552,16 +592,6 @@ class Settings(Section, frozen=True):
     ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_CACHE_HOME", ".cache") / "prepared"
     )
-    rescoring: Annotated[
-        Literal["auto", "on", "off"],
-        _about(
-            "load the parts of a large model that only correct the first pass; auto: if they fit "
-            "into memory",
-            flag="--rescoring",
-            per_model=True,
-            prepares="needs",
-        ),
-    ] = "auto"
     models_url: Annotated[
         str,
         _about(
@@ -578,16 +608,6 @@ class Settings(Section, frozen=True):
             flag="--prepare",
             per_model=True,
             prepares="makes",
-        ),
-    ] = "auto"
-    simd: Annotated[
-        Literal["auto", "on", "off"],
-        _about(
-            "SIMD library for the network and the search, built on first use, which lays the "
-            "weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a "
-            "static graph, if the library can be built",
-            flag="--simd",
-            prepares="needs",
         ),
     ] = "auto"
     sandbox: Annotated[
@@ -630,6 +650,7 @@ class Settings(Section, frozen=True):
     text: TextSettings = TextSettings()
     jobs: JobSettings = msgspec.field(default_factory=JobSettings)
     streams: StreamSettings = StreamSettings()
+    engines: EngineSections = EngineSections()
     vosk: VoskSettings = VoskSettings()
     wyoming: WyomingSettings = WyomingSettings()
     admin: AdminSettings = AdminSettings()

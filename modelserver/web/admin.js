@@ -251,7 +251,7 @@ async function models() {
 function served() {
   if (!known) return;
   const act_ = (text, sure, path, body) => button(text, () => act(sure, "POST", path, body));
-  const rows = health.models.map((one) => [one.label, one.model, one.language, `${one.state}${one.reason ? `: ${one.reason}` : ""}${one.preparing ? ` (${one.preparing})` : ""}${one.not_prepared ? ` (${one.not_prepared})` : ""}`, one.simd || "",
+  const rows = health.models.map((one) => [one.label, one.model, one.language, `${one.state}${one.reason ? `: ${one.reason}` : ""}${one.preparing ? ` (${one.preparing})` : ""}${one.not_prepared ? ` (${one.not_prepared})` : ""}`, one.form ? `${one.engine}, ${one.form}` : "",
     made("span", { className: "actions" }, act_(words.prepare, words.prepareSure(one.label), `/admin/models/${one.label}/prepare`),
       one.state === "unloaded" && act_(words.load, words.loadSure(one.label), `/admin/models/${one.label}/load`),
       one.load === "first_use" && one.state !== "unloaded" && act_(words.unload, words.unloadSure(one.label), `/admin/models/${one.label}/unload`))]);

@@ -9,8 +9,8 @@ import pytest
 
 import models
 from models.clips import noise
-from models.engines import layout_problem
 from models.language import language_of
+from models.vosk.layout import layout_problem
 from models.vosk.model import VoskModel
 from models.vosk.view import make_view, sample_rate_of, served_features
 

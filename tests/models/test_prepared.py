@@ -105,7 +105,7 @@ def test_a_prepared_model_can_be_removed(
     copied: PreparedModel, small: models.ModelLocation
 ) -> None:
     store = copied.directory.parent
-    remove(copied)
+    remove(copied.directory)
     assert find_prepared(small, store).prepared is None
     assert leftovers(store) == []
 
@@ -225,7 +225,7 @@ def test_killed_at_any_moment_it_leaves_nothing_that_is_served(
         found = find_prepared(small, store)
         if found.prepared is not None:
             assert verify(found.prepared) == []
-            remove(found.prepared)
+            remove(found.prepared.directory)
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if "compile-graph" in child.name():

@@ -47,7 +47,7 @@ for profile in PROFILES:
         recognizer.close()
         found.append([profile, trace.search_trace_sum()])
 counts = [getattr(trace, f"search_trace_{name}")() for name in ("tokens", "links", "pruned")]
-print(json.dumps([found, counts, model.loaded.simd.searched, model.report()["search"]]))
+print(json.dumps([found, counts, model.loaded.simd.searched, model.report()["details"]["search"]]))
 """
 
 

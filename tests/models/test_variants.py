@@ -75,7 +75,7 @@ def test_it_is_served_mapped_and_recognises_a_file(
     server: RunningServer, variant: models.ModelLocation, wav_clips: list[bytes]
 ) -> None:
     (loaded,) = server.events("model.loaded")
-    assert loaded["graph"] == "mapped"
+    assert loaded["details"]["graph"] == "mapped"
     assert loaded["model"] == variant.name
     assert server.health()["status"] == "ok"
     answer = server.convert(wav_clips[2], "?words=true")

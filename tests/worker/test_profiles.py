@@ -36,7 +36,7 @@ def text(model: models.Model, pcm: bytes, profile: str) -> str:
 
 @pytest.fixture(scope="module")
 def model(embedded: models.ModelLocation) -> models.Model:
-    return models.load_model(embedded.directory)
+    return models.engine_named("vosk").load(embedded, {})
 
 
 def test_a_profile_is_what_its_settings_would_be(
@@ -54,7 +54,7 @@ def test_a_profile_is_what_its_settings_would_be(
         lines = [*kept, f"--beam={width.beam}", f"--max-active={width.max_active}", ""]
         changed: dict[str, bytes | Path] = {"conf/model.conf": "\n".join(lines).encode()}
         make_view(embedded.directory, view, changed, frozenset())
-        like_it = models.load_model(view)
+        like_it = models.engine_named("vosk").load(models.ModelLocation("like it", view, "ko"), {})
         for clip in (clip[: RATE * 2 * 3] for clip in clips):
             assert text(model, clip, profile) == text(like_it, clip, "balanced") != ""
 

@@ -55,8 +55,8 @@ _MISSING_SHOWN = 5
     "models_dir",
     "prepared_dir",
     "language",
-    "simd",
-    "rescoring",
+    "engines.vosk.simd",
+    "engines.vosk.rescoring",
     "profile",
 )
 def evaluate(
@@ -118,7 +118,8 @@ def _by(configuration: Configuration, server: str | None) -> dict[str, str]:
     if server is not None:
         return {"server": server}
     settings = configuration.settings
-    return {"simd": settings.simd, "rescoring": settings.rescoring, "profile": settings.profile}
+    vosk = settings.engines.vosk
+    return {"simd": vosk.simd, "rescoring": vosk.rescoring, "profile": settings.profile}
 
 
 async def _hear(engine: Engine, files: list[str]) -> list[Outcome]:

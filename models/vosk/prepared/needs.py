@@ -35,6 +35,11 @@ class Needs:
     graph: int
     """Of the graph that is made."""
 
+    @property
+    def steps(self) -> int:
+        """Steps of its progress: states of the graph."""
+        return self.states
+
     def in_words(self) -> str:
         """For a person."""
         return (

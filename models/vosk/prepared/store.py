@@ -28,6 +28,26 @@ class PreparedModel:
     manifest: Manifest
 
     @property
+    def name(self) -> str:
+        """Name of the model that it was made from."""
+        return self.manifest.name
+
+    @property
+    def seconds(self) -> float:
+        """How long making it took."""
+        return self.manifest.seconds
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that making it took at the most."""
+        return self.manifest.peak_bytes
+
+    @property
+    def summary(self) -> str:
+        """Size of its graph, in words."""
+        return f"{self.manifest.states} states, {self.manifest.arcs} arcs"
+
+    @property
     def made(self) -> dict[str, Path]:
         """What was made new: name inside the model, to file."""
         return {name: self.directory / name for name in self.manifest.made}
@@ -51,11 +71,8 @@ class Lookup:
     problems: tuple[str, ...] = ()
 
 
-def find_prepared(
-    location: ModelLocation, store: Path, unusable: Mapping[Path, str] | None = None
-) -> Lookup:
-    """The prepared model for what is at `location` now, if it is whole and none of the `unusable`,
-    which have a reason each.
+def find_prepared(location: ModelLocation, store: Path) -> Lookup:
+    """The prepared model for what is at `location` now, if it is whole.
 
     Cheap where nothing has changed; a file with another time than it had is read and compared.
     """
@@ -66,8 +83,7 @@ def find_prepared(
         candidates = [p for p in prepared_models(store) if _same_sizes(p.manifest, location)]
     problems: list[str] = []
     for candidate in candidates:
-        known = (unusable or {}).get(candidate.directory)
-        problem = known or _made_by_another(candidate) or _sources_problem(candidate, location)
+        problem = _made_by_another(candidate) or _sources_problem(candidate, location)
         problem = problem or _made_problem(candidate)
         if problem is None:
             if candidate.directory != location.directory:
@@ -114,10 +130,9 @@ def changed_size(prepared: PreparedModel) -> str | None:
     return _first_change(made, prepared.directory, "", what, FileStamp.same_size)
 
 
-def remove(prepared: PreparedModel) -> None:
-    """Delete it. Those that serve it keep their mapping of it. Raises `OSError`."""
-    aside = f"{PARTIAL_PREFIX}removed-{prepared.directory.name}"
-    remove_tree(prepared.directory, prepared.directory.with_name(aside))
+def remove(directory: Path) -> None:
+    """Delete a prepared model. Those that serve it keep their mapping of it. Raises `OSError`."""
+    remove_tree(directory, directory.with_name(f"{PARTIAL_PREFIX}removed-{directory.name}"))
 
 
 def _same_sizes(manifest: Manifest, location: ModelLocation) -> bool:
