@@ -217,7 +217,7 @@ def what_would_fit(settings: Settings, headroom: Headroom, lessons: Lessons) -> 
             fitting.append(f"{location.name} ({in_units(found.needs(workers))})")
     if fitting:
         return f"; what would fit: {', '.join(fitting)}"
-    entries = [entry for entry in models.catalog() if entry.memory_bytes < headroom.most]
+    entries = [entry for entry in models.catalog() if 0 < entry.memory_bytes < headroom.most]
     if entries:
         some = ", ".join(f"{e.name} (about {in_units(e.memory_bytes)})" for e in entries[:2])
         return f"; what would fit, and can be fetched with `modelserver models pull`: {some}"
