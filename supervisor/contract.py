@@ -11,6 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 from supervisor.spool_view import SpoolView
 
 
+class LoadRefused(Exception):
+    """Raised by a function that loads a model, if loading it again would end the same way. The
+    text is for the operator, who has to change something first."""
+
+
 class Servable(Protocol):
     """A loaded model."""
 
@@ -31,11 +36,12 @@ class StreamAnswer:
     """Answer of a stream's session to an input, of what MessagePack can carry."""
 
     values: list[Any]
-    settled: bool = False
-    """A new session, opened with the same request and `mark` and fed with what comes after, would
-    say the same from here on: what came before need not be kept."""
-    mark: Any = None
-    """What a session that goes on elsewhere is opened with, from here on; None: as before."""
+    at_checkpoint: bool = False
+    """A new session, opened with the same request and `checkpoint` and fed with the inputs after
+    this one, would give the same answers: a replay starts after this input."""
+    checkpoint: Any = None
+    """State that a session on another worker resumes from; None: the last one stays valid. Without
+    `at_checkpoint` the replay starts earlier, and the session skips what it has done already."""
     units: float = 0.0
     """Size of this input, in units of the caller's choice."""
 
@@ -45,10 +51,10 @@ class StreamSession(Protocol):
 
     def feed(self, data: Any, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         """Take the next input; each `yield` ends a step of at most some ten milliseconds, after
-        which others have their turn. `quiet`: it is told again, on another worker, and its answer
-        was given: what is said is thrown away, but for what settles it.
+        which others have their turn. `quiet`: it is replayed, and was answered on another
+        worker: the answer is discarded unless it is at a checkpoint.
 
-        Returns what the stream says to it. Raises `JobError` to end the stream with a code and a
+        Returns its answer. Raises `JobError` to end the stream with a code and a
         sentence.
         """
         ...
@@ -62,9 +68,9 @@ class StreamSession(Protocol):
 class Streaming(Protocol):
     """A model that takes streams beside its jobs."""
 
-    def open(self, request: dict[str, Any], before: float, mark: Any) -> StreamSession:
-        """A stream begins, or goes on: `before` units of its input came on another worker and are
-        not told again; `mark` is the last that was given there, None if there was none. Raises
+    def open(self, request: dict[str, Any], before: float, checkpoint: Any) -> StreamSession:
+        """Begin a stream, or resume it: `before` units of its input came on another worker and are
+        not replayed; `checkpoint` is the last that was given there, None if there was none. Raises
         `JobError`."""
         ...
 

@@ -31,6 +31,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from supervisor.contract import LoadRefused
 from supervisor.deaths.death import Cause
 from supervisor.deaths.history import DeathRecord
 from supervisor.dispatch.admission import Admission, Admissions
@@ -41,6 +42,7 @@ from supervisor.dispatch.streams import Streams
 from supervisor.guard.guard import Guard
 from supervisor.guard.refusal import Ask
 from supervisor.job import JobResult
+from supervisor.processes.forkserver_handle import ForkServerLost
 from supervisor.settings import Headroom, MemorySettings, PoolSettings, TargetSource
 from supervisor.spool import JobInput, SpoolStore
 from supervisor.status import PoolStatus, read_status
@@ -62,10 +64,10 @@ class Pool:
         measure: Callable[[Any], float] | None = None,
         memory: MemorySettings | None = None,
     ) -> None:
-        """`spools`: where the inputs come from, if they shall be kept small too. `guard`: one that
-        several pools share, and that is entered already; without it the pool has its own. `sound`:
-        asked after a worker has crashed, before its job runs again: whether what the model was
-        loaded from is still what it was. If not, the target is asked for and loaded anew.
+        """`spools`: where the inputs come from, if their memory is to be limited too. `guard`: one
+        that several pools share, and that is entered already; without it the pool has its own.
+        `sound`: asked after a worker has crashed, before its job runs again: whether what the model
+        was loaded from is still what it was. If not, the target is asked for and loaded anew.
         `measure`: the size in units that an answer tells of its job, where its caller could only
         believe what the input says of itself. `memory`: what its own guard keeps to."""
         self.settings = settings or PoolSettings()
@@ -142,8 +144,14 @@ class Pool:
     def load_death(self) -> DeathRecord | None:
         """Return how the fork server ended that was loading last, if it did not get its model
         loaded: for a target source, which may then choose something else."""
-        death = self._lifecycle.load_death
+        error = self._lifecycle.load_error
+        death = error.death if isinstance(error, ForkServerLost) else None
         return None if death is None else self._guard.history.record(death)
+
+    def load_refused(self) -> bool:
+        """Tell whether the last load was refused (`LoadRefused`): nothing can be concluded about
+        the model or its form, and it is not repeated until `renew` is called."""
+        return isinstance(self._lifecycle.load_error, LoadRefused)
 
     def report(self) -> dict[str, Any]:
         """Return what the loaded model tells about itself; empty while there is none."""

@@ -6,6 +6,7 @@ Weights are copied into memory, most of them in the order in which the processor
 ONNX Runtime's arena, as models are loaded (docs/decisions.md, tests/models/test_sherpa_loading.py).
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from models.prediction import Part, Prediction
@@ -45,7 +46,10 @@ _LEAST_GROWTH = 20 * _MB
 _WARM = 0.2
 """Of a worker's growth, what warming up leaves in the fork server."""
 
-_START_S, _LOADED_BYTES_S = 0.5, 150e6
+_GRAPH = 0.03
+"""Of a prepared network: its nodes and the small weights, whose file is not mapped."""
+
+_START_S, _LOADED_BYTES_S, _MAPPED_BYTES_S = 0.5, 150e6, 1e9
 """Two loads: the first one, in a child, finds out whether the files can be loaded."""
 
 
@@ -62,6 +66,21 @@ def predict(layout: Layout) -> Prediction:
     parts.append(Part("decoding", 0, int(_WARM * growth)))
     loaded = sum(part.disk for part in parts)
     return Prediction("static", tuple(parts), growth, round(_START_S + loaded / _LOADED_BYTES_S, 1))
+
+
+def if_prepared(prediction: Prediction, mapped_bytes: int) -> Prediction:
+    """Predict the memory of the same model with its weights mapped: `mapped_bytes` of them."""
+    networks = sum(part.disk for part in prediction.parts if part.name.endswith(".onnx")) or 1
+
+    def mapped(part: Part) -> Part:
+        if not part.name.endswith(".onnx"):
+            return part
+        size = mapped_bytes * part.disk // networks
+        return replace(part, private=int(_GRAPH * part.disk), mapped=size, touched=size)
+
+    parts = tuple(map(mapped, prediction.parts))
+    load_s = round(_START_S + networks / _MAPPED_BYTES_S, 1)
+    return replace(prediction, graph="mapped", parts=parts, load_s=load_s)
 
 
 def disk_bytes(file: Path) -> int:

@@ -29,7 +29,7 @@ from modelserver.worker.refusals import told_to_the_caller
 from supervisor import StreamAnswer
 
 
-class _Mark(msgspec.Struct):
+class _Checkpoint(msgspec.Struct):
     """Where an utterance had ended, for a session that goes on from there."""
 
     segment: int
@@ -53,13 +53,13 @@ class CaptionStream:
         segments: SegmentMaker,
         request: CaptionRequest,
         before_s: float,
-        mark: Any,
+        checkpoint: Any,
     ) -> None:
-        """`before_s`: seconds of it that came on another worker and are not told again; `mark`: the
-        last one of that worker's session."""
+        """`before_s`: seconds of it that came on another worker and are not replayed;
+        `checkpoint`: the last one of that worker's session."""
         self._request, self._segments = request, segments
         self._rate, self._piece_bytes = model.sample_rate, model.chunk_bytes
-        at = _Mark(0, 0) if mark is None else msgspec.convert(mark, _Mark)
+        at = _Checkpoint(0, 0) if checkpoint is None else msgspec.convert(checkpoint, _Checkpoint)
         self._segment = at.segment
         raw = at.raw or request.raw
         self._audio = LiveAudio(
@@ -73,12 +73,12 @@ class CaptionStream:
         self._samples, rest = at.samples, at.rest
         if at.raw is not None:
             known = at.samples + (len(at.pcm) + len(at.undecoded)) / 2
-            if before_s > known / self._rate + 1.0:  # more has gone than was settled
+            if before_s > known / self._rate + 1.0:  # more has gone than the checkpoint covers
                 self._samples, rest = int(before_s * self._rate), b""
             else:
                 self._pending += at.pcm
                 self._audio.feed(at.undecoded)
-        elif mark is None:
+        elif checkpoint is None:
             self._samples = int(before_s * self._rate)  # more has gone than is kept of samples
         elif at.samples:
             self._skip_bytes = 2 * at.samples  # all of it comes again
@@ -134,13 +134,13 @@ class CaptionStream:
         rest = self._recognizer.take_rest()
         if rest is None:
             return StreamAnswer(values, units=units)
-        mark = _Mark(self._segment, self._samples, rest, self._audio.raw)
-        if mark.raw is not None:
-            mark.pcm, mark.undecoded = bytes(self._pending), self._audio.rest()
+        reached = _Checkpoint(self._segment, self._samples, rest, self._audio.raw)
+        if reached.raw is not None:
+            reached.pcm, reached.undecoded = bytes(self._pending), self._audio.rest()
         return StreamAnswer(
             values,
-            settled=mark.raw is not None,
-            mark=msgspec.to_builtins(mark, builtin_types=(bytes,)),
+            at_checkpoint=reached.raw is not None,
+            checkpoint=msgspec.to_builtins(reached, builtin_types=(bytes,)),
             units=units,
         )
 

@@ -42,7 +42,7 @@ from modelserver.worker.reader import AudioReader
 from modelserver.worker.refusals import told_to_the_caller
 from modelserver.worker.text_steps import TextSteps, TextStream, WritingModel
 from modelserver.worker.vosk_stream import VoskStream
-from supervisor import SpoolView, StreamSession, allocator_in_use
+from supervisor import LoadRefused, SpoolView, StreamSession, allocator_in_use
 
 _NOISE_S = 10
 _REPORT_S = 0.2
@@ -53,31 +53,32 @@ _SERVICE_NAME_SETS = (
 
 
 def load(
+    engine: str,
     directory: str,
-    made: dict[str, str],
-    left_out: list[str],
     name: str,
     language: str,
+    options: dict[str, Any],
     warmup: str,
-    prefetch: bool,
-    simd: str | None = None,
     profile: str = models.DEFAULT_PROFILE,
     text_steps: Iterable[str] = (),
 ) -> "SpeechModel":
-    """Called in the fork server. Raises `models.ModelError`."""
-    steps = TextSteps(text_steps, language)
+    """Load a model in the fork server. `options`: `models.Form.load`. Raises `models.ModelError`,
+    and `supervisor.LoadRefused` for a text step that cannot be used."""
+    try:
+        steps = TextSteps(text_steps, language)
+    except models.ModelError as error:
+        raise LoadRefused(f"{error}; repair or remove it (text.steps), and reload") from error
     _import_whole(av)
     _load_character_sets()
-    files = {inside: Path(file) for inside, file in made.items()}
-    model = models.load_model(
-        Path(directory), files, prefetch=prefetch, left_out=tuple(left_out), simd=simd
-    )
+    location = models.ModelLocation(name, Path(directory), language)
+    model = models.engine_named(engine).load(location, options)
     if model.abilities.written:
         steps.leave_written()
     whole: models.Model = ProfiledModel(model, profile)
     if steps.report:
         whole = WritingModel(whole, steps)
-    return SpeechModel(whole, name, language, warmup, steps, with_simd=simd is not None)
+    with_simd = options.get("simd") is not None
+    return SpeechModel(whole, name, language, warmup, steps, with_simd=with_simd)
 
 
 def _import_whole(package: ModuleType) -> None:
@@ -186,14 +187,15 @@ class SpeechModel:
             len(cutters),
         )
 
-    def open(self, request: dict[str, Any], before: float, mark: Any) -> StreamSession:
+    def open(self, request: dict[str, Any], before: float, checkpoint: Any) -> StreamSession:
         """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
         if "texts" in request:
             return TextStream(self._steps)
         if "sample_rate" in request:
-            return VoskStream(self._model, msgspec.convert(request, StreamRequest), before, mark)
+            vosk = msgspec.convert(request, StreamRequest)
+            return VoskStream(self._model, vosk, before, checkpoint)
         asked = msgspec.convert(request, CaptionRequest)
-        return CaptionStream(self._model, self._segments, asked, before, mark)
+        return CaptionStream(self._model, self._segments, asked, before, checkpoint)
 
     def _recognise(
         self, reader: AudioReader, asked: SpeechRequest

@@ -46,7 +46,8 @@ class TextSteps:
                     step(_SAMPLE)
             except Exception as error:  # whatever a plugin raises
                 raise models.ModelError(
-                    "text_step", f"the text step {name!r} cannot be used: {error}"
+                    "text_step",
+                    f"the text step {name!r} cannot be used: {error or type(error).__name__}",
                 ) from error
             self.report[name] = "in use" if step is not None else f"knows nothing of {language}"
             if step is not None:
@@ -99,7 +100,7 @@ class TextStream:
     def feed(self, data: Any, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         """A list of texts."""
         yield
-        return StreamAnswer([[self._steps.written(text) for text in data]], settled=True)
+        return StreamAnswer([[self._steps.written(text) for text in data]], at_checkpoint=True)
 
     def close(self) -> None:
         """There is nothing to let go."""

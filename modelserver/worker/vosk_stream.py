@@ -20,7 +20,7 @@ from supervisor import StreamAnswer
 _PIECE_S = 0.25
 
 
-class _Mark(msgspec.Struct):
+class _Checkpoint(msgspec.Struct):
     """Where an utterance had ended, for a session that goes on from there."""
 
     seconds: float
@@ -29,13 +29,13 @@ class _Mark(msgspec.Struct):
 
 
 class VoskStream:
-    """One stream (`supervisor.StreamSession`). It is settled whenever an utterance has ended."""
+    """One stream (`supervisor.StreamSession`). It has a checkpoint after each utterance."""
 
     def __init__(
-        self, model: models.Model, request: StreamRequest, before_s: float, mark: Any
+        self, model: models.Model, request: StreamRequest, before_s: float, checkpoint: Any
     ) -> None:
-        """`before_s`: seconds of it that another worker has recognised; `mark`: the last one of
-        that worker's session."""
+        """`before_s`: seconds of it that another worker has recognised; `checkpoint`: the last
+        one of that worker's session."""
         self._request = request
         self._rate = request.sample_rate
         self._written = model.abilities.written
@@ -48,7 +48,11 @@ class VoskStream:
             profile=request.profile,
             language=request.language,
         )
-        at = _Mark(0.0, b"") if mark is None else msgspec.convert(mark, _Mark)
+        at = (
+            _Checkpoint(0.0, b"")
+            if checkpoint is None
+            else msgspec.convert(checkpoint, _Checkpoint)
+        )
         # Its audio is of no use where audio after it is lost.
         rest = at.rest if before_s < at.seconds + 1.0 else b""
         with told_to_the_caller():
@@ -82,8 +86,8 @@ class VoskStream:
         rest = self._recognizer.take_rest()
         if rest is None:
             return StreamAnswer([answer], units=seconds)
-        mark = msgspec.to_builtins(_Mark(self._seconds, rest), builtin_types=(bytes,))
-        return StreamAnswer([answer], settled=True, mark=mark, units=seconds)
+        reached = msgspec.to_builtins(_Checkpoint(self._seconds, rest), builtin_types=(bytes,))
+        return StreamAnswer([answer], at_checkpoint=True, checkpoint=reached, units=seconds)
 
     def _final(self, said: list[models.Utterance]) -> str:
         """Several utterances are one answer: clients wait for one to each message."""

@@ -2,7 +2,7 @@
 Those in the background take turns.
 
 Earliest deadline first keeps the longest lateness as short as can be (Jackson, 1955): where a
-worker has died, streams that are told again what was answered elsewhere go before the others.
+worker has died, streams that receive a replay of what was answered elsewhere go before the others.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from supervisor.contract import Servable, StreamAnswer, Streaming, StreamSession
 from supervisor.errors import JobError
 from supervisor.wire.channel import Channel, ChannelClosed
 from supervisor.wire.messages import (
-    LONGEST_MARK_BYTES,
+    LONGEST_CHECKPOINT_BYTES,
     Drop,
     Fed,
     Feed,
@@ -125,8 +125,8 @@ class CarriedStreams:
         with self._at_hand(message.stream):
             if not isinstance(self._servable, Streaming):
                 raise JobError("no_streams", "this model takes no streams")
-            mark = None if message.mark is None else unpack_value(message.mark)
-            session = self._servable.open(message.request, message.before, mark)
+            checkpoint = None if message.checkpoint is None else unpack_value(message.checkpoint)
+            session = self._servable.open(message.request, message.before, checkpoint)
             self._carried[message.stream] = _Carried(message, session)
 
     def _advance(self, stream: _Carried, started: float) -> None:
@@ -143,10 +143,12 @@ class CarriedStreams:
             stream.steps, stream.steps_done = None, 0
             ran_s = stream.ran_s + time.process_time() - started
             values = pack_value(said.values)
-            mark = None if said.mark is None else pack_value(said.mark, LONGEST_MARK_BYTES)
+            reached, checkpoint = bool(said.at_checkpoint), None
+            if said.checkpoint is not None:
+                checkpoint = pack_value(said.checkpoint, LONGEST_CHECKPOINT_BYTES)
             units = max(0.0, said.units)
             self._channel.send(
-                Fed(stream.number, number, values, bool(said.settled), mark, units, ran_s)
+                Fed(stream.number, number, values, reached, checkpoint, units, ran_s)
             )
         else:
             stream.ran_s += time.process_time() - started

@@ -39,8 +39,8 @@ class Streams:
         self._load = StreamLoad()
         self._expected_until = 0.0
         """Until then a successor of a worker that was lost may still come."""
-        self._to_settle: dict[WorkerHandle, float] = {}
-        """Workers that are to leave, and until when their streams may settle by themselves."""
+        self._to_vacate: dict[WorkerHandle, float] = {}
+        """Workers that are to leave, and until when their streams may reach a checkpoint."""
         self.replays = 0
         """How often a stream went on on another worker."""
         self.refused = 0
@@ -61,9 +61,9 @@ class Streams:
         return max((stream.behind_s() for stream in live), default=0.0)
 
     @property
-    def kept_bytes(self) -> int:
-        """Of their input, in memory."""
-        return sum(stream.kept_bytes for stream in self._streams.values())
+    def replay_bytes(self) -> int:
+        """Bytes of their input that are retained for a replay."""
+        return sum(stream.replay_bytes for stream in self._streams.values())
 
     def refusal(self, s_per_unit: float | None) -> QueueFull | None:
         """Explain why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs
@@ -114,17 +114,18 @@ class Streams:
                 if worker is not None and self._clock.now() - worker.answered_at > most_s:
                     worker.kill(Intent.HANG, f"it answered no stream for {most_s:g} s")
         now = self._clock.now()
-        for worker in [worker for worker, until in self._to_settle.items() if until <= now]:
-            self._move_unsettled(worker)
+        for worker in [worker for worker, until in self._to_vacate.items() if until <= now]:
+            self._move_without_checkpoint(worker)
         self.schedule()
 
     def keep_within(self) -> None:
-        """Bound what all streams keep together: the one that keeps most gives it up first."""
-        while self.kept_bytes > self.settings.replay_total:
-            largest = max(self._streams.values(), key=lambda stream: stream.kept_bytes)
-            before = largest.kept_bytes
+        """Bound what all streams retain together: the one that retains most drops its input
+        first."""
+        while self.replay_bytes > self.settings.replay_total:
+            largest = max(self._streams.values(), key=lambda stream: stream.replay_bytes)
+            before = largest.replay_bytes
             largest.shed()
-            if largest.kept_bytes >= before:
+            if largest.replay_bytes >= before:
                 return  # it waits for its worker
 
     def schedule(self) -> None:
@@ -152,33 +153,33 @@ class Streams:
 
     def _share_of_each(self, able: int) -> float | None:
         """Return how much work a worker may have, while another is about to be there for the rest:
-        what is told again is told faster by two."""
+        what is replayed is replayed faster to two."""
         if able >= self._count or self._clock.now() >= self._expected_until:
             return None
         return _work_of(self._streams.values()) / self._count
 
     def worker_leaves(self, worker: WorkerHandle) -> None:
-        """Move the streams of a worker that takes nothing new: they go on elsewhere once they are
-        settled, or have had time for it and lose nothing by it. One that would lose something stays
-        until it ends, but for a shortage of memory."""
+        """Move the streams of a worker that takes nothing new: they go on elsewhere at their next
+        checkpoint, or without one after some seconds if that loses nothing. One that would lose
+        something stays until it ends, but for a shortage of memory."""
         for stream in self._on(worker):
             stream.wants_to_move = True
         if worker.streams:
-            most_s = 0.0 if worker.hurried else self.settings.settle_s
-            self._to_settle[worker] = self._clock.now() + most_s
+            most_s = 0.0 if worker.hurried else self.settings.checkpoint_wait_s
+            self._to_vacate[worker] = self._clock.now() + most_s
         self.schedule()
 
-    def _move_unsettled(self, worker: WorkerHandle) -> None:
+    def _move_without_checkpoint(self, worker: WorkerHandle) -> None:
         for stream in self._on(worker):
             if stream.moves_without_loss or worker.hurried:
                 stream.leave_worker(tell=True)
         if not worker.streams:
-            self._to_settle.pop(worker, None)
+            self._to_vacate.pop(worker, None)
 
     def worker_lost(self, worker: WorkerHandle, death: Death, at_hand: int) -> None:
-        """Move the streams of a worker that has ended, with what was kept of them. The one of the
-        number `at_hand`, which it was working for, may have been the cause."""
-        self._to_settle.pop(worker, None)
+        """Move the streams of a worker that has ended, with what was retained of them. The one of
+        the number `at_hand`, which it was working for, may have been the cause."""
+        self._to_vacate.pop(worker, None)
         lost = self._on(worker)
         if lost:
             self._expected_until = self._clock.now() + _SUCCESSOR_S
@@ -212,7 +213,7 @@ class Streams:
             return
         # What a worker says that an answer cost it cannot be more than was waited for it.
         self._load.worked(units, min(message.ran_s, waited_s + LEAST_SPAN_S))
-        if stream.settled and not stream.wants_to_move:
+        if stream.at_checkpoint and not stream.wants_to_move:
             self._even_out(stream, worker)
 
     def _even_out(self, stream: Stream, worker: WorkerHandle) -> None:

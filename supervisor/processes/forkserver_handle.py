@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from supervisor.contract import LoadRefused
 from supervisor.deaths.death import Death, Intent
 from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.log import get_logger
@@ -196,6 +197,8 @@ class ForkServerHandle(Process):
             case Loaded():
                 self.loaded.set_result(message)
                 self._scratch.remove_later()
+            case LoadFailed(refused=True):
+                self.loaded.set_exception(LoadRefused(message.error))
             case LoadFailed():
                 self.loaded.set_exception(ForkServerLost(message.error))
                 log.error("model.load_failed", error=message.error, traceback=message.traceback)

@@ -1,7 +1,7 @@
 """The process lifecycle: a loaded fork server at all times, whatever dies and whatever is to be
 loaded next.
 
-Its workers are kept by the slots.
+The slots manage its workers.
 """
 
 import asyncio
@@ -10,7 +10,8 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from supervisor.deaths.death import Death, Intent
+from supervisor.contract import LoadRefused
+from supervisor.deaths.death import Intent
 from supervisor.deaths.history import Deaths, History
 from supervisor.deaths.kernel_oom import OomEvidence
 from supervisor.log import get_logger
@@ -19,7 +20,7 @@ from supervisor.loop.clock import LoopClock
 from supervisor.loop.tasks import Tasks
 from supervisor.process_control import become_subreaper, not_started
 from supervisor.processes.backoff import Backoff
-from supervisor.processes.forkserver_handle import ForkServerHandle, ForkServerLost
+from supervisor.processes.forkserver_handle import ForkServerHandle
 from supervisor.processes.loading import CANNOT_LOAD, Loader
 from supervisor.processes.slots import WorkerSlots
 from supervisor.processes.worker_handle import WorkerOwner, WorkerStillborn
@@ -50,9 +51,8 @@ class ProcessLifecycle:
         """The newest fork server that has loaded; it may have ended."""
         self.deaths = Deaths(history, evidence)
         self.load_failures = 0
-        self.load_death: Death | None = None
-        """How the last fork server ended that did not get its model loaded; None after one that
-        did."""
+        self.load_error: Exception | None = None
+        """Why the last load failed; None if it did not."""
         self.not_renewed: str | None = None
         """Why the last change of models came to nothing; None if it did not, or there was none."""
         self._wanted, self.answered = 0, 0
@@ -167,10 +167,10 @@ class ProcessLifecycle:
         try:
             self._install(await self.loader.load(await self.loader.find_target()))
         except CANNOT_LOAD as error:
-            self.load_death = error.death if isinstance(error, ForkServerLost) else None
+            self.load_error = error
             await self._sleep_after_failure(not_started(error), wanted)
             return
-        self.load_death = None
+        self.load_error = None
         self._answer(wanted)
 
     async def _change(self, before: ForkServerHandle) -> None:
@@ -189,14 +189,13 @@ class ProcessLifecycle:
             if first is not None:
                 self._slots.take_in(first)
         except (*CANNOT_LOAD, WorkerStillborn) as error:
-            self.load_death = error.death if isinstance(error, ForkServerLost) else None
-            self.not_renewed = str(error)
+            self.load_error, self.not_renewed = error, str(error)
             log.error("model.renewal_failed", reason=str(error))
             if self.live_server() is None and not await self._go_back(before):
                 await self._sleep_after_failure(str(error), wanted)
                 return
         else:
-            self.load_death, self.not_renewed = None, None
+            self.load_error, self.not_renewed = None, None
         self._answer(wanted)
 
     async def _unless_it_dies(self, find: Callable[[], Awaitable[Target]]) -> Target:
@@ -256,8 +255,10 @@ class ProcessLifecycle:
         return True
 
     async def _sleep_after_failure(self, reason: str, wanted: int) -> None:
-        """For a while, or until somebody asks again."""
-        delay = max(self._backoff.failed(0.0), 0.5)
+        """Sleep for a while, or until `renew` is called; after a refusal only that ends it."""
+        delay: float | None = max(self._backoff.failed(0.0), 0.5)
+        if isinstance(self.load_error, LoadRefused):
+            delay = None
         self.load_failures += 1
         self._unready_because = f"the model cannot be loaded: {reason}"
         self._answer(wanted)

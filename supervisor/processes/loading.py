@@ -5,6 +5,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 
+from supervisor.contract import LoadRefused
 from supervisor.deaths.death import Intent
 from supervisor.deaths.history import Deaths
 from supervisor.log import get_logger
@@ -26,7 +27,7 @@ _END_S = 5.0
 _CLEAR_TRIES, _CLEAR_PAUSE_S = 50, 0.02
 
 CANNOT_LOAD = (
-    *(ForkServerLost, TargetUnavailable, OSError),
+    *(ForkServerLost, LoadRefused, TargetUnavailable, OSError),
     *(TypeError, ValueError, OverflowError, RecursionError),  # options that cannot be carried
 )
 """What stands in the way of a load: the model, its target, or the machine."""
@@ -89,7 +90,7 @@ class Loader:
                 server.kill(Intent.HANG)
                 raise ForkServerLost(f"loading took longer than {limit:g} s and was ended")
             loaded = server.loaded.result()
-        except ForkServerLost:
+        except (ForkServerLost, LoadRefused):
             raise
         except BaseException:
             server.kill(Intent.SHUTDOWN)

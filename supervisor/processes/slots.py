@@ -26,7 +26,7 @@ _STABLE_S = 1.0
 and again, is given ever more time."""
 
 _MOVED_WITHIN_S = 2.0
-"""After they had time to settle, streams that lose nothing are moved within that."""
+"""After the wait for a checkpoint, streams that lose nothing are moved within that."""
 
 _MOST_EACH = 8
 """Workers for each slot: beside its own those of earlier models that are still at work. Where there
@@ -209,7 +209,7 @@ class WorkerSlots:
         return worker is None or worker.server is not server or self._overstays(worker)
 
     def _overstays(self, worker: WorkerHandle) -> bool:
-        return worker.stays_for_streams(self.settings.streams.settle_s + _MOVED_WITHIN_S)
+        return worker.stays_for_streams(self.settings.streams.checkpoint_wait_s + _MOVED_WITHIN_S)
 
     async def _start_worker(self, slot: int, server: ForkServerHandle) -> WorkerHandle:
         most = _MOST_EACH * self.settings.workers

@@ -1,7 +1,7 @@
 """A worker process as the supervisor sees it: its state, the job it has, and its end.
 
 Every event of its life comes in here, in whatever order they arrive, and moves the one state there
-is; who may take a job is read from that state and kept nowhere else.
+is; who may take a job is read from that state and stored nowhere else.
 """
 
 import asyncio
@@ -194,12 +194,12 @@ class WorkerHandle(Process):
         leaves = self.state is WorkerState.LEAVING and self.job is None and not self.streams
         return self._signs.overdue_s(expected=starts or stops or leaves)
 
-    def stays_for_streams(self, settle_s: float) -> bool:
+    def stays_for_streams(self, checkpoint_wait_s: float) -> bool:
         """Tell whether it is to leave, and has only streams left that would lose something by a
-        move: another worker is needed beside it, after `settle_s`."""
+        move: another worker is needed beside it, after `checkpoint_wait_s`."""
         if self.state is not WorkerState.LEAVING or self.job is not None or not self.streams:
             return False
-        return self._clock.now() - self._leaving_since > settle_s
+        return self._clock.now() - self._leaving_since > checkpoint_wait_s
 
     def output(self) -> str:
         """Take what it has written to its standard output and error since."""

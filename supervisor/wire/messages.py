@@ -2,7 +2,7 @@
 
 Each is a tagged MessagePack map; descriptors (a socket, a spool, a pidfd) travel beside it. What a
 worker sends is untrusted: every field is checked while it is decoded, and what a model says
-(`value`, `values`, `mark`) travels as bytes that `supervisor.wire.payload` decodes.
+(`value`, `values`, `checkpoint`) travels as bytes that `supervisor.wire.payload` decodes.
 """
 
 import math
@@ -14,7 +14,7 @@ from supervisor.settings import Sandbox
 
 LONGEST_VALUE_BYTES = 8 * 1024 * 1024 - 64 * 1024
 """Of what a model says in one message, encoded."""
-LONGEST_MARK_BYTES = 256 * 1024
+LONGEST_CHECKPOINT_BYTES = 256 * 1024
 _LONGEST_TEXT, _LONGEST_CODE = 16 * 1024, 100
 _MOST_SECONDS, _MOST_UNITS = 1e6, 1e9
 
@@ -26,7 +26,7 @@ Units = Annotated[float, msgspec.Meta(ge=0, le=_MOST_UNITS)]
 Text = Annotated[str, msgspec.Meta(max_length=_LONGEST_TEXT)]
 Code = Annotated[str, msgspec.Meta(max_length=_LONGEST_CODE)]
 Value = Annotated[bytes, msgspec.Meta(max_length=LONGEST_VALUE_BYTES)]
-Mark = Annotated[bytes, msgspec.Meta(max_length=LONGEST_MARK_BYTES)]
+Checkpoint = Annotated[bytes, msgspec.Meta(max_length=LONGEST_CHECKPOINT_BYTES)]
 Names = Annotated[list[Code], msgspec.Meta(max_length=32)]
 Sentences = Annotated[list[Text], msgspec.Meta(max_length=32)]
 
@@ -87,10 +87,11 @@ class Loaded(Message, frozen=True):
 
 
 class LoadFailed(Message, frozen=True):
-    """Loading raised `error`; the fork server exits."""
+    """Loading raised `error`; the fork server exits. `refused`: it was a `LoadRefused`."""
 
     error: Text
     traceback: Text
+    refused: bool = False
 
 
 class Forked(Message, frozen=True):
@@ -129,15 +130,15 @@ class Cancel(Message, frozen=True):
 
 
 class Open(Message, frozen=True):
-    """A stream begins, or goes on here after another worker, when `before` units of its input need
-    not be told again, `mark` is where it was settled last, and answers to inputs up to the number
-    `answered` have been given. `since`: when the oldest input came that is not answered (seconds
-    of CLOCK_MONOTONIC). `background`: it has the steps that streams and files leave."""
+    """Begin a stream, or resume it after another worker: `before` units of its input are not
+    replayed, `checkpoint` is the last one, and answers to inputs up to the number `answered` have
+    been given. `since`: when the oldest input came that is not answered (seconds of
+    CLOCK_MONOTONIC). `background`: it has the steps that streams and files leave."""
 
     stream: Number
     request: dict[str, Any]
     before: float
-    mark: bytes | None
+    checkpoint: bytes | None
     answered: int
     since: float
     background: bool
@@ -211,8 +212,8 @@ class Fed(Message, frozen=True):
     stream: Number
     number: Number
     values: Value
-    settled: bool
-    mark: Mark | None
+    at_checkpoint: bool
+    checkpoint: Checkpoint | None
     units: Units
     ran_s: Seconds
 

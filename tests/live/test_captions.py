@@ -310,7 +310,7 @@ async def test_a_killed_worker_changes_nothing(
 async def test_times_go_on_where_more_has_gone_than_is_kept(
     tmp_path: Path, described: dict[str, Any], small_settings: dict[str, str], clips: list[bytes]
 ) -> None:
-    """Nobody pauses, so that nothing is settled, and what came first is not kept any more."""
+    """Nobody pauses, so that there is no checkpoint, and what came first is not retained."""
     given = {
         **small_settings,
         "MODELSERVER_DEBUG_STREAM_REPLAY_S": "1",
@@ -478,5 +478,5 @@ def test_the_document_names_every_parameter_and_message(described: dict[str, Any
 
 def test_nothing_is_left_over(server: RunningServer) -> None:
     until(lambda: server.health()["streams"]["open"] == 0, 20)
-    assert server.health()["streams"]["kept_bytes"] == 0
+    assert server.health()["streams"]["replay_bytes"] == 0
     assert server.health()["queue"]["admitted"] == 0

@@ -389,6 +389,17 @@ async def test_a_model_that_cannot_be_loaded_is_tried_again_and_the_reason_told(
     assert delays[0] > 0
 
 
+async def test_a_load_that_is_refused_is_repeated_only_when_asked_for(events: list[Any]) -> None:
+    async with Pool(toy(fail="refuse"), PoolSettings(workers=1)) as pool:
+        await eventually(pool.failed)
+        assert await pool.renewed() == "the model cannot be loaded: the toy needs a battery"
+        assert pool.load_refused()
+        with pytest.raises(NotReady, match="the toy needs a battery"):
+            await pool.run({"do": "echo"})
+    assert [e["retry_in_s"] for e in _named(events, "model.unavailable")] == [None, None]
+    assert not _named(events, "model.load_failed")
+
+
 async def test_a_missing_module_is_a_reason_too() -> None:
     async with Pool(Target("there_is_no_such_module"), PoolSettings(workers=1)) as pool:
         await eventually(pool.failed)

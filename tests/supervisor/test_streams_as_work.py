@@ -328,8 +328,8 @@ async def test_a_file_goes_to_the_worker_without_a_busy_stream() -> None:
 
 
 async def test_a_recycle_loses_nothing_of_what_was_said() -> None:
-    """One that has not settled for longer than its input is kept stays where it is until then."""
-    async with pool_of(1, settle_s=0.2, replay=10.0) as pool:
+    """One whose last checkpoint is older than its retained input stays until the next one."""
+    async with pool_of(1, checkpoint_wait_s=0.2, replay=10.0) as pool:
         with stream_on(pool) as stream:
             words = [f"w{n}" for n in range(40)]
             await say(stream, *words)
@@ -344,7 +344,7 @@ async def test_a_recycle_loses_nothing_of_what_was_said() -> None:
 
 async def test_a_stream_that_cannot_be_moved_keeps_no_slot() -> None:
     """Its worker stays for it, and another one works beside."""
-    async with pool_of(1, settle_s=0.2, replay=10.0) as pool:
+    async with pool_of(1, checkpoint_wait_s=0.2, replay=10.0) as pool:
         with stream_on(pool) as stream:
             words = [f"w{n}" for n in range(40)]
             await say(stream, *words)
@@ -369,7 +369,7 @@ async def test_what_all_streams_keep_is_bounded_together() -> None:
             for _ in range(30):
                 for stream in streams:
                     await say(stream, "x" * 20_000)
-                assert pool.streams.kept_bytes < 1.1 * MB
+                assert pool.streams.replay_bytes < 1.1 * MB
             os.kill(pool.status().workers[0].pid, 9)
             # Those that kept most cannot go on elsewhere, and are told why.
             with pytest.raises(StreamLost):  # noqa: PT012 - one of them is

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -147,6 +149,32 @@ def test_a_step_that_cannot_be_made_is_named(plugin: Path, monkeypatch: pytest.M
     assert TextSteps(["bracket"], "en").written("a b") == "a b"
     assert TextSteps(["bracket", "fails"], "ko").written("나 는") == "<나 는>"
     assert TextSteps(["bracket"], "ko").written("") == ""
+
+
+def test_a_step_that_cannot_be_made_is_tried_again_after_a_reload_only(
+    tmp_path: Path, plugin: Path
+) -> None:
+    """The model, its form and the SIMD library are not blamed for it."""
+    package = tmp_path / "plugin"
+    shutil.copytree(plugin, package)
+    environment = {"PYTHONPATH": str(package), "MODELSERVER_TEXT_STEPS": "broken"}
+    with start_server(tmp_path, **environment, MODELSERVER_PREPARE="never") as server:
+        for attempt in (1, 2, 3):
+            told = server.wait_event("model.unavailable", attempt=attempt)
+            assert "the text step 'broken' cannot be used: no dictionary; " in told["reason"]
+            assert "retry_in_s" not in told
+            message = server.ask("/readyz").json["error"]["message"]
+            assert message.endswith(f"the model cannot be loaded: {told['reason']}")
+            if attempt == 3:
+                repaired = PLUGIN.replace('raise RuntimeError("no dictionary")', "return None")
+                (package / "bracket.py").write_text(repaired)
+            server.process.send_signal(signal.SIGHUP)
+        server.wait_ready()
+        assert len(server.events("model.unavailable")) == 3
+        assert len(server.events("fork_server.started")) == 4
+        assert not server.events("model.load_failed", "simd.disabled", "prepared_model.rejected")
+        (model,) = server.health()["models"]
+        assert model["text_steps"] == {"broken": "knows nothing of ko"}
 
 
 def test_a_name_that_nobody_has_is_refused_at_the_start() -> None:
