@@ -9,21 +9,24 @@ _WITHOUT_TIMES = frozenset((
 ))  # fmt: skip
 """Kinds that give no time for each token, or only some models of which do."""
 _CHOOSES_LANGUAGE = frozenset(("whisper", "canary", "cohere"))
-"""Kinds whose language can be set for each utterance: `models.sherpa.decoding`. The others that
-know several languages are told one when they are loaded, or none."""
+"""Kinds whose language can be set for each utterance: `models.sherpa.decoding`."""
 
 
 def abilities_of(layout: Layout) -> Abilities:
     """Return what its recognisers can do."""
-    chooses = layout.kind.name in _CHOOSES_LANGUAGE
     return Abilities(
         streaming=layout.streaming,
         words=layout.kind.name not in _WITHOUT_TIMES,
         confidences=layout.kind.transducer,
         alternatives=False,
         phrases="no",
-        languages=layout.languages if chooses else (),
+        languages=layout.languages,
         detects_language=layout.detects_language,
         written=layout.written,
         longest_s=layout.longest_s,
     )
+
+
+def chooses_language(layout: Layout) -> bool:
+    """Return whether a request can tell the model what is spoken; others go by what they find."""
+    return layout.kind.name in _CHOOSES_LANGUAGE

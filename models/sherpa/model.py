@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from models.contract import ModelError, RecognitionOptions, Recognizer
-from models.sherpa.abilities import abilities_of
+from models.sherpa.abilities import abilities_of, chooses_language
 from models.sherpa.decoding import Calls
 from models.sherpa.layout import Layout
 from models.sherpa.loading import load_safely
@@ -19,7 +19,7 @@ from models.sherpa.online import StreamDecoder
 from models.sherpa.recognizer import Decoder, SegmentRecognizer
 from models.sherpa.resampled import ResampledRecognizer
 from models.sherpa.segmenter import Segmenter
-from models.sherpa.vad import Detectors, Loudness, Silero
+from models.sherpa.vad import Detector, Detectors, Loudness, Silero
 
 _CHUNK_S = 0.25
 _STREAM_LONGEST_S = 60.0
@@ -63,9 +63,10 @@ class SherpaModel:
             self._detectors = Silero(self.sample_rate)
 
     def warm(self, pcm: list[bytes]) -> None:
-        """Decode the clips, each as one recording."""
+        """Decode the clips, each as one recording, whether there is speech in them or not."""
+        options = RecognitionOptions(words=self.abilities.words)
         for clip in pcm:
-            recognizer = self.recognizer(RecognitionOptions(words=self.abilities.words))
+            recognizer = self._recognizer(options, "", _Always(self._detectors.detector()))
             for at in range(0, len(clip), self.chunk_bytes):
                 _run(recognizer.accept(clip[at : at + self.chunk_bytes]))
             _run(recognizer.finish())
@@ -82,19 +83,21 @@ class SherpaModel:
                 "language_unsupported",
                 f"unexpected language {options.language!r}: this model has {known}",
             )
-        recognizer = self._recognizer(options, language or self._language)
+        told = (language or self._language) if chooses_language(self._layout) else ""
+        recognizer = self._recognizer(options, told, self._detectors.detector())
         if rate is None or rate == self.sample_rate:
             return recognizer
         return ResampledRecognizer(recognizer, rate, self.sample_rate)
 
-    def _recognizer(self, options: RecognitionOptions, language: str) -> SegmentRecognizer:
+    def _recognizer(
+        self, options: RecognitionOptions, language: str, detector: Detector
+    ) -> SegmentRecognizer:
         decoder: Decoder
         if self._layout.streaming:
             decoder, longest_s = StreamDecoder(self._calls, options, language), _STREAM_LONGEST_S
         else:
             decoder = WholeDecoder(self._calls, options, language)
             longest_s = self._layout.longest_s or _STREAM_LONGEST_S
-        detector = self._detectors.detector()
         segmenter = Segmenter(
             detector.probability,
             self.sample_rate,
@@ -134,6 +137,20 @@ class SherpaModel:
                 if tag.lower() == wanted:
                     return tag
         return None
+
+
+class _Always:
+    """Takes everything for speech. Implements `models.sherpa.vad.Detector`."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+
+    def probability(self, frame: bytes) -> float:
+        self._detector.probability(frame)
+        return 1.0
+
+    def reset(self) -> None:
+        self._detector.reset()
 
 
 def _make(layout: Layout, provider: str) -> Any:

@@ -171,6 +171,22 @@ def test_warming_and_decoding_start_no_thread(model):
     assert len(os.listdir("/proc/self/task")) == before
 
 
+def test_warming_decodes_what_is_no_speech(kind, tmp_path, monkeypatch):
+    model = load_sherpa(recognise(make_model(kind, tmp_path)), {})
+    assert fed(model.recognizer(RecognitionOptions()), tones("abc")) == []
+    texts = []
+    read = model._calls.result
+
+    def noted(*arguments, **options):
+        decoded = read(*arguments, **options)
+        texts.append(decoded.text)
+        return decoded
+
+    monkeypatch.setattr(model._calls, "result", noted)
+    model.warm([tones("abc")])
+    assert texts == [of(kind, "abc")]
+
+
 def test_forks_decode_without_opening_a_file(kind, model):
     """As a worker does: no descriptor can be made any more."""
     reader, writer = os.pipe()
@@ -218,6 +234,13 @@ def test_the_language_is_told_where_the_model_found_it(tmp_path):
         assert utterance.language == "ko"
 
 
+def test_a_model_that_cannot_be_told_goes_by_what_it_finds(tmp_path):
+    model = loaded("sense_voice", tmp_path, language="zh")
+    assert {"zh", "ko"} <= set(model.abilities.languages)
+    (utterance,) = fed(model.recognizer(RecognitionOptions(language="zh")), tones("abc"))
+    assert utterance.language == "ko"
+
+
 def test_a_request_chooses_among_whispers_languages(tmp_path):
     model = loaded("whisper", tmp_path, language="ko-KR")
     assert model.report()["details"]["language"] == "ko"
@@ -243,7 +266,7 @@ def test_abilities_are_those_of_the_kind():
     assert abilities_of(whisper).languages == ("en", "ko")
     assert not abilities_of(whisper).words
     sense_voice = Layout(ALL_KINDS["sense_voice"], {}, languages=("zh",), detects_language=True)
-    assert abilities_of(sense_voice).languages == ()
+    assert abilities_of(sense_voice).languages == ("zh",)
     assert abilities_of(sense_voice).detects_language
     assert isinstance(abilities_of(sense_voice), Abilities)
 
