@@ -27,7 +27,7 @@ class SpeechRequest(msgspec.Struct, frozen=True):
     profile: str = ""
     """One of `models.PROFILES`; empty: the model's own."""
     language: str = ""
-    words_matter: bool = True
+    words_asked_for: bool = True
     """The client has asked for `words`: it is warned of what they lack."""
 
 

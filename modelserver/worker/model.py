@@ -296,7 +296,7 @@ class SpeechModel:
         return closest_language(asked.language, languages) or self._language
 
     def _not_as_asked(self, asked: SpeechRequest) -> list[str]:
-        return not_as_asked(self._model, asked, words=asked.words and asked.words_matter)
+        return not_as_asked(self._model, asked, words=asked.words and asked.words_asked_for)
 
 
 def _as_asked(asked: SpeechRequest) -> dict[str, Any]:
