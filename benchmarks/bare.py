@@ -118,11 +118,11 @@ def main(mode: str, processes: int, directory: str, count: int) -> None:
         made = dict(prepared.made)
     started = time.monotonic()
     variant = os.environ.get(SIMD_VARIABLE)
-    model = models.load_model(location.directory, made, simd=variant)
+    model = models.engine_named("vosk").load(location, {"made": made, "simd": variant})
     load_s = time.monotonic() - started
     if variant is not None:
         model.warm(models.warm_up_clips("ko", model.sample_rate))
-        assert "not_packed" not in model.report(), model.report()
+        assert "not_packed" not in model.report()["details"], model.report()
     print(
         json.dumps({"load_s": load_s, "anonymous": anonymous(os.getpid()), **model.report()}),
         flush=True,

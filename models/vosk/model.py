@@ -26,9 +26,9 @@ from models.contract import (
 )
 from models.steps import run_steps
 from models.vosk.beam import Beam
+from models.vosk.features import sample_rate_of
 from models.vosk.loading import load_vosk, vosk
 from models.vosk.mapping import read_through
-from models.vosk.view import sample_rate_of
 
 _CHUNK_S = 0.25
 """Vosk looks for an endpoint after each chunk that it is given, so chunks of one length are what
@@ -42,6 +42,12 @@ _MOST_KEPT = 2
 """Recognisers of a lazily composed graph that a process keeps: each holds what it has composed,
 some 115 MB after 20 s of speech. Two, so that both channels of a call find one."""
 
+
+_GUARDED = ("mapped_bytes", "working_set_bytes")
+"""Facts that the guard reads: of file cache."""
+
+_PROBLEMS = ("not_mapped", "not_packed")
+"""Facts that say why it was not loaded as asked."""
 
 _UNKNOWN = "[unk]"
 """Stands in a grammar for any other speech."""
@@ -58,19 +64,21 @@ class VoskModel:
         prefetch: bool = False,
         left_out: tuple[str, ...] = (),
         simd: str | None = None,
+        form: str = "",
     ) -> None:
         """Load the model in `directory`, with the files in `made` (name inside the model, to
         file: what a prepared model has made new) in place of its own.
 
         `prefetch`: read a mapped graph through once. `left_out`: folders that are not loaded.
         `simd`: the variant of that library (`models.vosk.simd`) that this process was started with.
-        Raises `ModelError` where Vosk refuses the files.
+        `form`: what this way to load it is called, for the report. Raises `ModelError` where Vosk
+        refuses the files.
         """
         vosk.SetLogLevel(-1)
         self.sample_rate = sample_rate_of(directory)
         self.chunk_bytes = 2 * int(_CHUNK_S * self.sample_rate)
         self._kept: list[KeptRecognizer] = []
-        self._left_out = left_out
+        self._form, self._left_out = form, left_out
         self._model, self.loaded = load_vosk(directory, made or {}, left_out, simd)
         self._beam = Beam(self._model, vosk._ffi, directory)
         self.abilities = Abilities(
@@ -120,8 +128,8 @@ class VoskModel:
         return KeptRecognizer(engine, self.sample_rate, self._beam, options, kept)
 
     def report(self) -> dict[str, Any]:
-        """How it was loaded."""
-        facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
+        """See `models.Model`."""
+        facts = {**self.loaded.report(), "prefetched": self._prefetched}
         facts["simd"] = facts["search"] = "engine"
         facts["profiles"] = self._beam.found
         simd = self.loaded.simd
@@ -135,7 +143,12 @@ class VoskModel:
             facts["search"] = "simd" if searches else "engine"
             facts["packed_bytes"] = simd.packed_bytes
             facts["aside_bytes"] = simd.aside_bytes
-        return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
+        if self._left_out:
+            facts["left_out"] = list(self._left_out)
+        guarded = {name: facts.pop(name) for name in _GUARDED if name in facts}
+        problems = [str(facts[name]) for name in _PROBLEMS if name in facts]
+        report = {"engine": "vosk", "form": self._form, **guarded, "details": facts}
+        return report | ({"problems": problems} if problems else {})
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
         """Those that are not in its vocabulary."""

@@ -45,6 +45,6 @@ async def about(request: web.Request) -> web.Response:
             models=[about_model(served) for served in service.models.values()],
             keys=not service.access.open,
             assistant=request.app[ASSISTANT].there,
-            endpoint_ms=service.settings.assistant.endpoint_ms,
+            endpoint_ms=service.settings.debug.endpoint_ms,
         )
     )

@@ -59,7 +59,7 @@ class Webhook(msgspec.Struct, omit_defaults=True):
 
 class JobDocument(msgspec.Struct, omit_defaults=True):
     """A job. `duration`: seconds of audio, once it is done; `progress`: from 0 to 1; `position`:
-    its place among those that wait, from 1; `expires`: when it is forgotten."""
+    its position among those that wait, from 1; `expires`: when it is forgotten."""
 
     id: str
     state: State

@@ -45,7 +45,7 @@ Told = Callable[[SpeechProgress], None]
 
 
 class PieceJournal(Protocol):
-    """What is understood of pieces, kept for the case that all of it has to begin again."""
+    """Results of pieces, stored for the case that all of it has to begin again."""
 
     async def begin(self, piece_s: float) -> dict[int, RecognisedPiece]:
         """Return the pieces that are known, by number, if they were cut so long."""

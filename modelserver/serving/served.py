@@ -16,8 +16,8 @@ from modelserver.serving.loading import MakeWay, ModelLoading
 from modelserver.serving.pool_settings import pool_settings
 from modelserver.serving.preparation import Preparation, in_words
 from modelserver.serving.recording_queue import Turns
+from modelserver.serving.requirements import RequirementSupply
 from modelserver.serving.selection import worker_count
-from modelserver.serving.simd_supply import SimdSupply
 from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.changes import same_preparation
@@ -46,11 +46,11 @@ class ServedModel:
         spools: SpoolStore,
         make_room: Callable[["ServedModel"], Awaitable[bool]],
         make_way: MakeWay,
-        simd: SimdSupply,
-        plain: bool = False,
+        requirements: RequirementSupply,
+        phrases: bool = False,
     ) -> None:
-        """`settings` with what is its `own` in place already; `plain`: as the model was published,
-        though it may be prepared."""
+        """`settings` with what is its `own` in place already; `phrases`: in a form that takes
+        phrases, though there may be a better one."""
         self.label = label
         self.settings = settings
         self.own = own
@@ -61,7 +61,9 @@ class ServedModel:
         self._guard = guard
         self._spools = spools
         self._preparation = Preparation(settings, guard)
-        self._loading = ModelLoading(simd, lambda: make_room(self), make_way, plain=plain)
+        self._loading = ModelLoading(
+            requirements, lambda: make_room(self), make_way, phrases=phrases
+        )
         self._changing = asyncio.Lock()
         self.turns = Turns()
         """Of long recordings."""
@@ -116,8 +118,7 @@ class ServedModel:
         return closest_language(language, self.languages) is not None
 
     def takes_phrases(self) -> bool:
-        """Return whether it can be limited to phrases, once it is loaded as it was published; True
-        while that is not known."""
+        """Return whether a form of it takes phrases; True while that is not known."""
         return self._loading.takes_phrases()
 
     def in_words(self) -> str:
@@ -270,10 +271,9 @@ class ServedModel:
     def not_prepared_because(self) -> str | None:
         """Return why it is not prepared, or why its prepared form is not in use; None if there is
         no reason, or it was not tried."""
-        not_mapped: str | None = self.report().get("not_mapped")
-        return self._preparation.why_not or not_mapped or self._loading.lost_prepared()
+        return self._preparation.why_not or self._loading.lost_prepared()
 
-    @property
-    def simd_missing(self) -> str | None:
-        """Reason why the SIMD library, which would pay, cannot be used."""
-        return self._loading.simd_missing
+    def missing(self) -> str | None:
+        """Return why it is not loaded as well as it could be: what a better form requires is
+        missing, or loading has not come to what was asked for."""
+        return self._loading.missing or next(iter(self.report().get("problems", ())), None)

@@ -1,7 +1,6 @@
 """What a speech worker is asked and what it answers, and where its model comes from."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -202,37 +201,32 @@ class LastCaption(msgspec.Struct, frozen=True):
 
 
 def speech_target(
-    location: models.ModelLocation,
-    made: Mapping[str, Path],
+    engine: str,
+    form: models.Form,
+    variables: Mapping[str, str],
     *,
-    left_out: tuple[str, ...],
     warmup: str,
-    prefetch: bool,
-    environment: Mapping[str, str],
-    simd: str | None,
     profile: str,
     text_steps: tuple[str, ...],
     needs: int,
 ) -> Target:
-    """Tells a pool to load `modelserver.worker.model` with the model at `location`, with what a
-    prepared model has `made` new in place of its own files and without the folders `left_out`, in
-    a process that `environment` gives this variant of the SIMD library; `needs` is what that takes,
-    in bytes."""
+    """Tells a pool to load `modelserver.worker.model` with a model of `engine` in this form, in a
+    process with the `variables` of what the form requires; `needs` is what that takes, in bytes."""
     options = {
-        "directory": str(location.directory),
-        "left_out": list(left_out),
-        "made": {name: str(file) for name, file in made.items()},
-        "name": location.name,
-        "language": location.language,
+        "engine": engine,
+        "directory": str(form.location.directory),
+        "name": form.location.name,
+        "language": form.location.language,
+        "options": dict(form.load),
         "warmup": warmup,
-        "prefetch": prefetch,
-        "simd": simd,
         "profile": profile,
         "text_steps": list(text_steps),
     }
-    # What a lazily composed graph becomes is large and walked all the time; beside a mapped graph
-    # the heap is small.
-    lazy = not made
     return Target(
-        "modelserver.worker.model", "load", options, environment, huge_pages=lazy, needs=needs
+        "modelserver.worker.model",
+        "load",
+        options,
+        {**form.environment, **variables},
+        huge_pages=form.huge_pages,
+        needs=needs,
     )

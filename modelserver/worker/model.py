@@ -53,35 +53,32 @@ _SERVICE_NAME_SETS = (
 
 
 def load(
+    engine: str,
     directory: str,
-    made: dict[str, str],
-    left_out: list[str],
     name: str,
     language: str,
+    options: dict[str, Any],
     warmup: str,
-    prefetch: bool,
-    simd: str | None = None,
     profile: str = models.DEFAULT_PROFILE,
     text_steps: Iterable[str] = (),
 ) -> "SpeechModel":
-    """Load a model in the fork server. Raises `models.ModelError`, and `supervisor.LoadRefused` for
-    a text step that cannot be used."""
+    """Load a model in the fork server. `options`: `models.Form.load`. Raises `models.ModelError`,
+    and `supervisor.LoadRefused` for a text step that cannot be used."""
     try:
         steps = TextSteps(text_steps, language)
     except models.ModelError as error:
         raise LoadRefused(f"{error}; repair or remove it (text.steps), and reload") from error
     _import_whole(av)
     _load_character_sets()
-    files = {inside: Path(file) for inside, file in made.items()}
-    model = models.load_model(
-        Path(directory), files, prefetch=prefetch, left_out=tuple(left_out), simd=simd
-    )
+    location = models.ModelLocation(name, Path(directory), language)
+    model = models.engine_named(engine).load(location, options)
     if model.abilities.written:
         steps.leave_written()
     whole: models.Model = ProfiledModel(model, profile)
     if steps.report:
         whole = WritingModel(whole, steps)
-    return SpeechModel(whole, name, language, warmup, steps, with_simd=simd is not None)
+    with_simd = options.get("simd") is not None
+    return SpeechModel(whole, name, language, warmup, steps, with_simd=with_simd)
 
 
 def _import_whole(package: ModuleType) -> None:

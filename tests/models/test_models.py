@@ -9,10 +9,11 @@ import pytest
 
 import models
 from models.clips import noise
-from models.engines import layout_problem
 from models.language import language_of
+from models.prepared.view import make_view
+from models.vosk.features import sample_rate_of, served_features
+from models.vosk.layout import layout_problem
 from models.vosk.model import VoskModel
-from models.vosk.view import make_view, sample_rate_of, served_features
 
 
 @pytest.mark.parametrize(

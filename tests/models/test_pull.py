@@ -64,7 +64,7 @@ def nothing(*_: Any) -> None:
 
 
 async def fetch(url: str, home: Path, name: str = NAME) -> Path:
-    return await pull(name, home, url, nothing, pause_s=0.001)
+    return await pull(name, home, [url], nothing, pause_s=0.001)
 
 
 def left(home: Path) -> list[str]:
@@ -79,7 +79,7 @@ async def test_a_model_is_fetched_checked_unpacked_and_found(home: Path, known: 
     seen: list[str] = []
     with web_server(Manners({f"{NAME}.zip": ARCHIVE})) as url:
         directory = await pull(
-            NAME, home, url + "/", lambda phase, *_: seen.append(phase), pause_s=0.001
+            NAME, home, [url + "/"], lambda phase, *_: seen.append(phase), pause_s=0.001
         )
     assert (directory, whole(home)) == (home / NAME, True)
     assert list(dict.fromkeys(seen)) == ["download", "check", "unpack"]
@@ -439,11 +439,11 @@ def test_a_zip_file_that_is_here_is_installed_and_listed(home: Path, tmp_path: P
 
 def test_the_setting_names_the_mirror(home: Path) -> None:
     with web_server(Manners({f"{NAME}.zip": ARCHIVE})) as url:
-        run = command("pull", NAME, "--models-url", url, home=home)
+        run = command("pull", NAME, "--models-urls", url, home=home)
     assert run.returncode == 0, run.stderr
     assert whole(home)
     # Again, as a script does each time: nothing to do, and no server is asked.
-    again = command("pull", NAME, "--models-url", url, home=home)
+    again = command("pull", NAME, "--models-urls", url, home=home)
     assert (again.returncode, "installed already" in again.stderr) == (0, True)
 
 
@@ -538,7 +538,7 @@ def test_root_leaves_nothing_in_a_service_s_directory(home: Path, tmp_path: Path
 
 
 def test_a_model_that_cannot_be_downloaded_leaves_ways_to_try(home: Path, tmp_path: Path) -> None:
-    nowhere = "--models-url=http://none.invalid/models"
+    nowhere = "--models-urls=http://none.invalid/models"
     for name, says in (
         ("vosk-model-small-en", "did you mean vosk-model-small-en-"),
         ("nonsense", "nonsense is not in the catalogue"),

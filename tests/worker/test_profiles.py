@@ -9,9 +9,9 @@ import pytest
 from running import RunningServer, start_server
 
 import models
+from models.prepared.view import make_view
 from models.vosk.beam import Beam, published_width, widths
 from models.vosk.prepared import PreparedModel
-from models.vosk.view import make_view
 from modelserver.serving.selection import choose_model
 from modelserver.settings import Settings
 from modelserver.worker.conditioning import END_S, FRONT_S, Level, near_silence
@@ -37,7 +37,7 @@ def text(model: models.Model, pcm: bytes, profile: str) -> str:
 
 @pytest.fixture(scope="module")
 def model(embedded: models.ModelLocation) -> models.Model:
-    return models.load_model(embedded.directory)
+    return models.engine_named("vosk").load(embedded, {})
 
 
 def test_a_profile_is_what_its_settings_would_be(
@@ -55,7 +55,7 @@ def test_a_profile_is_what_its_settings_would_be(
         lines = [*kept, f"--beam={width.beam}", f"--max-active={width.max_active}", ""]
         changed: dict[str, bytes | Path] = {"conf/model.conf": "\n".join(lines).encode()}
         make_view(embedded.directory, view, changed, frozenset())
-        like_it = models.load_model(view)
+        like_it = models.engine_named("vosk").load(models.ModelLocation("like it", view, "ko"), {})
         for clip in (clip[: RATE * 2 * 3] for clip in clips):
             assert text(model, clip, profile) == text(like_it, clip, "balanced") != ""
 
