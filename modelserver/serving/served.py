@@ -103,9 +103,11 @@ class ServedModel:
 
     @property
     def abilities(self) -> models.Abilities | None:
-        """What it can do of what a request may ask; None while it is not loaded."""
+        """What it can do of what a request may ask; None while that is not known."""
         found = self.report().get("abilities")
-        return None if found is None else msgspec.convert(found, models.Abilities)
+        if found is None:
+            return self._loading.abilities
+        return msgspec.convert(found, models.Abilities)
 
     @property
     def languages(self) -> list[str]:
@@ -129,6 +131,10 @@ class ServedModel:
     def report(self) -> dict[str, Any]:
         """Return how its model was loaded, in the model's words; empty while there is none."""
         return self.pool.report() if self.pool is not None else {}
+
+    async def look(self) -> None:
+        """Find out what it can do, before a request has it loaded. Reads the model's directory."""
+        await self._loading.look(self.settings)
 
     # --- its life -------------------------------------------------------------------------------
 

@@ -1,13 +1,16 @@
 """Models that speak several languages: found by each of them."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from onnx_models import make_model
 
 import models
 from modelserver.api.about import about_model
+from modelserver.serving.loading import ModelLoading
 from modelserver.serving.registry import ModelRegistry, UnknownModel
 from modelserver.serving.served import ServedModel
 from modelserver.settings import Settings
@@ -51,6 +54,18 @@ def test_the_list_of_models_says_what_each_can_do(registry: ModelRegistry) -> No
     (korean, several) = map(about_model, registry.values())
     assert korean.languages == ["ko"]
     assert (several.languages, several.abilities) == (["zh", "yue", "en"], ABILITIES)
+
+
+async def test_what_an_unloaded_model_can_do_is_read_from_its_directory(tmp_path: Path) -> None:
+    nothing: Any = None
+    loading = ModelLoading(nothing, nothing, nothing, phrases=False)
+    await loading.look(Settings(models_dir=tmp_path, model=("sherpa-onnx-small",)))
+    assert loading.abilities is None
+    make_model("whisper", tmp_path / "sherpa-onnx-small")
+    await loading.look(Settings(models_dir=tmp_path, model=("sherpa-onnx-small",)))
+    assert loading.abilities is not None
+    assert {"en", "ko", "zh"} <= set(loading.abilities.languages)
+    assert not loading.abilities.words
 
 
 def test_a_language_is_the_closest_of_a_model() -> None:
