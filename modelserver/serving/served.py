@@ -25,6 +25,12 @@ from modelserver.settings.labels import DEFAULT_LABEL
 from modelserver.speech.languages import closest_language
 from supervisor import Cause, Guard, NotReady, Pool, PoolStatus, SpoolStore, Target
 
+_UNKNOWN = "und"
+"""Tag of a language that is not known (BCP 47)."""
+
+_MANY = 12
+"""Languages of a model that are counted, and not listed."""
+
 
 def _recognised_s(answer: dict[str, Any]) -> float:
     """Return the seconds of audio that were really there, as a header may say anything. Channels
@@ -113,7 +119,8 @@ class ServedModel:
     def languages(self) -> list[str]:
         """BCP 47 tags of the languages that it speaks, its own first."""
         several = self.abilities.languages if self.abilities is not None else ()
-        return list(dict.fromkeys((self.language, *several)))
+        own = self.language
+        return list(dict.fromkeys((() if several and own == _UNKNOWN else (own,)) + several))
 
     def speaks(self, language: str) -> bool:
         """Return whether it speaks the language, or one that differs in its region only."""
@@ -126,7 +133,9 @@ class ServedModel:
     def in_words(self) -> str:
         """Return a line for a list of models."""
         name = self.report().get("model") or self.settings.model[0]
-        return f"{self.label} ({name}, {' '.join(self.languages)})"
+        spoken = self.languages
+        several = f"{len(spoken)} languages"
+        return f"{self.label} ({name}, {' '.join(spoken) if len(spoken) < _MANY else several})"
 
     def report(self) -> dict[str, Any]:
         """Return how its model was loaded, in the model's words; empty while there is none."""
