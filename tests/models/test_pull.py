@@ -549,7 +549,7 @@ def test_a_model_that_cannot_be_downloaded_leaves_ways_to_try(home: Path, tmp_pa
         assert says in failed.stderr
         assert ("catalogue" in failed.stderr) == (name != "vosk-model-small-cn-0.22")
         assert "FILE.zip" in failed.stderr
-        assert "models_url" in failed.stderr
+        assert "models_urls" in failed.stderr
 
 
 def test_a_list_says_what_it_leaves_out(home: Path, tmp_path: Path) -> None:
