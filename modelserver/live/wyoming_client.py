@@ -40,7 +40,7 @@ from modelserver.refusal import Refusal
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import CaptionRequest
-from modelserver.speech.transcript import reader_text
+from modelserver.speech.transcript import join_texts
 from supervisor import PoolError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("wyoming")
@@ -147,7 +147,7 @@ class WyomingClient:
                 installed=True,
                 description=served.in_words(),
                 version=None,
-                languages=[served.language],
+                languages=served.languages,
             )
             for served in self._service.models.values()
         ]
@@ -178,7 +178,9 @@ class WyomingClient:
         while following is not None and following.type != AUDIO_STOP:
             following = await self._alike(served, following, text)
         await self._begin(served, text)
-        await self._write(Transcript(text=text.whole, language=served.language).event())
+        await self._write(
+            Transcript(text=text.whole, language=text.language or served.language).event()
+        )
         await self._write(TranscriptStop().event())
         return following is not None
 
@@ -198,6 +200,7 @@ class WyomingClient:
         """
 
         async def tell(answer: dict[str, Any]) -> None:
+            text.language = text.language or answer.get("language")
             if said := text.add(answer.get("text", "")):
                 await self._write(TranscriptChunk(text=said).event())
 
@@ -225,7 +228,8 @@ class WyomingClient:
 
         async with live_session(self._service, served, tell) as session:
             await self._begin(served, text)
-            session.begin(CaptionRequest(raw=form, partials=False))
+            language = "" if self._wanted.name else self._wanted.language or ""
+            session.begin(CaptionRequest(raw=form, partials=False, language=language))
             try:
                 await session.carry(receive)
             except Ended as ended:
@@ -243,10 +247,12 @@ class _Text:
     def __init__(self) -> None:
         self._said: list[str] = []
         self.whole = ""
+        self.language: str | None = None
+        """The first that was detected and is not the model's own."""
         self.begun = False
 
     def add(self, said: str) -> str:
         """Return what a final result adds to the whole text, with a space before it if need be."""
         self._said.append(said)
-        before, self.whole = self.whole, reader_text(self._said)
+        before, self.whole = self.whole, join_texts(self._said)
         return self.whole[len(before) :]

@@ -138,14 +138,14 @@ def _installed(settings: Settings, headroom: Headroom, served: Choice | None) ->
     for location in model_package.installed_models(settings.models_dir):
         entry = model_package.catalog_entry(location.name)
         try:
-            choice = candidate(location, settings.prepared_dir, settings.rescoring)
+            choice = candidate(location, settings)
         except model_package.ModelError as error:
             yield ModelRow(
                 location.name, location.language, "", "", "", error.message, "", installed=True
             )
             continue
         chosen = served is not None and served.location.directory == location.directory
-        state = "prepared" if choice.prepared else "installed"
+        state = "prepared" if choice.form.prepared else "installed"
         yield ModelRow(
             location.name,
             entry.language if entry else location.language,
