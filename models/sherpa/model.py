@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from models.contract import ModelError, RecognitionOptions, Recognizer
-from models.sherpa.abilities import abilities_of, chooses_language
+from models.sherpa.abilities import abilities_of, known_language, language_to_tell
 from models.sherpa.decoding import Calls
 from models.sherpa.layout import Layout
 from models.sherpa.loading import load_safely
@@ -50,7 +50,7 @@ class SherpaModel:
         self.abilities = abilities_of(layout)
         self._layout = layout
         self._form = str(options.get("form", "published"))
-        self._language = self._known(str(options.get("language", ""))) or ""
+        self._language = str(options.get("language", ""))
         with _provider(prepared=bool(options.get("prepared"))) as provider:
             made = load_safely(
                 layout, lambda: _make(layout, provider), try_out=lambda made: _try_out(layout, made)
@@ -65,8 +65,9 @@ class SherpaModel:
     def warm(self, pcm: list[bytes]) -> None:
         """Decode the clips, each as one recording, whether there is speech in them or not."""
         options = RecognitionOptions(words=self.abilities.words)
+        told = language_to_tell(self._layout, "", self._language)
         for clip in pcm:
-            recognizer = self._recognizer(options, "", _Always(self._detectors.detector()))
+            recognizer = self._recognizer(options, told, _Always(self._detectors.detector()))
             for at in range(0, len(clip), self.chunk_bytes):
                 _run(recognizer.accept(clip[at : at + self.chunk_bytes]))
             _run(recognizer.finish())
@@ -76,14 +77,13 @@ class SherpaModel:
         """Make a recogniser. Raises `ModelError` for a grammar and for an unknown language."""
         if options.grammar is not None:
             raise ModelError("grammar_unsupported", "this model cannot be limited to phrases")
-        language = self._known(options.language)
-        if language is None:
+        language = options.language
+        if language and known_language(self._layout, language) is None:
             known = ", ".join(self.abilities.languages) or "no choice of languages"
             raise ModelError(
-                "language_unsupported",
-                f"unexpected language {options.language!r}: this model has {known}",
+                "language_unsupported", f"unexpected language {language!r}: this model has {known}"
             )
-        told = (language or self._language) if chooses_language(self._layout) else ""
+        told = language_to_tell(self._layout, language, self._language)
         recognizer = self._recognizer(options, told, self._detectors.detector())
         if rate is None or rate == self.sample_rate:
             return recognizer
@@ -124,19 +124,9 @@ class SherpaModel:
             "kind": self._layout.kind.name,
             "quantised": self._layout.quantised,
             "files": [file.name for file in self._layout.networks],
-            "language": self._language,
+            "language": language_to_tell(self._layout, "", self._language),
         }
         return {"engine": "onnx", "form": self._form, "details": details}
-
-    def _known(self, language: str) -> str | None:
-        """The model's own tag for a language: "zh" for "zh-CN"; None if it has none."""
-        if not language:
-            return ""
-        for wanted in (language.lower(), language.lower().split("-")[0]):
-            for tag in self.abilities.languages:
-                if tag.lower() == wanted:
-                    return tag
-        return None
 
 
 class _Always:
