@@ -250,6 +250,14 @@ class VoskEngineSettings(Section, frozen=True):
 class OnnxEngineSettings(Section, frozen=True):
     """`[engines.onnx]`: how ONNX models are loaded."""
 
+    voice_activity: Annotated[
+        Literal["silero", "loudness"],
+        _about(
+            "what decides where somebody speaks: silero, a network that knows speech from other "
+            "sounds; loudness: whatever is loud is recognised"
+        ),
+    ] = "silero"
+
 
 class EngineSections(Section, frozen=True):
     """`[engines]`: a section for each engine."""
