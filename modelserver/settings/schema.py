@@ -250,6 +250,15 @@ class VoskEngineSettings(Section, frozen=True):
 class OnnxEngineSettings(Section, frozen=True):
     """`[engines.onnx]`: how ONNX models are loaded."""
 
+    voice_activity: Annotated[
+        Literal["silero", "loudness"],
+        _about(
+            "how speech is found for models that recognise whole utterances; silero: by a small "
+            "network; loudness: whatever is loud enough",
+            per_model=True,
+        ),
+    ] = "silero"
+
 
 class EngineSections(Section, frozen=True):
     """`[engines]`: a section for each engine."""
