@@ -36,7 +36,8 @@ class Abilities:
     phrases: Literal["only", "rather", "no"] = "no"
     """Phrases that a request names: nothing else is recognised, they are preferred, or neither."""
     languages: tuple[str, ...] = ()
-    """BCP 47 tags that a request may choose from; empty: the model has one language."""
+    """BCP 47 tags of all that it recognises, which a request may choose from; empty: it has one
+    language. A model that cannot be told goes by what it detects."""
     detects_language: bool = False
     """It finds out which of `languages` is spoken, and says so."""
     written: bool = False
@@ -137,7 +138,8 @@ class Recognizer(Protocol):
 
     def pending(self) -> bytes:
         """Return the audio since the last utterance that another recogniser has to be given to go
-        on from here; empty after an endpoint of an engine that decodes as audio comes."""
+        on from here. It is asked for when utterances were returned: an engine that decodes as
+        audio comes has none then, and need not keep any."""
         ...
 
     def close(self) -> None:

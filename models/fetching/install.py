@@ -86,7 +86,9 @@ def _nowhere(name: str, failures: list[ModelError]) -> ModelError:
     kept = any(failure.code == "download_broken" for failure in failures)
     return ModelError(
         "download_broken" if kept else "download_failed",
-        "\n".join((f"{name} cannot be had:", *(f"- {failure.message}" for failure in failures))),
+        "\n".join(
+            (f"{name} cannot be downloaded:", *(f"- {failure.message}" for failure in failures))
+        ),
     )
 
 
@@ -146,7 +148,7 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
         if problem is None:
             raise ModelError("already_there", f"{name} is installed already: {target}")
         raise ModelError(
-            "model_invalid", f"{target} is there and is no Vosk model ({problem}): remove it first"
+            "model_invalid", f"{target} is there and is no model ({problem}): remove it first"
         )
     waiting = models_directory / WAITING
     try:
@@ -199,7 +201,7 @@ def _install(
         unpack(archive, made, lambda done, total: on_progress("unpack", done, total))
         problem = model_problem(made)
         if problem is not None:
-            raise ModelError("model_invalid", f"{name_of(archive)} holds no Vosk model: {problem}")
+            raise ModelError("model_invalid", f"{name_of(archive)} holds no model: {problem}")
         target = _put_in_place(made, models_directory)
         if known is None:  # of what is there, and of nothing else
             record_pin(models_directory, name, sha256=sha256, size=size, source=source)
@@ -231,7 +233,7 @@ def _install_files(
                 (folder / path).rename(made / path)
             problem = model_problem(made)
             if problem is not None:
-                raise ModelError("model_invalid", f"{source.address} has no Vosk model: {problem}")
+                raise ModelError("model_invalid", f"{source.address} has no model: {problem}")
             target = _put_in_place(made, models_directory)
             for key, sha256, size, url in pinned:
                 record_pin(models_directory, key, sha256=sha256, size=size, source=url)

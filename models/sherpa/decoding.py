@@ -98,7 +98,8 @@ class Calls:
             )
         language = ""
         if found and text and self._abilities.detects_language:
-            language = _TAGS.sub(r"\1", getattr(result, "lang", "")).strip()
+            heard = _TAGS.sub(r"\1", getattr(result, "lang", "")).strip()
+            language = heard if heard in self.layout.languages else ""
         return Decoded(text, spoken, language)
 
     def _choose(self, language: str) -> None:

@@ -23,6 +23,7 @@ from models.sherpa.refusals import (
 
 _TOKENS_BYTES_MOST = 8_000_000
 _CODE = re.compile("[a-z]{2,3}")
+_STATELESS = frozenset(("vocab_size", "context_size"))
 _SENTENCE_ENDS = frozenset((".", "?", "。", "？"))
 
 
@@ -161,9 +162,17 @@ class _Recognition:
         files = {role: self._best(group[role]) for role in ("encoder", "joiner")}
         metadata = self._metadata(files["encoder"])
         kind = kind_of_transducer(metadata)
+        decoder = self._best(group["decoder"], plain=True)
+        if (
+            kind is None
+            and "model_type" not in metadata
+            and set(self._metadata(decoder)) >= _STATELESS
+        ):
+            kind = KINDS["transducer"]  # the oldest exports: the library reads only the decoder's
         if kind is None:
             raise unknown_type(files["encoder"], metadata)
-        files["decoder"] = self._best(group["decoder"], plain=not kind.name.startswith("nemo"))
+        nemo = kind.name.startswith("nemo")
+        files["decoder"] = self._best(group["decoder"]) if nemo else decoder
         model_type = metadata.get("model_type", "") if kind.streaming else kind.name
         files["tokens"] = self._tokens(files["encoder"])
         return self._made(directory, kind, files, metadata, model_type=model_type)

@@ -9,7 +9,6 @@ import ctypes
 import os
 import re
 import signal
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -42,11 +41,11 @@ def load_safely(
     check_tokens(layout)
     _load_in_child(layout, load, try_out)
     before = threads()
-    with _output_caught() as said:
+    with _output_caught():
         try:
             loaded = load()
         except Exception as error:
-            raise _invalid(layout, _reason(said, error)) from error
+            raise _invalid(layout, _in_a_line(error)) from error
     if (now := threads()) > before:
         raise ModelError(
             "model_invalid",
@@ -75,8 +74,7 @@ def _load_in_child(layout: Layout, load: Callable[[], _T], try_out: Callable[[_T
                     try_out(load())
                     status = 0
             except BaseException as error:  # noqa: BLE001 - a child must not go on as its parent
-                last = traceback.format_exception_only(error)[-1]
-                os.write(output, f"\n{last}".encode("utf-8", "replace"))
+                os.write(output, f"\n{_in_a_line(error)}".encode("utf-8", "replace"))
             finally:
                 os._exit(status)
         _, ended = os.waitpid(child, 0)
@@ -92,14 +90,14 @@ def _load_in_child(layout: Layout, load: Callable[[], _T], try_out: Callable[[_T
 
 
 @contextlib.contextmanager
-def _output_caught() -> Iterator[int]:
+def _output_caught() -> Iterator[None]:
     """Send what this process writes to its standard output and error into a file in memory."""
     with _memory_file() as output:
         kept = [os.dup(standard) for standard in (1, 2)]
         try:
             for standard in (1, 2):
                 os.dup2(output, standard)
-            yield output
+            yield
         finally:
             _libc.fflush(None)  # what C code has written and not sent off yet
             for standard, descriptor in zip((1, 2), kept, strict=True):
@@ -124,8 +122,8 @@ def _written(output: int) -> str:
     return next((line for line in reversed(lines) if line), "")
 
 
-def _reason(output: int, error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else _written(output)
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _name(layout: Layout) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from models.contract import ModelError, RecognitionOptions, Recognizer
-from models.sherpa.abilities import abilities_of
+from models.sherpa.abilities import abilities_of, known_language, language_to_tell
 from models.sherpa.decoding import Calls
 from models.sherpa.layout import Layout
 from models.sherpa.loading import load_safely
@@ -19,7 +19,7 @@ from models.sherpa.online import StreamDecoder
 from models.sherpa.recognizer import Decoder, SegmentRecognizer
 from models.sherpa.resampled import ResampledRecognizer
 from models.sherpa.segmenter import Segmenter
-from models.sherpa.vad import Detectors, Loudness, Silero
+from models.sherpa.vad import Detector, Detectors, Loudness, Silero
 
 _CHUNK_S = 0.25
 _STREAM_LONGEST_S = 60.0
@@ -50,7 +50,7 @@ class SherpaModel:
         self.abilities = abilities_of(layout)
         self._layout = layout
         self._form = str(options.get("form", "published"))
-        self._language = self._known(str(options.get("language", ""))) or ""
+        self._language = str(options.get("language", ""))
         with _provider(prepared=bool(options.get("prepared"))) as provider:
             made = load_safely(
                 layout, lambda: _make(layout, provider), try_out=lambda made: _try_out(layout, made)
@@ -63,9 +63,11 @@ class SherpaModel:
             self._detectors = Silero(self.sample_rate)
 
     def warm(self, pcm: list[bytes]) -> None:
-        """Decode the clips, each as one recording."""
+        """Decode the clips, each as one recording, whether there is speech in them or not."""
+        options = RecognitionOptions(words=self.abilities.words)
+        told = language_to_tell(self._layout, "", self._language)
         for clip in pcm:
-            recognizer = self.recognizer(RecognitionOptions(words=self.abilities.words))
+            recognizer = self._recognizer(options, told, _Always(self._detectors.detector()))
             for at in range(0, len(clip), self.chunk_bytes):
                 _run(recognizer.accept(clip[at : at + self.chunk_bytes]))
             _run(recognizer.finish())
@@ -75,26 +77,27 @@ class SherpaModel:
         """Make a recogniser. Raises `ModelError` for a grammar and for an unknown language."""
         if options.grammar is not None:
             raise ModelError("grammar_unsupported", "this model cannot be limited to phrases")
-        language = self._known(options.language)
-        if language is None:
+        language = options.language
+        if language and known_language(self._layout, language) is None:
             known = ", ".join(self.abilities.languages) or "no choice of languages"
             raise ModelError(
-                "language_unsupported",
-                f"unexpected language {options.language!r}: this model has {known}",
+                "language_unsupported", f"unexpected language {language!r}: this model has {known}"
             )
-        recognizer = self._recognizer(options, language or self._language)
+        told = language_to_tell(self._layout, language, self._language)
+        recognizer = self._recognizer(options, told, self._detectors.detector())
         if rate is None or rate == self.sample_rate:
             return recognizer
         return ResampledRecognizer(recognizer, rate, self.sample_rate)
 
-    def _recognizer(self, options: RecognitionOptions, language: str) -> SegmentRecognizer:
+    def _recognizer(
+        self, options: RecognitionOptions, language: str, detector: Detector
+    ) -> SegmentRecognizer:
         decoder: Decoder
         if self._layout.streaming:
             decoder, longest_s = StreamDecoder(self._calls, options, language), _STREAM_LONGEST_S
         else:
             decoder = WholeDecoder(self._calls, options, language)
             longest_s = self._layout.longest_s or _STREAM_LONGEST_S
-        detector = self._detectors.detector()
         segmenter = Segmenter(
             detector.probability,
             self.sample_rate,
@@ -121,19 +124,23 @@ class SherpaModel:
             "kind": self._layout.kind.name,
             "quantised": self._layout.quantised,
             "files": [file.name for file in self._layout.networks],
-            "language": self._language,
+            "language": language_to_tell(self._layout, "", self._language),
         }
         return {"engine": "onnx", "form": self._form, "details": details}
 
-    def _known(self, language: str) -> str | None:
-        """The model's own tag for a language: "zh" for "zh-CN"; None if it has none."""
-        if not language:
-            return ""
-        for wanted in (language.lower(), language.lower().split("-")[0]):
-            for tag in self.abilities.languages:
-                if tag.lower() == wanted:
-                    return tag
-        return None
+
+class _Always:
+    """Takes everything for speech. Implements `models.sherpa.vad.Detector`."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+
+    def probability(self, frame: bytes) -> float:
+        self._detector.probability(frame)
+        return 1.0
+
+    def reset(self) -> None:
+        self._detector.reset()
 
 
 def _make(layout: Layout, provider: str) -> Any:

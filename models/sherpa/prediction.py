@@ -16,8 +16,8 @@ from models.sherpa.layout import Layout
 
 _MB = 1_000_000
 
-_ENGINE = 40 * _MB
-"""Python, this package, FFmpeg's decoders, NumPy, sherpa-onnx and ONNX Runtime."""
+_ENGINE = 35 * _MB
+"""Python, this package, FFmpeg's decoders, sherpa-onnx and ONNX Runtime."""
 _WEIGHTS = {PLAIN: 1.05, INT8: 1.2}
 _HALF = 2.2
 """Half precision is converted: this processor multiplies single precision."""
@@ -41,8 +41,10 @@ _GROWTHS = {
 }
 _STREAMING_GROWTH = 30 * _MB
 _WHISPER_FRAMES, _WHISPER_STEPS = 1500, 448
-_WARM = 0.5
-"""Of a worker's growth, what decoding for warmth leaves in the fork server."""
+_LEAST_GROWTH = 20 * _MB
+"""Python's own, audio and features; smaller networks add nothing to it."""
+_WARM = 0.2
+"""Of a worker's growth, what warming up leaves in the fork server."""
 
 _GRAPH = 0.03
 """Of a prepared network: its nodes and the small weights, whose file is not mapped."""
@@ -105,7 +107,8 @@ def _growth(layout: Layout) -> int:
     if kind.name == "whisper":
         layers, width = (_number(layout, f"n_text_{what}", 2000) for what in ("layer", "state"))
         keys = 8 * layers * width  # and values, in single precision
-        return int(_WHISPER_FRAMES * (keys + 40 * width) + _WHISPER_STEPS * keys)
+        own = _WHISPER_FRAMES * (keys + 40 * width) + _WHISPER_STEPS * keys
+        return max(_LEAST_GROWTH, own)
     return _GROWTHS.get(kind.name, _GROWTH)
 
 

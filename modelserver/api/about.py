@@ -12,7 +12,7 @@ from modelserver.serving.served import ServedModel
 
 class AboutModel(msgspec.Struct, omit_defaults=True):
     """A served model. `name`: what to send as `model`; `languages`: those that it speaks, its own
-    `language` first; `abilities`: while it is loaded."""
+    `language` first; `abilities`: where they are known."""
 
     name: str
     language: str

@@ -39,7 +39,7 @@ async def convert(request: web.Request) -> web.StreamResponse:
             served,
             SpeechRequest(
                 words=asked.words or subtitles,
-                words_matter=asked.words,
+                words_asked_for=asked.words,
                 alternatives=asked.alternatives,
                 phrases=asked.phrases,
                 profile=asked.profile,

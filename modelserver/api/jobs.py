@@ -216,7 +216,7 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
     """Return the job's work: all that can be asked of the transcript later is recognised now."""
     speech = SpeechRequest(
         words=True,
-        words_matter=asked.words,
+        words_asked_for=asked.words,
         segments=True,
         alternatives=asked.alternatives,
         phrases=asked.phrases,

@@ -158,7 +158,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
         timed = verbose or wanted.form in SUBTITLES
         asked = SpeechRequest(
             words=timed,
-            words_matter=verbose and wanted.words,
+            words_asked_for=verbose and wanted.words,
             segments=timed,
             partials=wanted.stream,
             language=wanted.language,

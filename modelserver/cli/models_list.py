@@ -88,8 +88,9 @@ def _say_recommended(found: Overview, language: str) -> None:
     if best is None:
         click.echo(f"No model for {language} fits here.", err=True)
         return
-    click.echo(f"+ is recommended for {language}: {best.why}.")
     row = next(row for row in found.rows if row.recommended)
+    mark = "* is also" if row.chosen else "+ is"
+    click.echo(f"{mark} recommended for {language}: {best.why}.")
     if not row.installed:
         click.echo(f"To get it: modelserver models pull {best.name}")
     if row.missing is not None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 import models
-from models import availability
 from models.fetching import pull, pull_file
 from modelserver.cli.errors import must_be_ours, told
 from modelserver.cli.options import BACKGROUND, with_settings
@@ -70,7 +69,7 @@ def pull_model(
             click.echo(error.message, err=True)
             return
     click.echo(f"installed {directory.name}: {directory}")
-    if (how := _how_to_serve(directory.name)) is not None:
+    if (how := _how_to_serve(directory)) is not None:
         click.echo(how, err=True)
 
 
@@ -89,10 +88,9 @@ def _recommended(settings: Settings, text: str) -> str | None:
     return best.name
 
 
-def _how_to_serve(name: str) -> str | None:
+def _how_to_serve(directory: Path) -> str | None:
     """Return what has to be installed before the model can be served."""
-    entry = models.catalog_entry(name)
-    missing = availability.missing(entry.engine) if entry is not None else None
+    missing = models.engine_of(directory).missing()
     return missing and f"To serve it: {missing}"
 
 

@@ -50,7 +50,12 @@ _DISCARD_S = 60.0
 """How long a refused client may go on with its recording before its connection is closed."""
 _DISCARD_IDLE_S = 5.0
 """The same without an event in between."""
-_PUBLISHER = Attribution("alphacephei.com", "https://alphacephei.com/vosk/")
+_PUBLISHERS = {
+    "vosk": Attribution("alphacephei.com", "https://alphacephei.com/vosk/"),
+    "onnx": Attribution("k2-fsa", "https://github.com/k2-fsa/sherpa-onnx"),
+}
+_OURS = Attribution("modelserver", "")
+"""Of the program, and of models whose publisher is not known."""
 
 
 class WyomingClient:
@@ -143,7 +148,7 @@ class WyomingClient:
         models = [
             AsrModel(
                 name=served.label,
-                attribution=_PUBLISHER,
+                attribution=_PUBLISHERS.get(str(served.report().get("engine")), _OURS),
                 installed=True,
                 description=served.in_words(),
                 version=None,
@@ -153,9 +158,9 @@ class WyomingClient:
         ]
         program = AsrProgram(
             name="modelserver",
-            attribution=_PUBLISHER,
+            attribution=_OURS,
             installed=True,
-            description="Vosk models, served",
+            description="Speech recognition",
             version=__version__,
             models=models,
             supports_transcript_streaming=True,

@@ -1,13 +1,13 @@
 """Which models are installed, which could be fetched, what of it fits on this machine now, and
 which is recommended for a language."""
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 import models as model_package
-from models import availability
 from modelserver.serving.selection import (
     LEAST_GROWTH,
     Choice,
@@ -18,6 +18,9 @@ from modelserver.serving.selection import (
 )
 from modelserver.settings import Settings
 from supervisor import Headroom, TargetUnavailable, in_units
+
+_PROCESSORS = ("x86_64", "aarch64")
+"""For which packages of all engines are published."""
 
 
 class ModelRow(msgspec.Struct, frozen=True):
@@ -106,7 +109,7 @@ def _candidates(
                 entry.rates_for(language) if entry else (),
                 row.needs,
                 0 < row.needs <= headroom.most,
-                availability.obtainable(row.engine),
+                row.missing is None or platform.machine() in _PROCESSORS,
                 preferred=entry is not None and entry.recommended_for(language),
             )
         )
@@ -158,7 +161,7 @@ def _installed(settings: Settings, headroom: Headroom, served: Choice | None) ->
             chosen=chosen,
             problems=choice.problems,
             needs=choice.needs(worker_count(settings)),
-            **_facts(entry, location.language),
+            **_facts(entry) | _facts_of(choice, entry),
         )
 
 
@@ -178,26 +181,39 @@ def _known(entry: model_package.CatalogEntry, headroom: Headroom, workers: int) 
         entry.licence,
         installed=False,
         needs=needs(workers) if known else 0,
-        **_facts(entry, ""),
+        **_facts(entry),
     )
 
 
 def _needing(entry: model_package.CatalogEntry) -> str:
     """Say that the engine of a model is not installed, after a state."""
-    return f", needs {entry.engine}" if availability.missing(entry.engine) is not None else ""
+    there = model_package.engine_named(entry.engine).missing() is None
+    return "" if there else f", needs {entry.engine}"
 
 
-def _facts(entry: model_package.CatalogEntry | None, language: str) -> dict[str, Any]:
+def _facts(entry: model_package.CatalogEntry | None) -> dict[str, Any]:
     """Return what the catalogue says of a model, as fields of its row."""
     if entry is None:
-        return {"languages": (language,)}
+        return {}
     return {
         "languages": entry.tags,
         "engine": entry.engine,
-        "missing": availability.missing(entry.engine),
+        "missing": model_package.engine_named(entry.engine).missing(),
         "streaming": entry.streaming,
         "speed": entry.speed,
         "error_rates": entry.rates,
+    }
+
+
+def _facts_of(choice: Choice, entry: model_package.CatalogEntry | None) -> dict[str, Any]:
+    """Return what the files of an installed model say, as fields of its row."""
+    abilities = choice.form.abilities
+    languages = abilities.languages or (choice.location.language,)
+    return {
+        "languages": entry.tags if entry is not None else languages,
+        "engine": choice.engine,
+        "missing": model_package.engine_named(choice.engine).missing(),
+        "streaming": abilities.streaming,
     }
 
 

@@ -8,10 +8,10 @@ import structlog
 
 import models
 from modelserver.serving.learned import CrashInquiry, Lessons
-from modelserver.serving.load_specs import describe_choice, target_of
+from modelserver.serving.load_specs import describe_choice, find_model, target_of
 from modelserver.serving.requirements import RequirementMissing, RequirementSupply
 from modelserver.serving.rlimits import not_allowed
-from modelserver.serving.selection import Choice, choose_model, worker_count
+from modelserver.serving.selection import Choice, candidate, choose_model, worker_count
 from modelserver.settings import Settings
 from supervisor import Cause, DeathRecord, Headroom, Pool, Target, TargetUnavailable
 
@@ -53,10 +53,24 @@ class ModelLoading:
         self._lessons = Lessons()
         self._inquiry = CrashInquiry(self._lessons)
         self._chosen: Choice | None = None
+        self._seen: Choice | None = None
 
     def begin_again(self) -> None:
         """Forget what loads have taught: an operator has changed something."""
         self._lessons.begin_again()
+
+    @property
+    def abilities(self) -> models.Abilities | None:
+        """Abilities of the form that was chosen or would be; None while that is not known."""
+        chosen = self._chosen or self._seen
+        return None if chosen is None else chosen.form.abilities
+
+    async def look(self, settings: Settings) -> None:
+        """See which form would be best, of the first model that is there."""
+        try:
+            self._seen = await asyncio.to_thread(lambda: candidate(find_model(settings), settings))
+        except models.ModelError:
+            self._seen = None  # the first load says why
 
     def takes_phrases(self) -> bool:
         """Return whether a form of the model takes phrases; True while that is not known."""

@@ -28,7 +28,7 @@ from modelserver.speech.messages import (
     SpeechRequest,
     SpeechSegment,
 )
-from modelserver.speech.segments import in_order, main_language
+from modelserver.speech.segments import in_order, in_transcript, main_language
 from modelserver.speech.transcript import join_texts
 from supervisor import Admission, JobInput, Pool, Spool, SpoolFull, SpoolStore, Stream
 
@@ -279,14 +279,16 @@ class Recording:
         segments = in_order(self._segments) if apart else self._segments
         words = [word for segment in segments for word in segment.words]
         with_words = asked.words and (asked.segments or not apart)
+        language = main_language(
+            ((segment.language, segment.text) for segment in segments), decoded.language
+        )
+        segments = in_transcript(segments, language, decoded.language)
         shown = segments if with_words else [without_words(segment) for segment in segments]
         return Speech(
             text=join_texts(segment.text for segment in segments),
             duration_s=decoded.duration_s,
             model=decoded.model,
-            language=main_language(
-                ((segment.language, segment.text) for segment in segments), decoded.language
-            ),
+            language=language,
             words=sorted(words, key=lambda word: word.start) if asked.words else [],
             warnings=decoded.warnings,
             segments=shown if asked.segments or apart else [],

@@ -69,8 +69,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
 
     async def __aenter__(self) -> "ModelRegistry":
         for served in self._models.values():
-            if not served.on_demand:
-                await served.start()
+            await (served.look() if served.on_demand else served.start())
         self._idling = asyncio.create_task(self._unload_idle_ones())
         return self
 
@@ -176,8 +175,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         for label, served in self._models.items():
             if label in before:
                 served.change(settings_for(settings, label, wanted[label]), wanted[label])
-            if not served.on_demand:
-                await served.start()
+            await (served.look() if served.on_demand else served.start())
         # Those for phrases are loaded again when somebody asks for them.
         gone = [before[label] for label in before.keys() - wanted.keys()]
         gone += self._for_phrases.values()

@@ -25,6 +25,12 @@ from modelserver.settings.labels import DEFAULT_LABEL
 from modelserver.speech.languages import closest_language
 from supervisor import Cause, Guard, NotReady, Pool, PoolStatus, SpoolStore, Target
 
+_UNKNOWN = "und"
+"""Tag of a language that is not known (BCP 47)."""
+
+_MANY = 12
+"""Languages of a model that are counted, and not listed."""
+
 
 def _recognised_s(answer: dict[str, Any]) -> float:
     """Return the seconds of audio that were really there, as a header may say anything. Channels
@@ -103,15 +109,18 @@ class ServedModel:
 
     @property
     def abilities(self) -> models.Abilities | None:
-        """What it can do of what a request may ask; None while it is not loaded."""
+        """What it can do of what a request may ask; None while that is not known."""
         found = self.report().get("abilities")
-        return None if found is None else msgspec.convert(found, models.Abilities)
+        if found is None:
+            return self._loading.abilities
+        return msgspec.convert(found, models.Abilities)
 
     @property
     def languages(self) -> list[str]:
         """BCP 47 tags of the languages that it speaks, its own first."""
         several = self.abilities.languages if self.abilities is not None else ()
-        return list(dict.fromkeys((self.language, *several)))
+        own = self.language
+        return list(dict.fromkeys((() if several and own == _UNKNOWN else (own,)) + several))
 
     def speaks(self, language: str) -> bool:
         """Return whether it speaks the language, or one that differs in its region only."""
@@ -124,11 +133,17 @@ class ServedModel:
     def in_words(self) -> str:
         """Return a line for a list of models."""
         name = self.report().get("model") or self.settings.model[0]
-        return f"{self.label} ({name}, {' '.join(self.languages)})"
+        spoken = self.languages
+        several = f"{len(spoken)} languages"
+        return f"{self.label} ({name}, {' '.join(spoken) if len(spoken) < _MANY else several})"
 
     def report(self) -> dict[str, Any]:
         """Return how its model was loaded, in the model's words; empty while there is none."""
         return self.pool.report() if self.pool is not None else {}
+
+    async def look(self) -> None:
+        """Find out what it can do, before a request has it loaded. Reads the model's directory."""
+        await self._loading.look(self.settings)
 
     # --- its life -------------------------------------------------------------------------------
 

@@ -253,8 +253,8 @@ class OnnxEngineSettings(Section, frozen=True):
     voice_activity: Annotated[
         Literal["silero", "loudness"],
         _about(
-            "how speech is found for models that recognise whole utterances; silero: by a small "
-            "network; loudness: whatever is loud enough",
+            "what decides where somebody speaks: silero, a network that knows speech from other "
+            "sounds; loudness: whatever is loud is recognised",
             per_model=True,
         ),
     ] = "silero"

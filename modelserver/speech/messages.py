@@ -26,7 +26,7 @@ class SpeechRequest(msgspec.Struct, frozen=True):
     profile: str = ""
     """One of `models.PROFILES`; empty: the model's own."""
     language: str = ""
-    words_matter: bool = True
+    words_asked_for: bool = True
     """The client has asked for `words`: it is warned of what they lack."""
 
 
@@ -85,7 +85,7 @@ class SpeechAlternative(msgspec.Struct, frozen=True):
 class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was said in one go; times in seconds from the start of the audio. `alternatives`: all
     readings, best first, where they are asked for; `language`: the one that was detected, where it
-    is not the model's own."""
+    is not the transcript's, or, while there is no transcript, the model's own."""
 
     start: float
     end: float

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 import models
 from modelserver.speech.languages import primary_language
 from modelserver.speech.messages import SpeechAlternative, SpeechSegment, SpeechWord
@@ -76,6 +78,18 @@ def segment_of_words(words: list[SpeechWord], language: str | None = None) -> Sp
 def in_order(segments: Iterable[SpeechSegment]) -> list[SpeechSegment]:
     """Of time, and of channels."""
     return sorted(segments, key=lambda segment: (segment.start, segment.channel or 0))
+
+
+def in_transcript(
+    segments: Iterable[SpeechSegment], language: str, otherwise: str
+) -> list[SpeechSegment]:
+    """Return the segments, each with its language where that is not the transcript's `language`;
+    `otherwise`: the language of those that name none."""
+    return [
+        msgspec.structs.replace(segment, language=None if own == language else own)
+        for segment in segments
+        for own in [segment.language or otherwise]
+    ]
 
 
 def main_language(spoken: Iterable[tuple[str | None, str]], otherwise: str) -> str:

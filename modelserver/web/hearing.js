@@ -80,6 +80,7 @@ export class Utterance {
         break;
       case "final":
         this.finals.push(message.text);
+        this.language = message.language || this.language;
         this.told.partial(joined(this.finals));
         break;
       case "end":

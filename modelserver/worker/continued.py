@@ -9,8 +9,8 @@ from collections.abc import Generator
 import models
 from modelserver.worker.times import retimed, retimed_words
 
-_MOST_REST_BYTES = 160 * 1024
-"""Audio after an utterance that fits into a checkpoint, five seconds as a rule."""
+_MOST_REST_BYTES = 400 * 1024
+"""Audio after an utterance that fits into a checkpoint: twelve seconds at 16 kHz."""
 
 
 class ContinuedRecognizer:

@@ -33,7 +33,13 @@ from modelserver.speech.messages import (
     SpeechSegment,
     StreamRequest,
 )
-from modelserver.speech.segments import SegmentMaker, in_order, main_language, words_of
+from modelserver.speech.segments import (
+    SegmentMaker,
+    in_order,
+    in_transcript,
+    main_language,
+    words_of,
+)
 from modelserver.worker.abilities import not_as_asked
 from modelserver.worker.captions import CaptionStream
 from modelserver.worker.pieces import Cutter
@@ -125,7 +131,7 @@ class SpeechModel:
             "model": self._name,
             **self._model.report(),
             "language": self._language,
-            "abilities": msgspec.to_builtins(self._model.abilities),
+            "abilities": _unusual(self._model.abilities),
             "warmup": self._warmup,
             "allocator_in_use": allocator_in_use(),
         }
@@ -263,17 +269,17 @@ class SpeechModel:
         texts = [segment.text for segment in segments] if reader.numbers else [
             utterance.text for utterance, _ in by_channel
         ]  # fmt: skip
+        otherwise = self._language_asked(asked)
+        language = main_language(((said.language, said.text) for said, _ in by_channel), otherwise)
         spoken = (word for said, number in by_channel for word in words_of(said, number))
         return Speech(
             text=self._segments.text(texts),
             duration_s=round(reader.duration_s, 3),
             model=self._name,
-            language=main_language(
-                ((said.language, said.text) for said, _ in by_channel), self._language_asked(asked)
-            ),
+            language=language,
             words=sorted(spoken, key=lambda word: word.start) if asked.words else [],
             warnings=[*reader.warnings, *self._not_as_asked(asked)],
-            segments=segments,
+            segments=in_transcript(segments, language, otherwise),
             channels=max(1, len(reader.numbers)),
         )
 
@@ -283,7 +289,14 @@ class SpeechModel:
         return closest_language(asked.language, languages) or self._language
 
     def _not_as_asked(self, asked: SpeechRequest) -> list[str]:
-        return not_as_asked(self._model, asked, words=asked.words and asked.words_matter)
+        return not_as_asked(self._model, asked, words=asked.words and asked.words_asked_for)
+
+
+def _unusual(abilities: models.Abilities) -> dict[str, Any]:
+    """What is not as it is of most models: it is logged."""
+    usual = msgspec.to_builtins(models.Abilities())
+    found = msgspec.to_builtins(abilities)
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def _as_asked(asked: SpeechRequest) -> dict[str, Any]:

@@ -96,6 +96,10 @@ def test_a_language_pulls_the_recommended_model(home: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert f"{WHISPER} is recommended for ko: 22.3 % errors" in done.stderr
         assert f"installed {WHISPER}: {home / WHISPER}" in done.stdout
+        listed = command("list", "ko", home=home)
+        assert listed.stdout.splitlines()[1].startswith(f"* {WHISPER} ")
+        assert "* is also recommended for ko: 22.3 % errors" in listed.stdout
+        assert "To get it" not in listed.stdout
         again = command("pull", "Korean", "--models-urls", url, home=home)
     assert again.returncode == 0
     assert f"{WHISPER} is installed already" in again.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from misbehaving import Manners, web_server
+from onnx_models import make_model
 
 import models
 import models.fetching.install
@@ -106,7 +107,7 @@ async def test_files_that_broke_off_are_gone_on_with(home: Path) -> None:
     manners = Manners(hub(), break_at=250_000, breaks=1)
     manners.before[2] = lambda: setattr(manners, "status", 503)
     with web_server(manners) as url:
-        with pytest.raises(models.ModelError, match="250000 bytes of it are kept"):
+        with pytest.raises(models.ModelError, match="250000 bytes of it are stored"):
             await fetch(home, url + HUB)
         assert [path.lock.name for path in broken_downloads(home) if path.lock] == [f"{NAME}.lock"]
         manners.status = None
@@ -171,7 +172,7 @@ async def test_a_failure_names_each_server(home: Path) -> None:
         await fetch(home, "http://127.0.0.1:1", url, url + HUB)
     assert caught.value.code == "download_failed"
     lines = caught.value.message.splitlines()
-    assert lines[0] == f"{NAME} cannot be had:"
+    assert lines[0] == f"{NAME} cannot be downloaded:"
     assert "Connection refused" in lines[1]
     assert f"{url}/{NAME}.tar.bz2" in lines[2]
     assert "answered 404" in lines[2]
@@ -183,7 +184,7 @@ async def test_what_one_server_began_is_kept_while_others_are_asked(home: Path) 
     manners = Manners({f"{NAME}.tar.bz2": ARCHIVE}, break_at=150_000, breaks=1)
     manners.before[2] = lambda: setattr(manners, "status", 503)
     with web_server(manners) as url, web_server(Manners({})) as other:
-        with pytest.raises(models.ModelError, match="150000 bytes of it are kept") as caught:
+        with pytest.raises(models.ModelError, match="150000 bytes of it are stored") as caught:
             await fetch(home, url, other)
         assert caught.value.code == "download_broken"
         manners.status = None
@@ -229,3 +230,18 @@ def test_each_engine_has_its_publishers() -> None:
     assert vosk.archive == "https://alphacephei.com/vosk/models/vosk-model-yy-0.1.zip"
     (proxied,), _ = sources_of(NAME, ENTRY, ["https://proxy.example/{archive}?from={name}"])
     assert proxied.archive == f"https://proxy.example/{NAME}.tar.bz2?from={NAME}"
+
+
+async def test_a_model_for_sherpa_onnx_is_installed(home: Path, tmp_path: Path) -> None:
+    made = make_model("whisper", tmp_path / NAME)
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:bz2") as writer:
+        writer.add(made, NAME)
+    with web_server(Manners({f"{NAME}.tar.bz2": file.getvalue()})) as url:
+        directory = await fetch(home, url)
+    assert models.engine_of(directory).name == "onnx"
+    assert NAME in [location.name for location in models.installed_models(home)]
+    for network in directory.glob("*.onnx"):
+        network.rename(tmp_path / network.name)
+    with pytest.raises(models.ModelError, match=r"is there and is no model \(.*\(onnx\)\)"):
+        await fetch(home, url)

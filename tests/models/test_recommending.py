@@ -6,6 +6,8 @@ import models
 from models.catalog import ErrorRate
 from models.recommending import Candidate, recommend
 
+pytestmark = pytest.mark.quick
+
 
 def rate(percent: float, on: str = "a set", source: str = "a paper") -> ErrorRate:
     return ErrorRate("zh", percent, on, source)

@@ -161,6 +161,13 @@ def test_a_model_of_vosk_0_52_is_a_transducer(folder: str, tmp_path: Path) -> No
     assert layout.files["tokens"] == tmp_path / "lang" / "tokens.txt"
 
 
+def test_a_transducer_of_the_oldest_exports_is_known_by_its_decoder(tmp_path: Path) -> None:
+    written(tmp_path, three({}), ["tokens.txt"])
+    assert "does not say what it is" in reason(tmp_path)
+    write_network(tmp_path / "decoder.onnx", {"vocab_size": "500", "context_size": "2"})
+    assert recognise(tmp_path).kind.name == "transducer"
+
+
 def test_eight_bits_are_preferred_except_for_the_decoder_of_a_transducer(tmp_path: Path) -> None:
     form = "{}-epoch-99-avg-1"
     written(tmp_path, three(ZIPFORMER, f"{form}.onnx"))

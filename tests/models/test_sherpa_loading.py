@@ -13,17 +13,26 @@ from places import SUPPORT
 
 from models.sherpa.layout import recognise
 from models.sherpa.prediction import disk_bytes, predict
+from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
+from supervisor.settings import Allocator
 
 TEXT = "ab ba feed hh cage"
-ENGINE = 40_000_000
+ENGINE = 35_000_000
 """What the prediction counts for the process itself; these measurements begin after it."""
 
 
 def loaded(directory: Path, *arguments: str) -> dict[str, Any]:
     """What became of loading it; the process may write nothing else."""
     command = [sys.executable, SUPPORT / "load_onnx.py", directory, *arguments]
+    allocator = choose_allocator(Allocator.AUTO, find_jemalloc(), huge_pages=False)
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=100, stdin=subprocess.DEVNULL
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        stdin=subprocess.DEVNULL,
+        env=process_environment(os.environ, allocator.variables),
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

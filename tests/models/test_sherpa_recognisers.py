@@ -1,23 +1,28 @@
 """Recognisers over sherpa-onnx, with small models that recognise tones."""
 
+import array
 import ctypes
 import os
 import random
-import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from onnx_models import KINDS, LETTER_S, expected, floats, make_model, silence, tones
 
+from models.clips import decode_clip, noise, own_clips
 from models.contract import Abilities, ModelError, RecognitionOptions
-from models.sherpa.abilities import abilities_of
+from models.sherpa.abilities import abilities_of, language_to_tell
+from models.sherpa.decoding import Calls
 from models.sherpa.kinds import KINDS as ALL_KINDS
 from models.sherpa.layout import Layout, recognise
 from models.sherpa.messages import LibraryMessages
 from models.sherpa.model import load_sherpa
 from models.sherpa.vad import Silero
+from supervisor.child import sandbox
 
 LOUDNESS = {"voice_activity": "loudness"}
 STREAMING = [kind for kind in KINDS if kind.startswith("online")]
@@ -171,26 +176,44 @@ def test_warming_and_decoding_start_no_thread(model):
     assert len(os.listdir("/proc/self/task")) == before
 
 
-def test_forks_decode_without_opening_a_file(kind, model):
-    """As a worker does: no descriptor can be made any more."""
+def test_warming_decodes_what_is_no_speech(kind, tmp_path, monkeypatch):
+    model = load_sherpa(recognise(make_model(kind, tmp_path)), {})
+    assert fed(model.recognizer(RecognitionOptions()), tones("abc")) == []
+    texts = []
+    read = model._calls.result
+
+    def noted(*arguments, **options):
+        decoded = read(*arguments, **options)
+        texts.append(decoded.text)
+        return decoded
+
+    monkeypatch.setattr(model._calls, "result", noted)
+    model.warm([tones("abc")])
+    assert texts == [of(kind, "abc")]
+
+
+def test_forks_decode_in_the_sandbox_of_a_worker(kind, model):
+    model.warm([tones("abc")])
+    audio = {None: SPOKEN, 8000: tones("abcab", 8000)}
+    sandbox.try_sandbox()
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            made = [model.recognizer(RecognitionOptions(), rate) for rate in (None, 8000)]
-            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-            texts = [u.text for u in fed(made[0], SPOKEN)]
-            os.write(writer, " ".join(texts).encode())
+            signal.alarm(30)  # a forbidden call waits for the supervisor
+            sandbox.enter()
+            for rate, pcm in audio.items():
+                made = model.recognizer(RecognitionOptions(partials=True), rate)
+                os.write(writer, "|".join(u.text for u in fed(made, pcm)).encode() + b"\n")
             status = 0
         finally:
             os._exit(status)
     os.close(writer)
-    with os.fdopen(reader, "rb") as answer:
-        text = answer.read().decode()
+    with os.fdopen(reader) as answer:
+        lines = answer.read().splitlines()
     assert os.waitpid(pid, 0)[1] == 0
-    assert text == " ".join((of(kind, "abc ab"), of(kind, "dead gh")))
+    assert lines == [of(kind, "abc ab") + "|" + of(kind, "dead gh"), of(kind, "abcab")]
 
 
 def test_a_grammar_is_refused(model):
@@ -208,7 +231,7 @@ def test_an_unknown_language_is_refused(model):
 
 def test_the_report_says_how_it_was_loaded(kind, model):
     report = model.report()
-    assert (report["engine"], report["details"]["kind"]) == ("sherpa", kind)
+    assert (report["engine"], report["details"]["kind"]) == ("onnx", kind)
 
 
 def test_the_language_is_told_where_the_model_found_it(tmp_path):
@@ -216,6 +239,13 @@ def test_the_language_is_told_where_the_model_found_it(tmp_path):
         model = loaded(kind, tmp_path / kind)
         (utterance,) = fed(model.recognizer(RecognitionOptions()), tones("abc"))
         assert utterance.language == "ko"
+
+
+def test_a_model_that_cannot_be_told_goes_by_what_it_finds(tmp_path):
+    model = loaded("sense_voice", tmp_path, language="zh")
+    assert {"zh", "ko"} <= set(model.abilities.languages)
+    (utterance,) = fed(model.recognizer(RecognitionOptions(language="zh")), tones("abc"))
+    assert utterance.language == "ko"
 
 
 def test_a_request_chooses_among_whispers_languages(tmp_path):
@@ -243,9 +273,60 @@ def test_abilities_are_those_of_the_kind():
     assert abilities_of(whisper).languages == ("en", "ko")
     assert not abilities_of(whisper).words
     sense_voice = Layout(ALL_KINDS["sense_voice"], {}, languages=("zh",), detects_language=True)
-    assert abilities_of(sense_voice).languages == ()
+    assert abilities_of(sense_voice).languages == ("zh",)
     assert abilities_of(sense_voice).detects_language
     assert isinstance(abilities_of(sense_voice), Abilities)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("kind", "language", "default", "told"),
+    [
+        ("whisper", "", "", ""),
+        ("whisper", "", "ko-KR", "ko"),
+        ("whisper", "en-GB", "ko", "en"),
+        ("whisper", "", "xx", ""),
+        ("canary", "", "", "en"),
+        ("canary", "", "de", "de"),
+        ("canary", "fr-CA", "de", "fr"),
+        ("canary", "", "xx", "en"),
+        ("sense_voice", "ko", "zh", ""),
+        ("transducer", "", "en", ""),
+    ],
+)
+def test_a_model_is_told_the_language_that_it_has_to_be_told(kind, language, default, told):
+    languages = ALL_KINDS[kind].languages or (("ko", "en") if kind == "whisper" else ())
+    detects = kind in ("whisper", "sense_voice")
+    layout = Layout(ALL_KINDS[kind], {}, languages=languages, detects_language=detects)
+    assert language_to_tell(layout, language, default) == told
+
+
+@pytest.mark.quick
+def test_each_decode_is_in_the_language_of_its_request():
+    """Canary, whose languages the library takes in its configuration."""
+    told = []
+
+    class Library:
+        config = SimpleNamespace(model_config=SimpleNamespace(canary=SimpleNamespace()))
+
+        def __init__(self):
+            self.recognizer = self
+
+        def set_config(self, config):
+            told.append((config.model_config.canary.src_lang, config.model_config.canary.tgt_lang))
+
+        def create_stream(self):
+            return SimpleNamespace(
+                accept_waveform=lambda rate, samples: None, result=SimpleNamespace(text="hello")
+            )
+
+        def decode_stream(self, stream):
+            pass
+
+    calls = Calls(Layout(ALL_KINDS["canary"], {}), Library())
+    for language in ("de", "de", "fr", "en"):
+        assert calls.decode(bytes(3200), language, 0.0, words=False).text == "hello"
+    assert told == [("de", "de"), ("fr", "fr"), ("en", "en")]
 
 
 def test_the_text_is_the_librarys_own(kind, model):
@@ -272,6 +353,7 @@ def test_the_text_is_the_librarys_own(kind, model):
 WITH_LITTLE_MEMORY = """
 import os, sys, resource
 from pathlib import Path
+from types import SimpleNamespace
 from models.contract import ModelError
 from models.sherpa.layout import recognise
 from models.sherpa.model import load_sherpa
@@ -336,17 +418,49 @@ def test_messages_of_the_library_are_caught_and_nothing_else(capfd):
     assert capfd.readouterr().err == "before\nafter\n"
 
 
+def probabilities(pcm, rate):
+    network = Silero(rate)
+    detector, step = network.detector(), 2 * network.frame_samples
+    return [detector.probability(pcm[at : at + step]) for at in range(0, len(pcm) - step, step)]
+
+
 @pytest.mark.parametrize("rate", [8000, 16000])
 def test_silence_tones_and_noise_are_no_speech(rate):
     generator = random.Random(1)
-    noise = b"".join(
-        int(generator.gauss(0, 3000)).to_bytes(2, "little", signed=True) for _ in range(5 * rate)
-    )
-    network = Silero(rate)
-    for pcm in (silence(5.0, rate), tones("abc def" * 3, rate), noise):
-        detector = network.detector()
-        step = 2 * network.frame_samples
-        found = [
-            detector.probability(pcm[at : at + step]) for at in range(0, len(pcm) - step, step)
-        ]
-        assert max(found) < 0.35
+    walk, brown = 0.0, array.array("h")
+    for _ in range(5 * rate):
+        walk = 0.99 * walk + generator.gauss(0, 400)
+        brown.append(round(walk))
+    for pcm in (
+        silence(5.0, rate),
+        tones("abc def" * 3, rate),
+        noise(5.0, rate),
+        noise(5.0, rate, 15000),
+        brown.tobytes(),
+    ):
+        assert max(probabilities(pcm, rate)) < 0.5
+
+
+@pytest.mark.parametrize("rate", [8000, 16000])
+@pytest.mark.parametrize("level", [0, 1500])
+def test_speech_is_speech_in_noise_as_well(rate, level):
+    speech = array.array("h", decode_clip(own_clips("en")[0], rate))
+    disturbance = array.array("h", noise(len(speech) / rate, rate, max(1, level)))
+    mixed = (max(-32768, min(32767, a + b)) for a, b in zip(speech, disturbance, strict=True))
+    found = probabilities(array.array("h", mixed).tobytes(), rate)
+    assert sum(one >= 0.5 for one in found) > 0.6 * len(found)
+
+
+def test_streams_do_not_share_what_a_detector_remembers():
+    pcm = decode_clip(own_clips("en")[0], 16000)[:64000]
+    network = Silero(16000)
+    alone, beside, other = network.detector(), network.detector(), network.detector()
+    frames = [pcm[at : at + 1024] for at in range(0, len(pcm) - 1024, 1024)]
+    expected = [alone.probability(frame) for frame in frames]
+    found = []
+    for frame in frames:
+        other.probability(bytes(1024))
+        found.append(beside.probability(frame))
+    assert found == expected
+    alone.reset()
+    assert [alone.probability(frame) for frame in frames] == expected

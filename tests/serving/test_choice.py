@@ -144,9 +144,12 @@ def test_the_catalogue_is_sound() -> None:
     assert len(set(names)) == len(names) > 30
     assert names[:2] == ["vosk-model-small-cn-0.22", "vosk-model-cn-0.22"]
     for entry in models.catalog():
-        assert entry.download_bytes > 20e6
-        assert entry.memory_bytes > entry.download_bytes
+        if entry.engine == "vosk" or entry.download_bytes:  # of some, nobody published a size
+            assert entry.download_bytes > 20e6
+            assert entry.memory_bytes > entry.download_bytes
         assert entry.md5 == "" or len(bytes.fromhex(entry.md5)) == 16
         assert entry.sha256 == "" or len(bytes.fromhex(entry.sha256)) == 32
         assert entry.size == 0 or entry.md5
-        assert models.language_of(entry.name) != "und"
+        assert entry.tags
+        if entry.engine == "vosk":  # others may have several, and say which
+            assert models.language_of(entry.name) != "und"

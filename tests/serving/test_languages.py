@@ -1,19 +1,22 @@
 """Models that speak several languages: found by each of them."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from onnx_models import make_model
 
 import models
 from modelserver.api.about import about_model
+from modelserver.serving.loading import ModelLoading
 from modelserver.serving.registry import ModelRegistry, UnknownModel
 from modelserver.serving.served import ServedModel
 from modelserver.settings import Settings
 from modelserver.speech.languages import closest_language
 from modelserver.speech.messages import SpeechSegment
-from modelserver.speech.segments import main_language
+from modelserver.speech.segments import in_transcript, main_language
 from modelserver.speech.subtitles import spread_words, srt
 
 pytestmark = pytest.mark.quick
@@ -53,6 +56,26 @@ def test_the_list_of_models_says_what_each_can_do(registry: ModelRegistry) -> No
     assert (several.languages, several.abilities) == (["zh", "yue", "en"], ABILITIES)
 
 
+async def test_what_an_unloaded_model_can_do_is_read_from_its_directory(tmp_path: Path) -> None:
+    nothing: Any = None
+    loading = ModelLoading(nothing, nothing, nothing, phrases=False)
+    await loading.look(Settings(models_dir=tmp_path, model=("sherpa-onnx-small",)))
+    assert loading.abilities is None
+    make_model("whisper", tmp_path / "sherpa-onnx-small")
+    await loading.look(Settings(models_dir=tmp_path, model=("sherpa-onnx-small",)))
+    assert loading.abilities is not None
+    assert {"en", "ko", "zh"} <= set(loading.abilities.languages)
+    assert not loading.abilities.words
+
+
+def test_many_languages_are_counted_and_an_unknown_one_is_none_of_them() -> None:
+    tags = tuple(f"x{letter}" for letter in "abcdefghijkl")
+    several = served("many", "und", models.Abilities(languages=tags))
+    assert several.languages == list(tags)
+    assert several.in_words() == "many (many, 12 languages)"
+    assert served("odd", "und", models.Abilities()).languages == ["und"]
+
+
 def test_a_language_is_the_closest_of_a_model() -> None:
     assert closest_language("zh-TW", ("zh-CN", "zh-TW")) == "zh-TW"
     assert closest_language("zh_HK", ("en", "zh-CN", "zh-TW")) == "zh-CN"
@@ -64,6 +87,12 @@ def test_the_language_of_a_text_is_that_of_most_of_it() -> None:
     assert main_language([("en", "hello"), (None, "안녕하세요 여러분")], "ko") == "ko"
     assert main_language([("en", "hello you there"), ("ko", "안녕하세요")], "ko") == "en"
     assert main_language([("en", "")], "ko") == main_language([], "ko") == "ko"
+
+
+def test_segments_name_a_language_that_is_not_the_transcripts() -> None:
+    segments = [SpeechSegment(0, 1, "a", language="en"), SpeechSegment(1, 2, "b")]
+    assert [one.language for one in in_transcript(segments, "en", "zh")] == [None, "zh"]
+    assert [one.language for one in in_transcript(segments, "zh", "zh")] == ["en", None]
 
 
 def test_subtitles_without_times_of_words_are_spread_over_each_segment() -> None:

@@ -42,7 +42,10 @@ def test_a_download_does_not_block_the_server(
     with (
         web_server(Manners({f"{CHINESE}.zip": b"x" * 43_898_754})) as url,
         start_server(
-            tmp_path, MODELSERVER_MODELS_URL=url, MODELSERVER_MODELS_DIR=str(home), **small_settings
+            tmp_path,
+            MODELSERVER_MODELS_URLS=url,
+            MODELSERVER_MODELS_DIR=str(home),
+            **small_settings,
         ) as server,
     ):
         server.wait_ready()

@@ -370,7 +370,7 @@ def test_what_kubernetes_says_of_a_service_is_no_setting(variables: dict[str, st
         {"MODELSERVER_ADMIN_TOKENN": "TOPSECRET"},
         {"MODELSERVER_ADMIN_KEY": "TOPSECRET"},
         {"MODELSERVER_ADMIN_TOKN": "TOPSECRET"},
-        {"MODELSERVER_MODELS_URL": "https://user:TOPSECRET@mirror.example/models"},
+        {"MODELSERVER_MODELS_URLS": "https://user:TOPSECRET@mirror.example/models"},
         {"MODELSERVER_ASSISTANT_URL": "https://TOPSECRET@llm.example/v1?api-key=TOPSECRET"},
         {"MODELSERVER_ASSISTANT_URL": "ftp://user:TOPSECRET@llm.example/v1"},
     ],

@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from dying_worker import answers_after_a_death, fed, finals, pieces
 from late_model import RATE, gap, load, word
 from places import SUPPORT
 from pools import eventually
 from wavs import wav_file
 
-import models
 from modelserver.audio.formats import RawFormat
 from modelserver.serving.recordings import Recording
 from modelserver.speech.messages import (
@@ -25,7 +25,7 @@ from modelserver.speech.messages import (
     StreamRequest,
 )
 from modelserver.worker.text_steps import TextSteps
-from supervisor import JobError, Pool, PoolSettings, SpoolStore, StreamAnswer, StreamSession, Target
+from supervisor import JobError, Pool, PoolSettings, SpoolStore, Target
 
 SPEECH = b"".join(
     [gap(0.4), word(1), gap(), word(2), gap(0.7), word(3), gap(0.35), word(9), gap(0.9), word(4)]
@@ -35,71 +35,33 @@ RAW = RawFormat("s16le", RATE)
 CAPTIONS = msgspec.to_builtins(CaptionRequest(raw=RAW))
 VOSK = msgspec.to_builtins(StreamRequest(RATE, words=False))
 
-Input = bytes | str
-
-
-def pieces(pcm: bytes, seconds: float) -> list[Input]:
-    size = 2 * int(seconds * RATE)
-    return [*(pcm[at : at + size] for at in range(0, len(pcm), size)), EOF]
-
-
-def fed(session: StreamSession, data: Input, *, quiet: bool) -> StreamAnswer:
-    return models.run_steps(session.feed(data, quiet=quiet))
-
-
-def answers_after_a_death(
-    request: dict[str, Any], inputs: list[Input], dies_after: int
-) -> list[Any]:
-    """What the caller gets where the worker dies after so many inputs, as `supervisor` replays."""
-    model, said = load(), []
-    first, checkpoint, before, kept = model.open(request, 0.0, None), None, 0.0, 0
-    units: list[float] = []
-    for number, data in enumerate(inputs[:dies_after]):
-        answer = fed(first, data, quiet=False)
-        said += answer.values
-        units.append(answer.units)
-        if answer.checkpoint is not None:
-            checkpoint = answer.checkpoint
-        if answer.at_checkpoint:
-            before, kept = sum(units), number + 1
-    second = load().open(request, before, checkpoint)
-    for number, data in enumerate(inputs[kept:], kept):
-        answer = fed(second, data, quiet=number < dies_after)
-        if number >= dies_after or answer.at_checkpoint:
-            said += answer.values
-    return said
-
-
-def finals(said: list[Any]) -> list[Any]:
-    return [one for one in said if one.get("kind") == "final"]
-
 
 @pytest.mark.parametrize("seconds", [0.1, 0.25, 0.9, 3.0])
 def test_captions_are_the_same_wherever_the_worker_dies(seconds: float) -> None:
-    inputs = pieces(SPEECH, seconds)
-    alone = finals(answers_after_a_death(CAPTIONS, inputs, 0))
+    inputs = pieces(SPEECH, seconds, RATE)
+    alone = finals(answers_after_a_death(load(), CAPTIONS, inputs, 0))
     assert [one["text"] for one in alone] == SAID
     assert [one["segment"] for one in alone] == [0, 1, 2, 3]
     assert [(one["start"], one["end"]) for one in alone][1:3] == [(1.6, 1.8), (2.15, 2.35)]
     for dies_after in range(len(inputs)):
-        assert finals(answers_after_a_death(CAPTIONS, inputs, dies_after)) == alone
+        assert finals(answers_after_a_death(load(), CAPTIONS, inputs, dies_after)) == alone
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.25, 0.9])
 def test_the_vosk_protocol_answers_the_same_wherever_the_worker_dies(seconds: float) -> None:
-    inputs = pieces(SPEECH, seconds)
-    alone = answers_after_a_death(VOSK, inputs, 0)
+    inputs = pieces(SPEECH, seconds, RATE)
+    alone = answers_after_a_death(load(), VOSK, inputs, 0)
     assert len(alone) == len(inputs)
     assert " ".join(one[len('{\n  "text" : "') : -3] for one in alone if '"text"' in one) == (
         " ".join(SAID)
     )
     for dies_after in range(len(inputs)):
-        assert answers_after_a_death(VOSK, inputs, dies_after) == alone
+        assert answers_after_a_death(load(), VOSK, inputs, dies_after) == alone
 
 
 def test_several_utterances_of_one_input_are_several_captions_and_then_a_partial_one() -> None:
     session = load().open(CAPTIONS, 0.0, None)
-    said = fed(session, SPEECH + gap(0.2), quiet=False).values
+    said = fed(session, SPEECH + gap(0.2)).values
     assert [(one["kind"], one["text"]) for one in said] == [
         *(("final", text) for text in SAID[:3]),
         ("partial", "w4"),
@@ -110,9 +72,9 @@ def test_several_utterances_of_one_input_are_several_captions_and_then_a_partial
 
 def test_several_utterances_of_one_input_are_one_answer_of_the_vosk_protocol() -> None:
     session = load().open(VOSK, 0.0, None)
-    assert fed(session, SPEECH, quiet=False).values == ['{\n  "text" : "w1 w2. w3. w9."\n}']
-    assert fed(session, RESET, quiet=False).values == ['{\n  "text" : "w4."\n}']
-    assert fed(session, RESET, quiet=False).values == ['{"text": ""}']
+    assert fed(session, SPEECH).values == ['{\n  "text" : "w1 w2. w3. w9."\n}']
+    assert fed(session, RESET).values == ['{\n  "text" : "w4."\n}']
+    assert fed(session, RESET).values == ['{"text": ""}']
 
 
 # --- on real workers ------------------------------------------------------------------------------
@@ -132,7 +94,7 @@ async def test_a_stream_loses_nothing_when_its_worker_is_killed(pool: Pool) -> N
     said: list[Any] = []
     with pool.stream() as stream:
         stream.begin(CAPTIONS)
-        for data in pieces(SPEECH, 0.1):
+        for data in pieces(SPEECH, 0.1, RATE):
             await stream.send(data, 0.1)
             await eventually(lambda: stream._answered == stream._last)
             new = await stream.receive() if stream._answers else []
