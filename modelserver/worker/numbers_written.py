@@ -9,10 +9,12 @@ import re
 from collections.abc import Callable
 
 from modelserver.extras import how_to_install
+from modelserver.worker.numbers_chinese import chinese
+from modelserver.worker.numbers_english import english
 from modelserver.worker.numbers_korean import korean
 from modelserver.worker.text_steps import TextStep
 
-_BY_RULES = ("en", "de", "fr", "es", "pt", "it", "nl")
+_BY_RULES = ("de", "fr", "es", "pt", "it", "nl")
 """The package text2num."""
 
 _DIGIT = "零〇一二两三四五六七八九"
@@ -49,7 +51,9 @@ def numbers_written(language: str) -> TextStep | None:
     primary = language.replace("_", "-").split("-")[0].lower()
     try:
         if primary in ("zh", "cn", "cmn"):
-            return _chinese()
+            return chinese()
+        if primary == "en":
+            return english()
         if primary == "ja":
             return _japanese()
         if primary == "ko":
