@@ -30,20 +30,28 @@ _ORDINALS = dict(
         strict=True,
     )
 )
+_YEARS = ("seventeen", "eighteen", "nineteen")
 _ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 _CENTURIES = {word: n for n, word in enumerate(_TEENS, 10) if n > 10} | {"twenty": 20}
+_LONGEST = 24
+"""Words of a whole number; longer ones are none."""
 _MONTHS = (
     "january|february|march|april|may|june|july|august|september|october|november|december"
 ).split("|")
-_LONGEST = 24
-"""Words of a numeral with units; longer ones are none."""
+_ONE = f"(?:{'|'.join(_ONES[1:])})"
+_BELOW_HUNDRED = f"(?:(?:{'|'.join(_TENS)}) (?:{_ONE} )?|(?:{'|'.join(_TEENS)}) |{_ONE} )"
+_BELOW_THOUSAND = f"(?:(?:{_ONE} hundred (?:and )?)?{_BELOW_HUNDRED}|{_ONE} hundred )"
+_WHOLE = re.compile(
+    "".join(f"(?:{_BELOW_THOUSAND}{scale} )?" for scale in (*reversed(_LARGE), "thousand"))
+    + f"(?:(?:and )?{_BELOW_THOUSAND})?|{_BELOW_HUNDRED}hundred (?:(?:and )?{_BELOW_HUNDRED})?|zero "
+)
+"""A well-formed whole number, with a space after each word. text2num accepts more."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _SAYINGS = re.compile(
-    r"\b(?:forty winks|eleventh hour|twenty[ -]four seven|seven eleven|nine eleven|fifty fifty|"
-    r"ten to one|nineteen to the dozen|a thousand and one|ten commandments|twelve apostles|"
-    r"sixty four thousand dollar question|hang ten|ten four|catch[ -]twenty[ -]two|"
-    r"umpteenth|(?:a )?hundred and ten percent|twelfth night|top ten|tenth muse)\b"
+    r"\b(?:forty winks|eleventh hour|ten to one|nineteen to the dozen|a thousand and one|"
+    r"ten commandments|twelve apostles|sixty[ -]four thousand dollar question|hang ten|"
+    r"catch[ -]twenty[ -]two|a hundred and ten percent|twelfth night|top ten)\b"
 )
 _AFTER_NONE = re.compile(
     r"[ -](?:and (?:a|one|three|two) (?:half|quarters?|thirds?)|(?:and a )?half|quarters?|halves|odd|something|"
@@ -119,7 +127,11 @@ class _English:
             if saying is None or saying.start() >= number.end:
                 self._read(lower, number, [word.said for word in words])
             numbers.append(number)
-        return replaced(text, joined(numbers, lambda one, other: _link(lower, one, other)))
+        chosen = joined(numbers, lambda one, other: _link(lower, one, other))
+        for number in chosen:
+            if text[number.start : number.end].isupper():
+                number.written = (number.written or "").upper()
+        return replaced(text, chosen)
 
     def _read(self, text: str, number: Number, said: list[str]) -> None:
         """What a run of number words is, by itself and by its surroundings."""
@@ -127,7 +139,7 @@ class _English:
         if any(c.isdigit() for c in before[-2:] + after[:2]):
             return
         if said[0] in _SCALES:
-            if not before.endswith("a ") or before[-3:-2].isalpha() or len(said) == 1:
+            if not before.endswith("a ") or before[-3:-2].isalpha() or before.endswith("half a ") or len(said) == 1:
                 return
             number.start -= 2
             said = ["one", *said]
@@ -149,7 +161,7 @@ class _English:
         elif len(said) > 1 and (digits := _digit_by_digit(said)) is not None:
             if len(digits) < 3 or _is_counting(digits):
                 return
-            clock = len(said) == 3 and said[1] == "oh" and previous not in _BEFORE_CODE
+            clock = len(said) == 3 and said[0] in _ONES and said[1] == "oh" and previous not in _BEFORE_CODE
             if not clock:  # three oh five is 305, or five past three
                 number.write(digits, certain=True)
         elif (value := self._value(said)) is not None:
@@ -168,6 +180,8 @@ class _English:
             in_month = _last_word(before[: before.rindex(previous)]) in _BEFORE_MAY
         if value is None or (len(said) > 1 and said[-1] == "second" and not (of_month or in_month)):
             return  # a twenty second delay
+        if (of_month or in_month) and value > 31:
+            return
         if of_month and previous in ("a", "one", "every", "each") and value < 10:
             return
         ending = "th" if value % 100 in (11, 12, 13) else _ENDINGS.get(value % 10, "th")
@@ -209,8 +223,8 @@ class _English:
         if len(said) == 3 and said[1] == "oh" and said[2] in _ONES[1:]:
             half, certain = f"0{_DIGITS[said[2]]}", said[0] == "nineteen"
         elif (value := self._value(said[1:])) is not None and 10 <= value <= 99:
-            # Twenty is also a number by itself, and people count eighteen, nineteen, twenty.
-            half, certain = str(value), said[0] != "twenty" and value > 20
+            # Others are also two numbers, such as a price or eighteen, nineteen, twenty.
+            half, certain = str(value), said[0] in _YEARS and value > 20 and previous != "at"
         else:
             return None
         asked = previous in _BEFORE_YEAR or previous in _ORDINALS
@@ -218,12 +232,9 @@ class _English:
 
     def _value(self, said: list[str]) -> int | None:
         """Of a cardinal number, or None."""
-        if not 0 < len(said) <= _LONGEST or any(word in ("oh", "nought") for word in said):
+        if not said or len(said) > _LONGEST or not _WHOLE.fullmatch(" ".join([*said, ""])):
             return None
-        try:
-            return self.value_of(" ".join(said))
-        except ValueError:
-            return None
+        return self.value_of(" ".join(said))
 
 
 def _runs(text: str) -> Iterator[list[_Word]]:
@@ -315,6 +326,8 @@ def _link(text: str, left: Number, right: Number) -> Link:
         return Link.TOGETHER
     if between == " and " and re.search(r"\bbetween $", text[max(0, left.start - 8) : left.start]):
         return Link.TOGETHER
+    if between == " and " and (left.written is None or right.written is None):
+        return Link.UNCLEAR
     if _RANGE.fullmatch(between):
         return _range(between, left, right, text, after)
     return Link.NOTHING
