@@ -25,9 +25,9 @@ _LONGEST = 24
 """Characters of a numeral with units; longer ones are none."""
 _D = "[一二三四五六七八九]"
 _T = "[一二两三四五六七八九]"
-_BELOW_MAN = f"(?:{_T}千)?零?(?:{_T}百)?零?(?:{_D}?十)?零?"
-_MAN = f"(?:{_BELOW_MAN}{_T}?万)?"
-_WHOLE = re.compile(f"(?:{_MAN}{_BELOW_MAN}{_T}?亿)?零?{_MAN}零?{_BELOW_MAN}{_D}?")
+_TENS = f"(?:{_T}千)?(?:零?{_T}百)?(?:零?{_D}?十)?"
+_MAN = f"(?:{_TENS}(?:零?{_T})?万)?"
+_WHOLE = re.compile(f"(?:{_MAN}零?{_TENS}(?:零?{_T})?亿)?零?{_MAN}零?{_TENS}(?:零?{_D})?")
 _SCALES = re.compile(f"([{_DIGITS}]+)(万亿|百万|千万|万|亿)")
 
 _WORDS = re.compile(
@@ -76,7 +76,9 @@ _NEXT = {
     "岁": "个?月",
 }
 """A unit, and what follows the number after it if both are one quantity."""
-_UNIT_BETWEEN = re.compile(f"({'|'.join(sorted(_NEXT, key=len, reverse=True))}){_DAYPART}(?:零|又)?")
+_UNIT_BETWEEN = re.compile(
+    f"({'|'.join(sorted(_NEXT, key=len, reverse=True))}){_DAYPART}(?:零|又)?"
+)
 _MONEY_END = re.compile("[的了吧吗呢啊，。！？,.!? ]|一[斤个公张]|钱|$")
 _OPERATOR = re.compile("加上?|减去?|乘以?|除以|等于|比")
 _RANGE = re.compile(f"(?P<unit>{_UNIT})?(?:到|至)(?:第)?")
@@ -126,7 +128,11 @@ class _Chinese:
             hours += 1
         if start == end:
             return None
-        if text[start] == "零" and end - start == 2 and text[start - 1 : start] in tuple("岁月天块元时"):
+        if (
+            text[start] == "零"
+            and end - start == 2
+            and text[start - 1 : start] in tuple("岁月天块元时")
+        ):
             start += 1  # 二十岁零三个月
         before, after = text[max(0, start - 4) : start], text[end : end + 4]
         number = Number(start, end)
@@ -138,9 +144,15 @@ class _Chinese:
         if before.endswith("分之") and not percent:
             return number
         outside = text[start - 1 : start] + text[end : end + 1]
-        if any(c.isdigit() or c in "几.%" for c in outside) or before.endswith(("数", "好几")) and text[start] in "十百千万亿":
+        if (
+            any(c.isdigit() or c in "几.%" for c in outside)
+            or before.endswith(("数", "好几"))
+            and text[start] in "十百千万亿"
+        ):
             return number
-        if re.match("点(?:钟)?半|刻", after) or (before.endswith(("月", "初")) and not self._day(before, after)):
+        if re.match("点(?:钟)?半|刻", after) or (
+            before.endswith(("月", "初")) and not self._day(before, after)
+        ):
             return number
         if hours and "点" in text[start:end]:
             return number  # 八点九点
@@ -180,12 +192,18 @@ class _Chinese:
                 return
             if len(said) == 2:
                 year = after.startswith("年") and not after.startswith("年级")
-                number.certain = year and (said[0] == "零" or said not in _ASCENDING) and said != "三五"
+                number.certain = (
+                    year and (said[0] == "零" or said not in _ASCENDING) and said != "三五"
+                )
                 if not number.certain:
                     number.written = None
                 return
             counting = len(said) < 6 and said in _ASCENDING
-            doubled = len(said) == 4 and said[0] == said[1] != said[2] == said[3] and not after.startswith("年")
+            doubled = (
+                len(said) == 4
+                and said[0] == said[1] != said[2] == said[3]
+                and not after.startswith("年")
+            )
             number.certain = not (counting or doubled)
             if not number.certain:
                 number.written = None
@@ -198,7 +216,9 @@ class _Chinese:
         if said == "十一" and not before.endswith("第") and not re.match(_UNIT, after):
             number.leave()
 
-    def _point(self, number: Number, first: str, whole: int, rest: str, before: str, after: str) -> None:
+    def _point(
+        self, number: Number, first: str, whole: int, rest: str, before: str, after: str
+    ) -> None:
         """What has 点 inside: a decimal or a time of day."""
         vague = first == "一" and before[-1:] in tuple("有早晚快慢大小多少差好便这那")
         digits = all(c in _DIGITS for c in rest)
@@ -208,11 +228,20 @@ class _Chinese:
         if digits:
             clock = whole <= 24 and (
                 (len(rest) == 2 and rest[0] == "零" and after.startswith("分"))
-                or (len(rest) == 2 and rest[0] == "零" and re.search("[上下中]午|早上|晚上|凌晨|清晨|夜里|傍晚", before))
+                or (
+                    len(rest) == 2
+                    and rest[0] == "零"
+                    and re.search("[上下中]午|早上|晚上|凌晨|清晨|夜里|傍晚", before)
+                )
             )
             if clock:
                 number.written = f"{whole}点{rest.translate(_FIGURES)}"
-            elif len(rest) == 1 and whole <= 24 and after.startswith("分") and not after.startswith(("分之", "分贝")):
+            elif (
+                len(rest) == 1
+                and whole <= 24
+                and after.startswith("分")
+                and not after.startswith(("分之", "分贝"))
+            ):
                 return  # 三点五分 is 3.5 points, or five past three
             elif first == "一" and not _AFTER_DECIMAL.match(after):
                 return
@@ -233,9 +262,17 @@ class _Chinese:
             return 2
         if len(said) == 1 and said in _DIGITS:
             return _DIGITS.index(said)
-        if said[0] == "零" or said[-1] == "零" or not _WHOLE.fullmatch(said) or re.search(f"亿{_D}$", said):
+        if (
+            said[0] == "零"
+            or said[-1] == "零"
+            or not _WHOLE.fullmatch(said)
+            or re.search(f"亿{_D}$", said)
+        ):
             return None
-        return self._value(said)
+        try:
+            return self._value(said)
+        except ValueError:
+            return None
 
 
 def _in_characters_of(said: str, written: str) -> str:
@@ -254,14 +291,24 @@ def _link(text: str, left: Number, right: Number) -> Link:
         said = unit[1]
         if said == "月":
             right_is_day = after[:1] in ("日", "号")
-            return Link.CERTAIN if right_is_day else Link.TOGETHER if right.written is None else Link.NOTHING
+            return (
+                Link.CERTAIN
+                if right_is_day
+                else Link.TOGETHER
+                if right.written is None
+                else Link.NOTHING
+            )
         if re.match(_NEXT[said], after):
             return Link.NOTHING if said in ("日", "号") and right.written is None else Link.TOGETHER
         if said in ("块", "毛") and right.end - right.start == 1 and _MONEY_END.match(after):
             return Link.TOGETHER
         if said == "米" and text[left.start : left.end] == "一" and right.end - right.start < 3:
             pair = text[right.start : right.end]
-            if all(c in _DIGITS for c in pair) and pair[0] in "四五六七八九" and not re.match(f"几|{_UNIT}", after):
+            if (
+                all(c in _DIGITS for c in pair)
+                and pair[0] in "四五六七八九"
+                and not re.match(f"几|{_UNIT}", after)
+            ):
                 right.written = pair.translate(_FIGURES)
                 return Link.CERTAIN
         return Link.NOTHING

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from modelserver.worker.numbers_joined import Link, Number, joined, replaced
 from modelserver.worker.text_steps import TextStep
 
-_ONES = "zero one two three four five six seven eight nine".split()
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_ONES = _words("zero one two three four five six seven eight nine")
 _DIGITS = {word: str(n) for n, word in enumerate(_ONES)} | {"oh": "0", "nought": "0"}
 _TEENS = (
-    "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+    _words("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen")
 )
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_TENS = _words("twenty thirty forty fifty sixty seventy eighty ninety")
 _LARGE = ("million", "billion", "trillion")
 _SCALES = ("hundred", "thousand", *_LARGE)
 _REPEATED = {"double": 2, "triple": 3, "treble": 3}
@@ -25,7 +29,7 @@ _ORDINALS = dict(
     zip(
         "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
         " thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"
-        " thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth".split(),
+        _words(" thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth"),
         [*_ONES[1:], *_TEENS, *_TENS],
         strict=True,
     )
@@ -35,9 +39,9 @@ _ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 _CENTURIES = {word: n for n, word in enumerate(_TEENS, 10) if n > 10} | {"twenty": 20}
 _LONGEST = 24
 """Words of a whole number; longer ones are none."""
-_MONTHS = (
-    "january|february|march|april|may|june|july|august|september|october|november|december"
-).split("|")
+_MONTHS = _words(
+    "january february march april may june july august september october november december"
+)
 _ONE = f"(?:{'|'.join(_ONES[1:])})"
 _BELOW_HUNDRED = f"(?:(?:{'|'.join(_TENS)}) (?:{_ONE} )?|(?:{'|'.join(_TEENS)}) |{_ONE} )"
 _BELOW_THOUSAND = f"(?:(?:{_ONE} hundred (?:and )?)?{_BELOW_HUNDRED}|{_ONE} hundred )"
@@ -69,13 +73,13 @@ _PERCENT = re.compile(r" per ?cent\b(?! ?age)")
 _HALF_DAY = re.compile(r" (?:([ap]\.? ?m\b)(?! i\b)|in the (?:morning|afternoon|evening)|at night)")
 _BEFORE_HOUR = ("at", "by", "until", "till", "from", "to", "around", "about", "before", "after")
 _BEFORE_YEAR = (
-    "in since by until till before after during from of year summer spring winter autumn fall late early".split()
+    _words("in since by until till before after during from of year summer spring winter autumn fall late early")
     + _MONTHS
 )
-_BEFORE_CODE = (
+_BEFORE_CODE = _words(
     "room flight highway route number code section page area extension apartment suite gate unit"
     " bus line channel error model form interstate studio"
-).split()
+)
 _BEFORE_MAY = ("on", "of", "by", "until", "since", "before", "after", "from", "in", "this", "next", "last")
 
 _UNIT = (
