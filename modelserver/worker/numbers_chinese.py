@@ -144,10 +144,8 @@ class _Chinese:
         if before.endswith("分之") and not percent:
             return number
         outside = text[start - 1 : start] + text[end : end + 1]
-        if (
-            any(c.isdigit() or c in "几.%" for c in outside)
-            or before.endswith(("数", "好几"))
-            and text[start] in "十百千万亿"
+        if any(c.isdigit() or c in "几.%" for c in outside) or (
+            before.endswith(("数", "好几")) and text[start] in "十百千万亿"
         ):
             return number
         if re.match("点(?:钟)?半|刻", after) or (

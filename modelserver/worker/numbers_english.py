@@ -5,11 +5,13 @@ in print, unless they belong to a number that is written in figures.
 """
 
 import re
+import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from modelserver.worker.numbers_joined import Link, Number, joined, replaced
 from modelserver.worker.text_steps import TextStep
+
 
 def _words(text: str) -> list[str]:
     return text.split()
@@ -17,9 +19,7 @@ def _words(text: str) -> list[str]:
 
 _ONES = _words("zero one two three four five six seven eight nine")
 _DIGITS = {word: str(n) for n, word in enumerate(_ONES)} | {"oh": "0", "nought": "0"}
-_TEENS = (
-    _words("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen")
-)
+_TEENS = _words("ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen")
 _TENS = _words("twenty thirty forty fifty sixty seventy eighty ninety")
 _LARGE = ("million", "billion", "trillion")
 _SCALES = ("hundred", "thousand", *_LARGE)
@@ -27,9 +27,11 @@ _REPEATED = {"double": 2, "triple": 3, "treble": 3}
 _CARDINALS = {*_DIGITS, *_TEENS, *_TENS, *_SCALES}
 _ORDINALS = dict(
     zip(
-        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
-        " thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth"
-        _words(" thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth"),
+        _words(
+            "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
+            " thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth"
+            " twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth"
+        ),
         [*_ONES[1:], *_TEENS, *_TENS],
         strict=True,
     )
@@ -47,10 +49,12 @@ _BELOW_HUNDRED = f"(?:(?:{'|'.join(_TENS)}) (?:{_ONE} )?|(?:{'|'.join(_TEENS)}) 
 _BELOW_THOUSAND = f"(?:(?:{_ONE} hundred (?:and )?)?{_BELOW_HUNDRED}|{_ONE} hundred )"
 _WHOLE = re.compile(
     "".join(f"(?:{_BELOW_THOUSAND}{scale} )?" for scale in (*reversed(_LARGE), "thousand"))
-    + f"(?:(?:and )?{_BELOW_THOUSAND})?|{_BELOW_HUNDRED}hundred (?:(?:and )?{_BELOW_HUNDRED})?|zero "
+    + f"(?:(?:and )?{_BELOW_THOUSAND})?"
+    + f"|{_BELOW_HUNDRED}hundred (?:(?:and )?{_BELOW_HUNDRED})?|zero "
 )
 """A well-formed whole number, with a space after each word. text2num accepts more."""
 
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _SAYINGS = re.compile(
     r"\b(?:forty winks|eleventh hour|ten to one|nineteen to the dozen|a thousand and one|"
@@ -58,29 +62,29 @@ _SAYINGS = re.compile(
     r"catch[ -]twenty[ -]two|a hundred and ten percent|twelfth night|top ten)\b"
 )
 _AFTER_NONE = re.compile(
-    r"[ -](?:and (?:a|one|three|two) (?:half|quarters?|thirds?)|(?:and a )?half|quarters?|halves|odd|something|"
-    r"somethings|ish|score|dozen|thirds|fourths|fifths|sixths|sevenths|eighths|ninths|tenths|"
+    r"[ -](?:and (?:a|one|two|three) (?:half|quarters?|thirds?)|half|halves|quarters?|odd|ish|"
+    r"somethings?|score|dozen|thirds|fourths|fifths|sixths|sevenths|eighths|ninths|tenths|"
     r"twentieths|hundredths?|thousandths?|millionths?|hundreds|thousands|millions|billions|"
-    r"twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|past|after|"
-    r"of one and half)\b"
+    r"twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|past)\b"
 )
 """What makes the number before it a part of something that stays in words."""
 _BEFORE_NONE = re.compile(
-    r"(?:\b(?:half|quarter|minutes|five|ten|twenty|twenty five) past |\bquarter (?:to|till|of|after) |"
-    r"\b(?:hundredth|thousandth) )$"
+    r"\b(?:(?:half|quarter|minutes|five|ten|twenty) past|quarter (?:to|till|of|after)) $"
 )
+_HUNDRED = re.compile(r"(?<!half )(?<![^\W_])a $")
 _PERCENT = re.compile(r" per ?cent\b(?! ?age)")
 _HALF_DAY = re.compile(r" (?:([ap]\.? ?m\b)(?! i\b)|in the (?:morning|afternoon|evening)|at night)")
-_BEFORE_HOUR = ("at", "by", "until", "till", "from", "to", "around", "about", "before", "after")
+_BEFORE_HOUR = _words("at by until till from to around about before after")
 _BEFORE_YEAR = (
-    _words("in since by until till before after during from of year summer spring winter autumn fall late early")
+    _words("in since by until till before after during from of year late early")
+    + _words("spring summer autumn fall winter")
     + _MONTHS
 )
 _BEFORE_CODE = _words(
     "room flight highway route number code section page area extension apartment suite gate unit"
     " bus line channel error model form interstate studio"
 )
-_BEFORE_MAY = ("on", "of", "by", "until", "since", "before", "after", "from", "in", "this", "next", "last")
+_BEFORE_MAY = _words("on of by until since before after from in this next last")
 
 _UNIT = (
     r"dollars?|euros?|pounds?|hours?|minutes?|days?|weeks?|months?|years?|feet|foot|met(?:er|re)s?|"
@@ -118,9 +122,7 @@ class _English:
 
     def written(self, text: str) -> str:
         """The text with its numbers as people write them."""
-        lower = text.lower()
-        if len(lower) != len(text):
-            return text  # letters such as İ, which no English numeral has
+        lower = text.translate(_LOWER)  # as long as the text
         numbers = list[Number]()
         sayings = _SAYINGS.finditer(lower)
         saying = next(sayings, None)
@@ -139,12 +141,15 @@ class _English:
 
     def _read(self, text: str, number: Number, said: list[str]) -> None:
         """What a run of number words is, by itself and by its surroundings."""
-        before, after = text[max(0, number.start - 32) : number.start], text[number.end :][:32]
+        before, after = (
+            text[max(0, number.start - 32) : number.start],
+            text[number.end : number.end + 32],
+        )
         if any(c.isdigit() for c in before[-2:] + after[:2]):
             return
         if said[0] in _SCALES:
-            if not before.endswith("a ") or before[-3:-2].isalpha() or before.endswith("half a ") or len(said) == 1:
-                return
+            if len(said) == 1 or not _HUNDRED.search(before):
+                return  # several hundred, half a million
             number.start -= 2
             said = ["one", *said]
         self._parse(number, said, before, after)
@@ -165,8 +170,8 @@ class _English:
         elif len(said) > 1 and (digits := _digit_by_digit(said)) is not None:
             if len(digits) < 3 or _is_counting(digits):
                 return
-            clock = len(said) == 3 and said[0] in _ONES and said[1] == "oh" and previous not in _BEFORE_CODE
-            if not clock:  # three oh five is 305, or five past three
+            clock = len(said) == 3 and said[0] in _ONES and said[1] == "oh"
+            if not clock or previous in _BEFORE_CODE:  # three oh five is 305, or five past three
                 number.write(digits, certain=True)
         elif (value := self._value(said)) is not None:
             count = self._value(said[:-1]) if said[-1] in _LARGE else None
@@ -209,7 +214,7 @@ class _English:
                 number.write(f"{written} {scale}", certain=True)
 
     def _time(self, said: list[str], *, exact: bool) -> str | None:
-        """A time of the day. `exact`: a.m. or p.m. follows, so that an hour alone is a time, too."""
+        """A time of the day. `exact`: a.m. or p.m. follows, and an hour alone is a time, too."""
         hour = self._value(said[:1])
         if hour is None or not 1 <= hour <= 12:
             return None
@@ -323,12 +328,12 @@ def _link(text: str, left: Number, right: Number) -> Link:
     between, after = text[left.end : right.start], text[right.end : right.end + 32]
     if (unit := _UNIT_BETWEEN.fullmatch(between)) is not None:
         smaller = _SMALLER.match(after) or (not unit[1] and _NO_UNIT.match(after))
-        return Link.TOGETHER if smaller and not text[left.end :].startswith(" second") else Link.NOTHING
+        return Link.TOGETHER if smaller else Link.NOTHING
     if _OPERATOR.fullmatch(between):
         return Link.TOGETHER
     if between == " in " and text[left.start : left.end] == "one" and not _UNIT_AFTER.match(after):
         return Link.TOGETHER
-    if between == " and " and re.search(r"\bbetween $", text[max(0, left.start - 8) : left.start]):
+    if between == " and " and text.endswith("between ", 0, left.start):
         return Link.TOGETHER
     if between == " and " and (left.written is None or right.written is None):
         return Link.UNCLEAR
@@ -346,12 +351,12 @@ def _range(between: str, left: Number, right: Number, text: str, after: str) -> 
         return Link.TOGETHER
     if not (low.isdigit() and high.isdigit()):
         return Link.TOGETHER
-    scaled = any(text[:right.end].endswith(scale) for scale in _SCALES)
+    scaled = text.endswith(_SCALES, 0, right.end)
     if scaled and int(low) < 100 <= int(high):
         return Link.UNCLEAR  # two to three hundred
     if between == " or " and int(low) < 10:
         return Link.UNCLEAR  # nine or ten
     clock = int(low) in (5, 10, 20, 25) and 0 < int(high) <= 12
-    if between == " to " and clock and not re.search(r"\b(?:from|between) $", text[max(0, left.start - 8) : left.start]):
+    if between == " to " and clock and not text.endswith(("from ", "between "), 0, left.start):
         return Link.UNCLEAR  # ten to eleven
     return Link.TOGETHER

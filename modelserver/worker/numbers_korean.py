@@ -47,7 +47,7 @@ _SOME = frozenset({"몇", "수", "여러"})
 """Words that make an approximate number of the unit behind them."""
 _ENDING = re.compile(f"(?P<number>{_NUMERAL}+)(?P<rest>{_PARTICLES})")
 """A numeral with a particle: 이십오를, 팔구공입니다."""
-_MOST_TOKENS = 40
+_MOST_TOKENS = 24
 """More than any number has, and few enough to try each."""
 _HOURS = ("한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉", "열", "열한", "열두")
 _MINUTES = f"(?:[{_DIGITS}]? ?십 ?)?[{_DIGITS}]|[{_DIGITS}]? ?십"
@@ -79,6 +79,9 @@ class _Korean:
         """The text with its numbers as people write them."""
         text = _MONTH.sub(self._month, _CLOCK.sub(self._clock, text))
         text = _ORDINAL.sub(self._ordinal, text)
+        return "\n".join(self._line(line) for line in text.split("\n"))
+
+    def _line(self, text: str) -> str:
         tokens, written = text.split(" "), list[str]()
         at = 0
         while at < len(tokens):
@@ -95,9 +98,10 @@ class _Korean:
         end = at
         # 이 by itself is "this", or a particle of the word before: where it is two, it begins a
         # word.
-        most = min(len(tokens), at + _MOST_TOKENS)
-        while end < most and _is_numeral(tokens[end]) and tokens[at] != "이":
+        while end < len(tokens) and _is_numeral(tokens[end]) and tokens[at] != "이":
             end += 1
+        if end - at > _MOST_TOKENS:
+            return end - at, " ".join(tokens[at:end])
         for last in range(end, at - 1, -1):
             numerals = "".join(tokens[at:last])
             if last < len(tokens):
@@ -131,9 +135,9 @@ class _Korean:
     def _is_other(tokens: list[str], last: int, numerals: str, counted: re.Match[str]) -> bool:
         """Whether what looks like a counter means something else there."""
         counter = counted["counter"]
-        if counter == "대" or counter + counted["rest"] == "분의":
-            if _begins_with_numeral(tokens, last + 1):
-                return True  # a score, a fraction
+        between = counter == "대" or counter + counted["rest"] == "분의"
+        if between and _begins_with_numeral(tokens, last + 1):
+            return True  # a score, a fraction
         ten = numerals + counted["number"] == "십"
         return ten and (counter in _NOT_AFTER_TEN or tokens[last].startswith("십분"))
 
