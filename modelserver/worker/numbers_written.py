@@ -51,7 +51,7 @@ def numbers_written(language: str) -> TextStep | None:
     primary = language.replace("_", "-").split("-")[0].lower()
     try:
         if primary in ("zh", "cn", "cmn"):
-            return chinese()
+            return chinese
         if primary == "en":
             return english()
         if primary == "ja":
@@ -65,12 +65,6 @@ def numbers_written(language: str) -> TextStep | None:
     except ImportError as error:
         raise ImportError(f"it needs the extra: {how_to_install('numbers')}") from error
     return None
-
-
-def _chinese() -> TextStep:
-    from cn2an import cn2an
-
-    return _by_numerals(_CHINESE, lambda numerals: cn2an(numerals, "smart"))
 
 
 def _japanese() -> TextStep:
