@@ -94,7 +94,7 @@ format: $(VENV)/.test
 
 $(VENV)/.serve: pyproject.toml scripts/system-packages
 	scripts/system-packages serve
-	scripts/virtual-environment "$(PYTHON)" $(VENV) ko
+	scripts/virtual-environment "$(PYTHON)" $(VENV) ko,onnx
 	touch $@
 
 $(VENV)/.test: pyproject.toml tools/pyproject.toml scripts/system-packages

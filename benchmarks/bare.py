@@ -87,8 +87,8 @@ def anonymous(pid: int) -> int:
 def _decode(model: models.Model, pcm: bytes) -> None:
     recognizer = model.recognizer(models.RecognitionOptions())
     for at in range(0, len(pcm), model.chunk_bytes):
-        recognizer.accept(pcm[at : at + model.chunk_bytes])
-    recognizer.finish()
+        models.run_steps(recognizer.accept(pcm[at : at + model.chunk_bytes]))
+    models.run_steps(recognizer.finish())
     recognizer.close()
 
 
@@ -118,11 +118,11 @@ def main(mode: str, processes: int, directory: str, count: int) -> None:
         made = dict(prepared.made)
     started = time.monotonic()
     variant = os.environ.get(SIMD_VARIABLE)
-    model = models.load_model(location.directory, made, simd=variant)
+    model = models.engine_named("vosk").load(location, {"made": made, "simd": variant})
     load_s = time.monotonic() - started
     if variant is not None:
-        model.check_simd(models.warm_up_clips("ko", model.sample_rate))
-        assert "not_packed" not in model.report(), model.report()
+        model.warm(models.warm_up_clips("ko", model.sample_rate))
+        assert "not_packed" not in model.report()["details"], model.report()
     print(
         json.dumps({"load_s": load_s, "anonymous": anonymous(os.getpid()), **model.report()}),
         flush=True,

@@ -332,7 +332,7 @@ def threads(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestant]
         variables = {"VOSK_SERVER_INTERFACE": "127.0.0.1", "VOSK_SERVER_PORT": str(port)}
     else:
         program, variables = ["-c", _THREADS, str(port), str(_model())], {}
-    with _started(program, port, enter, **variables) as pid:
+    with started(program, port, enter, **variables) as pid:
         url = f"ws://127.0.0.1:{port}/"
         yield Contestant(threads_name(), over_vosk(url), pid, url)
 
@@ -362,14 +362,15 @@ def _model_server(
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(program)
     variables = {"PORT": str(port), "MODEL": str(_model()), "WORKERS": str(workers)}
-    with _started([str(file)], port, enter, **variables) as pid:
+    with started([str(file)], port, enter, **variables) as pid:
         found = Contestant(name, over(f"http://127.0.0.1:{port}{path}"), pid)
         until(lambda: found.able() >= workers, 60, f"{name} has loaded")
         yield found
 
 
 @contextlib.contextmanager
-def _started(arguments: list[str], port: int, enter: Enter, **variables: str) -> Iterator[int]:
+def started(arguments: list[str], port: int, enter: Enter, **variables: str) -> Iterator[int]:
+    """A Python program that listens on `port` once it is ready; its pid. It is gone at the end."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         env=os.environ | variables,

@@ -55,7 +55,7 @@ def main() -> None:
     audio_s = single["new"][0]["audio_s"]
     print(
         f"{arguments.count} utterances, {audio_s:.0f} s of audio, {arguments.rounds} rounds, "
-        f"{os.cpu_count()} CPUs, BLAS kernel {warm['prepared'].get('blas_kernel')}\n"
+        f"{os.cpu_count()} CPUs, BLAS kernel {warm['prepared']['details'].get('blas_kernel')}\n"
     )
     print(
         table(
@@ -121,7 +121,7 @@ def _preparing() -> str:
     original = sum(f.stat().st_size for f in Path(location.directory).rglob("*") if f.is_file())
     return (
         f"Preparing took {manifest.seconds:.0f} s and {manifest.peak_bytes / MB:.0f} MB at the "
-        f"peak: {manifest.states:,} states, {manifest.arcs:,} arcs, "
+        f"peak: {manifest.counts['states']:,} states, {manifest.counts['arcs']:,} arcs, "
         f"{prepared.bytes_on_disk / MB:.0f} MB beside the original's {original / MB:.0f} MB."
     )
 

@@ -1,17 +1,17 @@
 """Models: the catalogue, finding one, predicting its memory, and the engine that turns PCM into
 text.
 
-Other packages use the names below, and the modules `fetching` and `processor`. Until an engine says
-for itself how its models are chosen and loaded, `modelserver` also uses modules of `models.vosk`.
-The engine itself is loaded by `load_model`: nothing heavy is imported where no model is loaded.
+Other packages use the names below, and the modules `fetching`, `leftovers` and `processor`. What
+stands in an engine's package is reached through its `Engine` only. The engine itself is loaded by
+`Engine.load`: nothing heavy is imported where no model is loaded.
 """
 
-from models.catalog import CatalogEntry, catalog, catalog_entry
+from models.catalog import CatalogEntry, ErrorRate, catalog, catalog_entry, language_tag
 from models.contract import (
     DEFAULT_PROFILE,
     PROFILES,
+    Abilities,
     Alternative,
-    LiveRecognizer,
     Model,
     ModelError,
     ModelLocation,
@@ -21,36 +21,70 @@ from models.contract import (
     Utterance,
     Word,
 )
-from models.engines import load_model, predict
-from models.language import language_of
+from models.engine import (
+    Engine,
+    EngineSettings,
+    Finding,
+    Form,
+    Improvement,
+    PreparationNeeds,
+    Prepared,
+    PreparedStore,
+    Preparing,
+    Progress,
+    Requirement,
+)
+from models.engines import engine_named, engine_of, installed_engines
+from models.language import language_of, same_language
 from models.location import find_model, installed_models
 from models.prediction import Part, Prediction, measured
+from models.recommending import Candidate, Recommendation, recommend
+from models.steps import run_steps
 
 __all__ = [
     "DEFAULT_PROFILE",
     "PROFILES",
+    "Abilities",
     "Alternative",
+    "Candidate",
     "CatalogEntry",
-    "LiveRecognizer",
+    "Engine",
+    "EngineSettings",
+    "ErrorRate",
+    "Finding",
+    "Form",
+    "Improvement",
     "Model",
     "ModelError",
     "ModelLocation",
     "Part",
     "Partial",
     "Prediction",
+    "PreparationNeeds",
+    "Prepared",
+    "PreparedStore",
+    "Preparing",
+    "Progress",
     "RecognitionOptions",
     "Recognizer",
+    "Recommendation",
+    "Requirement",
     "Utterance",
     "Word",
     "catalog",
     "catalog_entry",
+    "engine_named",
+    "engine_of",
     "find_model",
+    "installed_engines",
     "installed_models",
     "language_of",
-    "load_model",
+    "language_tag",
     "measured",
     "noise",
-    "predict",
+    "recommend",
+    "run_steps",
+    "same_language",
     "warm_up_clips",
 ]
 

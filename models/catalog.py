@@ -8,33 +8,99 @@ from typing import Literal
 
 import msgspec
 
+from models.language import language_of, same_language
+
 CATALOG = Path(__file__).parent / "catalog.toml"
 
-_UNPACKED = {"small": 3.0, "big": 1.6}
-"""Times the download: the Korean small model and the big Chinese one."""
+_UNPACKED = {"small": 3.0, "big": 1.6, "": 1.3}
+"""Times the download: the Korean small model and the big Chinese one; Whisper base, with int8
+weights."""
 _MEMORY_SMALL, _MEMORY_BIG = 2.0, 1.1
 """Times what is unpacked: a small model composes its graph in memory, a big one copies its own."""
+_MEMORY_ONNX, _ONNX_RUNTIME = 1.2, 60_000_000
+"""Times the files that are loaded, and bytes of everything else. Measured, after a decode: Whisper
+base 220 MB from 133, a network of SenseVoice's shape with int8 weights 89 MB from 53."""
+_GROWTH = {"vosk": 32 << 20, "onnx": 60_000_000}
+"""Bytes that a worker needs to grow by, where it was not measured."""
+
+VOSK_LIST = "https://alphacephei.com/vosk/models"
+
+
+class ErrorRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A published error rate: words (Chinese, Japanese and Korean: characters) wrong in 100.
+
+    `on`: the set of recordings. `source`: an address. Only rates of one source on one set compare.
+    """
+
+    language: str
+    rate: float
+    on: str
+    source: str
 
 
 class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model of the publisher's. Sizes in bytes; 0, "" or None: not known."""
+    """One model that can be downloaded. Sizes in bytes; 0, "" or None: not known.
+
+    `type`: of a Vosk model. `languages`: BCP 47 tags, where its name does not say. `about`: size of
+    the download, published rounded. `loaded`: size of the files of it that are read into memory.
+    `speed`: seconds of one processor for a second of speech. `files` and `repository`: for servers
+    that have it file by file. `recommended`: languages that it is the first choice for among
+    models that no published figures compare.
+    """
 
     name: str
     language: str
-    type: Literal["small", "big"]
+    type: Literal["small", "big", ""] = ""
+    engine: Literal["vosk", "onnx"] = "vosk"
+    languages: tuple[str, ...] = ()
     size: int = 0
     about: int = 0
     unpacked: int = 0
+    loaded: int = 0
     memory: int = 0
+    growth: int = 0
     sha256: str = ""
     md5: str = ""
     licence: str = ""
+    streaming: bool = True
     error_rate: float | None = None
     error_rate_on: str = ""
+    error_rate_source: str = VOSK_LIST
+    error_rates: tuple[ErrorRate, ...] = ()
+    speed: float = 0.0
+    speed_source: str = ""
+    repository: str = ""
+    files: tuple[str, ...] = ()
+    recommended: tuple[str, ...] = ()
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Languages that it recognises, as BCP 47 tags."""
+        return self.languages or (language_of(self.name),)
+
+    def speaks(self, language: str) -> bool:
+        """Return whether it recognises the language with this BCP 47 tag."""
+        return any(same_language(tag, language) for tag in self.tags)
+
+    def recommended_for(self, language: str) -> bool:
+        """Return whether it is a first choice for the language with this BCP 47 tag."""
+        return any(same_language(tag, language) for tag in self.recommended)
+
+    def rates_for(self, language: str) -> tuple[ErrorRate, ...]:
+        """Return what is published of it for the language with this BCP 47 tag."""
+        return tuple(rate for rate in self.rates if same_language(rate.language, language))
+
+    @property
+    def rates(self) -> tuple[ErrorRate, ...]:
+        """All published error rates, the one that is shown first."""
+        if self.error_rate is None:
+            return self.error_rates
+        own = ErrorRate(self.tags[0], self.error_rate, self.error_rate_on, self.error_rate_source)
+        return (own, *self.error_rates)
 
     @property
     def download_bytes(self) -> int:
-        """Exact where `size` is known, else about."""
+        """Exact where `size` is known, else about; 0 if neither is known."""
         return self.size or self.about
 
     @property
@@ -44,9 +110,19 @@ class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def memory_bytes(self) -> int:
-        """Of a fork server that serves it unprepared; estimated where it was not measured."""
-        factor = _MEMORY_SMALL if self.type == "small" else _MEMORY_BIG
-        return self.memory or int(self.unpacked_bytes * factor)
+        """Of a fork server that serves it unprepared; estimated where it was not measured, 0 where
+        no size is known."""
+        loaded = self.loaded or self.unpacked_bytes
+        if self.memory or not loaded:
+            return self.memory
+        if self.engine == "onnx":
+            return int(loaded * _MEMORY_ONNX) + _ONNX_RUNTIME
+        return int(loaded * (_MEMORY_SMALL if self.type == "small" else _MEMORY_BIG))
+
+    @property
+    def growth_bytes(self) -> int:
+        """Of each worker, after minutes of speech; an estimate where it was not measured."""
+        return self.growth or _GROWTH[self.engine]
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -73,6 +149,19 @@ def catalog() -> tuple[CatalogEntry, ...]:
     """All of it, in the order of the file."""
     document = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
     return tuple(msgspec.convert(document, _File).model)
+
+
+def language_tag(text: str) -> str | None:
+    """Return the BCP 47 tag of a language that a model of the catalogue recognises, from a tag or
+    from the language's English name; None if there is no such model."""
+    for entry in catalog():
+        if entry.speaks(text):
+            return text.lower()
+    wanted = text.lower()
+    for entry in catalog():
+        if len(entry.tags) == 1 and wanted == entry.language.lower().split(" ")[0]:
+            return entry.tags[0].partition("-")[0]
+    return None
 
 
 def catalog_entry(name: str) -> CatalogEntry | None:

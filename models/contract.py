@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 PROFILES = ("fast", "balanced", "accurate")
 """Names of search widths, from the narrowest; the second one is the model as published."""
@@ -21,6 +21,35 @@ class ModelLocation:
 
 
 @dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a model can do of what a request may ask. Nothing else tells engines apart."""
+
+    streaming: bool = True
+    """Results come while somebody speaks; False: the model hears whole stretches of speech, and
+    partial results are decoded again and again."""
+    words: bool = True
+    """Words have times."""
+    confidences: bool = True
+    """Words have confidences."""
+    alternatives: bool = True
+    """It gives other readings of an utterance."""
+    phrases: Literal["only", "rather", "no"] = "no"
+    """Phrases that a request names: nothing else is recognised, they are preferred, or neither."""
+    languages: tuple[str, ...] = ()
+    """BCP 47 tags of all that it recognises, which a request may choose from; empty: it has one
+    language. A model that cannot be told goes by what it detects."""
+    detects_language: bool = False
+    """It finds out which of `languages` is spoken, and says so."""
+    written: bool = False
+    """Its texts have case, punctuation and digits as people write them: text steps for numbers and
+    the spacing of engine words do not apply."""
+    profiles: tuple[str, ...] = (DEFAULT_PROFILE,)
+    """Those of `PROFILES` that make a difference."""
+    longest_s: float | None = None
+    """Seconds of audio that it decodes at once; None: any length. Recognisers cut at pauses."""
+
+
+@dataclass(frozen=True, slots=True)
 class RecognitionOptions:
     """What one request asks of a recogniser; every field is set for every request."""
 
@@ -28,12 +57,17 @@ class RecognitionOptions:
     """Give words with times and confidences."""
     alternatives: int = 0
     """Give up to this many readings of each utterance, best first; 0: the best only."""
+    partials: bool = False
+    """`Recognizer.partial` will be called: an engine that decodes whole utterances decodes the one
+    at hand from time to time."""
     partial_words: bool = False
     """Give the words of partial results too."""
     grammar: tuple[str, ...] | None = None
     """Recognise only these phrases."""
     profile: str = ""
     """Search width (`PROFILES`); empty: as the model was published."""
+    language: str = ""
+    """One of `Abilities.languages`; empty: as the model finds it, or its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +97,11 @@ class Utterance:
     text: str
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+    start_s: float | None = None
+    """Seconds from the start of the request's audio, as `end_s`; None: those of its words."""
+    end_s: float | None = None
+    language: str = ""
+    """BCP 47 tag of the language that the model has found; empty where it finds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +113,33 @@ class Partial:
 
 
 class Recognizer(Protocol):
-    """One stream of audio in, utterances out; made by `Model.recognizer`, closed when done."""
+    """One stream of audio in, utterances out; made by `Model.recognizer`, closed when done.
 
-    def accept(self, pcm: bytes) -> Utterance | None:
-        """Take 16-bit little-endian mono samples at the model's rate.
+    `accept` and `finish` yield between steps, so that other streams of the process have their turn
+    and a long computation can be given up: some ten milliseconds of work for an engine that
+    decodes as audio comes, one utterance for an engine that decodes whole ones.
+    """
 
-        Returns an utterance where an endpoint was found, else None.
+    def accept(self, pcm: bytes) -> Generator[None, None, list[Utterance]]:
+        """Take 16-bit little-endian mono samples at the recogniser's rate.
+
+        Returns the utterances that are final now, in order; those may end before this audio.
         """
         ...
 
     def partial(self) -> Partial:
-        """The utterance at hand, so far."""
+        """Return the utterance at hand, so far. Costs no decoding."""
         ...
 
-    def finish(self) -> Utterance:
-        """End of audio: the last utterance, whose text may be empty."""
+    def finish(self) -> Generator[None, None, list[Utterance]]:
+        """Take the end of the audio; returns the last utterances. The next `accept` starts a new
+        utterance, with times that go on."""
+        ...
+
+    def pending(self) -> bytes:
+        """Return the audio since the last utterance that another recogniser has to be given to go
+        on from here. It is asked for when utterances were returned: an engine that decodes as
+        audio comes has none then, and need not keep any."""
         ...
 
     def close(self) -> None:
@@ -96,63 +147,33 @@ class Recognizer(Protocol):
         ...
 
 
-class LiveRecognizer(Protocol):
-    """A recogniser for a live stream, whose answers are the engine's own JSON, unchanged: what the
-    clients of its own server expect to the byte."""
-
-    def accept(self, pcm: bytes) -> Generator[None, None, bool]:
-        """Take 16-bit little-endian mono samples at the rate that it was made for, in steps.
-        Returns whether an endpoint was found."""
-        ...
-
-    def result(self) -> str:
-        """The utterance that the endpoint ended."""
-        ...
-
-    def partial(self) -> str:
-        """The utterance at hand, so far."""
-        ...
-
-    def final(self) -> str:
-        """The utterance at hand, ended now; the next one starts from nothing."""
-        ...
-
-
 class Model(Protocol):
-    """A loaded model, able to be shared by fork."""
+    """A loaded model, able to be shared by fork: one thread, no file opened after `warm`, nothing
+    written by decoding that another process could miss."""
 
     sample_rate: int
     """Samples a second that its recognisers take."""
-    has_profiles: bool
-    """It can search more or less widely than it was published to."""
     chunk_bytes: int
     """How much a recogniser is best given at once; always the same gives always the same text."""
+    abilities: Abilities
 
     def warm(self, pcm: list[bytes]) -> None:
-        """Decode these clips (as `Recognizer.accept` takes them) and throw the result away."""
+        """Decode these clips (as `Recognizer.accept` takes them) and throw the result away. An
+        engine that has a faster way of computing checks it with them first."""
         ...
 
-    def check_simd(self, pcm: list[bytes]) -> bool:
-        """Decode the clips without the SIMD library and with it, and do without it from now on if
-        a text differs. Returns False if the library is not in this process."""
-        ...
-
-    def recognizer(self, options: RecognitionOptions) -> Recognizer:
-        """A recogniser that has heard nothing yet. Raises `ModelError` for what the model cannot
-        do."""
-        ...
-
-    def live(self, sample_rate: float, options: RecognitionOptions) -> LiveRecognizer:
-        """A recogniser for a stream of that rate, which the engine resamples itself. Raises
-        `ModelError` as `recognizer` does."""
+    def recognizer(self, options: RecognitionOptions, rate: float | None = None) -> Recognizer:
+        """Make a recogniser that has heard nothing yet, for audio of `rate` samples a second
+        (the model's, where None). Raises `ModelError` for what the model cannot do."""
         ...
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
-        """Those of a grammar's words that it can never recognise."""
+        """Return the words of a grammar that the model can never recognise."""
         ...
 
     def report(self) -> dict[str, Any]:
-        """How it was loaded, for logs and status pages."""
+        """Describe how it was loaded, for logs and status pages: `engine`, `form`, and the engine's
+        own facts below `details`."""
         ...
 
 

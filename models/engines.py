@@ -1,34 +1,58 @@
-"""Chooses the engine of a model: the only module above the engines that knows them.
+"""Chooses the engine of a model: the only module that knows which engines there are.
 
 Importing it loads no engine.
 """
 
-from collections.abc import Mapping
+import functools
+import importlib
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
-from models.contract import Model
-from models.vosk.layout import layout_problem
-from models.vosk.prediction import predict
+from models.contract import ModelError
+from models.engine import Engine
 
-__all__ = ["layout_problem", "load_model", "predict"]
+_MODULES = ("models.vosk.engine", "models.sherpa.engine")
+"""Each has its engine as `ENGINE`. The first that takes a directory has it."""
 
 
-def load_model(
-    directory: Path,
-    made: Mapping[str, Path] | None = None,
-    *,
-    prefetch: bool = False,
-    left_out: tuple[str, ...] = (),
-    simd: str | None = None,
-) -> Model:
-    """Load the model in `directory`, with the files in `made` in place of its own.
+@functools.cache
+def installed_engines() -> tuple[Engine, ...]:
+    """Return all engines of this installation, first the one that is asked first."""
+    return tuple(_engines())
 
-    `made`: what a prepared model has made new (`PreparedModel.made`). `prefetch`: read its graph
-    through once, so that the first requests need not wait for the disk. `left_out`: folders of
-    the model that are not loaded (`models.vosk.layout.rescoring_folders`).
-    `simd`: the variant of the SIMD library (`models.vosk.simd`) that the process was started with.
-    Raises `ModelError`.
-    """
-    from models.vosk.model import VoskModel
 
-    return VoskModel(directory, made, prefetch=prefetch, left_out=left_out, simd=simd)
+def engine_named(name: str) -> Engine:
+    """Return the engine of that name. Raises `ModelError`."""
+    for engine in installed_engines():
+        if engine.name == name:
+            return engine
+    names = ", ".join(engine.name for engine in installed_engines())
+    raise ModelError("engine_unknown", f"there is no engine {name!r}; there are: {names}")
+
+
+def engine_of(directory: Path) -> Engine:
+    """Return the engine of the model in a directory. Raises `ModelError`, with what each engine
+    misses."""
+    for engine in installed_engines():
+        if engine.problem(directory) is None:
+            return engine
+    raise ModelError("model_invalid", f"{directory} is not a model: {model_problem(directory)}")
+
+
+def model_problem(directory: Path) -> str | None:
+    """Return what each engine misses in a directory, in words; None if it holds a model."""
+    problems = []
+    for engine in installed_engines():
+        if (problem := engine.problem(directory)) is None:
+            return None
+        problems.append(f"{problem} ({engine.name})")
+    return "; ".join(problems)
+
+
+def _engines() -> Iterator[Engine]:
+    for module in _MODULES:
+        package = module.rpartition(".")[0]
+        if importlib.util.find_spec(package) and importlib.util.find_spec(module):
+            engine: Engine = importlib.import_module(module).ENGINE
+            yield engine

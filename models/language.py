@@ -35,3 +35,8 @@ def language_of(name: str) -> str:
         return "und"
     code = match.group(1)
     return _BCP47.get(code, code)
+
+
+def same_language(one: str, other: str) -> bool:
+    """Return whether two BCP 47 tags are of one language, whatever their regions."""
+    return one.partition("-")[0].lower() == other.partition("-")[0].lower()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from models.catalog import catalog_entry
 from models.contract import ModelError, ModelLocation
-from models.engines import layout_problem
+from models.engines import engine_of, model_problem
 from models.language import language_of
 
 PRODUCT_DEFAULT = "vosk-model-small-cn-0.22"
@@ -26,8 +26,7 @@ def find_model(wanted: str, models_directory: Path, language: str | None = None)
     instead.
     """
     location = _locate(wanted, models_directory)
-    if (problem := layout_problem(location.directory)) is not None:
-        raise ModelError("model_invalid", f"{location.directory} is not a Vosk model: {problem}")
+    engine_of(location.directory)  # raises where it is not a model
     if language is not None:
         return ModelLocation(location.name, location.directory, language)
     return location
@@ -38,7 +37,7 @@ def installed_models(models_directory: Path) -> list[ModelLocation]:
     found = []
     if models_directory.is_dir():
         directories = sorted(models_directory.iterdir())
-        found = [_at(d.name, d) for d in directories if layout_problem(d) is None]
+        found = [_at(d.name, d) for d in directories if model_problem(d) is None]
     embedded = embedded_model()
     if embedded is not None and all(m.name != embedded.name for m in found):
         found.append(embedded)
@@ -96,4 +95,7 @@ def _default(models_directory: Path) -> ModelLocation:
 
 
 def _at(name: str, directory: Path) -> ModelLocation:
-    return ModelLocation(name, directory, language_of(name))
+    entry = catalog_entry(name)
+    languages = entry.languages if entry is not None else ()
+    language = languages[0] if len(languages) == 1 else language_of(name)
+    return ModelLocation(name, directory, language)

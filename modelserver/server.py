@@ -20,7 +20,7 @@ from modelserver.api.routes import build_application, build_vosk_application
 from modelserver.assistant.service import Assistant
 from modelserver.extras import how_to_install
 from modelserver.handover import Predecessor, Sockets, Upgrader
-from modelserver.handover.sockets import Inherited, connection_name, kept_name
+from modelserver.handover.sockets import Inherited, connection_name, stored_name
 from modelserver.handover.systemd import Notifier, keep_systemd_informed
 from modelserver.http.connections import connections_beside
 from modelserver.http.listening import is_loopback
@@ -232,7 +232,7 @@ class Server:
         for stored in self._sockets.stored:
             self._notifier.forget(stored)
         for name, sock in self._sockets.held_by_us():
-            self._sockets.outlive |= self._notifier.store(kept_name(name), sock)
+            self._sockets.outlive |= self._notifier.store(stored_name(name), sock)
 
     # --- ending ---------------------------------------------------------------------------------
 

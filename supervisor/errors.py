@@ -93,7 +93,7 @@ class WorkerLost(PoolError):
 
 
 class StreamLost(PoolError):
-    """The stream's worker has gone, and not enough of its input was kept to go on elsewhere."""
+    """The stream's worker has gone, and not enough of its input was retained to go on elsewhere."""
 
     code = "stream_lost"
     retry_after_s = 1.0

@@ -64,10 +64,10 @@ class Pool:
         measure: Callable[[Any], float] | None = None,
         memory: MemorySettings | None = None,
     ) -> None:
-        """`spools`: where the inputs come from, if they shall be kept small too. `guard`: one that
-        several pools share, and that is entered already; without it the pool has its own. `sound`:
-        asked after a worker has crashed, before its job runs again: whether what the model was
-        loaded from is still what it was. If not, the target is asked for and loaded anew.
+        """`spools`: where the inputs come from, if their memory is to be limited too. `guard`: one
+        that several pools share, and that is entered already; without it the pool has its own.
+        `sound`: asked after a worker has crashed, before its job runs again: whether what the model
+        was loaded from is still what it was. If not, the target is asked for and loaded anew.
         `measure`: the size in units that an answer tells of its job, where its caller could only
         believe what the input says of itself. `memory`: what its own guard keeps to."""
         self.settings = settings or PoolSettings()

@@ -97,12 +97,12 @@ class StreamSettings:
     unread: int = 64
     """Answers that nobody has taken yet: with more, its input waits."""
     replay: float = 60.0
-    """Units of input that are kept for another worker; what is older is lost to it."""
+    """Units of input that are retained for a replay; what is older is lost to it."""
     replay_bytes: int = 16 * 1024 * 1024
-    """Of input that has to be kept whole."""
+    """Of input that has to be retained whole."""
     replay_total: int = 64 * 1024 * 1024
-    """Of the input that all streams keep together: past it, the one that keeps most gives up what
-    is kept for another worker."""
+    """Of the input that all streams retain together: past it, the one that retains most drops its
+    replay buffer."""
     answer_s: float = 60.0
     """An input that is not answered for so long ends its stream."""
     checkpoint_wait_s: float = 5.0

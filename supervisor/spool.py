@@ -312,7 +312,7 @@ def open_for_reading(spool: JobInput) -> int:
 
 
 def directory_problem(directory: Path) -> str | None:
-    """Explain why spools cannot be kept there, in words; None if they can."""
+    """Explain why spools cannot be stored there, in words; None if they can."""
     try:
         os.close(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:

@@ -173,7 +173,7 @@ def shared_server(
     with start_server(
         directory,
         MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_WORKERS_HANG_S="2",
+        MODELSERVER_DEBUG_HANG_S="2",
         MODELSERVER_WORKERS_COUNT="2",
     ) as server:
         server.wait_ready()

@@ -1,6 +1,6 @@
 """Downloads one file over HTTP, and goes on where an earlier attempt broke off.
 
-A part of a file is kept only where the server can be asked for the rest of that very file: it has
+A part of a file is stored only where the server can be asked for the rest of that very file: it has
 said how it is told apart (ETag or Last-Modified, RFC 9110, 8.8) and takes ranges. Proxies are those
 of the environment (HTTPS_PROXY, NO_PROXY).
 """
@@ -52,7 +52,7 @@ class _Broken(Exception):
 
 
 def partial_of(file: Path) -> Path:
-    """Where a part of the file is kept."""
+    """Where a part of the file is stored."""
     return file.with_name(f"{file.name}.partial")
 
 
@@ -131,8 +131,8 @@ class _Attempts:
             return ModelError("download_failed", f"{self._url} cannot be downloaded: {why}")
         return ModelError(
             "download_broken",
-            f"{self._url} broke off again and again ({why}); {self.here} bytes of it are kept: the "
-            "same command goes on from there",
+            f"{self._url} broke off again and again ({why}); {self.here} bytes of it are stored: "
+            "the same command goes on from there",
         )
 
     async def one(self, session: aiohttp.ClientSession) -> None:

@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,40 +18,35 @@ import msgspec
 from models.catalog import CatalogEntry, Checksum, catalog_entry, checksum_of
 from models.contract import ModelError
 from models.durable import remove_tree, sync, sync_tree
-from models.engines import layout_problem
-from models.fetching.download import Bounds, discard, download
+from models.engines import model_problem
+from models.fetching.download import discard
 from models.fetching.pins import PINS, read_pin, record_pin
+from models.fetching.sources import Source, sources_of
 from models.fetching.unpack import name_of, top_directory, unpack
-from models.leftovers import Leftover, bytes_of
+from models.fetching.waiting import UNPACKING, WAITING, Progress, Waiting
 from models.locks import Held, hold
 
-Progress = Callable[[str, int, int], None]
-"""Told of each phase ("download", "check", "unpack"): bytes done, and bytes in all (0: unknown)."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_MOST_BYTES = 16 * 10**9
-"""Of a download whose size nobody has published."""
-_ABOUT = 1.15
-"""By how much a size that was published rounded may be off."""
 _REPIN = (
     ", where the first download of it was recorded; if its publisher has replaced it, accept the "
     "new one with `modelserver models pull --repin`"
 )
-_LOADING = ".fetch"
-_UNPACKING = "unpacking-"
+_OF_THIS_MACHINE = frozenset({"no_space", "cannot_write", "bad_pins"})
+"""Codes of failures that another source would not change."""
 
 
 async def pull(
     name: str,
     models_directory: Path,
-    source: str,
+    sources: Sequence[str],
     on_progress: Progress,
     *,
     pause_s: float = 0.5,
     repin: bool = False,
 ) -> Path:
-    """Fetch the model `name` from `source` (a URL; the model is NAME.zip there) and install it.
+    """Fetch the model `name` from the first of `sources` that has it, and install it.
 
+    `sources`: addresses as `models.fetching.sources` takes them; none: those of its engine.
     `repin`: accept another checksum than that of an earlier download. Returns its directory. Raises
     `ModelError`; whatever happened, no half model is left. Hashing and unpacking block: a server
     runs this in a process of its own.
@@ -58,27 +54,48 @@ async def pull(
     if not _NAME.fullmatch(name):
         raise ModelError("bad_name", f"{name!r} is not the name of a model")
     entry = catalog_entry(name)
-    with _place_for(name, models_directory) as waiting:
-        file = waiting / f"{name}.zip"
-        url = f"{source.rstrip('/')}/{name}.zip"
-        await download(
-            url,
-            file,
-            _bounds(entry),
-            lambda here, total: on_progress("download", here, total),
-            pause_s=pause_s,
-        )
-        try:
-            with file.open("rb") as opened:
-                return _install(name, opened, url, models_directory, on_progress, repin=repin)
-        finally:
-            discard(file)
+    found, failures = sources_of(name, entry, sources)
+    with _place_for(name, models_directory) as directory:
+        waiting = Waiting(name, entry, directory, on_progress, pause_s)
+        for source in found:
+            try:
+                if source.archive:
+                    file = await waiting.archive(source, first=source is found[0])
+                    installed = _install_downloaded(
+                        name, file, source, models_directory, on_progress, repin=repin
+                    )
+                else:
+                    folder = await waiting.files(source)
+                    installed = _install_files(
+                        name, folder, source, models_directory, on_progress, repin=repin
+                    )
+            except ModelError as error:
+                if error.code in _OF_THIS_MACHINE:
+                    raise
+                failures.append(error)
+            else:
+                waiting.clear_away()
+                return installed
+    raise _nowhere(name, failures)
+
+
+def _nowhere(name: str, failures: list[ModelError]) -> ModelError:
+    """Make one error of those that each source gave."""
+    if len(failures) == 1:
+        return failures[0]
+    kept = any(failure.code == "download_broken" for failure in failures)
+    return ModelError(
+        "download_broken" if kept else "download_failed",
+        "\n".join(
+            (f"{name} cannot be downloaded:", *(f"- {failure.message}" for failure in failures))
+        ),
+    )
 
 
 def pull_file(
     archive: Path, models_directory: Path, on_progress: Progress, *, repin: bool = False
 ) -> Path:
-    """Install the model in a zip file that is here already. Returns its directory.
+    """Install the model in an archive that is here already. Returns its directory.
 
     Raises `ModelError`.
     """
@@ -116,24 +133,6 @@ def remove(name: str, models_directory: Path) -> Path:
     return directory
 
 
-def broken_downloads(models_directory: Path) -> list[Leftover]:
-    """Return downloads that broke off, and what killed processes have left while they unpacked or
-    removed a model. Raises `OSError`."""
-    waiting = models_directory / _LOADING
-    found = []
-    for path in sorted(waiting.iterdir()) if waiting.is_dir() else ():
-        if path.suffix != ".lock":
-            name = path.name.removeprefix(_UNPACKING)
-            name = name.rpartition("-")[0] if name != path.name else name.partition(".zip")[0]
-            lock = waiting / f"{name}.lock"
-            found.append(Leftover(path, "a download that broke off", bytes_of(path), lock))
-    for path in sorted(models_directory.glob(".*-removed")):
-        why = "left by a process that was killed while it removed a model"
-        lock = models_directory / f"{path.name}.lock"
-        found.append(Leftover(path, why, bytes_of(path), lock, certain=True))
-    return found
-
-
 def _directories(models_directory: Path) -> list[Path]:
     if not models_directory.is_dir():
         return []
@@ -145,13 +144,13 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
     """Where downloads wait; ours alone for this model."""
     target = models_directory / name
     if target.exists():
-        problem = layout_problem(target)
+        problem = model_problem(target)
         if problem is None:
             raise ModelError("already_there", f"{name} is installed already: {target}")
         raise ModelError(
-            "model_invalid", f"{target} is there and is no Vosk model ({problem}): remove it first"
+            "model_invalid", f"{target} is there and is no model ({problem}): remove it first"
         )
-    waiting = models_directory / _LOADING
+    waiting = models_directory / WAITING
     try:
         waiting.mkdir(parents=True, exist_ok=True)
         with hold(waiting / f"{name}.lock"):
@@ -166,10 +165,21 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
             waiting.rmdir()
 
 
-def _bounds(entry: CatalogEntry | None) -> Bounds:
-    if entry is None:
-        return Bounds(None, _MOST_BYTES)
-    return Bounds(entry.size or None, int(entry.download_bytes * _ABOUT))
+def _install_downloaded(
+    name: str,
+    file: Path,
+    source: Source,
+    models_directory: Path,
+    on_progress: Progress,
+    *,
+    repin: bool,
+) -> Path:
+    try:
+        with file.open("rb") as opened:
+            url = source.archive
+            return _install(name, opened, url, models_directory, on_progress, repin=repin)
+    finally:
+        discard(file)
 
 
 def _install(
@@ -183,32 +193,92 @@ def _install(
 ) -> Path:
     """`archive` is hashed and unpacked through one descriptor: who may write beside it cannot put
     another in its place between the two."""
-    entry = catalog_entry(name)
-    try:
-        pinned = read_pin(models_directory, name)
-    except msgspec.DecodeError as error:
-        raise ModelError("bad_pins", f"the checksums of earlier downloads: {error}") from error
-    published = checksum_of(entry) if entry else None
-    known = published or (None if repin else pinned)
-    where = "the catalogue" if published else str(models_directory / PINS)
+    pins = _Pins(models_directory, name, repin)
+    known, where = pins.known(catalog_entry(name))
     sha256 = _check(archive, known, where, on_progress)
     size = os.fstat(archive.fileno()).st_size
-    left = f"{_UNPACKING}{name}-"
-    for old in (models_directory / _LOADING).glob(f"{glob.escape(left)}*"):
-        shutil.rmtree(old, ignore_errors=True)  # somebody who was killed; the lock is ours
-    with tempfile.TemporaryDirectory(prefix=left, dir=models_directory / _LOADING) as temporary:
-        made = Path(temporary) / name
-        made.mkdir()
+    with _unpacking(name, models_directory) as made:
         unpack(archive, made, lambda done, total: on_progress("unpack", done, total))
-        problem = layout_problem(made)
+        problem = model_problem(made)
         if problem is not None:
-            raise ModelError("model_invalid", f"{name_of(archive)} holds no Vosk model: {problem}")
-        sync_tree(made)
-        target = models_directory / name
-        made.rename(target)
-        sync(models_directory)
+            raise ModelError("model_invalid", f"{name_of(archive)} holds no model: {problem}")
+        target = _put_in_place(made, models_directory)
         if known is None:  # of what is there, and of nothing else
             record_pin(models_directory, name, sha256=sha256, size=size, source=source)
+    return target
+
+
+def _install_files(
+    name: str,
+    folder: Path,
+    source: Source,
+    models_directory: Path,
+    on_progress: Progress,
+    *,
+    repin: bool,
+) -> Path:
+    """Install the model whose files are all in `folder`. Each has a pin of its own."""
+    pinned = []
+    try:
+        with _unpacking(name, models_directory) as made:
+            for path, url in source.files:
+                pins = _Pins(models_directory, f"{name}/{path}", repin)
+                known, where = pins.known(None)
+                with (folder / path).open("rb") as opened:
+                    sha256 = _check(opened, known, where, on_progress)
+                    size = os.fstat(opened.fileno()).st_size
+                if known is None:
+                    pinned.append((pins.name, sha256, size, url))
+                (made / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).rename(made / path)
+            problem = model_problem(made)
+            if problem is not None:
+                raise ModelError("model_invalid", f"{source.address} has no model: {problem}")
+            target = _put_in_place(made, models_directory)
+            for key, sha256, size, url in pinned:
+                record_pin(models_directory, key, sha256=sha256, size=size, source=url)
+        return target
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pins:
+    """Checksum that a file must have. `name`: of the model, with the file's path where it is one of
+    several; `repin`: an earlier download does not count."""
+
+    models_directory: Path
+    name: str
+    repin: bool
+
+    def known(self, entry: CatalogEntry | None) -> tuple[Checksum | None, str]:
+        """Return it, and where it is from. Raises `ModelError`."""
+        try:
+            pinned = read_pin(self.models_directory, self.name)
+        except msgspec.DecodeError as error:
+            raise ModelError("bad_pins", f"the checksums of earlier downloads: {error}") from error
+        if entry and (published := checksum_of(entry)):
+            return published, "the catalogue"
+        return None if self.repin else pinned, str(self.models_directory / PINS)
+
+
+@contextlib.contextmanager
+def _unpacking(name: str, models_directory: Path) -> Iterator[Path]:
+    """Give a new directory to make the model in; it is deleted unless it is put in place."""
+    left = f"{UNPACKING}{name}-"
+    for old in (models_directory / WAITING).glob(f"{glob.escape(left)}*"):
+        shutil.rmtree(old, ignore_errors=True)  # somebody who was killed; the lock is ours
+    with tempfile.TemporaryDirectory(prefix=left, dir=models_directory / WAITING) as temporary:
+        made = Path(temporary) / name
+        made.mkdir()
+        yield made
+
+
+def _put_in_place(made: Path, models_directory: Path) -> Path:
+    sync_tree(made)
+    target = models_directory / made.name
+    made.rename(target)
+    sync(models_directory)
     return target
 
 

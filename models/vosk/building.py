@@ -1,5 +1,5 @@
-"""Builds our C++ where it is needed: once for each state of its source and of the machine, kept in
-a cache, and tried before it is trusted."""
+"""Builds our C++ where it is needed: once for each state of its source and of the machine, stored
+in a cache, and tried before it is trusted."""
 
 import functools
 import hashlib
@@ -52,7 +52,7 @@ class Built:
         return next((file for file in candidates if self.starts(file)), None)
 
     def path(self, cache: Path) -> Path:
-        """Where it is kept, built or not."""
+        """Where it is cached, built or not."""
         place = _digest(self._toolchain())
         return cache / "tools" / f"{self.name}-{self._source_digest()}-{place}"
 

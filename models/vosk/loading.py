@@ -14,14 +14,15 @@ from types import ModuleType
 from typing import Any
 
 from models.contract import ModelError
+from models.prepared.view import files_in, make_view
 from models.vosk.binding import bind_hash_tables
 from models.vosk.blas import kernel_report
+from models.vosk.features import served_features
 from models.vosk.graph_file import graph_problem
 from models.vosk.layout import HCL, LAZY_INSIDE, STATIC, graph_directory
 from models.vosk.mapping import CannotMap, advise_random, find_mappings, mapped_reading
 from models.vosk.prediction import TOUCHED_SHARE
 from models.vosk.simd.preloaded import PreloadedSimd, SimdUnavailable
-from models.vosk.view import files_in, make_view, served_features
 
 
 class _Nothing(ModuleType):

@@ -15,6 +15,8 @@ import msgspec
 
 from models.contract import (
     DEFAULT_PROFILE,
+    PROFILES,
+    Abilities,
     Alternative,
     ModelError,
     Partial,
@@ -22,10 +24,11 @@ from models.contract import (
     Utterance,
     Word,
 )
+from models.steps import run_steps
 from models.vosk.beam import Beam
+from models.vosk.features import sample_rate_of
 from models.vosk.loading import load_vosk, vosk
 from models.vosk.mapping import read_through
-from models.vosk.view import sample_rate_of
 
 _CHUNK_S = 0.25
 """Vosk looks for an endpoint after each chunk that it is given, so chunks of one length are what
@@ -39,6 +42,12 @@ _MOST_KEPT = 2
 """Recognisers of a lazily composed graph that a process keeps: each holds what it has composed,
 some 115 MB after 20 s of speech. Two, so that both channels of a call find one."""
 
+
+_GUARDED = ("mapped_bytes", "working_set_bytes")
+"""Facts that the guard reads: of file cache."""
+
+_PROBLEMS = ("not_mapped", "not_packed")
+"""Facts that say why it was not loaded as asked."""
 
 _UNKNOWN = "[unk]"
 """Stands in a grammar for any other speech."""
@@ -55,73 +64,74 @@ class VoskModel:
         prefetch: bool = False,
         left_out: tuple[str, ...] = (),
         simd: str | None = None,
+        form: str = "",
     ) -> None:
         """Load the model in `directory`, with the files in `made` (name inside the model, to
         file: what a prepared model has made new) in place of its own.
 
         `prefetch`: read a mapped graph through once. `left_out`: folders that are not loaded.
         `simd`: the variant of that library (`models.vosk.simd`) that this process was started with.
-        Raises `ModelError` where Vosk refuses the files.
+        `form`: what this way to load it is called, for the report. Raises `ModelError` where Vosk
+        refuses the files.
         """
         vosk.SetLogLevel(-1)
         self.sample_rate = sample_rate_of(directory)
         self.chunk_bytes = 2 * int(_CHUNK_S * self.sample_rate)
-        self._kept: list[VoskRecognizer] = []
-        self._left_out = left_out
+        self._kept: list[KeptRecognizer] = []
+        self._form, self._left_out = form, left_out
         self._model, self.loaded = load_vosk(directory, made or {}, left_out, simd)
         self._beam = Beam(self._model, vosk._ffi, directory)
-        self.has_profiles = self._beam.found
+        self.abilities = Abilities(
+            phrases="only" if self.loaded.lazy else "no",
+            profiles=PROFILES if self._beam.found else (DEFAULT_PROFILE,),
+        )
         self._prefetched = prefetch and self.loaded.graph is not None
         if prefetch and self.loaded.graph is not None:
             read_through(self.loaded.graph)
 
     def warm(self, pcm: list[bytes]) -> None:
-        """Decode the clips on a recogniser that is kept, and so inherited by every fork."""
-        recognizer = self.recognizer(RecognitionOptions(words=True))
-        for clip in pcm:
-            for chunk in self._chunks(clip):
-                recognizer.accept(chunk)
-        recognizer.finish()
-        recognizer.close()
-
-    def check_simd(self, pcm: list[bytes]) -> bool:
-        """See `models.Model`. What the library has packed after it is all that it ever packs."""
+        """See `models.Model`. With the SIMD library, what it has packed after the check is all that
+        it ever packs; else a recogniser is kept that every fork inherits."""
         simd = self.loaded.simd
-        if simd is None:
-            return False
-        simd.alike(lambda: [self.text(clip) for clip in pcm])
-        simd.freeze()
-        return True
+        if simd is not None:
+            simd.alike(lambda: [self.text(clip) for clip in pcm])
+            simd.freeze()
+            return
+        for clip in pcm:
+            self.text(clip)
 
     def text(self, pcm: bytes) -> str:
         """What it makes of a clip, as `Recognizer.accept` takes it."""
         recognizer = self.recognizer(RecognitionOptions())
-        said = [recognizer.accept(chunk) for chunk in self._chunks(pcm)]
-        said.append(recognizer.finish())
+        said = [one for chunk in self._chunks(pcm) for one in run_steps(recognizer.accept(chunk))]
+        said += run_steps(recognizer.finish())
         recognizer.close()
-        return " ".join(utterance.text for utterance in said if utterance is not None)
+        return " ".join(utterance.text for utterance in said)
 
     def _chunks(self, pcm: bytes) -> Iterator[bytes]:
         return (pcm[at : at + self.chunk_bytes] for at in range(0, len(pcm), self.chunk_bytes))
 
-    def recognizer(self, options: RecognitionOptions) -> "VoskRecognizer":
-        """A recogniser that has heard nothing; a kept one with its composed graph, if free."""
-        grammar = options.grammar
-        if self._kept and grammar is None:
+    def recognizer(
+        self, options: RecognitionOptions, rate: float | None = None
+    ) -> "VoskRecognizer":
+        """See `models.Model`. With a `rate` the engine resamples, and all is as its own programs
+        say it; else it is a kept recogniser with its composed graph, if one is free."""
+        if rate is not None:
+            engine = self._engine_recognizer(rate, options)
+            return VoskRecognizer(engine, rate, self._beam, options)
+        if self._kept and options.grammar is None:
             recognizer = self._kept.pop()
-        else:
-            keep = self.loaded.lazy and grammar is None
-            engine = self._engine_recognizer(self.sample_rate, options)
-            kept = self._kept if keep else None
-            recognizer = VoskRecognizer(engine, self.sample_rate, self._beam, kept)
-        recognizer.begin(options)
-        return recognizer
+            recognizer.begin(options)
+            return recognizer
+        kept = self._kept if self.loaded.lazy and options.grammar is None else None
+        engine = self._engine_recognizer(self.sample_rate, options)
+        return KeptRecognizer(engine, self.sample_rate, self._beam, options, kept)
 
     def report(self) -> dict[str, Any]:
-        """How it was loaded."""
-        facts = {"engine": "vosk", **self.loaded.report(), "prefetched": self._prefetched}
+        """See `models.Model`."""
+        facts = {**self.loaded.report(), "prefetched": self._prefetched}
         facts["simd"] = facts["search"] = "engine"
-        facts["profiles"] = self.has_profiles
+        facts["profiles"] = self._beam.found
         simd = self.loaded.simd
         not_packed = self.loaded.not_packed if simd is None else simd.refused
         if not_packed is not None:
@@ -133,13 +143,12 @@ class VoskModel:
             facts["search"] = "simd" if searches else "engine"
             facts["packed_bytes"] = simd.packed_bytes
             facts["aside_bytes"] = simd.aside_bytes
-        return facts | ({"left_out": list(self._left_out)} if self._left_out else {})
-
-    def live(self, sample_rate: float, options: RecognitionOptions) -> "LiveRecognizer":
-        """A new recogniser for a stream of that rate, with the engine's own answers."""
-        recognizer = self._engine_recognizer(sample_rate, options)
-        _set_options(recognizer, options)
-        return LiveRecognizer(recognizer, sample_rate, self._beam, options.profile)
+        if self._left_out:
+            facts["left_out"] = list(self._left_out)
+        guarded = {name: facts.pop(name) for name in _GUARDED if name in facts}
+        problems = [str(facts[name]) for name in _PROBLEMS if name in facts]
+        report = {"engine": "vosk", "form": self._form, **guarded, "details": facts}
+        return report | ({"problems": problems} if problems else {})
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
         """Those that are not in its vocabulary."""
@@ -179,115 +188,60 @@ class VoskModel:
         return vosk.KaldiRecognizer(self._model, sample_rate, json.dumps(known, ensure_ascii=False))
 
 
-class LiveRecognizer:
-    """One Vosk recogniser, as the engine's own programs use it. Implements
-    `models.contract.LiveRecognizer`."""
+class VoskRecognizer:
+    """One Vosk recogniser, used as the engine's own programs use it, with the engine's numbers.
+    Implements `models.contract.Recognizer`."""
 
     def __init__(
-        self, recognizer: vosk.KaldiRecognizer, sample_rate: float, beam: Beam, profile: str
+        self, recognizer: vosk.KaldiRecognizer, rate: float, beam: Beam, options: RecognitionOptions
     ) -> None:
         self._recognizer = recognizer
-        self._beam, self._profile = beam, profile or DEFAULT_PROFILE
+        self._beam = beam
         # The engine works through what it is given in pieces of this many samples (Vosk:
         # Recognizer::AcceptWaveform), and looks for an endpoint after the last one. So pieces of
         # several of them, given one after the other, come to the same.
-        self._piece_bytes = 2 * int(sample_rate * 0.2)
+        self._piece_bytes = 2 * int(rate * 0.2)
+        self.begin(options)
 
-    def accept(self, pcm: bytes) -> Generator[None, None, bool]:
+    def begin(self, options: RecognitionOptions) -> None:
+        """Start on new audio. Options stick to a Vosk recogniser, so all are set."""
+        self._recognizer.SetWords(options.words)
+        self._recognizer.SetMaxAlternatives(options.alternatives)
+        self._recognizer.SetPartialWords(options.partial_words)
+        self._profile = options.profile or DEFAULT_PROFILE
+
+    def accept(self, pcm: bytes) -> Generator[None, None, list[Utterance]]:
+        """See `models.Recognizer`. Raises `ModelError`."""
         ended = False
         for at in range(0, max(1, len(pcm)), self._piece_bytes):
             if at:
                 yield
             self._beam.use(self._profile)  # others have had their turn
-            ended = _accepted(self._recognizer, pcm[at : at + self._piece_bytes])
-        return ended
-
-    def result(self) -> str:
-        return str(self._recognizer.Result())
-
-    def partial(self) -> str:
-        return str(self._recognizer.PartialResult())
-
-    def final(self) -> str:
-        return str(self._recognizer.FinalResult())
-
-
-def _set_options(recognizer: vosk.KaldiRecognizer, options: RecognitionOptions) -> None:
-    recognizer.SetWords(options.words)
-    recognizer.SetMaxAlternatives(options.alternatives)
-    recognizer.SetPartialWords(options.partial_words)
-
-
-def _accepted(recognizer: vosk.KaldiRecognizer, pcm: bytes) -> bool:
-    """Give the engine samples; whether that ended an utterance. Raises `ModelError`."""
-    try:
-        return bool(recognizer.AcceptWaveform(pcm))
-    except Exception as error:  # the binding raises nothing more exact
-        raise ModelError(
-            "engine_failed", f"the engine cannot decode this audio: {error}"
-        ) from error
-
-
-class VoskRecognizer:
-    """One Vosk recogniser. Implements `models.contract.Recognizer`."""
-
-    def __init__(
-        self,
-        recognizer: vosk.KaldiRecognizer,
-        sample_rate: int,
-        beam: Beam,
-        keep_in: "list[VoskRecognizer] | None",
-    ) -> None:
-        self._recognizer = recognizer
-        self._rate = sample_rate
-        self._beam, self._profile = beam, DEFAULT_PROFILE
-        self._keep_in = keep_in
-        self._samples = 0  # heard since birth
-        self._begun_at_s = 0.0
-        self._in_utterance = False
-        self._open = False
-
-    def begin(self, options: RecognitionOptions) -> None:
-        """Start on new audio. Options stick to a Vosk recogniser, so all are set."""
-        _set_options(self._recognizer, options)
-        self._profile = options.profile or DEFAULT_PROFILE
-        self._begun_at_s = self._samples / self._rate
-        self._open = True
-
-    def accept(self, pcm: bytes) -> Utterance | None:
-        if not pcm:
-            return None
-        self._samples += len(pcm) // 2
-        self._in_utterance = True
-        self._beam.use(self._profile)
-        if not _accepted(self._recognizer, pcm):
-            return None
-        self._in_utterance = False
-        return self._utterance(self._recognizer.Result())
+            try:
+                ended = self._recognizer.AcceptWaveform(pcm[at : at + self._piece_bytes])
+            except Exception as error:  # the binding raises nothing more exact
+                raise ModelError(
+                    "engine_failed", f"the engine cannot decode this audio: {error}"
+                ) from error
+        return [self._utterance(self._recognizer.Result())] if ended else []
 
     def partial(self) -> Partial:
+        """See `models.Recognizer`."""
         result = msgspec.json.decode(self._recognizer.PartialResult(), type=_PartialJson)
         return Partial(result.partial, self._words(result.partial_result))
 
-    def finish(self) -> Utterance:
-        if not self._in_utterance:
-            # Only the end of an utterance makes the next request start from nothing: after an
-            # endpoint the speaker adaptation would stay, so there must be an utterance to end.
-            self.accept(b"\0\0")
-        self._in_utterance = False
-        return self._utterance(self._recognizer.FinalResult())
+    def finish(self) -> Generator[None, None, list[Utterance]]:
+        """See `models.Recognizer`. Returns nothing where nothing came since the last end."""
+        yield from ()
+        answer = self._recognizer.FinalResult()
+        return [] if answer in _NOTHING_CAME else [self._utterance(answer)]
+
+    def pending(self) -> bytes:
+        """See `models.Recognizer`."""
+        return b""
 
     def close(self) -> None:
-        if not self._open:
-            return
-        self._open = False
-        if self._keep_in is None or len(self._keep_in) >= _MOST_KEPT:
-            return
-        if self._samples > _LONGEST_KEPT_S * self._rate:
-            return
-        if self._in_utterance:
-            self.finish()
-        self._keep_in.append(self)
+        """See `models.Recognizer`."""
 
     def _utterance(self, answer: str) -> Utterance:
         result = msgspec.json.decode(answer, type=_FinalJson)
@@ -299,10 +253,69 @@ class VoskRecognizer:
         return Utterance(result.text, self._words(result.result))
 
     def _words(self, words: "list[_WordJson]") -> tuple[Word, ...]:
-        return tuple(
-            Word(w.word, self._since_begin(w.start), self._since_begin(w.end), _rounded(w.conf))
-            for w in words
-        )
+        return tuple(self._word(word) for word in words)
+
+    def _word(self, word: "_WordJson") -> Word:
+        return Word(word.word, word.start, word.end, word.conf)
+
+
+class KeptRecognizer(VoskRecognizer):
+    """A recogniser for one request after the other: each starts from nothing, and its numbers are
+    rounded so that they do not depend on what came before."""
+
+    def __init__(
+        self,
+        recognizer: vosk.KaldiRecognizer,
+        sample_rate: int,
+        beam: Beam,
+        options: RecognitionOptions,
+        keep_in: "list[KeptRecognizer] | None",
+    ) -> None:
+        """`keep_in`: list that it is added to when it is closed; None: it is not kept."""
+        self._rate = sample_rate
+        self._keep_in = keep_in
+        self._samples = 0  # heard since birth
+        self._in_utterance = False
+        super().__init__(recognizer, sample_rate, beam, options)
+
+    def begin(self, options: RecognitionOptions) -> None:
+        super().begin(options)
+        self._begun_at_s = self._samples / self._rate
+        self._open = True
+
+    def accept(self, pcm: bytes) -> Generator[None, None, list[Utterance]]:
+        if not pcm:
+            return []
+        self._samples += len(pcm) // 2
+        self._in_utterance = True
+        ended = yield from super().accept(pcm)
+        self._in_utterance = not ended
+        return ended
+
+    def finish(self) -> Generator[None, None, list[Utterance]]:
+        if not self._in_utterance:
+            # Only the end of an utterance makes the next request start from nothing: after an
+            # endpoint the speaker adaptation would stay, so there must be an utterance to end.
+            yield from self.accept(b"\0\0")
+        self._in_utterance = False
+        return (yield from super().finish())
+
+    def close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        if self._keep_in is None or len(self._keep_in) >= _MOST_KEPT:
+            return
+        if self._samples > _LONGEST_KEPT_S * self._rate:
+            return
+        if self._in_utterance:
+            run_steps(self.finish())
+        self._keep_in.append(self)
+
+    def _word(self, word: "_WordJson") -> Word:
+        # To four places: the sixth depends on what a kept recogniser has heard before.
+        sure = None if word.conf is None else round(word.conf, 4)
+        return Word(word.word, self._since_begin(word.start), self._since_begin(word.end), sure)
 
     def _since_begin(self, time_s: float) -> float:
         """To a hundredth. Times are often halfway between two hundredths, and a kept recogniser
@@ -310,9 +323,8 @@ class VoskRecognizer:
         return max(0.0, math.floor((time_s - self._begun_at_s) * 100 + 0.7) / 100)
 
 
-def _rounded(confidence: float | None) -> float | None:
-    """To four places: the sixth depends on what a kept recogniser has heard before."""
-    return None if confidence is None else round(confidence, 4)
+_NOTHING_CAME = ('{"text": ""}', '{"alternatives" : [{"text": "", "confidence" : 1.0}] }')
+"""Answers of the engine where no audio came since the last end (Vosk: StoreEmptyReturn)."""
 
 
 class _WordJson(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""The file of keys: a name and a key's hash a line. Keys themselves are kept nowhere.
+"""The file of keys: a name and a key's hash a line. Keys themselves are stored nowhere.
 
 A key is 32 random bytes, so that a plain SHA-256 of it cannot be guessed back.
 """
@@ -84,12 +84,12 @@ def remove_key(file: Path, name: str) -> bool:
     with _alone(file):
         if name not in read_keys(file):
             return False
-        kept = [
+        rest = [
             line
             for line in _text_of(file).splitlines(keepends=True)
             if line.partition("#")[0].split()[:1] != [name]
         ]
-        _replace(file, "".join(kept))
+        _replace(file, "".join(rest))
     return True
 
 

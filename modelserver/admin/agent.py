@@ -102,5 +102,5 @@ def line(service: SpeechService, kind: str = "") -> str:
 
 def _plain(text: str) -> str:
     """Return the text without what may not stand in such a line."""
-    kept = "".join(c if " " <= c <= "~" and c not in "#,;" else " " for c in text)
-    return " ".join(kept.split())[:_LONGEST_REASON]
+    plain = "".join(c if " " <= c <= "~" and c not in "#,;" else " " for c in text)
+    return " ".join(plain.split())[:_LONGEST_REASON]

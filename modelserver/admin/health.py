@@ -33,8 +33,9 @@ class WorkerHealth(msgspec.Struct):
 
 class ModelHealth(msgspec.Struct):
     """One of the models. `state`: "ready", "not_ready" (`reason` says why) or "unloaded".
-    `not_prepared`: why preparing it has come to nothing. `simd`: what computes the network's
-    products, "packed, ..." or "engine"; `not_packed`: why it is not ours."""
+    `not_prepared`: why preparing it has come to nothing. `engine`: what decodes; `form`: how the
+    model was loaded, such as "prepared"; `missing`: why it could not be loaded better; `details`:
+    the engine's own facts. They are null or empty until it is loaded."""
 
     label: str
     state: str
@@ -47,9 +48,10 @@ class ModelHealth(msgspec.Struct):
     admitted: int
     preparing: str | None
     not_prepared: str | None
-    simd: str | None
-    not_packed: str | None
-    blas: str | None
+    engine: str | None
+    form: str | None
+    missing: str | None
+    details: dict[str, object]
     profile: str
     """Of requests that name none."""
     text_steps: dict[str, str]
@@ -61,22 +63,23 @@ class ModelHealth(msgspec.Struct):
 
 
 class QueueHealth(msgspec.Struct):
-    """Requests inside. `s_per_audio_s`: seconds of work a second of audio takes, of late."""
+    """Requests inside, at most `limit`. `s_per_audio_s`: seconds of work a second of audio takes,
+    of late."""
 
     admitted: int
     waiting: int
-    places: int
+    limit: int
     s_per_audio_s: float | None
 
 
 class StreamsHealth(msgspec.Struct):
     """Live streams. `behind_s`: for how long the oldest input that is not answered has been
-    waiting; `kept_bytes`: of their audio, to be told again where a worker ends; `replays`: how
+    waiting; `replay_bytes`: of their audio that is retained for a replay; `replays`: how
     often one went on on another worker; `refused`: because the others would have been late."""
 
     open: int
     behind_s: float
-    kept_bytes: int
+    replay_bytes: int
     replays: int
     refused: int
 
@@ -249,7 +252,7 @@ def _streams(service: SpeechService) -> StreamsHealth:
     return StreamsHealth(
         open=sum(len(pool.streams) for pool in pools),
         behind_s=round(max((pool.streams.behind_s for pool in pools), default=0.0), 3),
-        kept_bytes=sum(pool.streams.kept_bytes for pool in pools),
+        replay_bytes=sum(pool.streams.replay_bytes for pool in pools),
         replays=sum(pool.streams.replays for pool in pools),
         refused=sum(pool.streams.refused for pool in pools),
     )
@@ -271,9 +274,10 @@ def _model(served: ServedModel) -> ModelHealth:
         admitted=status.admitted if status else 0,
         preparing=served.preparing(),
         not_prepared=served.not_prepared_because(),
-        simd=report.get("simd"),
-        not_packed=report.get("not_packed") or served.simd_missing,
-        blas=report.get("blas_kernel"),
+        engine=report.get("engine"),
+        form=report.get("form"),
+        missing=served.missing(),
+        details=report.get("details", {}),
         profile=served.settings.profile,
         text_steps=report.get("text_steps", {}),
         sandbox=status.sandbox if status else (),

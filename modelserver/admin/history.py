@@ -89,11 +89,11 @@ class History:
         if guard is None or not moments:
             return None
         pools = [served.pool for served in service.models.all_served() if served.pool is not None]
-        kept = {"supervisor": 0, "fork server": 0}
+        unreclaimable = {"supervisor": 0, "fork server": 0}
         growth = 0
         for process in moments[-1].processes:
-            if process.role in kept:
-                kept[process.role] += process.unreclaimable
+            if process.role in unreclaimable:
+                unreclaimable[process.role] += process.unreclaimable
             elif process.role == "worker":
                 growth += process.growth
         requests, failures, audio = self._rates(period)
@@ -103,10 +103,10 @@ class History:
             limit=guard.limits.limit.bytes,
             reserve=guard.limits.reserve.bytes,
             used=guard.used,
-            model=kept["fork server"],
+            model=unreclaimable["fork server"],
             growth=growth,
             spools=service.spools.usage().memory_bytes,
-            supervisor=kept["supervisor"],
+            supervisor=unreclaimable["supervisor"],
             mapped=guard.mapped,
             level=_LEVELS[guard.state.level.word],
             admitted=sum(pool.admitted for pool in pools),

@@ -87,8 +87,8 @@ def _server(health: Health) -> Iterable[Metric]:
     yield _gauges(
         "model_info",
         "Always 1; how a model is loaded is in the labels.",
-        ["blas", "model", "name", "simd"],
-        {(m.blas or "", m.label, m.model, m.simd): 1 for m in health.models if m.simd},
+        ["engine", "form", "model", "name"],
+        {(m.engine, m.form, m.label, m.model): 1 for m in health.models if m.engine},
     )
 
 
@@ -113,7 +113,7 @@ def _requests(health: Health) -> Iterable[Metric]:
     queue = health.queue
     yield _gauge("requests_admitted", "Requests inside, with jobs at work.", queue.admitted)
     yield _gauge("requests_waiting", "Requests that wait for a worker.", queue.waiting)
-    yield _gauge("requests_limit", "Requests that may be inside at once.", queue.places)
+    yield _gauge("requests_limit", "Requests that may be inside at once.", queue.limit)
 
 
 def _streams(health: Health) -> Iterable[Metric]:
@@ -123,7 +123,7 @@ def _streams(health: Health) -> Iterable[Metric]:
         "stream_behind_seconds", "Longest that audio waits for an answer.", streams.behind_s
     )
     yield _gauge(
-        "stream_replay_bytes", "Audio of streams that is held for a replay.", streams.kept_bytes
+        "stream_replay_bytes", "Audio of streams that is held for a replay.", streams.replay_bytes
     )
     yield _counter("stream_replays", "Streams that changed workers.", streams.replays)
     yield _counter(
@@ -135,7 +135,7 @@ def _held(health: Health) -> Iterable[Metric]:
     jobs, spools = health.jobs, health.spools
     yield _gauge("jobs_bytes", "Held by jobs on the disk.", jobs.bytes)
     counts = {(state,): count for state, count in jobs.counts.items()}
-    yield _gauges("jobs", "Jobs that are kept.", ["state"], counts)
+    yield _gauges("jobs", "Jobs, running, waiting and finished ones.", ["state"], counts)
     yield _gauge("jobs_usable", "1 if jobs can be taken.", jobs.problem is None)
     held = {("memory",): spools.memory_bytes, ("disk",): spools.disk_bytes}
     yield _gauges("spool_bytes", "Uploads held.", ["where"], held)

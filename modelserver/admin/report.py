@@ -1,4 +1,4 @@
-"""A report of the memory of all processes, to be kept or sent to somebody."""
+"""A report of the memory of all processes, to be saved or sent to somebody."""
 
 import os
 import platform

@@ -24,7 +24,7 @@ class Sentence:
 def requests_sentence(health: Health) -> Sentence:
     """Say how many requests are inside, and how many wait."""
     queue = health.queue
-    text = f"{queue.admitted} of {queue.places} inside, {queue.waiting} waiting"
+    text = f"{queue.admitted} of {queue.limit} inside, {queue.waiting} waiting"
     return Sentence("requests", text, "warn" if queue.waiting else "")
 
 

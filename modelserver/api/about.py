@@ -3,16 +3,26 @@
 import msgspec
 from aiohttp import web
 
+import models
 from modelserver import __version__
 from modelserver.http.app_keys import ASSISTANT, SERVICE
 from modelserver.http.errors import json_response
+from modelserver.serving.served import ServedModel
 
 
-class AboutModel(msgspec.Struct):
-    """A served model. `name`: what to send as `model`."""
+class AboutModel(msgspec.Struct, omit_defaults=True):
+    """A served model. `name`: what to send as `model`; `languages`: those that it speaks, its own
+    `language` first; `abilities`: where they are known."""
 
     name: str
     language: str
+    languages: list[str]
+    abilities: models.Abilities | None = None
+
+
+def about_model(served: ServedModel) -> AboutModel:
+    """Return the description of a served model."""
+    return AboutModel(served.label, served.language, served.languages, served.abilities)
 
 
 class About(msgspec.Struct):
@@ -32,9 +42,9 @@ async def about(request: web.Request) -> web.Response:
     return json_response(
         About(
             version=__version__,
-            models=[AboutModel(s.label, s.language) for s in service.models.values()],
+            models=[about_model(served) for served in service.models.values()],
             keys=not service.access.open,
             assistant=request.app[ASSISTANT].there,
-            endpoint_ms=service.settings.assistant.endpoint_ms,
+            endpoint_ms=service.settings.debug.endpoint_ms,
         )
     )

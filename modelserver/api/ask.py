@@ -153,7 +153,11 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
         asked, _ = read_parameters(query, fields, content_type, ASK_NAMES)
         served = service.models.find(asked.model, asked.language, asked.phrases)
         speech = SpeechRequest(
-            phrases=asked.phrases, partials=True, channels=asked.channels, raw=asked.raw
+            phrases=asked.phrases,
+            partials=True,
+            channels=asked.channels,
+            raw=asked.raw,
+            language=asked.language or "",
         )
         return served, speech
 

@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 
 from modelserver.api.progress import OurStory, stream_events
-from modelserver.api.transcripts import TEXTS, Transcript, off_the_loop, text_response, transcript
+from modelserver.api.transcripts import (
+    SUBTITLES,
+    TEXTS,
+    Transcript,
+    off_the_loop,
+    text_response,
+    transcript,
+)
 from modelserver.http.app_keys import SERVICE
 from modelserver.http.errors import json_response
 from modelserver.http.middleware import REQUEST_ID
@@ -27,15 +34,18 @@ async def convert(request: web.Request) -> web.StreamResponse:
         nonlocal wanted
         wanted = asked, _ = read_parameters(query, fields, content_type)
         served = request.app[SERVICE].models.find(asked.model, asked.language, asked.phrases)
+        subtitles = asked.format in SUBTITLES
         return (
             served,
             SpeechRequest(
-                words=asked.words or asked.format in ("srt", "vtt"),
+                words=asked.words or subtitles,
+                words_asked_for=asked.words,
                 alternatives=asked.alternatives,
                 phrases=asked.phrases,
                 profile=asked.profile,
-                # Readings are of segments.
-                segments=asked.segments or asked.alternatives > 0,
+                language=asked.language or "",
+                # Readings are of segments; so are subtitles where words have no times.
+                segments=asked.segments or asked.alternatives > 0 or subtitles,
                 partials=events,
                 channels=asked.channels,
                 raw=asked.raw,

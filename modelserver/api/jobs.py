@@ -59,7 +59,7 @@ class Webhook(msgspec.Struct, omit_defaults=True):
 
 class JobDocument(msgspec.Struct, omit_defaults=True):
     """A job. `duration`: seconds of audio, once it is done; `progress`: from 0 to 1; `position`:
-    its place among those that wait, from 1; `expires`: when it is forgotten."""
+    its position among those that wait, from 1; `expires`: when it is forgotten."""
 
     id: str
     state: State
@@ -216,10 +216,12 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
     """Return the job's work: all that can be asked of the transcript later is recognised now."""
     speech = SpeechRequest(
         words=True,
+        words_asked_for=asked.words,
         segments=True,
         alternatives=asked.alternatives,
         phrases=asked.phrases,
         profile=asked.profile,
+        language=asked.language or "",
         partials=True,
         channels=asked.channels,
         raw=asked.raw,

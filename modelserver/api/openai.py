@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 
 from modelserver.api.progress import Event, stream_events
-from modelserver.api.transcripts import TEXTS, off_the_loop, text_response
+from modelserver.api.transcripts import SUBTITLES, TEXTS, off_the_loop, text_response
 from modelserver.http.app_keys import SERVICE
 from modelserver.http.decoding import decoded
 from modelserver.http.errors import json_response, openai_error
@@ -38,7 +38,7 @@ from modelserver.speech.messages import (
     SpeechSegment,
     SpeechWord,
 )
-from modelserver.speech.transcript import join_words, reader_text
+from modelserver.speech.transcript import join_texts
 
 FORMATS = ("json", "verbose_json", *TEXTS)
 GRANULARITIES = ("word", "segment")
@@ -68,9 +68,9 @@ class Json(msgspec.Struct, omit_defaults=True):
     warnings: list[str] | None = None
 
 
-class _Segment(msgspec.Struct):
-    """`avg_logprob` is the logarithm of the words' mean confidence; there are no tokens, and
-    silence is no segment."""
+class _Segment(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`avg_logprob` is the logarithm of the words' mean confidence, where the model gives any;
+    there are no tokens, and silence is no segment."""
 
     id: int
     seek: int
@@ -79,7 +79,7 @@ class _Segment(msgspec.Struct):
     text: str
     tokens: list[int]
     temperature: float
-    avg_logprob: float
+    avg_logprob: float | None = None
     compression_ratio: float
     no_speech_prob: float
 
@@ -142,6 +142,7 @@ class _Wanted:
     stream: bool = False
     words: bool = False
     segments: bool = True
+    language: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -154,8 +155,13 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
         served, warnings = _find(request.app[SERVICE], fields)
         wanted = _read(fields, warnings)
         verbose = wanted.form == "verbose_json"
+        timed = verbose or wanted.form in SUBTITLES
         asked = SpeechRequest(
-            words=verbose or wanted.form in ("srt", "vtt"), segments=verbose, partials=wanted.stream
+            words=timed,
+            words_asked_for=verbose and wanted.words,
+            segments=timed,
+            partials=wanted.stream,
+            language=wanted.language,
         )
         return served, asked
 
@@ -218,6 +224,7 @@ def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
         stream=read_flag("stream", fields.get("stream", "false")),
         words="word" in granularities,
         segments="segment" in granularities or not granularities,
+        language=read_language(fields.get("language", "")) or "",
         warnings=tuple(said),
     )
 
@@ -263,7 +270,7 @@ def _segment(
     """`words` in the order of their `starts`."""
     inside = words[bisect_left(starts, segment.start) : bisect_right(starts, segment.end)]
     sure = [word.confidence for word in inside if word.confidence is not None]
-    mean = sum(sure) / len(sure) if sure else 1.0
+    mean = sum(sure) / len(sure) if sure else None
     text = segment.text.encode()
     return _Segment(
         id=number,
@@ -273,7 +280,7 @@ def _segment(
         text=segment.text,
         tokens=[],
         temperature=0.0,
-        avg_logprob=round(math.log(max(mean, 1e-6)), 4),
+        avg_logprob=None if mean is None else round(math.log(max(mean, 1e-6)), 4),
         compression_ratio=round(len(text) / max(1, len(zlib.compress(text))), 4),
         no_speech_prob=0.0,
     )
@@ -293,8 +300,8 @@ class _Deltas:
     def told(self, progress: SpeechProgress) -> Iterator[Event]:
         if progress.segment is None:
             return
-        text = reader_text([progress.segment.text])
-        delta = join_words(one for one in (self._last, text) if one)[len(self._last) :]
+        text = progress.segment.text
+        delta = join_texts((self._last, text))[len(self._last) :]
         self._last = text[-1:] or self._last
         yield Event(None, Delta(delta))
 

@@ -126,8 +126,8 @@ class OurStory:
 
 
 class _Waiting:
-    """Events that have not been sent yet. Of each kind that is `passing` only the last is kept, and
-    only until something lasting comes after it."""
+    """Events that have not been sent yet. Of each kind that is `passing` only the last is queued,
+    and only until something lasting comes after it."""
 
     def __init__(self, story: Story) -> None:
         self._lasting: list[Event] = []

@@ -8,9 +8,10 @@ import msgspec
 from aiohttp import web
 
 from modelserver.speech.messages import Speech, SpeechSegment, SpeechWord
-from modelserver.speech.subtitles import srt, vtt
+from modelserver.speech.subtitles import spread_words, srt, vtt
 
-TEXTS = ("text", "srt", "vtt")
+SUBTITLES = ("srt", "vtt")
+TEXTS = ("text", *SUBTITLES)
 """What a transcript can be beside JSON."""
 
 
@@ -58,12 +59,12 @@ def transcript(
 
 
 def as_text(speech: Speech, form: str) -> str:
-    """Return one of `TEXTS`; subtitles need the words."""
+    """Return one of `TEXTS`; subtitles need the words, or else the segments."""
     match form:
         case "srt":
-            return srt(speech.words)
+            return srt(speech.words or spread_words(speech.segments))
         case "vtt":
-            return vtt(speech.words)
+            return vtt(speech.words or spread_words(speech.segments))
         case _:
             return speech.text
 

@@ -82,7 +82,7 @@ class Chat:
         self._limit_name = _LIMIT_NAMES[0]
 
     async def close(self) -> None:
-        """The connections that were kept."""
+        """The open connections."""
         if self._session is not None:
             await self._session.close()
 

@@ -45,7 +45,7 @@ class Batch:
             return
         async with engine:
             self._expected_s = {file: seconds_of(file) for file in to_do}
-            places = asyncio.Semaphore(engine.at_once)
+            slots = asyncio.Semaphore(engine.at_once)
             with click.progressbar(
                 length=max(1, round(sum(self._expected_s.values()))),
                 label="Transcribing",
@@ -66,7 +66,7 @@ class Batch:
                     async with asyncio.TaskGroup() as tasks:
                         for file in to_do:
                             turn = asyncio.get_running_loop().create_future()
-                            tasks.create_task(self._one(engine, places, file, moved, before, turn))
+                            tasks.create_task(self._one(engine, slots, file, moved, before, turn))
                             if not self._targets:
                                 before = turn
                 except BaseExceptionGroup as errors:
@@ -80,14 +80,14 @@ class Batch:
     async def _one(
         self,
         engine: Engine,
-        places: asyncio.Semaphore,
+        slots: asyncio.Semaphore,
         file: str,
         moved: Moved,
         before: "asyncio.Future[None]",
         turn: "asyncio.Future[None]",
     ) -> None:
         """Transcribe one file. It is written after `before`; `turn` releases the next one."""
-        async with places:
+        async with slots:
             note = self._journal.note(file, self._stamps[file])
             outcome = await outcome_of(
                 engine, file, self._expected_s[file], note, lambda done_s: moved(file, done_s)

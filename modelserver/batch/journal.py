@@ -68,7 +68,7 @@ class Note:
 
 
 class Journal:
-    """Entries of all files, kept in a file; use as `with`."""
+    """Entries of all files, stored in a file; use as `with`."""
 
     def __init__(self, file: Path | None, asked: str) -> None:
         """Open the journal in `file`, or one in memory for None. `asked`: the parameters that make
@@ -120,9 +120,9 @@ class Journal:
         """Write a line to the disk. Raises `JournalUnusable`."""
         if self._file is None:
             return
-        kept = msgspec.structs.replace(line, file=_as_unicode(line.file))
+        written = msgspec.structs.replace(line, file=_as_unicode(line.file))
         try:
-            self._file.write(msgspec.json.encode(kept) + b"\n")
+            self._file.write(msgspec.json.encode(written) + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -154,10 +154,10 @@ def _as_unicode(name: str) -> str:
     return name
 
 
-def _as_name(kept: str) -> str:
-    if not kept.startswith(_NOT_UTF8):
-        return kept
-    return os.fsdecode(bytes.fromhex(kept.removeprefix(_NOT_UTF8)))
+def _as_name(written: str) -> str:
+    if not written.startswith(_NOT_UTF8):
+        return written
+    return os.fsdecode(bytes.fromhex(written.removeprefix(_NOT_UTF8)))
 
 
 def stamp_of(file: str) -> str:

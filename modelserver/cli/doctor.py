@@ -6,10 +6,6 @@ import time
 import click
 
 import models
-from models.processor import processor_flags
-from models.vosk.building import compiler_is_here
-from models.vosk.prepared import GRAPH_COMPILER, can_build
-from models.vosk.simd import SIMD, choose_variant
 from modelserver.admin.client import NoServer, fetch_health, printable
 from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
@@ -17,7 +13,13 @@ from modelserver.cli.status import in_words
 from modelserver.own_packages import replaced_packages
 from modelserver.serving.load_specs import find_model
 from modelserver.serving.pool_settings import memory_settings
-from modelserver.serving.selection import candidate, does_not_fit, worker_count, workers_text
+from modelserver.serving.selection import (
+    candidate,
+    does_not_fit,
+    engine_settings,
+    worker_count,
+    workers_text,
+)
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import own_settings, settings_for
@@ -82,12 +84,9 @@ def _machine(settings: Settings, problems: list[str]) -> list[str]:
         lines.append(f"{name} = {in_units(found.bytes)}: {found.reason}")
     if (problem := directory_problem(settings.spool.directory)) is not None:
         problems.append(f"spool.directory: {problem}")
-    if not can_build() and GRAPH_COMPILER.find(settings.prepared_dir) is None:
-        problems.append(
-            "models cannot be prepared here, and are several times slower for it: there is no "
-            f"compiler ({GRAPH_COMPILER.needs})"
-        )
-    lines.append(_simd(settings))
+    for engine in models.installed_engines():
+        for finding in engine.findings(engine_settings(settings, engine)):
+            (problems if finding.attention else lines).append(finding.text)
     lines.append(_sandbox(settings))
     return lines
 
@@ -98,17 +97,6 @@ def _sandbox(settings: Settings) -> str:
     in_force, missing = try_sandbox()
     without = f"; not: {'; '.join(missing)}" if missing else ""
     return f"sandbox of workers: {', '.join(in_force) or 'none'}{without}"
-
-
-def _simd(settings: Settings) -> str:
-    variant = choose_variant(processor_flags(), settings.debug.blas)
-    if settings.simd == "off":
-        return "SIMD library: off, by the settings"
-    if variant is None:
-        return "SIMD library: none for this processor"
-    if SIMD.find(settings.prepared_dir) is None and not compiler_is_here():
-        return f"SIMD library: {variant}, but there is no compiler ({SIMD.needs})"
-    return f"SIMD library: {variant}"
 
 
 def _model(settings: Settings, problems: list[str], *, alone: bool) -> list[str]:
@@ -122,20 +110,19 @@ def _model(settings: Settings, problems: list[str], *, alone: bool) -> list[str]
 def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[str]:
     try:
         location = find_model(settings)
-        choice = candidate(location, settings.prepared_dir, settings.rescoring)
+        choice = candidate(location, settings)
     except models.ModelError as error:
         problems.append(error.message)
         return ["none"]
     on_disk = sum(file.stat().st_size for file in location.directory.rglob("*") if file.is_file())
     lines = [f"{location.name} ({location.language}), {in_units(on_disk)} in {location.directory}"]
     problems += choice.problems
-    if choice.prepared is not None:
-        graph = choice.prepared.graph.stat().st_size
-        lines.append(
-            f"prepared: a graph of {in_units(graph)} is mapped, and can be larger than memory"
-        )
-    else:
-        lines.append("not prepared: several times slower, and several times the memory")
+    engine = models.engine_of(location.directory)
+    improvement = engine.improvement(location, engine_settings(settings, engine))
+    lines.append(f"engine: {choice.engine}, form {choice.form.name}")
+    lines += choice.form.notes
+    if improvement is not None:
+        lines.append(f"not prepared: {improvement.consequence}")
     workers, headroom = worker_count(settings), find_headroom(memory_settings(settings))
     least, whole = choice.needs(workers), choice.prediction.total(workers)
     better = f", better {in_units(whole)}" if whole > least else ""

@@ -8,9 +8,15 @@ from pathlib import Path
 import click
 import msgspec
 
-from models import ModelLocation
-from models.vosk import prepared as prepared_models
-from models.vosk.prepared import Bounds, GraphCounts, Needs
+from models import (
+    EngineSettings,
+    ModelError,
+    ModelLocation,
+    PreparedStore,
+    Preparing,
+    Progress,
+    engine_of,
+)
 from modelserver.cli.errors import must_be_ours, told
 from modelserver.cli.models_clean import clean_models, prepared_forms
 from modelserver.cli.models_inspect import inspect_model
@@ -19,14 +25,12 @@ from modelserver.cli.models_pull import pull_model
 from modelserver.cli.models_remove import remove_model, removed_spelling
 from modelserver.cli.options import BACKGROUND, with_settings
 from modelserver.serving.commands import ProgressLine, report
-from modelserver.serving.load_specs import find_model, starting
+from modelserver.serving.load_specs import find_model, loading_environment
+from modelserver.serving.selection import candidate, engine_settings
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.fields import bytes_of
-from supervisor import available_memory, in_units
-
-_MOST = 2
-"""How many times its estimate a preparation may take in the background."""
+from supervisor import in_units
 
 
 @click.group()
@@ -45,7 +49,7 @@ models.add_command(removed_spelling)
 @models.command()
 @click.argument("model", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="write it here instead")
-@click.option("--max-size", help='stop if the graph grows past this size, such as "2GiB"')
+@click.option("--max-size", help='stop if the result grows past this size, such as "2GiB"')
 @BACKGROUND
 @with_settings("models_dir", "prepared_dir", "language")
 def prepare(
@@ -55,10 +59,11 @@ def prepare(
     max_size: str | None,
     background: int | None,
 ) -> None:
-    """Compile a model's decoding graph ahead of time.
+    """Prepare a model ahead of time.
 
-    The server then maps the compiled graph instead of composing it in every request: several times
-    faster, in a fraction of the memory, with the same texts except for ties.
+    Of a Vosk model the decoding graph is compiled. The server then maps the compiled graph instead
+    of composing it in every request: several times faster, in a fraction of the memory, with the
+    same texts except for ties.
 
     MODEL is a name or a path. Without it, the model that would be served is prepared.
     """
@@ -66,28 +71,28 @@ def prepare(
     with told(background):
         must_be_ours((output or settings.prepared_dir).absolute())
         location = _find(settings, model)
-        found = prepared_models.find_prepared(location, settings.prepared_dir).prepared
-        if found is not None and output is None:
-            click.echo(f"{location.name} is prepared already: {found.directory}", err=True)
+        store, of_engine = _store(location, settings)
+        there = candidate(location, settings).form.prepared
+        if there is not None and output is None:
+            click.echo(f"{location.name} is prepared already: {there}", err=True)
             return
-        needs = prepared_models.estimate_needs(location.directory)
+        needs = store.needs(location)
         click.echo(f"Preparing {location.name} takes {needs.in_words()}.", err=True)
-        with _progress(needs, background is not None) as on_progress:
-            made = prepared_models.prepare(
+        with _progress(needs.steps, background is not None) as on_progress:
+            made = store.prepare(
                 location,
-                settings.prepared_dir,
-                available_memory=available_memory(),
-                output=output,
-                bounds=_bounds(max_size, needs, background is not None),
-                starting=starting(settings, location),
-                again=background is None,
-                on_progress=on_progress,
+                Preparing(
+                    of_engine,
+                    loading_environment(settings),
+                    output,
+                    _bytes(max_size),
+                    background is not None,
+                    on_progress,
+                ),
             )
-    manifest = made.manifest
     click.echo(
-        f"Prepared in {manifest.seconds:.0f} s, {in_units(manifest.peak_bytes)} of memory at the "
-        f"peak: {manifest.states} states, {manifest.arcs} arcs, {in_units(made.bytes_on_disk)} in "
-        f"{made.directory}",
+        f"Prepared in {made.seconds:.0f} s, {in_units(made.peak_bytes)} of memory at the "
+        f"peak: {made.summary}, {in_units(made.bytes_on_disk)} in {made.directory}",
         err=True,
     )
 
@@ -102,7 +107,7 @@ def verify(configuration: Configuration, name: str | None) -> None:
     """
     damaged = False
     for made in prepared_forms(configuration.settings, name):
-        problems = prepared_models.verify(made)
+        problems = made.store.verify(made.directory)
         damaged = damaged or bool(problems)
         click.echo(f"{made.directory.name}: {'; '.join(problems) or 'whole'}")
     if damaged:
@@ -120,7 +125,7 @@ def export_model(configuration: Configuration, name: str, file: Path) -> None:
         names = ", ".join(m.directory.name for m in made)
         raise click.ClickException(f"{name} is prepared more than once: say which of {names}")
     with told():
-        prepared_models.export_prepared(made[0], file)
+        made[0].store.write_archive(made[0].directory, file)
     click.echo(f"{file}: {in_units(file.stat().st_size)}")
 
 
@@ -132,15 +137,14 @@ def import_model(configuration: Configuration, file: Path, model: str | None) ->
     """Install a prepared model from a FILE of `export`.
 
     MODEL is the installed model that it was made from. Without it, the model that would be served.
-    Checksums, and every state and arc of the graph, are checked.
+    Checksums and everything in it are checked.
     """
     settings = configuration.settings
     with told():
         must_be_ours(settings.prepared_dir)
         location = _find(settings, model)
-        made = prepared_models.import_prepared(
-            file, location, settings.prepared_dir, available_memory=available_memory()
-        )
+        store, of_engine = _store(location, settings)
+        made = store.read_archive(file, location, of_engine)
     click.echo(f"imported {made.directory}")
 
 
@@ -151,42 +155,35 @@ def _find(settings: Settings, model: str | None) -> ModelLocation:
     return find_model(settings)
 
 
+def _store(location: ModelLocation, settings: Settings) -> tuple[PreparedStore, EngineSettings]:
+    """Return where the model's engine has its prepared models. Raises `ModelError`."""
+    engine = engine_of(location.directory)
+    if engine.store is None:
+        raise ModelError("not_prepared", f"models of {engine.name} are loaded as they are")
+    return engine.store, engine_settings(settings, engine)
+
+
 @contextmanager
-def _progress(needs: Needs, background: bool) -> Iterator[prepared_models.Progress]:
+def _progress(steps: int, background: bool) -> Iterator[Progress]:
     """Show a bar on a terminal, or report lines to the server that started this process."""
     if background:
-
-        def print_line(phase: str, counts: GraphCounts) -> None:
-            report(ProgressLine(phase, counts.states, needs.states))
-
-        yield print_line
+        yield lambda phase, done: report(ProgressLine(phase, done, steps if done else 0))
         return
     with click.progressbar(
-        length=needs.states,
-        label="Composing (states)",
-        file=sys.stderr,
-        hidden=not sys.stderr.isatty(),
-        show_pos=True,
+        length=steps, file=sys.stderr, hidden=not sys.stderr.isatty(), show_pos=True
     ) as bar:
 
-        def move(phase: str, counts: GraphCounts) -> None:
-            bar.label = {
-                "graph": "Composing (states)",
-                "check": "Comparing answers",
-                "compiler": "Building the compiler",
-                "place": "Writing",
-            }[phase]
-            bar.update(max(0, min(counts.states, needs.states) - bar.pos))
+        def move(phase: str, done: int) -> None:
+            bar.label = phase
+            bar.update(max(0, min(done, steps) - bar.pos))
 
         yield move
 
 
-def _bounds(max_size: str | None, needs: Needs, background: bool) -> Bounds:
-    """Return what preparing may take: in the background, where no person watches it, twice the
-    estimate, since a graph that grows past that would fill memory and disk."""
+def _bytes(max_size: str | None) -> int:
     if max_size is None:
-        return Bounds(_MOST * needs.graph, _MOST * needs.memory) if background else Bounds()
+        return 0
     try:
-        return Bounds(bytes_of(max_size))
+        return bytes_of(max_size)
     except ValueError:
         raise click.UsageError(f'--max-size = {max_size!r} is not a size such as "2GiB"') from None

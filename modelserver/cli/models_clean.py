@@ -1,11 +1,13 @@
 """`modelserver models clean`: remove compiled forms of models, and leftovers."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import click
 
+import models
 from models.fetching import broken_downloads
-from models.vosk import prepared as prepared_models
-from models.vosk.leftovers import old_builds
-from models.vosk.prepared import Leftover, PreparedModel, find_leftovers, remove_leftover
+from models.leftovers import Leftover, remove_leftover
 from modelserver.cli.errors import must_be_ours, told
 from modelserver.cli.options import with_settings
 from modelserver.settings import Settings
@@ -32,7 +34,7 @@ def clean_models(configuration: Configuration, name: str | None, dry_run: bool) 
     if name is not None:
         for prepared in prepared_forms(settings, name):
             if dry_run:
-                click.echo(f"would remove {prepared.directory}")
+                click.echo(f"would remove {prepared.made.directory}")
             else:
                 delete_prepared(prepared)
         return
@@ -41,10 +43,9 @@ def clean_models(configuration: Configuration, name: str | None, dry_run: bool) 
             if directory.exists() and not dry_run:
                 must_be_ours(directory)
         found = [
-            *find_leftovers(settings.prepared_dir),
-            *old_builds(settings.prepared_dir),
-            *broken_downloads(settings.models_dir),
+            leftover for store in _stores() for leftover in store.leftovers(settings.prepared_dir)
         ]
+        found += broken_downloads(settings.models_dir)
         freed = sum(leftover.bytes for leftover in found if dry_run or _removed(leftover))
     for leftover in found:
         click.echo(f"{leftover.path}: {leftover.why}, {in_units(leftover.bytes)}")
@@ -56,11 +57,33 @@ def clean_models(configuration: Configuration, name: str | None, dry_run: bool) 
         click.echo(f"freed {in_units(freed)}")
 
 
-def prepared_forms(settings: Settings, name: str | None) -> list[PreparedModel]:
+@dataclass(frozen=True, slots=True)
+class PreparedForm:
+    """A prepared model, and the store of the engine that has made it."""
+
+    store: models.PreparedStore
+    made: models.Prepared
+
+    @property
+    def directory(self) -> Path:
+        """Directory of the files that were made."""
+        return self.made.directory
+
+
+def _stores() -> list[models.PreparedStore]:
+    return [engine.store for engine in models.installed_engines() if engine.store is not None]
+
+
+def all_prepared(directory: Path) -> list[PreparedForm]:
+    """Return the prepared models of all engines in a directory."""
+    return [PreparedForm(store, made) for store in _stores() for made in store.all(directory)]
+
+
+def prepared_forms(settings: Settings, name: str | None) -> list[PreparedForm]:
     """Return the prepared forms of a model, or of that directory name, or all. Raises
     `click.ClickException` if there are none."""
-    everything = list(prepared_models.prepared_models(settings.prepared_dir))
-    found = [m for m in everything if name in (None, m.manifest.name, m.directory.name)]
+    everything = all_prepared(settings.prepared_dir)
+    found = [m for m in everything if name in (None, m.made.name, m.directory.name)]
     if not found:
         names = ", ".join(m.directory.name for m in everything) or "none"
         wanted = f"{name} is not prepared" if name else "nothing is prepared"
@@ -68,10 +91,10 @@ def prepared_forms(settings: Settings, name: str | None) -> list[PreparedModel]:
     return found
 
 
-def delete_prepared(prepared: PreparedModel) -> None:
+def delete_prepared(prepared: PreparedForm) -> None:
     """Delete a prepared form. Raises `click.ClickException`."""
     try:
-        prepared_models.remove(prepared)
+        prepared.store.remove(prepared.directory)
     except OSError as error:
         raise click.ClickException(f"{prepared.directory}: {error.strerror}") from error
     click.echo(f"removed {prepared.directory}")

@@ -1,7 +1,6 @@
 """`modelserver models inspect`: a model's parts, and the memory that it will take here."""
 
 import asyncio
-import dataclasses
 from typing import Any
 
 import click
@@ -10,7 +9,6 @@ import psutil
 import uvloop
 
 import models as model_package
-from models.vosk.beam import widths
 from modelserver.cli.errors import told
 from modelserver.cli.options import with_settings
 from modelserver.logs import configure_logs
@@ -56,7 +54,7 @@ def inspect_model(
         settings = msgspec.structs.replace(settings, model=(model,))
     with told():
         location = find_model(settings)
-        choice = candidate(location, settings.prepared_dir, settings.rescoring)
+        choice = candidate(location, settings)
     result = _measure(settings) if measured else None
     prediction = choice.prediction
     if result is not None:
@@ -68,7 +66,7 @@ def inspect_model(
     if kubernetes:
         needs = server_needs(prediction, workers, settings)
         with told():
-            patch = kubernetes_patch(location.name, location.directory, needs)
+            patch = kubernetes_patch(location, needs)
         click.echo(patch, nl=False)
         return
     if as_json:
@@ -98,7 +96,8 @@ def _in_words(
     location = choice.location
     lines = [
         f"{location.name} ({location.language}): {location.directory}",
-        f"graph: {_GRAPHS[prediction.graph]}",
+        f"engine: {choice.engine}, form {choice.form.name}",
+        *choice.form.notes,
         "",
         f"{'PART':<28}{'ON DISK':>10}{'PRIVATE':>10}{'MAPPED':>10}{'TOUCHED':>10}",
     ]
@@ -121,10 +120,9 @@ def _in_words(
         f"loads in about {prediction.load_s:g} s, from a warm disk cache, and warms up after that",
         f"this rests on {prediction.rests_on}",
     ]
-    lines += [
-        f"profiles, of one model in memory: {_profiles(location)};",
-        f"  with accurate a worker grows by about {in_units(prediction.growth_accurate)}",
-    ]
+    if "accurate" in choice.form.abilities.profiles:
+        grown = in_units(prediction.growth_accurate)
+        lines.append(f"with the profile accurate a worker grows by about {grown}")
     if result is not None:
         off = (choice.prediction.model - result.model) / result.model
         lines.append(
@@ -153,8 +151,10 @@ def _document(
         "model": choice.location.name,
         "language": choice.location.language,
         "directory": str(choice.location.directory),
-        "graph": prediction.graph,
-        "prepared": choice.prepared is not None,
+        "engine": choice.engine,
+        "form": choice.form.name,
+        "prepared": choice.form.prepared is not None,
+        "details": choice.form.details,
         "parts": [msgspec.to_builtins(part) for part in prediction.parts],
         "model_bytes": prediction.model,
         "mapped_bytes": prediction.mapped,
@@ -164,10 +164,6 @@ def _document(
         "workers": workers,
         "total_bytes": prediction.total(workers),
         "load_s": prediction.load_s,
-        "profiles": {
-            profile: dataclasses.asdict(width)
-            for profile, width in widths(choice.location.directory).items()
-        },
         "rests_on": prediction.rests_on,
         "predicted_model_bytes": choice.prediction.model,
         "measured": msgspec.to_builtins(result) if result is not None else None,
@@ -176,20 +172,6 @@ def _document(
         "fits": choice.needs(workers) <= headroom.now,
         "machine_bytes": psutil.virtual_memory().total,
     }
-
-
-_GRAPHS = {
-    "lazy": "composed while decoding (preparing the model would make it several times faster)",
-    "static": "copied into memory (preparing the model would have it mapped)",
-    "mapped": "mapped",
-}
-
-
-def _profiles(location: model_package.ModelLocation) -> str:
-    return ", ".join(
-        f"{profile} (beam {width.beam:g}, {width.max_active} states)"
-        for profile, width in widths(location.directory).items()
-    )
 
 
 def _or_dash(count: int) -> str:

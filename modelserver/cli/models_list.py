@@ -1,56 +1,77 @@
-"""`modelserver models list`: installed and known models, and which of them fit here."""
+"""`modelserver models list`: installed and known models, which of them fit here, and which is
+recommended for a language."""
 
 import click
+import msgspec
 
-import models as model_package
+import models
 from modelserver.cli.options import with_settings
-from modelserver.serving.listing import ModelRow, overview
+from modelserver.serving.listing import ModelRow, Overview, overview
 from modelserver.serving.pool_settings import memory_settings
 from modelserver.serving.selection import worker_count, workers_text
+from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
-from supervisor import find_headroom, in_units
-
-_HEAD = ("  MODEL", "LANGUAGE", "ERRORS", "MEMORY", "FITS HERE", "STATE", "LICENCE")
+from supervisor import Headroom, find_headroom, in_units
 
 
 @click.command("list")
+@click.argument("language", required=False)
 @click.option("--installed", is_flag=True, help="list installed models only")
-@click.option(
-    "--for",
-    "spoken",
-    metavar="LANGUAGE",
-    help="list models of this language only, such as en or zh",
-)
+@click.option("--for", "spoken", metavar="LANGUAGE", help="the same as the argument")
+@click.option("--json", "as_json", is_flag=True, help="print a JSON document")
 @with_settings("model", "models_dir", "prepared_dir", "language", "workers.count")
-def list_models(configuration: Configuration, installed: bool, spoken: str | None) -> None:
+def list_models(
+    configuration: Configuration,
+    language: str | None,
+    installed: bool,
+    spoken: str | None,
+    as_json: bool,
+) -> None:
     """List models, and whether they fit on this machine.
 
     Installed models and those that the catalogue offers are listed. A star marks the one that would
-    be served. ERRORS: words (Chinese: characters) wrong in 100, as published. MEMORY: of the model,
-    without its workers; "~" is an estimate from its size. FITS HERE: with the workers that are set,
-    and what that would leave.
+    be served. With LANGUAGE, such as en or zh, only models of that language are listed, and a plus
+    marks the one that is recommended for this machine.
+
+    ERRORS: words (Chinese, Japanese, Korean: characters) wrong in 100, as published. Compare only
+    rates with the same number: those are from one source, on the same recordings. MEMORY: of the
+    model, and with the workers that are set; "~" is an estimate from its size. SPEED: seconds of
+    one processor for a second of speech. LIVE: whether words come while somebody speaks, or at
+    pauses.
     """
     settings = first_model(configuration.settings)
     headroom = find_headroom(memory_settings(settings))
-    found = overview(settings, headroom, installed=installed)
-    rows, served = found.rows, found.choice
-    if spoken is not None:
-        rows = [row for row in rows if _speaks(row, spoken)]
-        if not rows:
-            raise click.ClickException(
-                f"no model for {spoken!r} is {'installed' if installed else 'installed or known'}; "
-                "`modelserver models list` shows all"
-            )
-    table = [_HEAD, *(_cells(row) for row in rows)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(_HEAD))]
+    wanted = language or spoken
+    tag = models.language_tag(wanted) or wanted if wanted is not None else ""
+    found = overview(settings, headroom, installed=installed, language=tag)
+    if wanted is not None and not found.rows:
+        raise click.ClickException(
+            f"no model for {wanted!r} is {'installed' if installed else 'installed or known'}; "
+            "`modelserver models list` shows all"
+        )
+    if as_json:
+        click.echo(_document(found, tag, headroom, worker_count(settings)))
+        return
+    notes = _Notes() if tag else None
+    table = [_head(worker_count(settings)), *(_cells(row, notes) for row in found.rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         click.echo("  ".join(f"{c:<{w}}" for c, w in zip(cells, widths, strict=True)).rstrip())
-    for row in rows:
+    for row in found.rows:
         for problem in row.problems:
             click.echo(problem, err=True)
+    if notes is not None:
+        notes.show()
     click.echo(f"\nRoom for {in_units(headroom.now)} now; {headroom.limit}.")
-    if served is not None and not any(row.chosen for row in rows):
+    _say_served(found, settings)
+    if tag:
+        _say_recommended(found, wanted or tag)
+
+
+def _say_served(found: Overview, settings: Settings) -> None:
+    served = found.choice
+    if served is not None and not any(row.chosen for row in found.rows):
         click.echo(f"{served.location.name} would be served, which is not in this list.")
     elif served is not None:
         each = workers_text(worker_count(settings))
@@ -62,21 +83,68 @@ def list_models(configuration: Configuration, installed: bool, spoken: str | Non
         click.echo(f"None would be served: {found.why_none}", err=True)
 
 
-def _cells(row: ModelRow) -> tuple[str, ...]:
-    mark = "*" if row.chosen else " "
+def _say_recommended(found: Overview, language: str) -> None:
+    best = found.recommendation
+    if best is None:
+        click.echo(f"No model for {language} fits here.", err=True)
+        return
+    row = next(row for row in found.rows if row.recommended)
+    mark = "* is also" if row.chosen else "+ is"
+    click.echo(f"{mark} recommended for {language}: {best.why}.")
+    if not row.installed:
+        click.echo(f"To get it: modelserver models pull {best.name}")
+    if row.missing is not None:
+        click.echo(f"To serve it: {row.missing}")
+
+
+class _Notes:
+    """Numbered sources of the error rates in a table."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def rates(self, row: ModelRow) -> str:
+        """Return the error rates of a model, each with the number of its source."""
+        return ", ".join(f"{rate.rate:g} % [{self._number(rate)}]" for rate in row.error_rates)
+
+    def show(self) -> None:
+        """Print the sources; rates of one of them compare."""
+        for (recordings, source), number in self._numbers.items():
+            click.echo(f"{'' if number > 1 else chr(10)}[{number}] {recordings}: {source}")
+
+    def _number(self, rate: models.ErrorRate) -> int:
+        return self._numbers.setdefault((rate.on, rate.source), len(self._numbers) + 1)
+
+
+def _document(found: Overview, language: str, headroom: Headroom, workers: int) -> str:
+    document = {
+        "language": language,
+        "workers": workers,
+        "room_bytes": headroom.now,
+        "limit": str(headroom.limit),
+        "recommended": found.recommendation,
+        "models": found.rows,
+    }
+    return msgspec.json.format(msgspec.json.encode(document)).decode()
+
+
+def _head(workers: int) -> tuple[str, ...]:
+    together = f"WITH {workers_text(workers).upper()}"
+    names = ("ERRORS", "MEMORY", together, "FITS HERE", "SPEED", "LIVE", "STATE", "LICENCE")
+    return ("  MODEL", "LANGUAGE", *names)
+
+
+def _cells(row: ModelRow, notes: _Notes | None) -> tuple[str, ...]:
+    mark = "*" if row.chosen else "+" if row.recommended else " "
     return (
         f"{mark} {row.name}",
         row.language,
-        row.errors,
+        row.errors if notes is None else notes.rates(row),
         row.memory,
+        f"{'~' if row.memory.startswith('~') else ''}{in_units(row.needs)}" if row.needs else "",
         row.fits,
+        f"{row.speed:g}" if row.speed else "",
+        "words" if row.streaming else "pauses",
         row.state,
         row.licence,
     )
-
-
-def _speaks(row: ModelRow, language: str) -> bool:
-    """Compare a language's code, with or without a region, or its English name."""
-    wanted, code = language.lower(), model_package.language_of(row.name).lower()
-    named = row.language.lower().split(" ")[0]
-    return wanted in (code, named) or wanted.split("-")[0] == code.split("-")[0]

@@ -15,31 +15,40 @@ from models.fetching import pull, pull_file
 from modelserver.cli.errors import must_be_ours, told
 from modelserver.cli.options import BACKGROUND, with_settings
 from modelserver.serving.commands import ProgressLine, report
+from modelserver.serving.listing import recommended
+from modelserver.serving.pool_settings import memory_settings
+from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
-from supervisor import in_units
+from modelserver.settings.labels import first_model
+from supervisor import find_headroom, in_units
 
+_ARCHIVES = (".zip", ".tar.bz2", ".tar.gz", ".tar.xz")
 _REPORT_S = 0.2
 _LABELS = {"download": "Downloading", "check": "Checking", "unpack": "Unpacking"}
 
 
 @click.command("pull")
-@click.argument("name", metavar="NAME|FILE.zip")
+@click.argument("name", metavar="NAME|LANGUAGE|FILE")
 @click.option(
     "--repin", is_flag=True, help="accept another checksum than that of the first download"
 )
 @BACKGROUND
-@with_settings("models_dir", "models_url")
+@with_settings("models_dir", "models_urls")
 def pull_model(
     configuration: Configuration, name: str, repin: bool, background: int | None
 ) -> None:
-    """Download and install a model, or install a zip file.
+    """Download and install a model, or install an archive.
 
-    Its size and checksum, where they are known, are verified before anything is unpacked. A model
+    A language, such as zh or ko, stands for the model that `models list` recommends for it. FILE is
+    a zip, tar.bz2, tar.gz or tar.xz archive that is here already.
+
+    The size and checksum, where they are known, are verified before anything is unpacked. A model
     that is not in the catalogue is pinned to the checksum of its first download (see --repin). An
     interrupted download is resumed, and an installed model is left unchanged. Proxies are those of
     the environment (HTTPS_PROXY, NO_PROXY).
     """
     settings = configuration.settings
+    name = _recommended(settings, name) or name
     for there in models.installed_models(settings.models_dir):
         if there.name == name:
             click.echo(f"{name} is installed already: {there.directory}", err=True)
@@ -47,10 +56,10 @@ def pull_model(
     with told(background), _progress(background) as on_progress:
         must_be_ours(settings.models_dir)
         try:
-            if name.endswith(".zip"):
+            if name.endswith(_ARCHIVES):
                 directory = pull_file(Path(name), settings.models_dir, on_progress, repin=repin)
             else:
-                source, home = settings.models_url, settings.models_dir
+                source, home = settings.models_urls, settings.models_dir
                 directory = asyncio.run(pull(name, home, source, on_progress, repin=repin))
         except models.ModelError as error:
             if error.code == "download_failed":
@@ -60,6 +69,29 @@ def pull_model(
             click.echo(error.message, err=True)
             return
     click.echo(f"installed {directory.name}: {directory}")
+    if (how := _how_to_serve(directory)) is not None:
+        click.echo(how, err=True)
+
+
+def _recommended(settings: Settings, text: str) -> str | None:
+    """Return the model to use, if `text` is a language."""
+    tag = models.language_tag(text)
+    if tag is None or models.catalog_entry(text) is not None:
+        return None
+    own = first_model(settings)
+    best = recommended(own, find_headroom(memory_settings(own)), tag)
+    if best is None:
+        raise click.ClickException(
+            f"no model for {text} fits on this machine; see `modelserver models list {text}`"
+        )
+    click.echo(f"{best.name} is recommended for {text}: {best.why}.", err=True)
+    return best.name
+
+
+def _how_to_serve(directory: Path) -> str | None:
+    """Return what has to be installed before the model can be served."""
+    missing = models.engine_of(directory).missing()
+    return missing and f"To serve it: {missing}"
 
 
 def _ways_out(name: str) -> str:
@@ -72,8 +104,8 @@ def _ways_out(name: str) -> str:
         meant = f"; did you mean {' or '.join(close)}?" if close else ""
         unknown = f"\n{name} is not in the catalogue (`modelserver models list`){meant}"
     return (
-        f"{unknown}\nA file that you have: modelserver models pull FILE.zip. A mirror: the setting "
-        "models_url. A proxy: HTTPS_PROXY."
+        f"{unknown}\nA file that you have: modelserver models pull FILE.zip (or .tar.bz2). "
+        "Mirrors: the setting models_urls. A proxy: HTTPS_PROXY."
     )
 
 

@@ -6,9 +6,8 @@ import click
 
 import models
 from models import fetching
-from models.vosk.prepared import prepared_models
 from modelserver.cli.errors import told
-from modelserver.cli.models_clean import delete_prepared
+from modelserver.cli.models_clean import all_prepared, delete_prepared
 from modelserver.cli.options import with_settings
 from modelserver.settings.configuration import Configuration
 
@@ -23,7 +22,7 @@ def remove_model(configuration: Configuration, name: str) -> None:
     use `modelserver models clean NAME`.
     """
     settings = configuration.settings
-    forms = [m for m in prepared_models(settings.prepared_dir) if m.manifest.name == name]
+    forms = [form for form in all_prepared(settings.prepared_dir) if form.made.name == name]
     with told():
         try:
             directory = fetching.remove(name, settings.models_dir)

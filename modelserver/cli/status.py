@@ -53,9 +53,10 @@ def in_words(health: Health) -> list[str]:
         if model.profile != DEFAULT_PROFILE:
             lines.append(f"profile: {model.profile}")
         lines += [f"text step {name}: {state}" for name, state in model.text_steps.items()]
-        if model.simd is not None:
-            why = f" ({model.not_packed})" if model.not_packed else ""
-            lines.append(f"simd: {model.simd}{why}")
+        if model.engine is not None:
+            why = f" ({model.missing})" if model.missing else ""
+            lines.append(f"engine: {model.engine}, form {model.form}{why}")
+            lines += [f"  {name}: {fact}" for name, fact in model.details.items()]
     if len(health.models) > 1:
         lines += [
             f"model {m.label}: {m.state}{f', {m.model}' if m.model else ''}, {m.language}"

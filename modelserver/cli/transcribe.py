@@ -116,12 +116,12 @@ def transcribe(
     how = msgspec.json.encode((form, asked, *named(configuration).items())).decode()
     try:
         own = output_dir / _JOURNAL if output_dir is not None else None
-        with Journal(journal or own, how) as kept:
-            batch = Batch(chosen, form, where, kept)
+        with Journal(journal or own, how) as finished:
+            batch = Batch(chosen, form, where, finished)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(batch.run(engine))
             if journal is None and not batch.failed:
-                kept.forget()
+                finished.forget()
     except (EngineUnusable, JournalUnusable) as error:
         raise click.ClickException(str(error)) from error
     if len(chosen) > 1 and (batch.failed or batch.skipped or sys.stderr.isatty()):

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 
 import structlog
 
-from modelserver.handover.sockets import Inherited, connection_name, kept_name
+from modelserver.handover.sockets import Inherited, connection_name, stored_name
 from modelserver.handover.wire import Connection, Ended, Failed, Held, MakeWay, Ready, Wire
 from modelserver.settings.configuration import HANDOVER_VARIABLE
 
@@ -58,7 +58,7 @@ class Predecessor:
         assert isinstance(message, Held)
         self.held_bytes = message.bytes
         for name, sock in zip(message.names, sockets, strict=True):
-            self.inherited.take(kept_name(name), sock)
+            self.inherited.take(stored_name(name), sock)
         self._more = asyncio.create_task(self._take_more(), name="predecessor")
 
     async def _take_more(self) -> None:

@@ -20,7 +20,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 HTTP, VOSK, ADMIN, AGENT, WYOMING = "http", "vosk", "admin", "agent", "wyoming"
 NAMES = (HTTP, VOSK, ADMIN, AGENT, WYOMING)
-_KEPT, _CONNECTION = "kept-", "connection-"
+_STORED, _CONNECTION = "stored-", "connection-"
 """Before the name of what a process of ours has put into systemd's store."""
 _FIRST = 3
 """Descriptor that systemd passes (SD_LISTEN_FDS_START)."""
@@ -35,7 +35,7 @@ class Inherited:
     """From a unit as well, under names that it had given to one before."""
     unnamed: list[socket.socket] = field(default_factory=list)
     """From a unit as well, under names that mean nothing here."""
-    kept: dict[str, socket.socket] = field(default_factory=dict)
+    listening: dict[str, socket.socket] = field(default_factory=dict)
     connections: list[tuple[str, socket.socket]] = field(default_factory=list)
     """Which wait for their next request, with the names of what they came in by."""
     stored: set[str] = field(default_factory=set)
@@ -49,12 +49,12 @@ class Inherited:
             sock.close()
             return
         sock.setblocking(False)
-        if name.startswith((_KEPT, _CONNECTION)):
+        if name.startswith((_STORED, _CONNECTION)):
             self.stored.add(name)
         if name.startswith(_CONNECTION):
             self.connections.append((name.removeprefix(_CONNECTION), sock))
-        elif name.startswith(_KEPT):
-            self.kept[name.removeprefix(_KEPT)] = sock
+        elif name.startswith(_STORED):
+            self.listening[name.removeprefix(_STORED)] = sock
         elif name in self.from_unit:
             self.more.append((name, sock))
         elif name in NAMES:
@@ -83,9 +83,9 @@ class Inherited:
         return found
 
 
-def kept_name(name: str) -> str:
+def stored_name(name: str) -> str:
     """Under which a listening socket is stored."""
-    return _KEPT + name
+    return _STORED + name
 
 
 def connection_name(name: str) -> str:
@@ -123,7 +123,7 @@ class Sockets:
             log.info("socket.received", name=name, address=str(at))
             self._of_unit.add(name)
         else:
-            sock = self._kept(name, host, port)
+            sock = self._stored(name, host, port)
         if sock is not None:
             self.waited_for.add(name)
         else:
@@ -158,8 +158,8 @@ class Sockets:
             unnamed.remove(sock)
         return fitting[0] if fitting else None
 
-    def _kept(self, name: str, host: str, port: int) -> socket.socket | None:
-        sock = self._inherited.kept.pop(name, None)
+    def _stored(self, name: str, host: str, port: int) -> socket.socket | None:
+        sock = self._inherited.listening.pop(name, None)
         if sock is not None and not _is_at(sock, host, port):
             sock.close()  # the settings have changed
             return None
@@ -170,7 +170,11 @@ class Sockets:
         left = [*self._inherited.unnamed, *(sock for _, sock in self._inherited.more)]
         for sock in left:
             log.warning("socket.ignored", address=str(sock.getsockname()))
-        for sock in (*left, *self._inherited.from_unit.values(), *self._inherited.kept.values()):
+        for sock in (
+            *left,
+            *self._inherited.from_unit.values(),
+            *self._inherited.listening.values(),
+        ):
             sock.close()
 
     def held(self) -> Iterable[tuple[str, socket.socket]]:

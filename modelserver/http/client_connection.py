@@ -96,10 +96,10 @@ class ClientConnection(RequestHandler):
         if transport.get_write_buffer_size():
             return None
         sock = cast("socket.socket", transport.get_extra_info("socket"))
-        kept = socket.socket(fileno=os.dup(sock.fileno()))
-        os.set_inheritable(kept.fileno(), False)
+        duplicate = socket.socket(fileno=os.dup(sock.fileno()))
+        os.set_inheritable(duplicate.fileno(), False)
         transport.abort()
-        return kept
+        return duplicate
 
     def linger(self) -> None:
         """After a refusal: aiohttp reads what is still sent until it is over; we end it where

@@ -1,4 +1,4 @@
-"""Whether the clock was set. Jobs are kept and told of by the time of day, which outlives the
+"""Whether the clock was set. Jobs are expired and reported by the time of day, which outlives the
 server; a machine without a clock of its own learns it minutes after its start."""
 
 import time

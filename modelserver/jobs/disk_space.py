@@ -62,7 +62,7 @@ class Room:
             wanted = f" of {in_units(size)}" if size else ""
             raise SpoolFull(
                 f"no space left to keep the job's audio{wanted}: {in_units(max(0, room))} may be "
-                f"used where jobs are kept (jobs.disk is {in_units(self._settings.disk)})",
+                f"used where jobs are stored (jobs.disk is {in_units(self._settings.disk)})",
                 _ROOM_LATER_S,
             )
 

@@ -70,7 +70,8 @@ class JobReadings:
         return f"{job_id}~{number:x}"
 
     def _number(self, cursor: str) -> int:
-        """The place in the list that a cursor, or an id alone, means. Raises `UnknownCursor`."""
+        """Return the position in the list that a cursor, or an id alone, means. Raises
+        `UnknownCursor`."""
         found = _CURSOR.fullmatch(cursor)
         if found is None:
             raise UnknownCursor

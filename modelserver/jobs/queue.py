@@ -11,12 +11,12 @@ _Key = tuple[float, int]
 
 
 class Line(Generic[Item]):
-    """Iterating gives what waits, the next one first. A place in it is found without a walk."""
+    """Iterating gives what waits, the next one first. A position in it is found without a walk."""
 
     def __init__(self) -> None:
         self._keys: list[_Key] = []
         self._items: dict[_Key, Item] = {}
-        self._places: dict[Item, tuple[_Key, str, float]] = {}
+        self._entries: dict[Item, tuple[_Key, str, float]] = {}
         self._numbers = itertools.count()
         self._now = 0.0
         self._ends: dict[str, float] = {}
@@ -29,7 +29,7 @@ class Line(Generic[Item]):
         return iter([self._items[key] for key in self._keys])
 
     def __contains__(self, item: object) -> bool:
-        return item in self._places
+        return item in self._entries
 
     def add(self, item: Item, owner: str, cost: float) -> None:
         """Put it behind what its owner has brought; `cost` in seconds of audio."""
@@ -52,24 +52,24 @@ class Line(Generic[Item]):
 
     def discard(self, item: Item) -> None:
         """Remove an item, if it waits: what is not done is not charged."""
-        if item in self._places:
+        if item in self._entries:
             _, owner, cost = self._remove(item)
             if owner in self._ends:
                 self._ends[owner] -= cost
 
     def position(self, item: Item) -> int | None:
         """Return the position of an item, from 1; None if it does not wait."""
-        if (place := self._places.get(item)) is None:
+        if (entry := self._entries.get(item)) is None:
             return None
-        return bisect.bisect_left(self._keys, place[0]) + 1
+        return bisect.bisect_left(self._keys, entry[0]) + 1
 
     def _insert(self, key: _Key, item: Item, owner: str, cost: float) -> None:
         bisect.insort(self._keys, key)
         self._items[key] = item
-        self._places[item] = key, owner, cost
+        self._entries[item] = key, owner, cost
 
     def _remove(self, item: Item) -> tuple[_Key, str, float]:
-        place = self._places.pop(item)
-        del self._keys[bisect.bisect_left(self._keys, place[0])]
-        del self._items[place[0]]
-        return place
+        entry = self._entries.pop(item)
+        del self._keys[bisect.bisect_left(self._keys, entry[0])]
+        del self._items[entry[0]]
+        return entry

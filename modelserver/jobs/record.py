@@ -1,4 +1,4 @@
-"""A job, as it is kept."""
+"""A job, as it is stored."""
 
 from typing import Literal
 

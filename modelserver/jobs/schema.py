@@ -139,7 +139,7 @@ def filesystem_of(directory: Path) -> str:
 
 
 def warn_of_network(directory: Path) -> None:
-    """Log where jobs are kept on another machine's disk: SQLite's write-ahead log needs memory
+    """Log where jobs are stored on another machine's disk: SQLite's write-ahead log needs memory
     that all its users share, and locks that hold (sqlite.org/wal.html)."""
     if (kind := filesystem_of(directory)) in _NETWORK:
         log.warning(

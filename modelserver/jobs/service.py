@@ -160,10 +160,10 @@ class JobService:
         if repeat and (same := await self.repeats.same(owner, repeat)):
             return same, False
         # A client that goes away now does not leave it half done.
-        await self._tasks.wholly("a new job", lambda: self._keep(job, spool, repeat))
+        await self._tasks.wholly("a new job", lambda: self._store_new(job, spool, repeat))
         return job, True
 
-    async def _keep(self, job: Job, spool: Spool, repeat: Repeat | None) -> None:
+    async def _store_new(self, job: Job, spool: Spool, repeat: Repeat | None) -> None:
         audio = self._store.audio(job.id)
         await spool.keep(self._directory, audio.name)
         try:
@@ -199,7 +199,7 @@ class JobService:
         await self._do(lambda store: store.remove([job_id]))
 
     def keep_until(self, job: Job) -> float | None:
-        """Unix time until which it is kept, if there is room; None while it is unfinished."""
+        """Unix time until which it is stored, if there is room; None while it is unfinished."""
         return None if job.ended is None else job.ended + self._settings.keep_s
 
     @property

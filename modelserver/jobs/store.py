@@ -1,6 +1,6 @@
-"""Where jobs are kept: an SQLite database (with a write-ahead log) and a directory of audio files.
+"""The store of jobs: an SQLite database (with a write-ahead log) and a directory of audio files.
 
-What is told to be kept is on the disk when the call returns, so that neither a kill nor a loss of
+What a call stores is on the disk when it returns, so that neither a kill nor a loss of
 power takes it back. Everything here waits for the disk, and belongs into a thread of its own.
 """
 
@@ -183,7 +183,7 @@ class JobStore(JobReadings):
         the database can become smaller, and in how many seconds the next will be too old."""
         over = self.oldest_over(_FORGOTTEN_AT_ONCE)
         gone = [job_id for job_id, ended in over if ended < now - keep_s]
-        if not gone and self._held.kept_bytes > most_bytes:
+        if not gone and self._held.finished_bytes > most_bytes:
             most = self.oldest_over(_FORGOTTEN_AT_ONCE, self.largest_owner())
             gone = [job_id for job_id, _ in most]
         if gone:
@@ -248,11 +248,11 @@ class JobStore(JobReadings):
 
     def held_bytes(self) -> int:
         """Return the bytes of all jobs: audio while it is needed, and transcripts."""
-        return self._held.audio_bytes + self._held.kept_bytes
+        return self._held.audio_bytes + self._held.finished_bytes
 
-    def kept_bytes(self) -> int:
+    def finished_bytes(self) -> int:
         """Return the bytes of the jobs that are over."""
-        return self._held.kept_bytes
+        return self._held.finished_bytes
 
     def largest_owner(self) -> str:
         """The owner whose finished jobs hold the most. There must be one."""
@@ -296,8 +296,8 @@ class JobStore(JobReadings):
 
 
 def why_unusable(directory: Path) -> str | None:
-    """Say why jobs cannot be kept there; None if they can, once a server that uses the directory
-    now has released it. Waits for the disk."""
+    """Explain why jobs cannot be stored there; None if they can, once a server that uses the
+    directory now has released it. Waits for the disk."""
     try:
         JobStore(directory).close()
     except (Damaged, SpoolFull) as error:

@@ -91,7 +91,7 @@ def wait_before(attempt: int) -> float:
 
 class Hosts:
     """How many messages each host gets at once, and when again after failures. Hosts that have
-    failed have half of the places at most, so that they never hold up the others."""
+    failed have half of the slots at most, so that they never hold up the others."""
 
     def __init__(self) -> None:
         self._sending: Counter[str] = Counter()
@@ -130,7 +130,7 @@ class Hosts:
             default=_LONGEST_WAIT_S,
         )
 
-    def places(self) -> int:
+    def free(self) -> int:
         """Return how many more messages may be sent now."""
         return _AT_ONCE - self._sending.total()
 
@@ -184,9 +184,9 @@ class Webhooks:
 
     async def _begin_those_due(self) -> float:
         """Seconds until the next may be due."""
-        while (places := self._hosts.places()) > 0:
+        while (free := self._hosts.free()) > 0:
             closed = self._hosts.closed(time.monotonic())
-            now, most = self._store.now(), places + len(self._sending)
+            now, most = self._store.now(), free + len(self._sending)
             due, later = await self._store.do(
                 functools.partial(JobStore.due, now=now, limit=most, without=closed)
             )

@@ -1,7 +1,7 @@
 """Working through the jobs: whose turn it is, and one job from its audio to its transcript.
 
-They are heard in the background of whatever else the workers do, in pieces that are kept: after the
-server has ended, however it did, a job goes on after its last finished piece.
+They are heard in the background of whatever else the workers do, in pieces whose results are
+stored: after the server has ended, however it did, a job goes on after its last finished piece.
 """
 
 import asyncio
@@ -151,7 +151,7 @@ class JobWork:
         return self._service.models.find(wanted.model, wanted.language, wanted.speech.phrases)
 
     def position(self, job_id: str) -> int | None:
-        """Its place among those that wait for its model, from 1; None where it does not wait for
+        """Its position among those that wait for its model, from 1; None where it does not wait for
         a turn."""
         known = self._known.get(job_id)
         return None if known is None else known.model.line.position(known)
@@ -184,7 +184,7 @@ class JobWork:
         self._begin_what_may(known.model)
 
     async def pause(self) -> None:
-        """Begin no more; those that run stop after the piece that was kept last."""
+        """Begin no more; those that run stop after the piece that was stored last."""
         self._paused = True
         tasks = [known.task for known in self._known.values() if known.task is not None]
         for task in tasks:
@@ -255,7 +255,7 @@ class JobWork:
 
     async def _try(self, known: _Known) -> bool:
         """True when it is over; False if it is tried again later. Raises `sqlite3.Error`,
-        `OSError` or `SpoolFull` where that cannot be kept."""
+        `OSError` or `SpoolFull` where that cannot be stored."""
         job, now = known.job, time.time()
         await self._store.do(lambda store: store.begins(job.id, self._store.now()))
         speech: Speech | None = None

@@ -56,11 +56,13 @@ class _Segment(msgspec.Struct, omit_defaults=True):
     end: float
     words: list[SpeechWord] | None = None
     alternatives: list[SpeechAlternative] | None = None
+    language: str | None = None
 
 
 class Final(_Segment, tag_field="type", tag="final"):
     """A segment that will not change: its text, and when it was said. `words` and `alternatives`
-    where they are asked for; `finalized`: it was ended by the client's `finalize`."""
+    where they are asked for; `language`: the one that was detected, where it is not the model's
+    own; `finalized`: it was ended by the client's `finalize`."""
 
     finalized: bool = False
 
@@ -173,6 +175,11 @@ class _Client(SocketClient):
     async def _transcribe(
         self, session: LiveSession, served: ServedModel, asked: Parameters
     ) -> tuple[int, str]:
+        abilities = served.abilities
+        second_pass = asked.second_pass
+        if second_pass and abilities is not None and "accurate" not in abilities.profiles:
+            second_pass = False
+            await self._send(Notice("second_pass: this model has no profile accurate"))
         request = CaptionRequest(
             raw=asked.raw,
             words=asked.words,
@@ -181,12 +188,13 @@ class _Client(SocketClient):
             phrases=asked.phrases,
             channels=asked.channels,
             profile=asked.profile,
-            with_audio=asked.second_pass,
+            language=asked.language or "",
+            with_audio=second_pass,
         )
         if asked.raw is not None:
             self._bytes_a_second = asked.raw.frame_bytes * asked.raw.rate
         async with contextlib.AsyncExitStack() as beside:
-            if asked.second_pass and (pool := served.pool) is not None:
+            if second_pass and (pool := served.pool) is not None:
                 second = SecondPass(pool, request, self._revise, self.request[REQUEST_ID])
                 self._second = await beside.enter_async_context(second)
             session.begin(request, whole=asked.raw is None)
@@ -232,6 +240,7 @@ class _Client(SocketClient):
                     said.end,
                     said.words,
                     said.alternatives,
+                    said.language,
                     said.finalized,
                 )
             )
@@ -240,7 +249,15 @@ class _Client(SocketClient):
 
     async def _revise(self, said: Caption) -> None:
         await self._send(
-            Revised(said.segment, said.text, said.start, said.end, said.words, said.alternatives)
+            Revised(
+                said.segment,
+                said.text,
+                said.start,
+                said.end,
+                said.words,
+                said.alternatives,
+                said.language,
+            )
         )
 
     async def _fail(self, error: Exception) -> tuple[int, str]:

@@ -15,7 +15,7 @@ import structlog
 
 from modelserver.serving import background
 from modelserver.speech.messages import Caption, CaptionRequest, UtteranceAudio
-from modelserver.speech.transcript import reader_text
+from modelserver.speech.transcript import join_texts
 from supervisor import Pool, PoolError, Stream
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("streams")
@@ -91,8 +91,7 @@ class SecondPass:
         if self._left_out:
             return
         if not stream.begun:
-            asked = self._asked
-            background.begin(stream, audio.rate, asked.alternatives, asked.phrases, "accurate")
+            background.begin(stream, audio.rate, self._asked, "accurate")
         self._fed_s += seconds
         await stream.send(audio.pcm, seconds)
 
@@ -113,7 +112,7 @@ class SecondPass:
         alone = said[0].alternatives if len(said) == 1 else None
         return msgspec.structs.replace(
             final,
-            text=reader_text(caption.text for caption in said),
+            text=join_texts(caption.text for caption in said),
             start=round(said[0].start + add_s, 2) if said else final.start,
             end=round(said[-1].end + add_s, 2) if said else final.end,
             words=words if self._asked.words else None,

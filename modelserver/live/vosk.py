@@ -19,11 +19,10 @@ from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.live.session import Audio, Input, LiveSession, Signal, live_session
 from modelserver.live.websockets import LiveSocket, SocketClient, close_of, open_socket
 from modelserver.refusal import Refusal
+from modelserver.request.parameters import read_language
 from modelserver.serving.served import ServedModel
-from modelserver.speech.engine_answers import with_texts
 from modelserver.speech.messages import StreamRequest
 from modelserver.speech.phrases import phrase_list
-from modelserver.speech.transcript import reader_text
 from supervisor import PoolError
 
 _LEAST_RATE, _MOST_RATE = 1000, 192_000
@@ -69,6 +68,10 @@ class _Wanted:
     profile: str = ""
     partial_words: bool = False
     phrases: tuple[str, ...] = ()
+    language: str = ""
+    for_readers: bool = False
+    """Texts are as people write them: without the spaces that the engine puts between words of
+    scripts that have none."""
 
     def take(self, config: _Config) -> None:
         """Raises `Refusal`."""
@@ -104,6 +107,8 @@ class _Wanted:
             self.partial_words,
             self.phrases,
             self.profile,
+            self.language,
+            self.for_readers,
         )
 
 
@@ -130,8 +135,10 @@ class _Client(SocketClient):
         super().__init__(request, socket)
         models, query = self.service.models, request.query
         self._wanted = _Wanted(float(self.service.settings.vosk.sample_rate))
-        self._for_readers = query.get("text") == "reader"
-        self.asked_for = models.find(query.get("model"), query.get("language"))
+        self._wanted.for_readers = query.get("text") == "reader"
+        language = read_language(query.get("language", ""))
+        self._wanted.language = language or ""
+        self.asked_for = models.find(query.get("model"), language)
 
     async def open_session(self, served: ServedModel, held: contextlib.AsyncExitStack) -> None:
         """Admit the client's stream to that model. Raises `supervisor.PoolError`."""
@@ -191,10 +198,4 @@ class _Client(SocketClient):
             self.session.begin(self._wanted.request())
 
     async def _tell(self, answer: str) -> None:
-        await self.socket.send_text(for_readers(answer) if self._for_readers else answer)
-
-
-def for_readers(answer: str) -> str:
-    """With texts as people write them: without the spaces that the engine puts between words of
-    scripts that have none."""
-    return with_texts(answer, ("text", "partial"), lambda text: reader_text([text]))
+        await self.socket.send_text(answer)

@@ -40,7 +40,7 @@ from modelserver.refusal import Refusal
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import CaptionRequest
-from modelserver.speech.transcript import reader_text
+from modelserver.speech.transcript import join_texts
 from supervisor import PoolError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("wyoming")
@@ -50,7 +50,12 @@ _DISCARD_S = 60.0
 """How long a refused client may go on with its recording before its connection is closed."""
 _DISCARD_IDLE_S = 5.0
 """The same without an event in between."""
-_PUBLISHER = Attribution("alphacephei.com", "https://alphacephei.com/vosk/")
+_PUBLISHERS = {
+    "vosk": Attribution("alphacephei.com", "https://alphacephei.com/vosk/"),
+    "onnx": Attribution("k2-fsa", "https://github.com/k2-fsa/sherpa-onnx"),
+}
+_OURS = Attribution("modelserver", "")
+"""Of the program, and of models whose publisher is not known."""
 
 
 class WyomingClient:
@@ -143,19 +148,19 @@ class WyomingClient:
         models = [
             AsrModel(
                 name=served.label,
-                attribution=_PUBLISHER,
+                attribution=_PUBLISHERS.get(str(served.report().get("engine")), _OURS),
                 installed=True,
                 description=served.in_words(),
                 version=None,
-                languages=[served.language],
+                languages=served.languages,
             )
             for served in self._service.models.values()
         ]
         program = AsrProgram(
             name="modelserver",
-            attribution=_PUBLISHER,
+            attribution=_OURS,
             installed=True,
-            description="Vosk models, served",
+            description="Speech recognition",
             version=__version__,
             models=models,
             supports_transcript_streaming=True,
@@ -178,7 +183,9 @@ class WyomingClient:
         while following is not None and following.type != AUDIO_STOP:
             following = await self._alike(served, following, text)
         await self._begin(served, text)
-        await self._write(Transcript(text=text.whole, language=served.language).event())
+        await self._write(
+            Transcript(text=text.whole, language=text.language or served.language).event()
+        )
         await self._write(TranscriptStop().event())
         return following is not None
 
@@ -198,6 +205,7 @@ class WyomingClient:
         """
 
         async def tell(answer: dict[str, Any]) -> None:
+            text.language = text.language or answer.get("language")
             if said := text.add(answer.get("text", "")):
                 await self._write(TranscriptChunk(text=said).event())
 
@@ -225,7 +233,8 @@ class WyomingClient:
 
         async with live_session(self._service, served, tell) as session:
             await self._begin(served, text)
-            session.begin(CaptionRequest(raw=form, partials=False))
+            language = "" if self._wanted.name else self._wanted.language or ""
+            session.begin(CaptionRequest(raw=form, partials=False, language=language))
             try:
                 await session.carry(receive)
             except Ended as ended:
@@ -243,10 +252,12 @@ class _Text:
     def __init__(self) -> None:
         self._said: list[str] = []
         self.whole = ""
+        self.language: str | None = None
+        """The first that was detected and is not the model's own."""
         self.begun = False
 
     def add(self, said: str) -> str:
         """Return what a final result adds to the whole text, with a space before it if need be."""
         self._said.append(said)
-        before, self.whole = self.whole, reader_text(self._said)
+        before, self.whole = self.whole, join_texts(self._said)
         return self.whole[len(before) :]

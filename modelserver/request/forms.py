@@ -17,7 +17,7 @@ MOST_PARTS = 65
 """Of a form: a file and 64 fields."""
 _MOST_HEADERS = 256
 _MOST_HEADER_BYTES = 32 * 1024
-"""Of all headers of one part together. Only the three that are used are kept."""
+"""Of all headers of one part together. Only the three that are used are stored."""
 _USED_HEADERS = ("content-disposition", "content-type", "content-transfer-encoding")
 
 

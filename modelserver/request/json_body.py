@@ -1,4 +1,4 @@
-"""A JSON body with audio in it, `{"audio": "BASE64", ...}`: kept in a spool as it arrives.
+"""A JSON body with audio in it, `{"audio": "BASE64", ...}`: stored in a spool as it arrives.
 
 The audio's text is found in it and decoded in slices. msgspec decodes what is left, which is small.
 """
@@ -43,7 +43,7 @@ class JsonBody:
     """A JSON object in a spool. Raises `Refusal`."""
 
     def __init__(self, spool: Spool) -> None:
-        """`spool`: where the text is kept; the caller closes it."""
+        """`spool`: where the text is stored; the caller closes it."""
         self._spool = spool
         self._structure = 0
         self.fields: dict[str, str] = {}

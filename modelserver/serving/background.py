@@ -4,21 +4,20 @@ it has understood when an utterance is ended here."""
 import msgspec
 
 from modelserver.audio.formats import RawFormat
-from modelserver.speech.messages import RESET, Caption, CaptionRequest, SpeechWord
+from modelserver.speech.messages import RESET, Caption, CaptionRequest, SpeechRequest, SpeechWord
 from supervisor import Stream
 
 
-def begin(
-    stream: Stream, rate: int, alternatives: int, phrases: tuple[str, ...], profile: str
-) -> None:
+def begin(stream: Stream, rate: int, asked: SpeechRequest | CaptionRequest, profile: str) -> None:
     """Of samples (16-bit, mono), `rate` a second; with words."""
     request = CaptionRequest(
         raw=RawFormat("s16le", rate),
         words=True,
-        alternatives=alternatives,
+        alternatives=asked.alternatives,
         partials=False,
-        phrases=phrases,
+        phrases=asked.phrases,
         profile=profile,
+        language=asked.language,
     )
     stream.begin(msgspec.to_builtins(request))
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import structlog
 
-from models.vosk.prepared import PreparedModel, changed_size, remove, verify
+import models
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
-Form = tuple[Path, Path | None, tuple[str, ...]]
-"""A model's directory, that of its prepared form, and the folders that are left out."""
+FormKey = tuple[Path, str]
+"""`models.Form.key`."""
 
 _VERIFY_EVERY_S = 60.0
 """A prepared model that is whole is not read again sooner: crashes may come of what is sent."""
@@ -27,38 +27,46 @@ _MOST_FAILURES = 2
 
 @dataclass(slots=True)
 class Lessons:
-    """`needs`: bytes that a load has shown a form to need at the least. `unusable`: prepared models
-    that are not loaded any more, with the reason: they are damaged and could not be removed, or
-    loading them fails. `without_simd`: forms that are loaded without the SIMD library, with the
+    """`needs`: for a form, bytes that were predicted and bytes that a load has shown it to need at
+    the least. `unusable`: directories of prepared models that are not loaded any more, with the
+    reason: they are damaged and could not be removed. `failed`: forms whose loads fail, with the
     reason."""
 
-    needs: dict[Form, int] = field(default_factory=dict)
+    needs: dict[FormKey, tuple[int, int]] = field(default_factory=dict)
     unusable: dict[Path, str] = field(default_factory=dict)
-    without_simd: dict[Form, str] = field(default_factory=dict)
-    _failures: Counter[tuple[Form, bool]] = field(default_factory=Counter)
+    failed: dict[FormKey, str] = field(default_factory=dict)
+    _failures: Counter[FormKey] = field(default_factory=Counter)
 
-    def needs_of(self, form: Form) -> int:
-        """0 where nothing has shown it."""
-        return self.needs.get(form, 0)
+    def needs_of(self, form: models.Form) -> int:
+        """Return what loads have shown a form to need: its own, and those of forms of the model
+        that are predicted to need no more. 0 where nothing has shown it."""
+        directory, predicted = form.location.directory, form.prediction.model
+        return max(
+            (
+                shown
+                for key, (at, shown) in self.needs.items()
+                if key[0] == directory and at <= predicted
+            ),
+            default=0,
+        )
 
-    def load_failed(self, form: Form, why: str, *, with_simd: bool) -> None:
-        """A load ended in a way that would repeat itself. After two, the form is loaded without
-        the SIMD library if it had it, or else the model as it was published."""
-        original, made, _ = form
-        self._failures[form, with_simd] += 1
-        if self._failures[form, with_simd] < _MOST_FAILURES:
+    def load_failed(self, form: models.Form, why: str, *, last: bool = False) -> None:
+        """A load ended in a way that would repeat itself. After two, the next form is loaded;
+        the `last` one is tried again."""
+        if last:
+            return
+        self._failures[form.key] += 1
+        if self._failures[form.key] != _MOST_FAILURES:
             return
         reason = f"{_MOST_FAILURES} loads have failed, the last one so: {why}"
-        if with_simd:
-            self.without_simd[form] = reason
-            log.error("simd.disabled", model=str(made or original), problem=reason)
-        elif made is not None and made != original:
-            self.unusable[made] = reason
+        self.failed[form.key] = reason
+        model = str(form.prepared or form.location.directory)
+        log.error("form.disabled", model=model, form=form.name, problem=reason)
 
     def begin_again(self) -> None:
         """Forget what was learned: an operator has changed something."""
         self.unusable.clear()
-        self.without_simd.clear()
+        self.failed.clear()
         self._failures.clear()
 
 
@@ -72,45 +80,35 @@ class CrashInquiry:
         self._verified: dict[Path, float] = {}
         self._removed: set[Path] = set()
 
-    async def sound(self, prepared: PreparedModel | None, original: Path) -> bool:
-        """False if it is damaged; then it is gone, or never used again. `original`: the directory
-        of the model that it was made from."""
-        if prepared is None:
+    async def sound(self, engine: models.Engine, form: models.Form) -> bool:
+        """False if what was prepared for the form is damaged; then it is gone, or never used
+        again."""
+        if (directory := form.prepared) is None:
             return True
         async with self._lock:
-            directory = prepared.directory
             if directory in self._lessons.unusable:
                 return False
             if not directory.exists():  # by us, or by somebody else: that does no harm to its maps
                 return directory not in self._removed
             rested = time.monotonic() - self._verified.get(directory, -1e9) >= _VERIFY_EVERY_S
-            problem = await asyncio.to_thread(_problem, prepared, thorough=rested)
+            problem = await asyncio.to_thread(engine.sound, form, thorough=rested)
             if rested:
                 self._verified[directory] = time.monotonic()
             if problem is None:
                 return True
             log.error("prepared_model.rejected", problem=f"{directory}: {problem}")
-            await asyncio.to_thread(self._put_away, prepared, original)
+            await asyncio.to_thread(self._put_away, engine, directory, form.location.directory)
             return False
 
-    def _put_away(self, prepared: PreparedModel, original: Path) -> None:
-        if prepared.directory != original:
+    def _put_away(self, engine: models.Engine, directory: Path, original: Path) -> None:
+        if engine.store is not None and directory != original:
             try:
-                remove(prepared)
+                engine.store.remove(directory)
             except OSError as error:
                 log.warning(
-                    "prepared_model.removal_failed",
-                    directory=str(prepared.directory),
-                    reason=error.strerror,
+                    "prepared_model.removal_failed", directory=str(directory), reason=error.strerror
                 )
             else:
-                self._removed.add(prepared.directory)
+                self._removed.add(directory)
                 return
-        self._lessons.unusable[prepared.directory] = "it is known to be damaged"
-
-
-def _problem(prepared: PreparedModel, *, thorough: bool) -> str | None:
-    """Sizes first, which cost nothing. Reads the whole of it if that is asked for."""
-    if (problem := changed_size(prepared)) is not None or not thorough:
-        return problem
-    return next(iter(verify(prepared)), None)
+        self._lessons.unusable[directory] = "it is known to be damaged"

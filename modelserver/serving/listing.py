@@ -1,6 +1,9 @@
-"""Which models are installed, which could be fetched, and what of it fits on this machine now."""
+"""Which models are installed, which could be fetched, what of it fits on this machine now, and
+which is recommended for a language."""
 
-from collections.abc import Callable, Iterator
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -16,10 +19,15 @@ from modelserver.serving.selection import (
 from modelserver.settings import Settings
 from supervisor import Headroom, TargetUnavailable, in_units
 
+_PROCESSORS = ("x86_64", "aarch64")
+"""For which packages of all engines are published."""
+
 
 class ModelRow(msgspec.Struct, frozen=True):
     """One model, in words. `chosen`: it is the one that would be served; `installed`: it need not
-    be fetched; `problems`: what is wrong with it."""
+    be fetched; `problems`: what is wrong with it; `needs`: bytes that it and its workers take, 0 if
+    that is not known; `missing`: what has to be installed to serve it, if something has;
+    `speed`: seconds of one processor for a second of speech, 0 if that was not measured."""
 
     name: str
     language: str
@@ -31,18 +39,31 @@ class ModelRow(msgspec.Struct, frozen=True):
     installed: bool
     chosen: bool = False
     problems: tuple[str, ...] = ()
+    needs: int = 0
+    languages: tuple[str, ...] = ()
+    engine: str = "vosk"
+    missing: str | None = None
+    streaming: bool = True
+    speed: float = 0.0
+    error_rates: tuple[model_package.ErrorRate, ...] = ()
+    recommended: bool = False
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """All of them. `choice`: the one that would be served; `why_none`: if there is none."""
+    """All of them. `choice`: the one that would be served; `why_none`: if there is none.
+    `recommendation`: for the language that was asked for."""
 
     rows: list[ModelRow]
     choice: Choice | None
     why_none: str
+    recommendation: model_package.Recommendation | None = None
 
 
-def overview(settings: Settings, headroom: Headroom, *, installed: bool = False) -> Overview:
-    """`installed`: those alone. Reads disks."""
+def overview(
+    settings: Settings, headroom: Headroom, *, installed: bool = False, language: str = ""
+) -> Overview:
+    """List all models, or those that are `installed`, or those of a `language` (BCP 47), the
+    recommended one first. Reads disks."""
     served, why = _served(settings, headroom)
     rows = list(_installed(settings, headroom, served))
     if not installed:
@@ -50,7 +71,63 @@ def overview(settings: Settings, headroom: Headroom, *, installed: bool = False)
         known = [entry for entry in model_package.catalog() if entry.name not in names]
         known.sort(key=lambda entry: (entry.language, entry.memory_bytes))
         rows += [_known(entry, headroom, worker_count(settings)) for entry in known]
-    return Overview(rows, served, why)
+    if not language:
+        return Overview(rows, served, why)
+    rows = [row for row in rows if _speaks(row, language)]
+    best = model_package.recommend(_candidates(rows, headroom, language))
+    rows = [_for_language(row, language, best) for row in rows]
+    rows.sort(key=lambda row: _order(row, headroom))
+    return Overview(rows, served, why, best)
+
+
+def recommended(
+    settings: Settings, headroom: Headroom, language: str
+) -> model_package.Recommendation | None:
+    """Return the model to use for a language (BCP 47) on this machine, installed or not."""
+    return overview(settings, headroom, language=language).recommendation
+
+
+def _order(row: ModelRow, headroom: Headroom) -> tuple[bool, bool, bool, bool, int]:
+    """Sort the models of a language: what can be used first, what was measured before the rest."""
+    fits = 0 < row.needs <= headroom.most
+    return not row.recommended, not row.installed, not fits, not row.error_rates, row.needs
+
+
+def _speaks(row: ModelRow, language: str) -> bool:
+    return any(model_package.same_language(tag, language) for tag in row.languages)
+
+
+def _candidates(
+    rows: Sequence[ModelRow], headroom: Headroom, language: str
+) -> list[model_package.Candidate]:
+    candidates = []
+    for row in rows:
+        entry = model_package.catalog_entry(row.name)
+        candidates.append(
+            model_package.Candidate(
+                row.name,
+                entry.rates_for(language) if entry else (),
+                row.needs,
+                0 < row.needs <= headroom.most,
+                row.missing is None or platform.machine() in _PROCESSORS,
+                preferred=entry is not None and entry.recommended_for(language),
+            )
+        )
+    return candidates
+
+
+def _for_language(
+    row: ModelRow, language: str, best: model_package.Recommendation | None
+) -> ModelRow:
+    """Return the row with what is published of the model for the language."""
+    entry = model_package.catalog_entry(row.name)
+    rates = entry.rates_for(language) if entry else ()
+    return msgspec.structs.replace(
+        row,
+        errors=f"{rates[0].rate:g} %" if rates else "",
+        error_rates=rates,
+        recommended=best is not None and best.name == row.name,
+    )
 
 
 def _served(settings: Settings, headroom: Headroom) -> tuple[Choice | None, str]:
@@ -64,14 +141,14 @@ def _installed(settings: Settings, headroom: Headroom, served: Choice | None) ->
     for location in model_package.installed_models(settings.models_dir):
         entry = model_package.catalog_entry(location.name)
         try:
-            choice = candidate(location, settings.prepared_dir, settings.rescoring)
+            choice = candidate(location, settings)
         except model_package.ModelError as error:
             yield ModelRow(
                 location.name, location.language, "", "", "", error.message, "", installed=True
             )
             continue
         chosen = served is not None and served.location.directory == location.directory
-        state = "prepared" if choice.prepared else "installed"
+        state = "prepared" if choice.form.prepared else "installed"
         yield ModelRow(
             location.name,
             entry.language if entry else location.language,
@@ -83,28 +160,68 @@ def _installed(settings: Settings, headroom: Headroom, served: Choice | None) ->
             installed=True,
             chosen=chosen,
             problems=choice.problems,
+            needs=choice.needs(worker_count(settings)),
+            **_facts(entry) | _facts_of(choice, entry),
         )
 
 
 def _known(entry: model_package.CatalogEntry, headroom: Headroom, workers: int) -> ModelRow:
     def needs(some: int) -> int:
-        return entry.memory_bytes + some * LEAST_GROWTH
+        return entry.memory_bytes + some * max(LEAST_GROWTH, entry.growth_bytes)
 
-    about = "" if entry.size else "~"
+    known = entry.memory_bytes > 0
+    size = f"{'' if entry.size else '~'}{in_units(entry.download_bytes)} "
     return ModelRow(
         entry.name,
         entry.language,
         _errors(entry),
-        f"{'' if entry.memory else '~'}{in_units(entry.memory_bytes)}",
-        _fits(needs, headroom, workers, "~"),
-        f"{about}{in_units(entry.download_bytes)} to fetch",
+        f"{'' if entry.memory else '~'}{in_units(entry.memory_bytes)}" if known else "",
+        _fits(needs, headroom, workers, "~") if known else "",
+        f"{size if entry.download_bytes else ''}to fetch{_needing(entry)}",
         entry.licence,
         installed=False,
+        needs=needs(workers) if known else 0,
+        **_facts(entry),
     )
 
 
+def _needing(entry: model_package.CatalogEntry) -> str:
+    """Say that the engine of a model is not installed, after a state."""
+    there = model_package.engine_named(entry.engine).missing() is None
+    return "" if there else f", needs {entry.engine}"
+
+
+def _facts(entry: model_package.CatalogEntry | None) -> dict[str, Any]:
+    """Return what the catalogue says of a model, as fields of its row."""
+    if entry is None:
+        return {}
+    return {
+        "languages": entry.tags,
+        "engine": entry.engine,
+        "missing": model_package.engine_named(entry.engine).missing(),
+        "streaming": entry.streaming,
+        "speed": entry.speed,
+        "error_rates": entry.rates,
+    }
+
+
+def _facts_of(choice: Choice, entry: model_package.CatalogEntry | None) -> dict[str, Any]:
+    """Return what the files of an installed model say, as fields of its row."""
+    abilities = choice.form.abilities
+    languages = abilities.languages or (choice.location.language,)
+    return {
+        "languages": entry.tags if entry is not None else languages,
+        "engine": choice.engine,
+        "missing": model_package.engine_named(choice.engine).missing(),
+        "streaming": abilities.streaming,
+    }
+
+
 def _errors(entry: model_package.CatalogEntry | None) -> str:
-    return "" if entry is None or entry.error_rate is None else f"{entry.error_rate:g} %"
+    if entry is None or not entry.rates:
+        return ""
+    shown = entry.rates[0]
+    return f"{shown.rate:g} %" + (f" ({shown.language})" if len(entry.tags) > 1 else "")
 
 
 def _fits(needs: Callable[[int], int], headroom: Headroom, workers: int, about: str = "") -> str:

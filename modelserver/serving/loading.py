@@ -2,18 +2,18 @@
 taught."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from models.vosk.layout import composes_its_graph
+import models
 from modelserver.serving.learned import CrashInquiry, Lessons
-from modelserver.serving.load_specs import find_choice, target_of, wants_simd
+from modelserver.serving.load_specs import describe_choice, find_model, target_of
+from modelserver.serving.requirements import RequirementMissing, RequirementSupply
 from modelserver.serving.rlimits import not_allowed
-from modelserver.serving.selection import Choice, worker_count
-from modelserver.serving.simd_supply import SimdSupply
+from modelserver.serving.selection import Choice, candidate, choose_model, worker_count
 from modelserver.settings import Settings
-from supervisor import Cause, DeathRecord, Pool, Target, TargetUnavailable
+from supervisor import Cause, DeathRecord, Headroom, Pool, Target, TargetUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
@@ -36,36 +36,55 @@ class ModelLoading:
     """Chooses the target of each load of one served model."""
 
     def __init__(
-        self, simd: SimdSupply, make_room: MakeRoom, make_way: MakeWay, *, plain: bool
+        self,
+        requirements: RequirementSupply,
+        make_room: MakeRoom,
+        make_way: MakeWay,
+        *,
+        phrases: bool,
     ) -> None:
-        """`plain`: as the model was published, though it may be prepared."""
-        self._plain = plain
-        self._simd = simd
+        """`phrases`: in a form that takes phrases, though there may be a better one."""
+        self._phrases = phrases
+        self._requirements = requirements
         self._make_room, self._make_way = make_room, make_way
-        self._with_simd = False
         self._learnt: DeathRecord | None = None
         self._tried = False
         """The last target was found, so that what failed since was loading it."""
         self._lessons = Lessons()
         self._inquiry = CrashInquiry(self._lessons)
         self._chosen: Choice | None = None
-        self.simd_missing: str | None = None
-        """Why the SIMD library, which would pay, cannot be used."""
+        self._seen: Choice | None = None
 
     def begin_again(self) -> None:
         """Forget what loads have taught: an operator has changed something."""
         self._lessons.begin_again()
 
+    @property
+    def abilities(self) -> models.Abilities | None:
+        """Abilities of the form that was chosen or would be; None while that is not known."""
+        chosen = self._chosen or self._seen
+        return None if chosen is None else chosen.form.abilities
+
+    async def look(self, settings: Settings) -> None:
+        """See which form would be best, of the first model that is there."""
+        try:
+            self._seen = await asyncio.to_thread(lambda: candidate(find_model(settings), settings))
+        except models.ModelError:
+            self._seen = None  # the first load says why
+
     def takes_phrases(self) -> bool:
-        """Return whether the model can be limited to phrases once it is loaded as it was published;
-        True while that is not known."""
-        chosen = self._chosen
-        return chosen is None or composes_its_graph(chosen.location.directory)
+        """Return whether a form of the model takes phrases; True while that is not known."""
+        return self._chosen is None or self._chosen.takes_phrases
 
     def lost_prepared(self) -> str | None:
         """Return why a prepared form of the model is not in use; None if there is no reason."""
         chosen = self._chosen
-        return next(iter(chosen.problems), None) if chosen and chosen.prepared is None else None
+        return next(iter(chosen.problems), None) if chosen and not chosen.form.prepared else None
+
+    @property
+    def missing(self) -> str | None:
+        """Reason why what a better form of the model requires is not used."""
+        return self._chosen.missing if self._chosen is not None else None
 
     async def learn(self, pool: Pool, sound: Callable[[], Awaitable[bool]]) -> None:
         """Draw conclusions from how the last load ended. `sound`: see `supervisor.Pool`."""
@@ -81,42 +100,56 @@ class ModelLoading:
     async def target(self, settings: Settings, pool: Pool) -> Target:
         """Choose what to load now, so that a model that was installed meanwhile is found. Raises
         `supervisor.TargetUnavailable`."""
-        slots = worker_count(settings)
+        slots, unavailable = worker_count(settings), dict[str, str]()
+        while True:
+            choice, headroom = await self._choose(settings, pool, unavailable)
+            if (reason := not_allowed(choice, slots)) is not None:
+                raise TargetUnavailable(reason)
+            if (needs := choice.needs(slots)) > headroom.now:
+                await self._make_way(needs, headroom.now)
+            variables: Mapping[str, str] = {}
+            if (requirement := choice.form.requirement) is not None:
+                try:
+                    variables = await self._requirements.get(requirement)
+                except RequirementMissing as error:
+                    unavailable[requirement.name] = str(error)
+                    continue
+            break
+        self._chosen = choice
+        describe_choice(choice, settings, headroom)
+        self._tried = True
+        return target_of(settings, choice, variables)
+
+    async def _choose(
+        self, settings: Settings, pool: Pool, unavailable: Mapping[str, str]
+    ) -> tuple[Choice, Headroom]:
+        """Choose what fits, after unloading other models if need be."""
         while True:
             headroom = await pool.headroom()
             try:
                 choice = await asyncio.to_thread(
-                    find_choice, settings, headroom, self._lessons, plain=self._plain
+                    choose_model,
+                    settings,
+                    headroom,
+                    self._lessons,
+                    unavailable,
+                    phrases=self._phrases,
                 )
             except TargetUnavailable:
                 if not await self._make_room():
                     raise
             else:
-                break
-        if (missing := not_allowed(choice, slots)) is not None:
-            raise TargetUnavailable(missing)
-        if (needs := choice.needs(slots)) > headroom.now:
-            await self._make_way(needs, headroom.now)
-        self._chosen = choice
-        simd, self.simd_missing = None, None
-        if wants_simd(settings, choice):
-            refused = self._lessons.without_simd.get(choice.form)
-            simd, self.simd_missing = await self._simd.get(settings, refused)
-        self._with_simd = simd is not None
-        target = await asyncio.to_thread(target_of, settings, choice, simd)
-        self._tried = True
-        return target
+                return choice, headroom
 
     async def sound(self) -> bool:
         """Return whether what is served is as it was made. If it is not, it is not used again."""
-        chosen = self._chosen
-        return chosen is None or await self._inquiry.sound(
-            chosen.prepared, chosen.location.directory
-        )
+        if (chosen := self._chosen) is None:
+            return True
+        return await self._inquiry.sound(models.engine_named(chosen.engine), chosen.form)
 
     def _load_failed(self, why: str) -> None:
         if self._chosen is not None:
-            self._lessons.load_failed(self._chosen.form, why, with_simd=self._with_simd)
+            self._lessons.load_failed(self._chosen.form, why, last=self._chosen.last)
 
     def _learn_from(self, record: DeathRecord) -> None:
         """A load was ended for its memory, though what was predicted did fit: from now on it is
@@ -128,7 +161,7 @@ class ModelLoading:
         if chosen is None or last is None or record.death.cause not in _FOR_MEMORY:
             return
         expected = max(self._lessons.needs_of(chosen.form), int(last.unreclaimable * _UNSEEN))
-        self._lessons.needs[chosen.form] = expected
+        self._lessons.needs[chosen.form.key] = chosen.prediction.model, expected
         log.warning(
             "model.mispredicted",
             model=chosen.location.name,

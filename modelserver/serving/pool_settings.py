@@ -9,7 +9,7 @@ def memory_settings(settings: Settings) -> MemorySettings:
     """Return the settings of the guard."""
     return MemorySettings(
         limit=_unless_auto(settings.memory.limit),
-        reserve=_unless_auto(settings.memory.reserve),
+        reserve=_unless_auto(settings.debug.memory_reserve),
         budget=_unless_auto(settings.workers.budget),
         max_rss=_unless_auto(settings.debug.max_rss),
     )
@@ -21,7 +21,7 @@ def pool_settings(settings: Settings, first_slot: int = 0) -> PoolSettings:
         workers=worker_count(settings),
         first_slot=first_slot,
         queue=settings.limits.queue,
-        hang_s=settings.workers.hang_s,
+        hang_s=settings.debug.hang_s,
         nice=settings.debug.nice,
         allocator=Allocator(settings.debug.allocator),
         sandbox=Sandbox(settings.sandbox),

@@ -3,6 +3,7 @@ priority, that ends with the server; tried again later where it could not be don
 
 import asyncio
 import contextlib
+import dataclasses
 import enum
 from collections.abc import Coroutine
 from typing import Any
@@ -11,19 +12,12 @@ import msgspec
 import structlog
 
 import models
-from models.vosk import mapping
-from models.vosk.prepared import (
-    GRAPH_COMPILER,
-    can_build,
-    estimate_needs,
-    find_leftovers,
-    must_be_affordable,
-    remove_leftover,
-)
+from models.leftovers import remove_leftover
 from modelserver.serving.commands import ProgressLine, run_models_command
-from modelserver.serving.load_specs import find_model, is_prepared
+from modelserver.serving.load_specs import find_model
+from modelserver.serving.selection import engine_settings
 from modelserver.settings import Settings
-from supervisor import Cause, Guard, Pool, available_memory
+from supervisor import Cause, Guard, Pool
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
@@ -56,11 +50,9 @@ class Outcome(enum.Enum):
 
 def in_words(progress: ProgressLine) -> str:
     """Return how far a preparation is, in words."""
-    if progress.phase != "graph" or progress.total == 0:
-        return {"compiler": "building the graph compiler", "check": "comparing answers"}.get(
-            progress.phase, progress.phase
-        )
-    return f"{min(99, 100 * progress.done // progress.total)} % of its graph"
+    if progress.total == 0:
+        return progress.phase
+    return f"{progress.phase}, {min(99, 100 * progress.done // progress.total)} %"
 
 
 class Preparation:
@@ -72,6 +64,8 @@ class Preparation:
         self.progress: ProgressLine | None = None
         self.why_not: str | None = None
         self._guard = guard
+        self._consequence = ""
+        """What it means to go without it."""
         self._elsewhere = False
         """Another process was preparing it at the last attempt."""
         self._ended = 0
@@ -149,44 +143,42 @@ class Preparation:
             await asyncio.to_thread(self._must_be_possible)
         except models.ModelError as error:
             self.why_not = error.message
-            log.warning(
-                "prepare.postponed",
-                reason=error.message,
-                consequence="served as it was published, a model is several times slower and "
-                "takes several times the memory",
-            )
+            log.warning("prepare.postponed", reason=error.message, consequence=self._consequence)
             return Outcome.LATER if error.code == "cannot_afford" else Outcome.FAILED
         log.info("prepare.planned", note=note)
         return await self._run()
 
     def _tidy_up(self) -> None:
         """Remove what killed runs and replaced models have left in the store."""
+        stores = [engine.store for engine in models.installed_engines() if engine.store is not None]
         try:
-            for leftover in find_leftovers(self.settings.prepared_dir):
-                if leftover.certain and remove_leftover(leftover):
-                    log.info("prepared_model.removed", path=str(leftover.path), why=leftover.why)
+            for store in stores:
+                for leftover in store.leftovers(self.settings.prepared_dir):
+                    if leftover.certain and remove_leftover(leftover):
+                        path, why = str(leftover.path), leftover.why
+                        log.info("prepared_model.removed", path=path, why=why)
         except OSError as error:
             log.warning("prepared_model.removal_failed", path=error.filename, reason=error.strerror)
 
     def _needed(self) -> bool:
-        """Return whether there is a model that is not prepared. Reads disks."""
+        """Return whether preparing the model would change it. Reads disks."""
         try:
-            return not is_prepared(self.settings, find_model(self.settings))
+            location = find_model(self.settings)
+            engine = models.engine_of(location.directory)
+            improvement = engine.improvement(location, engine_settings(self.settings, engine))
         except models.ModelError:
             return False
+        self._consequence = improvement.consequence if improvement is not None else ""
+        return improvement is not None
 
     def _must_be_possible(self) -> None:
         """Raises `ModelError` where it cannot be done, or not now. Reads disks."""
         location = find_model(self.settings)
-        store = self.settings.prepared_dir
-        if (why := mapping.mapping_problem()) is not None:
-            raise models.ModelError("cannot_map", why)
-        if GRAPH_COMPILER.find(store) is None and not can_build():
-            raise models.ModelError(
-                "no_compiler", f"there is no compiler for it ({GRAPH_COMPILER.needs})"
-            )
-        spare = available_memory() - _SERVING_RESERVE_BYTES
-        must_be_affordable(estimate_needs(location.directory), spare, store)
+        engine = models.engine_of(location.directory)
+        assert engine.store is not None
+        settings = engine_settings(self.settings, engine)
+        spare = settings.available - _SERVING_RESERVE_BYTES
+        engine.store.must_be_possible(location, dataclasses.replace(settings, available=spare))
 
     async def _run(self) -> Outcome:
         name = ", ".join(self.settings.model)

@@ -73,7 +73,7 @@ class Rate:
 
 
 class Turn:
-    """The place of one recording in the order, with `left_s` seconds of audio to recognise."""
+    """The position of one recording in the queue, with `left_s` seconds of audio to recognise."""
 
     def __init__(self, turns: "Turns", left_s: float) -> None:
         self._turns = turns

@@ -28,8 +28,8 @@ from modelserver.speech.messages import (
     SpeechRequest,
     SpeechSegment,
 )
-from modelserver.speech.segments import in_order
-from modelserver.speech.transcript import reader_text
+from modelserver.speech.segments import in_order, in_transcript, main_language
+from modelserver.speech.transcript import join_texts
 from supervisor import Admission, JobInput, Pool, Spool, SpoolFull, SpoolStore, Stream
 
 _MESSAGE_BYTES = 64_000
@@ -45,7 +45,7 @@ Told = Callable[[SpeechProgress], None]
 
 
 class PieceJournal(Protocol):
-    """What is understood of pieces, kept for the case that all of it has to begin again."""
+    """Results of pieces, stored for the case that all of it has to begin again."""
 
     async def begin(self, piece_s: float) -> dict[int, RecognisedPiece]:
         """Return the pieces that are known, by number, if they were cut so long."""
@@ -145,14 +145,7 @@ class Recording:
     # --- samples --------------------------------------------------------------------------------
 
     async def _decode(self, admission: Admission, audio: JobInput) -> Decoded:
-        request = DecodeRequest(
-            self._piece_s,
-            self._asked.longest_audio_s,
-            self._asked.raw,
-            self._asked.phrases,
-            self._asked.profile,
-            self._asked.channels,
-        )
+        request = DecodeRequest(self._piece_s, self._asked)
         done = await admission.run(
             msgspec.to_builtins(request),
             audio,
@@ -206,9 +199,8 @@ class Recording:
         if (waiting := await self._waiting.get()) is None:
             return
         rate = waiting.piece.rate
-        asked = self._asked
         with self._pool.background_stream(request_id=self._request_id) as stream:
-            background.begin(stream, rate, asked.alternatives, asked.phrases, asked.profile)
+            background.begin(stream, rate, self._asked, self._asked.profile)
             fed_s = 0.0
             while waiting is not None:
                 if self._may_go_on is not None:
@@ -287,12 +279,16 @@ class Recording:
         segments = in_order(self._segments) if apart else self._segments
         words = [word for segment in segments for word in segment.words]
         with_words = asked.words and (asked.segments or not apart)
+        language = main_language(
+            ((segment.language, segment.text) for segment in segments), decoded.language
+        )
+        segments = in_transcript(segments, language, decoded.language)
         shown = segments if with_words else [without_words(segment) for segment in segments]
         return Speech(
-            text=reader_text(segment.text for segment in segments),
+            text=join_texts(segment.text for segment in segments),
             duration_s=decoded.duration_s,
             model=decoded.model,
-            language=decoded.language,
+            language=language,
             words=sorted(words, key=lambda word: word.start) if asked.words else [],
             warnings=decoded.warnings,
             segments=shown if asked.segments or apart else [],
@@ -317,6 +313,7 @@ def _segment(caption: Caption, add_s: float, channel: int | None) -> SpeechSegme
         channel=channel,
         words=words,
         alternatives=caption.alternatives or [],
+        language=caption.language,
     )
 
 

@@ -11,8 +11,8 @@ import structlog
 
 from modelserver.refusal import Refusal
 from modelserver.serving.loading import MakeWay
+from modelserver.serving.requirements import RequirementSupply
 from modelserver.serving.served import ServedModel
-from modelserver.serving.simd_supply import SimdSupply
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.changes import with_values
 from modelserver.settings.labels import own_settings, settings_for
@@ -48,7 +48,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         """Has the server before this one end where both do not fit."""
         self._settings = settings
         self._guard, self._spools = guard, spools
-        self._simd = SimdSupply(guard)
+        self._requirements = RequirementSupply(guard)
         self._idling: asyncio.Task[None] | None = None
         self._leaving: dict[ServedModel, asyncio.Task[None]] = {}
         self._for_phrases: dict[str, ServedModel] = {}
@@ -69,8 +69,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
 
     async def __aenter__(self) -> "ModelRegistry":
         for served in self._models.values():
-            if not served.on_demand:
-                await served.start()
+            await (served.look() if served.on_demand else served.start())
         self._idling = asyncio.create_task(self._unload_idle_ones())
         return self
 
@@ -101,12 +100,10 @@ class ModelRegistry(Mapping[str, ServedModel]):
         raise UnknownModel(f"there is no model {' and '.join(wanted)}; there are: {there}")
 
     def with_phrases(self, served: ServedModel) -> ServedModel:
-        """Return the same model as it was published, on one worker of its own, loaded on demand: a
-        compiled graph cannot be limited to phrases. Raises `Refusal`."""
+        """Return the same model in a form that takes phrases, on one worker of its own, loaded on
+        demand. Raises `Refusal`."""
         if not served.takes_phrases():
-            raise phrases_refused(
-                f"{served.in_words()} has a graph that cannot be limited to phrases"
-            )
+            raise phrases_refused(f"{served.in_words()} cannot be limited to phrases")
         if (found := self._for_phrases.get(served.label)) is None:
             own = msgspec.structs.replace(
                 served.own, load="first_use", idle_s=_PHRASES_IDLE_S, workers=1
@@ -118,7 +115,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
                 "debug.nice": min(19, self._settings.debug.nice + _PHRASES_NICER),
             }
             settings = with_values(served.settings, one_worker)
-            found = self._new_model(f"{served.label}.phrases", settings, own, plain=True)
+            found = self._new_model(f"{served.label}.phrases", settings, own, phrases=True)
             self._for_phrases[served.label] = found
         return found
 
@@ -178,8 +175,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         for label, served in self._models.items():
             if label in before:
                 served.change(settings_for(settings, label, wanted[label]), wanted[label])
-            if not served.on_demand:
-                await served.start()
+            await (served.look() if served.on_demand else served.start())
         # Those for phrases are loaded again when somebody asks for them.
         gone = [before[label] for label in before.keys() - wanted.keys()]
         gone += self._for_phrases.values()
@@ -232,7 +228,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         return self._new_model(label, settings_for(self._settings, label, own), own)
 
     def _new_model(
-        self, label: str, settings: Settings, own: ModelSettings, *, plain: bool = False
+        self, label: str, settings: Settings, own: ModelSettings, *, phrases: bool = False
     ) -> ServedModel:
         served = ServedModel(
             label,
@@ -243,8 +239,8 @@ class ModelRegistry(Mapping[str, ServedModel]):
             spools=self._spools,
             make_room=self._make_room,
             make_way=lambda needs, left: self.make_way(needs, left),
-            simd=self._simd,
-            plain=plain,
+            requirements=self._requirements,
+            phrases=phrases,
         )
         self._slots += served.slots
         return served

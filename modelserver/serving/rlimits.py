@@ -23,7 +23,7 @@ def not_allowed(choice: Choice, workers: int) -> str | None:
         if soft != resource.RLIM_INFINITY and soft < needed:
             return (
                 f"a process may have {in_units(soft)} of addresses ({name}), and "
-                f"{choice.location.name} needs {in_units(needed)}: memory is kept within bounds "
+                f"{choice.location.name} needs {in_units(needed)}: memory is bounded "
                 "by memory.limit, not by that"
             )
     wanted = workers + 1 + _THREADS

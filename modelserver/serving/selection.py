@@ -1,46 +1,48 @@
-"""Which model is loaded, and how much of it: the first of those asked for that fits into the room
+"""Which model is loaded, and in which form: the first of those asked for that fits into the room
 there is. Decided from files' names and sizes, before anything is loaded."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+
+import msgspec
 
 import models
-from models.vosk import mapping
-from models.vosk.layout import rescoring_folders
-from models.vosk.prediction import if_prepared
-from models.vosk.prepared import PreparedModel, estimate_needs, find_prepared
-from modelserver.serving.learned import Form, Lessons
+from modelserver.serving.learned import Lessons
 from modelserver.settings import Settings
-from supervisor import Headroom, TargetUnavailable, in_units, usable_cpus
+from supervisor import Headroom, TargetUnavailable, available_memory, in_units, usable_cpus
 
 LEAST_GROWTH = 32 << 20
 """Bytes: what a worker can work with at the least, if its model would let it grow by more."""
 
-RESCORING_COST = "its errors may be about a twentieth more"
-"""Published for a big model without its recurrent network (vosk-api #779: 5 % relative)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A model and how it is loaded. `left_out`: folders that are not; `passed_over`: why those
-    before it in the list are not served; `problems`: why a prepared one is not used."""
+    """A model and the form in which it is loaded. `passed_over`: why those before it in the list
+    are not served; `problems`: why a prepared form is not used; `missing`: why what a better form
+    requires is not used."""
 
-    location: models.ModelLocation
-    prepared: PreparedModel | None
-    prediction: models.Prediction
-    left_out: tuple[str, ...] = ()
+    engine: str
+    form: models.Form
     shown: int = 0
     """Bytes that a load of it has shown it to need at the least, if one was ended for that."""
+    takes_phrases: bool = False
+    """Whether a form of the model, maybe another one, takes phrases that a request names."""
+    last: bool = False
+    """There is no other form to load if this one fails."""
     passed_over: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    missing: str | None = None
 
     @property
-    def form(self) -> Form:
-        """Which files of the model are loaded."""
-        made = self.prepared.directory if self.prepared else None
-        return self.location.directory, made, self.left_out
+    def location(self) -> models.ModelLocation:
+        """Where the model is."""
+        return self.form.location
+
+    @property
+    def prediction(self) -> models.Prediction:
+        """Memory that it will take."""
+        return self.form.prediction
 
     @property
     def model_bytes(self) -> int:
@@ -56,6 +58,17 @@ class Choice:
         return max(0, headroom - self.model_bytes) // self.prediction.growth
 
 
+def engine_settings(settings: Settings, engine: models.Engine) -> models.EngineSettings:
+    """Return what decides how models of this engine are loaded."""
+    section = getattr(settings.engines, engine.name, None)
+    return models.EngineSettings(
+        settings.prepared_dir,
+        settings.profile,
+        {} if section is None else msgspec.structs.asdict(section),
+        available_memory(),
+    )
+
+
 def worker_count(settings: Settings) -> int:
     """Return how many workers are set, or how many processors there are."""
     return settings.workers.count or usable_cpus()
@@ -66,37 +79,61 @@ def workers_text(count: int) -> str:
     return f"{count} workers" if count != 1 else "1 worker"
 
 
-def candidate(
+def candidates(
     location: models.ModelLocation,
-    store: Path,
-    rescoring: str,
-    unusable: Mapping[Path, str] | None = None,
+    settings: Settings,
+    lessons: Lessons | None = None,
+    unavailable: Mapping[str, str] | None = None,
     *,
-    plain: bool = False,
-) -> Choice:
-    """The installed model, prepared if it is and not wanted `plain`, with its rescoring unless that
-    is "off". `unusable`: prepared models that are not loaded, with the reason.
+    phrases: bool = False,
+) -> list[Choice]:
+    """Return the forms of an installed model that can be loaded, best first; with `phrases`, those
+    that take phrases. `unavailable`: requirements that cannot be had, with the reason.
 
     Reads directories and first bytes. Raises `models.ModelError`.
     """
-    unusable = unusable or {}
-    if (problem := unusable.get(location.directory)) is not None:
+    lessons, unavailable = lessons or Lessons(), unavailable or {}
+    if (problem := lessons.unusable.get(location.directory)) is not None:
         raise models.ModelError("model_damaged", f"{location.directory} is not used: {problem}")
-    lookup = None if plain else find_prepared(location, store, unusable)
-    prepared = lookup.prepared if lookup else None
-    problems = lookup.problems if lookup else ()
-    if prepared is not None and (why := mapping.mapping_problem()) is not None:
-        problems += (f"{prepared.directory} is not used: {why}",)
-        prepared = None
-    made = prepared.made if prepared else {}
-    left_out = tuple(rescoring_folders(location.directory)) if rescoring == "off" else ()
-    try:
-        prediction = models.predict(location.directory, made, rescoring=not left_out)
-    except OSError as error:
-        raise models.ModelError(
-            "model_unreadable", f"{error.filename or location.directory}: {error.strerror}"
-        ) from error
-    return Choice(location, prepared, prediction, left_out, problems=problems)
+    engine = models.engine_of(location.directory)
+    if (what := engine.missing()) is not None:
+        raise models.ModelError("engine_missing", f"{location.name} cannot be loaded: {what}")
+    forms = engine.forms(location, engine_settings(settings, engine))
+    takes_phrases = any(form.abilities.phrases != "no" for form in forms)
+    if phrases and takes_phrases:
+        forms = [form for form in forms if form.abilities.phrases != "no"]
+    found: list[Choice] = []
+    problems: dict[str, None] = {}
+    missing: dict[str, None] = {}
+    for form in forms:
+        if form.prepared is not None and (why := lessons.unusable.get(form.prepared)) is not None:
+            problems[f"{form.prepared} is not used: {why}"] = None
+            continue
+        name = form.requirement.name if form.requirement is not None else ""
+        if (why := unavailable.get(name) or lessons.failed.get(form.key)) is None:
+            found.append(
+                Choice(
+                    engine.name,
+                    _with_profile(form, settings.profile),
+                    lessons.needs_of(form),
+                    takes_phrases,
+                    problems=(*form.problems, *problems),
+                    missing=None if name else next(iter(missing), None),
+                )
+            )
+        elif name:
+            missing[f"the {name} is not used: {why}"] = None
+        else:
+            problems[f"{form.prepared or form.name} is not used: {why}"] = None
+    if not found:
+        why = "; ".join((*missing, *problems))
+        raise models.ModelError("form_missing", f"{location.name} cannot be loaded: {why}")
+    return [*found[:-1], dataclasses.replace(found[-1], last=True)]
+
+
+def candidate(location: models.ModelLocation, settings: Settings) -> Choice:
+    """Return the best form of an installed model. Raises `models.ModelError`."""
+    return candidates(location, settings)[0]
 
 
 def find_wanted(settings: Settings, wanted: str) -> models.ModelLocation:
@@ -105,10 +142,16 @@ def find_wanted(settings: Settings, wanted: str) -> models.ModelLocation:
 
 
 def choose_model(
-    settings: Settings, headroom: Headroom, lessons: Lessons | None = None, *, plain: bool = False
+    settings: Settings,
+    headroom: Headroom,
+    lessons: Lessons | None = None,
+    unavailable: Mapping[str, str] | None = None,
+    *,
+    phrases: bool = False,
 ) -> Choice:
-    """The first model of `settings.model` that fits. Raises `TargetUnavailable`, with numbers and
-    with what would fit instead. `plain`: as it was published, though it may be prepared."""
+    """The first model of `settings.model` that fits, in its best form that does. Raises
+    `TargetUnavailable`, with numbers and with what would fit instead. `phrases`: in a form that
+    takes phrases."""
     lessons = lessons or Lessons()
     workers = worker_count(settings)
     passed_over: list[str] = []
@@ -116,17 +159,18 @@ def choose_model(
     for wanted in settings.model:
         try:
             location = find_wanted(settings, wanted)
-            there = True
-            ways = list(_ways(location, settings, lessons, plain=plain))
+            forms = candidates(location, settings, lessons, unavailable, phrases=phrases)
         except models.ModelError as error:
             passed_over.append(error.message)
             continue
-        if (choice := _first_that_fits(ways, workers, headroom)) is not None:
+        there = True
+        if (choice := _first_that_fits(forms, workers, headroom)) is not None:
             return dataclasses.replace(choice, passed_over=tuple(passed_over))
-        better = "" if plain else _prepared(ways[-1], workers, headroom)
-        passed_over.append(does_not_fit(ways[-1], workers, headroom) + better)
+        least = min(forms, key=lambda form: form.needs(workers))
+        better = "" if phrases else _prepared(location, settings, headroom)
+        passed_over.append(does_not_fit(least, workers, headroom) + better)
     # Where none is there, what is installed has been said already.
-    instead = what_would_fit(settings, headroom, lessons) if there and not plain else ""
+    instead = what_would_fit(settings, headroom, lessons) if there and not phrases else ""
     raise TargetUnavailable("; ".join(passed_over) + instead)
 
 
@@ -142,16 +186,20 @@ def does_not_fit(choice: Choice, workers: int, headroom: Headroom) -> str:
     )
 
 
-def _prepared(choice: Choice, workers: int, headroom: Headroom) -> str:
+def _prepared(location: models.ModelLocation, settings: Settings, headroom: Headroom) -> str:
     """Return what preparing the model would change, in words."""
-    if choice.prediction.graph == "mapped":
+    engine = models.engine_of(location.directory)
+    improvement = engine.improvement(location, engine_settings(settings, engine))
+    if improvement is None:
         return ""
-    graph = estimate_needs(choice.location.directory).graph
-    better = dataclasses.replace(choice, prediction=if_prepared(choice.prediction, graph))
-    if better.needs(workers) > headroom.most:
+    workers = worker_count(settings)
+    better = [
+        Choice(engine.name, _with_profile(form, settings.profile)) for form in improvement.forms
+    ]
+    if (choice := _first_that_fits(better, workers, headroom)) is None:
         return ""
     return (
-        f"; prepared, it would need {in_units(better.needs(workers))} (`modelserver models "
+        f"; prepared, it would need {in_units(choice.needs(workers))} (`modelserver models "
         "prepare`, or `models export` on a machine that has the memory to prepare it)"
     )
 
@@ -162,39 +210,28 @@ def what_would_fit(settings: Settings, headroom: Headroom, lessons: Lessons) -> 
     fitting = []
     for location in models.installed_models(settings.models_dir):
         try:
-            ways = list(_ways(location, settings, lessons))
+            forms = candidates(location, settings, lessons)
         except models.ModelError:
             continue
-        if (found := _first_that_fits(ways, workers, headroom)) is not None:
+        if (found := _first_that_fits(forms, workers, headroom)) is not None:
             fitting.append(f"{location.name} ({in_units(found.needs(workers))})")
     if fitting:
         return f"; what would fit: {', '.join(fitting)}"
-    entries = [entry for entry in models.catalog() if entry.memory_bytes < headroom.most]
+    entries = [entry for entry in models.catalog() if 0 < entry.memory_bytes < headroom.most]
     if entries:
         some = ", ".join(f"{e.name} (about {in_units(e.memory_bytes)})" for e in entries[:2])
         return f"; what would fit, and can be fetched with `modelserver models pull`: {some}"
     return "; nothing that is installed or known would fit"
 
 
-def _ways(
-    location: models.ModelLocation, settings: Settings, lessons: Lessons, *, plain: bool = False
-) -> Iterator[Choice]:
-    """As it is, and then without what only corrects, where that is left to us."""
-    store, unusable = settings.prepared_dir, lessons.unusable
-    first = candidate(location, store, settings.rescoring, unusable, plain=plain)
-    yield _as_served(first, settings, lessons)
-    if settings.rescoring == "auto" and first.prediction.rescoring:
-        trimmed = candidate(location, store, "off", unusable, plain=plain)
-        yield _as_served(trimmed, settings, lessons)
+def _with_profile(form: models.Form, profile: str) -> models.Form:
+    """With the growth of the profile that requests have unless they say."""
+    if profile != "accurate":
+        return form
+    prediction = form.prediction
+    grown = dataclasses.replace(prediction, growth=prediction.growth_accurate)
+    return dataclasses.replace(form, prediction=grown)
 
 
-def _as_served(choice: Choice, settings: Settings, lessons: Lessons) -> Choice:
-    """With what is known of its loads, and of the profile that requests have unless they say."""
-    prediction = choice.prediction
-    if settings.profile == "accurate":
-        prediction = dataclasses.replace(prediction, growth=prediction.growth_accurate)
-    return dataclasses.replace(choice, prediction=prediction, shown=lessons.needs_of(choice.form))
-
-
-def _first_that_fits(ways: list[Choice], workers: int, headroom: Headroom) -> Choice | None:
-    return next((way for way in ways if way.needs(workers) <= headroom.most), None)
+def _first_that_fits(forms: list[Choice], workers: int, headroom: Headroom) -> Choice | None:
+    return next((form for form in forms if form.needs(workers) <= headroom.most), None)

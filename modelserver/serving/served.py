@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import PurePath
 from typing import Any
 
+import msgspec
 import structlog
 
 import models
@@ -15,14 +16,20 @@ from modelserver.serving.loading import MakeWay, ModelLoading
 from modelserver.serving.pool_settings import pool_settings
 from modelserver.serving.preparation import Preparation, in_words
 from modelserver.serving.recording_queue import Turns
+from modelserver.serving.requirements import RequirementSupply
 from modelserver.serving.selection import worker_count
-from modelserver.serving.simd_supply import SimdSupply
 from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.changes import same_preparation
 from modelserver.settings.labels import DEFAULT_LABEL
-from modelserver.speech.languages import primary_language
+from modelserver.speech.languages import closest_language
 from supervisor import Cause, Guard, NotReady, Pool, PoolStatus, SpoolStore, Target
+
+_UNKNOWN = "und"
+"""Tag of a language that is not known (BCP 47)."""
+
+_MANY = 12
+"""Languages of a model that are counted, and not listed."""
 
 
 def _recognised_s(answer: dict[str, Any]) -> float:
@@ -45,11 +52,11 @@ class ServedModel:
         spools: SpoolStore,
         make_room: Callable[["ServedModel"], Awaitable[bool]],
         make_way: MakeWay,
-        simd: SimdSupply,
-        plain: bool = False,
+        requirements: RequirementSupply,
+        phrases: bool = False,
     ) -> None:
-        """`settings` with what is its `own` in place already; `plain`: as the model was published,
-        though it may be prepared."""
+        """`settings` with what is its `own` in place already; `phrases`: in a form that takes
+        phrases, though there may be a better one."""
         self.label = label
         self.settings = settings
         self.own = own
@@ -60,7 +67,9 @@ class ServedModel:
         self._guard = guard
         self._spools = spools
         self._preparation = Preparation(settings, guard)
-        self._loading = ModelLoading(simd, lambda: make_room(self), make_way, plain=plain)
+        self._loading = ModelLoading(
+            requirements, lambda: make_room(self), make_way, phrases=phrases
+        )
         self._changing = asyncio.Lock()
         self.turns = Turns()
         """Of long recordings."""
@@ -98,23 +107,43 @@ class ServedModel:
         loaded = str(self.report().get("language", ""))
         return loaded or models.language_of(PurePath(self.settings.model[0]).name)
 
+    @property
+    def abilities(self) -> models.Abilities | None:
+        """What it can do of what a request may ask; None while that is not known."""
+        found = self.report().get("abilities")
+        if found is None:
+            return self._loading.abilities
+        return msgspec.convert(found, models.Abilities)
+
+    @property
+    def languages(self) -> list[str]:
+        """BCP 47 tags of the languages that it speaks, its own first."""
+        several = self.abilities.languages if self.abilities is not None else ()
+        own = self.language
+        return list(dict.fromkeys((() if several and own == _UNKNOWN else (own,)) + several))
+
     def speaks(self, language: str) -> bool:
         """Return whether it speaks the language, or one that differs in its region only."""
-        return primary_language(self.language) == primary_language(language)
+        return closest_language(language, self.languages) is not None
 
     def takes_phrases(self) -> bool:
-        """Return whether it can be limited to phrases, once it is loaded as it was published; True
-        while that is not known."""
+        """Return whether a form of it takes phrases; True while that is not known."""
         return self._loading.takes_phrases()
 
     def in_words(self) -> str:
         """Return a line for a list of models."""
         name = self.report().get("model") or self.settings.model[0]
-        return f"{self.label} ({name}, {self.language})"
+        spoken = self.languages
+        several = f"{len(spoken)} languages"
+        return f"{self.label} ({name}, {' '.join(spoken) if len(spoken) < _MANY else several})"
 
     def report(self) -> dict[str, Any]:
         """Return how its model was loaded, in the model's words; empty while there is none."""
         return self.pool.report() if self.pool is not None else {}
+
+    async def look(self) -> None:
+        """Find out what it can do, before a request has it loaded. Reads the model's directory."""
+        await self._loading.look(self.settings)
 
     # --- its life -------------------------------------------------------------------------------
 
@@ -257,10 +286,9 @@ class ServedModel:
     def not_prepared_because(self) -> str | None:
         """Return why it is not prepared, or why its prepared form is not in use; None if there is
         no reason, or it was not tried."""
-        not_mapped: str | None = self.report().get("not_mapped")
-        return self._preparation.why_not or not_mapped or self._loading.lost_prepared()
+        return self._preparation.why_not or self._loading.lost_prepared()
 
-    @property
-    def simd_missing(self) -> str | None:
-        """Reason why the SIMD library, which would pay, cannot be used."""
-        return self._loading.simd_missing
+    def missing(self) -> str | None:
+        """Return why it is not loaded as well as it could be: what a better form requires is
+        missing, or loading has not come to what was asked for."""
+        return self._loading.missing or next(iter(self.report().get("problems", ())), None)

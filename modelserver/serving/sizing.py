@@ -1,10 +1,8 @@
 """The memory that a server needs on a shared machine: to ask for, and to be bounded by."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import models
-from models.vosk.prepared import estimate_needs
 from modelserver.settings import Settings
 from supervisor import in_units
 
@@ -44,39 +42,50 @@ def server_needs(prediction: models.Prediction, workers: int, settings: Settings
     return Needs(workers, kept, prediction.touched)
 
 
-def kubernetes_patch(name: str, original: Path, needs: Needs) -> str:
+def kubernetes_patch(location: models.ModelLocation, needs: Needs) -> str:
     """For `deploy/kubernetes`: what its containers ask for. Raises `models.ModelError`."""
-    preparing = estimate_needs(original)
-    memory = _rounded(_PREPARE_MARGIN * preparing.memory)
-    disk = -(-preparing.disk // 1_000_000_000) + 1
+    store = models.engine_of(location.directory).store
+    preparing = store.needs(location) if store is not None else None
     return f"""\
-# modelserver models inspect --kubernetes {name} --workers {needs.workers}
+# modelserver models inspect --kubernetes {location.name} --workers {needs.workers}
 #
 # {in_units(needs.kept)} that cannot be taken back, and {in_units(needs.cached)} of file cache for
 # full speed; the limit leaves the guard room to act before the kernel does.
-#
-# Preparing the model, once on each volume, takes
-# {preparing.in_words()}:
-# the volume should have {disk} GB more than the models.
-apiVersion: apps/v1
+{_disk(preparing) if preparing else ""}apiVersion: apps/v1
 kind: StatefulSet
 metadata:
   name: modelserver
 spec:
   template:
     spec:
-      initContainers:
-        - name: prepare
-          resources:
-            requests: {{cpu: "1", memory: {_mebibytes(memory)}}}
-            limits: {{memory: {_mebibytes(memory)}}}
-      containers:
+{_init_container(preparing) if preparing else ""}      containers:
         - name: modelserver
           env:
             - {{name: MODELSERVER_WORKERS_COUNT, value: "{needs.workers}"}}
           resources:
             requests: {{cpu: "{needs.workers}", memory: {_mebibytes(needs.request)}}}
             limits: {{memory: {_mebibytes(needs.limit)}}}
+"""
+
+
+def _disk(preparing: models.PreparationNeeds) -> str:
+    disk = -(-preparing.disk // 1_000_000_000) + 1
+    return f"""\
+#
+# Preparing the model, once on each volume, takes
+# {preparing.in_words()}:
+# the volume should have {disk} GB more than the models.
+"""
+
+
+def _init_container(preparing: models.PreparationNeeds) -> str:
+    memory = _mebibytes(_rounded(_PREPARE_MARGIN * preparing.memory))
+    return f"""\
+      initContainers:
+        - name: prepare
+          resources:
+            requests: {{cpu: "1", memory: {memory}}}
+            limits: {{memory: {memory}}}
 """
 
 

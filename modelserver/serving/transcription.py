@@ -35,8 +35,8 @@ class Recognized:
 @dataclass(frozen=True, slots=True)
 class Transcription:
     """One recording, as it is `asked`. `timeout_s`: seconds that it may take; `told` receives its
-    progress; with a `journal` it is recognised in the background, in pieces that are kept, however
-    short it is."""
+    progress; with a `journal` it is recognised in the background, in pieces whose results are
+    stored, however short it is."""
 
     service: SpeechService
     served: ServedModel

@@ -1,24 +1,34 @@
 """Settings beside other settings: with some values replaced, and where two differ."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec.structs
 
 from modelserver.settings.fields import Field, fields, value_of
-from modelserver.settings.schema import Settings
+from modelserver.settings.schema import Section, Settings
 
 
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """Return `settings` with these values, by dotted name."""
-    sections: dict[str, dict[str, Any]] = {}
+    return _replaced(settings, values)
+
+
+_AnySection = TypeVar("_AnySection", bound=Section)
+
+
+def _replaced(section: _AnySection, values: Mapping[str, Any]) -> _AnySection:
+    direct: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
-        section, _, leaf = name.rpartition(".")
-        sections.setdefault(section, {})[leaf] = value
-    top = sections.pop("", {})
-    for section, leaves in sections.items():
-        top[section] = msgspec.structs.replace(getattr(settings, section), **leaves)
-    return msgspec.structs.replace(settings, **top)
+        first, _, rest = name.partition(".")
+        if rest:
+            inner.setdefault(first, {})[rest] = value
+        else:
+            direct[first] = value
+    for name, leaves in inner.items():
+        direct[name] = _replaced(getattr(section, name), leaves)
+    return msgspec.structs.replace(section, **direct)
 
 
 def until_restart(running: Settings, wanted: Settings) -> tuple[Settings, list[str]]:

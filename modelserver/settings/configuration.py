@@ -76,7 +76,7 @@ class Configuration:
         for label, section in self.settings.models.items():
             for field in named_fields(label):
                 if field.name in self.origins:
-                    leaf = field.name.rpartition(".")[2]
+                    leaf = field.name.split(".", 2)[2]
                     value = section.given[leaf] if leaf in section.given else getattr(section, leaf)
                     yield field, value, self.origins[field.name]
 
@@ -190,15 +190,19 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _flatten(
     table: Mapping[str, Any], prefix: str, known: Mapping[str, Field]
 ) -> Iterator[tuple[str, Any]]:
-    sections = {name.rpartition(".")[0] for name in known} - {""}
-    sections |= {section.rpartition(".")[0] for section in sections} - {""}
-    sections |= {name.rpartition(".")[0] for name in _old_names()}
+    sections = {above for name in (*known, *_old_names()) for above in _sections(name)}
     for key, value in table.items():
         name = prefix + key
         if isinstance(value, dict) and name in sections:
             yield from _flatten(value, f"{name}.", known)
         else:
             yield name, value
+
+
+def _sections(name: str) -> list[str]:
+    """Return the sections that a setting is in, from the outermost."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[: n + 1]) for n in range(len(parts))]
 
 
 def _must_be_known(name: str, value: Any, origin: str, known: Mapping[str, Field]) -> None:
@@ -213,15 +217,22 @@ def _must_be_known(name: str, value: Any, origin: str, known: Mapping[str, Field
     raise _unknown(shown, origin, name, known)
 
 
-def _old_names() -> dict[str, str]:
-    """Settings that have another name now or are gone, with what to do instead."""
-    moved = {old: f"it is {new} ({variable_of(new)}) now" for old, new in RENAMED.items()}
+def _old_names(prefix: str = "") -> dict[str, str]:
+    """Settings that have another name now or are gone, with what to do instead. `prefix`: the
+    section of the model that sets one."""
+    moved = {
+        old: f"it is {prefix}{new} ({variable_of(prefix + new)}) now"
+        for old, new in RENAMED.items()
+    }
     return moved | REMOVED
 
 
 def _unknown(what: str, origin: str, name: str, known: Mapping[str, Any]) -> ConfigurationError:
-    own = name.rpartition(".")[2] if name.startswith("models.") else name
-    for old, instead in _old_names().items():
+    section, own = "", name
+    if name.startswith(f"{NAMED}."):
+        own = name.split(".", 2)[2]
+        section = name.removesuffix(own)
+    for old, instead in _old_names(section).items():
         if own in (old, variable_of(old)):
             said = f"there is no setting {name} (from {origin}) any more: {instead}"
             return ConfigurationError(said)
@@ -247,7 +258,7 @@ def _build(values: Mapping[str, Any], labels: Iterable[str]) -> Settings:
     common = {}
     for name, value in values.items():
         if name.startswith(f"{NAMED}."):
-            _, label, leaf = name.split(".")
+            _, label, leaf = name.split(".", 2)
             own[label][leaf] = value
         else:
             common[name] = value

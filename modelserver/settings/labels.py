@@ -1,8 +1,7 @@
 """Models of the settings, each under its label, and the settings that hold for each."""
 
-import msgspec
-
 from modelserver.settings import ModelSettings, Settings
+from modelserver.settings.changes import with_values
 
 DEFAULT_LABEL = "default"
 """What the model is called that the settings name outside of `[models.LABEL]`."""
@@ -15,11 +14,9 @@ def own_settings(settings: Settings) -> dict[str, ModelSettings]:
 
 def settings_for(settings: Settings, label: str, own: ModelSettings) -> Settings:
     """Return all settings, with this model's own in place."""
-    workers = settings.workers
-    if own.workers is not None:
-        workers = msgspec.structs.replace(workers, count=own.workers)
-    return msgspec.structs.replace(
-        settings, model=own.model or (label,), workers=workers, models={}, **own.given
+    workers = {} if own.workers is None else {"workers.count": own.workers}
+    return with_values(
+        settings, {"model": own.model or (label,), "models": {}, **workers, **own.given}
     )
 
 

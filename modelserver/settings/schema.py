@@ -70,9 +70,6 @@ class WorkerSettings(Section, frozen=True):
         Meta(ge=0, le=1024),
         _about("worker processes; 0: one for each CPU that this process may use", flag="--workers"),
     ] = 0
-    hang_s: Annotated[
-        Seconds, _about("a worker that shows no sign of life for this long is killed and replaced")
-    ] = _POOL.hang_s
     budget: Annotated[
         BytesOrAuto,
         _about(
@@ -93,9 +90,6 @@ class MemoryLimitSettings(Section, frozen=True):
             "memory that all processes together may use, without mapped files; auto: the "
             "machine's memory or the cgroup's limit"
         ),
-    ] = "auto"
-    reserve: Annotated[
-        BytesOrAuto, _about("memory left unused below the limit; auto: a small share of it")
     ] = "auto"
 
 
@@ -145,7 +139,7 @@ class StreamSettings(Section, frozen=True):
 
 
 class JobSettings(Section, frozen=True):
-    """`[jobs]`: recordings that are transcribed when there is time, and kept until they are
+    """`[jobs]`: recordings that are transcribed when there is time, and stored until they are
     fetched."""
 
     restart = True
@@ -212,6 +206,64 @@ class TextSettings(Section, frozen=True):
             "and amounts in figures; needs the extra `numbers`)"
         ),
     ] = ()
+
+
+class VoskEngineSettings(Section, frozen=True):
+    """`[engines.vosk]`: how models of Vosk are loaded."""
+
+    simd: Annotated[
+        Literal["auto", "on", "off"],
+        _about(
+            "SIMD library for the network and the search, built on first use, which lays the "
+            "weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a "
+            "static graph, if the library can be built",
+            flag="--simd",
+            prepares="needs",
+        ),
+    ] = "auto"
+    rescoring: Annotated[
+        Literal["auto", "on", "off"],
+        _about(
+            "load the parts of a large model that only correct the first pass; auto: if they fit "
+            "into memory",
+            flag="--rescoring",
+            per_model=True,
+            prepares="needs",
+        ),
+    ] = "auto"
+    blas: Annotated[
+        Literal["auto", "off", "SkylakeX", "Haswell", "Sandybridge", "Nehalem", "Prescott"],
+        _about(
+            "OpenBLAS kernel of the workers; auto: the best that the processor "
+            "can run; off: what the library chooses",
+            prepares="makes",
+        ),
+    ] = "auto"
+    prefetch: Annotated[
+        Literal["auto", "always", "never"],
+        _about(
+            "read a prepared graph through before serving; auto: if there is memory for all of it"
+        ),
+    ] = "auto"
+
+
+class OnnxEngineSettings(Section, frozen=True):
+    """`[engines.onnx]`: how ONNX models are loaded."""
+
+    voice_activity: Annotated[
+        Literal["silero", "loudness"],
+        _about(
+            "what decides where somebody speaks: silero, a network that knows speech from other "
+            "sounds; loudness: whatever is loud is recognised"
+        ),
+    ] = "silero"
+
+
+class EngineSections(Section, frozen=True):
+    """`[engines]`: a section for each engine."""
+
+    vosk: VoskEngineSettings = VoskEngineSettings()
+    onnx: OnnxEngineSettings = OnnxEngineSettings()
 
 
 class VoskSettings(Section, frozen=True):
@@ -302,9 +354,6 @@ class AssistantSettings(Section, frozen=True):
     per_minute: Annotated[
         Whole, _about("questions a minute of one key or address; 0: no limit")
     ] = 60
-    endpoint_ms: Annotated[
-        int, Meta(ge=200, le=10_000), _about("silence that ends a spoken question on the page")
-    ] = 600
 
 
 class CorsSettings(Section, frozen=True):
@@ -418,24 +467,10 @@ class DebugSettings(Section, frozen=True):
             prepares="needs",
         ),
     ] = "auto"
-    blas: Annotated[
-        Literal["auto", "off", "SkylakeX", "Haswell", "Sandybridge", "Nehalem", "Prescott"],
-        _about(
-            "OpenBLAS kernel of the workers; auto: the best that the processor "
-            "can run; off: what the library chooses",
-            prepares="makes",
-        ),
-    ] = "auto"
     warmup: Annotated[
         Literal["clips", "noise", "none"],
         _about("what is decoded before the first request: bundled speech, noise, or nothing"),
     ] = "clips"
-    prefetch: Annotated[
-        Literal["auto", "always", "never"],
-        _about(
-            "read a prepared graph through before serving; auto: if there is memory for all of it"
-        ),
-    ] = "auto"
     nice: Annotated[
         int,
         Meta(ge=0, le=19),
@@ -481,14 +516,34 @@ class DebugSettings(Section, frozen=True):
             restart=True,
         ),
     ] = _POOL.streams.replay
+    hang_s: Annotated[
+        Seconds,
+        _about(
+            "a worker that shows no sign of life for this long is killed and replaced", restart=True
+        ),
+    ] = _POOL.hang_s
+    memory_reserve: Annotated[
+        BytesOrAuto,
+        _about(
+            "memory left unused below memory.limit; auto: a small share of the limit", restart=True
+        ),
+    ] = "auto"
+    endpoint_ms: Annotated[
+        int, Meta(ge=200, le=10_000), _about("silence that ends a spoken question on the page")
+    ] = 600
 
 
 RENAMED = {
-    "kernels": "simd",
+    "models_url": "models_urls",
+    "kernels": "engines.vosk.simd",
+    "simd": "engines.vosk.simd",
+    "rescoring": "engines.vosk.rescoring",
     "allocator": "debug.allocator",
-    "blas": "debug.blas",
+    "blas": "engines.vosk.blas",
+    "debug.blas": "engines.vosk.blas",
     "warmup": "debug.warmup",
-    "prefetch": "debug.prefetch",
+    "prefetch": "engines.vosk.prefetch",
+    "debug.prefetch": "engines.vosk.prefetch",
     "workers.nice": "debug.nice",
     "workers.max_rss": "debug.max_rss",
     "long.from_s": "debug.long_from_s",
@@ -497,6 +552,9 @@ RENAMED = {
     "streams.message": "debug.stream_message",
     "streams.ping_s": "debug.stream_ping_s",
     "streams.replay_s": "debug.stream_replay_s",
+    "workers.hang_s": "debug.hang_s",
+    "memory.reserve": "debug.memory_reserve",
+    "assistant.endpoint_ms": "debug.endpoint_ms",
 }
 """Settings by their names of before. An old name is refused with the new one."""
 
@@ -552,24 +610,15 @@ class Settings(Section, frozen=True):
     ] = msgspec.field(
         default_factory=lambda: xdg_directory("XDG_CACHE_HOME", ".cache") / "prepared"
     )
-    rescoring: Annotated[
-        Literal["auto", "on", "off"],
+    models_urls: Annotated[
+        tuple[str, ...],
         _about(
-            "load the parts of a large model that only correct the first pass; auto: if they fit "
-            "into memory",
-            flag="--rescoring",
-            per_model=True,
+            "servers that models are downloaded from, tried in order: a folder of archives, or a "
+            "template with {name}, {archive}, {repository} or {file}; none: the publishers",
+            flag="--models-urls",
             prepares="needs",
         ),
-    ] = "auto"
-    models_url: Annotated[
-        str,
-        _about(
-            "where models are downloaded from, each as NAME.zip",
-            flag="--models-url",
-            prepares="needs",
-        ),
-    ] = "https://alphacephei.com/vosk/models"
+    ] = ()
     prepare: Annotated[
         Literal["auto", "never", "first"],
         _about(
@@ -578,16 +627,6 @@ class Settings(Section, frozen=True):
             flag="--prepare",
             per_model=True,
             prepares="makes",
-        ),
-    ] = "auto"
-    simd: Annotated[
-        Literal["auto", "on", "off"],
-        _about(
-            "SIMD library for the network and the search, built on first use, which lays the "
-            "weights out once; off: OpenBLAS; auto: on for a model that is prepared or has a "
-            "static graph, if the library can be built",
-            flag="--simd",
-            prepares="needs",
         ),
     ] = "auto"
     sandbox: Annotated[
@@ -630,6 +669,7 @@ class Settings(Section, frozen=True):
     text: TextSettings = TextSettings()
     jobs: JobSettings = msgspec.field(default_factory=JobSettings)
     streams: StreamSettings = StreamSettings()
+    engines: EngineSections = EngineSections()
     vosk: VoskSettings = VoskSettings()
     wyoming: WyomingSettings = WyomingSettings()
     admin: AdminSettings = AdminSettings()

@@ -15,13 +15,13 @@ _SAME_S = 0.3
 @dataclass(frozen=True, slots=True)
 class RecognisedPiece:
     """What was understood of a piece; times from the start of the recording. Its own are `begin` to
-    `end`; `paused`: nobody speaks there."""
+    `end`; `paused`: nobody speaks at its end."""
 
     begin: float
     end: float
     paused: bool
     segments: list[SpeechSegment]
-    """With their words."""
+    """With their words, if the model has words."""
 
 
 class Joiner:
@@ -41,9 +41,9 @@ class Joiner:
             return done
         earlier, later = _at_the_seam(self._open, segments, before.end)
         done = earlier
-        if earlier and later and later[0].start - earlier[-1].end < _SAME_S:
-            # Nobody paused here: it is one utterance.
-            both = segment_of_words([*earlier[-1].words, *later[0].words])
+        if earlier and later and _is_one_utterance(earlier[-1], later[0]):
+            words = [*earlier[-1].words, *later[0].words]
+            both = segment_of_words(words, earlier[-1].language)
             done, later = earlier[:-1], [both, *later[1:]]
         self._open = later
         return done
@@ -79,6 +79,11 @@ def _at_the_seam(
     return kept, _kept(later, lambda word: _middle(word) >= after)
 
 
+def _is_one_utterance(earlier: SpeechSegment, later: SpeechSegment) -> bool:
+    """Return whether nobody paused between them. That is known of words alone."""
+    return bool(earlier.words and later.words) and later.start - earlier.end < _SAME_S
+
+
 def _middle(word: SpeechWord) -> float:
     return (word.start + word.end) / 2
 
@@ -86,14 +91,15 @@ def _middle(word: SpeechWord) -> float:
 def _kept(
     segments: Iterable[SpeechSegment], wanted: Callable[[SpeechWord], bool]
 ) -> list[SpeechSegment]:
-    """With those words only; without segments that have none left."""
+    """With those words only; without segments that have none left. Segments that never had words
+    are of pieces that do not overlap: they are kept."""
     found = []
     for segment in segments:
         words = [word for word in segment.words if wanted(word)]
         if len(words) == len(segment.words):
             found.append(segment)
         elif words:
-            found.append(segment_of_words(words))
+            found.append(segment_of_words(words, segment.language))
     return found
 
 

@@ -2,6 +2,7 @@
 (ISO 639-2 and 639-3) and English names."""
 
 import re
+from collections.abc import Iterable
 
 ENGLISH_NAMES = {
     "ar": "arabic", "ca": "catalan", "cs": "czech", "de": "german", "el": "greek", "en": "english",
@@ -42,3 +43,12 @@ def language_tag(text: str) -> str | None:
 def primary_language(text: str) -> str:
     """Return the first part of the tag: "zh" of "zh_CN"."""
     return (language_tag(text) or text.lower()).partition("-")[0]
+
+
+def closest_language(wanted: str, languages: Iterable[str]) -> str | None:
+    """Return the one of the tags that means the language, or else that differs in its region
+    only."""
+    tags = list(languages)
+    same = [tag for tag in tags if language_tag(tag) == language_tag(wanted)]
+    alike = [tag for tag in tags if primary_language(tag) == primary_language(wanted)]
+    return next(iter(same + alike), None) if wanted else None

@@ -1,7 +1,6 @@
 """What a speech worker is asked and what it answers, and where its model comes from."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -13,7 +12,8 @@ from supervisor import Target
 
 class SpeechRequest(msgspec.Struct, frozen=True):
     """What a worker is asked. `channels`: "mix", "split", or the numbers of some, with commas;
-    `partials`: its progress is `SpeechProgress` with what is understood so far."""
+    `partials`: its progress is `SpeechProgress` with what is understood so far; `language`: a
+    BCP 47 tag, for a model that has several."""
 
     words: bool = False
     alternatives: int = 0
@@ -25,18 +25,18 @@ class SpeechRequest(msgspec.Struct, frozen=True):
     channels: str = "mix"
     profile: str = ""
     """One of `models.PROFILES`; empty: the model's own."""
+    language: str = ""
+    words_asked_for: bool = True
+    """The client has asked for `words`: it is warned of what they lack."""
 
 
 class DecodeRequest(msgspec.Struct, frozen=True):
-    """What a worker is asked of a long recording: its samples, in pieces of at most `piece_s`
-    seconds. Its progress is `DecodedPiece`s, its answer `Decoded`."""
+    """What a worker is asked of a long recording, of which `asked` is wanted in the end: its
+    samples, in pieces of at most `piece_s` seconds. Its progress is `DecodedPiece`s, its answer
+    `Decoded`."""
 
     piece_s: float
-    longest_audio_s: float | None = None
-    raw: RawFormat | None = None
-    phrases: tuple[str, ...] = ()
-    profile: str = ""
-    channels: str = "mix"
+    asked: SpeechRequest
 
 
 class DecodedPiece(msgspec.Struct, frozen=True):
@@ -84,7 +84,8 @@ class SpeechAlternative(msgspec.Struct, frozen=True):
 
 class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was said in one go; times in seconds from the start of the audio. `alternatives`: all
-    readings, best first, where they are asked for."""
+    readings, best first, where they are asked for; `language`: the one that was detected, where it
+    is not the transcript's, or, while there is no transcript, the model's own."""
 
     start: float
     end: float
@@ -92,6 +93,7 @@ class SpeechSegment(msgspec.Struct, frozen=True, omit_defaults=True):
     channel: int | None = None
     words: list[SpeechWord] = []
     alternatives: list[SpeechAlternative] = []
+    language: str | None = None
 
 
 class SpeechProgress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,7 +112,8 @@ class SpeechProgress(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Speech(msgspec.Struct, frozen=True):
-    """What a worker answers. `duration_s` is the length of the audio that was there."""
+    """What a worker answers. `duration_s` is the length of the audio that was there; `language`:
+    the one that was detected, or else the one that was asked for or the model's own."""
 
     text: str
     duration_s: float
@@ -130,8 +133,9 @@ class Speech(msgspec.Struct, frozen=True):
 
 
 class StreamRequest(msgspec.Struct, frozen=True):
-    """What a worker is asked for a live stream. Its input is raw samples (bytes), or one of the
-    words below; its answers are the engine's own JSON."""
+    """What a worker is asked for a live stream of the Vosk project's protocol. Its input is raw
+    samples (bytes), or one of the words below; its answers are that protocol's. `for_readers`: with
+    texts as people write them."""
 
     sample_rate: float
     words: bool = True
@@ -139,6 +143,8 @@ class StreamRequest(msgspec.Struct, frozen=True):
     partial_words: bool = False
     phrases: tuple[str, ...] = ()
     profile: str = ""
+    language: str = ""
+    for_readers: bool = False
 
 
 EOF, RESET = "eof", "reset"
@@ -156,6 +162,7 @@ class CaptionRequest(msgspec.Struct, frozen=True):
     phrases: tuple[str, ...] = ()
     channels: str = "mix"
     profile: str = ""
+    language: str = ""
     with_audio: bool = False
     """Answer with the audio of each utterance, too (`UtteranceAudio`): for a second pass."""
 
@@ -181,6 +188,8 @@ class Caption(msgspec.Struct, frozen=True, omit_defaults=True):
     words: list[SpeechWord] | None = None
     alternatives: list[SpeechAlternative] | None = None
     finalized: bool = False
+    language: str | None = None
+    """As in `SpeechSegment`."""
 
 
 class LastCaption(msgspec.Struct, frozen=True):
@@ -192,37 +201,32 @@ class LastCaption(msgspec.Struct, frozen=True):
 
 
 def speech_target(
-    location: models.ModelLocation,
-    made: Mapping[str, Path],
+    engine: str,
+    form: models.Form,
+    variables: Mapping[str, str],
     *,
-    left_out: tuple[str, ...],
     warmup: str,
-    prefetch: bool,
-    environment: Mapping[str, str],
-    simd: str | None,
     profile: str,
     text_steps: tuple[str, ...],
     needs: int,
 ) -> Target:
-    """Tells a pool to load `modelserver.worker.model` with the model at `location`, with what a
-    prepared model has `made` new in place of its own files and without the folders `left_out`, in
-    a process that `environment` gives this variant of the SIMD library; `needs` is what that takes,
-    in bytes."""
+    """Tells a pool to load `modelserver.worker.model` with a model of `engine` in this form, in a
+    process with the `variables` of what the form requires; `needs` is what that takes, in bytes."""
     options = {
-        "directory": str(location.directory),
-        "left_out": list(left_out),
-        "made": {name: str(file) for name, file in made.items()},
-        "name": location.name,
-        "language": location.language,
+        "engine": engine,
+        "directory": str(form.location.directory),
+        "name": form.location.name,
+        "language": form.location.language,
+        "options": dict(form.load),
         "warmup": warmup,
-        "prefetch": prefetch,
-        "simd": simd,
         "profile": profile,
         "text_steps": list(text_steps),
     }
-    # What a lazily composed graph becomes is large and walked all the time; beside a mapped graph
-    # the heap is small.
-    lazy = not made
     return Target(
-        "modelserver.worker.model", "load", options, environment, huge_pages=lazy, needs=needs
+        "modelserver.worker.model",
+        "load",
+        options,
+        {**form.environment, **variables},
+        huge_pages=form.huge_pages,
+        needs=needs,
     )

@@ -1,11 +1,14 @@
-"""SRT and WebVTT made of words with times."""
+"""SRT and WebVTT made of words with times.
+
+Where a model gives none, the words of a segment are spread over its time.
+"""
 
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from modelserver.speech.messages import SpeechWord
-from modelserver.speech.transcript import join_words
+from modelserver.speech.messages import SpeechSegment, SpeechWord
+from modelserver.speech.transcript import join_words, spaced_out
 
 _LONGEST_TEXT = 42
 """Columns a cue: what subtitlers take for one line. A letter of Chinese, Japanese or Korean takes
@@ -65,6 +68,23 @@ def vtt(words: Iterable[SpeechWord]) -> str:
         for cue in cues(words)
     ]
     return "\n".join(["WEBVTT\n", *blocks])
+
+
+def spread_words(segments: Iterable[SpeechSegment]) -> list[SpeechWord]:
+    """Return the words of the segments, as if all letters were spoken equally fast."""
+    return [word for segment in segments for word in _spread(segment)]
+
+
+def _spread(segment: SpeechSegment) -> Iterator[SpeechWord]:
+    words = spaced_out(segment.text).split()
+    columns = sum(map(_columns, words))
+    at = 0
+    for word in words:
+        start, at = at, at + _columns(word)
+        begin, end = (
+            segment.start + (segment.end - segment.start) * place / columns for place in (start, at)
+        )
+        yield SpeechWord(word, round(begin, 2), round(end, 2), channel=segment.channel)
 
 
 def _marked(cue: Cue, mark: str) -> str:

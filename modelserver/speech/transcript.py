@@ -92,6 +92,14 @@ def join_words(words: Iterable[str]) -> str:
     return text
 
 
-def reader_text(engine_texts: Iterable[str]) -> str:
-    """The same for whole utterances as the engine writes them."""
+def reader_text(engine_texts: Iterable[str], *, written: bool = False) -> str:
+    """Return the text of whole utterances as the engine gives them. `written`: as people write
+    them already (`models.Abilities.written`)."""
+    if written:
+        return join_texts(engine_texts)
     return join_words(word for text in engine_texts for word in text.split())
+
+
+def join_texts(texts: Iterable[str]) -> str:
+    """Return one text of several that are as readers expect them."""
+    return join_words(text for each in texts if (text := each.strip()))

@@ -169,7 +169,7 @@ function now() {
   const serving = ["ok", "degraded"].includes(health.status);
   put(at("answers"),
     answer(words.serving, serving, serving ? "good" : "bad", words.workersAble(able, health.workers.length)),
-    answer(words.queueing, line.waiting > 0, line.waiting > 0 ? "warn" : "good", line.waiting || line.admitted ? words.waiting(line.waiting, line.admitted, line.places) : words.idleNow),
+    answer(words.queueing, line.waiting > 0, line.waiting > 0 ? "warn" : "good", line.waiting || line.admitted ? words.waiting(line.waiting, line.admitted, line.limit) : words.idleNow),
     answer(words.slow, slow, slow ? "warn" : "good", [sample && sample.p50 !== null ? words.latency(sample.p50, sample.p95) : words.noLatency, streams.behind_s > 0.2 ? words.behind(streams.behind_s.toFixed(1)) : ""].filter(Boolean).join("; ")),
     room && answer(words.short, room.level !== "normal" || room.starved, room.level === "critical" ? "bad" : room.level !== "normal" || room.starved ? "warn" : "good", room.starved ? words.starved : words.left(bytes(room.left_bytes), room.tightest)));
   put(at("actions"),
@@ -224,7 +224,7 @@ function queue() {
   const { queue: line, streams, spools, jobs } = health;
   const counted = Object.entries(jobs.counts).map(([state, count]) => `${count} ${words.jobStates[state] || state}`).join(", ");
   put(at("queue"), table(["", ""], [
-    [words.inside, `${line.admitted} / ${line.places}`], [words.waitingFor, `${line.waiting}`],
+    [words.inside, `${line.admitted} / ${line.limit}`], [words.waitingFor, `${line.waiting}`],
     [words.pace, line.s_per_audio_s === null ? "–" : `${line.s_per_audio_s.toFixed(3)} s`],
     [words.streams, `${streams.open}; ${words.behind(streams.behind_s.toFixed(1))}`],
     [words.uploads, `${spools.open}: ${bytes(spools.memory_bytes)} + ${bytes(spools.disk_bytes)} (${spools.directory})`],
@@ -251,7 +251,7 @@ async function models() {
 function served() {
   if (!known) return;
   const act_ = (text, sure, path, body) => button(text, () => act(sure, "POST", path, body));
-  const rows = health.models.map((one) => [one.label, one.model, one.language, `${one.state}${one.reason ? `: ${one.reason}` : ""}${one.preparing ? ` (${one.preparing})` : ""}${one.not_prepared ? ` (${one.not_prepared})` : ""}`, one.simd || "",
+  const rows = health.models.map((one) => [one.label, one.model, one.language, `${one.state}${one.reason ? `: ${one.reason}` : ""}${one.preparing ? ` (${one.preparing})` : ""}${one.not_prepared ? ` (${one.not_prepared})` : ""}`, one.form ? `${one.engine}, ${one.form}` : "",
     made("span", { className: "actions" }, act_(words.prepare, words.prepareSure(one.label), `/admin/models/${one.label}/prepare`),
       one.state === "unloaded" && act_(words.load, words.loadSure(one.label), `/admin/models/${one.label}/load`),
       one.load === "first_use" && one.state !== "unloaded" && act_(words.unload, words.unloadSure(one.label), `/admin/models/${one.label}/unload`))]);

@@ -1,4 +1,4 @@
-// Something said, on its way to its text. What is sent is kept until the text is there: when the
+// Something said, on its way to its text. What is sent is buffered until the text is there: when the
 // connection is lost all of it is sent again, and what is said meanwhile with it.
 
 const WAITS_MS = [300, 600, 1200, 2500, 5000];
@@ -80,6 +80,7 @@ export class Utterance {
         break;
       case "final":
         this.finals.push(message.text);
+        this.language = message.language || this.language;
         this.told.partial(joined(this.finals));
         break;
       case "end":

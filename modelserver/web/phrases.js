@@ -6,7 +6,7 @@ export const PHRASES = {
     verdict: { ok: "It is serving.", degraded: "It is serving, and something should be seen to:", unavailable: "It is not serving:", draining: "It takes no new requests:" },
     serving: "Is it serving?", queueing: "Is it queueing?", slow: "Is it slow?", short: "Is memory short?",
     yes: "Yes", no: "No", workersAble: (n, all) => `${n} of ${all} workers are able`,
-    waiting: (w, a, p) => `${w} wait, ${a} of ${p} places are taken`, idleNow: "nothing waits",
+    waiting: (w, a, p) => `${w} wait, ${a} of ${p} slots are taken`, idleNow: "nothing waits",
     latency: (a, b) => `half within ${a} s, 95 % within ${b} s (last minute)`, noLatency: "no request with audio in the last minute",
     behind: (s) => `streams are ${s} s behind`, left: (l, t) => `${l} left until ${t} is full`, starved: "the model is starved: its pages are taken back",
     memory: "Memory", model: "model", supervisor: "supervisor", growth: "workers' growth", spools: "uploads", others: "others", mappedApart: "mapped, apart from this",

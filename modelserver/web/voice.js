@@ -5,7 +5,7 @@ import { Microphone, SpeechDetector } from "/voice/microphone.js";
 import { preferred, WORDS } from "/voice/words.js";
 
 const at = (id) => document.getElementById(id);
-const KEPT = "modelserver.dialogue";
+const STORED = "modelserver.dialogue";
 const CHOSEN = "modelserver.choices";
 const NOTHING_MS = 12000;
 const MOST_TURNS = 200;
@@ -21,7 +21,7 @@ const keep = (name, value) => {
 };
 
 const chosen = { tongue: preferred(), key: "", model: "", review: false, aloud: false, ...read(CHOSEN, {}) };
-let dialogue = read(KEPT, []);
+let dialogue = read(STORED, []);
 let about = { models: [], keys: false, assistant: false, endpoint_ms: 600 };
 let words = WORDS[chosen.tongue] || WORDS.en;
 let session = null; // while the microphone is open
@@ -98,7 +98,7 @@ function spokenLanguages() {
 
 function add(turn) {
   dialogue.push({ ...turn, at: new Date().toISOString() });
-  if (turn.role !== "problem") keep(KEPT, dialogue.filter((one) => one.role !== "problem"));
+  if (turn.role !== "problem") keep(STORED, dialogue.filter((one) => one.role !== "problem"));
   const element = bubble(turn);
   at("dialogue").append(element);
   at("empty").hidden = true;
@@ -429,7 +429,7 @@ at("clear").onclick = () => {
   answering?.abort();
   silence();
   dialogue = [];
-  keep(KEPT, dialogue);
+  keep(STORED, dialogue);
   notice("");
   state("");
   show();

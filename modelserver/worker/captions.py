@@ -18,12 +18,13 @@ from modelserver.speech.messages import (
     Caption,
     CaptionRequest,
     LastCaption,
+    SpeechSegment,
     UtteranceAudio,
 )
-from modelserver.speech.segments import segment_of
-from modelserver.speech.transcript import reader_text
+from modelserver.speech.segments import SegmentMaker
+from modelserver.worker.abilities import not_as_asked
+from modelserver.worker.continued import ContinuedRecognizer
 from modelserver.worker.live_audio import LiveAudio
-from modelserver.worker.profiles import not_as_asked
 from modelserver.worker.refusals import told_to_the_caller
 from supervisor import StreamAnswer
 
@@ -34,6 +35,8 @@ class _Checkpoint(msgspec.Struct):
     segment: int
     samples: int
     """Heard by the recogniser until then."""
+    rest: bytes = b""
+    """Of those, the last, which another recogniser has to be given again."""
     raw: RawFormat | None = None
     """What comes next is samples: nothing before them is needed. None in a container."""
     pcm: bytes = b""
@@ -45,11 +48,16 @@ class CaptionStream:
     """One stream (`supervisor.StreamSession`)."""
 
     def __init__(
-        self, model: models.Model, request: CaptionRequest, before_s: float, checkpoint: Any
+        self,
+        model: models.Model,
+        segments: SegmentMaker,
+        request: CaptionRequest,
+        before_s: float,
+        checkpoint: Any,
     ) -> None:
         """`before_s`: seconds of it that came on another worker and are not replayed;
         `checkpoint`: the last one of that worker's session."""
-        self._request = request
+        self._request, self._segments = request, segments
         self._rate, self._piece_bytes = model.sample_rate, model.chunk_bytes
         at = _Checkpoint(0, 0) if checkpoint is None else msgspec.convert(checkpoint, _Checkpoint)
         self._segment = at.segment
@@ -62,11 +70,11 @@ class CaptionStream:
         )
         self._skip_bytes = 0
         self._pending = bytearray()
-        self._samples = at.samples
+        self._samples, rest = at.samples, at.rest
         if at.raw is not None:
             known = at.samples + (len(at.pcm) + len(at.undecoded)) / 2
             if before_s > known / self._rate + 1.0:  # more has gone than the checkpoint covers
-                self._samples = int(before_s * self._rate)
+                self._samples, rest = int(before_s * self._rate), b""
             else:
                 self._pending += at.pcm
                 self._audio.feed(at.undecoded)
@@ -74,18 +82,21 @@ class CaptionStream:
             self._samples = int(before_s * self._rate)  # more has gone than is kept of samples
         elif at.samples:
             self._skip_bytes = 2 * at.samples  # all of it comes again
-        self._from_s = self._samples / self._rate
-        self._utterance_s = self._from_s
+        from_s = (self._samples - len(rest) // 2) / self._rate
+        self._utterance_s = round(from_s, 3)
         self._said = ""
         options = models.RecognitionOptions(
             words=True,
             alternatives=request.alternatives,
+            partials=request.partials,
             grammar=request.phrases or None,
             profile=request.profile,
+            language=request.language,
         )
         with told_to_the_caller():
-            self._recognizer = model.recognizer(options)
-        self._warned = not_as_asked(model, request.phrases, request.profile)
+            recognizer = model.recognizer(options)
+        self._recognizer = ContinuedRecognizer(recognizer, from_s, rest, self._piece_bytes)
+        self._warned = not_as_asked(model, request, words=request.words)
 
     def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         yield
@@ -99,7 +110,6 @@ class CaptionStream:
     def _feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         before = self._samples
         values: list[Any] = []
-        ended = False
         if isinstance(data, bytes):
             self._audio.feed(data)
         elif data == EOF:
@@ -107,23 +117,24 @@ class CaptionStream:
         for block in self._audio.blocks():
             self._take(block)
             while len(self._pending) >= self._piece_bytes:
-                ended = self._hear(self._piece_bytes, values)
+                yield from self._hear(self._piece_bytes, values)
                 yield
         if data in (EOF, RESET):
             if self._pending:
-                self._hear(len(self._pending), values)
-            self._final(self._recognizer.finish(), values, asked_for=data == RESET)
-            ended = True
+                yield from self._hear(len(self._pending), values)
+            said = yield from self._recognizer.finish()
+            self._final(said, values, asked_for=data == RESET)
+        elif self._samples != before and self._request.partials and not quiet:
+            self._partial(values)
         if data == EOF:
             values.append(msgspec.to_builtins(self._last()))
-        elif not ended and self._samples != before and self._request.partials and not quiet:
-            self._partial(values)
         if self._request.raw is None and self._samples != before:
             values.append({"recognised_until": self._recognised_s})
         units = (self._samples - before) / self._rate
-        if not ended:
+        rest = self._recognizer.take_rest()
+        if rest is None:
             return StreamAnswer(values, units=units)
-        reached = _Checkpoint(self._segment, self._samples, self._audio.raw)
+        reached = _Checkpoint(self._segment, self._samples, rest, self._audio.raw)
         if reached.raw is not None:
             reached.pcm, reached.undecoded = bytes(self._pending), self._audio.rest()
         return StreamAnswer(
@@ -138,44 +149,44 @@ class CaptionStream:
         self._skip_bytes -= skipped
         self._pending += memoryview(block)[skipped:]
 
-    def _hear(self, size: int, values: list[Any]) -> bool:
-        """True if an utterance has ended."""
+    def _hear(self, size: int, values: list[Any]) -> Generator[None, None, None]:
         piece = bytes(self._pending[:size])
         del self._pending[:size]
         self._samples += len(piece) // 2
         if self._request.with_audio:
             audio = UtteranceAudio(piece, self._rate)
             values.append(msgspec.to_builtins(audio, builtin_types=(bytes,)))
-        utterance = self._recognizer.accept(piece)
-        if utterance is None:
-            return False
-        self._final(utterance, values, asked_for=False)
-        return True
+        if said := (yield from self._recognizer.accept(piece)):
+            self._final(said, values, asked_for=False)
 
     @property
     def _recognised_s(self) -> float:
         return round(self._samples / self._rate, 3)
 
-    def _final(self, utterance: models.Utterance, values: list[Any], *, asked_for: bool) -> None:
-        segment = segment_of(utterance, from_s=self._from_s, words=self._request.words)
-        if segment is not None or asked_for:
+    def _final(self, said: list[models.Utterance], values: list[Any], *, asked_for: bool) -> None:
+        made = [self._segments.segment(one, words=self._request.words) for one in said]
+        segments = [segment for segment in made if segment is not None]
+        if asked_for and not segments:
+            segments.append(SpeechSegment(self._recognised_s, self._recognised_s, ""))
+        for segment in segments:
             caption = Caption(
                 kind="final",
                 segment=self._segment,
-                text=segment.text if segment else "",
-                start=segment.start if segment else self._recognised_s,
-                end=segment.end if segment else self._recognised_s,
-                words=segment.words if segment and segment.words else None,
-                alternatives=segment.alternatives if segment and segment.alternatives else None,
-                finalized=asked_for,
+                text=segment.text,
+                start=segment.start,
+                end=segment.end,
+                words=segment.words or None,
+                alternatives=segment.alternatives or None,
+                finalized=asked_for and segment is segments[-1],
+                language=segment.language,
             )
             values.append(msgspec.to_builtins(caption))
             self._segment += 1
-        self._utterance_s = self._recognised_s
+        self._utterance_s = round((self._samples - self._recognizer.rest_bytes / 2) / self._rate, 3)
         self._said = ""
 
     def _partial(self, values: list[Any]) -> None:
-        text = reader_text([self._recognizer.partial().text])
+        text = self._segments.text([self._recognizer.partial().text])
         if text == self._said:
             return
         self._said = text

@@ -9,8 +9,10 @@ import functools
 import math
 import random
 import sys
+from collections.abc import Generator
 
 import models
+from modelserver.worker.times import retimed, retimed_words
 
 FRONT_S, END_S = 0.3, 0.5
 _LOUD = 0.1 * 32_768
@@ -28,34 +30,49 @@ class ConditionedRecognizer:
         self._pending = bytearray()
         self._level = Level()
         self._begun = False
+        self._came = b""
+        """Audio as it came that `pending` may have to return."""
         self._added_s = 0.0
         """Of near-silence, before what is being heard."""
         self._came_s = self._from_s = 0.0
         """Of audio, in all, and before what is being heard."""
 
-    def accept(self, pcm: bytes) -> models.Utterance | None:
+    def accept(self, pcm: bytes) -> Generator[None, None, list[models.Utterance]]:
+        """See `models.Recognizer`."""
         if not pcm:
-            return None
+            return []
         self._begin()
         self._came_s += len(pcm) / 2 / self._rate
         self._pending += self._level.moderate(pcm)
-        return _joined(self._hear(len(self._pending) // self._chunk_bytes * self._chunk_bytes))
+        size = len(self._pending) // self._chunk_bytes * self._chunk_bytes
+        said = yield from self._hear(size)
+        held = len(self._inner.pending()) + len(self._pending)
+        self._came = (self._came + pcm)[-held:] if held else b""
+        return said
 
     def partial(self) -> models.Partial:
+        """See `models.Recognizer`."""
         found = self._inner.partial()
-        return models.Partial(found.text, self._in_time(found.words))
+        return models.Partial(found.text, retimed_words(found.words, self._in_time))
 
-    def finish(self) -> models.Utterance:
+    def finish(self) -> Generator[None, None, list[models.Utterance]]:
+        """See `models.Recognizer`."""
         if self._begun:
             self._pending += near_silence(END_S, self._rate)
-        said = self._hear(len(self._pending))
-        said.append(self._back(self._inner.finish()))
+        said = yield from self._hear(len(self._pending))
+        last = yield from self._inner.finish()
+        said += [retimed(utterance, self._in_time) for utterance in last]
         if self._begun:
             self._added_s += END_S
-        self._begun = False
-        return _joined(said) or said[-1]
+        self._begun, self._came = False, b""
+        return said
+
+    def pending(self) -> bytes:
+        """See `models.Recognizer`."""
+        return self._came
 
     def close(self) -> None:
+        """See `models.Recognizer`."""
         self._inner.close()
 
     def _begin(self) -> None:
@@ -65,33 +82,16 @@ class ConditionedRecognizer:
             self._added_s += FRONT_S
             self._from_s = self._came_s
 
-    def _hear(self, size: int) -> list[models.Utterance]:
-        heard = [
-            self._inner.accept(bytes(self._pending[at : min(size, at + self._chunk_bytes)]))
-            for at in range(0, size, self._chunk_bytes)
-        ]
-        del self._pending[:size]
-        return [self._back(utterance) for utterance in heard if utterance is not None]
+    def _hear(self, size: int) -> Generator[None, None, list[models.Utterance]]:
+        heard, self._pending = bytes(self._pending[:size]), self._pending[size:]
+        said: list[models.Utterance] = []
+        for at in range(0, size, self._chunk_bytes):
+            said += yield from self._inner.accept(heard[at : at + self._chunk_bytes])
+        return [retimed(utterance, self._in_time) for utterance in said]
 
-    def _back(self, utterance: models.Utterance) -> models.Utterance:
-        return models.Utterance(
-            utterance.text,
-            self._in_time(utterance.words),
-            tuple(
-                models.Alternative(other.text, other.confidence, self._in_time(other.words))
-                for other in utterance.alternatives
-            ),
-        )
-
-    def _in_time(self, words: tuple[models.Word, ...]) -> tuple[models.Word, ...]:
-        def moved(time_s: float) -> float:
-            # Words may begin or end in what was added.
-            return round(min(max(self._from_s, time_s - self._added_s), self._came_s), 2)
-
-        return tuple(
-            models.Word(word.text, moved(word.start_s), moved(word.end_s), word.confidence)
-            for word in words
-        )
+    def _in_time(self, time_s: float) -> float:
+        # Words may begin or end in what was added.
+        return round(min(max(self._from_s, time_s - self._added_s), self._came_s), 2)
 
 
 class Level:
@@ -127,14 +127,3 @@ def near_silence(seconds: float, rate: int) -> bytes:
     if sys.byteorder == "big":
         samples.byteswap()
     return samples.tobytes()
-
-
-def _joined(said: list[models.Utterance]) -> models.Utterance | None:
-    """Mostly there is one; near-silence at the end may make a second that says nothing."""
-    speech = [utterance for utterance in said if utterance.text]
-    if len(speech) < 2:
-        return speech[0] if speech else (said[0] if said else None)
-    return models.Utterance(
-        " ".join(utterance.text for utterance in speech),
-        tuple(word for utterance in speech for word in utterance.words),
-    )

@@ -11,7 +11,7 @@ import itertools
 import os
 import pkgutil
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,7 @@ import msgspec
 
 import models
 from modelserver.audio.channels import channel_choice
+from modelserver.speech.languages import closest_language
 from modelserver.speech.messages import (
     CaptionRequest,
     Decoded,
@@ -32,15 +33,21 @@ from modelserver.speech.messages import (
     SpeechSegment,
     StreamRequest,
 )
-from modelserver.speech.segments import in_order, segment_of, words_of
-from modelserver.speech.transcript import reader_text
+from modelserver.speech.segments import (
+    SegmentMaker,
+    in_order,
+    in_transcript,
+    main_language,
+    words_of,
+)
+from modelserver.worker.abilities import not_as_asked
 from modelserver.worker.captions import CaptionStream
 from modelserver.worker.pieces import Cutter
-from modelserver.worker.profiles import ProfiledModel, not_as_asked
+from modelserver.worker.profiles import ProfiledModel
 from modelserver.worker.reader import AudioReader
 from modelserver.worker.refusals import told_to_the_caller
 from modelserver.worker.text_steps import TextSteps, TextStream, WritingModel
-from modelserver.worker.vosk_stream import SpeechStream
+from modelserver.worker.vosk_stream import VoskStream
 from supervisor import LoadRefused, SpoolView, StreamSession, allocator_in_use
 
 _NOISE_S = 10
@@ -52,33 +59,32 @@ _SERVICE_NAME_SETS = (
 
 
 def load(
+    engine: str,
     directory: str,
-    made: dict[str, str],
-    left_out: list[str],
     name: str,
     language: str,
+    options: dict[str, Any],
     warmup: str,
-    prefetch: bool,
-    simd: str | None = None,
     profile: str = models.DEFAULT_PROFILE,
     text_steps: Iterable[str] = (),
 ) -> "SpeechModel":
-    """Load a model in the fork server. Raises `models.ModelError`, and `supervisor.LoadRefused` for
-    a text step that cannot be used."""
+    """Load a model in the fork server. `options`: `models.Form.load`. Raises `models.ModelError`,
+    and `supervisor.LoadRefused` for a text step that cannot be used."""
     try:
         steps = TextSteps(text_steps, language)
     except models.ModelError as error:
         raise LoadRefused(f"{error}; repair or remove it (text.steps), and reload") from error
     _import_whole(av)
     _load_character_sets()
-    files = {inside: Path(file) for inside, file in made.items()}
-    model = models.load_model(
-        Path(directory), files, prefetch=prefetch, left_out=tuple(left_out), simd=simd
-    )
+    location = models.ModelLocation(name, Path(directory), language)
+    model = models.engine_named(engine).load(location, options)
+    if model.abilities.written:
+        steps.leave_written()
     whole: models.Model = ProfiledModel(model, profile)
     if steps.report:
         whole = WritingModel(whole, steps)
-    return SpeechModel(whole, name, language, warmup, steps, with_simd=simd is not None)
+    with_simd = options.get("simd") is not None
+    return SpeechModel(whole, name, language, warmup, steps, with_simd=with_simd)
 
 
 def _import_whole(package: ModuleType) -> None:
@@ -110,20 +116,20 @@ class SpeechModel:
         *,
         with_simd: bool = False,
     ) -> None:
-        """`model` with the `steps` in place already."""
+        """`model` with the `steps` in place already. `with_simd`: it has a library to check, with
+        clips."""
         self._model = model
         self._name = name
         self._language = language
         self._warmup = warmup
         self._steps = steps
         self._with_simd = with_simd
+        self._segments = SegmentMaker(model.abilities.written, language)
 
     def warm(self) -> None:
         """Make the first request as fast as the hundredth."""
         rate = self._model.sample_rate
-        if self._with_simd and self._model.check_simd(models.warm_up_clips(self._language, rate)):
-            return  # which has decoded them
-        match self._warmup:
+        match "clips" if self._with_simd else self._warmup:
             case "clips":
                 self._model.warm(models.warm_up_clips(self._language, rate))
             case "noise":
@@ -135,6 +141,7 @@ class SpeechModel:
             "model": self._name,
             **self._model.report(),
             "language": self._language,
+            "abilities": _unusual(self._model.abilities),
             "warmup": self._warmup,
             "allocator_in_use": allocator_in_use(),
         }
@@ -154,29 +161,18 @@ class SpeechModel:
         return answer
 
     def _transcribe(self, asked: SpeechRequest, spool: SpoolView) -> Generator[Any, None, Speech]:
-        reader = AudioReader(
-            spool,
-            _size(spool),
-            self._model.sample_rate,
-            raw=asked.raw,
-            channels=channel_choice(asked.channels),
-            longest_s=asked.longest_audio_s,
-        )
+        reader = AudioReader(spool, _size(spool), self._model.sample_rate, **_as_asked(asked))
         heard = yield from self._recognise(reader, asked)
         return self._speech(heard, reader, asked)
 
-    def _decode(self, asked: DecodeRequest, spool: SpoolView) -> Generator[Any, None, Decoded]:
+    def _decode(self, request: DecodeRequest, spool: SpoolView) -> Generator[Any, None, Decoded]:
         """A long recording's samples in pieces; of each channel, where they are kept apart."""
-        rate, count = self._model.sample_rate, 0
-        reader = AudioReader(
-            spool,
-            _size(spool),
-            rate,
-            raw=asked.raw,
-            channels=channel_choice(asked.channels),
-            longest_s=asked.longest_audio_s,
-        )
-        cutters = [Cutter(rate, asked.piece_s) for _ in range(max(1, len(reader.numbers)))]
+        asked, rate, count = request.asked, self._model.sample_rate, 0
+        reader = AudioReader(spool, _size(spool), rate, **_as_asked(asked))
+        cutters = [
+            Cutter(rate, request.piece_s, overlap=self._model.abilities.words)
+            for _ in range(max(1, len(reader.numbers)))
+        ]
         chunks = ((n, cutters[n].feed(chunk)) for n, chunk in reader.pcm(self._model.chunk_bytes))
         rests = ((n, cutter.finish()) for n, cutter in enumerate(cutters))
         for channel, pieces in itertools.chain(chunks, rests):
@@ -188,9 +184,13 @@ class SpeechModel:
                     builtin_types=(bytes,),
                 )
             yield None
-        warnings = [*reader.warnings, *not_as_asked(self._model, asked.phrases, asked.profile)]
         return Decoded(
-            round(reader.duration_s, 3), count, self._name, self._language, warnings, len(cutters)
+            round(reader.duration_s, 3),
+            count,
+            self._name,
+            self._language_asked(asked),
+            [*reader.warnings, *self._not_as_asked(asked)],
+            len(cutters),
         )
 
     def open(self, request: dict[str, Any], before: float, checkpoint: Any) -> StreamSession:
@@ -198,25 +198,26 @@ class SpeechModel:
         if "texts" in request:
             return TextStream(self._steps)
         if "sample_rate" in request:
-            return SpeechStream(self._model, msgspec.convert(request, StreamRequest), before)
-        return CaptionStream(
-            self._model, msgspec.convert(request, CaptionRequest), before, checkpoint
-        )
+            vosk = msgspec.convert(request, StreamRequest)
+            return VoskStream(self._model, vosk, before, checkpoint)
+        asked = msgspec.convert(request, CaptionRequest)
+        return CaptionStream(self._model, self._segments, asked, before, checkpoint)
 
     def _recognise(
         self, reader: AudioReader, asked: SpeechRequest
     ) -> Generator[Any, None, list[list[models.Utterance]]]:
         """What was said on each channel that is heard; one if they are mixed."""
-        # Times of segments are those of their words.
-        words = asked.words or asked.segments or asked.partials or bool(reader.numbers)
+        count = max(1, len(reader.numbers))
         options = models.RecognitionOptions(
-            words=words,
+            # Times of segments are those of their words.
+            words=asked.words or asked.segments or asked.partials or bool(reader.numbers),
             alternatives=asked.alternatives,
+            partials=asked.partials and count == 1,
             grammar=asked.phrases or None,
             profile=asked.profile,
+            language=asked.language,
         )
-        count = max(1, len(reader.numbers))
-        utterances: list[list[models.Utterance]] = [[] for _ in range(count)]
+        heard: list[list[models.Utterance]] = [[] for _ in range(count)]
         with contextlib.ExitStack() as open_ones:
             recognizers = []
             for _ in range(count):
@@ -225,65 +226,96 @@ class SpeechModel:
                 recognizers.append(recognizer)
             done_bytes, reported = 0, time.monotonic()
             for number, chunk in reader.pcm(self._model.chunk_bytes):
-                utterance = recognizers[number].accept(chunk)
+                said = yield from recognizers[number].accept(chunk)
+                heard[number] += said
                 done_bytes += len(chunk)
-                now = time.monotonic()
-                due = now - reported >= _REPORT_S
-                if utterance is not None:
-                    utterances[number].append(utterance)
-                if not due and not (asked.partials and utterance is not None):
-                    yield None
-                    continue
-                reported = now
                 done_s = round(done_bytes / 2 / self._model.sample_rate / count, 3)
-                partial, segment = None, None
-                if asked.partials and utterance is not None:
-                    segment = segment_of(utterance, reader.channel(number), words=asked.words)
-                elif asked.partials and count == 1:
-                    partial = reader_text([recognizers[number].partial().text])
-                yield msgspec.to_builtins(SpeechProgress(done_s, partial, segment, count))
+                now = time.monotonic()
+                if asked.partials and said:
+                    reported = now
+                    yield from self._finals(said, reader.channel(number), asked, done_s, count)
+                elif now - reported >= _REPORT_S:
+                    reported, partial = now, None
+                    if options.partials:
+                        partial = self._segments.text([recognizers[number].partial().text])
+                    yield msgspec.to_builtins(SpeechProgress(done_s, partial, None, count))
+                else:
+                    yield None
             for number, recognizer in enumerate(recognizers):
-                utterances[number].append(recognizer.finish())
+                said = yield from recognizer.finish()
+                heard[number] += said
                 if asked.partials:
-                    last, channel = utterances[number][-1], reader.channel(number)
-                    segment = segment_of(last, channel, words=asked.words)
-                    last_progress = SpeechProgress(reader.duration_s, None, segment, count)
-                    yield msgspec.to_builtins(last_progress)
-        return utterances
+                    channel, done_s = reader.channel(number), reader.duration_s
+                    yield from self._finals(said, channel, asked, done_s, count)
+        return heard
+
+    def _finals(
+        self,
+        said: list[models.Utterance],
+        channel: int | None,
+        asked: SpeechRequest,
+        done_s: float,
+        count: int,
+    ) -> Iterator[Any]:
+        segments = [self._segments.segment(one, channel, words=asked.words) for one in said]
+        for segment in segments or [None]:
+            yield msgspec.to_builtins(SpeechProgress(done_s, None, segment, count))
 
     def _speech(
         self, heard: list[list[models.Utterance]], reader: AudioReader, asked: SpeechRequest
     ) -> Speech:
-        by_channel = list(zip(heard, reader.numbers or (None,), strict=True))
+        by_channel = [
+            (utterance, number)
+            for utterances, number in zip(heard, reader.numbers or (None,), strict=True)
+            for utterance in utterances
+        ]
         segments: list[SpeechSegment] = []
         if reader.numbers or asked.segments:
-            segments = in_order(
-                segment
-                for utterances, number in by_channel
-                for utterance in utterances
-                if (segment := segment_of(utterance, number, words=asked.segments and asked.words))
+            words = asked.segments and asked.words
+            made = (
+                self._segments.segment(said, number, words=words) for said, number in by_channel
             )
-        said = (
-            [segment.text for segment in segments]
-            if reader.numbers
-            else [utterance.text for utterance in heard[0]]
-        )
-        words = (
-            word
-            for utterances, number in by_channel
-            for utterance in utterances
-            for word in words_of(utterance, number)
-        )
+            segments = in_order(segment for segment in made if segment is not None)
+        texts = [segment.text for segment in segments] if reader.numbers else [
+            utterance.text for utterance, _ in by_channel
+        ]  # fmt: skip
+        otherwise = self._language_asked(asked)
+        language = main_language(((said.language, said.text) for said, _ in by_channel), otherwise)
+        spoken = (word for said, number in by_channel for word in words_of(said, number))
         return Speech(
-            text=reader_text(said),
+            text=self._segments.text(texts),
             duration_s=round(reader.duration_s, 3),
             model=self._name,
-            language=self._language,
-            words=sorted(words, key=lambda word: word.start) if asked.words else [],
-            warnings=[*reader.warnings, *not_as_asked(self._model, asked.phrases, asked.profile)],
-            segments=segments,
+            language=language,
+            words=sorted(spoken, key=lambda word: word.start) if asked.words else [],
+            warnings=[*reader.warnings, *self._not_as_asked(asked)],
+            segments=in_transcript(segments, language, otherwise),
             channels=max(1, len(reader.numbers)),
         )
+
+    def _language_asked(self, asked: SpeechRequest) -> str:
+        """The language of what is recognised, where none is detected."""
+        languages = self._model.abilities.languages
+        return closest_language(asked.language, languages) or self._language
+
+    def _not_as_asked(self, asked: SpeechRequest) -> list[str]:
+        return not_as_asked(self._model, asked, words=asked.words and asked.words_asked_for)
+
+
+def _unusual(abilities: models.Abilities) -> dict[str, Any]:
+    """What is not as it is of most models: it is logged."""
+    usual = msgspec.to_builtins(models.Abilities())
+    found = msgspec.to_builtins(abilities)
+    return {name: value for name, value in found.items() if value != usual[name]}
+
+
+def _as_asked(asked: SpeechRequest) -> dict[str, Any]:
+    """What of a request is the reader's."""
+    return {
+        "raw": asked.raw,
+        "channels": channel_choice(asked.channels),
+        "longest_s": asked.longest_audio_s,
+    }
 
 
 def _size(spool: SpoolView) -> int:

@@ -1,8 +1,9 @@
 """A long recording in pieces, cut where nobody speaks. Runs in the workers.
 
-A piece ends in the quietest half second of its last half, if that is a pause; else its end and the
-next one's beginning overlap around it, so that no word is cut in both. Energies are taken of every
-fourth sample, which tells a pause as well as all of them would.
+A piece ends in the quietest half second of its last half. If that is no pause, its end and the next
+one's beginning overlap around it, so that no word is cut in both; not so for a model whose words
+have no times, since nothing tells then what both have. Energies are taken of every fourth sample,
+which tells a pause as well as all of them would.
 """
 
 from __future__ import annotations  # array is generic for type checkers only, before 3.12
@@ -43,12 +44,12 @@ class AudioPiece:
 class Cutter:
     """Feed it with 16-bit samples of one channel."""
 
-    def __init__(self, rate: int, piece_s: float) -> None:
-        """`piece_s`: the longest that a piece may be."""
+    def __init__(self, rate: int, piece_s: float, *, overlap: bool = True) -> None:
+        """`piece_s`: the longest that a piece may be; `overlap`: see above."""
         self._rate = rate
         self._frame = int(rate * _FRAME_S)
         self._most = max(4 * self._frame, int(rate * piece_s))
-        self._overlap = min(int(rate * OVERLAP_S), self._most // 4)
+        self._overlap = min(int(rate * OVERLAP_S), self._most // 4) if overlap else 0
         self._pcm = bytearray()
         self._energies: list[float] = []
         self._number = 0

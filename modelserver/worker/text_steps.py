@@ -7,11 +7,11 @@ what an engine says of words, and what may still change, is left as it was spoke
 
 import re
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from typing import Any
 
 import models
 from modelserver.settings.plugins import load_step, unknown_step
-from modelserver.speech.engine_answers import with_texts
 from modelserver.speech.transcript import reader_text
 from modelserver.worker.wrapped import WrappedModel
 from supervisor import StreamAnswer
@@ -23,6 +23,7 @@ it is made, or at the first call, which is made before."""
 Maker = Callable[[str], TextStep | None]
 """Makes the step for a language (a BCP 47 tag); None where it knows nothing of that language."""
 
+_NUMBERS = "numbers"
 _SAMPLE = "one 一 1"
 _SPACES = re.compile(r"[ \t]+")
 
@@ -32,7 +33,8 @@ class TextSteps:
 
     def __init__(self, names: Iterable[str], language: str) -> None:
         """Raises `models.ModelError` for a step that is not there, or does not work."""
-        self._steps: list[TextStep] = []
+        self._steps: list[tuple[str, TextStep]] = []
+        self._texts_written = False
         self.report: dict[str, str] = {}
         """Of each, whether it does something in that language."""
         for name in names:
@@ -49,13 +51,21 @@ class TextSteps:
                 ) from error
             self.report[name] = "in use" if step is not None else f"knows nothing of {language}"
             if step is not None:
-                self._steps.append(step)
+                self._steps.append((name, step))
+
+    def leave_written(self) -> None:
+        """From now on take texts that are as people write them (`models.Abilities.written`): leave
+        their spaces and numbers alone."""
+        self._texts_written = True
+        self._steps = [(name, step) for name, step in self._steps if name != _NUMBERS]
+        if _NUMBERS in self.report:
+            self.report[_NUMBERS] = "not needed: the model writes numbers itself"
 
     def written(self, spoken: str) -> str:
         """As people write it. A step that fails leaves its text as it was: a number in words is
         better than no answer."""
-        text = reader_text([spoken])
-        for step in self._steps if text else ():
+        text = reader_text([spoken], written=self._texts_written)
+        for _, step in self._steps if text else ():
             try:
                 text = _SPACES.sub(" ", step(text)).strip()
             except Exception:  # noqa: BLE001, S112 - whatever a plugin raises
@@ -70,13 +80,11 @@ class WritingModel(WrappedModel):
         super().__init__(model)
         self._steps = steps
 
-    def recognizer(self, options: models.RecognitionOptions) -> models.Recognizer:
+    def recognizer(
+        self, options: models.RecognitionOptions, rate: float | None = None
+    ) -> models.Recognizer:
         """See `models.Model`."""
-        return _WritingRecognizer(self._model.recognizer(options), self._steps)
-
-    def live(self, sample_rate: float, options: models.RecognitionOptions) -> models.LiveRecognizer:
-        """See `models.Model`."""
-        return _WritingLive(self._model.live(sample_rate, options), self._steps)
+        return _WritingRecognizer(self._model.recognizer(options, rate), self._steps)
 
     def report(self) -> dict[str, Any]:
         """See `models.Model`."""
@@ -101,48 +109,23 @@ class TextStream:
 class _WritingRecognizer:
     def __init__(self, inner: models.Recognizer, steps: TextSteps) -> None:
         self._inner, self._steps = inner, steps
+        self.partial, self.pending, self.close = inner.partial, inner.pending, inner.close
 
-    def accept(self, pcm: bytes) -> models.Utterance | None:
-        utterance = self._inner.accept(pcm)
-        return None if utterance is None else self._written(utterance)
+    def accept(self, pcm: bytes) -> Generator[None, None, list[models.Utterance]]:
+        return self._written((yield from self._inner.accept(pcm)))
 
-    def partial(self) -> models.Partial:
-        return self._inner.partial()
+    def finish(self) -> Generator[None, None, list[models.Utterance]]:
+        return self._written((yield from self._inner.finish()))
 
-    def finish(self) -> models.Utterance:
-        return self._written(self._inner.finish())
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def _written(self, utterance: models.Utterance) -> models.Utterance:
-        return models.Utterance(
-            self._steps.written(utterance.text),
-            utterance.words,
-            tuple(
-                models.Alternative(self._steps.written(a.text), a.confidence, a.words)
-                for a in utterance.alternatives
-            ),
-        )
-
-
-class _WritingLive:
-    """Of the engine's own JSON only the final texts are written anew."""
-
-    def __init__(self, inner: models.LiveRecognizer, steps: TextSteps) -> None:
-        self._inner, self._steps = inner, steps
-
-    def accept(self, pcm: bytes) -> Generator[None, None, bool]:
-        return (yield from self._inner.accept(pcm))
-
-    def result(self) -> str:
-        return self._written(self._inner.result())
-
-    def partial(self) -> str:
-        return self._inner.partial()
-
-    def final(self) -> str:
-        return self._written(self._inner.final())
-
-    def _written(self, answer: str) -> str:
-        return with_texts(answer, ("text",), self._steps.written)
+    def _written(self, said: list[models.Utterance]) -> list[models.Utterance]:
+        write = self._steps.written
+        return [
+            replace(
+                utterance,
+                text=write(utterance.text),
+                alternatives=tuple(
+                    replace(other, text=write(other.text)) for other in utterance.alternatives
+                ),
+            )
+            for utterance in said
+        ]

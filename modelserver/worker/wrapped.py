@@ -11,23 +11,17 @@ class WrappedModel:
     def __init__(self, model: models.Model) -> None:
         self._model = model
         self.sample_rate, self.chunk_bytes = model.sample_rate, model.chunk_bytes
-        self.has_profiles = model.has_profiles
+        self.abilities = model.abilities
 
     def warm(self, pcm: list[bytes]) -> None:
         """See `models.Model`."""
         self._model.warm(pcm)
 
-    def check_simd(self, pcm: list[bytes]) -> bool:
+    def recognizer(
+        self, options: models.RecognitionOptions, rate: float | None = None
+    ) -> models.Recognizer:
         """See `models.Model`."""
-        return self._model.check_simd(pcm)
-
-    def recognizer(self, options: models.RecognitionOptions) -> models.Recognizer:
-        """See `models.Model`."""
-        return self._model.recognizer(options)
-
-    def live(self, sample_rate: float, options: models.RecognitionOptions) -> models.LiveRecognizer:
-        """See `models.Model`."""
-        return self._model.live(sample_rate, options)
+        return self._model.recognizer(options, rate)
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
         """See `models.Model`."""

@@ -89,7 +89,7 @@ def try_sandbox(nowhere: int | None = None) -> tuple[list[str], list[str]]:
     """Return what would be in force and what would be missing, and why: tried by a child. To be
     called once before workers are forked: the filter's library is found then."""
     with contextlib.suppress(ImportError, OSError, RuntimeError):
-        import pyseccomp  # noqa: F401 - found, and kept by the fork
+        import pyseccomp  # noqa: F401 - found, and inherited by the fork
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,4 @@
-"""What the supervisor keeps of a stream: input for another worker, and answers for its caller."""
+"""Buffers of a stream: input for a replay, and answers for its caller."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Input:
 
 
 class Replay:
-    """Input that was sent since the last checkpoint, kept to be sent to another worker."""
+    """Replay buffer: the input that was sent since the last checkpoint."""
 
     def __init__(self) -> None:
         self.inputs: deque[Input] = deque()
@@ -37,9 +37,9 @@ class Replay:
         self.dropped = 0.0
         """Units that need not be sent to any worker again, or cannot."""
         self.lost = False
-        """Input that came since the last checkpoint is not kept any more."""
+        """Whether input that came since the last checkpoint was dropped."""
         self.whole = False
-        """All is to be kept, and..."""
+        """Whether all input is to be retained, and..."""
         self.cut = False
         """...is not."""
 
@@ -56,7 +56,7 @@ class Replay:
     def trim(self, settings: StreamSettings, acknowledged: int) -> None:
         """Drop what is more than the settings allow, of what was answered."""
         self.cut = self.cut or (self.whole and self.bytes > settings.replay_bytes)
-        # Once something is missing of what was to be kept whole, the rest is of no use either.
+        # Once something is missing of what was to be retained whole, the rest is of no use either.
         while self.inputs and self.inputs[0].number <= acknowledged:
             if not self.cut and (self.whole or self.units <= settings.replay):
                 break
@@ -81,7 +81,7 @@ class Answers:
         return len(self._bodies)
 
     def add(self, body: bytes) -> None:
-        """Keep one, unless it is empty. Raises `ProtocolError`."""
+        """Add one, unless it is empty. Raises `ProtocolError`."""
         if self.size > 2 * MOST_UNREAD_BYTES:
             raise ProtocolError("more answers of a stream than fit")
         if unpack_list(body):
@@ -89,6 +89,6 @@ class Answers:
             self.size += len(body)
 
     def take(self) -> list[Any]:
-        """Return all their values, and keep none."""
+        """Return all their values, and forget them."""
         bodies, self._bodies, self.size = self._bodies, deque(), 0
         return [value for body in bodies for value in unpack_list(body)]

@@ -1,4 +1,4 @@
-"""A stream: a job without an end, whose input is kept until it will not be needed again, so that it
+"""A stream: a job without an end, whose input is retained until it is not needed again, so that it
 outlives the worker that carries it."""
 
 import asyncio
@@ -28,13 +28,14 @@ class Stream:
         settings: StreamSettings,
         request_id: str | None,
         schedule: Callable[[], None],
-        kept: Callable[[], None],
+        retained: Callable[[], None],
         clock: LoopClock,
         *,
         background: bool = False,
     ) -> None:
-        """`schedule` is called when it needs a worker, or may go to another; `kept` when it keeps
-        more input than before. `background`: it has the steps that streams and files leave."""
+        """`schedule` is called when it needs a worker, or may go to another; `retained` when
+        it retains more input than before. `background`: it has the steps that streams and files
+        leave."""
         self.number = number
         self.background = background
         self.request_id = request_id
@@ -47,7 +48,7 @@ class Stream:
         self._request: dict[str, Any] | None = None
         self._checkpoint: bytes | None = None
         self._settings = settings
-        self._schedule, self._input_kept = schedule, kept
+        self._schedule, self._input_retained = schedule, retained
         self._clock = clock
         self._last = 0  # the number of the input that came last
         self._finished = False
@@ -65,8 +66,8 @@ class Stream:
 
     def begin(self, request: dict[str, Any], *, whole: bool = False) -> None:
         """Begin the stream, before any input: a worker is found for it. `whole`: what comes later
-        means nothing without all that came before, so all is kept, up to a number of bytes; past
-        them it cannot go on elsewhere."""
+        means nothing without all that came before, so all is retained, up to a number of bytes;
+        past them it cannot go on elsewhere."""
         # What cannot be carried is its caller's mistake, and must not raise where a worker comes.
         encoded(Open(self.number, request, 0.0, None, 0, 0.0, self.background))
         self._request = request
@@ -84,7 +85,7 @@ class Stream:
         self._unsent.append(Input(self._last, body, units, self._clock.now()))
         self._replay.bytes += len(body)
         self._send_on()
-        self._input_kept()
+        self._input_retained()
 
     def finish(self) -> None:
         """No input comes any more: `receive` has an end."""
@@ -115,8 +116,8 @@ class Stream:
     # --- the pool's side -------------------------------------------------------------------------
 
     @property
-    def kept_bytes(self) -> int:
-        """Bytes of its input that are kept in memory."""
+    def replay_bytes(self) -> int:
+        """Bytes of its input that are retained for a replay."""
         return self._replay.bytes
 
     @property
@@ -174,7 +175,7 @@ class Stream:
         return sum(one.units for one in again if self._acknowledged < one.number <= self._answered)
 
     def go_to(self, worker: WorkerHandle) -> None:
-        """Go on on this worker, with all that has been kept."""
+        """Go on on this worker, with all that is retained."""
         assert self._request is not None
         self.leave_worker(tell=True)
         if self._replay.cut:
@@ -235,7 +236,7 @@ class Stream:
         return message.units if first else 0.0
 
     def shed(self) -> None:
-        """Keep no input that was answered: what all streams keep together is too much."""
+        """Drop the input that was answered: all streams together retain too much."""
         self._replay.shed(self._acknowledged)
 
     def worker_lost(self, death: Death, attempts: int, *, own: bool) -> None:

@@ -61,9 +61,9 @@ class Streams:
         return max((stream.behind_s() for stream in live), default=0.0)
 
     @property
-    def kept_bytes(self) -> int:
-        """Of their input, in memory."""
-        return sum(stream.kept_bytes for stream in self._streams.values())
+    def replay_bytes(self) -> int:
+        """Bytes of their input that are retained for a replay."""
+        return sum(stream.replay_bytes for stream in self._streams.values())
 
     def refusal(self, s_per_unit: float | None) -> QueueFull | None:
         """Explain why one more may not come in; None if it may. `s_per_unit`: what the pool's jobs
@@ -119,12 +119,13 @@ class Streams:
         self.schedule()
 
     def keep_within(self) -> None:
-        """Bound what all streams keep together: the one that keeps most gives it up first."""
-        while self.kept_bytes > self.settings.replay_total:
-            largest = max(self._streams.values(), key=lambda stream: stream.kept_bytes)
-            before = largest.kept_bytes
+        """Bound what all streams retain together: the one that retains most drops its input
+        first."""
+        while self.replay_bytes > self.settings.replay_total:
+            largest = max(self._streams.values(), key=lambda stream: stream.replay_bytes)
+            before = largest.replay_bytes
             largest.shed()
-            if largest.kept_bytes >= before:
+            if largest.replay_bytes >= before:
                 return  # it waits for its worker
 
     def schedule(self) -> None:
@@ -176,8 +177,8 @@ class Streams:
             self._to_vacate.pop(worker, None)
 
     def worker_lost(self, worker: WorkerHandle, death: Death, at_hand: int) -> None:
-        """Move the streams of a worker that has ended, with what was kept of them. The one of the
-        number `at_hand`, which it was working for, may have been the cause."""
+        """Move the streams of a worker that has ended, with what was retained of them. The one of
+        the number `at_hand`, which it was working for, may have been the cause."""
         self._to_vacate.pop(worker, None)
         lost = self._on(worker)
         if lost:

@@ -57,9 +57,9 @@ class Guard:
         *,
         reap_strangers: bool = False,
     ) -> None:
-        """`spools`: where the inputs come from, if they shall be kept small too. `reap_strangers`:
-        let go of every child that has ended, as the first process of a container must; to be said
-        only where nobody else in this process starts any and waits for them."""
+        """`spools`: where the inputs come from, if their memory is to be limited too.
+        `reap_strangers`: let go of every child that has ended, as the first process of a container
+        must; to be said only where nobody else in this process starts any and waits for them."""
         self.clock = LoopClock()
         """Looked at several times a second from here, and shared with all pools."""
         self.evidence = OomEvidence()

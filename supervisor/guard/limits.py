@@ -1,4 +1,4 @@
-"""From what was set and what was found to the numbers that are kept, each with its reason."""
+"""Limits: from what was set and what was found to the numbers in force, each with its reason."""
 
 from dataclasses import dataclass
 
@@ -60,7 +60,7 @@ def find_limits(bounds: tuple[Bound, ...], settings: MemorySettings) -> Limits:
     smallest = min(bounds, key=lambda bound: bound.limit)
     limit = smallest.limit
     if settings.reserve is not None:
-        reserve = Explained(settings.reserve, "the setting memory.reserve")
+        reserve = Explained(settings.reserve, "the setting debug.memory_reserve")
     else:
         reserve = Explained(
             _share(limit, _RESERVE_SHARE, _RESERVE_LEAST, _RESERVE_MOST),
@@ -125,7 +125,7 @@ def explain_limits(settings: MemorySettings) -> dict[str, Explained]:
     settings."""
     limits = find_limits(bounds_of(MemoryReader().read(), settings, 0), settings)
     budget = find_budget(settings, None, 1)
-    return {"memory.limit": limits.limit, "memory.reserve": limits.reserve} | {
+    return {"memory.limit": limits.limit, "debug.memory_reserve": limits.reserve} | {
         "workers.budget": budget.growth
     }
 

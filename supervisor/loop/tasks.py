@@ -25,11 +25,11 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        self._kept: set[asyncio.Future[None]] = set()
+        self._lasting: set[asyncio.Future[None]] = set()
 
     def keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run it for ever: where it fails, which it should not, it is logged and begins again."""
-        self._kept.add(self._start(name, self._again_and_again(name, run)))
+        self._lasting.add(self._start(name, self._again_and_again(name, run)))
 
     def once(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run it to its end; a failure is logged."""
@@ -43,7 +43,7 @@ class Tasks:
 
     def alive(self) -> bool:
         """Tell whether all tasks that are to go on run."""
-        return bool(self._kept) and not any(task.done() for task in self._kept)
+        return bool(self._lasting) and not any(task.done() for task in self._lasting)
 
     async def close(self) -> None:
         """Cancel them, and wait until they have ended."""

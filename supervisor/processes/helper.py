@@ -13,7 +13,7 @@ from supervisor.process_control import kill_group
 
 _LAST_WORDS_S = 1.0
 _GROUP_EVERY_S = 0.25
-_MOST_KEPT = 64 * 1024
+_LAST_BYTES = 64 * 1024
 """Bytes of what it says that are remembered."""
 _REMEMBERED_S = 10.0
 
@@ -70,9 +70,9 @@ class Helper:
         beginning."""
         assert self._process.stdout is not None
         unread = b""
-        while block := await self._process.stdout.read(_MOST_KEPT):
+        while block := await self._process.stdout.read(_LAST_BYTES):
             *lines, unread = (unread + block).split(b"\n")
-            unread = unread[:_MOST_KEPT]
+            unread = unread[:_LAST_BYTES]
             for line in lines:
                 yield line
         if unread:
@@ -115,6 +115,6 @@ class Helper:
 async def _last_of(stream: asyncio.StreamReader) -> bytes:
     """Read the end of a stream, however much there was."""
     last = b""
-    while block := await stream.read(_MOST_KEPT):
-        last = (last + block)[-_MOST_KEPT:]
+    while block := await stream.read(_LAST_BYTES):
+        last = (last + block)[-_LAST_BYTES:]
     return last

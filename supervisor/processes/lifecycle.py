@@ -1,7 +1,7 @@
 """The process lifecycle: a loaded fork server at all times, whatever dies and whatever is to be
 loaded next.
 
-Its workers are kept by the slots.
+The slots manage its workers.
 """
 
 import asyncio

@@ -4,7 +4,7 @@ it shares with the supervisor is one that it can truncate or block."""
 import contextlib
 import os
 
-_MOST_KEPT = 4096
+_LAST_BYTES = 4096
 _PIPE_BYTES = 64 * 1024
 
 
@@ -19,7 +19,7 @@ class WorkerOutput:
         """Read what is there, and return the end of it. A worker that writes faster than it is read
         loses the rest."""
         with contextlib.suppress(OSError):
-            return os.read(self._reader, _PIPE_BYTES)[-_MOST_KEPT:].decode("utf-8", "replace")
+            return os.read(self._reader, _PIPE_BYTES)[-_LAST_BYTES:].decode("utf-8", "replace")
         return ""
 
     def close_writer(self) -> None:

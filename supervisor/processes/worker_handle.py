@@ -1,7 +1,7 @@
 """A worker process as the supervisor sees it: its state, the job it has, and its end.
 
 Every event of its life comes in here, in whatever order they arrive, and moves the one state there
-is; who may take a job is read from that state and kept nowhere else.
+is; who may take a job is read from that state and stored nowhere else.
 """
 
 import asyncio

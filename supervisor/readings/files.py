@@ -27,7 +27,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 class KernelFile:
-    """A small file, kept open to be read again and again."""
+    """A small file that stays open, to be read again and again."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises `OSError`."""

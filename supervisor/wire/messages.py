@@ -14,7 +14,7 @@ from supervisor.settings import Sandbox
 
 LONGEST_VALUE_BYTES = 8 * 1024 * 1024 - 64 * 1024
 """Of what a model says in one message, encoded."""
-LONGEST_CHECKPOINT_BYTES = 256 * 1024
+LONGEST_CHECKPOINT_BYTES = 512 * 1024
 _LONGEST_TEXT, _LONGEST_CODE = 16 * 1024, 100
 _MOST_SECONDS, _MOST_UNITS = 1e6, 1e9
 

@@ -77,7 +77,7 @@ def own_server(
         str(small.directory),
         MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_WORKERS_COUNT="2",
-        MODELSERVER_WORKERS_HANG_S="1",
+        MODELSERVER_DEBUG_HANG_S="1",
     ) as server:
         server.wait_whole()
         yield server, Admin(directory / "admin.sock")
@@ -111,7 +111,7 @@ def test_the_health_document_has_what_a_person_asks_first(
         assert worker["rss_bytes"] > 10_000_000
         assert 0 <= worker["growth_bytes"] <= worker["budget_bytes"]
     assert sum(worker["jobs_done"] for worker in health["workers"]) >= 2
-    assert health["queue"]["places"] == 66
+    assert health["queue"]["limit"] == 66
     memory = health["memory"]
     assert memory["level"] == "normal"
     assert memory["limit_bytes"] - memory["reserve_bytes"] > memory["left_bytes"] > 0
@@ -163,7 +163,7 @@ def test_a_worker_that_dies_shows_with_its_cause_everywhere(
     before = admin.metrics().get(counter, 0)
     victim = server.workers()[0].pid
     os.kill(victim, number)
-    # A stopped process is known to hang only when workers.hang_s is over.
+    # A stopped process is known to hang only when debug.hang_s is over.
     allowed = REPLACED_S + (1.5 if cause == "hang" else 0)
     until(lambda: admin.metrics().get(counter, 0) == before + 1, allowed)
     health = admin.health()

@@ -203,7 +203,7 @@ def test_a_model_is_fetched_and_served_from_the_page(
     """From a mirror that answers with nothing of use: that is told on the page."""
     port = free_port()
     given = admin_settings(port) | {
-        "MODELSERVER_MODELS_URL": f"http://127.0.0.1:{free_port()}",
+        "MODELSERVER_MODELS_URLS": f"http://127.0.0.1:{free_port()}",
         "MODELSERVER_MODELS_DIR": str(tmp_path / "models"),
         "MODELSERVER_MODEL": str(embedded.directory),
     }

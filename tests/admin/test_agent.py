@@ -23,7 +23,7 @@ def service(**state: Any) -> SpeechService:
         "takes_work": True,
         "takes_streams": True,
         "pace": 0.05,
-        "places": 66,
+        "limit": 66,
         **state,
     }
 
@@ -54,7 +54,7 @@ def service(**state: Any) -> SpeechService:
 
     class Models(dict[str, Any]):
         default = served
-        most_admitted = given["places"]
+        most_admitted = given["limit"]
 
     made = SimpleNamespace(
         status=lambda: status,
@@ -88,7 +88,7 @@ def service(**state: Any) -> SpeechService:
         ({"draining": "so", "streams": 1}, "", "drain"),
         ({"draining": "so"}, "", "maint #so, and nothing is left inside"),
         # A place is a place: a short queue bounds what may come.
-        ({"places": 3}, "", "up ready 10% maxconn:3"),
+        ({"limit": 3}, "", "up ready 10% maxconn:3"),
     ],
 )
 def test_the_line_is_the_state(state: dict[str, Any], kind: str, said: str) -> None:

@@ -13,7 +13,7 @@ import wavs
 from encoded import encoded
 
 import models
-from models.vosk.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel, compiled_graph
 
 
 def modelserver(
@@ -46,7 +46,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, wav_clips: list[bytes]) -> l
 @pytest.fixture(scope="module", autouse=True)
 def _prepared(prepared_embedded: PreparedModel) -> None:
     """These commands serve the prepared model."""
-    assert prepared_embedded.graph.is_file()
+    assert compiled_graph(prepared_embedded.directory).is_file()
 
 
 def test_files_become_text_in_the_order_given(files: list[str]) -> None:
@@ -98,7 +98,7 @@ def test_a_bad_file_is_told_and_the_others_are_transcribed(
 def test_without_a_model_transcribe_says_so_and_ends(tmp_path: Path, files: list[str]) -> None:
     done = modelserver("transcribe", "--model", str(tmp_path), files[0])
     assert done.returncode == 1
-    assert "is not a Vosk model" in done.stderr.decode()
+    assert "is not a model: " in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
 
 
@@ -130,7 +130,7 @@ def test_the_list_can_be_of_one_language(language: str) -> None:
 
 def test_the_list_says_what_could_be_fetched_and_would_fit() -> None:
     def fits(limit: str, name: str) -> str:
-        limits = {"MODELSERVER_MEMORY_LIMIT": limit, "MODELSERVER_MEMORY_RESERVE": "1MB"}
+        limits = {"MODELSERVER_MEMORY_LIMIT": limit, "MODELSERVER_DEBUG_MEMORY_RESERVE": "1MB"}
         done = modelserver("models", "list", "--workers", "2", **limits)
         line = next(row for row in done.stdout.decode().splitlines() if name in row)
         return " ".join(line.split()[4:7])

@@ -112,7 +112,7 @@ def test_upgrades_under_clients_of_every_kind_fail_nobody(
         assert len(set(pids)) == 3
         assert [e["reason"] for e in server.events("job.finished") if e.get("error")] == []
         handed = [e["connections"] for e in server.events("server.handed_over")]
-        assert sum(handed) >= 3, "kept connections went along"
+        assert sum(handed) >= 3, "idle connections went along"
         assert server.process.wait(10) == 0
 
 
@@ -545,7 +545,7 @@ def test_restarts_by_a_service_manager_fail_nobody(
         with everybody(url, min(wav_clips, key=len), kept=3, streams=2) as account:
             until(functools.partial(each_kind, account, 4), 60, "an answer of each kind")
             for _ in range(2):
-                until(lambda: "kept-http" in [name for name, _ in manager.stored])
+                until(lambda: "stored-http" in [name for name, _ in manager.stored])
                 server.process.send_signal(signal.SIGTERM)
                 assert server.process.wait(60) == 0
                 first.close()
@@ -594,13 +594,13 @@ def test_a_connection_that_waits_is_served_by_the_next_process(
             time.sleep(0.1)  # nobody tells when it has come
             assert server.stop(10) == 0
             assert halfway.recv(10) == b""
-        assert sorted(name for name, _ in manager.stored) == ["connection-http", "kept-http"]
+        assert sorted(name for name, _ in manager.stored) == ["connection-http", "stored-http"]
     client.sock.sendall(b"GET /test HTTP/1.1\r\nHost: x\r\n\r\n")
     with manager.start(tmp_path, **given) as server:
         assert b"200 OK" in client.sock.recv(65536)
         assert client.sock is mine
         # It is known to one process only: with that it ends.
-        until(lambda: [name for name, _ in manager.stored] == ["kept-http"])
+        until(lambda: [name for name, _ in manager.stored] == ["stored-http"])
         client.sock.sendall(b"GET /test HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         with client.sock.makefile("rb") as answer:
             assert b"200 OK" in answer.read()
@@ -620,7 +620,7 @@ def test_the_port_is_the_settings_after_a_restart(
     with manager.start(tmp_path, MODELSERVER_PORT=str(second)) as server:
         assert server.port == second
         server.wait_ready()
-        until(lambda: [name for name, _ in manager.stored] == ["kept-http"])
+        until(lambda: [name for name, _ in manager.stored] == ["stored-http"])
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", first)) == errno.ECONNREFUSED
 
@@ -674,13 +674,13 @@ def test_sockets_are_found_by_name_then_by_port_then_for_http() -> None:
         assert found.outlive
 
 
-def test_what_was_kept_is_used_only_where_the_settings_still_want_it() -> None:
-    with sockets(kept_http=("127.0.0.1", 0)) as (found, made):
+def test_what_was_stored_is_used_only_where_the_settings_still_want_it() -> None:
+    with sockets(stored_http=("127.0.0.1", 0)) as (found, made):
         free = free_port()
         assert port_of(found, "http", free) == free
-        assert made["kept_http"].fileno() == -1
+        assert made["stored_http"].fileno() == -1
         assert not found.waited_for
-    with sockets(kept_http=("127.0.0.1", free)) as (found, _):
+    with sockets(stored_http=("127.0.0.1", free)) as (found, _):
         assert port_of(found, "http", free, "localhost") == free
         assert found.waited_for == {"http"}
         assert not found.outlive, "until somebody keeps it again"

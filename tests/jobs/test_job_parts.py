@@ -92,7 +92,7 @@ def test_a_host_gets_few_at_once_and_none_while_it_fails() -> None:
     assert hosts.closed(13.0) == []
 
 
-def test_hosts_that_fail_leave_places_to_others() -> None:
+def test_hosts_that_fail_leave_slots_to_others() -> None:
     hosts = Hosts()
     for number in range(100):
         hosts.begins(f"dead-{number}")
@@ -103,7 +103,7 @@ def test_hosts_that_fail_leave_places_to_others() -> None:
             hosts.begins(f"dead-{number}")
             sending += 1
     assert 0 < sending <= 16
-    assert hosts.places() >= 16
+    assert hosts.free() >= 16
     assert "new" not in hosts.closed(now)
     hosts.forget(1e6)
     assert hosts.next_s(1e6) == 3600
@@ -244,15 +244,15 @@ def test_what_is_held_is_counted_as_it_changes(store: JobStore, tmp_path: Path) 
     store.ends("x-1", 2.0, None, None)
     store.remove(["x-3", "x-9"])
     store.remove(["x-3"])
-    held, kept = store.held_bytes(), store.kept_bytes()
-    assert held == kept + 1000
-    assert kept > 500
+    held, finished = store.held_bytes(), store.finished_bytes()
+    assert held == finished + 1000
+    assert finished > 500
     assert store.largest_owner() == "a"
     assert store.oldest_over(5, "a") == [("x-0", 1.0)]
     assert store.oldest_over(5) == [("x-0", 1.0), ("x-1", 2.0)]
     store.close()
     store = JobStore(tmp_path / "jobs")
-    assert (store.held_bytes(), store.kept_bytes()) == (held, kept)
+    assert (store.held_bytes(), store.finished_bytes()) == (held, finished)
     store.close()
 
 

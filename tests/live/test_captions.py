@@ -478,5 +478,5 @@ def test_the_document_names_every_parameter_and_message(described: dict[str, Any
 
 def test_nothing_is_left_over(server: RunningServer) -> None:
     until(lambda: server.health()["streams"]["open"] == 0, 20)
-    assert server.health()["streams"]["kept_bytes"] == 0
+    assert server.health()["streams"]["replay_bytes"] == 0
     assert server.health()["queue"]["admitted"] == 0

@@ -25,7 +25,7 @@ from models.clips import clips_for, decode_clip
 from models.vosk.model import VoskModel
 directory, made = json.loads(sys.argv[1])
 model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()})
-assert "unbound" not in model.report(), model.report()
+assert "unbound" not in model.report()["details"], model.report()
 for clip in clips_for("ko"):
     for said in engine_lines(model, decode_clip(clip, 16000), 8000, alternatives=0, partials=True):
         print(json.dumps(said))

@@ -11,15 +11,16 @@ import pytest
 from harmed import flip, leftovers
 
 import models
+from models.prepared.manifest import read_manifest
 from models.vosk.prepared import (
     PreparedModel,
+    compiled_graph,
     export_prepared,
     find_prepared,
     import_prepared,
     prepared_models,
     verify,
 )
-from models.vosk.prepared.manifest import read_manifest
 
 
 def test_it_can_be_carried_to_another_machine(
@@ -38,7 +39,7 @@ def test_it_can_be_carried_to_another_machine(
 
 
 def test_a_damaged_model_is_not_exported(tmp_path: Path, copied: PreparedModel) -> None:
-    flip(copied.graph, 5000)
+    flip(compiled_graph(copied.directory), 5000)
     with pytest.raises(models.ModelError, match="damaged"):
         export_prepared(copied, tmp_path / "small.tar")
     assert not (tmp_path / "small.tar").exists()
@@ -149,11 +150,15 @@ def test_two_imports_at_once_do_not_harm_each_other(
 
 
 def test_names_in_a_model_s_own_manifest_lead_nowhere(
-    tmp_path: Path, copied: PreparedModel
+    small: models.ModelLocation, copied: PreparedModel
 ) -> None:
     """Whoever packed a model may have put one in."""
     file = copied.directory / "prepared.json"
     manifest = json.loads(file.read_text())
-    for name in ("../evil/payload", "/etc/hostname", "am/final.mdl"):
+    elsewhere = ("../evil/payload", "/etc/hostname", "graph/../../x", "graph//x", "a\nb", "")
+    for name in (*elsewhere, "prepared.json", "am/final.mdl"):
         file.write_text(json.dumps(manifest | {"made": {name: STAMP}}))
-        assert read_manifest(copied.directory) is None
+        if name != "am/final.mdl":
+            assert read_manifest(copied.directory) is None
+        # One that leads nowhere else, but is not made when a Vosk model is prepared.
+        assert find_prepared(small, copied.directory.parent).prepared is None

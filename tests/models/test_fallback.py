@@ -9,13 +9,15 @@ import pytest
 from running import start_server
 
 import models
+from models.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
 from models.vosk import mapping
 from models.vosk.graph_file import read_graph_header
 from models.vosk.prepared import PreparedModel, export_prepared, import_prepared
-from models.vosk.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
 from models.vosk.simd import ABI, LIBRARY, SIMD
 from modelserver.serving.learned import Lessons
-from modelserver.serving.selection import candidate
+from modelserver.serving.selection import candidate, candidates
+from modelserver.settings import Settings
+from modelserver.settings.changes import with_values
 
 
 def leading_out(prepared: PreparedModel, directory: Path) -> PreparedModel:
@@ -62,11 +64,13 @@ def test_one_that_crashes_at_each_load_gives_way_to_the_original(
         f"--model={small.directory}",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_WORKERS_COUNT="1",
-        MODELSERVER_SIMD="off",
+        MODELSERVER_ENGINES_VOSK_SIMD="off",
     ) as server:
         server.wait_ready()
-        assert server.events("model.loaded")[0]["graph"] == "lazy"
-        assert [e["graph"] for e in server.events("model.chosen")] == ["mapped"] * 2 + ["lazy"]
+        assert server.events("model.loaded")[0]["details"]["graph"] == "lazy"
+        assert [e["form"] for e in server.events("model.chosen")] == ["prepared"] * 2 + [
+            "published"
+        ]
         told = server.wait_event("prepared_model.rejected")
         assert str(made.directory) in told["problem"]
         assert "2 loads have failed, the last one so: " in told["problem"]
@@ -103,10 +107,10 @@ def test_a_simd_library_that_crashes_is_left_out(
     ) as server:
         server.wait_ready()
         (loaded,) = server.events("model.loaded")
-        assert (loaded["graph"], loaded["simd"]) == ("mapped", "engine")
+        assert (loaded["details"]["graph"], loaded["details"]["simd"]) == ("mapped", "engine")
         assert len(server.events("model.chosen")) == 3
-        assert "2 loads have failed" in server.events("simd.disabled")[0]["problem"]
-        assert "2 loads have failed" in server.health()["models"][0]["not_packed"]
+        assert "2 loads have failed" in server.events("form.disabled")[0]["problem"]
+        assert "2 loads have failed" in server.health()["models"][0]["missing"]
 
 
 @pytest.mark.timeout(120)
@@ -126,37 +130,54 @@ def test_a_simd_library_in_a_directory_that_the_linker_would_split_is_used(
         MODELSERVER_WORKERS_COUNT="1",
     ) as server:
         server.wait_ready()
-        assert server.events("model.loaded")[0]["simd"].startswith("packed")
+        assert server.events("model.loaded")[0]["details"]["simd"].startswith("packed")
 
 
-def test_each_way_is_tried_twice() -> None:
+def serving(store: Path, **vosk: str) -> Settings:
+    return with_values(
+        Settings(prepared_dir=store), {f"engines.vosk.{name}": vosk[name] for name in vosk}
+    )
+
+
+def test_each_way_is_tried_twice(
+    small: models.ModelLocation, prepared_small: PreparedModel
+) -> None:
+    settings = serving(prepared_small.directory.parent)
     lessons = Lessons()
-    original, made = Path("/model"), Path("/prepared")
-    form = (original, made, ())
-    lessons.load_failed(form, "SIGSEGV", with_simd=True)
-    assert not lessons.without_simd
-    lessons.load_failed(form, "SIGSEGV", with_simd=True)
-    assert "SIGSEGV" in lessons.without_simd[form]
-    assert not lessons.unusable
+
+    def form() -> models.Form:
+        return candidates(small, settings, lessons)[0].form
+
+    best = form()
+    lessons.load_failed(best, "SIGSEGV")
+    assert not lessons.failed
+    lessons.load_failed(best, "SIGSEGV")
+    assert "SIGSEGV" in lessons.failed[best.key]
+    without = form()
+    assert (without.name, without.prepared) == ("prepared", prepared_small.directory)
     for _ in range(2):
-        lessons.load_failed(form, "SIGBUS", with_simd=False)
-    assert "SIGBUS" in lessons.unusable[made]
+        lessons.load_failed(without, "SIGBUS")
+    (choice,) = candidates(small, settings, lessons)
+    assert choice.form.name == "published"
+    assert any("SIGBUS" in problem for problem in choice.problems)
+    assert "SIGSEGV" in (choice.missing or "")
     for _ in range(5):
-        lessons.load_failed((original, None, ()), "SIGBUS", with_simd=False)
-    assert list(lessons.unusable) == [made]  # there is nothing else to load
+        lessons.load_failed(choice.form, "SIGBUS", last=choice.last)
+    assert form().name == "published"  # there is nothing else to load
     lessons.begin_again()
+    assert form().key == best.key
     assert not lessons.unusable
-    assert not lessons.without_simd
+    assert not lessons.failed
 
 
 def test_a_graph_that_cannot_be_mapped_is_not_chosen(
     small: models.ModelLocation, prepared_small: PreparedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = prepared_small.directory.parent
-    assert candidate(small, store, "auto").prediction.graph == "mapped"
+    assert candidate(small, serving(store)).prediction.graph == "mapped"
     monkeypatch.setattr(mapping, "mapping_problem", lambda: "the engine would copy it")
-    choice = candidate(small, store, "auto")
-    assert (choice.prepared, choice.prediction.graph) == (None, "lazy")
+    choice = candidate(small, serving(store))
+    assert (choice.form.prepared, choice.prediction.graph) == (None, "lazy")
     assert "is not used: the engine would copy it" in choice.problems[0]
 
 

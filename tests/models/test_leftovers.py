@@ -9,32 +9,25 @@ from pathlib import Path
 import pytest
 
 from models.locks import Held, hold
-from models.vosk.prepared import find_leftovers, prepared_models, remove_leftover
-from models.vosk.prepared.manifest import (
-    FileStamp,
-    Manifest,
-    directory_name,
-    key_of,
-    write_manifest,
-)
-from models.vosk.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX
+from models.prepared.manifest import FileStamp, Manifest, directory_name, key_of, write_manifest
+from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX
+from models.vosk.prepared import MAKER, find_leftovers, prepared_models, remove_leftover
 
 STAMP = FileStamp(4, 1, "0" * 64)
 
 
-def make(store: Path, original: Path, name: str = "m", maker: str = "") -> Path:
+def make(store: Path, original: Path, name: str = "m", maker: str = MAKER.version) -> Path:
     """A prepared model of the model in `original`, as far as its manifest goes."""
     graph = original / "graph"
     graph.mkdir(parents=True, exist_ok=True)
     (graph / "Gr.fst").write_bytes(b"some")
     sources = {"graph/Gr.fst": FileStamp.of(graph / "Gr.fst")}
-    fields = {"maker": maker} if maker else {}
-    key = key_of(sources, maker) if maker else key_of(sources)
+    key = key_of(sources, maker)
     directory = store / directory_name(name, key)
     directory.mkdir(parents=True)
     (directory / "large").write_bytes(bytes(5000))
     made = {"graph/HCLG.fst": STAMP}
-    manifest = Manifest(name, "ko", key, str(original), sources, made, 1, 1, 1.0, 1, "", **fields)
+    manifest = Manifest(name, "ko", key, str(original), sources, made, 1.0, 1, "", maker)
     write_manifest(directory, manifest)
     return directory
 

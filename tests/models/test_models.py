@@ -9,10 +9,11 @@ import pytest
 
 import models
 from models.clips import noise
-from models.engines import layout_problem
 from models.language import language_of
+from models.prepared.view import make_view
+from models.vosk.features import sample_rate_of, served_features
+from models.vosk.layout import layout_problem
 from models.vosk.model import VoskModel
-from models.vosk.view import make_view, sample_rate_of, served_features
 
 
 @pytest.mark.parametrize(
@@ -175,10 +176,8 @@ def recognise(
     recognizer = model.recognizer(options)
     heard = []
     for at in range(0, len(pcm), model.chunk_bytes):
-        utterance = recognizer.accept(pcm[at : at + model.chunk_bytes])
-        if utterance is not None:
-            heard.append(utterance)
-    heard.append(recognizer.finish())
+        heard += models.run_steps(recognizer.accept(pcm[at : at + model.chunk_bytes]))
+    heard += models.run_steps(recognizer.finish())
     recognizer.close()
     return heard
 
@@ -219,7 +218,7 @@ def test_no_more_than_two_recognisers_are_kept(model: VoskModel) -> None:
 
 def test_what_the_engine_cannot_decode_is_an_error_with_a_code(model: VoskModel) -> None:
     """Its binding raises nothing more exact than `Exception`."""
-    recognizer = model.live(16_000, ALL)
+    recognizer = model.recognizer(ALL, rate=16_000)
 
     def fail(_: bytes) -> int:
         raise Exception("Failed to process waveform")
@@ -238,11 +237,11 @@ def test_audio_that_ends_at_an_endpoint_leaves_nothing_behind(
     speech = clips[0] + noise(3, model.sample_rate, level=20)
     endpoints = 0
     for at in range(0, len(speech), model.chunk_bytes):
-        if recognizer.accept(speech[at : at + model.chunk_bytes]) is not None:
+        if models.run_steps(recognizer.accept(speech[at : at + model.chunk_bytes])):
             endpoints += 1
             break
     assert endpoints == 1
-    assert recognizer.finish().text == ""
+    assert text(models.run_steps(recognizer.finish())) == ""
     recognizer.close()
     assert recognise(model, clips[2]) == expected
 
@@ -252,7 +251,7 @@ def test_a_recogniser_given_up_in_the_middle_leaves_nothing_behind(
 ) -> None:
     expected = recognise(model, clips[2])
     recognizer = model.recognizer(ALL)
-    recognizer.accept(clips[0][: len(clips[0]) // 2])
+    models.run_steps(recognizer.accept(clips[0][: len(clips[0]) // 2]))
     recognizer.close()
     assert recognise(model, clips[2]) == expected
 
@@ -277,9 +276,9 @@ def test_partial_results_grow_into_the_final_one(model: VoskModel, clips: list[b
     recognizer = model.recognizer(models.RecognitionOptions(words=True, partial_words=True))
     partials = []
     for at in range(0, len(clips[2]), model.chunk_bytes):
-        recognizer.accept(clips[2][at : at + model.chunk_bytes])
+        models.run_steps(recognizer.accept(clips[2][at : at + model.chunk_bytes]))
         partials.append(recognizer.partial())
-    recognizer.finish()
+    models.run_steps(recognizer.finish())
     recognizer.close()
     assert partials[0].text == ""
     assert max(len(p.text) for p in partials) > 10

@@ -20,9 +20,12 @@ from small_model import (
 
 import models
 from models.vosk.graph_file import symbols_in_graph, symbols_in_text
+from models.vosk.prediction import predict
 from models.vosk.prepared import PreparedModel, prepare
 from modelserver.cli.models_inspect import inspect_model
 from modelserver.serving.selection import candidate
+from modelserver.settings import Settings
+from modelserver.settings.changes import with_values
 from supervisor import available_memory
 
 CLOSE = 0.2
@@ -100,7 +103,7 @@ def test_the_prediction_is_close_to_what_is_measured(
     variants: dict[str, Variant], name: str
 ) -> None:
     variant = variants[name]
-    predicted = models.predict(variant.directory, variant.made, rescoring=not variant.left_out)
+    predicted = predict(variant.directory, variant.made, rescoring=not variant.left_out)
     command = [sys.executable, str(SUPPORT / "measured_load.py")]
     asked = {
         "directory": str(variant.directory),
@@ -134,6 +137,10 @@ def test_a_damaged_file_has_no_words_and_harms_nobody(tmp_path: Path, content: b
     assert symbols_in_graph(file).count == 0
 
 
+def settings(store: Path, *, rescoring: str) -> Settings:
+    return with_values(Settings(prepared_dir=store), {"engines.vosk.rescoring": rescoring})
+
+
 def test_inspect_says_what_rescoring_costs_and_that_it_fits(
     rescoring: models.ModelLocation, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -144,11 +151,11 @@ def test_inspect_says_what_rescoring_costs_and_that_it_fits(
     assert "It fits here now" in said
     inspect_model.main([*arguments, "--json"], standalone_mode=False)
     document = json.loads(capsys.readouterr().out)
-    whole = candidate(rescoring, tmp_path, "on").prediction
-    trimmed = candidate(rescoring, tmp_path, "off").prediction
+    whole = candidate(rescoring, settings(tmp_path, rescoring="on")).prediction
+    trimmed = candidate(rescoring, settings(tmp_path, rescoring="off")).prediction
     assert document["model_bytes"] == whole.model
     assert whole.model - trimmed.model == whole.rescoring > 180e6
-    assert (document["fits"], document["graph"]) == (True, "lazy")
+    assert (document["fits"], document["details"]["graph"]) == (True, "lazy")
 
 
 def test_inspect_measures_in_processes_that_are_thrown_away(

@@ -22,11 +22,13 @@ from running import until
 from small_model import SMALL_WORDS, make_small_model
 
 import models
+from models.prepared.manifest import key_of, read_manifest, write_manifest
 from models.processor import processor_flags
 from models.vosk.blas import blas_environment
 from models.vosk.graph_file import graph_problem, read_graph_header
 from models.vosk.prepared import (
     PreparedModel,
+    compiled_graph,
     estimate_needs,
     find_prepared,
     must_be_affordable,
@@ -36,8 +38,7 @@ from models.vosk.prepared import (
     verify,
 )
 from models.vosk.prepared.compiler import GRAPH_COMPILER, compare, compose
-from models.vosk.prepared.manifest import key_of, read_manifest, write_manifest
-from models.vosk.prepared.prepare import Bounds
+from models.vosk.prepared.make import Bounds
 from models.vosk.prepared.selfcheck import must_answer_alike
 from models.vosk.prepared.structure import structure_problem
 
@@ -64,19 +65,24 @@ def test_a_prepared_model_is_links_and_what_is_made_new(
 def test_the_graph_is_whole_aligned_and_leads_nowhere_else(
     small: models.ModelLocation, prepared_small: PreparedModel, cache: Path
 ) -> None:
-    header = read_graph_header(prepared_small.graph)
+    header = read_graph_header(compiled_graph(prepared_small.directory))
     assert header is not None
     assert header.mappable
-    assert graph_problem(prepared_small.graph) is None
+    assert graph_problem(compiled_graph(prepared_small.directory)) is None
     words = prepared_small.directory / "graph" / "words.txt"
-    assert structure_problem(prepared_small.graph, small.directory, words) is None
+    assert (
+        structure_problem(compiled_graph(prepared_small.directory), small.directory, words) is None
+    )
     counts = compare(
-        GRAPH_COMPILER.build(cache), small.directory / "graph", prepared_small.graph, 10**9
+        GRAPH_COMPILER.build(cache),
+        small.directory / "graph",
+        compiled_graph(prepared_small.directory),
+        10**9,
     )
     assert (counts.states, counts.arcs) == (header.states, header.arcs)
     assert (header.states, header.arcs) == (
-        prepared_small.manifest.states,
-        prepared_small.manifest.arcs,
+        prepared_small.manifest.counts["states"],
+        prepared_small.manifest.counts["arcs"],
     )
     assert header.states > 1000
 
@@ -105,7 +111,7 @@ def test_a_prepared_model_can_be_removed(
     copied: PreparedModel, small: models.ModelLocation
 ) -> None:
     store = copied.directory.parent
-    remove(copied)
+    remove(copied.directory)
     assert find_prepared(small, store).prepared is None
     assert leftovers(store) == []
 
@@ -225,7 +231,7 @@ def test_killed_at_any_moment_it_leaves_nothing_that_is_served(
         found = find_prepared(small, store)
         if found.prepared is not None:
             assert verify(found.prepared) == []
-            remove(found.prepared)
+            remove(found.prepared.directory)
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if "compile-graph" in child.name():
@@ -306,7 +312,9 @@ def test_a_failure_is_remembered_for_the_model_and_the_version(
         assert caught.value.code == ("compile_failed" if again else "failed_before")
     assert "cannot be read as an OpenFst graph" in caught.value.message
     graph.write_bytes(whole)  # another model
-    assert prepare(location, store, available_memory=PLENTY, again=False).graph.is_file()
+    assert compiled_graph(
+        prepare(location, store, available_memory=PLENTY, again=False).directory
+    ).is_file()
 
 
 def test_memory_is_bounded(small: models.ModelLocation, store: Path) -> None:
@@ -331,7 +339,7 @@ def test_what_a_killed_process_has_left_does_not_count_as_used(
         left = disk / ".partial-0123456789abcdef" / "graph"
         left.mkdir(parents=True)
         (left / "HCLG.fst.arcs").write_bytes(bytes(size // 2))
-        assert prepare(small, disk, available_memory=PLENTY).graph.is_file()
+        assert compiled_graph(prepare(small, disk, available_memory=PLENTY).directory).is_file()
         assert leftovers(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -370,8 +378,8 @@ def test_the_compiler_ends_with_the_process_that_waits_for_it_and_not_with_a_thr
 
 
 def test_a_truncated_graph_is_not_used(copied: PreparedModel, small: models.ModelLocation) -> None:
-    with copied.graph.open("r+b") as graph:
-        graph.truncate(copied.graph.stat().st_size - 16)
+    with compiled_graph(copied.directory).open("r+b") as graph:
+        graph.truncate(compiled_graph(copied.directory).stat().st_size - 16)
     lookup = find_prepared(small, copied.directory.parent)
     assert lookup.prepared is None
     assert "HCLG.fst is damaged" in lookup.problems[0]
@@ -381,7 +389,7 @@ def test_a_truncated_graph_is_not_used(copied: PreparedModel, small: models.Mode
 
 
 def test_a_flipped_bit_is_not_served(copied: PreparedModel, small: models.ModelLocation) -> None:
-    flip(copied.graph, copied.graph.stat().st_size // 2)
+    flip(compiled_graph(copied.directory), compiled_graph(copied.directory).stat().st_size // 2)
     lookup = find_prepared(small, copied.directory.parent)
     assert lookup.prepared is None
     assert "HCLG.fst is damaged" in lookup.problems[0]
@@ -390,7 +398,7 @@ def test_a_flipped_bit_is_not_served(copied: PreparedModel, small: models.ModelL
 def test_a_file_that_was_read_for_its_time_is_not_read_again(
     copied: PreparedModel, small: models.ModelLocation
 ) -> None:
-    os.utime(copied.graph, (1, 1))
+    os.utime(compiled_graph(copied.directory), (1, 1))
     assert find_prepared(small, copied.directory.parent).prepared is not None
     manifest = read_manifest(copied.directory)
     assert manifest is not None
@@ -400,9 +408,9 @@ def test_a_file_that_was_read_for_its_time_is_not_read_again(
 def test_a_bit_that_flipped_unseen_is_found_by_verify(
     copied: PreparedModel, small: models.ModelLocation
 ) -> None:
-    status = copied.graph.stat()
-    flip(copied.graph, status.st_size // 2)
-    os.utime(copied.graph, ns=(status.st_atime_ns, status.st_mtime_ns))
+    status = compiled_graph(copied.directory).stat()
+    flip(compiled_graph(copied.directory), status.st_size // 2)
+    os.utime(compiled_graph(copied.directory), ns=(status.st_atime_ns, status.st_mtime_ns))
     assert "HCLG.fst is damaged" in verify(copied)[0]
 
 

@@ -64,7 +64,7 @@ def nothing(*_: Any) -> None:
 
 
 async def fetch(url: str, home: Path, name: str = NAME) -> Path:
-    return await pull(name, home, url, nothing, pause_s=0.001)
+    return await pull(name, home, [url], nothing, pause_s=0.001)
 
 
 def left(home: Path) -> list[str]:
@@ -79,7 +79,7 @@ async def test_a_model_is_fetched_checked_unpacked_and_found(home: Path, known: 
     seen: list[str] = []
     with web_server(Manners({f"{NAME}.zip": ARCHIVE})) as url:
         directory = await pull(
-            NAME, home, url + "/", lambda phase, *_: seen.append(phase), pause_s=0.001
+            NAME, home, [url + "/"], lambda phase, *_: seen.append(phase), pause_s=0.001
         )
     assert (directory, whole(home)) == (home / NAME, True)
     assert list(dict.fromkeys(seen)) == ["download", "check", "unpack"]
@@ -104,7 +104,7 @@ async def test_what_broke_off_for_good_is_gone_on_with_by_the_next_command(
     manners = Manners({f"{NAME}.zip": ARCHIVE}, break_at=150_000, breaks=1)
     manners.before[2] = lambda: setattr(manners, "status", 503)
     with web_server(manners) as url:
-        with pytest.raises(models.ModelError, match="150000 bytes of it are kept") as caught:
+        with pytest.raises(models.ModelError, match="150000 bytes of it are stored") as caught:
             await fetch(url, home)
         assert caught.value.code == "download_broken"
         assert left(home) == [f".fetch/{NAME}.zip.json", f".fetch/{NAME}.zip.partial"]
@@ -228,7 +228,7 @@ async def test_an_unknown_model_is_pinned_to_what_was_fetched_first(home: Path) 
 
 async def test_an_installed_model_is_not_replaced(home: Path, known: None) -> None:
     (home / NAME / "am").mkdir(parents=True)
-    with pytest.raises(models.ModelError, match=r"is no Vosk model .*: remove it first"):
+    with pytest.raises(models.ModelError, match=r"is no model .*: remove it first"):
         await fetch("http://127.0.0.1:1", home)
     (home / NAME / "graph").mkdir(parents=True)
     (home / NAME / "am" / "final.mdl").touch()
@@ -300,7 +300,7 @@ LYING = zipped(("m/am/final.mdl", b"x" * 5000))
         (patched(LYING, CENTRAL, 24, struct.pack("<I", 4000)), "m/am/final.mdl"),
         (patched(LYING, CENTRAL, 24, struct.pack("<I", 6000)), "m/am/final.mdl"),
         (patched(LYING, CENTRAL, 16, b"\0\0\0\0"), "cannot be unpacked"),
-        (zipped(("m/README", b"no model")), "holds no Vosk model"),
+        (zipped(("m/README", b"no model")), "holds no model"),
     ],
 )
 def test_a_malicious_or_damaged_archive_leaves_nothing_behind(
@@ -439,11 +439,11 @@ def test_a_zip_file_that_is_here_is_installed_and_listed(home: Path, tmp_path: P
 
 def test_the_setting_names_the_mirror(home: Path) -> None:
     with web_server(Manners({f"{NAME}.zip": ARCHIVE})) as url:
-        run = command("pull", NAME, "--models-url", url, home=home)
+        run = command("pull", NAME, "--models-urls", url, home=home)
     assert run.returncode == 0, run.stderr
     assert whole(home)
     # Again, as a script does each time: nothing to do, and no server is asked.
-    again = command("pull", NAME, "--models-url", url, home=home)
+    again = command("pull", NAME, "--models-urls", url, home=home)
     assert (again.returncode, "installed already" in again.stderr) == (0, True)
 
 
@@ -538,7 +538,7 @@ def test_root_leaves_nothing_in_a_service_s_directory(home: Path, tmp_path: Path
 
 
 def test_a_model_that_cannot_be_downloaded_leaves_ways_to_try(home: Path, tmp_path: Path) -> None:
-    nowhere = "--models-url=http://none.invalid/models"
+    nowhere = "--models-urls=http://none.invalid/models"
     for name, says in (
         ("vosk-model-small-en", "did you mean vosk-model-small-en-"),
         ("nonsense", "nonsense is not in the catalogue"),
@@ -549,7 +549,7 @@ def test_a_model_that_cannot_be_downloaded_leaves_ways_to_try(home: Path, tmp_pa
         assert says in failed.stderr
         assert ("catalogue" in failed.stderr) == (name != "vosk-model-small-cn-0.22")
         assert "FILE.zip" in failed.stderr
-        assert "models_url" in failed.stderr
+        assert "models_urls" in failed.stderr
 
 
 def test_a_list_says_what_it_leaves_out(home: Path, tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from test_simd import LIBVOSK, SOURCES, answer_of, runs_avx2
 import models
 from models.processor import processor_flags
 from models.vosk.graph_file import read_graph_header
-from models.vosk.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel, compiled_graph
 from models.vosk.simd import SIMD, SimdLibrary, must_run
 from supervisor.processes.environment import process_environment
 
 SEARCHES = """
 import ctypes, json, random, sys
 from pathlib import Path
-from models import PROFILES, RecognitionOptions
+from models import PROFILES, RecognitionOptions, run_steps
 from models.clips import clips_for, decode_clip
 from models.vosk.model import VoskModel
 
@@ -41,13 +41,13 @@ for profile in PROFILES:
     for clip in clips:
         recognizer = model.recognizer(RecognitionOptions(words=True, profile=profile))
         for at in range(0, len(clip), 8000):
-            recognizer.accept(clip[at : at + 8000])
+            run_steps(recognizer.accept(clip[at : at + 8000]))
             recognizer.partial()
-        recognizer.finish()
+        run_steps(recognizer.finish())
         recognizer.close()
         found.append([profile, trace.search_trace_sum()])
 counts = [getattr(trace, f"search_trace_{name}")() for name in ("tokens", "links", "pruned")]
-print(json.dumps([found, counts, model.loaded.simd.searched, model.report()["search"]]))
+print(json.dumps([found, counts, model.loaded.simd.searched, model.report()["details"]["search"]]))
 """
 
 
@@ -100,9 +100,9 @@ def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
     small: models.ModelLocation, copied: PreparedModel, simd: SimdLibrary, trace: Path
 ) -> None:
     sound = searched(small, copied, simd, trace, search=True)[0]
-    header = read_graph_header(copied.graph)
+    header = read_graph_header(compiled_graph(copied.directory))
     assert header is not None
-    with copied.graph.open("r+b") as file, mmap.mmap(file.fileno(), 0) as graph:
+    with compiled_graph(copied.directory).open("r+b") as file, mmap.mmap(file.fileno(), 0) as graph:
         arcs = memoryview(graph)[header.arcs_at : header.file_bytes]
         inputs, weights = arcs.cast("i")[0::4].tolist(), arcs.cast("f")
         silent = [number for number, label in enumerate(inputs) if label == 0]

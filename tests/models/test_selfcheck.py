@@ -10,9 +10,9 @@ import pytest
 import models
 from models.clips import own_clips
 from models.vosk.graph_file import ARC_BYTES, STATE_BYTES, GraphHeader, read_graph_header
-from models.vosk.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel, compiled_graph
 from models.vosk.prepared.compiler import GRAPH_COMPILER
-from models.vosk.prepared.prepare import must_be_the_same_graph
+from models.vosk.prepared.make import must_be_the_same_graph
 from models.vosk.prepared.selfcheck import TIES, must_answer_alike, text_difference, word_errors
 from models.vosk.prepared.structure import structure_problem, transition_ids
 
@@ -118,8 +118,8 @@ def test_a_hundred_of_a_hundred_damaged_graphs_are_refused(
     group: int,
 ) -> None:
     program = GRAPH_COMPILER.build(cache)
-    data = prepared_small.graph.read_bytes()
-    header = read_graph_header(prepared_small.graph)
+    data = compiled_graph(prepared_small.directory).read_bytes()
+    header = read_graph_header(compiled_graph(prepared_small.directory))
     assert header is not None
     graph = harmed / "graph" / "HCLG.fst"
     for number in range(10 * group, 10 * group + 10):
@@ -139,8 +139,8 @@ def test_a_hundred_of_a_hundred_damaged_graphs_are_refused(
 def test_what_an_engine_cannot_walk_is_seen_without_a_compiler(
     harmed: Path, small: models.ModelLocation, prepared_small: PreparedModel, name: str
 ) -> None:
-    data = prepared_small.graph.read_bytes()
-    header = read_graph_header(prepared_small.graph)
+    data = compiled_graph(prepared_small.directory).read_bytes()
+    header = read_graph_header(compiled_graph(prepared_small.directory))
     assert header is not None
     graph, words = harmed / "graph" / "HCLG.fst", harmed / "graph" / "words.txt"
     for seed in range(10):

@@ -46,7 +46,7 @@ def test_memory_is_watched_and_requests_are_answered_while_a_slow_disk_is_writte
         web_server(Manners({f"{NAME}.zip": _archive()})) as url,
         start_server(
             tmp_path,
-            MODELSERVER_MODELS_URL=url,
+            MODELSERVER_MODELS_URLS=url,
             MODELSERVER_MODELS_DIR=str(disk / "models"),
             MODELSERVER_JOBS_DIRECTORY=str(disk / "jobs"),
             MODELSERVER_SPOOL_DIRECTORY=str(disk),

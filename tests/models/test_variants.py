@@ -13,8 +13,8 @@ from variants import VARIANTS
 from websockets.sync.client import connect
 
 import models
+from models.vosk.features import sample_rate_of
 from models.vosk.prepared import PreparedModel, find_prepared, prepare
-from models.vosk.view import sample_rate_of
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -75,7 +75,7 @@ def test_it_is_served_mapped_and_recognises_a_file(
     server: RunningServer, variant: models.ModelLocation, wav_clips: list[bytes]
 ) -> None:
     (loaded,) = server.events("model.loaded")
-    assert loaded["graph"] == "mapped"
+    assert loaded["details"]["graph"] == "mapped"
     assert loaded["model"] == variant.name
     assert server.health()["status"] == "ok"
     answer = server.convert(wav_clips[2], "?words=true")

@@ -62,4 +62,4 @@ def test_nothing_in_it_is_run(tmp_path: Path, small_settings: dict[str, str]) ->
     program = ("-P", "-m", "modelserver")
     with start_server(tmp_path, program=program, **small_settings) as server:
         server.wait_ready()
-        assert server.events("model.loaded")[0]["graph"] == "mapped"
+        assert server.events("model.loaded")[0]["details"]["graph"] == "mapped"

@@ -17,10 +17,10 @@ from running import start_server, until
 
 import models
 from models.locks import hold
+from models.prepared.manifest import key_of
+from models.prepared.store import LOCK_PREFIX
 from models.vosk.prepared import PreparedModel, can_build, prepared_models
-from models.vosk.prepared.manifest import key_of
-from models.vosk.prepared.prepare import stamp_sources
-from models.vosk.prepared.store import LOCK_PREFIX
+from models.vosk.prepared.make import MAKER
 from modelserver.access.gate import AccessGate
 from modelserver.serving import preparation
 from modelserver.serving.commands import Failure
@@ -42,7 +42,10 @@ def test_a_download_does_not_block_the_server(
     with (
         web_server(Manners({f"{CHINESE}.zip": b"x" * 43_898_754})) as url,
         start_server(
-            tmp_path, MODELSERVER_MODELS_URL=url, MODELSERVER_MODELS_DIR=str(home), **small_settings
+            tmp_path,
+            MODELSERVER_MODELS_URLS=url,
+            MODELSERVER_MODELS_DIR=str(home),
+            **small_settings,
         ) as server,
     ):
         server.wait_ready()
@@ -82,7 +85,7 @@ def test_a_model_that_another_process_prepares_is_used_once_it_is_made(
     store = tmp_path / "store"
     store.mkdir()
     share_compiler(cache, store)
-    lock = store / f"{LOCK_PREFIX}{key_of(stamp_sources(small.directory))}"
+    lock = store / f"{LOCK_PREFIX}{key_of(MAKER.stamp_sources(small.directory), MAKER.version)}"
     with (
         hold(lock),
         start_server(

@@ -268,7 +268,7 @@ async def test_a_client_that_goes_leaves_nothing(server: RunningServer, recordin
     writer.transport.abort()
     assert reader
     async with asyncio.timeout(10):
-        while server.health()["queue"]["admitted"] or server.health()["streams"]["kept_bytes"]:
+        while server.health()["queue"]["admitted"] or server.health()["streams"]["replay_bytes"]:
             await asyncio.sleep(0.1)
     assert server.health()["spools"]["open"] == 0
 

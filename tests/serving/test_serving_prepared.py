@@ -19,8 +19,10 @@ from cgroup import MB, memory_cgroup
 from running import RunningServer, gone, start_server, until
 
 import models
-from models.vosk.prepared import PreparedModel, find_prepared, prepared_models
+from models.vosk.prepared import PreparedModel, compiled_graph, prepared_models
 from modelserver.serving.learned import CrashInquiry, Lessons
+from modelserver.serving.selection import candidate, candidates
+from modelserver.settings import Settings
 
 SHOWN_S = 2.0
 """A death shows on the admin side within that."""
@@ -38,13 +40,13 @@ def test_a_prepared_model_is_served_mapped(
     with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
         server.wait_whole()
         (loaded,) = server.events("model.loaded")
-        assert loaded["graph"] == "mapped"
-        assert loaded["mapped_bytes"] > prepared_embedded.graph.stat().st_size
-        assert loaded["blas_kernel"]
+        assert loaded["details"]["graph"] == "mapped"
+        assert loaded["mapped_bytes"] > compiled_graph(prepared_embedded.directory).stat().st_size
+        assert loaded["details"]["blas_kernel"]
         assert anonymous_bytes(server.fork_server().pid) < 250 * MB
         for worker in server.workers():
             maps = Path(f"/proc/{worker.pid}/maps").read_text()
-            assert str(prepared_embedded.graph) in maps
+            assert str(compiled_graph(prepared_embedded.directory)) in maps
         texts = [server.convert(wav).json["text"] for wav in wav_clips]
     (tmp_path / "plain").mkdir()
     with start_server(
@@ -53,7 +55,7 @@ def test_a_prepared_model_is_served_mapped(
         MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
     ) as server:
         server.wait_whole()
-        assert server.events("model.loaded")[0]["graph"] == "lazy"
+        assert server.events("model.loaded")[0]["details"]["graph"] == "lazy"
         assert [server.convert(wav).json["text"] for wav in wav_clips] == texts
         assert all(texts)
 
@@ -68,10 +70,10 @@ def test_prefetch_does_what_it_is_told(
         str(small.directory),
         MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(prepared_small.directory.parent),
-        MODELSERVER_DEBUG_PREFETCH=prefetch,
+        MODELSERVER_ENGINES_VOSK_PREFETCH=prefetch,
     ) as server:
         server.wait_ready()
-        assert server.events("model.loaded")[0]["prefetched"] is (prefetch == "always")
+        assert server.events("model.loaded")[0]["details"]["prefetched"] is (prefetch == "always")
 
 
 def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
@@ -88,7 +90,7 @@ def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
     ) as server:
         server.wait_ready()
         expected = server.convert(wav_clips[2]).json["text"]
-        assert server.events("model.loaded")[0]["graph"] == "lazy"
+        assert server.events("model.loaded")[0]["details"]["graph"] == "lazy"
         over = threading.Event()
 
         def client(_: int) -> list[str]:
@@ -114,7 +116,7 @@ def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
             texts = [text for texts in clients for text in texts]
         assert set(texts) == {expected}
         assert len(texts) > 10
-        assert server.events("model.loaded")[1]["graph"] == "mapped"
+        assert server.events("model.loaded")[1]["details"]["graph"] == "mapped"
         assert not server.events("job.retried")
         assert len(list(prepared_models(store))) == 1
         assert server.stop() == 0
@@ -159,7 +161,7 @@ def test_first_prepares_before_it_serves(
         until(lambda: "being prepared" in server.ask("/readyz").json["error"]["message"])
         server.wait_ready()
         (loaded,) = server.events("model.loaded")
-        assert loaded["graph"] == "mapped"
+        assert loaded["details"]["graph"] == "mapped"
 
 
 @contextlib.contextmanager
@@ -274,7 +276,7 @@ def test_a_damaged_prepared_model_is_told_and_the_plain_one_served(
         server.wait_ready()
         told = server.wait_event("prepared_model.rejected")
         assert "HCLG.fst is damaged" in told["problem"]
-        assert server.events("model.loaded")[0]["graph"] == "lazy"
+        assert server.events("model.loaded")[0]["details"]["graph"] == "lazy"
 
 
 def test_what_crashes_while_it_is_loaded_is_verified_and_the_original_served(
@@ -286,7 +288,7 @@ def test_what_crashes_while_it_is_loaded_is_verified_and_the_original_served(
         tmp_path, f"--model={small.directory}", MODELSERVER_PREPARED_DIR=str(tmp_path / "store")
     ) as server:
         server.wait_ready()
-        assert [e["graph"] for e in server.events("model.chosen")] == ["mapped", "lazy"]
+        assert [e["form"] for e in server.events("model.chosen")] == ["prepared-simd", "published"]
         assert "is damaged: its checksum" in server.events("prepared_model.rejected")[0]["problem"]
         assert not any((tmp_path / "store").glob("*/prepared.json"))
 
@@ -315,7 +317,10 @@ def test_what_is_damaged_while_it_serves_costs_no_request(
         with ThreadPoolExecutor(4) as clients:
             answers = list(clients.map(server.convert, wav_clips))
         assert [answer.status for answer in answers] == [200] * len(wav_clips)
-        assert [e["graph"] for e in server.events("model.loaded")][:2] == ["mapped", "lazy"]
+        assert [e["details"]["graph"] for e in server.events("model.loaded")][:2] == [
+            "mapped",
+            "lazy",
+        ]
         assert "is damaged" in server.wait_event("prepared_model.rejected", seen)["problem"]
         server.wait_event("prepare.done", seen, timeout_s=120)
         server.wait_event("model.loaded", seen, timeout_s=60, graph="mapped")
@@ -329,14 +334,17 @@ def test_one_that_cannot_be_removed_is_not_used_again(
     graph = copied(prepared_small, tmp_path / "store")
     overwrite(graph)
     lessons = Lessons()
-    (prepared,) = prepared_models(tmp_path / "store")
+    settings = Settings(prepared_dir=tmp_path / "store")
+    engine = models.engine_of(small.directory)
+    form = candidate(small, settings).form
+    assert form.prepared is not None
     with unittest.mock.patch(
-        "modelserver.serving.learned.remove", side_effect=OSError(30, "Read-only file system")
+        "models.vosk.store.remove", side_effect=OSError(30, "Read-only file system")
     ):
-        assert not asyncio.run(CrashInquiry(lessons).sound(prepared, small.directory))
-    lookup = find_prepared(small, tmp_path / "store", lessons.unusable)
-    assert lookup.prepared is None
-    assert "known to be damaged" in lookup.problems[0]
+        assert not asyncio.run(CrashInquiry(lessons).sound(engine, form))
+    (choice,) = candidates(small, settings, lessons)
+    assert choice.form.prepared is None
+    assert "known to be damaged" in choice.problems[0]
 
 
 # --- little memory, by the real kernel ------------------------------------------------------------
@@ -353,7 +361,7 @@ def transcribe_all(server: RunningServer, wavs: list[bytes]) -> tuple[list[str],
 def test_three_hundred_megabytes_are_enough_for_a_prepared_model(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
-    assert prepared_embedded.graph.stat().st_size > 900 * MB
+    assert compiled_graph(prepared_embedded.directory).stat().st_size > 900 * MB
     with (
         memory_cgroup(300 * MB) as group,
         start_server(
@@ -361,7 +369,7 @@ def test_three_hundred_megabytes_are_enough_for_a_prepared_model(
         ) as server,
     ):
         server.wait_ready()
-        assert server.events("model.loaded")[0]["prefetched"] is False
+        assert server.events("model.loaded")[0]["details"]["prefetched"] is False
         transcribe_all(server, wav_clips)
         texts, real_time_factor = transcribe_all(server, wav_clips)
         assert all(texts)
@@ -404,7 +412,7 @@ def test_the_plain_model_is_refused_in_three_hundred_megabytes_before_it_is_read
 def test_the_limit_may_shrink_under_a_running_server(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
-    assert prepared_embedded.graph.is_file()
+    assert compiled_graph(prepared_embedded.directory).is_file()
     with (
         memory_cgroup(1000 * MB) as group,
         start_server(

@@ -411,7 +411,7 @@ def test_where_a_prediction_was_wrong_the_next_model_is_served(
     wrong = tmp_path / "vosk-model-wrong"
     make_small_model(home / KO, wrong, SMALL_WORDS.split())
     add_rescoring(wrong, states=6_000_000, arcs_each=0, lm_ints=1_000_000)
-    common = 'memory.limit = "750MB"\nrescoring = "on"\n'
+    common = 'memory.limit = "750MB"\nengines.vosk.rescoring = "on"\n'
     with changing(tmp_path, home, f'model = ["{wrong}", "{ZH}"]', common) as server:
         server.server.wait_ready()
         assert server.model(wav_clips[0]) == ZH

@@ -63,7 +63,7 @@ def test_this_server_answers_every_request_under_the_same_limit_and_load(
     ):
         server.wait_whole()
         (loaded,) = server.events("model.loaded")
-        assert loaded["graph"] == ("lazy" if form == "plain" else "mapped")
+        assert loaded["details"]["graph"] == ("lazy" if form == "plain" else "mapped")
         answers = load(server, wav_clips * CLIENTS)
         for answer in answers:
             assert answer.status in (200, 503)

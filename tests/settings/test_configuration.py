@@ -16,7 +16,7 @@ from modelserver.settings.changes import (
 )
 from modelserver.settings.configuration import ConfigurationError, read_configuration
 from modelserver.settings.fields import fields, value_of
-from modelserver.settings.labels import settings_for
+from modelserver.settings.labels import own_settings, settings_for
 from modelserver.settings.schema import REMOVED, RENAMED
 
 pytestmark = pytest.mark.quick
@@ -172,6 +172,9 @@ def test_every_setting_says_what_it_is_for() -> None:
         ("allocator", "debug.allocator (MODELSERVER_DEBUG_ALLOCATOR)"),
         ("long.from_s", "debug.long_from_s"),
         ("streams.ping_s", "debug.stream_ping_s"),
+        ("workers.hang_s", "debug.hang_s"),
+        ("memory.reserve", "debug.memory_reserve"),
+        ("assistant.endpoint_ms", "debug.endpoint_ms"),
         ("admin.token", "admin.token_file"),
         ("tracing.endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ],
@@ -210,19 +213,61 @@ def test_what_a_preparing_process_needs_reaches_it(tmp_path: Path) -> None:
         "model": ("one", "other"),
         "models_dir": tmp_path,
         "language": "ko",
-        "rescoring": "off",
-        "debug.blas": "Haswell",
+        "engines.vosk.rescoring": "off",
+        "engines.vosk.blas": "Haswell",
     }
     settings = with_values(Settings(), {**given, "limits.queue": 7})
     variables = preparing_environment(settings)
     there = read_configuration(None, variables, {}).settings
     assert there == with_values(Settings(), given)
     assert same_preparation(there, settings)
-    for name in given.keys() - {"rescoring"}:
+    for name in given.keys() - {"engines.vosk.rescoring"}:
         assert not same_preparation(there, with_values(there, {name: value_of(Settings(), name)}))
     # A reload of these does not throw away what is being prepared.
-    others = {"rescoring": "on", "models_url": "https://elsewhere.example", "simd": "off"}
+    others = {
+        "engines.vosk.rescoring": "on",
+        "engines.vosk.simd": "off",
+        "models_urls": "https://elsewhere.example",
+    }
     assert same_preparation(there, with_values(there, others))
+
+
+def test_a_model_may_have_settings_of_its_engine(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        '[engines.vosk]\nrescoring = "on"\n'
+        '[models.ko.engines.vosk]\nrescoring = "off"\n[models.cn]\n'
+    )
+    configuration = read_configuration(file, {}, {})
+    settings = configuration.settings
+    values = {
+        label: settings_for(settings, label, own).engines.vosk.rescoring
+        for label, own in own_settings(settings).items()
+    }
+    assert values == {"ko": "off", "cn": "on"}
+    shown = {field.name: value for field, value, _ in configuration.rows()}
+    assert shown["models.ko.engines.vosk.rescoring"] == "off"
+    variable = {"MODELSERVER_MODELS_CN_ENGINES_VOSK_RESCORING": "auto"}
+    changed = read_configuration(file, variable, {}).settings
+    assert settings_for(changed, "cn", changed.models["cn"]).engines.vosk.rescoring == "auto"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('simd = "on"', "engines.vosk.simd"),
+        ('kernels = "on"', "engines.vosk.simd"),
+        ('[debug]\nblas = "off"', "engines.vosk.blas"),
+        ('[models.ko]\nrescoring = "off"', "models.ko.engines.vosk.rescoring"),
+    ],
+)
+def test_settings_of_an_engine_are_named_where_they_are_now(
+    tmp_path: Path, text: str, name: str
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=f"any more: it is {name} "):
+        read_configuration(file, {}, {})
 
 
 def test_what_needs_a_restart_stays_as_it_is_until_then() -> None:
@@ -325,7 +370,7 @@ def test_what_kubernetes_says_of_a_service_is_no_setting(variables: dict[str, st
         {"MODELSERVER_ADMIN_TOKENN": "TOPSECRET"},
         {"MODELSERVER_ADMIN_KEY": "TOPSECRET"},
         {"MODELSERVER_ADMIN_TOKN": "TOPSECRET"},
-        {"MODELSERVER_MODELS_URL": "https://user:TOPSECRET@mirror.example/models"},
+        {"MODELSERVER_MODELS_URLS": "https://user:TOPSECRET@mirror.example/models"},
         {"MODELSERVER_ASSISTANT_URL": "https://TOPSECRET@llm.example/v1?api-key=TOPSECRET"},
         {"MODELSERVER_ASSISTANT_URL": "ftp://user:TOPSECRET@llm.example/v1"},
     ],

@@ -49,7 +49,7 @@ def test_every_bound_counts_by_what_it_has_left() -> None:
 def test_a_reserve_that_was_set_is_taken() -> None:
     own = MemorySettings(reserve=100 * MIB)
     limits = find_limits(bounds_of(reading(GIB), own, 0), own)
-    assert limits.reserve == Explained(100 * MIB, "the setting memory.reserve")
+    assert limits.reserve == Explained(100 * MIB, "the setting debug.memory_reserve")
 
 
 @pytest.mark.parametrize(

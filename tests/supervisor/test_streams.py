@@ -107,24 +107,24 @@ async def test_a_session_resumes_from_its_last_checkpoint(pool: Pool) -> None:
         assert second["checkpoint"] == 2
 
 
-async def test_what_is_needed_whole_is_kept_whole(pool: Pool) -> None:
+async def test_what_is_needed_whole_is_retained_whole(pool: Pool) -> None:
     with pool.stream() as stream:
         stream.begin({"whole": True}, whole=True)
         (*_, last) = await say(stream, "a", ".", "b")
         assert len(stream._sent) == 3
-        assert pool.streams.kept_bytes > 0
+        assert pool.streams.replay_bytes > 0
         os.kill(last["pid"], signal.SIGKILL)
         (said,) = await say(stream, ".")
         assert (said["final"], said["checkpoint"]) == ("b", 2)
-    assert pool.streams.kept_bytes == 0
+    assert pool.streams.replay_bytes == 0
 
 
-async def test_what_cannot_be_kept_whole_ends_with_its_worker() -> None:
+async def test_what_cannot_be_retained_whole_ends_with_its_worker() -> None:
     async with pool_of(2, replay_bytes=1000) as pool:
         with pool.stream() as stream:
             stream.begin({"whole": True}, whole=True)
             (*_, last) = await say(stream, *(["word" * 10] * 40))
-            assert pool.streams.kept_bytes < 1000
+            assert pool.streams.replay_bytes < 1000
             os.kill(last["pid"], signal.SIGKILL)
             with pytest.raises(StreamLost, match="too long to be kept"):
                 await say(stream, "b")
@@ -317,7 +317,7 @@ async def test_more_than_fits_is_kept_in_order() -> None:
             assert texts(await say(stream, *words))[-1] == " ".join(words)
 
 
-async def test_what_is_kept_for_another_worker_is_bounded() -> None:
+async def test_the_replay_buffers_are_bounded() -> None:
     async with pool_of(2, replay=3.0) as pool:
         with stream_on(pool) as stream:
             (*_, last) = await say(stream, *"abcdefgh")

@@ -369,7 +369,7 @@ async def test_what_all_streams_keep_is_bounded_together() -> None:
             for _ in range(30):
                 for stream in streams:
                     await say(stream, "x" * 20_000)
-                assert pool.streams.kept_bytes < 1.1 * MB
+                assert pool.streams.replay_bytes < 1.1 * MB
             os.kill(pool.status().workers[0].pid, 9)
             # Those that kept most cannot go on elsewhere, and are told why.
             with pytest.raises(StreamLost):  # noqa: PT012 - one of them is

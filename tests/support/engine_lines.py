@@ -1,22 +1,15 @@
-"""Part of a program that loads a model: all that the engine says of a clip, as its own JSON."""
+"""Part of a program that loads a model: all that the engine says of a clip, in its own numbers."""
 
 ENGINE_LINES = """
-from models import RecognitionOptions
-
-def in_steps(steps):
-    try:
-        while True:
-            next(steps)
-    except StopIteration as ended:
-        return ended.value
+from models import RecognitionOptions, run_steps
 
 def engine_lines(model, pcm, chunk, *, alternatives, partials):
     options = RecognitionOptions(words=True, alternatives=alternatives, partial_words=partials)
-    recognizer = model.live(model.sample_rate, options)
+    recognizer = model.recognizer(options, rate=model.sample_rate)
     for at in range(0, len(pcm), chunk):
-        if in_steps(recognizer.accept(pcm[at : at + chunk])):
-            yield recognizer.result()
+        if said := run_steps(recognizer.accept(pcm[at : at + chunk])):
+            yield repr(said)
         elif partials:
-            yield recognizer.partial()
-    yield recognizer.final()
+            yield repr(recognizer.partial())
+    yield repr(run_steps(recognizer.finish()))
 """

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from models.vosk.prepared.store import PARTIAL_PREFIX
+from models.prepared.store import PARTIAL_PREFIX
 
 
 def leftovers(store: Path) -> list[str]:

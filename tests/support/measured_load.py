@@ -26,16 +26,13 @@ def main() -> None:
             layers.append(_simd().environment)
         environment = process_environment(*layers)
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
-    model = load(
-        asked["directory"],
-        asked["made"],
-        asked["left_out"],
-        name="variant",
-        language="ko",
-        warmup="clips",
-        simd=_simd().variant if asked["made"] else None,
-        prefetch=bool(asked["made"]),  # or the disk would have to be waited for, page by page
-    )
+    options = {
+        "made": asked["made"],
+        "left_out": asked["left_out"],
+        "simd": _simd().variant if asked["made"] else None,
+        "prefetch": bool(asked["made"]),  # or the disk would have to be waited for, page by page
+    }
+    model = load("vosk", asked["directory"], "variant", "ko", options, warmup="clips")
     model.warm()
     give_back()
     held = read_process(os.getpid())
@@ -45,7 +42,7 @@ def main() -> None:
         json.dumps(
             {
                 "kept": held.unreclaimable,
-                "graph": report["graph"],
+                "graph": report["details"]["graph"],
                 "mapped": report.get("mapped_bytes"),
             }
         )

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Manners:
-    """How it behaves. `break_at`: the connection ends after so many bytes of an answer, `breaks`
-    times."""
+    """How it behaves. `files`: by path, or by name alone. `break_at`: the connection ends after so
+    many bytes of an answer, `breaks` times."""
 
     files: dict[str, bytes]
     ranges: bool = True
@@ -74,7 +74,7 @@ def _answer(handler: http.server.BaseHTTPRequestHandler, manners: Manners) -> No
     if manners.status is not None:
         handler.send_error(manners.status)
         return
-    data = manners.files.get(path)
+    data = manners.files.get(handler.path.removeprefix("/"), manners.files.get(path))
     if data is None:
         handler.send_error(404)
         return

@@ -120,11 +120,13 @@ class RunningServer:
         return [e for e in found if not names or e["event"] in names]
 
     def wait_event(self, name: str, seen: int = 0, timeout_s: float = 10.0, **fields: Any) -> Any:
-        """The first event of that name and those fields, after the first `seen` of the log."""
+        """The first event of that name with those fields, or details, after the first `seen` of the
+        log."""
 
         def search() -> Any:
             for event in self.events()[seen:]:
-                if event["event"] == name and fields.items() <= event.items():
+                told = event | event.get("details", {})
+                if event["event"] == name and fields.items() <= told.items():
                     return event
             return None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import models
 from models.vosk.graph_file import read_graph_header
-from models.vosk.prepared import PreparedModel
+from models.vosk.prepared import PreparedModel, compiled_graph
 
 FST_MAGIC, SYMBOLS_MAGIC = 2125659606, 2125658996
 HAS_ISYMBOLS, HAS_OSYMBOLS = 1, 2
@@ -50,9 +50,9 @@ def make_static_model(
             target = directory / source.relative_to(small.directory)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source.resolve())
-    data = prepared_small.graph.read_bytes()
+    data = compiled_graph(prepared_small.directory).read_bytes()
     if not aligned:
-        header = read_graph_header(prepared_small.graph)
+        header = read_graph_header(compiled_graph(prepared_small.directory))
         assert header is not None
         states_at, arcs_bytes = -(-header.header_bytes // 16) * 16, header.arcs * 16
         fixed = struct.pack("<ii", 2, 0)  # an older version of the file, and no flags

@@ -1,6 +1,7 @@
 """Profiles: one model in memory, which searches as widely as it is asked to."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -8,9 +9,9 @@ import pytest
 from running import RunningServer, start_server
 
 import models
+from models.prepared.view import make_view
 from models.vosk.beam import Beam, published_width, widths
 from models.vosk.prepared import PreparedModel
-from models.vosk.view import make_view
 from modelserver.serving.selection import choose_model
 from modelserver.settings import Settings
 from modelserver.worker.conditioning import END_S, FRONT_S, Level, near_silence
@@ -24,10 +25,10 @@ NARROW = "--beam=8.0\n--max-active=2000\n"
 def said(model: models.Model, pcm: bytes, profile: str) -> list[models.Utterance]:
     recognizer = model.recognizer(models.RecognitionOptions(words=True, profile=profile))
     pieces = range(0, len(pcm), model.chunk_bytes)
-    heard = [recognizer.accept(pcm[at : at + model.chunk_bytes]) for at in pieces]
-    heard.append(recognizer.finish())
+    steps = [recognizer.accept(pcm[at : at + model.chunk_bytes]) for at in pieces]
+    heard = [one for each in (*steps, recognizer.finish()) for one in models.run_steps(each)]
     recognizer.close()
-    return [utterance for utterance in heard if utterance is not None]
+    return heard
 
 
 def text(model: models.Model, pcm: bytes, profile: str) -> str:
@@ -36,7 +37,7 @@ def text(model: models.Model, pcm: bytes, profile: str) -> str:
 
 @pytest.fixture(scope="module")
 def model(embedded: models.ModelLocation) -> models.Model:
-    return models.load_model(embedded.directory)
+    return models.engine_named("vosk").load(embedded, {})
 
 
 def test_a_profile_is_what_its_settings_would_be(
@@ -54,7 +55,7 @@ def test_a_profile_is_what_its_settings_would_be(
         lines = [*kept, f"--beam={width.beam}", f"--max-active={width.max_active}", ""]
         changed: dict[str, bytes | Path] = {"conf/model.conf": "\n".join(lines).encode()}
         make_view(embedded.directory, view, changed, frozenset())
-        like_it = models.load_model(view)
+        like_it = models.engine_named("vosk").load(models.ModelLocation("like it", view, "ko"), {})
         for clip in (clip[: RATE * 2 * 3] for clip in clips):
             assert text(model, clip, profile) == text(like_it, clip, "balanced") != ""
 
@@ -71,10 +72,10 @@ def test_recognisers_with_different_profiles_take_turns(
     heard: dict[str, list[str]] = {profile: [] for profile in models.PROFILES}
     for at in range(0, len(clip), model.chunk_bytes):
         for profile, recognizer in by_profile.items():
-            utterance = recognizer.accept(clip[at : at + model.chunk_bytes])
-            heard[profile] += [utterance.text] if utterance is not None else []
+            said_so = models.run_steps(recognizer.accept(clip[at : at + model.chunk_bytes]))
+            heard[profile] += [utterance.text for utterance in said_so]
     for profile, recognizer in by_profile.items():
-        heard[profile].append(recognizer.finish().text)
+        heard[profile] += [one.text for one in models.run_steps(recognizer.finish())]
         recognizer.close()
     assert {profile: " ".join(texts) for profile, texts in heard.items()} == alone
 
@@ -129,8 +130,9 @@ def test_one_recogniser_hears_one_utterance_after_the_other(
     starts = []
     for _ in range(3):
         for at in range(0, len(clips[0]), model.chunk_bytes):
-            recognizer.accept(clips[0][at : at + model.chunk_bytes])
-        starts.append([word.start_s for word in recognizer.finish().words])
+            models.run_steps(recognizer.accept(clips[0][at : at + model.chunk_bytes]))
+        last = models.run_steps(recognizer.finish())
+        starts.append([word.start_s for utterance in last for word in utterance.words])
     recognizer.close()
     length_s = len(clips[0]) / 2 / RATE
     for number, found in enumerate(starts):
@@ -155,11 +157,11 @@ def test_loud_audio_is_brought_down_and_quiet_audio_left_alone() -> None:
 
 
 def test_what_is_not_found_is_said(model: models.Model, clips: list[bytes]) -> None:
-    from modelserver.worker.profiles import not_available
+    from modelserver.worker.abilities import not_available
 
     assert not_available(model, "accurate") == []
     blind = ProfiledModel(model, "balanced")
-    blind.has_profiles = False
+    blind.abilities = replace(model.abilities, profiles=(models.DEFAULT_PROFILE,))
     assert "accurate" in not_available(blind, "accurate")[0]
     assert not_available(blind, "") == not_available(blind, "balanced") == []
 

@@ -55,8 +55,8 @@ _MISSING_SHOWN = 5
     "models_dir",
     "prepared_dir",
     "language",
-    "simd",
-    "rescoring",
+    "engines.vosk.simd",
+    "engines.vosk.rescoring",
     "profile",
 )
 def evaluate(
@@ -118,17 +118,18 @@ def _by(configuration: Configuration, server: str | None) -> dict[str, str]:
     if server is not None:
         return {"server": server}
     settings = configuration.settings
-    return {"simd": settings.simd, "rescoring": settings.rescoring, "profile": settings.profile}
+    vosk = settings.engines.vosk
+    return {"simd": vosk.simd, "rescoring": vosk.rescoring, "profile": settings.profile}
 
 
 async def _hear(engine: Engine, files: list[str]) -> list[Outcome]:
     """All of them, in their order."""
     with Journal(None, "evaluate") as journal:
         async with engine:
-            places = asyncio.Semaphore(engine.at_once)
+            slots = asyncio.Semaphore(engine.at_once)
 
             async def one(file: str) -> Outcome:
-                async with places:
+                async with slots:
                     note = journal.note(file)
                     outcome = await outcome_of(engine, file, seconds_of(file), note, lambda _: None)
                     if outcome.speech is not None:

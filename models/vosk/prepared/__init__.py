@@ -1,28 +1,25 @@
-"""Prepared models: models with a compiled graph, which was composed once, ahead of time.
+"""Prepared Vosk models: models with a compiled graph, which was composed once, ahead of time.
 
-A prepared model is a directory of links to its original, plus what is made new: the compiled graph,
-aligned so that it can be mapped, its word list, and a configuration without dither.
+What is made new is the compiled graph, aligned so that it can be mapped, its word list, and a
+configuration without dither.
 """
 
+from pathlib import Path
+
+from models import prepared as any_engine
+from models.contract import ModelLocation
 from models.leftovers import Leftover, remove_leftover
-from models.vosk.prepared.carry import export_prepared, import_prepared
+from models.prepared.maker import Needs, must_be_affordable
+from models.prepared.store import Lookup, PreparedModel, changed_size, prepared_models, remove
+from models.vosk.building import killed_builds
 from models.vosk.prepared.compiler import GRAPH_COMPILER, GraphCounts, can_build
-from models.vosk.prepared.leftovers import find_leftovers
-from models.vosk.prepared.needs import Needs, estimate_needs, must_be_affordable
-from models.vosk.prepared.prepare import Bounds, Progress, prepare
+from models.vosk.prepared.make import MAKER, Bounds, Progress, compiled_graph, prepare
+from models.vosk.prepared.needs import estimate_needs
 from models.vosk.prepared.selfcheck import Starting
-from models.vosk.prepared.store import (
-    Lookup,
-    PreparedModel,
-    changed_size,
-    find_prepared,
-    prepared_models,
-    remove,
-    verify,
-)
 
 __all__ = [
     "GRAPH_COMPILER",
+    "MAKER",
     "Bounds",
     "GraphCounts",
     "Leftover",
@@ -33,6 +30,7 @@ __all__ = [
     "Starting",
     "can_build",
     "changed_size",
+    "compiled_graph",
     "estimate_needs",
     "export_prepared",
     "find_leftovers",
@@ -45,3 +43,31 @@ __all__ = [
     "remove_leftover",
     "verify",
 ]
+
+
+def find_prepared(location: ModelLocation, store: Path) -> Lookup:
+    """See `models.prepared.store.find_prepared`."""
+    return any_engine.find_prepared(location, store, MAKER)
+
+
+def verify(prepared: PreparedModel) -> list[str]:
+    """See `models.prepared.store.verify`."""
+    return any_engine.verify(prepared, MAKER)
+
+
+def find_leftovers(store: Path) -> list[Leftover]:
+    """See `models.prepared.leftovers.find_leftovers`; with builds that were killed."""
+    return [*any_engine.find_leftovers(store, MAKER), *killed_builds(store)]
+
+
+def export_prepared(prepared: PreparedModel, file: Path) -> None:
+    """See `models.prepared.carry.export_prepared`."""
+    any_engine.export_prepared(prepared, file, MAKER)
+
+
+def import_prepared(
+    file: Path, location: ModelLocation, store: Path, *, available_memory: int = 0
+) -> PreparedModel:
+    """See `models.prepared.carry.import_prepared`."""
+    memory = available_memory
+    return any_engine.import_prepared(file, location, store, MAKER, available_memory=memory)

@@ -138,8 +138,8 @@ def _hear(asked: _Asked) -> _Heard:
     texts = [model.text(clip) for clip in clips]
     for pcm in unclaimed:
         model.text(pcm)
-    report = model.report()
-    return _Heard(texts, report["graph"], report.get("not_mapped"))
+    details = model.report()["details"]
+    return _Heard(texts, details["graph"], details.get("not_mapped"))
 
 
 if __name__ == "__main__":

@@ -13,4 +13,4 @@ if __name__ == "__main__":
     except ModelError as error:
         sys.exit(error.message)
     except OSError as error:
-        sys.exit(f"the SIMD library cannot be kept in {sys.argv[1]}: {error.strerror}")
+        sys.exit(f"the SIMD library cannot be stored in {sys.argv[1]}: {error.strerror}")

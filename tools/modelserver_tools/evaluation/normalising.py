@@ -19,7 +19,7 @@ RULES = (
 
 _WITHIN_WORDS = re.compile(r"(?<=\w)['’](?=\w)")
 _APOSTROPHE = "\ue000"
-"""Of the private use area: kept through the rules."""
+"""Of the private use area: preserved by the rules."""
 
 
 def normalised(text: str) -> str:
@@ -27,11 +27,11 @@ def normalised(text: str) -> str:
     words = (word for word in text.split() if not is_engine_token(word))
     plain = unicodedata.normalize("NFKC", " ".join(words)).lower()
     plain = _WITHIN_WORDS.sub(_APOSTROPHE, plain)
-    kept = "".join(
+    cleaned = "".join(
         " " if unicodedata.category(letter)[0] in "PSZC" and letter != _APOSTROPHE else letter
         for letter in plain
     )
-    return " ".join(kept.replace(_APOSTROPHE, "'").split())
+    return " ".join(cleaned.replace(_APOSTROPHE, "'").split())
 
 
 def words_of(text: str) -> list[str]:

@@ -9,20 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from models.contract import ModelError
-from models.vosk.layout import features_file
 
 _DEEPEST = 8
 """Directories below a model's own; a link to a directory above would lead on without end."""
-
-_SERVED = {"--dither": b"0", "--allow-upsample": b"true", "--allow-downsample": b"true"}
-"""What the features of a served model are set to (Kaldi: feature-window and online-feature
-options). Dither is noise that Kaldi adds to every sample, other noise in each run: without it, the
-same audio gives the same text. Streams may have another rate than the model, in either
-direction."""
-
-_DEFAULT_RATE = 16_000
-_RATES = range(4_000, 96_001)
-"""Samples a second: Kaldi's default, and what a model may have."""
 
 
 def make_view(
@@ -60,36 +49,3 @@ def files_in(model: Path) -> Iterator[Path]:
             )
         folders.sort()
         yield from (here / name for name in sorted(names) if (here / name).is_file())
-
-
-def served_features(model: Path) -> dict[str, bytes]:
-    """The replacement for the model's feature settings: no dither, and streams of any rate.
-
-    Empty where the model has no such file. Raises `OSError`.
-    """
-    inside = features_file(model)
-    try:
-        lines = (model / inside).read_bytes().splitlines()
-    except FileNotFoundError:
-        return {}
-    own = tuple(name.encode() for name in _SERVED)
-    kept = [line for line in lines if not line.strip().startswith(own)]
-    served = [name.encode() + b"=" + value for name, value in _SERVED.items()]
-    return {inside: b"\n".join([*kept, *served, b""])}
-
-
-def sample_rate_of(model: Path) -> int:
-    """Samples a second that the model in a directory is trained on; Kaldi's default is 16,000."""
-    try:
-        lines = (model / features_file(model)).read_text(encoding="latin-1").splitlines()
-    except OSError:
-        return _DEFAULT_RATE
-    rate = _DEFAULT_RATE
-    for line in lines:
-        name, _, value = line.split("#")[0].strip().partition("=")
-        if name.strip() == "--sample-frequency":
-            try:
-                rate = int(float(value))
-            except (ValueError, OverflowError):
-                continue  # the engine refuses it
-    return rate if rate in _RATES else _DEFAULT_RATE

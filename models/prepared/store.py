@@ -9,9 +9,8 @@ import msgspec
 
 from models.contract import ModelLocation
 from models.durable import remove_tree
-from models.vosk.graph_file import graph_problem
-from models.vosk.layout import STATIC, graph_directory
-from models.vosk.prepared.manifest import MAKER, FileStamp, Manifest, read_manifest, write_manifest
+from models.prepared.maker import Maker
+from models.prepared.manifest import FileStamp, Manifest, read_manifest, write_manifest
 
 PARTIAL_PREFIX = ".partial-"
 """A directory of this name is being made or removed, or was left by a process that was killed. The
@@ -28,14 +27,29 @@ class PreparedModel:
     manifest: Manifest
 
     @property
+    def name(self) -> str:
+        """Name of the model that it was made from."""
+        return self.manifest.name
+
+    @property
+    def seconds(self) -> float:
+        """How long making it took."""
+        return self.manifest.seconds
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that making it took at the most."""
+        return self.manifest.peak_bytes
+
+    @property
     def made(self) -> dict[str, Path]:
         """What was made new: name inside the model, to file."""
         return {name: self.directory / name for name in self.manifest.made}
 
     @property
-    def graph(self) -> Path:
-        """Compiled graph (a link where the original's own could be used)."""
-        return graph_directory(self.directory) / STATIC
+    def summary(self) -> str:
+        """Figures of what was made, in words."""
+        return ", ".join(f"{count} {name}" for name, count in self.manifest.counts.items())
 
     @property
     def bytes_on_disk(self) -> int:
@@ -51,11 +65,8 @@ class Lookup:
     problems: tuple[str, ...] = ()
 
 
-def find_prepared(
-    location: ModelLocation, store: Path, unusable: Mapping[Path, str] | None = None
-) -> Lookup:
-    """The prepared model for what is at `location` now, if it is whole and none of the `unusable`,
-    which have a reason each.
+def find_prepared(location: ModelLocation, store: Path, maker: Maker) -> Lookup:
+    """Return what `maker` has made of what is at `location` now, if it is whole.
 
     Cheap where nothing has changed; a file with another time than it had is read and compared.
     """
@@ -66,9 +77,8 @@ def find_prepared(
         candidates = [p for p in prepared_models(store) if _same_sizes(p.manifest, location)]
     problems: list[str] = []
     for candidate in candidates:
-        known = (unusable or {}).get(candidate.directory)
-        problem = known or _made_by_another(candidate) or _sources_problem(candidate, location)
-        problem = problem or _made_problem(candidate)
+        problem = _made_by_another(candidate, maker) or _sources_problem(candidate, location)
+        problem = problem or _made_problem(candidate, maker)
         if problem is None:
             if candidate.directory != location.directory:
                 _remember_times(candidate, location)
@@ -89,7 +99,7 @@ def prepared_models(store: Path) -> Iterator[PreparedModel]:
             yield PreparedModel(directory, manifest)
 
 
-def verify(prepared: PreparedModel) -> list[str]:
+def verify(prepared: PreparedModel, maker: Maker) -> list[str]:
     """Read everything that was made and compare checksums: what is wrong, in words."""
     problems: list[str] = []
     for name, stamp in prepared.manifest.made.items():
@@ -101,7 +111,7 @@ def verify(prepared: PreparedModel) -> list[str]:
             continue
         if (actual.size, actual.sha256) != (stamp.size, stamp.sha256):
             problems.append(f"{name} is damaged: its checksum is not what it was when it was made")
-    structure = graph_problem(prepared.graph)
+    structure = maker.damage(prepared.directory)
     if structure is not None:
         problems.append(structure)
     return problems
@@ -114,10 +124,9 @@ def changed_size(prepared: PreparedModel) -> str | None:
     return _first_change(made, prepared.directory, "", what, FileStamp.same_size)
 
 
-def remove(prepared: PreparedModel) -> None:
-    """Delete it. Those that serve it keep their mapping of it. Raises `OSError`."""
-    aside = f"{PARTIAL_PREFIX}removed-{prepared.directory.name}"
-    remove_tree(prepared.directory, prepared.directory.with_name(aside))
+def remove(directory: Path) -> None:
+    """Delete a prepared model. Those that serve it keep their mapping of it. Raises `OSError`."""
+    remove_tree(directory, directory.with_name(f"{PARTIAL_PREFIX}removed-{directory.name}"))
 
 
 def _same_sizes(manifest: Manifest, location: ModelLocation) -> bool:
@@ -130,10 +139,10 @@ def _same_sizes(manifest: Manifest, location: ModelLocation) -> bool:
         return manifest.name == location.name
 
 
-def _made_by_another(prepared: PreparedModel) -> str | None:
-    if prepared.manifest.maker == MAKER:
-        return None
-    return f"it was made by {prepared.manifest.maker}, this is {MAKER}"
+def _made_by_another(prepared: PreparedModel, maker: Maker) -> str | None:
+    if prepared.manifest.maker != maker.version:
+        return f"it was made by {prepared.manifest.maker}, this is {maker.version}"
+    return None if maker.knows(prepared.manifest) else "it names files that are not made here"
 
 
 def original_problem(prepared: PreparedModel, original: Path) -> str | None:
@@ -149,9 +158,9 @@ def _sources_problem(prepared: PreparedModel, location: ModelLocation) -> str | 
     return original_problem(prepared, location.directory)
 
 
-def _made_problem(prepared: PreparedModel) -> str | None:
+def _made_problem(prepared: PreparedModel, maker: Maker) -> str | None:
     change = _first_change(prepared.manifest.made, prepared.directory, "", "is damaged")
-    return change or graph_problem(prepared.graph)
+    return change or maker.damage(prepared.directory)
 
 
 def _remember_times(prepared: PreparedModel, location: ModelLocation) -> None:

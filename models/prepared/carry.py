@@ -14,11 +14,9 @@ import msgspec.structs
 
 from models.contract import ModelError, ModelLocation
 from models.durable import free_for_us, place_tree
-from models.vosk.graph_file import graph_problem
-from models.vosk.layout import LAZY_INSIDE
-from models.vosk.prepared.compiler import GRAPH_COMPILER
-from models.vosk.prepared.leftovers import remove_partials
-from models.vosk.prepared.manifest import (
+from models.prepared.leftovers import remove_partials
+from models.prepared.maker import Maker
+from models.prepared.manifest import (
     FORMAT,
     MANIFEST,
     FileStamp,
@@ -26,17 +24,15 @@ from models.vosk.prepared.manifest import (
     directory_name,
     write_manifest,
 )
-from models.vosk.prepared.needs import estimate_needs
-from models.vosk.prepared.prepare import locked, must_be_the_same_graph, stamp_sources
-from models.vosk.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
-from models.vosk.view import make_view
+from models.prepared.prepare import locked
+from models.prepared.store import PARTIAL_PREFIX, PreparedModel, verify
 
 _MAX_MANIFEST_BYTES = 1 << 20
 
 
-def export_prepared(prepared: PreparedModel, file: Path) -> None:
+def export_prepared(prepared: PreparedModel, file: Path, maker: Maker) -> None:
     """Write the one file. Raises `ModelError` if the model is damaged."""
-    problems = verify(prepared)
+    problems = verify(prepared, maker)
     if problems:
         raise ModelError("damaged", f"{prepared.directory}: {'; '.join(problems)}")
     partial = file.with_name(f"{file.name}.partial")
@@ -52,20 +48,19 @@ def export_prepared(prepared: PreparedModel, file: Path) -> None:
 
 
 def import_prepared(
-    file: Path, location: ModelLocation, store: Path, *, available_memory: int = 0
+    file: Path, location: ModelLocation, store: Path, maker: Maker, *, available_memory: int = 0
 ) -> PreparedModel:
-    """Take the file in for the original at `location`.
+    """Install what `maker` has made on another machine, for the original at `location`.
 
-    Every name, size and checksum in it is checked, and so is the original it was made from; then
-    every state and arc of its graph, since the checksums come with it. Where the graph compiler is
-    here and `available_memory` (bytes) suffices, the graph is compared with the original too.
-    Raises `ModelError`.
+    Every name, size and checksum in the file is checked, and so is the original it was made from;
+    the checksums come with it, so `Maker.check_import` looks at what was made, too, as far as
+    `available_memory` (bytes) allows. Raises `ModelError`.
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
         with tarfile.open(file, "r:") as archive:
-            manifest = _read_manifest(archive)
-            sources = _must_fit(manifest, location)
+            manifest = _read_manifest(archive, maker)
+            sources = _must_fit(manifest, location, maker)
             manifest = msgspec.structs.replace(manifest, sources=sources)
             with locked(store, manifest.key, location.name):
                 remove_partials(store, ours=manifest.key)
@@ -75,8 +70,8 @@ def import_prepared(
                     raise _bad(f"it needs {size} bytes in {store}, {free} may be used")
                 partial = store / f"{PARTIAL_PREFIX}{manifest.key}-import"
                 try:
-                    made = _unpack(archive, manifest, location, partial)
-                    _must_be_right(location, store, partial, available_memory)
+                    made = _unpack(archive, manifest, location, partial, maker)
+                    _must_be_right(maker, location, partial, store, available_memory)
                     target = store / directory_name(manifest.name, manifest.key)
                     place_tree(partial, target)
                     return PreparedModel(target, made)
@@ -91,7 +86,11 @@ def import_prepared(
 
 
 def _unpack(
-    archive: tarfile.TarFile, manifest: Manifest, location: ModelLocation, partial: Path
+    archive: tarfile.TarFile,
+    manifest: Manifest,
+    location: ModelLocation,
+    partial: Path,
+    maker: Maker,
 ) -> Manifest:
     made: dict[str, FileStamp] = {}
     for name, stamp in manifest.made.items():
@@ -100,27 +99,23 @@ def _unpack(
         _copy_checked(archive, name, stamp, target)
         made[name] = FileStamp(stamp.size, target.stat().st_mtime_ns, stamp.sha256)
     manifest = msgspec.structs.replace(manifest, made=made, original=str(location.directory))
-    make_view(location.directory, partial, {}, frozenset(made) | LAZY_INSIDE)
+    maker.link(location.directory, partial, frozenset(made))
     write_manifest(partial, manifest)
-    problem = graph_problem(PreparedModel(partial, manifest).graph)
-    if problem is not None:
+    if (problem := maker.damage(partial)) is not None:
         raise _bad(problem)
     return manifest
 
 
 def _must_be_right(
-    location: ModelLocation, store: Path, partial: Path, available_memory: int
+    maker: Maker, location: ModelLocation, partial: Path, store: Path, available_memory: int
 ) -> None:
-    program = GRAPH_COMPILER.find(store)
-    if available_memory < estimate_needs(location.directory).memory:
-        program = None
     try:
-        must_be_the_same_graph(program, location, partial)
+        maker.check_import(location, partial, store, available_memory)
     except ModelError as error:
         raise _bad(error.message) from error
 
 
-def _read_manifest(archive: tarfile.TarFile) -> Manifest:
+def _read_manifest(archive: tarfile.TarFile, maker: Maker) -> Manifest:
     member = archive.next()
     if member is None or member.name != MANIFEST or not member.isreg():
         raise _bad("it does not begin with a manifest")
@@ -136,16 +131,20 @@ def _read_manifest(archive: tarfile.TarFile) -> Manifest:
         raise _bad(f"its format is {manifest.format}; {FORMAT} is known here")
     if (problem := manifest.problem()) is not None:
         raise _bad(problem)
+    if manifest.maker != maker.version:
+        raise _bad(f"it was made by {manifest.maker[:200]!r}, this is {maker.version!r}")
+    if not maker.knows(manifest):
+        raise _bad("it names files that no prepared model has")
     return manifest
 
 
-def _must_fit(manifest: Manifest, location: ModelLocation) -> dict[str, FileStamp]:
+def _must_fit(manifest: Manifest, location: ModelLocation, maker: Maker) -> dict[str, FileStamp]:
     """The original's files as they are here."""
     if manifest.name != location.name:
         raise ModelError(
             "other_original", f"the file was made from {manifest.name}, this is {location.name}"
         )
-    here = stamp_sources(location.directory)
+    here = maker.stamp_sources(location.directory)
     for name in manifest.sources.keys() | here.keys():
         ours, theirs = here.get(name), manifest.sources.get(name)
         if ours is None or theirs is None or ours.sha256 != theirs.sha256:

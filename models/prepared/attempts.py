@@ -1,6 +1,5 @@
 """Remembers that a model cannot be prepared, so that not every start of a server tries it again."""
 
-import importlib.metadata
 from pathlib import Path
 
 import msgspec
@@ -14,6 +13,7 @@ _WOULD_FAIL_AGAIN = frozenset(
         "answers_differ",
         "cannot_map",
         "compile_failed",
+        "does_not_pay",
         "graph_too_large",
         "needs_too_much",
         "selfcheck_failed",
@@ -28,12 +28,6 @@ class FailedAttempt(msgspec.Struct, frozen=True):
     by: str
     code: str
     reason: str
-
-
-def versions(program: Path) -> str:
-    """What decides whether preparing succeeds, beside the model: the graph compiler `program`,
-    whose name has a digest of all it is made of, and the engine."""
-    return f"{program.name}, vosk {importlib.metadata.version('vosk')}"
 
 
 def remember(store: Path, key: str, name: str, by: str, error: ModelError) -> None:

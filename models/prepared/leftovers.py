@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 
 from models.leftovers import Leftover, bytes_of, remove_leftover
-from models.vosk.building import killed_builds
-from models.vosk.prepared.attempts import FAILED_PREFIX
-from models.vosk.prepared.manifest import FORMAT, MAKER, MANIFEST, read_manifest
-from models.vosk.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, original_problem
+from models.prepared.attempts import FAILED_PREFIX
+from models.prepared.maker import Maker, family_of
+from models.prepared.manifest import FORMAT, MANIFEST, read_manifest
+from models.prepared.store import LOCK_PREFIX, PARTIAL_PREFIX, PreparedModel, original_problem
 
 _KEY_CHARACTERS = 16
 
@@ -21,24 +21,24 @@ class _AnyManifest(msgspec.Struct):
 
     name: str
     key: str = ""
-    maker: str = "another version"
+    maker: str = ""
     format: int = 0
 
 
-def find_leftovers(store: Path) -> list[Leftover]:
-    """What killed runs, other versions, and models that were replaced or removed have left in the
-    store. Raises `OSError`."""
+def find_leftovers(store: Path, maker: Maker) -> list[Leftover]:
+    """Return what killed runs have left in the store, and what other versions of `maker` or models
+    that were replaced or removed have. Raises `OSError`."""
     if not store.is_dir():
         return []
     found = [_partial(path) for path in _named(store, PARTIAL_PREFIX)]
     for directory in sorted(store.iterdir()):
         if not directory.name.startswith(".") and (directory / MANIFEST).is_file():
-            found += _not_needed(directory)
+            found += _not_needed(directory, maker)
     for note in _named(store, FAILED_PREFIX):
         key = note.stem.removeprefix(FAILED_PREFIX)
         why = "remembers that a preparation failed"
         found.append(Leftover(note, why, bytes_of(note), store / f"{LOCK_PREFIX}{key}", False))
-    return [*found, *killed_builds(store)]
+    return found
 
 
 def remove_partials(store: Path, *, ours: str, others: bool = True) -> None:
@@ -65,17 +65,20 @@ def _key_in(partial: Path) -> str:
     return rest[:_KEY_CHARACTERS]
 
 
-def _not_needed(directory: Path) -> Iterator[Leftover]:
-    """The prepared model in a directory, if it serves no original that is there."""
+def _not_needed(directory: Path, maker: Maker) -> Iterator[Leftover]:
+    """Yield the prepared model in a directory if `maker`, or another version of it, has made it,
+    and it serves no original that is there."""
     try:
         label = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=_AnyManifest)
     except (OSError, msgspec.DecodeError):
         return  # not ours to judge
+    if family_of(label.maker) not in (family_of(maker.version), ""):
+        return
     key = directory.name[-_KEY_CHARACTERS:]
     lock = directory.with_name(f"{LOCK_PREFIX}{label.key[:_KEY_CHARACTERS].strip('/.') or key}")
     manifest = read_manifest(directory)
-    if manifest is None or (manifest.maker, manifest.format) != (MAKER, FORMAT):
-        why = f"made by {label.maker[:40]!r}, which is not this version ({MAKER})"
+    if manifest is None or (manifest.maker, manifest.format) != (maker.version, FORMAT):
+        why = f"made by {label.maker[:40]!r}, which is not this version ({maker.version})"
         yield Leftover(directory, why, bytes_of(directory), lock, False)
         return
     original = Path(manifest.original)

@@ -7,12 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from models.vosk.layout import FEATURES, GRAPH_SOURCES, STATIC, WORDS
-
 MANIFEST = "prepared.json"
-
-MAKER = "compile-graph 1"
-"""Version of everything that decides what is made; another makes other models."""
 
 FORMAT = 1
 
@@ -47,9 +42,6 @@ class FileStamp(msgspec.Struct, frozen=True):
 _LONGEST_NAME = 255
 _LONGEST_LABEL_BYTES = 120
 _NOT_IN_A_LABEL = re.compile(r"[^\w.+-]")
-_FOLDERS = ("", "graph/", "conf/")
-_MADE = frozenset(f + n for f in _FOLDERS for n in (STATIC, WORDS, FEATURES))
-_SOURCES = frozenset(f + n for f in _FOLDERS for n in (*GRAPH_SOURCES, FEATURES))
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -63,29 +55,36 @@ class Manifest(msgspec.Struct, frozen=True):
     """What it was made from."""
     made: dict[str, FileStamp]
     """What was made new."""
-    states: int
-    arcs: int
     seconds: float
     peak_bytes: int
     created: str
-    maker: str = MAKER
+    maker: str
+    """Version of everything that decides what is made (`Maker.version`)."""
+    counts: dict[str, int] = {}
+    """Figures of what was made, for people, such as `states` of a graph."""
     format: int = FORMAT
 
     def problem(self) -> str | None:
-        """Why it is to be believed in nothing, whoever wrote it: its names lead elsewhere, or are
-        not those that are made here; None if there is no reason."""
+        """Return why nothing of it is to be believed, whoever wrote it: its names lead elsewhere;
+        None if there is no reason."""
         name = self.name
         if not 0 < len(name) <= _LONGEST_NAME or "/" in name or not name.isprintable():
             return f"{name[:40]!r} is no name"
         if self.key != key_of(self.sources, self.maker):
             return "its key is not that of what it was made from"
-        if not self.sources or not self.sources.keys() <= _SOURCES or not self.made.keys() <= _MADE:
+        if not self.sources or not all(map(_is_inside, (*self.sources, *self.made))):
             return "it names files that no prepared model has"
         return None
 
 
-def key_of(sources: dict[str, FileStamp], maker: str = MAKER) -> str:
-    """The name of what `maker` makes from these sources."""
+def _is_inside(name: str) -> bool:
+    """Return whether the name leads to a file below the directory that it is looked up in."""
+    parts = name.split("/")
+    return name.isprintable() and MANIFEST not in parts and not {"", ".", ".."} & set(parts)
+
+
+def key_of(sources: dict[str, FileStamp], maker: str) -> str:
+    """Return the name of what a maker of this version makes from these sources."""
     digest = hashlib.sha256(maker.encode())
     for name in sorted(sources):
         digest.update(f"\n{name} {sources[name].sha256}".encode())

@@ -1,0 +1,258 @@
+"""Engine interface: what is known of a model before it is loaded, and how it is loaded.
+
+Each engine is one object that implements `Engine` (`models.vosk.engine`, `models.sherpa.engine`);
+`models.engines` finds the engine of a directory. Importing an engine's module loads no engine.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from models.contract import Abilities, Model, ModelLocation
+from models.leftovers import Leftover
+from models.prediction import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The settings that decide how a model is loaded. `store`: directory of prepared models;
+    `values`: the engine's own settings, by name (`[engines.NAME]`); `available`: bytes of memory
+    that are available now."""
+
+    store: Path
+    profile: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    available: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """Something that a form needs and that a helper process can make, such as a library that is
+    compiled once."""
+
+    name: str
+    command: tuple[str, ...]
+    """Arguments of `python -m` that make it."""
+    find: Callable[[], Mapping[str, str] | None]
+    """Return the variables of a process that uses it; None if it has to be made. May start
+    processes."""
+    consequence: str
+    """What it means to go without it, in words."""
+    problem: Callable[[], str | None] = lambda: None
+    """Return why it can neither be used nor made here, in words; None if it can."""
+    needs_memory: int = 0
+    """Bytes that making it may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to load a model: prepared, as published, without its rescoring."""
+
+    name: str
+    """Stable, for logs and metrics, such as `prepared` or `published`."""
+    location: ModelLocation
+    prediction: Prediction
+    abilities: Abilities
+    load: Mapping[str, Any] = field(default_factory=dict)
+    """Options for `Engine.load`; plain values. Means nothing outside of the engine."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the process that loads it."""
+    huge_pages: bool = False
+    prepared: Path | None = None
+    """Directory of what preparing has made for it; None: it is loaded as it was published."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Engine's own facts about it, for documents."""
+    notes: tuple[str, ...] = ()
+    """Lines about it, for a person."""
+    problems: tuple[str, ...] = ()
+    """Why better forms are not offered, in words."""
+    consequence: str = ""
+    """What is lost against the best form, in words; empty: nothing."""
+    requirement: Requirement | None = None
+
+    @property
+    def key(self) -> tuple[Path, str]:
+        """What crashes and measurements of this form are remembered by."""
+        return self.location.directory, self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Improvement:
+    """What preparing a model would change. `needs_memory`, `needs_disk`: bytes that it takes, for
+    as long as it runs; `forms`: what there will be after it, best first."""
+
+    needs_memory: int
+    needs_disk: int
+    forms: tuple[Form, ...]
+    consequence: str
+    """What it means to go without it, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A line of `modelserver doctor`; `attention`: somebody should see to it."""
+
+    text: str
+    attention: bool = False
+
+
+class Prepared(Protocol):
+    """A prepared model in a store."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model that it was made from."""
+        ...
+
+    @property
+    def directory(self) -> Path:
+        """Directory of the files that were made."""
+        ...
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of what was made new."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """How long making it took."""
+        ...
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that making it took at the most."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """What was made, in words."""
+        ...
+
+
+class PreparationNeeds(Protocol):
+    """An estimate of what preparing a model takes."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory."""
+        ...
+
+    @property
+    def disk(self) -> int:
+        """Bytes of disk."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps that `Preparing.on_progress` counts."""
+        ...
+
+    def in_words(self) -> str:
+        """Return it for a person."""
+        ...
+
+
+Progress = Callable[[str, int], None]
+"""Receives each phase, in words, and how many steps are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """How a model is prepared."""
+
+    settings: EngineSettings
+    environment: Mapping[str, str]
+    """Variables of a process that loads a model, without those of a form."""
+    output: Path | None = None
+    """Directory to write instead of one in the store."""
+    most_bytes: int = 0
+    """Of the result; 0: no limit."""
+    background: bool = False
+    """Nobody watches it: it is bounded by its estimate, and does not repeat a failure."""
+    on_progress: Progress = lambda *_: None
+
+
+class PreparedStore(Protocol):
+    """The models that one engine has prepared, in directories below a store."""
+
+    def needs(self, location: ModelLocation) -> PreparationNeeds:
+        """Return what preparing the model would take. Raises `ModelError`."""
+        ...
+
+    def must_be_possible(self, location: ModelLocation, settings: EngineSettings) -> None:
+        """Raises `ModelError` where the model cannot be prepared here, or not now
+        (`cannot_afford`)."""
+        ...
+
+    def prepare(self, location: ModelLocation, how: Preparing) -> Prepared:
+        """Prepare the model. Raises `ModelError`."""
+        ...
+
+    def all(self, store: Path) -> Sequence[Prepared]:
+        """Return the prepared models of a store, usable or not."""
+        ...
+
+    def verify(self, directory: Path) -> list[str]:
+        """Read all of a prepared model: what is wrong with it, in words."""
+        ...
+
+    def remove(self, directory: Path) -> None:
+        """Delete a prepared model; a process that serves it goes on. Raises `OSError`."""
+        ...
+
+    def write_archive(self, directory: Path, file: Path) -> None:
+        """Write a prepared model to a file, for another machine. Raises `ModelError`."""
+        ...
+
+    def read_archive(
+        self, file: Path, location: ModelLocation, settings: EngineSettings
+    ) -> Prepared:
+        """Install a prepared model of `location` from a file. Raises `ModelError`."""
+        ...
+
+    def leftovers(self, store: Path) -> list[Leftover]:
+        """Return what nothing needs any more. Raises `OSError`."""
+        ...
+
+
+class Engine(Protocol):
+    """Everything about one engine's models that can be asked without loading one."""
+
+    name: str
+    """Stable, such as `vosk`; the key below `[engines]`."""
+    store: PreparedStore | None
+    """Models that it has prepared; None: it prepares none."""
+
+    def problem(self, directory: Path) -> str | None:
+        """Return why the directory holds no model of this engine, in words; None if it does.
+        Reads names and first bytes of files."""
+        ...
+
+    def missing(self) -> str | None:
+        """Return what has to be installed before this engine can load anything, with the command;
+        None if nothing has."""
+        ...
+
+    def forms(self, location: ModelLocation, settings: EngineSettings) -> list[Form]:
+        """Return the ways to load the model, best first; reads names, sizes and first bytes.
+        Raises `ModelError`."""
+        ...
+
+    def load(self, location: ModelLocation, options: Mapping[str, Any]) -> Model:
+        """Load it, in the process that serves it. Raises `ModelError`."""
+        ...
+
+    def improvement(self, location: ModelLocation, settings: EngineSettings) -> Improvement | None:
+        """Return what preparing it would change; None where it is prepared, or would not pay."""
+        ...
+
+    def sound(self, form: Form, *, thorough: bool) -> str | None:
+        """Return what is damaged of the form's files since they were made; None if nothing is.
+        Asked after a crash, of forms that have been prepared. `thorough`: read them all."""
+        ...
+
+    def findings(self, settings: EngineSettings) -> list[Finding]:
+        """Return what this machine lets the engine do, for `modelserver doctor`."""
+        ...

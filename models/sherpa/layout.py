@@ -1,0 +1,312 @@
+"""Recognition of a directory that sherpa-onnx can load, by names of files and ONNX metadata.
+
+`models.sherpa.kinds` lists the kinds of models and the files of each. Several variants of a model
+may lie in one directory: those of 8-bit weights are preferred, except for the decoder of a
+transducer, which is small.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models.sherpa.files import INT8, best, is_network, names_in, natural, role_of, variant
+from models.sherpa.kinds import KINDS, Kind, kind_of_pair, kind_of_single, kind_of_transducer
+from models.sherpa.metadata import NotOnnx, read_metadata
+from models.sherpa.refusals import (
+    RELEASES,
+    NotRecognised,
+    funasr_export,
+    unknown_type,
+    why_no_network,
+)
+
+_TOKENS_BYTES_MOST = 8_000_000
+_CODE = re.compile("[a-z]{2,3}")
+_STATELESS = frozenset(("vocab_size", "context_size"))
+_SENTENCE_ENDS = frozenset((".", "?", "。", "？"))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A directory with a model, recognised."""
+
+    kind: Kind
+    files: Mapping[str, Path]
+    """Arguments of `kind.factory` that are files, or directories with a tokenizer."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Metadata of the first network."""
+    arguments: Mapping[str, str | int] = field(default_factory=dict)
+    """Other arguments of `kind.factory` that follow from the files."""
+    languages: tuple[str, ...] = ()
+    """BCP 47 tags that a request may choose from; empty: the model has no such choice."""
+    detects_language: bool = False
+    written: bool = False
+    """Its texts have case and punctuation."""
+    clips: tuple[Path, ...] = ()
+    """Recordings that came with it (`test_wavs/`)."""
+
+    @property
+    def streaming(self) -> bool:
+        """It decodes as audio comes."""
+        return self.kind.streaming
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second that it takes."""
+        return self.kind.sample_rate
+
+    @property
+    def longest_s(self) -> float | None:
+        """Seconds of audio that it decodes at once; None: any length."""
+        return None if self.kind.streaming else self.kind.longest_s
+
+    @property
+    def networks(self) -> tuple[Path, ...]:
+        """The networks that are loaded."""
+        return tuple(self.files[name] for name in self.kind.arguments)
+
+    @property
+    def quantised(self) -> bool:
+        """Its largest network has 8-bit weights, by its name."""
+        largest = max(self.networks, key=lambda file: file.stat().st_size)
+        return variant(largest.name) == INT8
+
+
+def recognise(directory: Path) -> Layout:
+    """Recognise a model. Reads names of files, their metadata and tokens.
+
+    Raises `NotRecognised`, and `OSError` for a directory that cannot be read.
+    """
+    if not directory.is_dir():
+        raise NotRecognised("there is no such directory")
+    for home, words in ((directory, directory), *_vosk_homes(directory)):
+        names = names_in(home)
+        if any(is_network(name) for name in names):
+            return _Recognition(home, words, names).layout(directory)
+    raise NotRecognised(why_no_network(directory))
+
+
+def _vosk_homes(directory: Path) -> Iterable[tuple[Path, Path]]:
+    """Where models of Vosk 0.52 and later have their networks, and their tokens."""
+    return ((directory / name, directory / "lang") for name in ("am-onnx", "am"))
+
+
+class _Recognition:
+    """Looks for a model among the files of one directory."""
+
+    def __init__(self, home: Path, words: Path, names: list[str]) -> None:
+        """`words`: the directory of its tokens."""
+        self._home, self._words, self._names = home, words, names
+        self._groups: dict[str, dict[str, list[str]]] = {}
+        for name in names:
+            if is_network(name) and (home / name).is_file():
+                role, rest = role_of(name)
+                if role:
+                    self._groups.setdefault(rest, {}).setdefault(role, []).append(name)
+
+    def layout(self, directory: Path) -> Layout:
+        """Raises `NotRecognised`."""
+        try:
+            return self._layout(directory)
+        except NotRecognised:
+            if "am.mvn" in self._names:
+                raise funasr_export() from None
+            raise
+
+    def _layout(self, directory: Path) -> Layout:
+        for needed, make in self._families():
+            if (group := self._group(needed)) is not None:
+                return make(directory, group)
+        raise NotRecognised(self._incomplete())
+
+    def _families(self) -> tuple[tuple[tuple[str, ...], "_Maker"], ...]:
+        def named(kind: str, **roles: str) -> "_Maker":
+            return lambda directory, group: self._named(directory, KINDS[kind], group, roles)
+
+        return (
+            (("preprocessor", "encoder", "uncached_decoder", "cached_decoder"), named("moonshine")),
+            (("conv_frontend", "encoder", "decoder"), named("qwen3_asr")),
+            (("encoder_adaptor", "llm", "embedding"), named("funasr_nano")),
+            (("encoder", "decoder", "joiner"), self._transducer),
+            (("encoder", "decoder"), self._pair),
+            (
+                ("encoder_model", "decoder_model_merged"),
+                named("moonshine_v2", encoder="encoder_model", decoder="decoder_model_merged"),
+            ),
+            (("model",), self._single),
+        )
+
+    def _group(self, needed: tuple[str, ...]) -> dict[str, list[str]] | None:
+        """The files of one model that has all of these, or None. Of several models the streaming
+        ones are preferred (`chunk`), then the one whose name comes last."""
+        complete = [
+            rest for rest, roles in self._groups.items() if all(role in roles for role in needed)
+        ]
+        if not complete:
+            # Parts that are named differently, if there is only one of each.
+            merged: dict[str, list[str]] = {}
+            for roles in self._groups.values():
+                for role, files in roles.items():
+                    merged.setdefault(role, []).extend(files)
+            alone = all(
+                len({role_of(name)[1] for name in merged.get(role, ())}) == 1 for role in needed
+            )
+            return merged if alone else None
+        return self._groups[max(complete, key=lambda rest: ("chunk" in rest, natural(rest)))]
+
+    def _best(self, names: list[str], *, plain: bool = False) -> Path:
+        return self._home / best(names, plain=plain)
+
+    def _transducer(self, directory: Path, group: dict[str, list[str]]) -> Layout:
+        files = {role: self._best(group[role]) for role in ("encoder", "joiner")}
+        metadata = self._metadata(files["encoder"])
+        kind = kind_of_transducer(metadata)
+        decoder = self._best(group["decoder"], plain=True)
+        if (
+            kind is None
+            and "model_type" not in metadata
+            and set(self._metadata(decoder)) >= _STATELESS
+        ):
+            kind = KINDS["transducer"]  # the oldest exports: the library reads only the decoder's
+        if kind is None:
+            raise unknown_type(files["encoder"], metadata)
+        nemo = kind.name.startswith("nemo")
+        files["decoder"] = self._best(group["decoder"]) if nemo else decoder
+        model_type = metadata.get("model_type", "") if kind.streaming else kind.name
+        files["tokens"] = self._tokens(files["encoder"])
+        return self._made(directory, kind, files, metadata, model_type=model_type)
+
+    def _pair(self, directory: Path, group: dict[str, list[str]]) -> Layout:
+        files = {role: self._best(group[role]) for role in ("encoder", "decoder")}
+        metadata = self._metadata(files["encoder"])
+        kind = kind_of_pair(metadata)
+        if kind is None:
+            if kind_of_transducer(metadata) is not None:
+                raise NotRecognised(
+                    f"{files['encoder'].name} belongs to a transducer, and joiner.onnx is missing"
+                )
+            raise unknown_type(files["encoder"], metadata)
+        files["tokens"] = self._tokens(files["encoder"])
+        return self._made(directory, kind, files, metadata)
+
+    def _single(self, directory: Path, group: dict[str, list[str]]) -> Layout:
+        file = self._best(group["model"])
+        metadata = self._metadata(file)
+        kind = kind_of_single(metadata)
+        if kind is None:
+            raise unknown_type(file, metadata)
+        files = {kind.arguments[0]: file, "tokens": self._tokens(file)}
+        arguments: dict[str, str | int] = {}
+        if kind.name == "online_wenet_ctc":
+            for argument, key in (("chunk_size", "chunk_size"), ("num_left_chunks", "left_chunks")):
+                if re.fullmatch(r"[1-9]\d{0,2}", metadata.get(key, "")):
+                    arguments[argument] = int(metadata[key])
+        return self._made(directory, kind, files, metadata, **arguments)
+
+    def _named(
+        self, directory: Path, kind: Kind, group: dict[str, list[str]], roles: Mapping[str, str]
+    ) -> Layout:
+        """A kind that its files' names tell."""
+        files = {name: self._best(group[roles.get(name, name)]) for name in kind.arguments}
+        first = files[kind.arguments[0]]
+        metadata = {} if first.suffix == ".ort" else self._metadata(first)
+        if kind.name in ("qwen3_asr", "funasr_nano"):
+            files["tokenizer"] = self._tokenizer(kind)
+        else:
+            files["tokens"] = self._tokens(files["encoder"])
+        return self._made(directory, kind, files, metadata)
+
+    def _made(
+        self,
+        directory: Path,
+        kind: Kind,
+        files: Mapping[str, Path],
+        metadata: Mapping[str, str],
+        **arguments: str | int,
+    ) -> Layout:
+        for name in kind.arguments:
+            self._check(files[name])
+        languages, detects = kind.languages, kind.detects_language
+        if kind.name == "whisper" and metadata.get("is_multilingual") == "1":
+            codes = metadata.get("all_language_codes", "").split(",")
+            languages, detects = tuple(filter(_CODE.fullmatch, codes)), True
+        if kind.name == "sense_voice" and "Nano" in metadata.get("comment", ""):
+            languages, detects = (), False
+        written = kind.written
+        if written is None:
+            written = _has_sentence_ends(files["tokens"])
+        clips = directory / "test_wavs"
+        return Layout(
+            kind,
+            files,
+            metadata,
+            arguments,
+            languages,
+            detects,
+            written,
+            tuple(clips / name for name in names_in(clips) if name.endswith(".wav")),
+        )
+
+    def _check(self, file: Path) -> None:
+        if file.suffix == ".ort":
+            with file.open("rb") as reader:
+                if reader.read(8)[4:] != b"ORTM":
+                    raise NotRecognised(f"{file.name} is not a model of ONNX Runtime")
+        else:
+            self._metadata(file)
+
+    def _metadata(self, file: Path) -> dict[str, str]:
+        try:
+            return read_metadata(file)
+        except NotOnnx as error:
+            raise NotRecognised(f"{file.name}: {error}") from None
+
+    def _tokens(self, network: Path) -> Path:
+        """The tokens that belong to a network: with its prefix (`base-tokens.txt`), or plain."""
+        there = [name for name in names_in(self._words) if name.endswith("tokens.txt")]
+        prefix = next((part for part in ("encoder", "model") if part in network.name), "")
+        wanted = (network.name.split(prefix)[0] + "tokens.txt" if prefix else "", "tokens.txt")
+        for name in wanted:
+            if name in there:
+                return self._words / name
+        if len(there) == 1:
+            return self._words / there[0]
+        where = "tokens.txt" if self._words == self._home else f"{self._words.name}/tokens.txt"
+        more = ""
+        if "tokens.json" in self._names or "vocab.json" in self._names:
+            more = "; its tokens are in a file of another form"
+        raise NotRecognised(
+            f"{network.name} is there, and {where} is missing{more}; releases for sherpa-onnx "
+            f"have both: {RELEASES}"
+        )
+
+    def _tokenizer(self, kind: Kind) -> Path:
+        needed = ["vocab.json", "merges.txt"]
+        needed.append("tokenizer.json" if kind.name == "funasr_nano" else "tokenizer_config.json")
+        for home in (self._home, *(self._home / name for name in self._names)):
+            if home.is_dir() and all((home / name).is_file() for name in needed):
+                return home
+        raise NotRecognised(f"there is no directory with {', '.join(needed)}: the tokenizer")
+
+    def _incomplete(self) -> str:
+        roles = {role: files[0] for group in self._groups.values() for role, files in group.items()}
+        for needed, _ in self._families():
+            missing = [role for role in needed if role not in roles]
+            if len(missing) == 1 < len(needed):
+                there = " and ".join(roles[role] for role in needed if role in roles)
+                return f"there is {there}, but no {missing[0]}.onnx"
+        there = ", ".join(sorted(roles.values())[:4]) or "no network for speech recognition"
+        return (
+            f"its files ({there}) are not those of one model; supported are models as sherpa-onnx "
+            f"releases them: {RELEASES}"
+        )
+
+
+_Maker = Callable[[Path, dict[str, list[str]]], Layout]
+
+
+def _has_sentence_ends(tokens: Path) -> bool:
+    with tokens.open("rb") as reader:
+        text = reader.read(_TOKENS_BYTES_MOST).decode("utf-8", "replace")
+    return any(line.rpartition(" ")[0].strip("▁ ") in _SENTENCE_ENDS for line in text.splitlines())

@@ -1,0 +1,40 @@
+"""What the library writes to its standard error while a call runs, kept in memory.
+
+sherpa-onnx logs a failed decode and returns an empty result. The C library's `stderr` is a
+variable: for as long as a call runs it names a stream in memory, which needs no descriptor and no
+system call that a worker's sandbox refuses, and which each forked process has for itself.
+"""
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+
+
+class LibraryMessages:
+    """Catches what C code writes to `stderr`, where asked to."""
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None)
+        libc.open_memstream.restype = ctypes.c_void_p
+        self._flush, self._seek = libc.fflush, libc.fseek
+        self._flush.argtypes = [ctypes.c_void_p]
+        self._seek.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_int]
+        self._text, self._size = ctypes.c_void_p(), ctypes.c_size_t()
+        self._stream = libc.open_memstream(ctypes.byref(self._text), ctypes.byref(self._size))
+        if not self._stream:
+            raise MemoryError("a stream in memory cannot be opened")
+        self._stderr = ctypes.c_void_p.in_dll(libc, "stderr")
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[list[str]]:
+        """Catch messages in the block. Its list has one item, the whole text, after the block."""
+        texts: list[str] = []
+        own, self._stderr.value = self._stderr.value, self._stream
+        try:
+            yield texts
+        finally:
+            self._stderr.value = own
+            self._flush(self._stream)
+            text = ctypes.string_at(self._text, self._size.value) if self._size.value else b""
+            texts.append(text.decode("utf-8", "replace"))
+            self._seek(self._stream, 0, 0)

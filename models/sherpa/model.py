@@ -1,0 +1,195 @@
+"""sherpa-onnx behind the engine contract. Imported only where a model is loaded.
+
+Everything is loaded before workers are forked, on one thread: the networks, which all streams
+share, and the voice activity network. Decoding opens no file.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from models.contract import ModelError, RecognitionOptions, Recognizer
+from models.sherpa.abilities import abilities_of, known_language, language_to_tell
+from models.sherpa.decoding import Calls
+from models.sherpa.layout import Layout
+from models.sherpa.loading import load_safely
+from models.sherpa.offline import WholeDecoder
+from models.sherpa.online import StreamDecoder
+from models.sherpa.recognizer import Decoder, SegmentRecognizer
+from models.sherpa.resampled import ResampledRecognizer
+from models.sherpa.segmenter import Segmenter
+from models.sherpa.vad import Detector, Detectors, Loudness, Silero
+
+_CHUNK_S = 0.25
+_STREAM_LONGEST_S = 60.0
+"""Length at which a stretch of speech is cut that a streaming model decodes."""
+_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+    "sense_voice": {"use_itn": True},
+    "whisper": {"language": ""},
+}
+
+
+def load_sherpa(layout: Layout, options: Mapping[str, Any]) -> "SherpaModel":
+    """Load a recognised model.
+
+    `options`: `language` (BCP 47 tag of the model's location), `prepared` (its networks are
+    optimised already), `form` (for the report), `voice_activity` ("silero", or "loudness": whatever
+    is loud is recognised). Raises `ModelError`.
+    """
+    return SherpaModel(layout, options)
+
+
+class SherpaModel:
+    """A model for sherpa-onnx in memory. Implements `models.contract.Model`."""
+
+    def __init__(self, layout: Layout, options: Mapping[str, Any]) -> None:
+        """See `load_sherpa`."""
+        self.sample_rate = layout.sample_rate
+        self.chunk_bytes = 2 * int(_CHUNK_S * self.sample_rate)
+        self.abilities = abilities_of(layout)
+        self._layout = layout
+        self._form = str(options.get("form", "published"))
+        self._language = str(options.get("language", ""))
+        with _provider(prepared=bool(options.get("prepared"))) as provider:
+            made = load_safely(
+                layout, lambda: _make(layout, provider), try_out=lambda made: _try_out(layout, made)
+            )
+        self._calls = Calls(layout, made)
+        self._detectors: Detectors
+        if options.get("voice_activity", "silero") == "loudness":
+            self._detectors = Loudness(self.sample_rate)
+        else:
+            self._detectors = Silero(self.sample_rate)
+
+    def warm(self, pcm: list[bytes]) -> None:
+        """Decode the clips, each as one recording, whether there is speech in them or not."""
+        options = RecognitionOptions(words=self.abilities.words)
+        told = language_to_tell(self._layout, "", self._language)
+        for clip in pcm:
+            recognizer = self._recognizer(options, told, _Always(self._detectors.detector()))
+            for at in range(0, len(clip), self.chunk_bytes):
+                _run(recognizer.accept(clip[at : at + self.chunk_bytes]))
+            _run(recognizer.finish())
+            recognizer.close()
+
+    def recognizer(self, options: RecognitionOptions, rate: float | None = None) -> Recognizer:
+        """Make a recogniser. Raises `ModelError` for a grammar and for an unknown language."""
+        if options.grammar is not None:
+            raise ModelError("grammar_unsupported", "this model cannot be limited to phrases")
+        language = options.language
+        if language and known_language(self._layout, language) is None:
+            known = ", ".join(self.abilities.languages) or "no choice of languages"
+            raise ModelError(
+                "language_unsupported", f"unexpected language {language!r}: this model has {known}"
+            )
+        told = language_to_tell(self._layout, language, self._language)
+        recognizer = self._recognizer(options, told, self._detectors.detector())
+        if rate is None or rate == self.sample_rate:
+            return recognizer
+        return ResampledRecognizer(recognizer, rate, self.sample_rate)
+
+    def _recognizer(
+        self, options: RecognitionOptions, language: str, detector: Detector
+    ) -> SegmentRecognizer:
+        decoder: Decoder
+        if self._layout.streaming:
+            decoder, longest_s = StreamDecoder(self._calls, options, language), _STREAM_LONGEST_S
+        else:
+            decoder = WholeDecoder(self._calls, options, language)
+            longest_s = self._layout.longest_s or _STREAM_LONGEST_S
+        segmenter = Segmenter(
+            detector.probability,
+            self.sample_rate,
+            self._detectors.frame_samples,
+            longest_s,
+            cuts_back=not self._layout.streaming,
+        )
+        return SegmentRecognizer(
+            decoder,
+            detector,
+            segmenter,
+            rate=self.sample_rate,
+            frame_samples=self._detectors.frame_samples,
+            options=options,
+        )
+
+    def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
+        """Return nothing: no grammar is taken."""
+        return []
+
+    def report(self) -> dict[str, Any]:
+        """Describe how it was loaded."""
+        details = {
+            "kind": self._layout.kind.name,
+            "quantised": self._layout.quantised,
+            "files": [file.name for file in self._layout.networks],
+            "language": language_to_tell(self._layout, "", self._language),
+        }
+        return {"engine": "onnx", "form": self._form, "details": details}
+
+
+class _Always:
+    """Takes everything for speech. Implements `models.sherpa.vad.Detector`."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+
+    def probability(self, frame: bytes) -> float:
+        self._detector.probability(frame)
+        return 1.0
+
+    def reset(self) -> None:
+        self._detector.reset()
+
+
+def _make(layout: Layout, provider: str) -> Any:
+    """Make the library's recogniser, or end the process (`models.sherpa.loading`)."""
+    import sherpa_onnx
+
+    kind = layout.kind
+    made_by = sherpa_onnx.OnlineRecognizer if kind.streaming else sherpa_onnx.OfflineRecognizer
+    factory: Callable[..., Any] = getattr(made_by, kind.factory)
+    arguments: dict[str, Any] = {name: str(file) for name, file in layout.files.items()}
+    arguments |= {**layout.arguments, **_ARGUMENTS.get(kind.name, {})}
+    return factory(**arguments, num_threads=1, provider=provider)
+
+
+def _try_out(layout: Layout, made: Any) -> None:
+    """Decode a second of silence: networks that do not belong together fail only now. Raises what
+    the library raises; what it logs itself is nothing to go by, as some models find no end in
+    silence."""
+    stream = made.create_stream()
+    stream.accept_waveform(layout.sample_rate, [0.0] * layout.sample_rate)
+    if not layout.streaming:
+        made.decode_stream(stream)
+        return
+    stream.input_finished()
+    while made.is_ready(stream):
+        made.decode_stream(stream)
+
+
+@contextmanager
+def _provider(*, prepared: bool) -> Iterator[str]:
+    """Give the name of the provider, with a file of session options that lasts for the block.
+
+    Without the arena and the pattern, memory that a long utterance took is released after it.
+    """
+    lines = ["EnableCpuMemArena=0", "EnableMemPattern=0"]
+    if prepared:
+        lines.append("GraphOptimizationLevel=0")
+    descriptor = os.memfd_create("session options")
+    try:
+        os.write(descriptor, "".join(f"{line}\n" for line in lines).encode())
+        yield f"cpu:/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _run(steps: Any) -> Any:
+    """Run a generator to its end; returns what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value

@@ -1,0 +1,117 @@
+"""Prediction of the memory of a model for sherpa-onnx, from the kind and the sizes of its files.
+
+Weights are copied into memory, most of them in the order in which the processor multiplies
+(pre-packed). Factors were measured with Whisper base (8-bit, 132 MB), with networks of 200 MB of
+8-bit and of 32-bit weights, and with layers of the shapes of each kind; with jemalloc, and without
+ONNX Runtime's arena, as models are loaded (docs/decisions.md, tests/models/test_sherpa_loading.py).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from models.prediction import Part, Prediction
+from models.sherpa.files import INT8, PLAIN, variant
+from models.sherpa.kinds import Kind
+from models.sherpa.layout import Layout
+
+_MB = 1_000_000
+
+_ENGINE = 35 * _MB
+"""Python, this package, FFmpeg's decoders, sherpa-onnx and ONNX Runtime."""
+_WEIGHTS = {PLAIN: 1.05, INT8: 1.2}
+_HALF = 2.2
+"""Half precision is converted: this processor multiplies single precision."""
+_ORT = 1.3
+_TOKENS = 12
+"""Of the file of tokens: two tables of short strings."""
+
+_GROWTH = 60 * _MB
+"""Of a worker, while it decodes the longest piece: a Conformer's layers of 40 ms frames."""
+_GROWTHS = {
+    "sense_voice": 30 * _MB,  # frames of 60 ms
+    "paraformer": 30 * _MB,
+    "nemo_ctc": 40 * _MB,  # frames of 80 ms
+    "nemo_transducer": 40 * _MB,
+    "omnilingual_ctc": 160 * _MB,  # frames of 20 ms
+    "canary": 100 * _MB,
+    "fire_red_asr": 150 * _MB,
+    "cohere": 250 * _MB,
+    "qwen3_asr": 350 * _MB,  # keys and values of 28 layers
+    "funasr_nano": 350 * _MB,
+}
+_STREAMING_GROWTH = 30 * _MB
+_WHISPER_FRAMES, _WHISPER_STEPS = 1500, 448
+_LEAST_GROWTH = 20 * _MB
+"""Python's own, audio and features; smaller networks add nothing to it."""
+_WARM = 0.2
+"""Of a worker's growth, what warming up leaves in the fork server."""
+
+_GRAPH = 0.03
+"""Of a prepared network: its nodes and the small weights, whose file is not mapped."""
+
+_START_S, _LOADED_BYTES_S, _MAPPED_BYTES_S = 0.5, 150e6, 1e9
+"""Two loads: the first one, in a child, finds out whether the files can be loaded."""
+
+
+def predict(layout: Layout) -> Prediction:
+    """Predict the memory of a model as it was published. Reads sizes. Raises `OSError`."""
+    parts = [Part("engine", 0, _ENGINE)]
+    for file in dict.fromkeys(layout.networks):
+        size = disk_bytes(file)
+        parts.append(Part(file.name, size, int(_factor(file) * size)))
+    words = [layout.files[name] for name in ("tokens", "tokenizer") if name in layout.files]
+    size = sum(disk_bytes(file) for file in words)
+    parts.append(Part("tokens", size, _TOKENS * size))
+    growth = _growth(layout)
+    parts.append(Part("decoding", 0, int(_WARM * growth)))
+    loaded = sum(part.disk for part in parts)
+    return Prediction("static", tuple(parts), growth, round(_START_S + loaded / _LOADED_BYTES_S, 1))
+
+
+def if_prepared(prediction: Prediction, mapped_bytes: int) -> Prediction:
+    """Predict the memory of the same model with its weights mapped: `mapped_bytes` of them."""
+    networks = sum(part.disk for part in prediction.parts if part.name.endswith(".onnx")) or 1
+
+    def mapped(part: Part) -> Part:
+        if not part.name.endswith(".onnx"):
+            return part
+        size = mapped_bytes * part.disk // networks
+        return replace(part, private=int(_GRAPH * part.disk), mapped=size, touched=size)
+
+    parts = tuple(map(mapped, prediction.parts))
+    load_s = round(_START_S + networks / _MAPPED_BYTES_S, 1)
+    return replace(prediction, graph="mapped", parts=parts, load_s=load_s)
+
+
+def disk_bytes(file: Path) -> int:
+    """Return the size of a network with what it keeps beside it, or of a directory."""
+    if file.is_dir():
+        return sum(inner.stat().st_size for inner in file.iterdir() if inner.is_file())
+    beside = (
+        *(file.with_suffix(suffix) for suffix in (".data", ".weights")),
+        *(file.with_name(f"{file.name}{end}") for end in (".data", "_data")),
+    )
+    return file.stat().st_size + sum(other.stat().st_size for other in beside if other.is_file())
+
+
+def _factor(file: Path) -> float:
+    if file.suffix == ".ort":
+        return _ORT
+    return _WEIGHTS.get(variant(file.name), _HALF)
+
+
+def _growth(layout: Layout) -> int:
+    kind: Kind = layout.kind
+    if kind.streaming:
+        return _STREAMING_GROWTH
+    if kind.name == "whisper":
+        layers, width = (_number(layout, f"n_text_{what}", 2000) for what in ("layer", "state"))
+        keys = 8 * layers * width  # and values, in single precision
+        own = _WHISPER_FRAMES * (keys + 40 * width) + _WHISPER_STEPS * keys
+        return max(_LEAST_GROWTH, own)
+    return _GROWTHS.get(kind.name, _GROWTH)
+
+
+def _number(layout: Layout, key: str, most: int) -> int:
+    text = layout.metadata.get(key, "")
+    return min(int(text), most) if text.isdecimal() and len(text) < 10 else 0

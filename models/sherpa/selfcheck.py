@@ -1,0 +1,150 @@
+"""Compares a prepared ONNX model with its original: what both make of the same recordings must be
+the same to the letter, and the prepared one must take less memory.
+
+Run as `python -P -m models.sherpa.selfcheck` with a JSON document on standard input: each model is
+loaded in a process of its own.
+"""
+
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from models.contract import Model, ModelError, ModelLocation, RecognitionOptions, Utterance
+
+_WORTH = 0.9
+"""Share of the original's memory that a prepared model may take at the most."""
+_MOST_CLIPS = 8
+_MOST_CLIP_S = 20
+
+
+class _Asked(msgspec.Struct):
+    directory: str
+    language: str
+    clips: list[str]
+    prepared: bool
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """What a model made of the recordings. `anonymous`: bytes of memory that cannot be dropped,
+    which loading and decoding took; `load_s`: seconds."""
+
+    texts: list[str]
+    anonymous: int
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Answers of the original and of the prepared model."""
+
+    before: Answers
+    after: Answers
+
+
+def must_answer_alike(location: ModelLocation, prepared: Path) -> Comparison:
+    """Compare the model at `location` with the prepared one in a directory.
+
+    Raises `ModelError`: `answers_differ`, `does_not_pay`, `selfcheck_failed`, and `killed`.
+    """
+    from models.sherpa.layout import recognise
+
+    clips = [str(clip) for clip in recognise(location.directory).clips[:_MOST_CLIPS]]
+    asked = _Asked(str(location.directory), location.language, clips, prepared=False)
+    before = _ask(asked)
+    after = _ask(msgspec.structs.replace(asked, directory=str(prepared), prepared=True))
+    for expected, text in zip(before.texts, after.texts, strict=True):
+        if expected != text:
+            raise ModelError(
+                "answers_differ",
+                "the prepared model does not answer like its original: "
+                f"{expected[:200]!r} became {text[:200]!r}",
+            )
+    if after.anonymous > _WORTH * before.anonymous:
+        raise ModelError(
+            "does_not_pay",
+            f"prepared, {location.name} takes {after.anonymous // 1_000_000} MB of memory instead "
+            f"of {before.anonymous // 1_000_000} MB: it is served as it was published",
+        )
+    return Comparison(before, after)
+
+
+def _ask(asked: _Asked) -> Answers:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", __name__],
+        input=msgspec.json.encode(asked),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode < 0:
+        raise ModelError("killed", f"the self-check was ended by signal {-done.returncode}")
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        last = (said or [f"exit status {done.returncode}"])[-1]
+        raise ModelError("selfcheck_failed", f"the self-check could not run: {last}")
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Answers)
+
+
+def _answers(asked: _Asked) -> Answers:
+    from models.sherpa.layout import recognise
+    from models.sherpa.model import load_sherpa
+
+    at_first, started = _anonymous(), time.monotonic()
+    options = {"language": asked.language, "prepared": asked.prepared}
+    model = load_sherpa(recognise(Path(asked.directory)), options)
+    load_s = time.monotonic() - started
+    texts = [_text(model, pcm) for pcm in _recordings(asked, model.sample_rate)]
+    return Answers(texts, _anonymous() - at_first, load_s)
+
+
+def _recordings(asked: _Asked, rate: int) -> Iterator[bytes]:
+    """Yield those that came with the model, or that are bundled; and noise."""
+    from models.clips import clips_for, decode_clip, noise
+
+    for name in asked.clips:
+        with wave.open(name) as reader:
+            if (reader.getframerate(), reader.getnchannels(), reader.getsampwidth()) == (
+                rate,
+                1,
+                2,
+            ):
+                yield reader.readframes(min(reader.getnframes(), _MOST_CLIP_S * rate))
+    for clip in clips_for(asked.language)[:_MOST_CLIPS]:
+        yield decode_clip(clip, rate)
+    yield noise(2, rate)
+
+
+def _text(model: Model, pcm: bytes) -> str:
+    recognizer = model.recognizer(RecognitionOptions())
+    said = []
+    for at in range(0, len(pcm), model.chunk_bytes):
+        said += _result(recognizer.accept(pcm[at : at + model.chunk_bytes]))
+    said += _result(recognizer.finish())
+    recognizer.close()
+    return " ".join(utterance.text for utterance in said)
+
+
+def _result(steps: Generator[None, None, list[Utterance]]) -> list[Utterance]:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            utterances: list[Utterance] = end.value
+            return utterances
+
+
+def _anonymous() -> int:
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+if __name__ == "__main__":
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=_Asked)
+    sys.stdout.buffer.write(b"\n" + msgspec.json.encode(_answers(request)))

@@ -1,0 +1,66 @@
+"""What is asked of a model, within what it can do (`models.Abilities`)."""
+
+from dataclasses import replace
+from typing import Protocol
+
+import models
+from modelserver.speech.languages import closest_language
+from modelserver.speech.phrases import not_known
+
+
+class _Asked(Protocol):
+    @property
+    def alternatives(self) -> int: ...
+    @property
+    def phrases(self) -> tuple[str, ...]: ...
+    @property
+    def profile(self) -> str: ...
+    @property
+    def language(self) -> str: ...
+
+
+def within(
+    options: models.RecognitionOptions, abilities: models.Abilities
+) -> models.RecognitionOptions:
+    """Return the options without what the model cannot do. Raises `models.ModelError` for phrases:
+    without them the result would be useless."""
+    if options.grammar and abilities.phrases == "no":
+        raise models.ModelError("grammar_unsupported", "this model cannot be limited to phrases")
+    return replace(
+        options,
+        words=options.words and abilities.words,
+        partial_words=options.partial_words and abilities.words,
+        alternatives=options.alternatives if abilities.alternatives else 0,
+        profile=options.profile if options.profile in abilities.profiles else "",
+        language=closest_language(options.language, abilities.languages) or "",
+    )
+
+
+def not_as_asked(model: models.Model, asked: _Asked, *, words: bool) -> list[str]:
+    """Return the warnings of what the model cannot do of what it is asked. `words`: the client has
+    asked for them."""
+    abilities = model.abilities
+    said = not_known(model.unknown_words(asked.phrases))
+    if asked.phrases and abilities.phrases == "rather":
+        said.append("phrases: this model prefers them, and recognises other words too")
+    if words and not abilities.words:
+        said.append("words: this model gives no words with times")
+    elif words and not abilities.confidences:
+        said.append("words: this model gives no confidences")
+    if asked.alternatives and not abilities.alternatives:
+        said.append("alternatives: this model gives none")
+    if (
+        asked.language
+        and abilities.languages
+        and closest_language(asked.language, abilities.languages) is None
+    ):
+        known = ", ".join(abilities.languages)
+        said.append(f"language {asked.language!r}: this model has {known}")
+    return said + not_available(model, asked.profile)
+
+
+def not_available(model: models.Model, profile: str) -> list[str]:
+    """Return the warning of a profile that makes no difference."""
+    if profile in ("", models.DEFAULT_PROFILE, *model.abilities.profiles):
+        return []
+    return [f"profile {profile!r}: how widely this model searches cannot be changed"]

@@ -1,0 +1,111 @@
+"""`modelserver models list LANGUAGE` and `models pull LANGUAGE`: which model for this machine."""
+
+import bz2
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from misbehaving import Manners, web_server
+
+SENSE_VOICE = "sherpa-onnx-sense-voice-zh-en-ja-ko-yue-int8-2024-07-17"
+WHISPER = "sherpa-onnx-whisper-base"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def command(*arguments: str, home: Path, memory: str = "4GiB") -> subprocess.CompletedProcess[str]:
+    """On a machine with so much memory."""
+    return subprocess.run(
+        [sys.executable, "-m", "modelserver", "models", *arguments, "--models-dir", str(home)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"MODELSERVER_MEMORY_LIMIT": memory, "MODELSERVER_WORKERS_COUNT": "2"},
+    )
+
+
+def model(name: str) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as writer:
+        for inside in ("am/final.mdl", "graph/HCLG.fst", "conf/mfcc.conf"):
+            info = tarfile.TarInfo(f"{name}/{inside}")
+            info.size = 3
+            writer.addfile(info, io.BytesIO(b"abc"))
+    return bz2.compress(file.getvalue())
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-CN", "Chinese"])
+def test_the_recommended_model_is_first_and_says_why(home: Path, language: str) -> None:
+    listed = command("list", language, home=home)
+    assert listed.returncode == 0, listed.stderr
+    head, first, *_ = listed.stdout.splitlines()
+    assert "WITH 2 WORKERS" in head
+    assert first.startswith(f"+ {SENSE_VOICE} ")
+    assert "8.17 % [1]" in first
+    assert "pauses" in first
+    assert "FunASR" in first
+    assert "[1] 184 recordings in Mandarin: https://github.com/modelscope/FunASR/" in listed.stdout
+    assert f"+ is recommended for {language}: 5.73 % errors on WenetSpeech net" in listed.stdout
+    assert f"modelserver models pull {SENSE_VOICE}" in listed.stdout
+    assert "vosk-model-small-cn-0.22" in listed.stdout
+    assert "vosk-model-small-ko-0.22  " not in listed.stdout
+
+
+def test_a_small_machine_gets_a_small_model(home: Path) -> None:
+    small = json.loads(command("list", "zh", "--json", home=home, memory="360MiB").stdout)
+    assert small["recommended"]["name"] == "vosk-model-small-cn-0.22"
+    tiny = command("list", "zh", home=home, memory="70MiB")
+    assert tiny.returncode == 0
+    assert "No model for zh fits here" in tiny.stderr
+    refused = command("pull", "zh", home=home, memory="70MiB")
+    assert refused.returncode == 1
+    assert "no model for zh fits on this machine" in refused.stderr
+
+
+def test_json_has_the_same_for_programs(home: Path) -> None:
+    document = json.loads(command("list", "ko", "--json", home=home).stdout)
+    assert (document["language"], document["workers"]) == ("ko", 2)
+    assert document["recommended"]["name"] == WHISPER
+    assert "22.3 % errors" in document["recommended"]["why"]
+    first = document["models"][0]
+    assert (first["name"], first["recommended"], first["installed"]) == (WHISPER, True, False)
+    assert first["needs"] > 400_000_000
+    assert first["error_rates"] == [
+        {
+            "language": "ko",
+            "rate": 22.3,
+            "on": "160 utterances in Korean",
+            "source": "docs/models.md",
+        }
+    ]
+    vosk = next(row for row in document["models"] if row["name"] == "vosk-model-small-ko-0.22")
+    assert (vosk["engine"], vosk["missing"], vosk["streaming"]) == ("vosk", None, True)
+
+
+def test_a_language_pulls_the_recommended_model(home: Path) -> None:
+    with web_server(Manners({f"{WHISPER}.tar.bz2": model(WHISPER)})) as url:
+        done = command("pull", "ko", "--models-urls", url, home=home)
+        assert done.returncode == 0, done.stderr
+        assert f"{WHISPER} is recommended for ko: 22.3 % errors" in done.stderr
+        assert f"installed {WHISPER}: {home / WHISPER}" in done.stdout
+        listed = command("list", "ko", home=home)
+        assert listed.stdout.splitlines()[1].startswith(f"* {WHISPER} ")
+        assert "* is also recommended for ko: 22.3 % errors" in listed.stdout
+        assert "To get it" not in listed.stdout
+        again = command("pull", "Korean", "--models-urls", url, home=home)
+    assert again.returncode == 0
+    assert f"{WHISPER} is installed already" in again.stderr
+
+
+def test_a_language_that_no_model_has_is_taken_for_a_name(home: Path) -> None:
+    failed = command("pull", "tlh", "--models-urls", "http://none.invalid", home=home)
+    assert failed.returncode == 1
+    assert "tlh is not in the catalogue" in failed.stderr

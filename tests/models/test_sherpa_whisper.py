@@ -1,0 +1,161 @@
+"""Recognisers with a real Whisper model, where `MODELSERVER_TEST_ONNX` is its directory."""
+
+import array
+import itertools
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from models.clips import decode_clip, noise, own_clips
+from models.contract import RecognitionOptions
+from models.sherpa.layout import recognise
+from models.sherpa.model import load_sherpa
+
+DIRECTORY = os.environ.get("MODELSERVER_TEST_ONNX", "")
+pytestmark = pytest.mark.skipif(not DIRECTORY, reason="MODELSERVER_TEST_ONNX=DIR is not set")
+
+RATE = 16000
+PRIVATE_MB_MOST = 150
+"""Of a forked child, once it has decoded some clips. Measured: 55 to 90."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = load_sherpa(recognise(Path(DIRECTORY)), {})
+    made.warm([noise(1.0, RATE)])
+    return made
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [decode_clip(path, RATE) for path in own_clips("en")]
+
+
+def run(steps):
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def fed(model, pcm, size=8000, **options):
+    made = model.recognizer(RecognitionOptions(**options))
+    utterances = []
+    for at in range(0, len(pcm), size):
+        utterances += run(made.accept(pcm[at : at + size]))
+    return utterances + run(made.finish())
+
+
+def silence(seconds):
+    return bytes(2 * round(seconds * RATE))
+
+
+def test_speech_is_recognised_and_its_language_found(model, clips):
+    (first,) = fed(model, clips[0])
+    assert "weather is clear today" in first.text
+    assert first.language == "en"
+    (second,) = fed(model, clips[1])
+    assert "turn right and walk" in second.text
+
+
+def test_the_text_is_the_librarys_own(model, clips):
+    made = model.recognizer(RecognitionOptions(language="en"))
+    run(made.accept(clips[0]))
+    pcm = made.pending()
+    (utterance,) = run(made.finish())
+    library = model._calls.recognizer
+    stream = library.create_stream()
+    samples = array.array("h", pcm.ljust(-(-len(pcm) // 1024) * 1024, b"\0") + silence(0.5))
+    stream.accept_waveform(RATE, [sample / 32768 for sample in samples])
+    library.decode_stream(stream)
+    assert utterance.text == stream.result.text.strip()
+
+
+def test_silence_noise_and_tones_are_no_text(model):
+    generator = random.Random(1)
+    walk, brown = 0.0, array.array("h")
+    for _ in range(10 * RATE):
+        walk = 0.99 * walk + generator.gauss(0, 400)
+        brown.append(max(-32768, min(32767, round(walk))))
+    for pcm in (silence(10), noise(10, RATE), noise(10, RATE, 15000), brown.tobytes()):
+        assert fed(model, pcm) == []
+
+
+def test_a_minute_without_a_pause_is_cut(model, clips):
+    speech = b"".join(clips) * 5
+    assert len(speech) / 2 / RATE >= 60
+    utterances = fed(model, speech, language="en")
+    assert all(u.end_s - u.start_s <= 29.5 for u in utterances)
+    text = " ".join(u.text for u in utterances).lower()
+    assert text.count("weather") >= 3
+    assert text.count("library") >= 3
+    assert all(a.end_s <= b.start_s for a, b in itertools.pairwise(utterances))
+
+
+@pytest.mark.timeout(400)
+def test_ten_minutes_take_no_more_memory_than_one(model, clips):
+    made = model.recognizer(RecognitionOptions(language="en"))
+    minute = (clips[0] + silence(2) + clips[1] + silence(43)).ljust(60 * 2 * RATE, b"\0")
+    grown, found = [], 0
+    for _ in range(10):
+        for at in range(0, len(minute), 8000):
+            found += len(run(made.accept(minute[at : at + 8000])))
+        grown.append(private_mb())
+    assert found == 20
+    assert grown[-1] <= grown[1] + 10
+    assert len(made.pending()) <= RATE
+
+
+def test_partial_results_come_before_the_end(model, clips):
+    made = model.recognizer(RecognitionOptions(language="en", partials=True))
+    texts = set()
+    for at in range(0, len(clips[0]), 8000):
+        run(made.accept(clips[0][at : at + 8000]))
+        texts.add(made.partial().text)
+    assert any(text.lower().startswith("good") for text in texts)
+
+
+def test_streams_of_two_languages_share_the_model(model, clips):
+    english, korean = (model.recognizer(RecognitionOptions(language=tag)) for tag in ("en", "ko"))
+    before = private_mb()
+    for made in (english, korean):
+        run(made.accept(clips[0]))
+    texts = [run(made.finish())[0].text for made in (english, korean)]
+    assert "weather" in texts[0]
+    assert texts[0] != texts[1]
+    assert private_mb() <= before + 60
+
+
+def private_mb():
+    """Anonymous memory of this process."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
+
+
+def test_forked_children_share_the_model(model, clips):
+    expected = [u.text for clip in clips for u in fed(model, clip, language="en")]
+    readers, children = [], []
+    for _ in range(4):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                texts = [u.text for clip in clips for u in fed(model, clip, language="en")]
+                os.write(writer, f"{private_mb()}\n{'|'.join(texts)}".encode())
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(writer)
+        readers.append(reader)
+        children.append(pid)
+    for reader, pid in zip(readers, children, strict=True):
+        with os.fdopen(reader) as answer:
+            private, _, texts = answer.read().partition("\n")
+        assert os.waitpid(pid, 0)[1] == 0
+        print(f"child: {float(private):.0f} MB private")
+        assert texts == "|".join(expected)
+        assert float(private) <= PRIVATE_MB_MOST
