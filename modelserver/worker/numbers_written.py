@@ -6,12 +6,10 @@ What is not surely a number stays as it was spoken, and no number is written by 
 from modelserver.extras import how_to_install
 from modelserver.worker.numbers_chinese import chinese
 from modelserver.worker.numbers_english import english
+from modelserver.worker.numbers_european import LANGUAGES, european
 from modelserver.worker.numbers_japanese import japanese
 from modelserver.worker.numbers_korean import korean
 from modelserver.worker.text_steps import TextStep
-
-_BY_RULES = ("de", "fr", "es", "pt", "it", "nl")
-"""The package text2num."""
 
 
 def numbers_written(language: str) -> TextStep | None:
@@ -26,10 +24,8 @@ def numbers_written(language: str) -> TextStep | None:
             return japanese
         if primary == "ko":
             return korean()
-        if primary in _BY_RULES:
-            from text_to_num import alpha2digit
-
-            return lambda text: str(alpha2digit(text, primary))
+        if primary in LANGUAGES:
+            return european(primary)
     except ImportError as error:
         raise ImportError(f"it needs the extra: {how_to_install('numbers')}") from error
     return None
