@@ -82,7 +82,7 @@ _UNIT_BETWEEN = re.compile(
 _MONEY_END = re.compile("[的了吧吗呢啊，。！？,.!?\\s]|一[斤个公张]|钱|$")
 _OPERATOR = re.compile("加上?|减去?|乘以?|除以|等于|比")
 _RANGE = re.compile(f"(?P<unit>{_UNIT})?(?:到|至)(?:第)?")
-_PERCENT = re.compile(f"[^{_NUMERAL}]?百分之")
+_PERCENT = re.compile(f"[^{_NUMERAL}\\d]?百分之")
 _HALF = re.compile("点(?:钟)?半|刻")
 _VERSION = re.compile("版本?(?:号)?是?$")
 _BIT = tuple("有早晚快慢大小多少差好便这那")
@@ -116,6 +116,10 @@ def chinese(text: str) -> str:
 
 def _read(text: str, start: int, end: int) -> Number | None:
     """What a run of numeral characters is, by itself and by its surroundings."""
+    if text.startswith("百分之", end - 1):
+        end -= 1
+        if start < end and text[end - 1] != "点":
+            return Number(start, end)  # 三百分之二十 has two meanings
     while start < end and text[start] == "点":
         start += 1
     run_end = end
@@ -242,7 +246,7 @@ def _link(text: str, left: Number, right: Number) -> Link:
             return Link.CERTAIN
         if said == "月":
             return Link.TOGETHER if right.written is None else Link.NOTHING
-        if re.match(_NEXT[said], after):
+        if re.match(f"(?:{_NEXT[said]})(?!之)", after):
             return Link.NOTHING if said in ("日", "号") and right.written is None else Link.TOGETHER
         if said in ("块", "毛") and right.end - right.start == 1 and _MONEY_END.match(after):
             return Link.TOGETHER
@@ -265,7 +269,7 @@ def _link(text: str, left: Number, right: Number) -> Link:
         if (left.written or "").endswith("%") and found["unit"] is None:
             if re.match(_UNIT, after):
                 return Link.NOTHING
-            if right.written is not None:
+            if right.written is not None and not right.written.endswith("%"):
                 right.write(f"{right.written}%", certain=True)
         return Link.TOGETHER
     if re.fullmatch("(?:到|至)百分之", between):

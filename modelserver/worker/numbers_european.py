@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from modelserver.worker.numbers_joined import Link, Number, joined, replaced
 from modelserver.worker.text_steps import TextStep
 
-_WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
+_WORD = r"[^\W_]+(?:[-'’][^\W_]+)*"
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ _LANGUAGES = {
         sayings="duizend[ -]en[ -]één nacht",
     ),
 }
+_SCALE = re.compile("mill?i(?:on|ard)|milj(?:oen|ard)|milh")
 LANGUAGES = frozenset(_LANGUAGES)
 
 
@@ -139,7 +140,7 @@ def european(language: str) -> TextStep:
 
     def found(text: str) -> Iterator[tuple[int, int, str]]:
         """Find the numbers of a text and their figures."""
-        tokens = list(_tokens(text))
+        tokens = list(_tokens(text, rules))
         for number in find_numbers(tokens, language, threshold=0.0):
             start, end = tokens[number.start].start, tokens[number.end - 1].end
             figures: str = number.text
@@ -156,11 +157,12 @@ def european(language: str) -> TextStep:
     return step
 
 
-def _tokens(text: str) -> Iterator[_Token]:
+def _tokens(text: str, rules: _Language) -> Iterator[_Token]:
     end = 0
-    for match in _WORD.finditer(text):
+    for match in re.finditer(rf"\b{rules.percent}\b|{_WORD}", text):
         is_apart = text[end : match.start()] != " "
-        yield _Token(match.start(), match.end(), match[0], is_apart)
+        word = "%" if match[0] == rules.percent else match[0]  # cent is also a number
+        yield _Token(match.start(), match.end(), word, is_apart)
         end = match.end()
 
 
@@ -170,12 +172,8 @@ def _numbers(
     """What text2num has found, as far as it stands in nothing that stays in words."""
     sayings = re.finditer(rf"\b(?:{rules.sayings})\b", text)
     saying = next(sayings, None)
-    end = 0
     for start, stop, figures in found:
-        if start < end:
-            continue  # cent in pour cent
         number = Number(start, stop)
-        end = stop
         said, before = text[start:stop], text[max(0, start - 24) : start]
         after = text[stop : stop + 32]
         while saying is not None and saying.end() <= start:
@@ -185,27 +183,34 @@ def _numbers(
             or any(c.isdigit() for c in before[-2:] + after[:2])
             or re.search(rf"\b(?:{rules.before_none}) $", before)
             or re.match(rf" (?:{rules.after_none})\b", after)
-            or re.match(r"mil\w+[eo]n|milliard", said)
-            or re.search(
-                rf"\D,.*\b(?:{rules.alone}|mill\w*)$", f" ,{said}" if "," in figures else ""
-            )
         )
-        if figures and not is_part:
-            small = re.fullmatch(r"[1-9](?!\d)[^\d,]*", figures) is not None
+        if _is_plausible(said, figures, rules) and not is_part:
+            small = re.fullmatch(r"\d(?!\d)[^\d,]*", figures) is not None
             alone = re.fullmatch(rules.alone, said) is not None
             day = not figures.isdigit() and re.match(rf" (?:{rules.months})\b", after)
-            number.write(figures, certain=bool(day) or not (small or alone or figures == "0"))
+            number.write(figures, certain=bool(day) or not (small or alone))
             if (percent := re.match(rf" {rules.percent}\b", after)) is not None:
-                number.end = end = stop + percent.end()
+                number.end += percent.end()
                 number.write(f"{figures}{rules.percent_sign}", certain=True)
         yield number
+
+
+def _is_plausible(said: str, figures: str, rules: _Language) -> bool:
+    """Whether text2num has not taken in a word of what is around the number."""
+    if _SCALE.match(said):
+        return False  # eine million
+    _, comma, decimals = figures.partition(",")
+    spelled = len(decimals) <= 2 * len(said.split(" ")) - 4
+    return bool(figures) and (not comma or (spelled and not re.search(rules.alone + "$", said)))
 
 
 def _rows(text: str, numbers: Iterable[Number]) -> list[Number]:
     """The numbers, with what is spelled in a row put together: telephone numbers."""
     rows = list[list[Number]]()
     for number in numbers:
-        if rows and text[rows[-1][-1].end : number.start] == " ":
+        last = rows[-1][-1] if rows else number
+        whole = (last.written or "0").isdigit() and (number.written or "0").isdigit()
+        if whole and text[last.end : number.start] == " ":
             rows[-1].append(number)
         else:
             rows.append([number])
@@ -214,7 +219,11 @@ def _rows(text: str, numbers: Iterable[Number]) -> list[Number]:
 
 def _row(row: list[Number]) -> list[Number]:
     figures = [number.written or "" for number in row]
-    if len(row) == 1 or not all(one.isdigit() for one in figures):
+    if len(row) == 1:
+        return row
+    if not all(figures):
+        for number in row:
+            number.leave()
         return row
     spelled = all(len(one) == 1 or one.startswith("0") for one in figures)
     digits = "".join(figures)

@@ -206,7 +206,9 @@ def _is_numeral(token: str) -> bool:
 
 
 def _begins_with_numeral(tokens: list[str], at: int) -> bool:
-    return at < len(tokens) and _ENDING.fullmatch(tokens[at]) is not None
+    if at >= len(tokens):
+        return False
+    return tokens[at][:1].isdigit() or _ENDING.fullmatch(tokens[at]) is not None
 
 
 def _glued(numerals: str) -> str:
