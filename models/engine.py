@@ -43,6 +43,8 @@ class Requirement:
     """Return why it can neither be used nor made here, in words; None if it can."""
     needs_memory: int = 0
     """Bytes that making it may take."""
+    setting: str = ""
+    """Setting that insists on it, with its value; empty: there are forms without it."""
 
 
 @dataclass(frozen=True, slots=True)

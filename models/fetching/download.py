@@ -22,8 +22,8 @@ from models.durable import free_for_us
 Progress = Callable[[int, int], None]
 """Told of the bytes that are here, and of how many there will be (0: not known)."""
 
-_ATTEMPTS = 5
-"""In a row that bring nothing."""
+ATTEMPTS, ATTEMPTS_ELSEWHERE = 5, 2
+"""In a row that bring nothing; the same where another server can be asked."""
 _ATTEMPTS_NAMELESS = 2
 """The same where the server's name has no address: a machine without a network, mostly."""
 _FIRST_PAUSE_S = 0.5
@@ -64,26 +64,28 @@ async def download(
     *,
     stall_s: float = _STALL_S,
     pause_s: float = _FIRST_PAUSE_S,
+    attempts: int = ATTEMPTS,
 ) -> None:
     """Bring the file at `url` to `file`. Raises `ModelError`, `OSError`.
 
-    Without a word for `stall_s` seconds a connection is taken for dead. Whatever a server sends
-    that cannot be the file is deleted.
+    Without a word for `stall_s` seconds a connection is taken for dead. After so many `attempts` in
+    a row that bring nothing it is given up. Whatever a server sends that cannot be the file is
+    deleted.
     """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=stall_s)
-    attempts = _Attempts(url, file, bounds, on_progress)
+    running = _Attempts(url, file, bounds, on_progress)
     try:
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
             fruitless = 0
             while True:
-                before = attempts.here
+                before = running.here
                 try:
-                    await attempts.one(session)
+                    await running.one(session)
                 except (_Broken, aiohttp.ClientError, TimeoutError) as error:
-                    fruitless = 0 if attempts.here > before else fruitless + 1
+                    fruitless = 0 if running.here > before else fruitless + 1
                     nameless = isinstance(error, aiohttp.ClientConnectorDNSError)
-                    if fruitless >= (_ATTEMPTS_NAMELESS if nameless else _ATTEMPTS):
-                        raise attempts.given_up(error) from error
+                    if fruitless >= (min(attempts, _ATTEMPTS_NAMELESS) if nameless else attempts):
+                        raise running.given_up(error) from error
                     await asyncio.sleep(pause_s * 2**fruitless)
                 else:
                     break

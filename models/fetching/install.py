@@ -58,14 +58,15 @@ async def pull(
     with _place_for(name, models_directory) as directory:
         waiting = Waiting(name, entry, directory, on_progress, pause_s)
         for source in found:
+            last = source is found[-1]
             try:
                 if source.archive:
-                    file = await waiting.archive(source, first=source is found[0])
+                    file = await waiting.archive(source, first=source is found[0], last=last)
                     installed = _install_downloaded(
                         name, file, source, models_directory, on_progress, repin=repin
                     )
                 else:
-                    folder = await waiting.files(source)
+                    folder = await waiting.files(source, last=last)
                     installed = _install_files(
                         name, folder, source, models_directory, on_progress, repin=repin
                     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.catalog import CatalogEntry
 from models.contract import ModelError
-from models.fetching.download import Bounds, download
+from models.fetching.download import ATTEMPTS, ATTEMPTS_ELSEWHERE, Bounds, download
 from models.fetching.sources import Source, archive_name
 from models.leftovers import Leftover, bytes_of
 
@@ -38,17 +38,17 @@ class Waiting:
     pause_s: float
     """Before a failed request is repeated; longer from one to the next."""
 
-    async def archive(self, source: Source, *, first: bool) -> Path:
-        """Download the archive of a source, or the rest of it. `first`: of several sources, which
-        keep what they have apart. Raises `ModelError`, `OSError`."""
+    async def archive(self, source: Source, *, first: bool, last: bool) -> Path:
+        """Download the archive of a source, or the rest of it. `first`, `last`: of several sources,
+        which keep what they have apart. Raises `ModelError`, `OSError`."""
         suffix = "" if first else f".{source.key}"
         file = self.directory / f"{archive_name(self.name, self.entry)}{suffix}"
-        await self._download(source.archive, file, _bounds(self.entry), 0)
+        await self._download(source.archive, file, _bounds(self.entry), 0, last)
         return file
 
-    async def files(self, source: Source) -> Path:
-        """Download the files of a source into a directory, or those that are not there yet. Raises
-        `ModelError`, `OSError`."""
+    async def files(self, source: Source, *, last: bool) -> Path:
+        """Download the files of a source into a directory, or those that are not there yet. `last`:
+        no other source is left. Raises `ModelError`, `OSError`."""
         folder = self.directory / f"{self.name}.files.{source.key}"
         here = 0
         try:
@@ -56,7 +56,7 @@ class Waiting:
                 file = folder / path
                 file.parent.mkdir(parents=True, exist_ok=True)
                 if not file.exists():  # complete since an earlier attempt
-                    await self._download(url, file, Bounds(None, _MOST_BYTES), here)
+                    await self._download(url, file, Bounds(None, _MOST_BYTES), here, last)
                 here += file.stat().st_size
         except ModelError as error:
             if error.code != "download_broken":
@@ -70,11 +70,14 @@ class Waiting:
             if path.suffix != ".lock" and _model_of(path) == self.name:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    async def _download(self, url: str, file: Path, bounds: Bounds, before: int) -> None:
+    async def _download(
+        self, url: str, file: Path, bounds: Bounds, before: int, last: bool
+    ) -> None:
         def report(here: int, total: int) -> None:
             self.on_progress("download", before + here, before + total if total else 0)
 
-        await download(url, file, bounds, report, pause_s=self.pause_s)
+        attempts = ATTEMPTS if last else ATTEMPTS_ELSEWHERE
+        await download(url, file, bounds, report, pause_s=self.pause_s, attempts=attempts)
 
 
 def broken_downloads(models_directory: Path) -> list[Leftover]:

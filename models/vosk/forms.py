@@ -184,7 +184,7 @@ class _Way:
             name=f"{name}-simd",
             load={**without.load, "form": f"{name}-simd", "simd": variant},
             environment=values.blas_environment(self.prediction, simd=True),
-            requirement=simd_requirement(settings.store, values.blas),
+            requirement=simd_requirement(settings.store, values),
         )
         return [best] if values.simd == "on" else [best, without]
 
@@ -193,19 +193,19 @@ class _Way:
         return Abilities(phrases="only" if only else "no", profiles=PROFILES)
 
 
-def simd_requirement(store: Path, blas: str) -> Requirement:
+def simd_requirement(store: Path, values: VoskValues) -> Requirement:
     """Return the SIMD library as something that a form requires."""
 
     def find() -> Mapping[str, str] | None:
         library = SIMD.find(store)
-        variant = choose_variant(processor_flags(), blas)
+        variant = choose_variant(processor_flags(), values.blas)
         if library is None or variant is None:
             return None
         return SimdLibrary(library, variant).environment
 
     def problem() -> str | None:
         try:
-            must_run(processor_flags(), blas)
+            must_run(processor_flags(), values.blas)
         except UnsupportedProcessor as error:
             return str(error)
         if not compiler_is_here() and SIMD.find(store) is None:
@@ -220,6 +220,7 @@ def simd_requirement(store: Path, blas: str) -> Requirement:
         "for it",
         problem=problem,
         needs_memory=_BUILDING_BYTES,
+        setting="engines.vosk.simd = on" if values.simd == "on" else "",
     )
 
 

@@ -66,7 +66,8 @@ def asyncapi_document() -> dict[str, Any]:
         "info": {
             "title": "modelserver live stream",
             "version": __version__,
-            "description": "Any audio in as it is spoken, captions out. A message of type error "
+            "description": "Any audio in as it is spoken, captions out. /api/about says what each "
+            "model can do (abilities). A message of type error "
             "comes before any close code but 1000, 1001, 4408 and 4410.",
         },
         "defaultContentType": "application/json",

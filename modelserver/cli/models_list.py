@@ -31,8 +31,8 @@ def list_models(
     """List models, and whether they fit on this machine.
 
     Installed models and those that the catalogue offers are listed. A star marks the one that would
-    be served. With LANGUAGE, such as en or zh, only models of that language are listed, and a plus
-    marks the one that is recommended for this machine.
+    be served. With LANGUAGE, such as en or zh, only models of that language are listed, in more
+    detail, and a plus marks the one that is recommended for this machine.
 
     ERRORS: words (Chinese, Japanese, Korean: characters) wrong in 100, as published. Compare only
     rates with the same number: those are from one source, on the same recordings. MEMORY: of the
@@ -54,7 +54,8 @@ def list_models(
         click.echo(_document(found, tag, headroom, worker_count(settings)))
         return
     notes = _Notes() if tag else None
-    table = [_head(worker_count(settings)), *(_cells(row, notes) for row in found.rows)]
+    head = _head(worker_count(settings), detailed=notes is not None)
+    table = [head, *(_cells(row, notes) for row in found.rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         click.echo("  ".join(f"{c:<{w}}" for c, w in zip(cells, widths, strict=True)).rstrip())
@@ -128,20 +129,25 @@ def _document(found: Overview, language: str, headroom: Headroom, workers: int) 
     return msgspec.json.format(msgspec.json.encode(document)).decode()
 
 
-def _head(workers: int) -> tuple[str, ...]:
+def _head(workers: int, *, detailed: bool) -> tuple[str, ...]:
+    names = ("  MODEL", "LANGUAGE", "ERRORS", "MEMORY")
+    if not detailed:
+        return (*names, "FITS HERE", "STATE", "LICENCE")
     together = f"WITH {workers_text(workers).upper()}"
-    names = ("ERRORS", "MEMORY", together, "FITS HERE", "SPEED", "LIVE", "STATE", "LICENCE")
-    return ("  MODEL", "LANGUAGE", *names)
+    return (*names, together, "FITS HERE", "SPEED", "LIVE", "STATE", "LICENCE")
 
 
 def _cells(row: ModelRow, notes: _Notes | None) -> tuple[str, ...]:
     mark = "*" if row.chosen else "+" if row.recommended else " "
+    first = (f"{mark} {row.name}", row.language)
+    if notes is None:
+        return (*first, row.errors, row.memory, row.fits, row.state, row.licence)
+    about = "~" if row.memory.startswith("~") else ""
     return (
-        f"{mark} {row.name}",
-        row.language,
-        row.errors if notes is None else notes.rates(row),
+        *first,
+        notes.rates(row),
         row.memory,
-        f"{'~' if row.memory.startswith('~') else ''}{in_units(row.needs)}" if row.needs else "",
+        f"{about}{in_units(row.needs)}" if row.needs else "",
         row.fits,
         f"{row.speed:g}" if row.speed else "",
         "words" if row.streaming else "pauses",

@@ -69,7 +69,7 @@ def overview(
     if not installed:
         names = {row.name for row in rows}
         known = [entry for entry in model_package.catalog() if entry.name not in names]
-        known.sort(key=lambda entry: (entry.language, entry.memory_bytes))
+        known.sort(key=lambda entry: (len(entry.tags) > 1, entry.language, entry.memory_bytes))
         rows += [_known(entry, headroom, worker_count(settings)) for entry in known]
     if not language:
         return Overview(rows, served, why)

@@ -109,8 +109,9 @@ def candidates(
         if form.prepared is not None and (why := lessons.unusable.get(form.prepared)) is not None:
             problems[f"{form.prepared} is not used: {why}"] = None
             continue
-        name = form.requirement.name if form.requirement is not None else ""
-        if (why := unavailable.get(name) or lessons.failed.get(form.key)) is None:
+        requirement = form.requirement
+        why = unavailable.get(requirement.name) if requirement is not None else None
+        if (why := why or lessons.failed.get(form.key)) is None:
             found.append(
                 Choice(
                     engine.name,
@@ -118,11 +119,12 @@ def candidates(
                     lessons.needs_of(form),
                     takes_phrases,
                     problems=(*form.problems, *problems),
-                    missing=None if name else next(iter(missing), None),
+                    missing=None if requirement else next(iter(missing), None),
                 )
             )
-        elif name:
-            missing[f"the {name} is not used: {why}"] = None
+        elif requirement is not None:
+            insists = f"{requirement.setting}: " if requirement.setting else ""
+            missing[f"{insists}the {requirement.name} is not used: {why}"] = None
         else:
             problems[f"{form.prepared or form.name} is not used: {why}"] = None
     if not found:

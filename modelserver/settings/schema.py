@@ -254,7 +254,8 @@ class OnnxEngineSettings(Section, frozen=True):
         Literal["silero", "loudness"],
         _about(
             "what decides where somebody speaks: silero, a network that knows speech from other "
-            "sounds; loudness: whatever is loud is recognised"
+            "sounds; loudness: whatever is loud is recognised",
+            per_model=True,
         ),
     ] = "silero"
 

@@ -218,7 +218,8 @@ def speech_target(
         "name": form.location.name,
         "language": form.location.language,
         "options": dict(form.load),
-        "warmup": warmup,
+        # Whether what it requires may be used is found out with speech.
+        "warmup": "clips" if form.requirement is not None else warmup,
         "profile": profile,
         "text_steps": list(text_steps),
     }

@@ -65,7 +65,7 @@ class ConditionedRecognizer:
         if self._begun:
             self._added_s += END_S
         self._begun, self._came = False, b""
-        return said
+        return _joined(said)
 
     def pending(self) -> bytes:
         """See `models.Recognizer`."""
@@ -127,3 +127,19 @@ def near_silence(seconds: float, rate: int) -> bytes:
     if sys.byteorder == "big":
         samples.byteswap()
     return samples.tobytes()
+
+
+def _joined(said: list[models.Utterance]) -> list[models.Utterance]:
+    """Return one utterance: the near-silence at the end may have made two of it, of which mostly
+    the second says nothing."""
+    speech = [utterance for utterance in said if utterance.text]
+    if len(speech) < 2:
+        return speech or said[:1]
+    whole = models.Utterance(
+        " ".join(utterance.text for utterance in speech),
+        tuple(word for utterance in speech for word in utterance.words),
+        start_s=speech[0].start_s,
+        end_s=speech[-1].end_s,
+        language=speech[0].language,
+    )
+    return [whole]

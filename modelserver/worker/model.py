@@ -83,8 +83,7 @@ def load(
     whole: models.Model = ProfiledModel(model, profile)
     if steps.report:
         whole = WritingModel(whole, steps)
-    with_simd = options.get("simd") is not None
-    return SpeechModel(whole, name, language, warmup, steps, with_simd=with_simd)
+    return SpeechModel(whole, name, language, warmup, steps)
 
 
 def _import_whole(package: ModuleType) -> None:
@@ -107,29 +106,20 @@ class SpeechModel:
     """A loaded model as the supervisor serves it (`supervisor.Servable`)."""
 
     def __init__(
-        self,
-        model: models.Model,
-        name: str,
-        language: str,
-        warmup: str,
-        steps: TextSteps,
-        *,
-        with_simd: bool = False,
+        self, model: models.Model, name: str, language: str, warmup: str, steps: TextSteps
     ) -> None:
-        """`model` with the `steps` in place already. `with_simd`: it has a library to check, with
-        clips."""
+        """`model` with the `steps` in place already."""
         self._model = model
         self._name = name
         self._language = language
         self._warmup = warmup
         self._steps = steps
-        self._with_simd = with_simd
         self._segments = SegmentMaker(model.abilities.written, language)
 
     def warm(self) -> None:
         """Make the first request as fast as the hundredth."""
         rate = self._model.sample_rate
-        match "clips" if self._with_simd else self._warmup:
+        match self._warmup:
             case "clips":
                 self._model.warm(models.warm_up_clips(self._language, rate))
             case "noise":

@@ -102,7 +102,7 @@ def test_without_a_model_transcribe_says_so_and_ends(tmp_path: Path, files: list
     assert "Traceback" not in done.stderr.decode()
 
 
-LISTED = r"\* (\S+) Korean 165 MB yes, leaves [\d.]+ [GM]B prepared Apache-2.0"
+LISTED = r"\* (\S+) Korean 46\.7 % 165 MB yes, leaves [\d.]+ [GM]B prepared Apache-2.0"
 
 
 def test_the_installed_models_are_listed_with_the_one_that_is_served(

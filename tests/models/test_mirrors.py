@@ -194,6 +194,17 @@ async def test_what_one_server_began_is_kept_while_others_are_asked(home: Path) 
     assert left(home) == INSTALLED
 
 
+async def test_a_busy_server_is_not_asked_often_while_there_are_others(home: Path) -> None:
+    busy, alone = Manners({}, status=503), Manners({}, status=503)
+    with (
+        web_server(busy) as first,
+        web_server(alone) as last,
+        pytest.raises(models.ModelError, match="answered 503"),
+    ):
+        await fetch(home, first, last)
+    assert (len(busy.requests), len(alone.requests)) == (2, 5)
+
+
 async def test_a_disk_that_is_full_is_full_for_all_servers(small_disk: Path) -> None:
     big = Manners({f"{NAME}.tar.bz2": ARCHIVE}, claims=10**9)
     with (

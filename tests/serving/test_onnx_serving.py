@@ -62,6 +62,21 @@ def test_both_workers_answer_at_once_from_one_model(server: RunningServer, kind:
     assert [worker.num_threads() for worker in server.workers()] == [1, 1]
 
 
+def test_engine_and_form_are_reported_by_neutral_fields(server: RunningServer) -> None:
+    (chosen,) = server.events("model.chosen")
+    assert (chosen["engine"], chosen["form"]) == ("onnx", "published")
+    (model,) = server.health()["models"]
+    assert (model["engine"], model["form"], model["missing"]) == ("onnx", "published", None)
+    metrics = server.ask_admin("GET", "/metrics")[1].decode()
+    assert 'modelserver_model_info{engine="onnx",form="published",' in metrics
+
+
+def test_phrases_are_refused_by_a_model_that_takes_none(server: RunningServer) -> None:
+    answer = server.convert(recording("a b"), "?phrases=ab")
+    assert answer.status == 400
+    assert "cannot be limited to phrases" in answer.json["error"]["message"]
+
+
 def test_the_library_writes_nothing_into_the_log(server: RunningServer) -> None:
     assert server.convert(recording("a b")).status == 200
     lines = (server.admin.parent / "server.log").read_text().splitlines()

@@ -172,7 +172,7 @@ def test_a_step_that_cannot_be_made_is_tried_again_after_a_reload_only(
         server.wait_ready()
         assert len(server.events("model.unavailable")) == 3
         assert len(server.events("fork_server.started")) == 4
-        assert not server.events("model.load_failed", "simd.disabled", "prepared_model.rejected")
+        assert not server.events("model.load_failed", "form.disabled", "prepared_model.rejected")
         (model,) = server.health()["models"]
         assert model["text_steps"] == {"broken": "knows nothing of ko"}
 
