@@ -233,7 +233,7 @@ def test_of_other_languages_it_knows_nothing() -> None:
 
 
 def test_beside_the_engine(tmp_path: Path) -> None:
-    """Libraries of grammars bring an OpenFst of their own, beside which the engine hangs."""
+    """What a step loads does not disturb the engine, whose OpenFst is shared by a whole process."""
     program = """
 import sys, models, pathlib
 from modelserver.worker.model import load
