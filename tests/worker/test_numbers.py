@@ -1,0 +1,122 @@
+"""The text step "numbers": right, or as it was spoken."""
+
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserver.worker.numbers_written import numbers_written
+from modelserver.worker.text_steps import TextStep
+
+LISTS = Path(__file__).parent / "numbers"
+LANGUAGES = sorted(path.stem for path in LISTS.glob("*.tsv"))
+LONG_LISTS = ("en", "ko", "zh")
+
+
+@cache
+def phrases(language: str) -> list[tuple[str, str]]:
+    """What was spoken, and how it is written."""
+    lines = (LISTS / f"{language}.tsv").read_text().splitlines()
+    pairs = [line.split("\t") for line in lines if line and not line.startswith("#")]
+    return [(spoken, spoken if written == "=" else written) for spoken, written in pairs]
+
+
+@cache
+def step(language: str) -> TextStep:
+    made = numbers_written(language)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_numbers_are_written_as_the_list_says(language: str) -> None:
+    wrong = {spoken: step(language)(spoken) for spoken, _ in phrases(language)}
+    right = dict(phrases(language))
+    assert {spoken: said for spoken, said in wrong.items() if said != right[spoken]} == {}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_list_has_no_phrase_twice(language: str) -> None:
+    spoken = [spoken for spoken, _ in phrases(language)]
+    assert len(spoken) == len(set(spoken))
+    assert len(spoken) >= (300 if language in LONG_LISTS else 35)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_is_written_stays(language: str) -> None:
+    for _, written in phrases(language):
+        assert step(language)(written) == written
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_phrases_in_one_text_do_not_disturb_each_other(language: str) -> None:
+    spoken, written = zip(*phrases(language), strict=True)
+    assert step(language)("\n".join(spoken)).split("\n") == list(written)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@given(text=st.text())
+def test_any_text_is_accepted(language: str, text: str) -> None:
+    written = step(language)(text)
+    assert step(language)(written) == written
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@given(data=st.data())
+def test_written_twice_is_as_written_once(language: str, data: st.DataObject) -> None:
+    """Of pieces of the list in any order."""
+    pieces = sorted({piece for spoken, _ in phrases(language) for piece in words(spoken)})
+    glue = "" if language in ("zh", "ja") else " "
+    text = glue.join(data.draw(st.lists(st.sampled_from(pieces), max_size=12)))
+    once = step(language)(text)
+    assert step(language)(once) == once
+
+
+def words(spoken: str) -> list[str]:
+    return spoken.split(" ") if " " in spoken else list(spoken)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_text_without_numbers_is_unchanged(language: str) -> None:
+    for text in ("", " ", "abc def", "Привет, мир", "مرحبا", "🙂", "a\tb\n c  d", "\ud800"):
+        assert step(language)(text) == text
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_long_text_takes_linear_time(language: str) -> None:
+    spoken = [spoken for spoken, _ in phrases(language)]
+    texts = [" ".join(spoken) + " ", spoken[0], spoken[-1], "1", *numerals(language)]
+
+    def seconds(text: str, characters: int) -> float:
+        whole = (text * (characters // len(text) + 1))[:characters]
+        began = time.process_time()
+        step(language)(whole)
+        return time.process_time() - began
+
+    for text in texts:
+        short, long = seconds(text, 25_000), seconds(text, 100_000)
+        assert long < 0.5 + 8 * short, text
+        assert long < 10, text
+
+
+def numerals(language: str) -> list[str]:
+    """Texts of numerals alone."""
+    return {
+        "zh": ["一", "十", "两", "点", "一点", "一百", "百分之", "三到", "三月", "负", "三年"],
+        "ja": ["一", "十", "百", "三点", "三時", "三月"],
+        "ko": ["일", "십 ", "일 ", "점 ", "만 ", "분의 일 ", "몇 십 ", "공일", "일 월 "],
+        "en": [
+            "one ",
+            "twenty ",
+            "and ",
+            "oh ",
+            "point one ",
+            "five to ",
+            "minus ",
+            "double ",
+            "one-",
+        ],
+    }.get(language, [])
