@@ -23,6 +23,7 @@ _TEENS = _words("ten eleven twelve thirteen fourteen fifteen sixteen seventeen e
 _TENS = _words("twenty thirty forty fifty sixty seventy eighty ninety")
 _LARGE = ("million", "billion", "trillion")
 _SCALES = ("hundred", "thousand", *_LARGE)
+_POWERS = (("hundred", 2), ("thousand", 3))
 _REPEATED = {"double": 2, "triple": 3, "treble": 3}
 _CARDINALS = {*_DIGITS, *_TEENS, *_TENS, *_SCALES}
 _ORDINALS = dict(
@@ -65,11 +66,12 @@ _AFTER_NONE = re.compile(
     r"[ -](?:and (?:a|one|two|three) (?:half|quarters?|thirds?)|half|halves|quarters?|odd|ish|"
     r"somethings?|score|dozen|thirds|fourths|fifths|sixths|sevenths|eighths|ninths|tenths|"
     r"twentieths|hundredths?|thousandths?|millionths?|hundreds|thousands|millions|billions|"
-    r"twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|past)\b"
+    r"twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|past|"
+    r"minutes? (?:past|to|before|after))\b"
 )
 """What makes the number before it a part of something that stays in words."""
 _BEFORE_NONE = re.compile(
-    r"\b(?:(?:half|quarter|minutes|five|ten|twenty) past|quarter (?:to|till|of|after)) $"
+    r"\b(?:(?:half|quarter|minutes|five|ten|twenty) past|quarter (?:to|till|of|after)|score and) $"
 )
 _HUNDRED = re.compile(r"(?<!half )(?<![^\W_])a $")
 _PERCENT = re.compile(r" per ?cent\b(?! ?age)")
@@ -201,7 +203,7 @@ class _English:
         scale = parts[-1].split()[-1]
         if scale in _SCALES[1:]:
             parts[-1] = parts[-1][: -len(scale) - 1]
-        decimals = [_digit_by_digit(part.split()) for part in parts[1:]]
+        decimals = [self._decimals(part.split()) for part in parts[1:]]
         first = parts[0].split()
         whole = _digit_by_digit(first)
         if whole is None and (value := self._value(first)) is not None:
@@ -212,6 +214,11 @@ class _English:
                 number.write(written, certain=True)
             elif len(decimals) == 1:
                 number.write(f"{written} {scale}", certain=True)
+
+    def _decimals(self, said: list[str]) -> str | None:
+        """What is behind a point: digits, or a number such as eleven."""
+        value = self._value(said)
+        return str(value) if value is not None and 10 <= value <= 99 else _digit_by_digit(said)
 
     def _time(self, said: list[str], *, exact: bool) -> str | None:
         """A time of the day. `exact`: a.m. or p.m. follows, and an hour alone is a time, too."""
@@ -243,14 +250,18 @@ class _English:
         """Of a cardinal number, or None."""
         if not said or len(said) > _LONGEST or not _WHOLE.fullmatch(" ".join([*said, ""])):
             return None
-        return self.value_of(" ".join(said))
+        try:
+            return self.value_of(" ".join(said))
+        except ValueError:  # some with trillions
+            return None
 
 
 def _runs(text: str) -> Iterator[list[_Word]]:
     """Words of numbers that follow one another, in lower case."""
     run = list[_Word]()
     for match in _WORD.finditer(text):
-        word = _Word(match.start(), match.end(), match[0])
+        said = "point" if match[0] == "dot" else match[0]
+        word = _Word(match.start(), match.end(), said)
         gap = text[run[-1].end : word.start] if run else ""
         if run and (gap not in (" ", "-") or not _continues(run, word.said)):
             yield from _trimmed(run)
@@ -269,7 +280,7 @@ def _continues(run: list[_Word], said: str) -> bool:
     if last == "and":
         return said in _CARDINALS or said in _ORDINALS
     if last == "point":
-        return said in _DIGITS or said in _REPEATED
+        return said in _CARDINALS or said in _REPEATED
     if last in _REPEATED:
         return said in _DIGITS
     return said in _CARDINALS or said in _ORDINALS or said in _REPEATED or said == "point"
@@ -300,8 +311,8 @@ def _digit_by_digit(said: list[str]) -> str | None:
 
 
 def _is_counting(digits: str) -> bool:
-    """Whether somebody counts: one two three."""
-    return len(digits) < 6 and digits in "123456789"
+    """Whether somebody counts, up or down."""
+    return len(digits) < 6 and (digits in "123456789" or digits in "987654321")
 
 
 def _last_word(text: str) -> str:
@@ -335,8 +346,8 @@ def _link(text: str, left: Number, right: Number) -> Link:
         return Link.TOGETHER
     if between == " and " and text.endswith("between ", 0, left.start):
         return Link.TOGETHER
-    if between == " and " and (left.written is None or right.written is None):
-        return Link.UNCLEAR
+    if between == " and " and not (left.certain and right.certain):
+        return Link.UNCLEAR  # four and twenty
     if _RANGE.fullmatch(between):
         return _range(between, left, right, text, after)
     return Link.NOTHING
@@ -351,8 +362,8 @@ def _range(between: str, left: Number, right: Number, text: str, after: str) -> 
         return Link.TOGETHER
     if not (low.isdigit() and high.isdigit()):
         return Link.TOGETHER
-    scaled = text.endswith(_SCALES, 0, right.end)
-    if scaled and int(low) < 100 <= int(high):
+    scale = next((10**n for word, n in _POWERS if text.endswith(word, 0, right.end)), 1)
+    if int(low) < int(high) // scale < int(high):
         return Link.UNCLEAR  # two to three hundred
     if between == " or " and int(low) < 10:
         return Link.UNCLEAR  # nine or ten

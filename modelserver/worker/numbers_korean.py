@@ -23,11 +23,11 @@ _PARTICLES = (
     "였습니다|이죠|이요|요)*"
 )
 
-_AFTER_ANY = "퍼센트|개월|층|킬로미터|킬로그램|센티미터|밀리미터|달러|학년"
+_AFTER_ANY = "퍼센트|개월|층|킬로미터|킬로그램|센티미터|밀리미터|밀리리터|킬로|센티|밀리|달러|학년"
 """Counters after which even a single numeral is a number."""
 _AFTER_UNITS = (
     "년대|년|월|일|시간|분|초|원|명|개|번째|번|호실|호|도|살|세|미터|그램|리터|인분|회|차|위|배|점|쪽|페이지|장|대|권|"
-    "유로|엔|위안|주년|세기|주일|주|박|칸|평|곳|건|석|만원"
+    "유로|엔|위안|주년|세기|주일|주|박|칸|평|곳|건|석|동|번지|송이|병|잔"
 )
 """Counters after which a numeral with a unit inside (십, 백, ...) is one; longer ones first."""
 _COUNTER = re.compile(
@@ -35,8 +35,8 @@ _COUNTER = re.compile(
 )
 _ALSO_WORDS = frozenset("이일사오")
 """Syllables that mean much else, such as "this" and "work": of these alone no number is made."""
-_NO_NUMBERS = frozenset({"삼삼오오", "사이사이", "십일조", "백만이"})
-"""In small groups; in between; a tithe; a million, with a particle."""
+_NO_NUMBERS = ("삼삼오오", "사이사이", "십일조", "백만이", "백일장", "만원")
+"""In small groups; in between; a tithe; a million, with a particle; a writing contest; full."""
 _AFTER_LONE_UNIT = frozenset(
     {"원", "명", "년", "개", "시간", "퍼센트", "달러", "미터", "킬로미터", "주년"}
 )
@@ -52,6 +52,11 @@ _MOST_TOKENS = 24
 _HOURS = ("한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉", "열", "열한", "열두")
 _MINUTES = f"(?:[{_DIGITS}]? ?십 ?)?[{_DIGITS}]|[{_DIGITS}]? ?십"
 _CLOCK = re.compile(rf"(?<!\S)({'|'.join(reversed(_HOURS))}) ?(시|시간) ?({_MINUTES}) ?분(?!의)")
+_PHONE = re.compile(
+    rf"(?<!\S)공[{_ZEROS}{_DIGITS}]{{1,2}}(?: ?[{_ZEROS}{_DIGITS}]){{3,4}}[의에]"
+    rf"(?: ?[{_ZEROS}{_DIGITS}]){{4}}(?![{_ZEROS}{_DIGITS}])"
+)
+"""A telephone number whose last dash is spoken."""
 _DAY = f"(?:[이삼]? ?십 ?)?[{_DIGITS}]|[이삼]? ?십"
 _MONTH = re.compile(
     rf"(?<!\S)((?:십 ?)?[{_DIGITS}]|십|유|시) ?월 ?({_DAY}) ?일(?={_PARTICLES}(?![가-힣]))"
@@ -78,7 +83,7 @@ class _Korean:
     def written(self, text: str) -> str:
         """The text with its numbers as people write them."""
         text = _MONTH.sub(self._month, _CLOCK.sub(self._clock, text))
-        text = _ORDINAL.sub(self._ordinal, text)
+        text = _ORDINAL.sub(self._ordinal, _PHONE.sub(_phone, text))
         return "\n".join(self._line(line) for line in text.split("\n"))
 
     def _line(self, text: str) -> str:
@@ -118,6 +123,8 @@ class _Korean:
 
     def _with_ending(self, tokens: list[str], last: int, numerals: str) -> str | None:
         """Of numerals before a token that is a counter, or ends in one or in a particle."""
+        if not numerals and tokens[last].startswith(_NO_NUMBERS):
+            return None
         counted = _COUNTER.fullmatch(tokens[last])
         if counted is not None and numerals + counted["number"]:
             said = None
@@ -203,6 +210,10 @@ class _Korean:
 
 def _is_numeral(token: str) -> bool:
     return _ONLY_NUMERALS.fullmatch(token) is not None and token not in _NO_NUMBERS
+
+
+def _phone(match: re.Match[str]) -> str:
+    return re.sub("[ 의에]", "", match[0]).translate(_ONE_BY_ONE)
 
 
 def _begins_with_numeral(tokens: list[str], at: int) -> bool:

@@ -238,8 +238,7 @@ def test_beside_the_engine(tmp_path: Path) -> None:
 import sys, models, pathlib
 from modelserver.worker.model import load
 place = models.find_model("auto", pathlib.Path(sys.argv[1]))
-load(str(place.directory), {}, [], place.name, sys.argv[2], "none", False, None, "balanced",
-     ["numbers"])
+load("vosk", str(place.directory), place.name, sys.argv[2], {}, "none", "balanced", ["numbers"])
 print("loaded")
 """
     for language in ("zh", "en", "ja", "ko"):
