@@ -1,7 +1,7 @@
 """Ten thousand files and bodies that should not be: each is answered 200 or 4xx in time, no worker
 ends, and nothing has grown.
 
-    python benchmarks/hostile.py [--count 10000] [--seed 1]
+    python benchmarks/hostile.py [--count 10000] [--seed 1] [--model DIRECTORY]
 
 Mutations of one file of each container and codec, sizes that lie, files cut anywhere, headers,
 forms, JSON and codings; and bodies that are made to hold the event loop, with a pulse on /healthz
@@ -416,10 +416,12 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--model", help="a directory; by default the embedded model")
     asked = parser.parse_args()
+    flags = [] if asked.model is None else [f"--model={Path(asked.model).absolute()}"]
     with (
         tempfile.TemporaryDirectory() as directory,
-        start_server(Path(directory), MODELSERVER_DEBUG_WARMUP="none") as server,
+        start_server(Path(directory), *flags, MODELSERVER_DEBUG_WARMUP="none") as server,
     ):
         server.wait_whole()
         for attempt in attempts(200, 0):  # as it is after a while

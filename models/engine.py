@@ -81,12 +81,10 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Improvement:
-    """What preparing a model would change. `needs_memory`, `needs_disk`: bytes that it takes, for
-    as long as it runs; `forms`: what there will be after it, best first."""
+    """What preparing a model would change (`PreparedStore.needs`: what that takes)."""
 
-    needs_memory: int
-    needs_disk: int
     forms: tuple[Form, ...]
+    """What there will be after it, best first."""
     consequence: str
     """What it means to go without it, in words."""
 

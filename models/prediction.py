@@ -61,11 +61,6 @@ class Prediction:
         factor, more = self.wider
         return int(self.growth * factor) + more
 
-    @property
-    def rescoring(self) -> int:
-        """What could be saved by leaving the rescoring out."""
-        return sum(part.private for part in self.parts if part.name.startswith("rescoring"))
-
 
 def measured(prediction: Prediction, *, model: int, growth: int, load_s: float) -> Prediction:
     """The same, corrected by what was measured: the parts in proportion."""

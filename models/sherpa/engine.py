@@ -80,8 +80,6 @@ class SherpaEngine:
             prediction = if_prepared(predict(layout), needs.mapped)
         form = _form(location, layout, settings, prediction, settings.store)
         return Improvement(
-            needs.memory,
-            needs.disk,
             (form,),
             "served as it was published, an ONNX model holds its weights in memory that cannot be "
             "dropped, and loads more slowly",

@@ -57,8 +57,6 @@ class VoskEngine:
             return None
         needs = estimate_needs(location.directory)
         return Improvement(
-            needs.memory,
-            needs.disk,
             tuple(vosk_forms.forms_once_prepared(location, settings, needs.mapped)),
             "served as it was published, a model is several times slower and takes several times "
             "the memory",

@@ -175,11 +175,7 @@ class _Client(SocketClient):
     async def _transcribe(
         self, session: LiveSession, served: ServedModel, asked: Parameters
     ) -> tuple[int, str]:
-        abilities = served.abilities
-        second_pass = asked.second_pass
-        if second_pass and abilities is not None and "accurate" not in abilities.profiles:
-            second_pass = False
-            await self._send(Notice("second_pass: this model has no profile accurate"))
+        second_model = await self._second_model(served, asked)
         request = CaptionRequest(
             raw=asked.raw,
             words=asked.words,
@@ -189,16 +185,33 @@ class _Client(SocketClient):
             channels=asked.channels,
             profile=asked.profile,
             language=asked.language or "",
-            with_audio=second_pass,
+            with_audio=second_model is not None,
         )
         if asked.raw is not None:
             self._bytes_a_second = asked.raw.frame_bytes * asked.raw.rate
         async with contextlib.AsyncExitStack() as beside:
-            if second_pass and (pool := served.pool) is not None:
-                second = SecondPass(pool, request, self._revise, self.request[REQUEST_ID])
+            if second_model is not None:
+                second = SecondPass(
+                    second_model,
+                    request,
+                    self._revise,
+                    patience_s=self.service.settings.limits.request_s,
+                    request_id=self.request[REQUEST_ID],
+                )
                 self._second = await beside.enter_async_context(second)
             session.begin(request, whole=asked.raw is None)
             return await self.carry(session)
+
+    async def _second_model(self, served: ServedModel, asked: Parameters) -> ServedModel | None:
+        """Return the model of the second pass; None if none is asked for, or after a warning if
+        none can do it."""
+        if not asked.second_pass:
+            return None
+        try:
+            return self.service.models.for_second_pass(served, asked.language, asked.phrases)
+        except Refusal as refused:
+            await self._send(Notice(refused.message))
+            return None
 
     def audio(self, data: bytes) -> Audio:
         return Audio(data, len(data) / self._bytes_a_second if self._bytes_a_second else 0.0)

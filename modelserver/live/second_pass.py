@@ -1,4 +1,4 @@
-"""A second recognition of a live stream, with the profile "accurate".
+"""A second recognition of a live stream, with the profile "accurate" or by another model.
 
 The second pass goes along with the first, a stream in the background on whatever worker has nothing
 else to do, and ends its utterances where the first did: so little is left to do when one has ended.
@@ -14,14 +14,15 @@ import msgspec
 import structlog
 
 from modelserver.serving import background
+from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import Caption, CaptionRequest, UtteranceAudio
 from modelserver.speech.transcript import join_texts
-from supervisor import Pool, PoolError, Stream
+from supervisor import PoolError, Stream
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("streams")
 
 _MOST_BEHIND_S = 15.0
-"""Of audio: further behind than that, it leaves out what was said."""
+"""Seconds of audio that wait for it; where there are more, it leaves out what was said."""
 _LAST_S = 5.0
 """How long the stream's end waits for it."""
 
@@ -31,16 +32,20 @@ class SecondPass:
 
     def __init__(
         self,
-        pool: Pool,
+        served: ServedModel,
         asked: CaptionRequest,
         tell: Callable[[Caption], Awaitable[None]],
+        *,
+        patience_s: float,
         request_id: str | None = None,
     ) -> None:
-        """`asked`: of the first pass; `tell`: of each utterance that was heard again, a final
+        """`served` is loaded first if that is done on demand, which may take `patience_s`.
+        `asked`: of the first pass; `tell`: of each utterance that was heard again, a final
         caption with the number of the first pass's."""
-        self._pool, self._asked, self._tell = pool, asked, tell
-        self._request_id = request_id
-        self._waiting: asyncio.Queue[UtteranceAudio | Caption | None] = asyncio.Queue()
+        self._served, self._asked, self._tell = served, asked, tell
+        self._patience_s, self._request_id = patience_s, request_id
+        self._waiting: asyncio.Queue[UtteranceAudio | float | Caption | None] = asyncio.Queue()
+        """Audio, or the seconds of it that are left out; and where an utterance ended."""
         self._behind_s = 0.0
         self._fed_s = self._came_s = 0.0
         self._left_out = False
@@ -57,12 +62,17 @@ class SecondPass:
 
     def recognise_again(self, audio: UtteranceAudio) -> None:
         """Take audio that the first pass has recognised."""
-        self._behind_s += _seconds(audio)
-        self._waiting.put_nowait(audio)
+        seconds = _seconds(audio)
+        self._behind_s += seconds
+        self._wait_for(seconds if self._behind_s > _MOST_BEHIND_S else audio)
 
     def ended(self, final: Caption) -> None:
         """The first pass has ended an utterance."""
-        self._waiting.put_nowait(final)
+        self._wait_for(final)
+
+    def _wait_for(self, what: UtteranceAudio | float | Caption) -> None:
+        if self._following is not None and not self._following.done():
+            self._waiting.put_nowait(what)
 
     async def finish(self) -> None:
         """Wait for the last of them, for a while."""
@@ -74,21 +84,28 @@ class SecondPass:
 
     async def _follow(self) -> None:
         try:
-            with self._pool.background_stream(request_id=self._request_id) as stream:
-                while (what := await self._waiting.get()) is not None:
-                    if isinstance(what, UtteranceAudio):
-                        await self._feed(stream, what)
-                    else:
-                        await self._revise(stream, what)
+            with self._served.used():
+                pool = await self._served.ready(self._patience_s)
+                with pool.background_stream(request_id=self._request_id) as stream:
+                    while (what := await self._waiting.get()) is not None:
+                        if isinstance(what, Caption):
+                            await self._revise(stream, what)
+                        else:
+                            await self._feed(stream, what)
         except PoolError as error:
-            log.warning("second_pass.ended", reason=error.message, request_id=self._request_id)
+            log.warning(
+                "second_pass.ended",
+                model=self._served.label,
+                reason=error.message,
+                request_id=self._request_id,
+            )
 
-    async def _feed(self, stream: Stream, audio: UtteranceAudio) -> None:
-        seconds = _seconds(audio)
+    async def _feed(self, stream: Stream, audio: UtteranceAudio | float) -> None:
+        seconds = audio if isinstance(audio, float) else _seconds(audio)
         self._came_s += seconds
-        self._left_out |= self._behind_s > _MOST_BEHIND_S
         self._behind_s -= seconds
-        if self._left_out:
+        if isinstance(audio, float) or self._left_out:
+            self._left_out = True
             return
         if not stream.begun:
             background.begin(stream, audio.rate, self._asked, "accurate")
@@ -115,8 +132,9 @@ class SecondPass:
             text=join_texts(caption.text for caption in said),
             start=round(said[0].start + add_s, 2) if said else final.start,
             end=round(said[-1].end + add_s, 2) if said else final.end,
-            words=words if self._asked.words else None,
+            words=words if self._asked.words and (words or not said) else None,
             alternatives=alone,
+            language=said[0].language if said else None,
         )
 
 

@@ -35,6 +35,10 @@ class UnknownModel(Refusal):
         super().__init__("model_not_found", message)
 
 
+def _no_second_pass(why: str) -> Refusal:
+    return Refusal("bad_parameter", f"second_pass: {why}")
+
+
 async def _load_anyway(needs: int, left: int) -> None:
     """The model is loaded whatever is left: readings may be late."""
 
@@ -118,6 +122,21 @@ class ModelRegistry(Mapping[str, ServedModel]):
             found = self._new_model(f"{served.label}.phrases", settings, own, phrases=True)
             self._for_phrases[served.label] = found
         return found
+
+    def for_second_pass(
+        self, served: ServedModel, language: str | None, phrases: tuple[str, ...]
+    ) -> ServedModel:
+        """Return the model that recognises live streams of `served` once more: the one that its
+        settings name, or itself. Raises `Refusal`."""
+        other = self._models[served.own.second_pass] if served.own.second_pass else served
+        if other is served:
+            abilities = served.abilities
+            if abilities is not None and "accurate" not in abilities.profiles:
+                raise _no_second_pass("this model has no profile accurate")
+            return served
+        if language is not None and not other.speaks(language):
+            raise _no_second_pass(f"{other.in_words()} does not speak {language!r}")
+        return self.with_phrases(other) if phrases else other
 
     @property
     def default(self) -> ServedModel:

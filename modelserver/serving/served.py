@@ -38,6 +38,15 @@ def _recognised_s(answer: dict[str, Any]) -> float:
     return 0.0 if "pieces" in answer else float(answer["duration_s"]) * answer["channels"]
 
 
+def _languages(own: str, abilities: models.Abilities | None) -> list[str]:
+    several = abilities.languages if abilities is not None else ()
+    return list(dict.fromkeys((() if several and own == _UNKNOWN else (own,)) + several))
+
+
+def _listed(languages: list[str]) -> str:
+    return " ".join(languages) if len(languages) < _MANY else f"{len(languages)} languages"
+
+
 class ServedModel:
     """A label, the settings that hold for it, and a pool while it is loaded."""
 
@@ -111,16 +120,14 @@ class ServedModel:
     def abilities(self) -> models.Abilities | None:
         """What it can do of what a request may ask; None while that is not known."""
         found = self.report().get("abilities")
-        if found is None:
-            return self._loading.abilities
-        return msgspec.convert(found, models.Abilities)
+        return (
+            self._loading.abilities if found is None else msgspec.convert(found, models.Abilities)
+        )
 
     @property
     def languages(self) -> list[str]:
         """BCP 47 tags of the languages that it speaks, its own first."""
-        several = self.abilities.languages if self.abilities is not None else ()
-        own = self.language
-        return list(dict.fromkeys((() if several and own == _UNKNOWN else (own,)) + several))
+        return _languages(self.language, self.abilities)
 
     def speaks(self, language: str) -> bool:
         """Return whether it speaks the language, or one that differs in its region only."""
@@ -133,9 +140,7 @@ class ServedModel:
     def in_words(self) -> str:
         """Return a line for a list of models."""
         name = self.report().get("model") or self.settings.model[0]
-        spoken = self.languages
-        several = f"{len(spoken)} languages"
-        return f"{self.label} ({name}, {' '.join(spoken) if len(spoken) < _MANY else several})"
+        return f"{self.label} ({name}, {_listed(self.languages)})"
 
     def report(self) -> dict[str, Any]:
         """Return how its model was loaded, in the model's words; empty while there is none."""

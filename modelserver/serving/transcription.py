@@ -73,16 +73,12 @@ class Transcription:
         return done
 
     async def _whole(self, admission: Admission, audio: JobInput) -> Recognized:
-        def told(value: Any) -> None:
-            if self.told is not None:
-                self.told(msgspec.convert(value, SpeechProgress))
-
         try:
             result = await admission.run(
                 msgspec.to_builtins(self.asked),
                 audio,
                 timeout_s=self.timeout_s,
-                on_progress=told,
+                on_progress=None if self.told is None else _ToldOnce(self.told),
                 request_id=self.request_id,
             )
         except DeadlineExceeded as error:
@@ -127,6 +123,26 @@ class Transcription:
             ) from None
         queued_s = started - entered + recording.queued_s
         return Recognized(speech, queued_s, time.monotonic() - entered - queued_s)
+
+
+class _ToldOnce:
+    """Receives the progress of a job, and tells it without what a retry repeats."""
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+        self._done_s = 0.0
+        self._segments = set[tuple[int | None, float, float]]()
+
+    def __call__(self, value: Any) -> None:
+        progress = msgspec.convert(value, SpeechProgress)
+        repeated = progress.done_s < self._done_s
+        self._done_s = max(self._done_s, progress.done_s)
+        if (segment := progress.segment) is not None:
+            key = segment.channel, segment.start, segment.end
+            repeated = key in self._segments
+            self._segments.add(key)
+        if not repeated:
+            self._told(progress)
 
 
 def _least_channels(channels: str) -> int:

@@ -101,7 +101,24 @@ def read_configuration(
         values = {n: v for n, v in values.items() if not n.startswith(f"{NAMED}.")}
         labels = []
     again = functools.partial(read_configuration, file, environment, flags)
-    return Configuration(_build(values, dict.fromkeys(labels)), origins, again)
+    settings = _build(values, dict.fromkeys(labels))
+    _second_passes_must_be_there(settings.models, origins)
+    return Configuration(settings, origins, again)
+
+
+def _second_passes_must_be_there(
+    named: Mapping[str, ModelSettings], origins: Mapping[str, str]
+) -> None:
+    for label, own in named.items():
+        others = [other for other in named if other != label]
+        if own.second_pass and own.second_pass not in others:
+            name = f"{NAMED}.{label}.second_pass"
+            raise ConfigurationError(
+                f"{name} = {own.second_pass!r} (from {origins[name]}) is not another model of "
+                f"these settings; allowed: {' or '.join(others) or 'none, as there is no other'}; "
+                "without it the second pass is made with the same model",
+                origins[name],
+            )
 
 
 def _must_be_stronger(origins: Mapping[str, str]) -> None:

@@ -408,6 +408,13 @@ class ModelSettings(Section, frozen=True):
         SecondsOrZero,
         _about("with first_use: unload the model after this time without requests; 0: never"),
     ] = 0.0
+    second_pass: Annotated[
+        str,
+        _about(
+            "name in brackets of another model, which recognises the segments of live streams once "
+            "more if the client asks for second_pass; empty: this model, with the profile accurate"
+        ),
+    ] = ""
     given: dict[str, Any] = {}
     """The settings marked `per_model` that this section sets, by name."""
 

@@ -154,7 +154,8 @@ def test_inspect_says_what_rescoring_costs_and_that_it_fits(
     whole = candidate(rescoring, settings(tmp_path, rescoring="on")).prediction
     trimmed = candidate(rescoring, settings(tmp_path, rescoring="off")).prediction
     assert document["model_bytes"] == whole.model
-    assert whole.model - trimmed.model == whole.rescoring > 180e6
+    parts = [part for part in whole.parts if part.name.startswith("rescoring")]
+    assert whole.model - trimmed.model == sum(part.private for part in parts) > 180e6
     assert (document["fits"], document["details"]["graph"]) == (True, "lazy")
 
 

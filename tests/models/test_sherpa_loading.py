@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from onnx_models import KINDS, expected, make_model, write_network
-from places import SUPPORT
+from places import ONNX_MODEL, SUPPORT
 
 from models.sherpa.layout import recognise
 from models.sherpa.prediction import disk_bytes, predict
@@ -141,11 +141,9 @@ def test_the_memory_of_weights_is_predicted(kind: str, tmp_path: Path) -> None:
     assert 0.95 * measured < predict(recognise(directory)).model < 1.3 * measured
 
 
-@pytest.mark.skipif(
-    "MODELSERVER_TEST_ONNX" not in os.environ, reason="MODELSERVER_TEST_ONNX names no real model"
-)
+@pytest.mark.skipif(not ONNX_MODEL, reason="MODELSERVER_TEST_ONNX names no real model")
 def test_the_memory_of_a_real_model_is_predicted() -> None:
-    directory = Path(os.environ["MODELSERVER_TEST_ONNX"])
+    directory = Path(ONNX_MODEL)
     measured = ENGINE + loaded(directory, "none", TEXT)["anonymous"]
     assert 0.95 * measured < predict(recognise(directory)).model < 1.3 * measured
 

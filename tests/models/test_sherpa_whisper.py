@@ -7,13 +7,14 @@ import random
 from pathlib import Path
 
 import pytest
+from places import ONNX_MODEL
 
 from models.clips import decode_clip, noise, own_clips
 from models.contract import RecognitionOptions
 from models.sherpa.layout import recognise
 from models.sherpa.model import load_sherpa
 
-DIRECTORY = os.environ.get("MODELSERVER_TEST_ONNX", "")
+DIRECTORY = ONNX_MODEL
 pytestmark = pytest.mark.skipif(not DIRECTORY, reason="MODELSERVER_TEST_ONNX=DIR is not set")
 
 RATE = 16000

@@ -339,7 +339,7 @@ def test_one_that_cannot_be_removed_is_not_used_again(
     form = candidate(small, settings).form
     assert form.prepared is not None
     with unittest.mock.patch(
-        "models.vosk.store.remove", side_effect=OSError(30, "Read-only file system")
+        "models.prepared.of_engine.remove", side_effect=OSError(30, "Read-only file system")
     ):
         assert not asyncio.run(CrashInquiry(lessons).sound(engine, form))
     (choice,) = candidates(small, settings, lessons)

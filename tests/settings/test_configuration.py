@@ -335,6 +335,12 @@ def test_models_of_several_sections_are_read_and_one_model_may_stand_for_them(
         ("[models.ko]\nworkers = 0\n", "models.ko.workers = 0"),
         ("[models.ko]\nmodle = 'x'\n", "unknown setting models.ko.modle"),
         ("[models.'a b']\n", "models.a b is not a model's section"),
+        (
+            "[models.ko]\nsecond_pass = 'x'\n[models.cn]\n[models.en]\n",
+            "is not another model of these settings; allowed: cn or en; without it the second pass",
+        ),
+        ("[models.ko]\nsecond_pass = 'ko'\n[models.cn]\n", "models.ko.second_pass = 'ko' (from "),
+        ("[models.ko]\nsecond_pass = 'x'\n", "allowed: none, as there is no other"),
         ("models.ko = 'x'\n", "models.ko is not a model's section"),
         ("model = []\n", "model = []"),
         ("model = ['']\n", "model = ['']"),

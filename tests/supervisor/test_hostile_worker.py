@@ -71,7 +71,7 @@ TWISTED = [
     messages.Fed(1, 1, b"\x90", True, None, 1e300, 0.0),
     messages.Fed(0, 1, b"\x90", True, None, 1.0, 0.0),
     messages.Fed(1, -1, b"\x90", True, None, 1.0, 0.0),
-    messages.Fed(1, 1, b"\x90", True, b"x" * 300_000, 1.0, 0.0),
+    messages.Fed(1, 1, b"\x90", True, b"x" * 600_000, 1.0, 0.0),
     messages.Failed(1, "x" * 1000, "", ""),
     messages.Failed(1, None, "x" * 100_000, ""),
     messages.Ready(["x"] * 1000),

@@ -257,7 +257,7 @@ async def test_a_worker_that_has_outgrown_its_limit_is_recycled() -> None:
     async with Pool(toy(), PoolSettings(workers=1), memory=memory) as pool:
         await pool.wait_ready()
         slim = await pool.run({"do": "grow", "bytes": 1_000_000})
-        again = await pool.run({"do": "grow", "bytes": 40_000_000})
+        again = await pool.run({"do": "grow", "bytes": 35_000_000})
         assert again.value["pid"] == slim.value["pid"]
         await eventually(lambda: pool.status().deaths == {Cause.RECYCLED: 1})
         after = await pool.run({"do": "echo"})
