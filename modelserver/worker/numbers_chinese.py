@@ -39,7 +39,7 @@ _WORDS = re.compile(
     "一千零一夜|二十四孝|二十八宿|十万个为什么|十三[陵经]|十三太保|十八罗汉|十八般武艺|十八层地狱|"
     "十八变|十二生肖|三十而立|四十不惑|五十知天命|六十耳顺|七十古来稀|二十一添作五|九一八|"
     "一二八事变|一二九运动|二二八事件|八一三事变|十[七八九]大|二十大|一千个哈姆雷特|五百罗汉|"
-    "五十铃|三六九等|双十[一二]|[两三]点一线"
+    "五十铃|三六九等|二十四节气|十万火急|不怕一万|一万个不|双十[一二]|[两三]点一线"
 )
 """Words, names and sayings with a numeral that stays as it is."""
 _UNIT = (
@@ -162,7 +162,7 @@ def _is_part(said: str, before: str, after: str) -> bool:
     if fraction or after.startswith("分之") or _HALF.match(after):
         return True
     day = before.endswith("个月") or after[:1] in ("日", "号")
-    return before.endswith("初") or (before.endswith("月") and not day)
+    return before.endswith(("初", "大年", "腊月")) or (before.endswith("月") and not day)
 
 
 def _parse(number: Number, said: str, before: str, after: str) -> None:

@@ -71,7 +71,8 @@ _AFTER_NONE = re.compile(
 )
 """What makes the number before it a part of something that stays in words."""
 _BEFORE_NONE = re.compile(
-    r"\b(?:(?:half|quarter|minutes|five|ten|twenty) past|quarter (?:to|till|of|after)|score and) $"
+    r"\b(?:(?:half|quarter|minutes|five|ten|twenty) past|quarter (?:to|till|of|after)|score and|"
+    r"(?:half|quarters?|thirds?) (?:by|to|or)) $"
 )
 _HUNDRED = re.compile(r"(?<!half )(?<![^\W_])a $")
 _PERCENT = re.compile(r" per ?cent\b(?! ?age)")
@@ -82,6 +83,7 @@ _BEFORE_YEAR = (
     + _words("spring summer autumn fall winter")
     + _MONTHS
 )
+_FROM_YEAR = re.compile(r"\bfrom (?:seven|eigh|nine)teen [a-z]+ to $")
 _BEFORE_CODE = _words(
     "room flight highway route number code section page area extension apartment suite gate unit"
     " bus line channel error model form interstate studio"
@@ -100,7 +102,7 @@ _SMALLER = re.compile(
 )
 _NO_UNIT = re.compile(r"$|[^\w ]| (?:each|for|tall|please|and)\b")
 _RANGE = re.compile(r"[ -](?:to|through|up to|or) |-")
-_OPERATOR = re.compile(r" (?:by|times|plus|minus|out of|divided by|equals|versus) ")
+_OPERATOR = re.compile(r" (?:by|times|plus|minus|out of(?: every)?|divided by|equals|versus) ")
 
 
 def english() -> TextStep:
@@ -179,7 +181,7 @@ class _English:
             count = self._value(said[:-1]) if said[-1] in _LARGE else None
             short = count is not None and count < 1000
             number.write(f"{count} {said[-1]}" if short else str(value), certain=value > 9)
-        elif (year := self._year(said, previous)) is not None:
+        elif (year := self._year(said, previous, before)) is not None:
             number.write(year, certain=True)
 
     def _ordinal(self, number: Number, said: list[str], before: str, after: str) -> None:
@@ -232,7 +234,7 @@ class _English:
         minutes = self._value(said[1:])
         return f"{hour}:{minutes}" if minutes is not None and 10 <= minutes <= 59 else None
 
-    def _year(self, said: list[str], previous: str) -> str | None:
+    def _year(self, said: list[str], previous: str, before: str) -> str | None:
         """A year in two halves, such as nineteen eighty four."""
         if said[0] not in _CENTURIES or len(said) < 2:
             return None
@@ -243,7 +245,7 @@ class _English:
             half, certain = str(value), said[0] in _YEARS and value > 20 and previous != "at"
         else:
             return None
-        asked = previous in _BEFORE_YEAR or previous in _ORDINALS
+        asked = previous in _BEFORE_YEAR or previous in _ORDINALS or _FROM_YEAR.search(before)
         return f"{_CENTURIES[said[0]]}{half}" if certain or asked else None
 
     def _value(self, said: list[str]) -> int | None:
