@@ -15,9 +15,9 @@ def are_digits(said: str) -> bool:
 
 
 def is_counting(said: str) -> bool:
-    """Whether somebody counts, 一二三, or the digits come in pairs, as in 七七八八."""
+    """Whether somebody counts, 一二三 or 三二一, or the digits come in pairs, as in 七七八八."""
     pairs = len(said) == 4 and said[0] == said[1] != said[2] == said[3]
-    return (len(said) < 6 and said in ASCENDING) or pairs
+    return (len(said) < 6 and (said in ASCENDING or said in ASCENDING[::-1])) or pairs
 
 
 def value_of(said: str) -> int:

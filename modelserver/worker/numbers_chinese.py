@@ -39,7 +39,7 @@ _WORDS = re.compile(
     "一千零一夜|二十四孝|二十八宿|十万个为什么|十三[陵经]|十三太保|十八罗汉|十八般武艺|十八层地狱|"
     "十八变|十二生肖|三十而立|四十不惑|五十知天命|六十耳顺|七十古来稀|二十一添作五|九一八|"
     "一二八事变|一二九运动|二二八事件|八一三事变|十[七八九]大|二十大|一千个哈姆雷特|五百罗汉|"
-    "五十铃|双十[一二]|[两三]点一线"
+    "五十铃|三六九等|二十四节气|十万火急|不怕一万|一万个不|双十[一二]|[两三]点一线"
 )
 """Words, names and sayings with a numeral that stays as it is."""
 _UNIT = (
@@ -79,7 +79,7 @@ _NEXT = {
 _UNIT_BETWEEN = re.compile(
     f"({'|'.join(sorted(_NEXT, key=len, reverse=True))}){_DAYPART}(?:零|又)?"
 )
-_MONEY_END = re.compile("[的了吧吗呢啊，。！？,.!?\\s]|一[斤个公张]|钱|$")
+_QUANTITY_END = re.compile("[的了吧吗呢啊左以，。！？,.!?\\s]|一[斤个公张]|钱|$")
 _OPERATOR = re.compile("加上?|减去?|乘以?|除以|等于|比")
 _RANGE = re.compile(f"(?P<unit>{_UNIT})?(?:到|至)(?:第)?")
 _PERCENT = re.compile(f"[^{_NUMERAL}\\d]?百分之")
@@ -162,7 +162,7 @@ def _is_part(said: str, before: str, after: str) -> bool:
     if fraction or after.startswith("分之") or _HALF.match(after):
         return True
     day = before.endswith("个月") or after[:1] in ("日", "号")
-    return before.endswith("初") or (before.endswith("月") and not day)
+    return before.endswith(("初", "大年", "腊月")) or (before.endswith("月") and not day)
 
 
 def _parse(number: Number, said: str, before: str, after: str) -> None:
@@ -185,7 +185,7 @@ def _without_point(number: Number, said: str, before: str, after: str) -> None:
         approximate = said in ASCENDING or said == "三五"
         if after.startswith("年") and not after.startswith("年级") and not approximate:
             number.write(said.translate(FIGURES), certain=True)
-    elif are_digits(said):
+    elif are_digits(said) and not (said.endswith("零") and after.startswith("后")):
         if not is_counting(said) or (len(said) == 4 and after.startswith("年")):
             number.write(said.translate(FIGURES), certain=True)
     elif (value := _whole(said)) is not None:
@@ -248,7 +248,11 @@ def _link(text: str, left: Number, right: Number) -> Link:
             return Link.TOGETHER if right.written is None else Link.NOTHING
         if re.match(f"(?:{_NEXT[said]})(?!之)", after):
             return Link.NOTHING if said in ("日", "号") and right.written is None else Link.TOGETHER
-        if said in ("块", "毛") and right.end - right.start == 1 and _MONEY_END.match(after):
+        if (
+            said in ("块", "毛", "度")
+            and right.end - right.start == 1
+            and _QUANTITY_END.match(after)
+        ):
             return Link.TOGETHER
         if said == "米" and text[left.start : left.end] == "一" and right.end - right.start < 3:
             pair = text[right.start : right.end]

@@ -23,6 +23,7 @@ _TEENS = _words("ten eleven twelve thirteen fourteen fifteen sixteen seventeen e
 _TENS = _words("twenty thirty forty fifty sixty seventy eighty ninety")
 _LARGE = ("million", "billion", "trillion")
 _SCALES = ("hundred", "thousand", *_LARGE)
+_POWERS = (("hundred", 2), ("thousand", 3))
 _REPEATED = {"double": 2, "triple": 3, "treble": 3}
 _CARDINALS = {*_DIGITS, *_TEENS, *_TENS, *_SCALES}
 _ORDINALS = dict(
@@ -65,11 +66,13 @@ _AFTER_NONE = re.compile(
     r"[ -](?:and (?:a|one|two|three) (?:half|quarters?|thirds?)|half|halves|quarters?|odd|ish|"
     r"somethings?|score|dozen|thirds|fourths|fifths|sixths|sevenths|eighths|ninths|tenths|"
     r"twentieths|hundredths?|thousandths?|millionths?|hundreds|thousands|millions|billions|"
-    r"twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|past)\b"
+    r"twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|past|"
+    r"minutes? (?:past|to|before|after))\b"
 )
 """What makes the number before it a part of something that stays in words."""
 _BEFORE_NONE = re.compile(
-    r"\b(?:(?:half|quarter|minutes|five|ten|twenty) past|quarter (?:to|till|of|after)) $"
+    r"\b(?:(?:half|quarter|minutes|five|ten|twenty) past|quarter (?:to|till|of|after)|score and|"
+    r"(?:half|quarters?|thirds?) (?:by|to|or)) $"
 )
 _HUNDRED = re.compile(r"(?<!half )(?<![^\W_])a $")
 _PERCENT = re.compile(r" per ?cent\b(?! ?age)")
@@ -80,6 +83,7 @@ _BEFORE_YEAR = (
     + _words("spring summer autumn fall winter")
     + _MONTHS
 )
+_FROM_YEAR = re.compile(r"\bfrom (?:seven|eigh|nine)teen [a-z]+ to $")
 _BEFORE_CODE = _words(
     "room flight highway route number code section page area extension apartment suite gate unit"
     " bus line channel error model form interstate studio"
@@ -98,7 +102,7 @@ _SMALLER = re.compile(
 )
 _NO_UNIT = re.compile(r"$|[^\w ]| (?:each|for|tall|please|and)\b")
 _RANGE = re.compile(r"[ -](?:to|through|up to|or) |-")
-_OPERATOR = re.compile(r" (?:by|times|plus|minus|out of|divided by|equals|versus) ")
+_OPERATOR = re.compile(r" (?:by|times|plus|minus|out of(?: every)?|divided by|equals|versus) ")
 
 
 def english() -> TextStep:
@@ -177,7 +181,7 @@ class _English:
             count = self._value(said[:-1]) if said[-1] in _LARGE else None
             short = count is not None and count < 1000
             number.write(f"{count} {said[-1]}" if short else str(value), certain=value > 9)
-        elif (year := self._year(said, previous)) is not None:
+        elif (year := self._year(said, previous, before)) is not None:
             number.write(year, certain=True)
 
     def _ordinal(self, number: Number, said: list[str], before: str, after: str) -> None:
@@ -201,7 +205,7 @@ class _English:
         scale = parts[-1].split()[-1]
         if scale in _SCALES[1:]:
             parts[-1] = parts[-1][: -len(scale) - 1]
-        decimals = [_digit_by_digit(part.split()) for part in parts[1:]]
+        decimals = [self._decimals(part.split()) for part in parts[1:]]
         first = parts[0].split()
         whole = _digit_by_digit(first)
         if whole is None and (value := self._value(first)) is not None:
@@ -212,6 +216,11 @@ class _English:
                 number.write(written, certain=True)
             elif len(decimals) == 1:
                 number.write(f"{written} {scale}", certain=True)
+
+    def _decimals(self, said: list[str]) -> str | None:
+        """What is behind a point: digits, or a number such as eleven."""
+        value = self._value(said)
+        return str(value) if value is not None and 10 <= value <= 99 else _digit_by_digit(said)
 
     def _time(self, said: list[str], *, exact: bool) -> str | None:
         """A time of the day. `exact`: a.m. or p.m. follows, and an hour alone is a time, too."""
@@ -225,7 +234,7 @@ class _English:
         minutes = self._value(said[1:])
         return f"{hour}:{minutes}" if minutes is not None and 10 <= minutes <= 59 else None
 
-    def _year(self, said: list[str], previous: str) -> str | None:
+    def _year(self, said: list[str], previous: str, before: str) -> str | None:
         """A year in two halves, such as nineteen eighty four."""
         if said[0] not in _CENTURIES or len(said) < 2:
             return None
@@ -236,21 +245,25 @@ class _English:
             half, certain = str(value), said[0] in _YEARS and value > 20 and previous != "at"
         else:
             return None
-        asked = previous in _BEFORE_YEAR or previous in _ORDINALS
+        asked = previous in _BEFORE_YEAR or previous in _ORDINALS or _FROM_YEAR.search(before)
         return f"{_CENTURIES[said[0]]}{half}" if certain or asked else None
 
     def _value(self, said: list[str]) -> int | None:
         """Of a cardinal number, or None."""
         if not said or len(said) > _LONGEST or not _WHOLE.fullmatch(" ".join([*said, ""])):
             return None
-        return self.value_of(" ".join(said))
+        try:
+            return self.value_of(" ".join(said))
+        except ValueError:  # some with trillions
+            return None
 
 
 def _runs(text: str) -> Iterator[list[_Word]]:
     """Words of numbers that follow one another, in lower case."""
     run = list[_Word]()
     for match in _WORD.finditer(text):
-        word = _Word(match.start(), match.end(), match[0])
+        said = "point" if match[0] == "dot" else match[0]
+        word = _Word(match.start(), match.end(), said)
         gap = text[run[-1].end : word.start] if run else ""
         if run and (gap not in (" ", "-") or not _continues(run, word.said)):
             yield from _trimmed(run)
@@ -269,7 +282,7 @@ def _continues(run: list[_Word], said: str) -> bool:
     if last == "and":
         return said in _CARDINALS or said in _ORDINALS
     if last == "point":
-        return said in _DIGITS or said in _REPEATED
+        return said in _CARDINALS or said in _REPEATED
     if last in _REPEATED:
         return said in _DIGITS
     return said in _CARDINALS or said in _ORDINALS or said in _REPEATED or said == "point"
@@ -300,8 +313,8 @@ def _digit_by_digit(said: list[str]) -> str | None:
 
 
 def _is_counting(digits: str) -> bool:
-    """Whether somebody counts: one two three."""
-    return len(digits) < 6 and digits in "123456789"
+    """Whether somebody counts, up or down."""
+    return len(digits) < 6 and (digits in "123456789" or digits in "987654321")
 
 
 def _last_word(text: str) -> str:
@@ -335,8 +348,8 @@ def _link(text: str, left: Number, right: Number) -> Link:
         return Link.TOGETHER
     if between == " and " and text.endswith("between ", 0, left.start):
         return Link.TOGETHER
-    if between == " and " and (left.written is None or right.written is None):
-        return Link.UNCLEAR
+    if between == " and " and not (left.certain and right.certain):
+        return Link.UNCLEAR  # four and twenty
     if _RANGE.fullmatch(between):
         return _range(between, left, right, text, after)
     return Link.NOTHING
@@ -351,8 +364,8 @@ def _range(between: str, left: Number, right: Number, text: str, after: str) -> 
         return Link.TOGETHER
     if not (low.isdigit() and high.isdigit()):
         return Link.TOGETHER
-    scaled = text.endswith(_SCALES, 0, right.end)
-    if scaled and int(low) < 100 <= int(high):
+    scale = next((10**n for word, n in _POWERS if text.endswith(word, 0, right.end)), 1)
+    if int(low) < int(high) // scale < int(high):
         return Link.UNCLEAR  # two to three hundred
     if between == " or " and int(low) < 10:
         return Link.UNCLEAR  # nine or ten

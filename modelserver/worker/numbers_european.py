@@ -244,5 +244,5 @@ def _link(text: str, left: Number, right: Number, rules: _Language) -> Link:
     if re.fullmatch(rf" (?:{rules.hour}) ", between):
         return Link.CERTAIN if (right.written or "").isdigit() else Link.NOTHING
     if re.fullmatch(rf" (?:{rules.blocks}) ", between):
-        return Link.UNCLEAR
+        return Link.NOTHING if (left.written or "").endswith("%") else Link.UNCLEAR
     return Link.TOGETHER if re.fullmatch(rf" (?:{rules.joins}) ", between) else Link.NOTHING

@@ -1,5 +1,8 @@
 """The text step "numbers": right, or as it was spoken."""
 
+import json
+import subprocess
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -100,6 +103,29 @@ def test_a_long_text_takes_linear_time(language: str) -> None:
         short, long = seconds(text, 25_000), seconds(text, 100_000)
         assert long < 0.5 + 8 * short, text
         assert long < 10, text
+
+
+def test_a_step_that_is_made_opens_no_file_and_starts_no_thread() -> None:
+    """It is made in the fork server, and called in workers that may open nothing."""
+    program = """
+import json, os, sys
+from modelserver.worker.numbers_written import numbers_written
+spoken = json.loads(sys.argv[1])
+steps = {language: numbers_written(language) for language in spoken}
+for step in steps.values():
+    step("one 一 1")
+seen = []
+sys.addaudithook(lambda event, _: seen.append(event))
+for language, step in steps.items():
+    for text in spoken[language]:
+        step(text)
+refused = {"open", "import", "os.fork", "_thread.start_new_thread", "ctypes.dlopen"}
+print(len(os.listdir("/proc/self/task")), *refused.intersection(seen))
+"""
+    spoken = {language: [one for one, _ in phrases(language)] for language in LANGUAGES}
+    command = [sys.executable, "-c", program, json.dumps(spoken)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["1"], done.stderr
 
 
 def numerals(language: str) -> list[str]:
