@@ -62,6 +62,7 @@ class Session:
         self.events: list[Any] = []
         self.closed: websockets.ConnectionClosed | None = None
         self._described = described
+        self.closing = asyncio.Event()
         self._changed = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
@@ -80,6 +81,7 @@ class Session:
         except websockets.ConnectionClosed as closed:
             self.closed = closed
         finally:
+            self.closing.set()
             self._changed.set()
 
     async def append(self, data: bytes, piece: int = 9600) -> None:
@@ -141,6 +143,12 @@ async def connected(
 
 def openai_client(server: RunningServer, api_key: str) -> OpenAI:
     return OpenAI(base_url=f"{server.url}/v1", api_key=api_key, max_retries=0)
+
+
+def kill_workers(server: RunningServer) -> None:
+    for worker in server.health()["workers"]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker["pid"], signal.SIGKILL)
 
 
 def spoken(clips: list[bytes], kind: str = "audio/pcm") -> bytes:
@@ -316,15 +324,65 @@ async def test_a_worker_that_is_killed_costs_no_text(
         for part in range(2):
             await session.append(data[len(data) * part // 2 : len(data) * (part + 1) // 2])
             await session.next(f"{BUFFER}.speech_started", 1)
-            for worker in server.health()["workers"]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker["pid"], signal.SIGKILL)
+            kill_workers(server)
         await session.next(f"{TRANSCRIPTION}.completed", 2)
     texts = [one.transcript for one in session.of(f"{TRANSCRIPTION}.completed")]
     assert " ".join(texts) == text_of(server, data)
     assert not session.of("error")
     assert server.health()["streams"]["replays"] > before
     until(lambda: {w["state"] for w in server.health()["workers"]} == {"idle"}, 60)
+
+
+async def test_a_worker_that_is_killed_costs_no_text_of_what_is_committed(
+    server: RunningServer, described: dict[str, Any], clips: list[bytes]
+) -> None:
+    spoken = [raw_samples(clip, "mulaw", 8000) for clip in clips]
+
+    async def items(*, disturbed: bool) -> list[str]:
+        async with connected(server, described) as session:
+            await session.update(turn_detection=None, format={"type": "audio/pcmu"})
+            for number, data in enumerate(spoken, 1):
+                await session.append(data)
+                await session.update()
+                if disturbed:
+                    kill_workers(server)
+                await session.connection.input_audio_buffer.commit()
+                await session.next(f"{TRANSCRIPTION}.completed", number)
+        assert not session.of("error")
+        return [one.transcript for one in session.of(f"{TRANSCRIPTION}.completed")]
+
+    before = server.health()["streams"]["replays"]
+    undisturbed = await items(disturbed=False)
+    assert all(undisturbed)
+    assert await items(disturbed=True) == undisturbed
+    assert server.health()["streams"]["replays"] > before
+    until(lambda: {w["state"] for w in server.health()["workers"]} == {"idle"}, 60)
+
+
+async def test_an_item_that_ends_two_workers_has_failed(
+    tmp_path: Path, prepared_embedded: PreparedModel, clips: list[bytes]
+) -> None:
+    assert prepared_embedded
+    with start_server(tmp_path, MODELSERVER_STREAMS_SHARE="1") as running:
+        running.wait_whole()
+        described = running.ask("/asyncapi.json").json
+        async with connected(running, described) as session:
+            await session.update(turn_detection=None)
+            await session.append(raw_samples(b"".join(clips), "s16le", 24_000))
+            await session.connection.input_audio_buffer.commit()
+            committed = await session.next(f"{BUFFER}.committed")
+            while not session.closing.is_set():
+                kill_workers(running)
+                await asyncio.sleep(0.05)
+            closed = await session.end()
+        failed, error = session.events[-2:]
+        assert failed.type == f"{TRANSCRIPTION}.failed"
+        assert failed.item_id == committed.item_id
+        assert failed.error.type == error.error.type == "server_error"
+        assert failed.error.code == error.error.code
+        assert not session.of(f"{TRANSCRIPTION}.completed")
+        assert closed.rcvd is not None
+        assert closed.rcvd.code in (1011, 1013)
 
 
 # --- Node -----------------------------------------------------------------------------------------
