@@ -73,10 +73,10 @@ class SherpaEngine:
 
     def improvement(self, location: ModelLocation, settings: EngineSettings) -> Improvement | None:
         """See `models.engine.Engine`."""
-        if find_prepared(location, settings.store, MAKER).prepared is not None:
-            return None
-        layout, needs = _layout(location), self.store.needs(location)
         with _readable(location):
+            if find_prepared(location, settings.store, MAKER).prepared is not None:
+                return None
+            layout, needs = _layout(location), self.store.needs(location)
             prediction = if_prepared(predict(layout), needs.mapped)
         form = _form(location, layout, settings, prediction, settings.store)
         return Improvement(

@@ -120,6 +120,8 @@ def _in_words(
         f"loads in about {prediction.load_s:g} s, from a warm disk cache, and warms up after that",
         f"this rests on {prediction.rests_on}",
     ]
+    if prediction.loading:
+        lines.append(f"while it loads it takes up to {in_units(prediction.most_while_loading)}")
     if "accurate" in choice.form.abilities.profiles:
         grown = in_units(prediction.growth_accurate)
         lines.append(f"with the profile accurate a worker grows by about {grown}")
@@ -157,6 +159,7 @@ def _document(
         "details": choice.form.details,
         "parts": [msgspec.to_builtins(part) for part in prediction.parts],
         "model_bytes": prediction.model,
+        "loading_bytes": prediction.most_while_loading,
         "mapped_bytes": prediction.mapped,
         "touched_bytes": prediction.touched,
         "growth_bytes": prediction.growth,

@@ -170,6 +170,17 @@ def test_a_model_that_gains_nothing_is_served_as_it_was_published(tmp_path: Path
     assert again.value.code == "failed_before"
 
 
+def test_recordings_of_other_formats_are_passed_over(tmp_path: Path) -> None:
+    """Beside a model, for the comparison: floats, which `wave` refuses, and nothing."""
+    directory = make_model("zipformer_ctc", tmp_path / "m", padding_bytes=WEIGHTS_BYTES)
+    (directory / "test_wavs").mkdir()
+    floats = b"RIFF\x28\0\0\0WAVEfmt \x10\0\0\0\3\0\1\0\x80\x3e\0\0\0\xfa\0\0\4\0\x20\0data\4\0\0\0"
+    (directory / "test_wavs" / "floats.wav").write_bytes(floats + bytes(4))
+    (directory / "test_wavs" / "nothing.wav").write_bytes(b"")
+    location = ModelLocation("tones", directory, "en")
+    assert prepare(location, tmp_path / "store", available_memory=PLENTY).name == "tones"
+
+
 def test_a_network_that_is_none_says_which_and_why(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(os.urandom(100))
