@@ -195,7 +195,9 @@ class _English:
             return  # a twenty second delay
         if (of_month or in_month) and value > 31:
             return
-        if of_month and previous in ("a", "one", "every", "each") and value < 10:
+        if previous in ("a", "an", "one", "every", "each"):
+            return  # a tenth
+        if after.startswith(" of ") and not (of_month or previous == "the"):
             return
         ending = "th" if value % 100 in (11, 12, 13) else _ENDINGS.get(value % 10, "th")
         number.write(f"{value}{ending}", certain=value > 9 or of_month or in_month)
@@ -329,7 +331,12 @@ def _with_sign(number: Number, before: str, after: str) -> None:
         number.write(f"{number.written}%", certain=True)
     if (minus := re.search(r"(?:^|[^\w]|(\w+) )((?:minus|negative) )$", before)) is None:
         return
-    subtracted = minus[1] in _CARDINALS or minus[1] in _ORDINALS or (minus[1] or "").isdigit()
+    subtracted = (
+        minus[1] == "or"
+        or minus[1] in _CARDINALS
+        or minus[1] in _ORDINALS
+        or (minus[1] or "").isdigit()
+    )
     if not subtracted and (number.certain or minus[2] == "minus "):
         number.start -= len(minus[2])
         number.write(f"-{number.written}", certain=True)
