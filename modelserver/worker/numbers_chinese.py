@@ -93,7 +93,7 @@ _MINUS = re.compile("(?:^|[^\\w]|[是为到至在约达度于成得出，])负$"
 
 
 def chinese(text: str) -> str:
-    """The text with its numbers as people write them."""
+    """Return the text with its numbers as people write them."""
     plain = text.translate(_PLAIN)
     numbers = list[Number]()
     words = _WORDS.finditer(plain)
@@ -115,7 +115,7 @@ def chinese(text: str) -> str:
 
 
 def _read(text: str, start: int, end: int) -> Number | None:
-    """What a run of numeral characters is, by itself and by its surroundings."""
+    """Read a run of numeral characters; None if it has no numeral."""
     if text.startswith("百分之", end - 1):
         end -= 1
         if start < end and text[end - 1] != "点":
@@ -155,7 +155,7 @@ def _read(text: str, start: int, end: int) -> Number | None:
 
 
 def _is_part(said: str, before: str, after: str) -> bool:
-    """Whether its surroundings make a numeral a part of something that stays in words."""
+    """Return whether a numeral is a part of something that stays in words."""
     if (before[-1:] + after[:1]).isdigit() or before[-1:].isdigit() or after[:1].isdigit():
         return True
     if before[-1:] in ("几", ".", "%") or after[:1] in ("几", ".", "%"):
@@ -203,7 +203,7 @@ def _without_point(number: Number, said: str, before: str, after: str) -> None:
 
 
 def _with_point(number: Number, whole: str, rest: str, before: str, after: str) -> None:
-    """What has 点 inside: a decimal or a time of the day."""
+    """Read a numeral with 点 inside: a decimal or a time of the day."""
     in_day = int(whole) <= 24
     minutes_follow = after.startswith("分") and not after.startswith("分贝")
     if are_digits(rest):
@@ -226,7 +226,7 @@ def _with_point(number: Number, whole: str, rest: str, before: str, after: str) 
 
 
 def _whole(said: str) -> int | None:
-    """The value of a whole number in words; None for what is none, such as 三四十."""
+    """Compute the value of a whole number; None if it is none, such as 三四十."""
     if said == "零" or said == "两":
         return value_of(said)
     if len(said) > _LONGEST or not said or said[0] in "零百千万亿" or said[-1] == "零":
@@ -240,7 +240,7 @@ def _whole(said: str) -> int | None:
 
 
 def _in_characters_of(said: str, written: str) -> str:
-    """What is left of a numeral's own characters, in the form that the text has."""
+    """Return figures with 点, 万 and 亿 in the form that the text has."""
     for plain, other in zip("点万亿", "點萬億", strict=True):
         if other in said:
             written = written.replace(plain, other)

@@ -69,7 +69,7 @@ _AFTER_NONE = re.compile(
     r"twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|past|"
     r"minutes? (?:past|to|before|after))\b"
 )
-"""What makes the number before it a part of something that stays in words."""
+"""Words that make the number before them a part of something that stays in words."""
 _BEFORE_NONE = re.compile(
     r"\b(?:(?:half|quarter|minutes|five|ten|twenty) past|quarter (?:to|till|of|after)|score and|"
     r"(?:half|quarters?|thirds?) (?:by|to|or)) $"
@@ -106,7 +106,7 @@ _OPERATOR = re.compile(r" (?:by|times|plus|minus|out of(?: every)?|divided by|eq
 
 
 def english() -> TextStep:
-    """Raises `ImportError` where the library is not installed."""
+    """Make the step. Raises `ImportError` where the library is not installed."""
     from text_to_num import text2num
 
     return _English(lambda numeral: int(text2num(numeral, "en"))).written
@@ -122,10 +122,10 @@ class _Word:
 @dataclass
 class _English:
     value_of: Callable[[str], int]
-    """Of a cardinal number in words; raises `ValueError` for what is none."""
+    """Computes a cardinal number in words. Raises `ValueError` if it is none."""
 
     def written(self, text: str) -> str:
-        """The text with its numbers as people write them."""
+        """Return the text with its numbers as people write them."""
         lower = text.translate(_LOWER)  # as long as the text
         numbers = list[Number]()
         sayings = _SAYINGS.finditer(lower)
@@ -144,7 +144,7 @@ class _English:
         return replaced(text, chosen)
 
     def _read(self, text: str, number: Number, said: list[str]) -> None:
-        """What a run of number words is, by itself and by its surroundings."""
+        """Set the figures of a run of number words."""
         before, after = (
             text[max(0, number.start - 32) : number.start],
             text[number.end : number.end + 32],
@@ -220,12 +220,12 @@ class _English:
                 number.write(f"{written} {scale}", certain=True)
 
     def _decimals(self, said: list[str]) -> str | None:
-        """What is behind a point: digits, or a number such as eleven."""
+        """Return the decimals behind a point: digits, or a number such as eleven."""
         value = self._value(said)
         return str(value) if value is not None and 10 <= value <= 99 else _digit_by_digit(said)
 
     def _time(self, said: list[str], *, exact: bool) -> str | None:
-        """A time of the day. `exact`: a.m. or p.m. follows, and an hour alone is a time, too."""
+        """Return a time of the day. `exact`: a.m. or p.m. follows, so an hour is enough."""
         hour = self._value(said[:1])
         if hour is None or not 1 <= hour <= 12:
             return None
@@ -237,7 +237,7 @@ class _English:
         return f"{hour}:{minutes}" if minutes is not None and 10 <= minutes <= 59 else None
 
     def _year(self, said: list[str], previous: str, before: str) -> str | None:
-        """A year in two halves, such as nineteen eighty four."""
+        """Return a year in two halves, such as nineteen eighty four."""
         if said[0] not in _CENTURIES or len(said) < 2:
             return None
         if len(said) == 3 and said[1] == "oh" and said[2] in _ONES[1:]:
@@ -251,7 +251,7 @@ class _English:
         return f"{_CENTURIES[said[0]]}{half}" if certain or asked else None
 
     def _value(self, said: list[str]) -> int | None:
-        """Of a cardinal number, or None."""
+        """Return the value of a cardinal number, or None."""
         if not said or len(said) > _LONGEST or not _WHOLE.fullmatch(" ".join([*said, ""])):
             return None
         try:
@@ -261,7 +261,7 @@ class _English:
 
 
 def _runs(text: str) -> Iterator[list[_Word]]:
-    """Words of numbers that follow one another, in lower case."""
+    """Yield the number words that follow one another."""
     run = list[_Word]()
     for match in _WORD.finditer(text):
         said = "point" if match[0] == "dot" else match[0]
@@ -291,7 +291,7 @@ def _continues(run: list[_Word], said: str) -> bool:
 
 
 def _trimmed(run: list[_Word]) -> Iterator[list[_Word]]:
-    """The run without words at its ends that belong to what is around it."""
+    """Yield the run without words at its ends that belong to its surroundings."""
     start, end = 0, len(run)
     while end > start and run[end - 1].said in ("and", "point", *_REPEATED):
         end -= 1
@@ -302,7 +302,7 @@ def _trimmed(run: list[_Word]) -> Iterator[list[_Word]]:
 
 
 def _digit_by_digit(said: list[str]) -> str | None:
-    """The digits of a number that is spelled, such as oh double five."""
+    """Return the digits of a number that is spelled, such as oh double five."""
     digits, times = "", 1
     for word in said:
         if word in _REPEATED and times == 1:
@@ -315,7 +315,7 @@ def _digit_by_digit(said: list[str]) -> str | None:
 
 
 def _is_counting(digits: str) -> bool:
-    """Whether somebody counts, up or down."""
+    """Return whether these digits count up or down."""
     return len(digits) < 6 and (digits in "123456789" or digits in "987654321")
 
 
@@ -325,7 +325,7 @@ def _last_word(text: str) -> str:
 
 
 def _with_sign(number: Number, before: str, after: str) -> None:
-    """A percentage, or a negative number."""
+    """Make a number a percentage or negative, if it is one."""
     if (percent := _PERCENT.match(after)) is not None:
         number.end += percent.end()
         number.write(f"{number.written}%", certain=True)
@@ -363,7 +363,7 @@ def _link(text: str, left: Number, right: Number) -> Link:
 
 
 def _range(between: str, left: Number, right: Number, text: str, after: str) -> Link:
-    """Numbers joined by to or by or."""
+    """Return the link of numbers between which there is to or or."""
     if left.written is None or right.written is None:
         return Link.TOGETHER if left.certain or right.certain else Link.NOTHING
     low, high = left.written.rstrip("%"), right.written.rstrip("%")

@@ -114,7 +114,7 @@ class _Token:
     end: int
     word: str
     is_apart: bool
-    """Whether there is more than a space before it."""
+    """True if there is more than a space before it."""
 
     def text(self) -> str:
         """Return the word."""
@@ -169,7 +169,7 @@ def _tokens(text: str, rules: _Language) -> Iterator[_Token]:
 def _numbers(
     text: str, found: Iterable[tuple[int, int, str]], rules: _Language
 ) -> Iterator[Number]:
-    """What text2num has found, as far as it stands in nothing that stays in words."""
+    """Yield what text2num has found; figures only where nothing around speaks against them."""
     sayings = re.finditer(rf"\b(?:{rules.sayings})\b", text)
     saying = next(sayings, None)
     for start, stop, figures in found:
@@ -196,7 +196,7 @@ def _numbers(
 
 
 def _is_plausible(said: str, figures: str, rules: _Language) -> bool:
-    """Whether text2num has not taken in a word of what is around the number."""
+    """Return whether a number takes in no word of its surroundings."""
     if _SCALE.match(said):
         return False  # eine million
     _, comma, decimals = figures.partition(",")
@@ -205,7 +205,7 @@ def _is_plausible(said: str, figures: str, rules: _Language) -> bool:
 
 
 def _rows(text: str, numbers: Iterable[Number]) -> list[Number]:
-    """The numbers, with what is spelled in a row put together: telephone numbers."""
+    """Return the numbers with digits in a row put together, as in telephone numbers."""
     rows = list[list[Number]]()
     for number in numbers:
         last = rows[-1][-1] if rows else number
