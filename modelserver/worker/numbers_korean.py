@@ -45,7 +45,9 @@ _NOT_AFTER_TEN = frozenset({"일", "월", "점", "위", "장", "도", "번째"})
 """Counters after which 십 by itself is none."""
 _SOME = frozenset({"몇", "수", "여러"})
 """Words that make an approximate number of the unit behind them."""
-_ENDING = re.compile(f"(?P<number>{_NUMERAL}+)(?P<rest>{_PARTICLES})")
+_ENDING = re.compile(
+    f"(?P<number>{_NUMERAL}+)(?!(?<=이)(?:에요|다|고|며|면|라))(?P<rest>{_PARTICLES})"
+)
 """A numeral with a particle: 이십오를, 팔구공입니다."""
 _MOST_TOKENS = 24
 """Bound of the tokens of a number, few enough to try each."""
