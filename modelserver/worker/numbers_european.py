@@ -138,13 +138,19 @@ def european(language: str) -> TextStep:
 
     rules = _LANGUAGES[language]
 
+    def value_of(numeral: str) -> str:
+        try:
+            return str(text2num(numeral, language)).lstrip("0")
+        except ValueError:
+            return ""
+
     def found(text: str) -> Iterator[tuple[int, int, str]]:
         """Find the numbers of a text and their figures."""
         tokens = list(_tokens(text, rules))
         for number in find_numbers(tokens, language, threshold=0.0):
             start, end = tokens[number.start].start, tokens[number.end - 1].end
             figures: str = number.text
-            if figures.isdigit() and int(figures) != int(text2num(text[start:end], language)):
+            if figures.isdigit() and figures.lstrip("0") != value_of(text[start:end]):
                 figures = ""  # in a row of numbers it may take one into the next
             yield start, end, figures
 

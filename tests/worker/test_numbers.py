@@ -128,6 +128,19 @@ print(len(os.listdir("/proc/self/task")), *refused.intersection(seen))
     assert done.stdout.split() == ["1"], done.stderr
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_number_of_any_length_is_accepted(language: str) -> None:
+    digit, between = {
+        "zh": ("一二", "到"), "ja": ("一二", "から"), "ko": ("삼칠", " 대 "),
+        "en": ("one two ", "to "), "de": ("null eins ", "bis "), "nl": ("nul een ", "tot "),
+        "fr": ("zéro un ", "à "), "es": ("cero uno ", "a "),
+        "it": ("zero uno ", "a "), "pt": ("zero um ", "a "),
+    }[language]  # fmt: skip
+    text = (digit * 5000 + between) * 2
+    written = step(language)(text)
+    assert step(language)(written) == written
+
+
 def numerals(language: str) -> list[str]:
     """Return texts of numerals alone."""
     return {
