@@ -29,6 +29,8 @@ class Prediction:
     load_s: float
     wider: tuple[float, int] = (1.0, 0)
     """Factor and bytes by which the profile "accurate" enlarges `growth`."""
+    loading: int = 0
+    """Held beside `model` while it is being loaded, and released after that."""
     rests_on: str = "the sizes of its files"
 
     @property
@@ -51,6 +53,11 @@ class Prediction:
         """How much of `mapped` should be there for full speed."""
         return sum(part.touched for part in self.parts)
 
+    @property
+    def most_while_loading(self) -> int:
+        """What the process that loads it holds at the most."""
+        return self.model + self.loading
+
     def total(self, workers: int) -> int:
         """Of the fork server and so many workers, after minutes of speech."""
         return self.model + workers * self.growth
@@ -70,6 +77,7 @@ def measured(prediction: Prediction, *, model: int, growth: int, load_s: float) 
         prediction,
         parts=parts,
         growth=growth,
+        loading=int(prediction.loading * factor),
         load_s=round(load_s, 1),
         rests_on="a measurement here; each part's share of it is predicted",
     )

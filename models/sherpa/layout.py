@@ -7,7 +7,8 @@ transducer, which is small.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from models.sherpa.files import INT8, best, is_network, names_in, natural, role_of, variant
@@ -23,6 +24,7 @@ from models.sherpa.refusals import (
 
 _TOKENS_BYTES_MOST = 8_000_000
 _CODE = re.compile("[a-z]{2,3}")
+_LANGUAGES_MOST = 200
 _STATELESS = frozenset(("vocab_size", "context_size"))
 _SENTENCE_ENDS = frozenset((".", "?", "。", "？"))
 
@@ -65,6 +67,16 @@ class Layout:
     def networks(self) -> tuple[Path, ...]:
         """The networks that are loaded."""
         return tuple(self.files[name] for name in self.kind.arguments)
+
+    def with_networks_in(self, prepared: Path, original: Path) -> "Layout":
+        """Return the layout of the model in the directory `original` with the networks that a
+        prepared one has in their place; tokens and all else stay the original's."""
+        moved = {
+            name: made
+            for name in self.kind.arguments
+            if (made := prepared / self.files[name].relative_to(original)).is_file()
+        }
+        return replace(self, files={**self.files, **moved})
 
     @property
     def quantised(self) -> bool:
@@ -230,13 +242,15 @@ class _Recognition:
         languages, detects = kind.languages, kind.detects_language
         if kind.name == "whisper" and metadata.get("is_multilingual") == "1":
             codes = metadata.get("all_language_codes", "").split(",")
-            languages, detects = tuple(filter(_CODE.fullmatch, codes)), True
+            known = dict.fromkeys(filter(_CODE.fullmatch, codes))
+            languages, detects = tuple(islice(known, _LANGUAGES_MOST)), True
         if kind.name == "sense_voice" and "Nano" in metadata.get("comment", ""):
             languages, detects = (), False
         written = kind.written
         if written is None:
             written = _has_sentence_ends(files["tokens"])
-        clips = directory / "test_wavs"
+        test_wavs = directory / "test_wavs"
+        clips = (test_wavs / name for name in names_in(test_wavs) if name.endswith(".wav"))
         return Layout(
             kind,
             files,
@@ -245,7 +259,7 @@ class _Recognition:
             languages,
             detects,
             written,
-            tuple(clips / name for name in names_in(clips) if name.endswith(".wav")),
+            tuple(clip for clip in clips if clip.is_file()),
         )
 
     def _check(self, file: Path) -> None:
@@ -264,7 +278,11 @@ class _Recognition:
 
     def _tokens(self, network: Path) -> Path:
         """The tokens that belong to a network: with its prefix (`base-tokens.txt`), or plain."""
-        there = [name for name in names_in(self._words) if name.endswith("tokens.txt")]
+        there = [
+            name
+            for name in names_in(self._words)
+            if name.endswith("tokens.txt") and (self._words / name).is_file()
+        ]
         prefix = next((part for part in ("encoder", "model") if part in network.name), "")
         wanted = (network.name.split(prefix)[0] + "tokens.txt" if prefix else "", "tokens.txt")
         for name in wanted:

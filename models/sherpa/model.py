@@ -20,6 +20,7 @@ from models.sherpa.recognizer import Decoder, SegmentRecognizer
 from models.sherpa.resampled import ResampledRecognizer
 from models.sherpa.segmenter import Segmenter
 from models.sherpa.vad import Detector, Detectors, Loudness, Silero
+from models.steps import run_steps
 
 _CHUNK_S = 0.25
 _STREAM_LONGEST_S = 60.0
@@ -69,8 +70,8 @@ class SherpaModel:
         for clip in pcm:
             recognizer = self._recognizer(options, told, _Always(self._detectors.detector()))
             for at in range(0, len(clip), self.chunk_bytes):
-                _run(recognizer.accept(clip[at : at + self.chunk_bytes]))
-            _run(recognizer.finish())
+                run_steps(recognizer.accept(clip[at : at + self.chunk_bytes]))
+            run_steps(recognizer.finish())
             recognizer.close()
 
     def recognizer(self, options: RecognitionOptions, rate: float | None = None) -> Recognizer:
@@ -184,12 +185,3 @@ def _provider(*, prepared: bool) -> Iterator[str]:
         yield f"cpu:/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
-
-
-def _run(steps: Any) -> Any:
-    """Run a generator to its end; returns what it returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value

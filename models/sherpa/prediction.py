@@ -49,6 +49,10 @@ _WARM = 0.2
 _GRAPH = 0.03
 """Of a prepared network: its nodes and the small weights, whose file is not mapped."""
 
+_LOADING, _LOADING_PREPARED = 0.5, 0.2
+"""Of the largest network, while it is copied from its file and laid out anew; of all networks of a
+prepared model, whose weights are mapped."""
+
 _START_S, _LOADED_BYTES_S, _MAPPED_BYTES_S = 0.5, 150e6, 1e9
 """Two loads: the first one, in a child, finds out whether the files can be loaded."""
 
@@ -56,8 +60,10 @@ _START_S, _LOADED_BYTES_S, _MAPPED_BYTES_S = 0.5, 150e6, 1e9
 def predict(layout: Layout) -> Prediction:
     """Predict the memory of a model as it was published. Reads sizes. Raises `OSError`."""
     parts = [Part("engine", 0, _ENGINE)]
+    largest = 0
     for file in dict.fromkeys(layout.networks):
         size = disk_bytes(file)
+        largest = max(largest, size)
         parts.append(Part(file.name, size, int(_factor(file) * size)))
     words = [layout.files[name] for name in ("tokens", "tokenizer") if name in layout.files]
     size = sum(disk_bytes(file) for file in words)
@@ -65,7 +71,9 @@ def predict(layout: Layout) -> Prediction:
     growth = _growth(layout)
     parts.append(Part("decoding", 0, int(_WARM * growth)))
     loaded = sum(part.disk for part in parts)
-    return Prediction("static", tuple(parts), growth, round(_START_S + loaded / _LOADED_BYTES_S, 1))
+    load_s = round(_START_S + loaded / _LOADED_BYTES_S, 1)
+    loading = int(_LOADING * largest)
+    return Prediction("static", tuple(parts), growth, load_s, loading=loading)
 
 
 def if_prepared(prediction: Prediction, mapped_bytes: int) -> Prediction:
@@ -80,7 +88,8 @@ def if_prepared(prediction: Prediction, mapped_bytes: int) -> Prediction:
 
     parts = tuple(map(mapped, prediction.parts))
     load_s = round(_START_S + networks / _MAPPED_BYTES_S, 1)
-    return replace(prediction, graph="mapped", parts=parts, load_s=load_s)
+    loading = int(_LOADING_PREPARED * networks)
+    return replace(prediction, graph="mapped", parts=parts, load_s=load_s, loading=loading)
 
 
 def disk_bytes(file: Path) -> int:

@@ -5,17 +5,19 @@ Run as `python -P -m models.sherpa.selfcheck` with a JSON document on standard i
 loaded in a process of its own.
 """
 
+import contextlib
 import subprocess
 import sys
 import time
 import wave
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from models.contract import Model, ModelError, ModelLocation, RecognitionOptions, Utterance
+from models.contract import Model, ModelError, ModelLocation, RecognitionOptions
+from models.steps import run_steps
 
 _WORTH = 0.9
 """Share of the original's memory that a prepared model may take at the most."""
@@ -107,12 +109,9 @@ def _recordings(asked: _Asked, rate: int) -> Iterator[bytes]:
     from models.clips import clips_for, decode_clip, noise
 
     for name in asked.clips:
-        with wave.open(name) as reader:
-            if (reader.getframerate(), reader.getnchannels(), reader.getsampwidth()) == (
-                rate,
-                1,
-                2,
-            ):
+        with contextlib.suppress(wave.Error, EOFError), wave.open(name) as reader:
+            form = reader.getframerate(), reader.getnchannels(), reader.getsampwidth()
+            if form == (rate, 1, 2):
                 yield reader.readframes(min(reader.getnframes(), _MOST_CLIP_S * rate))
     for clip in clips_for(asked.language)[:_MOST_CLIPS]:
         yield decode_clip(clip, rate)
@@ -123,19 +122,10 @@ def _text(model: Model, pcm: bytes) -> str:
     recognizer = model.recognizer(RecognitionOptions())
     said = []
     for at in range(0, len(pcm), model.chunk_bytes):
-        said += _result(recognizer.accept(pcm[at : at + model.chunk_bytes]))
-    said += _result(recognizer.finish())
+        said += run_steps(recognizer.accept(pcm[at : at + model.chunk_bytes]))
+    said += run_steps(recognizer.finish())
     recognizer.close()
     return " ".join(utterance.text for utterance in said)
-
-
-def _result(steps: Generator[None, None, list[Utterance]]) -> list[Utterance]:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            utterances: list[Utterance] = end.value
-            return utterances
 
 
 def _anonymous() -> int:

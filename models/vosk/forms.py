@@ -72,7 +72,8 @@ class VoskValues(msgspec.Struct, frozen=True):
 def forms(location: ModelLocation, settings: EngineSettings) -> list[Form]:
     """Return the ways to load the model, best first. Raises `ModelError`."""
     values = VoskValues.of(settings)
-    lookup = find_prepared(location, settings.store)
+    with _told(location):
+        lookup = find_prepared(location, settings.store)
     prepared, problems = lookup.prepared, lookup.problems
     if prepared is not None and (why := mapping.mapping_problem()) is not None:
         problems += (f"{prepared.directory} is not used: {why}",)

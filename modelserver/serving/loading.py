@@ -69,7 +69,7 @@ class ModelLoading:
         """See which form would be best, of the first model that is there."""
         try:
             self._seen = await asyncio.to_thread(lambda: candidate(find_model(settings), settings))
-        except models.ModelError:
+        except (models.ModelError, OSError):
             self._seen = None  # the first load says why
 
     def takes_phrases(self) -> bool:

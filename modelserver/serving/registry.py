@@ -72,8 +72,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         return len(self._models)
 
     async def __aenter__(self) -> "ModelRegistry":
-        for served in self._models.values():
-            await (served.look() if served.on_demand else served.start())
+        await self._begin()
         self._idling = asyncio.create_task(self._unload_idle_ones())
         return self
 
@@ -194,13 +193,21 @@ class ModelRegistry(Mapping[str, ServedModel]):
         for label, served in self._models.items():
             if label in before:
                 served.change(settings_for(settings, label, wanted[label]), wanted[label])
-            await (served.look() if served.on_demand else served.start())
+        await self._begin()
         # Those for phrases are loaded again when somebody asks for them.
         gone = [before[label] for label in before.keys() - wanted.keys()]
         gone += self._for_phrases.values()
         self._for_phrases = {}
         for served in gone:
             self._leaving[served] = asyncio.create_task(self._retire(served, settings.drain_s))
+
+    async def _begin(self) -> None:
+        """Begin to load the models that are loaded at the start, and look at the others."""
+        served = tuple(self._models.values())
+        for one in served:
+            if not one.on_demand:
+                await one.start()
+        await asyncio.gather(*(one.look() for one in served if one.on_demand))
 
     async def _retire(self, served: ServedModel, drain_s: float) -> None:
         """Wait for the requests inside, for `drain_s`, and unload it; no new request finds it."""

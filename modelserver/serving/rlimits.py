@@ -13,8 +13,8 @@ _THREADS = 6
 
 
 def not_allowed(choice: Choice, workers: int) -> str | None:
-    """Why it could not be loaded, in words that say what to change; None if it could."""
-    held = choice.model_bytes + _LIBRARIES_BYTES
+    """Return why it could not be loaded, in words that say what to change; None if it could."""
+    held = choice.loading_bytes + _LIBRARIES_BYTES
     for which, name, needed in (
         (resource.RLIMIT_AS, "ulimit -v", held + choice.prediction.mapped),
         (resource.RLIMIT_DATA, "ulimit -d", held),

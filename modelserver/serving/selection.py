@@ -49,9 +49,18 @@ class Choice:
         """What is held once for all workers: as predicted, or as loading it has shown."""
         return max(self.prediction.model, self.shown)
 
-    def needs(self, workers: int) -> int:
-        """Bytes that it and so many workers take at the least."""
+    @property
+    def loading_bytes(self) -> int:
+        """Most bytes that the process that loads it holds, before there are workers."""
+        return max(self.model_bytes, self.prediction.most_while_loading)
+
+    def serving_bytes(self, workers: int) -> int:
+        """Return the bytes that it and so many workers take at the least, once it is loaded."""
         return self.model_bytes + workers * min(self.prediction.growth, LEAST_GROWTH)
+
+    def needs(self, workers: int) -> int:
+        """Return the bytes that it and so many workers take at the least, loading included."""
+        return max(self.loading_bytes, self.serving_bytes(workers))
 
     def workers_within(self, headroom: int) -> int:
         """How many workers have what they would like to grow by."""
@@ -177,13 +186,18 @@ def choose_model(
 
 
 def does_not_fit(choice: Choice, workers: int, headroom: Headroom) -> str:
-    """The sentence."""
-    model = in_units(choice.model_bytes)
+    """Return the sentence that says so, with the bytes that it needs to serve; where only loading
+    it takes more than there is, with those."""
+    model, served = in_units(choice.model_bytes), choice.serving_bytes(workers)
     if choice.shown > choice.prediction.model:
         model = f"at least {model}, as loading it has shown,"
+    needs = (
+        f"{in_units(served)} ({model} for the model, the rest for {workers_text(workers)})"
+        if not served <= headroom.most < choice.loading_bytes
+        else f"{in_units(choice.loading_bytes)} while it loads ({in_units(served)} after that)"
+    )
     return (
-        f"{choice.location.name} does not fit: it needs {in_units(choice.needs(workers))} "
-        f"({model} for the model, the rest for {workers_text(workers)}), and there is room for "
+        f"{choice.location.name} does not fit: it needs {needs}, and there is room for "
         f"{in_units(headroom.most)} ({headroom.limit})"
     )
 

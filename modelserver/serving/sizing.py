@@ -38,7 +38,8 @@ class Needs:
 
 def server_needs(prediction: models.Prediction, workers: int, settings: Settings) -> Needs:
     """Return the needs of a server with that model."""
-    kept = prediction.total(workers) + SUPERVISOR_BYTES + settings.spool.memory_total
+    model = max(prediction.total(workers), prediction.most_while_loading)
+    kept = model + SUPERVISOR_BYTES + settings.spool.memory_total
     return Needs(workers, kept, prediction.touched)
 
 

@@ -70,7 +70,7 @@ class ContinuedRecognizer:
         said = yield from self._recognizer.accept(pcm)
         if said:
             self._rest = self._recognizer.pending()
-        elif self._rest is not None:
+        elif self._rest is not None and len(self._rest) <= _MOST_REST_BYTES:
             self._rest += pcm
         return said
 

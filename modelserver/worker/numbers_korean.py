@@ -1,4 +1,4 @@
-"""Numbers in Korean as people write them. What is a number is found here, its value is hangulpy's.
+"""Numbers in Korean as people write them; hangulpy computes the value of a numeral.
 
 The syllables of numerals are words and parts of words, too (만일, 천사, 이 사람, 사이사이), so
 one is taken for a number only by what it is with: a unit inside, a counter after it, or other
@@ -36,7 +36,7 @@ _COUNTER = re.compile(
 _ALSO_WORDS = frozenset("이일사오")
 """Syllables that mean much else, such as "this" and "work": of these alone no number is made."""
 _NO_NUMBERS = ("삼삼오오", "사이사이", "십일조", "백만이", "백일장", "만원")
-"""In small groups; in between; a tithe; a million, with a particle; a writing contest; full."""
+"""Small groups; in between; a tithe; a million, with a particle; a writing contest; full."""
 _AFTER_LONE_UNIT = frozenset(
     {"원", "명", "년", "개", "시간", "퍼센트", "달러", "미터", "킬로미터", "주년"}
 )
@@ -45,10 +45,12 @@ _NOT_AFTER_TEN = frozenset({"일", "월", "점", "위", "장", "도", "번째"})
 """Counters after which 십 by itself is none."""
 _SOME = frozenset({"몇", "수", "여러"})
 """Words that make an approximate number of the unit behind them."""
-_ENDING = re.compile(f"(?P<number>{_NUMERAL}+)(?P<rest>{_PARTICLES})")
+_ENDING = re.compile(
+    f"(?P<number>{_NUMERAL}+)(?!(?<=이)(?:에요|다|고|며|면|라))(?P<rest>{_PARTICLES})"
+)
 """A numeral with a particle: 이십오를, 팔구공입니다."""
 _MOST_TOKENS = 24
-"""More than any number has, and few enough to try each."""
+"""Bound of the tokens of a number, few enough to try each."""
 _HOURS = ("한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉", "열", "열한", "열두")
 _MINUTES = f"(?:[{_DIGITS}]? ?십 ?)?[{_DIGITS}]|[{_DIGITS}]? ?십"
 _CLOCK = re.compile(rf"(?<!\S)({'|'.join(reversed(_HOURS))}) ?(시|시간) ?({_MINUTES}) ?분(?!의)")
@@ -79,7 +81,7 @@ _ORDINAL = re.compile(
 
 
 def korean() -> TextStep:
-    """Raises `ImportError` where the library is not installed."""
+    """Make the step. Raises `ImportError` where the library is not installed."""
     return _Korean().written
 
 
@@ -90,7 +92,7 @@ class _Korean:
         self._whole = hangul_to_number
 
     def written(self, text: str) -> str:
-        """The text with its numbers as people write them."""
+        """Return the text with its numbers as people write them."""
         text = _MONTH.sub(self._month, _CLOCK.sub(self._clock, text))
         text = _ORDINAL.sub(self._ordinal, _PHONE.sub(_phone, text))
         text = _SCORE.sub(self._score, _SMALLER.sub(_smaller, text))
@@ -106,8 +108,7 @@ class _Korean:
         return " ".join(written)
 
     def _longest(self, tokens: list[str], at: int) -> tuple[int, str]:
-        """How many tokens from there on make a number, and how that is written; or one, as it
-        is."""
+        """Return how many tokens from there on make a number, and its figures; or one, as it is."""
         if at and tokens[at - 1] in _SOME and tokens[at][:1] in tuple(_UNITS):
             return 1, tokens[at]
         end = at
@@ -139,7 +140,7 @@ class _Korean:
         return 1, tokens[at]
 
     def _with_ending(self, tokens: list[str], last: int, numerals: str) -> str | None:
-        """Of numerals before a token that is a counter, or ends in one or in a particle."""
+        """Write numerals before a token that is a counter, or ends in one or in a particle."""
         if not numerals and tokens[last].startswith(_NO_NUMBERS):
             return None
         counted = _COUNTER.fullmatch(tokens[last])
@@ -157,7 +158,7 @@ class _Korean:
 
     @staticmethod
     def _is_other(tokens: list[str], last: int, numerals: str, counted: re.Match[str]) -> bool:
-        """Whether what looks like a counter means something else there."""
+        """Return whether a counter means something else there."""
         counter = counted["counter"]
         score = counter == "대" and tokens[last + 2 : last + 3] != ["대"]  # 십 대 이십 대
         between = score or counter + counted["rest"] == "분의"
@@ -168,14 +169,14 @@ class _Korean:
 
     @staticmethod
     def _fraction(tokens: list[str], at: int, last: int) -> tuple[int, str]:
-        """A fraction from there on, as it was spoken."""
+        """Return a fraction from there on, as it was spoken."""
         end = last + 1
         while _begins_with_numeral(tokens, end) and end < at + _MOST_TOKENS:
             end += 1
         return end - at, " ".join(tokens[at:end])
 
     def _counted(self, numerals: str, counter: str) -> str | None:
-        """Of a numeral before a counter, with it."""
+        """Write a numeral before a counter, with it."""
         said = self._value(numerals)
         has_unit = bool(set(numerals) & set(_UNITS + "점"))
         lone_unit = numerals in _UNITS and numerals != "십" and counter not in _AFTER_LONE_UNIT
@@ -184,7 +185,7 @@ class _Korean:
         return said + ("%" if counter == "퍼센트" else counter)
 
     def _alone(self, numerals: str, *, has_particle: bool = False) -> str | None:
-        """Of a numeral without a counter."""
+        """Write a numeral without a counter."""
         if not set(numerals) & set(_UNITS):
             telling = sum(one not in _ALSO_WORDS and one != "점" for one in numerals)
             if "점" in numerals:
@@ -218,7 +219,7 @@ class _Korean:
         return match[0] if said is None else f"제{said}{match[2]}"
 
     def _value(self, numerals: str) -> str | None:
-        """Of a numeral as a whole, or None."""
+        """Return the figures of a whole numeral, or None."""
         whole, point, decimals = numerals.partition("점")
         if not whole or (point and not re.fullmatch(f"[{_DIGITS}{_ZEROS}]+", decimals)):
             return None

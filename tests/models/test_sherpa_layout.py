@@ -54,6 +54,27 @@ def three(metadata: Mapping[str, str], form: str = "{}.onnx") -> dict[str, Mappi
     return {form.format(part): its for part, its in parts.items()}
 
 
+def test_languages_are_counted_once_and_bounded(tmp_path: Path) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    codes = [first + second for first in letters for second in letters]
+    metadata = {"model_type": "whisper-x", "is_multilingual": "1"}
+    pair = {"encoder.onnx": metadata | {"all_language_codes": ",".join(["en", "en", *codes])}}
+    layout = recognise(written(tmp_path, pair | {"decoder.onnx": {}}, ["tokens.txt"]))
+    assert layout.languages[:2] == ("en", "aa")
+    assert len(layout.languages) == len(set(layout.languages)) == 200
+
+
+def test_pipes_are_not_read(tmp_path: Path) -> None:
+    """They would be read for ever."""
+    directory = written(tmp_path, {"model.onnx": SENSE_VOICE})
+    os.mkfifo(directory / "tokens.txt")
+    assert "tokens.txt is missing" in reason(directory)
+    (directory / "tokens.txt").unlink()
+    written(directory, {}, ["tokens.txt", "test_wavs/b.wav"])
+    os.mkfifo(directory / "test_wavs" / "a.wav")
+    assert recognise(directory).clips == (directory / "test_wavs" / "b.wav",)
+
+
 ORT = b"\0\0\0\0ORTM\0\0"
 
 SINGLE = {

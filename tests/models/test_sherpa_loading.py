@@ -1,5 +1,6 @@
 """Loading of models for sherpa-onnx in real processes: what cannot be loaded ends in a sentence."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from onnx_models import KINDS, expected, make_model, write_network
 from places import ONNX_MODEL, SUPPORT
@@ -38,6 +40,25 @@ def loaded(directory: Path, *arguments: str) -> dict[str, Any]:
     assert done.stderr == ""
     facts: dict[str, Any] = json.loads(done.stdout)
     return facts
+
+
+def most_while_loading(directory: Path) -> int:
+    """Most anonymous bytes that the process, or the child in which it loads first, has meanwhile,
+    without what it had before."""
+    command = [sys.executable, SUPPORT / "load_onnx.py", directory]
+    allocator = choose_allocator(Allocator.AUTO, find_jemalloc(), huge_pages=False)
+    environment = process_environment(os.environ, allocator.variables)
+    most = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        while process.poll() is None:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            with contextlib.suppress(OSError):
+                for pid in (process.pid, *map(int, children.read_text().split())):
+                    with contextlib.suppress(psutil.Error):
+                        memory = psutil.Process(pid).memory_info()
+                        most = max(most, memory.rss - memory.shared)
+        assert process.stdout is not None
+        return most - int(json.loads(process.stdout.read())["anonymous_before"])
 
 
 def refusal(directory: Path, *arguments: str) -> str:
@@ -146,6 +167,16 @@ def test_the_memory_of_a_real_model_is_predicted() -> None:
     directory = Path(ONNX_MODEL)
     measured = ENGINE + loaded(directory, "none", TEXT)["anonymous"]
     assert 0.95 * measured < predict(recognise(directory)).model < 1.3 * measured
+
+
+@pytest.mark.parametrize("kind", ["sense_voice", "online_transducer"])
+def test_the_memory_while_a_model_loads_is_predicted(kind: str, tmp_path: Path) -> None:
+    """Weights are copied from the file, and then laid out: more than what is held after that."""
+    directory = make_model(kind, tmp_path, padding_bytes=120_000_000)
+    measured = ENGINE + most_while_loading(directory)
+    prediction = predict(recognise(directory))
+    assert measured > prediction.model
+    assert 0.95 * measured < prediction.most_while_loading < 1.3 * measured
 
 
 @pytest.mark.quick

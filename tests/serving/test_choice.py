@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace as set_to
+from onnx_models import make_model
 from small_model import SMALL_WORDS, add_rescoring, make_small_model
 
 import models
 from modelserver.serving.selection import Choice, candidate, choose_model
 from modelserver.settings import Settings, WorkerSettings
 from modelserver.settings.changes import with_values
-from supervisor import Headroom, TargetUnavailable
+from supervisor import Headroom, TargetUnavailable, in_units
 
 pytestmark = pytest.mark.quick
 
@@ -130,6 +131,24 @@ def test_more_workers_need_more(settings: Settings) -> None:
     assert choice.needs(3) - choice.needs(2) == choice.needs(2) - choice.needs(1) > 10e6
     assert choice.workers_within(choice.prediction.model + 3 * choice.prediction.growth) == 3
     assert choice.workers_within(0) == 0
+
+
+def test_what_a_model_takes_while_it_loads_has_to_fit_too(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """An ONNX model takes more while it loads than with one worker after that."""
+    directory = make_model("sense_voice", tmp_path / "tones", padding_bytes=80_000_000)
+    one = set_to(settings, model=(str(directory),), workers=WorkerSettings(count=1))
+    choice = candidate(models.find_model(str(directory), tmp_path), one)
+    served, loading = choice.serving_bytes(1), choice.loading_bytes
+    assert served < loading == choice.needs(1)
+    assert choose_model(one, headroom(loading)).location.directory == directory
+    with pytest.raises(TargetUnavailable) as caught:
+        choose_model(one, headroom(loading - 1))
+    assert f"it needs {in_units(loading)} while it loads" in str(caught.value)
+    with pytest.raises(TargetUnavailable, match="for the model, the rest for 1 worker"):
+        choose_model(one, headroom(served - 1))
+    assert choice.needs(4) == choice.serving_bytes(4) > loading
 
 
 def test_a_room_that_is_full_now_may_be_large_enough_when_the_old_model_is_gone(

@@ -97,7 +97,12 @@ def main(directory: str, mishap: str = "none", text: str = "") -> None:
         print(json.dumps({"code": error.code, "message": error.message}))
         return
     said = heard(made, layout, silence(0.3) + tones(text) + silence(0.7)) if text else ""
-    facts = {"text": said, "threads": threads(), "anonymous": anonymous() - before}
+    facts = {
+        "text": said,
+        "threads": threads(),
+        "anonymous": anonymous() - before,
+        "anonymous_before": before,
+    }
     print(json.dumps(facts))
 
 
