@@ -68,8 +68,12 @@ class SherpaEngine:
         """See `models.engine.Engine`."""
         from models.sherpa.model import load_sherpa
 
-        directory = Path(options.get("directory", location.directory))
-        return load_sherpa(_layout(dataclasses.replace(location, directory=directory)), options)
+        layout = _layout(location)
+        if options.get("prepared"):
+            # Its links lead to the directory that it was made from, which may be another copy.
+            directory = Path(options["directory"])
+            layout = layout.with_networks_in(directory, location.directory)
+        return load_sherpa(layout, options)
 
     def improvement(self, location: ModelLocation, settings: EngineSettings) -> Improvement | None:
         """See `models.engine.Engine`."""

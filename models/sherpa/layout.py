@@ -7,7 +7,7 @@ transducer, which is small.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -67,6 +67,16 @@ class Layout:
     def networks(self) -> tuple[Path, ...]:
         """The networks that are loaded."""
         return tuple(self.files[name] for name in self.kind.arguments)
+
+    def with_networks_in(self, prepared: Path, original: Path) -> "Layout":
+        """Return the layout of the model in the directory `original` with the networks that a
+        prepared one has in their place; tokens and all else stay the original's."""
+        moved = {
+            name: made
+            for name in self.kind.arguments
+            if (made := prepared / self.files[name].relative_to(original)).is_file()
+        }
+        return replace(self, files={**self.files, **moved})
 
     @property
     def quantised(self) -> bool:

@@ -21,6 +21,7 @@ from models.prepared.of_engine import MakerStore
 from models.prepared.view import make_view
 from models.sherpa.files import disk_bytes, weights_beside
 from models.sherpa.layout import Layout, recognise
+from models.sherpa.metadata import NotOnnx, read_metadata
 from models.sherpa.refusals import NotRecognised
 from models.sherpa.runtime import Runtime, library_file, weights_layout
 from models.sherpa.selfcheck import must_answer_alike
@@ -71,13 +72,15 @@ class OnnxMaker:
         return all(name.endswith((".onnx", ".onnx.data")) for name in manifest.made)
 
     def damage(self, directory: Path) -> str | None:
-        """See `Maker`."""
-        try:
-            recognise(directory)
-        except NotRecognised as error:
-            return str(error)
-        except OSError as error:
-            return f"{error.filename}: {error.strerror}"
+        """See `Maker`. Links are not followed: the rest of the model is read from the original."""
+        for network in sorted(directory.rglob("*.onnx")):
+            try:
+                if not network.is_symlink():
+                    read_metadata(network)
+            except NotOnnx as error:
+                return f"{network.name}: {error}"
+            except OSError as error:
+                return f"{error.filename}: {error.strerror}"
         return None
 
     def link(self, original: Path, prepared: Path, made: frozenset[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from modelserver.access.client_secrets import PREFIX, ClientSecret, ClientSecrets
 from modelserver.access.keyring import Keyring
 from modelserver.access.quota import Allowed, Quota
 from modelserver.refusal import Refusal
@@ -71,6 +72,7 @@ class AccessGate:
         self._keyring: Keyring | None = None
         self._told: str | None = None
         self._quotas: defaultdict[str, Quota] = defaultdict(Quota)
+        self._secrets = ClientSecrets()
 
     @property
     def open(self) -> bool:
@@ -96,6 +98,21 @@ class AccessGate:
         if name is None:
             raise NotAllowed("unauthorized", "this key is not known")
         return name
+
+    def new_secret(self, content: ClientSecret) -> str:
+        """Return a new client secret, made with the key of that name."""
+        return self._secrets.new(content, self.stamp_of(content.name))
+
+    def secret_of(self, authorization: str | None) -> ClientSecret | None:
+        """Return the content of the client secret in an Authorization header; None for anything
+        else. Raises `NotAllowed` for one that is not valid."""
+        given = bearer_of(authorization or "")
+        if not given.startswith(PREFIX):
+            return None
+        secret = self._secrets.read(given, self.stamp_of)
+        if secret is None or (secret.name is None and not self.open):
+            raise NotAllowed("unauthorized", "this client secret is not known, or has expired")
+        return secret
 
     def still_valid(self, name: str | None, stamp: str | None) -> bool:
         """Return whether the key of that name is the one that `stamp_of` was asked of before."""

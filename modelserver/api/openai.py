@@ -6,7 +6,6 @@ server cannot do is refused in words or, where a client could not do without, ac
 """
 
 import math
-import re
 import time
 import zlib
 from bisect import bisect_left, bisect_right
@@ -24,11 +23,10 @@ from modelserver.http.errors import json_response, openai_error
 from modelserver.http.middleware import expect_continue
 from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
+from modelserver.request.openai_models import openai_model
 from modelserver.request.parameters import read_flag, read_language
 from modelserver.request.upload import receive_upload
-from modelserver.serving.registry import UnknownModel
 from modelserver.serving.served import ServedModel
-from modelserver.serving.service import SpeechService
 from modelserver.settings.labels import DEFAULT_LABEL
 from modelserver.speech.languages import ENGLISH_NAMES, primary_language
 from modelserver.speech.messages import (
@@ -42,16 +40,6 @@ from modelserver.speech.transcript import join_texts
 
 FORMATS = ("json", "verbose_json", *TEXTS)
 GRANULARITIES = ("word", "segment")
-_ANY_MODEL = re.compile(
-    r"\b(auto|any|default|asr|stt|speech|best|latest\w*|tiny|base|small|medium|large|turbo|nano"
-    r"|universal\w*|scribe|nova|enhanced|chirp|ink)\b"
-    r"|whisper|gpt-4o|gpt-audio|parakeet|canary|sensevoice|paraformer|fun-?(asr|audio)|fireredasr"
-    r"|moonshine|voxtral|qwen\d?[\w.-]*(asr|audio|omni)|wav2vec|hubert|seamless|zipformer|conformer"
-    r"|telespeech|dolphin|kimi-audio|citrinet|granite-speech|phi-4-multimodal",
-    re.IGNORECASE,
-)
-"""What is in the names of models that clients ask for without meaning one: any server of this API
-has a default in their place."""
 _STARTED = int(time.time())
 
 
@@ -152,7 +140,9 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
 
     def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
         nonlocal wanted
-        served, warnings = _find(request.app[SERVICE], fields)
+        language = read_language(fields.get("language", ""))
+        models = request.app[SERVICE].models
+        served, warnings = openai_model(models, fields.get("model") or None, language)
         wanted = _read(fields, warnings)
         verbose = wanted.form == "verbose_json"
         timed = verbose or wanted.form in SUBTITLES
@@ -175,21 +165,6 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
     if wanted.form == "json":
         return json_response(Json(speech.text, _usage(speech), warnings))
     return await off_the_loop(speech, lambda: json_response(_verbose(speech, wanted, warnings)))
-
-
-def _find(service: SpeechService, fields: Mapping[str, str]) -> tuple[ServedModel, list[str]]:
-    """The model, and what should be said of the choice. Raises `Refusal`."""
-    name = fields.get("model") or None
-    language = read_language(fields.get("language", ""))
-    try:
-        return service.models.find(name, language), []
-    except UnknownModel:
-        # A model of Vosk's is meant, and no other.
-        if "vosk" in (name or "").lower() or not _ANY_MODEL.search((name or "").replace("_", "-")):
-            raise
-    served = service.models.find(None, language)
-    called = served.report().get("model") or served.label
-    return served, [f"there is no model {name!r} here: {called} was used"]
 
 
 def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from models import PROFILES
 from modelserver import __version__
-from modelserver.api import about, ask, jobs, openai
+from modelserver.api import about, ask, jobs, openai, realtime
 from modelserver.api.health import Alive, Named, Ready
 from modelserver.api.progress import PartialText, Progress
 from modelserver.api.transcripts import Transcript
@@ -39,7 +39,7 @@ _STRUCTS = (
     Transcript, ErrorDocument, OpenAiErrorDocument, Alive, Ready, Named, Progress, PartialText,
     openai.Json, openai.Verbose, openai.Delta, openai.Done, openai.Model, openai.Models,
     about.About, ask.Answered, ask.AskedInWriting, ask.NotAnswered, jobs.JobDocument, jobs.JobList,
-    jobs.Message,
+    jobs.Message, realtime.Secret, realtime.SecretWanted,
 )  # fmt: skip
 _REF = "#/components/schemas/{name}"
 _QUERIES = {"recording": NAMES, "job": JOB_NAMES, "question": ASK_NAMES}
@@ -183,6 +183,8 @@ def _described(name: str, path: str, operation: _Operation) -> dict[str, Any]:
         form = {"type": "object", "required": ["file", "model"], "properties": _OPENAI_FORM}
         content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
         made["requestBody"] = {"required": True, "content": content}
+    elif operation.body == "secret":
+        made["requestBody"] = {"required": False, "content": _json(["SecretWanted"])}
     elif operation.body:
         made["requestBody"] = _audio_body(query, operation.written)
     made["responses"] = _responses(operation)

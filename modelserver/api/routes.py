@@ -10,13 +10,21 @@ from modelserver.api.health import healthz, readyz, test
 from modelserver.api.jobs import add_job_routes
 from modelserver.api.openai import add_openai_routes
 from modelserver.api.openapi import openapi
+from modelserver.api.realtime import client_secrets
 from modelserver.assistant.service import Assistant
 from modelserver.http.app_keys import ASSISTANT, CONNECTIONS, JOBS, SERVICE
 from modelserver.http.connections import Connections
-from modelserver.http.middleware import STREAM_PATH, each_request, expect_continue, note_begun
+from modelserver.http.middleware import (
+    REALTIME_PATH,
+    STREAM_PATH,
+    each_request,
+    expect_continue,
+    note_begun,
+)
 from modelserver.http.pages import add_pages, page
 from modelserver.jobs.service import JobService
 from modelserver.live.own import stream
+from modelserver.live.realtime import realtime
 from modelserver.live.vosk import vosk_stream
 from modelserver.request.body import hold_continue
 from modelserver.serving.service import SpeechService
@@ -41,6 +49,10 @@ def build_application(
     app.router.add_get("/", root, expect_handler=expect_continue)
     app.router.add_get("/ws", vosk_stream, expect_handler=expect_continue)
     app.router.add_get(STREAM_PATH, stream, expect_handler=expect_continue)
+    app.router.add_get(REALTIME_PATH, realtime, expect_handler=expect_continue)
+    app.router.add_post(
+        f"{REALTIME_PATH}/client_secrets", client_secrets, expect_handler=hold_continue
+    )
     for path, handler in (
         ("/api/about", about),
         ("/openapi.json", openapi),

@@ -23,6 +23,7 @@ from modelserver.serving.selection import (
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import own_settings, settings_for
+from modelserver.speech.languages import all_languages, languages_text
 from supervisor import (
     KernelLog,
     MemoryReader,
@@ -115,7 +116,8 @@ def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[
         problems.append(error.message)
         return ["none"]
     on_disk = sum(file.stat().st_size for file in location.directory.rglob("*") if file.is_file())
-    lines = [f"{location.name} ({location.language}), {in_units(on_disk)} in {location.directory}"]
+    spoken = languages_text(all_languages(location.language, choice.form.abilities))
+    lines = [f"{location.name} ({spoken}), {in_units(on_disk)} in {location.directory}"]
     problems += choice.problems
     engine = models.engine_of(location.directory)
     improvement = engine.improvement(location, engine_settings(settings, engine))

@@ -26,6 +26,7 @@ from modelserver.serving.sizing import kubernetes_patch, server_needs
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 from modelserver.settings.labels import first_model
+from modelserver.speech.languages import all_languages, languages_text
 from supervisor import Headroom, NotReady, find_headroom, in_units
 
 
@@ -94,8 +95,10 @@ def _in_words(
     workers: int,
 ) -> list[str]:
     location = choice.location
+    languages = all_languages(location.language, choice.form.abilities)
+    together = f"{workers_text(workers)} and the model: {in_units(prediction.total(workers))}"
     lines = [
-        f"{location.name} ({location.language}): {location.directory}",
+        f"{location.name} ({languages_text(languages)}): {location.directory}",
         f"engine: {choice.engine}, form {choice.form.name}",
         *choice.form.notes,
         "",
@@ -113,10 +116,9 @@ def _in_words(
     lines += [
         "",
         f"each worker grows by about {in_units(prediction.growth)}",
-        f"{workers} workers and the model: {in_units(prediction.total(workers))}, "
-        f"and {in_units(prediction.touched)} of file cache for full speed"
+        f"{together}, and {in_units(prediction.touched)} of file cache for full speed"
         if prediction.touched
-        else f"{workers} workers and the model: {in_units(prediction.total(workers))}",
+        else together,
         f"loads in about {prediction.load_s:g} s, from a warm disk cache, and warms up after that",
         f"this rests on {prediction.rests_on}",
     ]

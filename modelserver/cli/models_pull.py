@@ -55,6 +55,7 @@ def pull_model(
             return
     with told(background), _progress(background) as on_progress:
         must_be_ours(settings.models_dir)
+        _must_be_no_directory(name, settings.models_dir)
         try:
             if name.endswith(_ARCHIVES):
                 directory = pull_file(Path(name), settings.models_dir, on_progress, repin=repin)
@@ -71,6 +72,17 @@ def pull_model(
     click.echo(f"installed {directory.name}: {directory}")
     if (how := _how_to_serve(directory)) is not None:
         click.echo(how, err=True)
+
+
+def _must_be_no_directory(name: str, models_dir: Path) -> None:
+    """Raises `ModelError` for the path of a directory, which is what an unpacked model is."""
+    if "/" in name and (directory := Path(name)).is_dir():
+        raise models.ModelError(
+            "bad_name",
+            f"{name} is a directory, which needs no installing: serve it with "
+            f"`modelserver serve --model {name}`, or move it to {models_dir / directory.name} to "
+            "serve it by its name",
+        )
 
 
 def _recommended(settings: Settings, text: str) -> str | None:

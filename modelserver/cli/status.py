@@ -5,7 +5,7 @@ import msgspec
 
 from models import DEFAULT_PROFILE
 from modelserver.admin.client import NoServer, fetch_health, printable
-from modelserver.admin.health import Health
+from modelserver.admin.health import Health, ModelHealth
 from modelserver.admin.sentences import (
     death_sentences,
     jobs_sentence,
@@ -46,23 +46,22 @@ def in_words(health: Health) -> list[str]:
     if health.preparing:
         lines.append(f"preparing: {health.preparing}")
     lines += [f"not prepared: {m.not_prepared}" for m in health.models if m.not_prepared]
+    several = len(health.models) > 1
     for model in health.models:
+        whose = f" ({model.label})" if several else ""
         if model.sandbox or model.sandbox_missing:
-            lines.append(f"sandbox of its workers: {', '.join(model.sandbox) or 'none'}")
+            lines.append(f"sandbox of its workers{whose}: {', '.join(model.sandbox) or 'none'}")
             lines += [f"  not: {missing}" for missing in model.sandbox_missing]
         if model.profile != DEFAULT_PROFILE:
-            lines.append(f"profile: {model.profile}")
-        lines += [f"text step {name}: {state}" for name, state in model.text_steps.items()]
+            lines.append(f"profile{whose}: {model.profile}")
+        lines += [f"text step {name}{whose}: {state}" for name, state in model.text_steps.items()]
         if model.engine is not None:
             why = f" ({model.missing})" if model.missing else ""
-            lines.append(f"engine: {model.engine}, form {model.form}{why}")
-            lines += [f"  {name}: {fact}" for name, fact in model.details.items()]
-    if len(health.models) > 1:
-        lines += [
-            f"model {m.label}: {m.state}{f', {m.model}' if m.model else ''}, {m.language}"
-            f"{f' ({m.reason})' if m.reason else ''}"
-            for m in health.models
-        ]
+            lines.append(f"engine{whose}: {model.engine}, form {model.form}{why}")
+            facts = {name: fact for name, fact in model.details.items() if fact != ""}
+            lines += [f"  {name}: {_fact(fact)}" for name, fact in facts.items()]
+    if several:
+        lines += [_of_several(model) for model in health.models]
     sentences = [
         *memory_sentences(health),
         requests_sentence(health),
@@ -71,7 +70,6 @@ def in_words(health: Health) -> list[str]:
         jobs_sentence(health),
     ]
     lines += [f"{said.subject}: {said.text}" for said in sentences]
-    several = len(health.models) > 1
     for worker in health.workers:
         label = f" ({worker.model})" if several else ""
         lines.append(
@@ -86,6 +84,19 @@ def in_words(health: Health) -> list[str]:
         lines.append(f"ended so far: {causes}")
     lines += [f"{said.subject}: {said.text}" for said in death_sentences(health, _DEATHS)]
     return lines
+
+
+def _of_several(model: ModelHealth) -> str:
+    facts = [model.state, model.model, "" if model.language == "und" else model.language]
+    why = f" ({model.reason})" if model.reason else ""
+    return f"model {model.label}: {', '.join(filter(None, facts))}{why}"
+
+
+def _fact(fact: object) -> str:
+    """Return an engine's fact for a person: yes, no, or names with commas."""
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    return ", ".join(map(str, fact)) if isinstance(fact, list | tuple) else str(fact)
 
 
 def _share(used: int, limit: int) -> str:

@@ -75,7 +75,7 @@ _HEADERS = {
 
 _MOST_REASON_BYTES = 123
 
-_OPENAI = "/v1/audio/", "/v1/models"
+_OPENAI = "/v1/audio/", "/v1/models", "/v1/realtime"
 """Paths of an API that writes errors otherwise."""
 
 

@@ -12,6 +12,7 @@ from aiohttp import HttpVersion11, WSCloseCode, web
 from opentelemetry.trace import SpanKind
 
 from modelserver import __version__
+from modelserver.access.client_secrets import ClientSecret
 from modelserver.access.gate import NotAllowed
 from modelserver.http.app_keys import CONNECTIONS, SERVICE
 from modelserver.http.client_address import client_address
@@ -45,17 +46,22 @@ NOT_ALLOWED = web.RequestKey("not_allowed", NotAllowed)
 """Why a page's stream is to be refused once its handshake is made: a browser tells the page nothing
 of one that is refused before."""
 
+CLIENT_SECRET = web.RequestKey("client_secret", ClientSecret)
+"""The secret that a session of OpenAI's Realtime API came with instead of a key."""
+
 BEGUN = web.RequestKey("begun", web.StreamResponse)
 """The answer, once its head has been sent."""
 
 STREAM_PATH = "/api/audio/stream"
+REALTIME_PATH = "/v1/realtime"
 OPEN_PATHS = {
     "/healthz", "/readyz", "/test", "/asyncapi.json", "/openapi.json", "/api/about", *PAGES,
 }  # fmt: skip
 """Need no key."""
 _PROBES = ("/healthz", "/readyz")
-_KEY_PROTOCOL = "bearer."
-"""A browser's WebSocket can send no header of its own, but may name subprotocols."""
+_KEY_PROTOCOLS = ("bearer.", "openai-insecure-api-key.")
+"""A browser's WebSocket can send no header of its own, but may name subprotocols. The second one is
+what OpenAI's package names."""
 
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -198,10 +204,14 @@ async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _let_in(request: web.Request) -> None:
     """Check the key. Raises `NotAllowed`, but not where a page would not see it."""
+    access, given = request.app[SERVICE].access, _authorization(request)
     try:
-        name = request.app[SERVICE].access.who(_authorization(request))
+        secret = access.secret_of(given) if request.path == REALTIME_PATH else None
+        if secret is not None:
+            request[CLIENT_SECRET] = secret
+        name = access.who(given) if secret is None else secret.name
     except NotAllowed as refused:
-        if request.path != STREAM_PATH or "Origin" not in request.headers:
+        if request.path not in (STREAM_PATH, REALTIME_PATH) or "Origin" not in request.headers:
             raise
         request[NOT_ALLOWED] = refused
         return
@@ -213,9 +223,10 @@ def _authorization(request: web.Request) -> str | None:
     given = request.headers.get("Authorization")
     if given is None:
         offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
-        keys = (one.strip() for one in offered)
-        key = next((one for one in keys if one.startswith(_KEY_PROTOCOL)), None)
-        given = None if key is None else f"Bearer {key[len(_KEY_PROTOCOL) :]}"
+        for one in map(str.strip, offered):
+            for prefix in _KEY_PROTOCOLS:
+                if one.startswith(prefix):
+                    return f"Bearer {one[len(prefix) :]}"
     return given
 
 

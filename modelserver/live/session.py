@@ -72,8 +72,10 @@ class LiveSession:
         stream: Stream,
         tell: Callable[[Any], Awaitable[None]],
         passed: Pass,
+        since: float | None = None,
     ) -> None:
-        """`tell`: what to do with each answer. `passed`: what let its client in."""
+        """`tell`: what to do with each answer. `passed`: what let its client in; `since`: when it
+        came, on the event loop's clock, if that was before."""
         self._passed = passed
         self._stamp = service.access.stamp_of(passed.name)
         self._service = service
@@ -84,6 +86,7 @@ class LiveSession:
         self._ending: asyncio.Task[Any] | None = None
         self._patience: asyncio.Timeout | None = None
         self._over = False
+        self._since = asyncio.get_running_loop().time() if since is None else since
         self.audio_s = 0.0
         """Seconds of audio that have come, as far as that is known."""
 
@@ -170,7 +173,7 @@ class LiveSession:
         within."""
         self._ending = asyncio.create_task(self._stream.ending.wait())
         self._ending.add_done_callback(self._interrupt)
-        age = asyncio.timeout(self._settings.longest_s)
+        age = asyncio.timeout_at(self._since + self._settings.longest_s)
         try:
             async with age, asyncio.timeout(None) as patience:
                 self._patience = patience
@@ -234,12 +237,14 @@ async def live_session(
     tell: Callable[[Any], Awaitable[None]],
     request_id: str | None = None,
     key_name: str | None = None,
+    *,
+    since: float | None = None,
 ) -> AsyncIterator[LiveSession]:
-    """Admit one, for the client with the key of that name. Raises `supervisor.PoolError` or
-    `NotAllowed`."""
+    """Admit one, for the client with the key of that name, which came at `since` on the event
+    loop's clock (by default now). Raises `supervisor.PoolError` or `NotAllowed`."""
     with service.access.stream(key_name) as passed:
         async with service.stream(served, request_id=request_id) as stream:
-            session = LiveSession(service, stream, tell, passed)
+            session = LiveSession(service, stream, tell, passed, since)
             try:
                 yield session
             finally:

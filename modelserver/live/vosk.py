@@ -145,7 +145,9 @@ class _Client(SocketClient):
         self._served = self._next = served
         self._held = held
         request_id, key_name = self.request[REQUEST_ID], self.request.get(KEY_NAME)
-        opening = live_session(self.service, served, self._tell, request_id, key_name)
+        opening = live_session(
+            self.service, served, self._tell, request_id, key_name, since=self.since
+        )
         self.session = await held.enter_async_context(opening)
         self.request[NOTES].update(model=served.label)
 

@@ -39,9 +39,11 @@ class LiveSocket(web.WebSocketResponse):
     """A WebSocket with pings of our own: aiohttp counts a pong as missing that waits behind audio
     which has not been read yet."""
 
-    def __init__(self, request: web.Request, *, ping_s: float, message_bytes: int) -> None:
+    def __init__(
+        self, request: web.Request, protocol: str, *, ping_s: float, message_bytes: int
+    ) -> None:
         super().__init__(
-            autoping=False, max_msg_size=message_bytes, compress=False, protocols=(PROTOCOL,)
+            autoping=False, max_msg_size=message_bytes, compress=False, protocols=(protocol,)
         )
         self._request, self._ping_s = request, ping_s
 
@@ -88,10 +90,12 @@ _KNOWN_CODES = {*map(int, WSCloseCode), *map(int, CloseCode)}
 """Others, which a client may invent, are counted together."""
 
 
-def open_socket(request: web.Request) -> LiveSocket:
-    """Return a socket whose handshake is not made yet."""
+def open_socket(request: web.Request, protocol: str = PROTOCOL) -> LiveSocket:
+    """Return a socket whose handshake is not made yet; `protocol`: the subprotocol that it has."""
     debug = request.app[SERVICE].settings.debug
-    return LiveSocket(request, ping_s=debug.stream_ping_s, message_bytes=debug.stream_message)
+    return LiveSocket(
+        request, protocol, ping_s=debug.stream_ping_s, message_bytes=debug.stream_message
+    )
 
 
 def _closed_by(socket: web.WebSocketResponse, message: WSMessage) -> int:
@@ -138,6 +142,8 @@ class SocketClient(abc.ABC):
     def __init__(self, request: web.Request, socket: LiveSocket) -> None:
         self.request, self.socket = request, socket
         self.service = request.app[SERVICE]
+        self.since = asyncio.get_running_loop().time()
+        """When the client came: a stream that takes another one's place is not younger."""
         self.session: LiveSession | None = None
         self.reason = "closed"
         """Why the stream ends: the client has closed it, or what the server says."""

@@ -38,6 +38,7 @@ _TRUE, _FALSE = ("true", "1", "yes", "on", "y", "t"), ("false", "0", "no", "off"
 FLAG_VALUES = (*_TRUE, *_FALSE)
 """Values of parameters that are true or false."""
 _ANY_LANGUAGE = ("", "auto", "any", "und", "mul")
+_LONGEST_LANGUAGE = 100
 _LONGEST_COMPARED = 30
 """Of a name that may be a misspelt one of ours, in characters."""
 
@@ -187,7 +188,7 @@ def read_language(text: str) -> str | None:
     """A language tag, or a name that people use; None for any. Raises `Refusal`."""
     if text.strip().lower() in _ANY_LANGUAGE:
         return None
-    if (tag := language_tag(text)) is None:
+    if len(text) > _LONGEST_LANGUAGE or (tag := language_tag(text)) is None:
         raise Refusal(
             "bad_parameter", f"language={text[:40]!r} is no language tag; zh, en-US or auto are"
         )

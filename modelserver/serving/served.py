@@ -22,29 +22,14 @@ from modelserver.serving.usage import Usage
 from modelserver.settings import ModelSettings, Settings
 from modelserver.settings.changes import same_preparation
 from modelserver.settings.labels import DEFAULT_LABEL
-from modelserver.speech.languages import closest_language
+from modelserver.speech.languages import all_languages, closest_language, languages_text
 from supervisor import Cause, Guard, NotReady, Pool, PoolStatus, SpoolStore, Target
-
-_UNKNOWN = "und"
-"""Tag of a language that is not known (BCP 47)."""
-
-_MANY = 12
-"""Languages of a model that are counted, and not listed."""
 
 
 def _recognised_s(answer: dict[str, Any]) -> float:
     """Return the seconds of audio that were really there, as a header may say anything. Channels
     that were recognised one by one count each; audio that was only decoded counts 0."""
     return 0.0 if "pieces" in answer else float(answer["duration_s"]) * answer["channels"]
-
-
-def _languages(own: str, abilities: models.Abilities | None) -> list[str]:
-    several = abilities.languages if abilities is not None else ()
-    return list(dict.fromkeys((() if several and own == _UNKNOWN else (own,)) + several))
-
-
-def _listed(languages: list[str]) -> str:
-    return " ".join(languages) if len(languages) < _MANY else f"{len(languages)} languages"
 
 
 class ServedModel:
@@ -127,7 +112,7 @@ class ServedModel:
     @property
     def languages(self) -> list[str]:
         """BCP 47 tags of the languages that it speaks, its own first."""
-        return _languages(self.language, self.abilities)
+        return all_languages(self.language, self.abilities)
 
     def speaks(self, language: str) -> bool:
         """Return whether it speaks the language, or one that differs in its region only."""
@@ -140,7 +125,7 @@ class ServedModel:
     def in_words(self) -> str:
         """Return a line for a list of models."""
         name = self.report().get("model") or self.settings.model[0]
-        return f"{self.label} ({name}, {_listed(self.languages)})"
+        return f"{self.label} ({name}, {languages_text(self.languages)})"
 
     def report(self) -> dict[str, Any]:
         """Return how its model was loaded, in the model's words; empty while there is none."""

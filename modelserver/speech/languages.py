@@ -4,6 +4,8 @@
 import re
 from collections.abc import Iterable
 
+from models import Abilities
+
 ENGLISH_NAMES = {
     "ar": "arabic", "ca": "catalan", "cs": "czech", "de": "german", "el": "greek", "en": "english",
     "eo": "esperanto", "es": "spanish", "fa": "persian", "fr": "french", "gu": "gujarati",
@@ -26,8 +28,23 @@ _CODES = {name: code for code, name in ENGLISH_NAMES.items()} | {
     "cn": "zh", "mandarin": "zh", "jp": "ja", "kr": "ko", "ua": "uk", "cz": "cs", "gr": "el",
     "vn": "vi", "farsi": "fa", "castilian": "es", "flemish": "nl", "filipino": "tl",
 }  # fmt: skip
+_UNKNOWN = "und"
+"""Tag of a language that is not known (BCP 47)."""
+_MANY = 12
+"""Languages of a model that are counted, and not listed."""
 _TAG = re.compile(r"[A-Za-z]{2,10}([-_][A-Za-z0-9]{1,8})*")
 _LOCALE_END = re.compile(r"[.@].*", re.DOTALL)
+
+
+def all_languages(own: str, abilities: Abilities | None) -> list[str]:
+    """Return the tags of a model's languages, its own one first; "und" if none is known."""
+    several = abilities.languages if abilities is not None else ()
+    return list(dict.fromkeys((() if several and own == _UNKNOWN else (own,)) + several))
+
+
+def languages_text(languages: list[str]) -> str:
+    """Return the languages of a model for a person: their tags, or how many there are."""
+    return " ".join(languages) if len(languages) < _MANY else f"{len(languages)} languages"
 
 
 def language_tag(text: str) -> str | None:

@@ -114,6 +114,8 @@ class CaptionStream:
             self._audio.feed(data)
         elif data == EOF:
             self._audio.end()
+        elif data == RESET:
+            self._audio.flush()
         for block in self._audio.blocks():
             self._take(block)
             while len(self._pending) >= self._piece_bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelserver.audio.channels import ChannelChoice
 from modelserver.audio.errors import AudioError, not_audio
-from modelserver.audio.formats import RawFormat
+from modelserver.audio.formats import ENCODINGS, RawFormat
 from modelserver.audio.probe import LOOK_BYTES, what_it_is
 from modelserver.audio.riff import (
     FORMS,
@@ -83,6 +83,7 @@ class LiveAudio:
         self._next = bytearray()
         """Of the recording after this one, on the same stream."""
         self._earlier_warnings: list[str] = []
+        self._flushing = self._flushed = False
         self._left: int | None = None
         """Bytes of samples that a WAV file has still to come, if it says so."""
         self._source: _Plain | _Decoding = _Plain()
@@ -137,11 +138,38 @@ class LiveAudio:
             self._become(None)
             self._source.feed(bytes(self._head))
             self._head = None
-        self._source.feed(None)
+        if not self._flushed or self._has_frames:
+            self._source.feed(None)
+
+    def flush(self) -> None:
+        """Let everything come out that was fed of raw samples: a decoder holds back what is less
+        than a packet. In a container nothing can be done about that."""
+        known = self._raw is not None and self._raw.encoding in ENCODINGS
+        if known and self._has_frames and not isinstance(self._source, _Plain):
+            self._source.feed(None)
+            self._flushing = self._flushed = True
+
+    @property
+    def _has_frames(self) -> bool:
+        """The decoder was given raw samples, at least one of every channel."""
+        return self._raw is not None and self._fed_bytes >= self._raw.frame_bytes
+
+    def _start_decoder_again(self) -> None:
+        assert self._raw is not None
+        self._earlier_warnings += self._source.warnings
+        self._source.close()
+        part_of_a_frame = self._fed_bytes % self._raw.frame_bytes
+        del self._tail[: len(self._tail) - part_of_a_frame]
+        self._become(self._raw)
+        self._source.feed(bytes(self._tail))
+        self._fed_bytes = part_of_a_frame
+        self._flushing = False
 
     def blocks(self) -> Iterator[bytes]:
         """Samples, until more is needed. Raises `AudioError`."""
         yield from self._source.blocks()
+        if self._flushing:
+            self._start_decoder_again()
         while self._next:
             self._source.feed(None)
             try:

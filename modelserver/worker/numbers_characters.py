@@ -10,14 +10,14 @@ _LARGE = {"万": 10**4, "亿": 10**8, "兆": 10**12}
 
 
 def are_digits(said: str) -> bool:
-    """Whether a numeral is spoken digit by digit."""
+    """Return whether a numeral is spoken digit by digit."""
     return all(character in DIGITS for character in said)
 
 
 def is_counting(said: str) -> bool:
-    """Whether somebody counts, 一二三, or the digits come in pairs, as in 七七八八."""
+    """Return whether these count up or down (一二三) or come in pairs (七七八八)."""
     pairs = len(said) == 4 and said[0] == said[1] != said[2] == said[3]
-    return (len(said) < 6 and said in ASCENDING) or pairs
+    return (len(said) < 6 and (said in ASCENDING or said in ASCENDING[::-1])) or pairs
 
 
 def value_of(said: str) -> int:

@@ -39,7 +39,7 @@ _WORDS = re.compile(
     "一千零一夜|二十四孝|二十八宿|十万个为什么|十三[陵经]|十三太保|十八罗汉|十八般武艺|十八层地狱|"
     "十八变|十二生肖|三十而立|四十不惑|五十知天命|六十耳顺|七十古来稀|二十一添作五|九一八|"
     "一二八事变|一二九运动|二二八事件|八一三事变|十[七八九]大|二十大|一千个哈姆雷特|五百罗汉|"
-    "五十铃|双十[一二]|[两三]点一线"
+    "五十铃|山本五十六|[五六七八]零[六七八九零]零|三六九等|二十四节气|十万火急|不怕一万|一万个不|双十[一二]|[两三]点一线"
 )
 """Words, names and sayings with a numeral that stays as it is."""
 _UNIT = (
@@ -79,11 +79,11 @@ _NEXT = {
 _UNIT_BETWEEN = re.compile(
     f"({'|'.join(sorted(_NEXT, key=len, reverse=True))}){_DAYPART}(?:零|又)?"
 )
-_MONEY_END = re.compile("[的了吧吗呢啊，。！？,.!?\\s]|一[斤个公张]|钱|$")
+_QUANTITY_END = re.compile("[的了吧吗呢啊左以，。！？,.!?\\s]|一[斤个公张]|钱|$")
 _OPERATOR = re.compile("加上?|减去?|乘以?|除以|等于|比")
 _RANGE = re.compile(f"(?P<unit>{_UNIT})?(?:到|至)(?:第)?")
-_PERCENT = re.compile(f"[^{_NUMERAL}\\d]?百分之")
-_HALF = re.compile("点(?:钟)?半|刻")
+_PERCENT = re.compile(f"[^{_NUMERAL}\\d点]?百分之")
+_HALF = re.compile("点(?:钟?半|百分之)|刻")
 _VERSION = re.compile("版本?(?:号)?是?$")
 _BIT = tuple("有早晚快慢大小多少差好便这那")
 """Characters after which 一点 is "a bit"."""
@@ -93,7 +93,7 @@ _MINUS = re.compile("(?:^|[^\\w]|[是为到至在约达度于成得出，])负$"
 
 
 def chinese(text: str) -> str:
-    """The text with its numbers as people write them."""
+    """Return the text with its numbers as people write them."""
     plain = text.translate(_PLAIN)
     numbers = list[Number]()
     words = _WORDS.finditer(plain)
@@ -115,7 +115,7 @@ def chinese(text: str) -> str:
 
 
 def _read(text: str, start: int, end: int) -> Number | None:
-    """What a run of numeral characters is, by itself and by its surroundings."""
+    """Read a run of numeral characters; None if it has no numeral."""
     if text.startswith("百分之", end - 1):
         end -= 1
         if start < end and text[end - 1] != "点":
@@ -130,7 +130,11 @@ def _read(text: str, start: int, end: int) -> Number | None:
     before, after = text[max(0, start - 4) : start], text[end : end + 4]
     if end - start > 1 and text[start] in ASCENDING[:6] and _WEEK.search(before):
         return _read(text, start + 1, run_end)  # 星期五 十二点
-    if end - start == 2 and text[start] == "零" and before.endswith(tuple("岁月天块元时")):
+    if (
+        end - start == 2
+        and text[start] == "零"
+        and before.endswith(("岁", "月", "天", "块", "元", "小时"))
+    ):
         return _read(text, start + 1, run_end)  # 二十岁零三个月
     number = Number(start, end)
     said = text[start:end]
@@ -151,7 +155,7 @@ def _read(text: str, start: int, end: int) -> Number | None:
 
 
 def _is_part(said: str, before: str, after: str) -> bool:
-    """Whether its surroundings make a numeral a part of something that stays in words."""
+    """Return whether a numeral is a part of something that stays in words."""
     if (before[-1:] + after[:1]).isdigit() or before[-1:].isdigit() or after[:1].isdigit():
         return True
     if before[-1:] in ("几", ".", "%") or after[:1] in ("几", ".", "%"):
@@ -162,7 +166,7 @@ def _is_part(said: str, before: str, after: str) -> bool:
     if fraction or after.startswith("分之") or _HALF.match(after):
         return True
     day = before.endswith("个月") or after[:1] in ("日", "号")
-    return before.endswith("初") or (before.endswith("月") and not day)
+    return before.endswith(("初", "大年", "腊月")) or (before.endswith("月") and not day)
 
 
 def _parse(number: Number, said: str, before: str, after: str) -> None:
@@ -181,11 +185,15 @@ def _without_point(number: Number, said: str, before: str, after: str) -> None:
         number.write("2", certain=False)
     elif len(said) == 1 and said in DIGITS:
         number.write(said.translate(FIGURES), certain=False)
+    elif len(said) == 2 and said[0] == "零" and before.endswith("时") and after[:1] == "分":
+        number.write(said.translate(FIGURES), certain=True)
     elif len(said) == 2 and are_digits(said):
         approximate = said in ASCENDING or said == "三五"
         if after.startswith("年") and not after.startswith("年级") and not approximate:
             number.write(said.translate(FIGURES), certain=True)
     elif are_digits(said):
+        if len(said) != 4 and after.startswith(("季度", "赛季", "学年")):
+            return  # 二零零九 一季度
         if not is_counting(said) or (len(said) == 4 and after.startswith("年")):
             number.write(said.translate(FIGURES), certain=True)
     elif (value := _whole(said)) is not None:
@@ -195,27 +203,30 @@ def _without_point(number: Number, said: str, before: str, after: str) -> None:
 
 
 def _with_point(number: Number, whole: str, rest: str, before: str, after: str) -> None:
-    """What has 点 inside: a decimal or a time of the day."""
+    """Read a numeral with 点 inside: a decimal or a time of the day."""
     in_day = int(whole) <= 24
     minutes_follow = after.startswith("分") and not after.startswith("分贝")
     if are_digits(rest):
-        past_hour = in_day and len(rest) == 2 and rest[0] == "零"
-        if past_hour and (minutes_follow or _PART_OF_DAY.search(before)):
-            number.write(f"{whole}点{rest.translate(FIGURES)}", certain=True)
-        elif in_day and len(rest) == 1 and minutes_follow:
+        minutes = rest.translate(FIGURES)
+        of_day = _PART_OF_DAY.search(before) is not None
+        is_minutes = in_day and len(rest) < 3 and int(minutes) < 60
+        may_be_time = is_minutes and (minutes_follow or of_day)
+        if may_be_time and len(rest) == 2 and (rest[0] == "零" or (of_day and minutes_follow)):
+            number.write(f"{whole}点{minutes}", certain=True)
+        elif may_be_time and minutes_follow:
             return  # 三点五分 is 3.5 points, or five past three
         elif whole != "1" or _AFTER_DECIMAL.match(after):
             number.write(f"{whole}.{rest.translate(FIGURES)}", certain=True)
     elif (scaled := _SCALES.fullmatch(rest)) is not None:
         number.write(f"{whole}.{scaled[1].translate(FIGURES)}{scaled[2]}", certain=True)
     elif in_day and (rest != "十" or minutes_follow):
-        minutes = _whole(rest)
-        if minutes is not None:
-            number.write(f"{whole}点{minutes}", certain=True)
+        spoken = _whole(rest)
+        if spoken is not None:
+            number.write(f"{whole}点{spoken}", certain=True)
 
 
 def _whole(said: str) -> int | None:
-    """The value of a whole number in words; None for what is none, such as 三四十."""
+    """Compute the value of a whole number; None if it is none, such as 三四十."""
     if said == "零" or said == "两":
         return value_of(said)
     if len(said) > _LONGEST or not said or said[0] in "零百千万亿" or said[-1] == "零":
@@ -229,7 +240,7 @@ def _whole(said: str) -> int | None:
 
 
 def _in_characters_of(said: str, written: str) -> str:
-    """What is left of a numeral's own characters, in the form that the text has."""
+    """Return figures with 点, 万 and 亿 in the form that the text has."""
     for plain, other in zip("点万亿", "點萬億", strict=True):
         if other in said:
             written = written.replace(plain, other)
@@ -248,7 +259,11 @@ def _link(text: str, left: Number, right: Number) -> Link:
             return Link.TOGETHER if right.written is None else Link.NOTHING
         if re.match(f"(?:{_NEXT[said]})(?!之)", after):
             return Link.NOTHING if said in ("日", "号") and right.written is None else Link.TOGETHER
-        if said in ("块", "毛") and right.end - right.start == 1 and _MONEY_END.match(after):
+        if (
+            said in ("块", "毛", "度")
+            and right.end - right.start == 1
+            and _QUANTITY_END.match(after)
+        ):
             return Link.TOGETHER
         if said == "米" and text[left.start : left.end] == "一" and right.end - right.start < 3:
             pair = text[right.start : right.end]

@@ -9,7 +9,8 @@ import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from modelserver.worker.numbers_joined import Link, Number, joined, replaced
+from modelserver.worker.numbers_english_links import english_link
+from modelserver.worker.numbers_joined import Number, joined, replaced
 from modelserver.worker.text_steps import TextStep
 
 
@@ -65,11 +66,13 @@ _AFTER_NONE = re.compile(
     r"[ -](?:and (?:a|one|two|three) (?:half|quarters?|thirds?)|half|halves|quarters?|odd|ish|"
     r"somethings?|score|dozen|thirds|fourths|fifths|sixths|sevenths|eighths|ninths|tenths|"
     r"twentieths|hundredths?|thousandths?|millionths?|hundreds|thousands|millions|billions|"
-    r"twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|past)\b"
+    r"twenties|thirties|forties|fifties|sixties|seventies|eighties|nineties|past|"
+    r"minutes? (?:past|to|before|after))\b"
 )
-"""What makes the number before it a part of something that stays in words."""
+"""Words that make the number before them a part of something that stays in words."""
 _BEFORE_NONE = re.compile(
-    r"\b(?:(?:half|quarter|minutes|five|ten|twenty) past|quarter (?:to|till|of|after)) $"
+    r"\b(?:(?:half|quarter|minutes|five|ten|twenty) past|quarter (?:to|till|of|after)|score and|"
+    r"(?:half|quarters?|thirds?) (?:by|to|or)) $"
 )
 _HUNDRED = re.compile(r"(?<!half )(?<![^\W_])a $")
 _PERCENT = re.compile(r" per ?cent\b(?! ?age)")
@@ -80,29 +83,16 @@ _BEFORE_YEAR = (
     + _words("spring summer autumn fall winter")
     + _MONTHS
 )
+_FROM_YEAR = re.compile(r"\bfrom (?:seven|eigh|nine)teen [a-z]+ to $")
 _BEFORE_CODE = _words(
     "room flight highway route number code section page area extension apartment suite gate unit"
     " bus line channel error model form interstate studio"
 )
 _BEFORE_MAY = _words("on of by until since before after from in this next last")
 
-_UNIT = (
-    r"dollars?|euros?|pounds?|hours?|minutes?|days?|weeks?|months?|years?|feet|foot|met(?:er|re)s?|"
-    r"miles?|yards?|kilos?|degrees?"
-)
-_UNIT_BETWEEN = re.compile(rf" (?:{_UNIT})((?:,? and)?) ")
-_UNIT_AFTER = re.compile(rf" (?:{_UNIT}|seconds?)\b")
-_SMALLER = re.compile(
-    r" (?:cents?|pence|minutes?|seconds?|hours?|days?|weeks?|months?|inch(?:es)?|ounces?|grams?|"
-    r"centimet(?:er|re)s?)\b"
-)
-_NO_UNIT = re.compile(r"$|[^\w ]| (?:each|for|tall|please|and)\b")
-_RANGE = re.compile(r"[ -](?:to|through|up to|or) |-")
-_OPERATOR = re.compile(r" (?:by|times|plus|minus|out of|divided by|equals|versus) ")
-
 
 def english() -> TextStep:
-    """Raises `ImportError` where the library is not installed."""
+    """Make the step. Raises `ImportError` where the library is not installed."""
     from text_to_num import text2num
 
     return _English(lambda numeral: int(text2num(numeral, "en"))).written
@@ -118,10 +108,10 @@ class _Word:
 @dataclass
 class _English:
     value_of: Callable[[str], int]
-    """Of a cardinal number in words; raises `ValueError` for what is none."""
+    """Computes a cardinal number in words. Raises `ValueError` if it is none."""
 
     def written(self, text: str) -> str:
-        """The text with its numbers as people write them."""
+        """Return the text with its numbers as people write them."""
         lower = text.translate(_LOWER)  # as long as the text
         numbers = list[Number]()
         sayings = _SAYINGS.finditer(lower)
@@ -133,14 +123,14 @@ class _English:
             if saying is None or saying.start() >= number.end:
                 self._read(lower, number, [word.said for word in words])
             numbers.append(number)
-        chosen = joined(numbers, lambda one, other: _link(lower, one, other))
+        chosen = joined(numbers, lambda one, other: english_link(lower, one, other))
         for number in chosen:
             if text[number.start : number.end].isupper():
                 number.written = (number.written or "").upper()
         return replaced(text, chosen)
 
     def _read(self, text: str, number: Number, said: list[str]) -> None:
-        """What a run of number words is, by itself and by its surroundings."""
+        """Set the figures of a run of number words."""
         before, after = (
             text[max(0, number.start - 32) : number.start],
             text[number.end : number.end + 32],
@@ -177,7 +167,7 @@ class _English:
             count = self._value(said[:-1]) if said[-1] in _LARGE else None
             short = count is not None and count < 1000
             number.write(f"{count} {said[-1]}" if short else str(value), certain=value > 9)
-        elif (year := self._year(said, previous)) is not None:
+        elif (year := self._year(said, previous, before)) is not None:
             number.write(year, certain=True)
 
     def _ordinal(self, number: Number, said: list[str], before: str, after: str) -> None:
@@ -191,7 +181,9 @@ class _English:
             return  # a twenty second delay
         if (of_month or in_month) and value > 31:
             return
-        if of_month and previous in ("a", "one", "every", "each") and value < 10:
+        if previous in ("a", "an", "one", "every", "each"):
+            return  # a tenth
+        if after.startswith(" of ") and not (of_month or previous == "the"):
             return
         ending = "th" if value % 100 in (11, 12, 13) else _ENDINGS.get(value % 10, "th")
         number.write(f"{value}{ending}", certain=value > 9 or of_month or in_month)
@@ -201,7 +193,7 @@ class _English:
         scale = parts[-1].split()[-1]
         if scale in _SCALES[1:]:
             parts[-1] = parts[-1][: -len(scale) - 1]
-        decimals = [_digit_by_digit(part.split()) for part in parts[1:]]
+        decimals = [self._decimals(part.split()) for part in parts[1:]]
         first = parts[0].split()
         whole = _digit_by_digit(first)
         if whole is None and (value := self._value(first)) is not None:
@@ -213,8 +205,13 @@ class _English:
             elif len(decimals) == 1:
                 number.write(f"{written} {scale}", certain=True)
 
+    def _decimals(self, said: list[str]) -> str | None:
+        """Return the decimals behind a point: digits, or a number such as eleven."""
+        value = self._value(said)
+        return str(value) if value is not None and 10 <= value <= 99 else _digit_by_digit(said)
+
     def _time(self, said: list[str], *, exact: bool) -> str | None:
-        """A time of the day. `exact`: a.m. or p.m. follows, and an hour alone is a time, too."""
+        """Return a time of the day. `exact`: a.m. or p.m. follows, so an hour is enough."""
         hour = self._value(said[:1])
         if hour is None or not 1 <= hour <= 12:
             return None
@@ -225,8 +222,8 @@ class _English:
         minutes = self._value(said[1:])
         return f"{hour}:{minutes}" if minutes is not None and 10 <= minutes <= 59 else None
 
-    def _year(self, said: list[str], previous: str) -> str | None:
-        """A year in two halves, such as nineteen eighty four."""
+    def _year(self, said: list[str], previous: str, before: str) -> str | None:
+        """Return a year in two halves, such as nineteen eighty four."""
         if said[0] not in _CENTURIES or len(said) < 2:
             return None
         if len(said) == 3 and said[1] == "oh" and said[2] in _ONES[1:]:
@@ -236,21 +233,25 @@ class _English:
             half, certain = str(value), said[0] in _YEARS and value > 20 and previous != "at"
         else:
             return None
-        asked = previous in _BEFORE_YEAR or previous in _ORDINALS
+        asked = previous in _BEFORE_YEAR or previous in _ORDINALS or _FROM_YEAR.search(before)
         return f"{_CENTURIES[said[0]]}{half}" if certain or asked else None
 
     def _value(self, said: list[str]) -> int | None:
-        """Of a cardinal number, or None."""
+        """Return the value of a cardinal number, or None."""
         if not said or len(said) > _LONGEST or not _WHOLE.fullmatch(" ".join([*said, ""])):
             return None
-        return self.value_of(" ".join(said))
+        try:
+            return self.value_of(" ".join(said))
+        except ValueError:  # some with trillions
+            return None
 
 
 def _runs(text: str) -> Iterator[list[_Word]]:
-    """Words of numbers that follow one another, in lower case."""
+    """Yield the number words that follow one another."""
     run = list[_Word]()
     for match in _WORD.finditer(text):
-        word = _Word(match.start(), match.end(), match[0])
+        said = "point" if match[0] == "dot" else match[0]
+        word = _Word(match.start(), match.end(), said)
         gap = text[run[-1].end : word.start] if run else ""
         if run and (gap not in (" ", "-") or not _continues(run, word.said)):
             yield from _trimmed(run)
@@ -269,14 +270,14 @@ def _continues(run: list[_Word], said: str) -> bool:
     if last == "and":
         return said in _CARDINALS or said in _ORDINALS
     if last == "point":
-        return said in _DIGITS or said in _REPEATED
+        return said in _CARDINALS or said in _REPEATED
     if last in _REPEATED:
         return said in _DIGITS
     return said in _CARDINALS or said in _ORDINALS or said in _REPEATED or said == "point"
 
 
 def _trimmed(run: list[_Word]) -> Iterator[list[_Word]]:
-    """The run without words at its ends that belong to what is around it."""
+    """Yield the run without words at its ends that belong to its surroundings."""
     start, end = 0, len(run)
     while end > start and run[end - 1].said in ("and", "point", *_REPEATED):
         end -= 1
@@ -287,7 +288,7 @@ def _trimmed(run: list[_Word]) -> Iterator[list[_Word]]:
 
 
 def _digit_by_digit(said: list[str]) -> str | None:
-    """The digits of a number that is spelled, such as oh double five."""
+    """Return the digits of a number that is spelled, such as oh double five."""
     digits, times = "", 1
     for word in said:
         if word in _REPEATED and times == 1:
@@ -300,8 +301,8 @@ def _digit_by_digit(said: list[str]) -> str | None:
 
 
 def _is_counting(digits: str) -> bool:
-    """Whether somebody counts: one two three."""
-    return len(digits) < 6 and digits in "123456789"
+    """Return whether these digits count up or down."""
+    return len(digits) < 6 and (digits in "123456789" or digits in "987654321")
 
 
 def _last_word(text: str) -> str:
@@ -310,53 +311,18 @@ def _last_word(text: str) -> str:
 
 
 def _with_sign(number: Number, before: str, after: str) -> None:
-    """A percentage, or a negative number."""
+    """Make a number a percentage or negative, if it is one."""
     if (percent := _PERCENT.match(after)) is not None:
         number.end += percent.end()
         number.write(f"{number.written}%", certain=True)
     if (minus := re.search(r"(?:^|[^\w]|(\w+) )((?:minus|negative) )$", before)) is None:
         return
-    subtracted = minus[1] in _CARDINALS or minus[1] in _ORDINALS or (minus[1] or "").isdigit()
+    subtracted = (
+        minus[1] == "or"
+        or minus[1] in _CARDINALS
+        or minus[1] in _ORDINALS
+        or (minus[1] or "").isdigit()
+    )
     if not subtracted and (number.certain or minus[2] == "minus "):
         number.start -= len(minus[2])
         number.write(f"-{number.written}", certain=True)
-
-
-def _link(text: str, left: Number, right: Number) -> Link:
-    if right.start - left.end > 24:
-        return Link.NOTHING
-    between, after = text[left.end : right.start], text[right.end : right.end + 32]
-    if (unit := _UNIT_BETWEEN.fullmatch(between)) is not None:
-        smaller = _SMALLER.match(after) or (not unit[1] and _NO_UNIT.match(after))
-        return Link.TOGETHER if smaller else Link.NOTHING
-    if _OPERATOR.fullmatch(between):
-        return Link.TOGETHER
-    if between == " in " and text[left.start : left.end] == "one" and not _UNIT_AFTER.match(after):
-        return Link.TOGETHER
-    if between == " and " and text.endswith("between ", 0, left.start):
-        return Link.TOGETHER
-    if between == " and " and (left.written is None or right.written is None):
-        return Link.UNCLEAR
-    if _RANGE.fullmatch(between):
-        return _range(between, left, right, text, after)
-    return Link.NOTHING
-
-
-def _range(between: str, left: Number, right: Number, text: str, after: str) -> Link:
-    """Numbers joined by to or by or."""
-    if left.written is None or right.written is None:
-        return Link.TOGETHER if left.certain or right.certain else Link.NOTHING
-    low, high = left.written.rstrip("%"), right.written.rstrip("%")
-    if "%" in right.written:
-        return Link.TOGETHER
-    if not (low.isdigit() and high.isdigit()):
-        return Link.TOGETHER
-    scaled = text.endswith(_SCALES, 0, right.end)
-    if scaled and int(low) < 100 <= int(high):
-        return Link.UNCLEAR  # two to three hundred
-    if between == " or " and int(low) < 10:
-        return Link.UNCLEAR  # nine or ten
-    clock = int(low) in (5, 10, 20, 25) and 0 < int(high) <= 12
-    if between == " to " and clock and not text.endswith(("from ", "between "), 0, left.start):
-        return Link.UNCLEAR  # ten to eleven
-    return Link.TOGETHER

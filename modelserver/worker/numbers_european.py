@@ -114,7 +114,7 @@ class _Token:
     end: int
     word: str
     is_apart: bool
-    """Whether there is more than a space before it."""
+    """True if there is more than a space before it."""
 
     def text(self) -> str:
         """Return the word."""
@@ -138,13 +138,19 @@ def european(language: str) -> TextStep:
 
     rules = _LANGUAGES[language]
 
+    def value_of(numeral: str) -> str:
+        try:
+            return str(text2num(numeral, language)).lstrip("0")
+        except ValueError:
+            return ""
+
     def found(text: str) -> Iterator[tuple[int, int, str]]:
         """Find the numbers of a text and their figures."""
         tokens = list(_tokens(text, rules))
         for number in find_numbers(tokens, language, threshold=0.0):
             start, end = tokens[number.start].start, tokens[number.end - 1].end
             figures: str = number.text
-            if figures.isdigit() and int(figures) != int(text2num(text[start:end], language)):
+            if figures.isdigit() and figures.lstrip("0") != value_of(text[start:end]):
                 figures = ""  # in a row of numbers it may take one into the next
             yield start, end, figures
 
@@ -169,7 +175,7 @@ def _tokens(text: str, rules: _Language) -> Iterator[_Token]:
 def _numbers(
     text: str, found: Iterable[tuple[int, int, str]], rules: _Language
 ) -> Iterator[Number]:
-    """What text2num has found, as far as it stands in nothing that stays in words."""
+    """Yield what text2num has found; figures only where nothing around speaks against them."""
     sayings = re.finditer(rf"\b(?:{rules.sayings})\b", text)
     saying = next(sayings, None)
     for start, stop, figures in found:
@@ -196,7 +202,7 @@ def _numbers(
 
 
 def _is_plausible(said: str, figures: str, rules: _Language) -> bool:
-    """Whether text2num has not taken in a word of what is around the number."""
+    """Return whether a number takes in no word of its surroundings."""
     if _SCALE.match(said):
         return False  # eine million
     _, comma, decimals = figures.partition(",")
@@ -205,7 +211,7 @@ def _is_plausible(said: str, figures: str, rules: _Language) -> bool:
 
 
 def _rows(text: str, numbers: Iterable[Number]) -> list[Number]:
-    """The numbers, with what is spelled in a row put together: telephone numbers."""
+    """Return the numbers with digits in a row put together, as in telephone numbers."""
     rows = list[list[Number]]()
     for number in numbers:
         last = rows[-1][-1] if rows else number
@@ -244,5 +250,5 @@ def _link(text: str, left: Number, right: Number, rules: _Language) -> Link:
     if re.fullmatch(rf" (?:{rules.hour}) ", between):
         return Link.CERTAIN if (right.written or "").isdigit() else Link.NOTHING
     if re.fullmatch(rf" (?:{rules.blocks}) ", between):
-        return Link.UNCLEAR
+        return Link.NOTHING if (left.written or "").endswith("%") else Link.UNCLEAR
     return Link.TOGETHER if re.fullmatch(rf" (?:{rules.joins}) ", between) else Link.NOTHING

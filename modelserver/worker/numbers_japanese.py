@@ -27,7 +27,7 @@ _BELOW_MAN = f"(?:{_D}?千)?(?:{_D}?百)?(?:{_D}?十)?{_D}?"
 _WHOLE = re.compile("".join(f"(?:(?!{u}){_BELOW_MAN}{u})?" for u in "兆亿万") + _BELOW_MAN)
 _SCALES = re.compile(f"([{DIGITS}]+)([万亿兆]?)")
 _WORDS = re.compile(
-    "五十嵐|八百屋|八百長|八百万の神|十二単|一万田|三十路|四十路|三千院|[四五]十肩|九十九里|"
+    "五十嵐|山本五十六|八百屋|八百長|八百万の神|十二単|一万田|三十路|四十路|三千院|[四五]十肩|九十九里|"
     "三十三間堂|五十歩百歩|八十八夜|二十四節気|三千代|八千代|千一夜|五百旗頭|四十物|四十九日|"
     "三百代言|十一面観音|二百十日|十二指腸|十二支|七十二候|四十七士|七五三"
 )
@@ -53,7 +53,7 @@ _RANGE = re.compile(
 
 
 def japanese(text: str) -> str:
-    """The text with its numbers as people write them."""
+    """Return the text with its numbers as people write them."""
     plain = text.translate(_PLAIN)
     numbers = list[Number]()
     words = _WORDS.finditer(plain)
@@ -76,7 +76,7 @@ def japanese(text: str) -> str:
 
 
 def _is_part(said: str, before: str, after: str) -> bool:
-    """Whether its surroundings make a numeral a part of something that stays in words."""
+    """Return whether a numeral is a part of something that stays in words."""
     if before[-1:].isdigit() or after[:1].isdigit() or before.endswith((".", "%")):
         return True
     if after.startswith((*_SOME, ".", "%")) or (before.endswith(_SOME) and said[0] in UNITS):
@@ -110,7 +110,7 @@ def _is_certain(said: str, after: str) -> bool:
 
 
 def _whole(said: str) -> int | None:
-    """The value of a whole number in words; None for what is none, such as 三四十."""
+    """Compute the value of a whole number; None if it is none, such as 三四十."""
     if said == "零":
         return 0
     if not said or len(said) > _LONGEST or not _WHOLE.fullmatch(said):

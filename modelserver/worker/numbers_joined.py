@@ -12,21 +12,21 @@ class Number:
     start: int
     end: int
     written: str | None = None
-    """Its figures; None if it stays as it was spoken, with all that belongs to it."""
+    """Figures; None if it stays as it was spoken, with all that belongs to it."""
     certain: bool = False
-    """Whether it is surely a number; else it is written only beside one that is."""
+    """True if it is surely a number; else it is written only beside one that is."""
 
     def write(self, written: str, *, certain: bool) -> None:
         """Set the figures and whether they are certain."""
         self.written, self.certain = written, certain
 
     def leave(self) -> None:
-        """Let it stay as it was spoken."""
+        """Leave it as it was spoken."""
         self.written, self.certain = None, False
 
 
 class Link(Enum):
-    """What two numbers that follow one another have to do with each other."""
+    """Relation of two numbers that follow one another."""
 
     NOTHING = auto()
     TOGETHER = auto()

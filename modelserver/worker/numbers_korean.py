@@ -1,4 +1,4 @@
-"""Numbers in Korean as people write them. What is a number is found here, its value is hangulpy's.
+"""Numbers in Korean as people write them; hangulpy computes the value of a numeral.
 
 The syllables of numerals are words and parts of words, too (만일, 천사, 이 사람, 사이사이), so
 one is taken for a number only by what it is with: a unit inside, a counter after it, or other
@@ -19,15 +19,15 @@ _WHOLE = re.compile("".join(f"(?:{_BELOW_MAN}{unit})?" for unit in "조억만") 
 _ONLY_NUMERALS = re.compile(f"{_NUMERAL}+")
 _PARTICLES = (
     "(?:은|는|이|가|을|를|에|에서|에게|의|도|와|과|로|으로|만|까지|부터|쯤|정도|이나|나|씩|간|짜리|"
-    "대로|마다|이다|이고|이며|인|이라|라서|이면|입니다|입니까|이에요|예요|이었어요|였어요|이었습니다|"
+    "대로|마다|이십니다|이세요|이다|이고|이며|인|이라|라서|이면|입니다|입니까|이에요|예요|이었어요|였어요|이었습니다|"
     "였습니다|이죠|이요|요)*"
 )
 
-_AFTER_ANY = "퍼센트|개월|층|킬로미터|킬로그램|센티미터|밀리미터|달러|학년"
+_AFTER_ANY = "퍼센트|개월|층|킬로미터|킬로그램|센티미터|밀리미터|밀리리터|킬로|센티|밀리|달러|학년"
 """Counters after which even a single numeral is a number."""
 _AFTER_UNITS = (
     "년대|년|월|일|시간|분|초|원|명|개|번째|번|호실|호|도|살|세|미터|그램|리터|인분|회|차|위|배|점|쪽|페이지|장|대|권|"
-    "유로|엔|위안|주년|세기|주일|주|박|칸|평|곳|건|석|만원"
+    "유로|엔|위안|주년|세기|주일|주|박|칸|평|곳|건|석|동|번지|송이|병|잔"
 )
 """Counters after which a numeral with a unit inside (십, 백, ...) is one; longer ones first."""
 _COUNTER = re.compile(
@@ -35,23 +35,39 @@ _COUNTER = re.compile(
 )
 _ALSO_WORDS = frozenset("이일사오")
 """Syllables that mean much else, such as "this" and "work": of these alone no number is made."""
-_NO_NUMBERS = frozenset({"삼삼오오", "사이사이", "십일조", "백만이"})
-"""In small groups; in between; a tithe; a million, with a particle."""
+_NO_NUMBERS = ("삼삼오오", "사이사이", "십일조", "백만이", "백일장", "만원")
+"""Small groups; in between; a tithe; a million, with a particle; a writing contest; full."""
 _AFTER_LONE_UNIT = frozenset(
     {"원", "명", "년", "개", "시간", "퍼센트", "달러", "미터", "킬로미터", "주년"}
 )
 """Counters after which 백, 천 or 만 by itself is a number: 만일 is "if", 만세 "hurray"."""
-_NOT_AFTER_TEN = frozenset({"일", "월", "대", "점", "위", "장", "도", "번째"})
+_NOT_AFTER_TEN = frozenset({"일", "월", "점", "위", "장", "도", "번째"})
 """Counters after which 십 by itself is none."""
 _SOME = frozenset({"몇", "수", "여러"})
 """Words that make an approximate number of the unit behind them."""
-_ENDING = re.compile(f"(?P<number>{_NUMERAL}+)(?P<rest>{_PARTICLES})")
+_ENDING = re.compile(
+    f"(?P<number>{_NUMERAL}+)(?!(?<=이)(?:에요|다|고|며|면|라))(?P<rest>{_PARTICLES})"
+)
 """A numeral with a particle: 이십오를, 팔구공입니다."""
 _MOST_TOKENS = 24
-"""More than any number has, and few enough to try each."""
+"""Bound of the tokens of a number, few enough to try each."""
 _HOURS = ("한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉", "열", "열한", "열두")
 _MINUTES = f"(?:[{_DIGITS}]? ?십 ?)?[{_DIGITS}]|[{_DIGITS}]? ?십"
 _CLOCK = re.compile(rf"(?<!\S)({'|'.join(reversed(_HOURS))}) ?(시|시간) ?({_MINUTES}) ?분(?!의)")
+_PERIOD = ("동안", "전", "후", "뒤", "이내", "만에")
+"""Words before which a numeral that ends in 일 counts days."""
+_N = f"[{_DIGITS}{_UNITS}]"
+_SMALLER = re.compile(
+    rf"(?<!\S)([{_DIGITS}]) ?(분|미터|년)"
+    rf"(?= ?(?:{_N} ?)*십 ?(?:{_N} ?)?초| ?(?:{_N} ?)+(?:센티|개월))"
+)
+"""A single numeral with a unit, before a smaller unit: 일 분 삼십 초."""
+_SCORE = re.compile(rf"(?<!\S)({_N}+) 대 ({_N}+?)(?={_PARTICLES}(?![가-힣]))(?! ?대(?!\S))")
+_PHONE = re.compile(
+    rf"(?<!\S)공[{_ZEROS}{_DIGITS}]{{1,2}}(?: ?[{_ZEROS}{_DIGITS}]){{3,4}}[의에]"
+    rf"(?: ?[{_ZEROS}{_DIGITS}]){{4}}(?![{_ZEROS}{_DIGITS}])"
+)
+"""A telephone number whose last dash is spoken."""
 _DAY = f"(?:[이삼]? ?십 ?)?[{_DIGITS}]|[이삼]? ?십"
 _MONTH = re.compile(
     rf"(?<!\S)((?:십 ?)?[{_DIGITS}]|십|유|시) ?월 ?({_DAY}) ?일(?={_PARTICLES}(?![가-힣]))"
@@ -65,7 +81,7 @@ _ORDINAL = re.compile(
 
 
 def korean() -> TextStep:
-    """Raises `ImportError` where the library is not installed."""
+    """Make the step. Raises `ImportError` where the library is not installed."""
     return _Korean().written
 
 
@@ -76,9 +92,10 @@ class _Korean:
         self._whole = hangul_to_number
 
     def written(self, text: str) -> str:
-        """The text with its numbers as people write them."""
+        """Return the text with its numbers as people write them."""
         text = _MONTH.sub(self._month, _CLOCK.sub(self._clock, text))
-        text = _ORDINAL.sub(self._ordinal, text)
+        text = _ORDINAL.sub(self._ordinal, _PHONE.sub(_phone, text))
+        text = _SCORE.sub(self._score, _SMALLER.sub(_smaller, text))
         return "\n".join(self._line(line) for line in text.split("\n"))
 
     def _line(self, text: str) -> str:
@@ -91,14 +108,16 @@ class _Korean:
         return " ".join(written)
 
     def _longest(self, tokens: list[str], at: int) -> tuple[int, str]:
-        """How many tokens from there on make a number, and how that is written; or one, as it
-        is."""
+        """Return how many tokens from there on make a number, and its figures; or one, as it is."""
         if at and tokens[at - 1] in _SOME and tokens[at][:1] in tuple(_UNITS):
             return 1, tokens[at]
         end = at
         # 이 by itself is "this", or a particle of the word before: where it is two, it begins a
         # word.
-        while end < len(tokens) and _is_numeral(tokens[end]) and tokens[at] != "이":
+        point_follows = tokens[at + 1 : at + 2] == ["점"]
+        while end < len(tokens) and _is_numeral(tokens[end]):
+            if tokens[at] == "이" and not point_follows:
+                break
             end += 1
         if end - at > _MOST_TOKENS:
             return end - at, " ".join(tokens[at:end])
@@ -108,16 +127,22 @@ class _Korean:
                 if numerals and tokens[last] == "분의" and _begins_with_numeral(tokens, last + 1):
                     return self._fraction(tokens, at, last)
                 said = self._with_ending(tokens, last, numerals)
+                if said is None and numerals[-1:] == "일" and tokens[last].startswith(_PERIOD):
+                    said = self._counted(numerals[:-1], "일")  # 이십일 동안
+                    said = None if said is None else f"{said} {tokens[last]}"
                 if said is not None:
                     return last - at + 1, said
-            if last > at and tokens[last - 1] != "이":
+            # Nor is 일 by itself surely one: 사십 일 are forty days.
+            if last > at and tokens[at] != "이" and tokens[last - 1] not in ("이", "일"):
                 said = self._alone(numerals)
                 if said is not None:
                     return last - at, said
         return 1, tokens[at]
 
     def _with_ending(self, tokens: list[str], last: int, numerals: str) -> str | None:
-        """Of numerals before a token that is a counter, or ends in one or in a particle."""
+        """Write numerals before a token that is a counter, or ends in one or in a particle."""
+        if not numerals and tokens[last].startswith(_NO_NUMBERS):
+            return None
         counted = _COUNTER.fullmatch(tokens[last])
         if counted is not None and numerals + counted["number"]:
             said = None
@@ -133,9 +158,10 @@ class _Korean:
 
     @staticmethod
     def _is_other(tokens: list[str], last: int, numerals: str, counted: re.Match[str]) -> bool:
-        """Whether what looks like a counter means something else there."""
+        """Return whether a counter means something else there."""
         counter = counted["counter"]
-        between = counter == "대" or counter + counted["rest"] == "분의"
+        score = counter == "대" and tokens[last + 2 : last + 3] != ["대"]  # 십 대 이십 대
+        between = score or counter + counted["rest"] == "분의"
         if between and _begins_with_numeral(tokens, last + 1):
             return True  # a score, a fraction
         ten = numerals + counted["number"] == "십"
@@ -143,14 +169,14 @@ class _Korean:
 
     @staticmethod
     def _fraction(tokens: list[str], at: int, last: int) -> tuple[int, str]:
-        """A fraction from there on, as it was spoken."""
+        """Return a fraction from there on, as it was spoken."""
         end = last + 1
         while _begins_with_numeral(tokens, end) and end < at + _MOST_TOKENS:
             end += 1
         return end - at, " ".join(tokens[at:end])
 
     def _counted(self, numerals: str, counter: str) -> str | None:
-        """Of a numeral before a counter, with it."""
+        """Write a numeral before a counter, with it."""
         said = self._value(numerals)
         has_unit = bool(set(numerals) & set(_UNITS + "점"))
         lone_unit = numerals in _UNITS and numerals != "십" and counter not in _AFTER_LONE_UNIT
@@ -159,7 +185,7 @@ class _Korean:
         return said + ("%" if counter == "퍼센트" else counter)
 
     def _alone(self, numerals: str, *, has_particle: bool = False) -> str | None:
-        """Of a numeral without a counter."""
+        """Write a numeral without a counter."""
         if not set(numerals) & set(_UNITS):
             telling = sum(one not in _ALSO_WORDS and one != "점" for one in numerals)
             if "점" in numerals:
@@ -183,12 +209,17 @@ class _Korean:
     def _clock(self, match: re.Match[str]) -> str:
         return f"{_HOURS.index(match[1]) + 1}{match[2]} {self._value(_glued(match[3]))}분"
 
+    def _score(self, match: re.Match[str]) -> str:
+        left, right = self._value(match[1]), self._value(match[2])
+        has_unit = set(match[1] + match[2]) & set(_UNITS)
+        return f"{left} 대 {right}" if left and right and has_unit else match[0]
+
     def _ordinal(self, match: re.Match[str]) -> str:
         said = self._value(_glued(match[1]))
         return match[0] if said is None else f"제{said}{match[2]}"
 
     def _value(self, numerals: str) -> str | None:
-        """Of a numeral as a whole, or None."""
+        """Return the figures of a whole numeral, or None."""
         whole, point, decimals = numerals.partition("점")
         if not whole or (point and not re.fullmatch(f"[{_DIGITS}{_ZEROS}]+", decimals)):
             return None
@@ -203,6 +234,14 @@ class _Korean:
 
 def _is_numeral(token: str) -> bool:
     return _ONLY_NUMERALS.fullmatch(token) is not None and token not in _NO_NUMBERS
+
+
+def _smaller(match: re.Match[str]) -> str:
+    return match[1].translate(_ONE_BY_ONE) + match[2]
+
+
+def _phone(match: re.Match[str]) -> str:
+    return re.sub("[ 의에]", "", match[0]).translate(_ONE_BY_ONE)
 
 
 def _begins_with_numeral(tokens: list[str], at: int) -> bool:

@@ -13,7 +13,10 @@ from modelserver.worker.text_steps import TextStep
 
 
 def numbers_written(language: str) -> TextStep | None:
-    """For a language, as a BCP 47 tag. Raises `ImportError` where the extra is not installed."""
+    """Make the step for a language (a BCP 47 tag); None for a language that it does not know.
+
+    Raises `ImportError` where the extra is not installed.
+    """
     primary = language.replace("_", "-").split("-")[0].lower()
     try:
         if primary in ("zh", "cn", "cmn"):

@@ -38,6 +38,10 @@ from supervisor.wire.messages import (
 from supervisor.wire.page import Page
 from supervisor.wire.payload import Unsendable, pack_value
 
+_IDLE_S = 5.0
+"""After which a worker gives memory back that it has freed. It costs page faults to have it again:
+some milliseconds for what an utterance takes."""
+
 
 class Worker:
     """The loop and what it must remember."""
@@ -61,6 +65,8 @@ class Worker:
         self._mode = mode
         self._nowhere = nowhere
         self._leaving = False
+        self._worked_at: float | None = None
+        """When it last did something; None once freed memory has been given back since."""
         self._turns = Turns()
         self._streams = CarriedStreams(servable, channel, page)
 
@@ -77,9 +83,19 @@ class Worker:
                     self._obey(*received)
                 elif waiting:
                     self._step_of(self._turns.next(waiting), waiting)
+                self._rest(idle=received is None and not waiting)
         except ChannelClosed:
             return 0
         return 0
+
+    def _rest(self, *, idle: bool) -> None:
+        """Give freed memory back, once, after some idle seconds."""
+        now = time.monotonic()
+        if not idle:
+            self._worked_at = now
+        elif self._worked_at is not None and now - self._worked_at > _IDLE_S:
+            self._worked_at = None
+            give_back()
 
     def _get_ready(self) -> None:
         if self._mode is Sandbox.OFF:

@@ -274,6 +274,14 @@ def test_what_cannot_be_is_an_error_that_clients_know(
     assert refused.value.response.headers["X-Request-ID"]
 
 
+def test_a_name_of_a_model_costs_no_time(client: openai.OpenAI, clips: list[bytes]) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.with_options(timeout=20).audio.transcriptions.create(
+            file=file_of(clips[0][:32_000]), model="qwen" * 16_000
+        )
+    assert refused.value.code == "model_not_found"
+
+
 def test_no_audio_no_file_and_no_translation(client: openai.OpenAI, server: RunningServer) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.audio.transcriptions.create(file=("a.wav", b"hello " * 99), model="whisper-1")

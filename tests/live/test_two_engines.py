@@ -3,6 +3,7 @@ another."""
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from onnx_models import make_model, silence, tones
+from onnx_models import make_model, silence, tones, write_network
 from running import RunningServer, start_server, until
 from test_captions import RAW, Client, connected
 from wavs import wav_file
@@ -29,6 +30,13 @@ second_pass = "finals"
 [models.finals]
 model = "{home}/offline"
 load = "first_use"
+[models.alone]
+model = "{home}/online"
+load = "first_use"
+second_pass = "wrong"
+[models.wrong]
+model = "{home}/wrong"
+load = "first_use"
 [models.ko]
 model = "{vosk}"
 second_pass = "finals"
@@ -41,6 +49,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     make_model("online_transducer", home / "online")
     make_model("sense_voice", home / "offline")
+    make_model("sense_voice", home / "wrong")
+    write_network(home / "wrong" / "model.onnx", {"model_type": "sense_voice_ctc"})
     return home
 
 
@@ -56,7 +66,8 @@ def settings(
 @pytest.fixture(scope="module")
 def server(settings: Path) -> Iterator[RunningServer]:
     with start_server(settings.parent, "--config", str(settings)) as server:
-        until(lambda: states(server) == {"live": "ready", "finals": "unloaded", "ko": "ready"}, 60)
+        until(lambda: [*states(server).values()].count("ready") == 2, 60)
+        assert states(server)["finals"] == "unloaded"
         yield server
 
 
@@ -148,6 +159,32 @@ async def test_a_stream_goes_on_when_the_worker_of_either_pass_is_killed(
     assert exited == ["finals", "live"]
 
 
+async def test_a_stream_goes_on_without_a_second_pass_that_cannot_be_had(
+    server: RunningServer, described: dict[str, Any], clips: list[bytes]
+) -> None:
+    async with connected(server, described, SECOND_PASS.replace("live", "alone")) as client:
+        await client.send(tones("abc") + silence(0.4))
+        await client.tell("finalize")
+        ended = await asyncio.to_thread(
+            server.wait_event, "second_pass.ended", timeout_s=60, model="wrong"
+        )
+        await client.send(tones("feed") + silence(0.4))
+        await client.tell("close")
+        said = await client.end()
+    assert "'vocab_size' does not exist in the metadata" in ended["reason"]
+    assert said[-1]["type"] == "end"
+    assert client.text == "abc feed"
+    assert not revised(client)
+    phrases = SECOND_PASS.replace("live", "ko") + "&phrases=어제"
+    async with connected(server, described, phrases) as client:
+        await client.send(clips[0][: 32_000 * 2])
+        await client.tell("close")
+        said = await client.end()
+    (warning,) = (one["message"] for one in said if one["type"] == "warning")
+    assert re.fullmatch(r"phrases: finals \(.*\) cannot be limited to phrases", warning)
+    assert not revised(client)
+
+
 async def test_both_engines_serve_at_once_under_one_guard(
     server: RunningServer, clips: list[bytes]
 ) -> None:
@@ -162,13 +199,11 @@ async def test_both_engines_serve_at_once_under_one_guard(
     assert len({one["text"] for one in answers[3:6]} - {""}) == 1
     assert [one["text"] for one in answers[6:]] == ["FEED"] * 3
     health = server.health()
-    assert {one["label"]: one["engine"] for one in health["models"]} == {
-        "live": "onnx",
-        "finals": "onnx",
-        "ko": "vosk",
-    }
-    assert {one["model"] for one in health["workers"]} == {"live", "finals", "ko"}
-    assert len({e["pid"] for e in server.events("model.loaded")}) == 3
+    engines = {one["label"]: one["engine"] for one in health["models"]}
+    assert [engines[label] for label in requests] == ["onnx", "vosk", "onnx"]
+    assert {one["model"] for one in health["workers"]} >= set(requests)
+    servers = {one["label"]: one["fork_server_pid"] for one in health["models"]}
+    assert len({servers[label] for label in requests}) == 3
 
 
 def test_settings_with_a_second_pass_that_is_not_there_are_not_taken_over(
@@ -182,5 +217,5 @@ def test_settings_with_a_second_pass_that_is_not_there_are_not_taken_over(
     finally:
         settings.write_text(before)
     assert "models.live.second_pass = 'none'" in said
-    assert "allowed: finals or ko" in said
+    assert "allowed: finals or alone or wrong or ko" in said
     assert server.convert(wav_file(tones("abc")), "?model=live").json["text"] == "abc"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -222,3 +224,47 @@ def test_models_of_every_shape_are_prepared(kind: str, tmp_path: Path) -> None:
     manifest = json.loads((done.directory / "prepared.json").read_text())
     counts = manifest["counts"]
     assert counts["bytes after"] < 0.9 * counts["bytes of memory before"]
+
+
+_LOAD_BEST = """
+import sys
+from pathlib import Path
+from models.contract import ModelLocation
+from models.engine import EngineSettings
+from models.sherpa.engine import ENGINE
+from models.sherpa.selfcheck import _text
+location = ModelLocation("tones", Path(sys.argv[1]), "en")
+settings = EngineSettings(Path(sys.argv[2]), values={"voice_activity": "loudness"})
+form = ENGINE.forms(location, settings)[0]
+print(form.name, _text(ENGINE.load(location, form.load), sys.stdin.buffer.read()), sep="|")
+"""
+
+
+def served_at_best(directory: Path, store: Path, text: str) -> str:
+    """Name of the engine's first form of a model, and what that makes of the text's tones."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _LOAD_BEST, str(directory), str(store)],
+        input=tones(text),
+        capture_output=True,
+        check=True,
+    )
+    return done.stdout.decode().strip()
+
+
+def test_it_is_served_after_the_directory_that_it_was_prepared_from_is_gone(tmp_path: Path) -> None:
+    first, second = tmp_path / "downloads" / "tones", tmp_path / "models" / "tones"
+    make_model("zipformer_ctc", first, padding_bytes=WEIGHTS_BYTES)
+    subprocess.run(["cp", "-a", first.parent, second.parent], check=True)
+    prepare(ModelLocation("tones", first, "en"), tmp_path / "store", available_memory=PLENTY)
+    shutil.rmtree(first)
+    assert served_at_best(second, tmp_path / "store", "abc de") == "prepared|abc de"
+
+
+def test_a_copy_with_other_tokens_is_served_with_its_own(
+    location: ModelLocation, store: Path, made: PreparedModel, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-a", location.directory, copy], check=True)
+    tokens = copy / "tokens.txt"
+    tokens.write_text(re.sub("^a ", "z ", tokens.read_text(), flags=re.MULTILINE))
+    assert served_at_best(copy, store, "abc de") == "prepared|zbc de"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import share_compiler
+from onnx_models import make_model
 from places import SUPPORT
 from small_model import (
     SMALL_WORDS,
@@ -170,6 +171,17 @@ def test_inspect_measures_in_processes_that_are_thrown_away(
     assert document["predicted_model_bytes"] == pytest.approx(measured["model"], rel=CLOSE)
     assert 0 <= measured["growth"] < 60e6
     assert measured["audio_s"] > 10
+
+
+def test_inspect_says_the_languages_of_a_model_and_how_many_workers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    directory = make_model("whisper", tmp_path / "whisper")
+    arguments = ["--prepared-dir", str(tmp_path / "store"), "--workers", "1", str(directory)]
+    inspect_model.main(arguments, standalone_mode=False)
+    said = capsys.readouterr().out
+    assert said.startswith(f"whisper (en ko zh): {directory}\n")
+    assert "\n1 worker and the model: " in said
 
 
 def test_inspect_says_what_is_no_model(tmp_path: Path) -> None:

@@ -437,6 +437,15 @@ def test_a_zip_file_that_is_here_is_installed_and_listed(home: Path, tmp_path: P
     assert (again.returncode, "installed already" in again.stderr) == (0, True)
 
 
+def test_for_a_directory_that_is_here_it_says_how_to_serve_it(home: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "whisper"
+    directory.mkdir()
+    run = command("pull", str(directory), home=home)
+    assert run.returncode == 1
+    assert f"`modelserver serve --model {directory}`" in run.stderr
+    assert f"{home / 'whisper'}" in run.stderr
+
+
 def test_the_setting_names_the_mirror(home: Path) -> None:
     with web_server(Manners({f"{NAME}.zip": ARCHIVE})) as url:
         run = command("pull", NAME, "--models-urls", url, home=home)

@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +123,21 @@ def test_a_request_says_which_model_it_wants(
     several: Changing, wav_clips: list[bytes], query: str, model: str
 ) -> None:
     assert several.model(wav_clips[0], query) == model
+
+
+def test_status_says_which_model_is_which(several: Changing) -> None:
+    command = [sys.executable, "-m", "modelserver", "status"]
+    done = subprocess.run(
+        [*command, f"--admin-listen=unix:{several.server.admin}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    for label in ("ko", "cn"):
+        assert any(line.startswith(f"engine ({label}): vosk, form ") for line in lines)
+        assert any(line.startswith(f"sandbox of its workers ({label}): ") for line in lines)
+    assert f"model cn: ready, {ZH}, zh" in lines
 
 
 @pytest.mark.parametrize(

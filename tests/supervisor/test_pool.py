@@ -540,3 +540,16 @@ async def _orphans_are_reaped() -> None:
     child = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
     await eventually(lambda: not orphan.is_running(), 10)
     assert await child.wait() == 3
+
+
+async def test_an_idle_worker_gives_freed_memory_back(pool: Pool) -> None:
+    """An allocator keeps what is freed for the next job; nobody else could have it."""
+    pid = (await pool.run({"do": "churn", "bytes": 60_000_000})).value["pid"]
+    grown = psutil.Process(pid).memory_full_info().uss
+
+    def given_back() -> bool:
+        return psutil.Process(pid).memory_full_info().uss < grown - 40_000_000
+
+    assert not given_back()
+    await eventually(given_back, 20.0)
+    assert pid in [worker.pid for worker in pool.status().workers]

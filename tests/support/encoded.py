@@ -81,3 +81,19 @@ def encoded(pcm: bytes, kind: str, rate: int = 16_000) -> bytes:
             output.mux(stream.encode(piece))
         output.mux(stream.encode(None))
     return file.getvalue()
+
+
+def raw_samples(pcm: bytes, codec: str, rate: int) -> bytes:
+    """The samples (16 bits, mono, 16 kHz) as `codec` ("s16le", "mulaw" or "alaw") at that rate."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=codec) as output:
+        stream = output.add_stream(f"pcm_{codec}", rate=rate, layout="mono")
+        assert isinstance(stream, av.AudioStream)
+        frame = av.AudioFrame(format="s16", layout="mono", samples=len(pcm) // 2)
+        frame.planes[0].update(pcm)
+        frame.sample_rate, frame.pts, frame.time_base = 16_000, 0, Fraction(1, 16_000)
+        resampler = av.AudioResampler("s16", "mono", rate)
+        for piece in (*resampler.resample(frame), *resampler.resample(None)):
+            output.mux(stream.encode(piece))
+        output.mux(stream.encode(None))
+    return file.getvalue()

@@ -170,3 +170,26 @@ def test_another_recording_may_follow(clips: list[bytes], kind: str) -> None:
         assert later == expected[-20_000:] + expected
         samples = messages(LiveAudio(16_000, raw=raw), data)
         assert samples == data  # which were said to be samples
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [RawFormat("s16le", 24_000), RawFormat("mulaw", 8000), RawFormat("alaw", 8000)],
+    ids=lambda raw: raw.encoding,
+)
+@pytest.mark.parametrize("size", [1, 4803, 30_000])
+def test_all_samples_come_out_when_they_are_flushed(raw: RawFormat, size: int) -> None:
+    ramp = bytes(at % 251 for at in range(size * 3))
+    audio = LiveAudio(16_000, raw=raw)
+    heard = b""
+    for number in range(3):
+        audio.feed(ramp[size * number : size * (number + 1)])
+        audio.flush()
+        heard += b"".join(audio.blocks())
+        frames = size * (number + 1) // raw.frame_bytes
+        assert abs(len(heard) // 2 - frames * 16_000 / raw.rate) <= 3 * (number + 1)
+        assert audio.rest() == ramp[frames * raw.frame_bytes : size * (number + 1)]
+    audio.end()
+    b"".join(audio.blocks())
+    audio.close()
+    assert audio.warnings == []

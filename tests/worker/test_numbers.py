@@ -1,5 +1,8 @@
 """The text step "numbers": right, or as it was spoken."""
 
+import json
+import subprocess
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -18,7 +21,7 @@ LONG_LISTS = ("en", "ko", "zh")
 
 @cache
 def phrases(language: str) -> list[tuple[str, str]]:
-    """What was spoken, and how it is written."""
+    """Return the phrases of a list: spoken and written."""
     lines = (LISTS / f"{language}.tsv").read_text().splitlines()
     pairs = [line.split("\t") for line in lines if line and not line.startswith("#")]
     return [(spoken, spoken if written == "=" else written) for spoken, written in pairs]
@@ -67,7 +70,7 @@ def test_any_text_is_accepted(language: str, text: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 @given(data=st.data())
 def test_written_twice_is_as_written_once(language: str, data: st.DataObject) -> None:
-    """Of pieces of the list in any order."""
+    """Pieces of the list in any order."""
     pieces = sorted({piece for spoken, _ in phrases(language) for piece in words(spoken)})
     glue = "" if language in ("zh", "ja") else " "
     text = glue.join(data.draw(st.lists(st.sampled_from(pieces), max_size=12)))
@@ -102,8 +105,44 @@ def test_a_long_text_takes_linear_time(language: str) -> None:
         assert long < 10, text
 
 
+def test_a_step_that_is_made_opens_no_file_and_starts_no_thread() -> None:
+    """Steps are made in the fork server and called in workers that may open nothing."""
+    program = """
+import json, os, sys
+from modelserver.worker.numbers_written import numbers_written
+spoken = json.loads(sys.argv[1])
+steps = {language: numbers_written(language) for language in spoken}
+for step in steps.values():
+    step("one 一 1")
+seen = []
+sys.addaudithook(lambda event, _: seen.append(event))
+for language, step in steps.items():
+    for text in spoken[language]:
+        step(text)
+refused = {"open", "import", "os.fork", "_thread.start_new_thread", "ctypes.dlopen"}
+print(len(os.listdir("/proc/self/task")), *refused.intersection(seen))
+"""
+    spoken = {language: [one for one, _ in phrases(language)] for language in LANGUAGES}
+    command = [sys.executable, "-c", program, json.dumps(spoken)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["1"], done.stderr
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_number_of_any_length_is_accepted(language: str) -> None:
+    digit, between = {
+        "zh": ("一二", "到"), "ja": ("一二", "から"), "ko": ("삼칠", " 대 "),
+        "en": ("one two ", "to "), "de": ("null eins ", "bis "), "nl": ("nul een ", "tot "),
+        "fr": ("zéro un ", "à "), "es": ("cero uno ", "a "),
+        "it": ("zero uno ", "a "), "pt": ("zero um ", "a "),
+    }[language]  # fmt: skip
+    text = (digit * 5000 + between) * 2
+    written = step(language)(text)
+    assert step(language)(written) == written
+
+
 def numerals(language: str) -> list[str]:
-    """Texts of numerals alone."""
+    """Return texts of numerals alone."""
     return {
         "zh": ["一", "十", "两", "点", "一点", "一百", "百分之", "三到", "三月", "负", "三年"],
         "ja": ["一", "十", "百", "三点", "三時", "三月"],

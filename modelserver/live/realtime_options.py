@@ -1,0 +1,145 @@
+"""Options of a transcription session of OpenAI's Realtime API."""
+
+from dataclasses import dataclass, replace
+
+from msgspec import UNSET
+
+from modelserver.audio.formats import RawFormat
+from modelserver.live.realtime_events import (
+    AudioFormat,
+    AudioInEffect,
+    AudioOptions,
+    EventRefusal,
+    InputInEffect,
+    InputOptions,
+    Session,
+    SessionOptions,
+    TranscriptionOptions,
+    TurnDetection,
+)
+from modelserver.refusal import Refusal
+from modelserver.request.openai_models import openai_model
+from modelserver.request.parameters import read_language
+from modelserver.serving.registry import ModelRegistry
+from modelserver.serving.served import ServedModel
+from modelserver.speech.messages import CaptionRequest
+
+_PCM_RATES = range(8000, 48_001)
+_PCM_RATE = 24_000
+_PCM = AudioFormat("audio/pcm", _PCM_RATE)
+_TELEPHONE = {"audio/pcmu": "mulaw", "audio/pcma": "alaw"}
+_TELEPHONE_RATE = 8000
+_INPUT = "session.audio.input"
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeOptions:
+    """A session's options, all of them valid."""
+
+    served: ServedModel
+    model: str | None = None
+    """As the client calls it."""
+    language: str | None = None
+    format: AudioFormat = _PCM
+    turn_detection: bool = True
+
+    @property
+    def raw(self) -> RawFormat:
+        """The form of the samples."""
+        if (encoding := _TELEPHONE.get(self.format.type)) is not None:
+            return RawFormat(encoding, _TELEPHONE_RATE)
+        return RawFormat("s16le", self.format.rate or _PCM_RATE)
+
+    def request(self) -> CaptionRequest:
+        """Return the options as a worker takes them."""
+        return CaptionRequest(
+            raw=self.raw, partials=self.turn_detection, language=self.language or ""
+        )
+
+    def needs_new_stream(self, before: "RealtimeOptions") -> bool:
+        """Return whether a stream that has begun with the options `before` cannot go on."""
+        return self.served is not before.served or self.request() != before.request()
+
+    def updated(self, wanted: SessionOptions, models: ModelRegistry) -> "RealtimeOptions":
+        """Return the options after `session.update`. Raises `EventRefusal`."""
+        if wanted.type != "transcription":
+            raise EventRefusal(
+                "bad_parameter",
+                f"{wanted.type[:40]!r} is not a type of session here; allowed: transcription",
+                "session.type",
+            )
+        options = self
+        if wanted.audio is UNSET or wanted.audio.input is UNSET:
+            return options
+        given = wanted.audio.input
+        if given.format is not UNSET:
+            options = replace(options, format=_checked(given.format))
+        if given.turn_detection is not UNSET:
+            options = replace(options, turn_detection=given.turn_detection is not None)
+        if given.transcription is not UNSET:
+            options = _with_model(options, given.transcription or TranscriptionOptions(), models)
+        return options
+
+    def session(self, session_id: str, expires_at: int) -> Session:
+        """Return the session as clients are told of it."""
+        model = str(self.served.report().get("model") or self.served.label)
+        return Session(
+            session_id,
+            expires_at,
+            AudioInEffect(
+                InputInEffect(
+                    self.format,
+                    TranscriptionOptions(model, self.language or self.served.language or None),
+                    TurnDetection() if self.turn_detection else None,
+                )
+            ),
+        )
+
+    def wanted(self) -> SessionOptions:
+        """Return the options as `session.update` would have them."""
+        from_client = TranscriptionOptions(self.model, self.language)
+        detection = TurnDetection() if self.turn_detection else None
+        return SessionOptions(audio=AudioOptions(InputOptions(self.format, from_client, detection)))
+
+
+def first_options(models: ModelRegistry, model: str | None) -> RealtimeOptions:
+    """Return the options of a session that names a model or none. Raises `Refusal`."""
+    served, _ = openai_model(models, model, None)
+    return RealtimeOptions(served, model)
+
+
+def _checked(given: AudioFormat | None) -> AudioFormat:
+    if given is None:
+        return _PCM
+    if given.type in _TELEPHONE:
+        if given.rate not in (None, _TELEPHONE_RATE):
+            raise _bad("format.rate", f"{given.rate} is not a rate of {given.type}; allowed: 8000")
+        return AudioFormat(given.type)
+    rate = _PCM_RATE if given.rate is None else given.rate
+    if rate not in _PCM_RATES:
+        raise _bad("format.rate", f"{rate} is not allowed: from 8000 to 48000 samples a second")
+    return AudioFormat(given.type, rate)
+
+
+def _with_model(
+    options: RealtimeOptions, given: TranscriptionOptions, models: ModelRegistry
+) -> RealtimeOptions:
+    """A member that is absent keeps its value, as everywhere in a session."""
+    model = options.model if given.model is None else given.model
+    said = given.language
+    if said is None and given.languages is not None and len(given.languages) == 1:
+        said = given.languages[0]
+    try:
+        language = options.language if said is None else read_language(said)
+    except Refusal as refused:
+        raise _bad("transcription.language", refused.message) from None
+    try:
+        served, _ = openai_model(models, model, language)
+    except Refusal as refused:
+        place = f"{_INPUT}.transcription.model"
+        raise EventRefusal(refused.code, refused.message, place) from None
+    return replace(options, served=served, model=model, language=language)
+
+
+def _bad(where: str, message: str) -> EventRefusal:
+    return EventRefusal("bad_parameter", message, f"{_INPUT}.{where}")

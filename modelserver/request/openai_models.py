@@ -1,0 +1,41 @@
+"""Models as clients of OpenAI's API name them."""
+
+import re
+
+from modelserver.serving.registry import ModelRegistry, UnknownModel
+from modelserver.serving.served import ServedModel
+
+_ANY_MODEL = re.compile(
+    r"\b(auto|any|default|asr|stt|speech|best|latest\w*|tiny|base|small|medium|large|turbo|nano"
+    r"|universal\w*|scribe|nova|enhanced|chirp|ink)\b"
+    r"|whisper|gpt-(4o|audio|live|realtime|transcribe)|parakeet|canary|sensevoice|paraformer"
+    r"|fun-?(asr|audio)|fireredasr|moonshine|voxtral|qwen\d?[\w.-]*(asr|audio|omni)|wav2vec|hubert"
+    r"|seamless|zipformer|conformer|telespeech|dolphin|kimi-audio|citrinet|granite-speech"
+    r"|phi-4-multimodal",
+    re.IGNORECASE,
+)
+"""What is in the names of models that clients ask for without meaning one: any server of this API
+has a default in their place."""
+_LONGEST_NAME = 200
+"""A name that is longer is not searched, which could take long."""
+
+
+def openai_model(
+    models: ModelRegistry, name: str | None, language: str | None
+) -> tuple[ServedModel, list[str]]:
+    """Return the model, and warnings about the choice. Raises `Refusal`."""
+    try:
+        return models.find(name, language), []
+    except UnknownModel:
+        if name is None or not _means_any(name):
+            raise
+    served = models.find(None, language)
+    called = served.report().get("model") or served.label
+    return served, [f"there is no model {name!r} here: {called} was used"]
+
+
+def _means_any(name: str) -> bool:
+    # With "vosk" in it, a model of Vosk's is meant and no other.
+    if len(name) > _LONGEST_NAME or "vosk" in name.lower():
+        return False
+    return _ANY_MODEL.search(name.replace("_", "-")) is not None
