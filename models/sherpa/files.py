@@ -20,7 +20,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 def is_network(name: str) -> bool:
-    """The file is a network for ONNX Runtime, by its name."""
+    """Return whether the file is a network for ONNX Runtime, by its name."""
     return name.endswith((".onnx", ".ort"))
 
 

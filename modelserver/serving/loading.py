@@ -1,5 +1,5 @@
-"""How one served model is loaded: what is chosen before each load, and what loads that failed have
-taught."""
+"""Loading of one served model: chooses the target of each load, and learns from those that
+failed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -172,8 +172,9 @@ class ModelLoading:
 
 
 def _load_error(pool: Pool) -> str | None:
-    """What the process said that could not load the last target; None if it could, or refused to. A
-    model that was loaded, and whose fork server has ended since, is unready for another reason."""
+    """Return what the process said that could not load the last target; None if it could, or
+    refused to. A model that was loaded, and whose fork server has ended since, is unready for
+    another reason."""
     if pool.load_refused():
         return None
     reason = pool.unready_reason()
