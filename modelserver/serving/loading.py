@@ -60,10 +60,14 @@ class ModelLoading:
         self._lessons.begin_again()
 
     @property
+    def _known(self) -> Choice | None:
+        """Choice that was made or would be; None while that is not known."""
+        return self._chosen or self._seen
+
+    @property
     def abilities(self) -> models.Abilities | None:
         """Abilities of the form that was chosen or would be; None while that is not known."""
-        chosen = self._chosen or self._seen
-        return None if chosen is None else chosen.form.abilities
+        return None if self._known is None else self._known.form.abilities
 
     async def look(self, settings: Settings) -> None:
         """See which form would be best, of the first model that is there."""
@@ -74,7 +78,7 @@ class ModelLoading:
 
     def takes_phrases(self) -> bool:
         """Return whether a form of the model takes phrases; True while that is not known."""
-        return self._chosen is None or self._chosen.takes_phrases
+        return self._known is None or self._known.takes_phrases
 
     def lost_prepared(self) -> str | None:
         """Return why a prepared form of the model is not in use; None if there is no reason."""
