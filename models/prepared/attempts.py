@@ -39,7 +39,7 @@ def remember(store: Path, key: str, name: str, by: str, error: ModelError) -> No
 
 
 def forget(store: Path, key: str) -> None:
-    """The next attempt is made. Raises `OSError`."""
+    """Forget it, so that the next attempt is made. Raises `OSError`."""
     _file(store, key).unlink(missing_ok=True)
 
 

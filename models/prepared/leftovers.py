@@ -17,7 +17,7 @@ _KEY_CHARACTERS = 16
 
 
 class _AnyManifest(msgspec.Struct):
-    """What every version has written."""
+    """Fields that every version has written."""
 
     name: str
     key: str = ""

@@ -23,7 +23,7 @@ class Needs:
     """Of what is made, and mapped when it is served."""
 
     def in_words(self) -> str:
-        """For a person."""
+        """Return it for a person."""
         return (
             f"about {max(1, round(self.seconds / 60))} min of one processor, "
             f"{self.memory / 1e9:.1f} GB of memory and {self.disk / 1e9:.1f} GB of disk"
@@ -32,7 +32,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What making has come to. `counts`: figures of the engine's for people; `peak_bytes`: of the
+    """Result of making. `counts`: figures of the engine's for people; `peak_bytes`: of the
     processes that made it."""
 
     counts: dict[str, int]
@@ -40,15 +40,15 @@ class Made:
 
 
 Progress = Callable[[str, int], None]
-"""Told of each phase (such as "check" and "place") and how many of `Needs.steps` are done."""
+"""Receives each phase (such as "check" and "place") and how many of `Needs.steps` are done."""
 
 
 class Maker(Protocol):
-    """What one engine makes of a model, and whether it is right."""
+    """Makes what one engine needs of a model, and checks it."""
 
     @property
     def version(self) -> str:
-        """Of everything that decides what is made; another makes other models."""
+        """Version of everything that decides what is made; another makes other models."""
         ...
 
     def stamp_sources(self, model: Path) -> dict[str, FileStamp]:

@@ -1,4 +1,4 @@
-"""What a prepared model says of itself: what it was made from, by what, and what was made."""
+"""Manifest of a prepared model: what it was made from, by what, and what was made."""
 
 import hashlib
 import os
@@ -92,14 +92,14 @@ def key_of(sources: dict[str, FileStamp], maker: str) -> str:
 
 
 def directory_name(name: str, key: str) -> str:
-    """What the directory of a prepared model is called: the model's name as far as it suits a file
+    """Return the name of a prepared model's directory: the model's name as far as it suits a file
     system and a shell, which is for people, and the key."""
     label = _NOT_IN_A_LABEL.sub("_", name).lstrip(".").encode()[:_LONGEST_LABEL_BYTES]
     return f"{label.decode(errors='ignore') or 'model'}-{key}"
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """The manifest in the directory; None if there is none that can be read."""
+    """Return the manifest in the directory; None if there is none that can be read."""
     try:
         data = (directory / MANIFEST).read_bytes()
         manifest = msgspec.json.decode(data, type=Manifest)

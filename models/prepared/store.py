@@ -1,4 +1,4 @@
-"""Where prepared models are kept: found for an original, listed, verified, removed."""
+"""Store of prepared models: finds one for an original, lists, verifies and removes them."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ LOCK_PREFIX = ".lock-"
 
 @dataclass(frozen=True, slots=True)
 class PreparedModel:
-    """One prepared model on disk."""
+    """Prepared model on disk."""
 
     directory: Path
     manifest: Manifest
@@ -33,7 +33,7 @@ class PreparedModel:
 
     @property
     def seconds(self) -> float:
-        """How long making it took."""
+        """Duration of making it."""
         return self.manifest.seconds
 
     @property
@@ -43,7 +43,7 @@ class PreparedModel:
 
     @property
     def made(self) -> dict[str, Path]:
-        """What was made new: name inside the model, to file."""
+        """Files that were made new: name inside the model, to file."""
         return {name: self.directory / name for name in self.manifest.made}
 
     @property
@@ -53,13 +53,13 @@ class PreparedModel:
 
     @property
     def bytes_on_disk(self) -> int:
-        """What was made new, in bytes."""
+        """Size of what was made new."""
         return sum(stamp.size for stamp in self.manifest.made.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What was found for an original, and why what looked like it was not taken."""
+    """Prepared model that was found for an original, and why others were not taken."""
 
     prepared: PreparedModel | None
     problems: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ def find_prepared(location: ModelLocation, store: Path, maker: Maker) -> Lookup:
 
 
 def prepared_models(store: Path) -> Iterator[PreparedModel]:
-    """Every prepared model in the store, whole or not."""
+    """Yield every prepared model in the store, whole or not."""
     if not store.is_dir():
         return
     for directory in sorted(store.iterdir()):
@@ -100,7 +100,7 @@ def prepared_models(store: Path) -> Iterator[PreparedModel]:
 
 
 def verify(prepared: PreparedModel, maker: Maker) -> list[str]:
-    """Read everything that was made and compare checksums: what is wrong, in words."""
+    """Read everything that was made and compare checksums. Returns what is wrong, in words."""
     problems: list[str] = []
     for name, stamp in prepared.manifest.made.items():
         file = prepared.directory / name
@@ -118,7 +118,8 @@ def verify(prepared: PreparedModel, maker: Maker) -> list[str]:
 
 
 def changed_size(prepared: PreparedModel) -> str | None:
-    """A file that was made and is not as long as it was, in words; None if all are. Cheap."""
+    """Return a file that was made and is not as long as it was, in words; None if all are.
+    Cheap."""
     made = prepared.manifest.made
     what = "is damaged: its size is not what it was when it was made"
     return _first_change(made, prepared.directory, "", what, FileStamp.same_size)
@@ -146,8 +147,8 @@ def _made_by_another(prepared: PreparedModel, maker: Maker) -> str | None:
 
 
 def original_problem(prepared: PreparedModel, original: Path) -> str | None:
-    """What of the model in the directory `original` is not as it was when `prepared` was made from
-    it, in words; None if nothing is."""
+    """Return what of the model in the directory `original` has changed since `prepared` was made
+    from it, in words; None if nothing has."""
     what = "has changed since it was made"
     return _first_change(prepared.manifest.sources, original, " of the original", what)
 
@@ -164,8 +165,8 @@ def _made_problem(prepared: PreparedModel, maker: Maker) -> str | None:
 
 
 def _remember_times(prepared: PreparedModel, location: ModelLocation) -> None:
-    """The files are those of the manifest, some with another time or in another place: write that
-    down, so that they are not read again at the next look. Without the right to write, they are."""
+    """Write down that files of the manifest have another time or place, so that they are not read
+    again at the next look. Without the right to write, they are."""
     manifest = prepared.manifest
     with contextlib.suppress(OSError):
         sources = _with_times(manifest.sources, location.directory)
@@ -192,7 +193,7 @@ def _first_change(
     what: str,
     same: Callable[[FileStamp, Path], bool] = FileStamp.unchanged,
 ) -> str | None:
-    """The first file that is not the `same` as it was, in words; None if all are."""
+    """Return the first file that is not the `same` as it was, in words; None if all are."""
     for name, stamp in stamps.items():
         try:
             if not same(stamp, directory / name):

@@ -39,7 +39,7 @@ def make_view(
 
 
 def files_in(model: Path) -> Iterator[Path]:
-    """Every file of the model in a directory, in order, also behind links to directories."""
+    """Yield every file of the model in a directory, in order, also behind links to directories."""
     for directory, folders, names in os.walk(model, followlinks=True):
         here = Path(directory)
         if len(here.relative_to(model).parts) > _DEEPEST:

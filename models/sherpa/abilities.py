@@ -1,4 +1,4 @@
-"""What a model for sherpa-onnx can do, and its languages, by its layout: known before loading."""
+"""Abilities and languages of a model for sherpa-onnx, by its layout: known before loading."""
 
 from models.contract import Abilities
 from models.sherpa.layout import Layout

@@ -24,7 +24,7 @@ _TAGS = re.compile(r"<\|([^|]*)\|>")
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What was recognised in one stretch of speech."""
+    """Result of one stretch of speech."""
 
     text: str = ""
     words: tuple[Word, ...] = ()
@@ -38,7 +38,7 @@ def floats(pcm: bytes) -> "array[float]":
 
 
 class Calls:
-    """One recogniser of the library, and how to call it."""
+    """Calls of one recogniser of the library."""
 
     def __init__(self, layout: Layout, recognizer: Any) -> None:
         """`recognizer`: a `sherpa_onnx.OfflineRecognizer` or `OnlineRecognizer`."""

@@ -20,7 +20,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 def is_network(name: str) -> bool:
-    """The file is a network for ONNX Runtime, by its name."""
+    """Return whether the file is a network for ONNX Runtime, by its name."""
     return name.endswith((".onnx", ".ort"))
 
 
@@ -75,3 +75,18 @@ def best(names: list[str], *, plain: bool = False) -> str:
 def natural(text: str) -> list[tuple[str, int]]:
     """Return a sort key by which 16 comes after 9."""
     return [(word, int(digits or 0)) for word, digits in re.findall(r"(\D*)(\d{0,9})", text)]
+
+
+def weights_beside(network: Path) -> list[Path]:
+    """Return the files beside a network that hold its weights, by their names."""
+    names = {network.name, network.stem}
+    ends = (".data", "_data", ".weights")
+    files = (network.with_name(name + end) for name in sorted(names) for end in ends)
+    return [file for file in files if file.is_file()]
+
+
+def disk_bytes(file: Path) -> int:
+    """Return the size of a network with its weights beside it, or of a directory."""
+    if file.is_dir():
+        return sum(inner.stat().st_size for inner in file.iterdir() if inner.is_file())
+    return sum(part.stat().st_size for part in (file, *weights_beside(file)))

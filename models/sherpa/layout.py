@@ -50,7 +50,7 @@ class Layout:
 
     @property
     def streaming(self) -> bool:
-        """It decodes as audio comes."""
+        """Whether it decodes as audio comes."""
         return self.kind.streaming
 
     @property
@@ -80,7 +80,7 @@ class Layout:
 
     @property
     def quantised(self) -> bool:
-        """Its largest network has 8-bit weights, by its name."""
+        """Whether its largest network has 8-bit weights, by its name."""
         largest = max(self.networks, key=lambda file: file.stat().st_size)
         return variant(largest.name) == INT8
 
@@ -100,7 +100,7 @@ def recognise(directory: Path) -> Layout:
 
 
 def _vosk_homes(directory: Path) -> Iterable[tuple[Path, Path]]:
-    """Where models of Vosk 0.52 and later have their networks, and their tokens."""
+    """Yield where models of Vosk 0.52 and later have their networks, and their tokens."""
     return ((directory / name, directory / "lang") for name in ("am-onnx", "am"))
 
 

@@ -163,7 +163,8 @@ def check_tokens(layout: Layout) -> None:
 
 
 def _vocabulary_size(layout: Layout) -> int:
-    """By the metadata, which of a transducer from icefall the decoder has; 0 where none says it."""
+    """Return it by the metadata, which of a transducer from icefall the decoder has; 0 where none
+    says it."""
     sizes = [layout.metadata.get("vocab_size", "")]
     if layout.kind.transducer:
         sizes.append(read_metadata(layout.files["decoder"]).get("vocab_size", ""))

@@ -1,4 +1,4 @@
-"""What the library writes to its standard error while a call runs, kept in memory.
+"""Messages that the library writes to its standard error while a call runs, kept in memory.
 
 sherpa-onnx logs a failed decode and returns an empty result. The C library's `stderr` is a
 variable: for as long as a call runs it names a stream in memory, which needs no descriptor and no

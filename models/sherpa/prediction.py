@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.prediction import Part, Prediction
-from models.sherpa.files import INT8, PLAIN, variant
+from models.sherpa.files import INT8, PLAIN, disk_bytes, variant
 from models.sherpa.kinds import Kind
 from models.sherpa.layout import Layout
 
@@ -90,17 +90,6 @@ def if_prepared(prediction: Prediction, mapped_bytes: int) -> Prediction:
     load_s = round(_START_S + networks / _MAPPED_BYTES_S, 1)
     loading = int(_LOADING_PREPARED * networks)
     return replace(prediction, graph="mapped", parts=parts, load_s=load_s, loading=loading)
-
-
-def disk_bytes(file: Path) -> int:
-    """Return the size of a network with what it keeps beside it, or of a directory."""
-    if file.is_dir():
-        return sum(inner.stat().st_size for inner in file.iterdir() if inner.is_file())
-    beside = (
-        *(file.with_suffix(suffix) for suffix in (".data", ".weights")),
-        *(file.with_name(f"{file.name}{end}") for end in (".data", "_data")),
-    )
-    return file.stat().st_size + sum(other.stat().st_size for other in beside if other.is_file())
 
 
 def _factor(file: Path) -> float:

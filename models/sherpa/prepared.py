@@ -9,7 +9,7 @@ depends on the build of ONNX Runtime and on the processor, so both are part of `
 import functools
 import hashlib
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from models.contract import ModelError, ModelLocation
@@ -19,6 +19,7 @@ from models.prepared import prepare as prepare_any
 from models.prepared.maker import Made, Progress, must_be_affordable
 from models.prepared.of_engine import MakerStore
 from models.prepared.view import make_view
+from models.sherpa.files import disk_bytes, weights_beside
 from models.sherpa.layout import Layout, recognise
 from models.sherpa.metadata import NotOnnx, read_metadata
 from models.sherpa.refusals import NotRecognised
@@ -47,13 +48,15 @@ class OnnxMaker:
     def stamp_sources(self, model: Path) -> dict[str, FileStamp]:
         """Return the networks, and the files with weights beside them."""
         layout = _recognised(model)
-        files = {file for network in layout.networks for file in _parts(network)}
+        files = {
+            file for network in layout.networks for file in (network, *weights_beside(network))
+        }
         return {str(file.relative_to(model)): FileStamp.of(file) for file in sorted(files)}
 
     def estimate_needs(self, model: Path) -> Needs:
         """See `Maker`; from the sizes of the networks. Raises `ModelError`."""
         try:
-            size = sum(_size(network) for network in _recognised(model).networks)
+            size = sum(disk_bytes(network) for network in _recognised(model).networks)
         except OSError as error:
             raise ModelError("model_unreadable", f"{error.filename}: {error.strerror}") from error
         return Needs(
@@ -83,7 +86,12 @@ class OnnxMaker:
     def link(self, original: Path, prepared: Path, made: frozenset[str]) -> None:
         """See `Maker`. Weights of the original that have been laid out anew are left out."""
         networks = _recognised(original).networks
-        old = {file for network in networks if _is_onnx(network) for file in _parts(network)}
+        old = {
+            file
+            for network in networks
+            if _is_onnx(network)
+            for file in (network, *weights_beside(network))
+        }
         make_view(original, prepared, {}, made | {str(file.relative_to(original)) for file in old})
 
     def check_import(
@@ -118,6 +126,8 @@ class SherpaStore(MakerStore):
             how.settings.store,
             available_memory=how.settings.available,
             output=how.output,
+            most_bytes=how.most_bytes,
+            environment=how.environment,
             again=not how.background,
             on_progress=lambda phase, steps: how.on_progress(_PHASES[phase], steps),
         )
@@ -129,14 +139,19 @@ def prepare(
     *,
     available_memory: int,
     output: Path | None = None,
+    most_bytes: int = 0,
+    environment: Mapping[str, str] | None = None,
     again: bool = True,
     on_progress: Progress = lambda *_: None,
 ) -> PreparedModel:
-    """Prepare an ONNX model (`models.prepared.prepare`). Raises `ModelError`, among others with the
-    code `does_not_pay` where it would hardly take less memory."""
+    """Prepare an ONNX model (`models.prepared.prepare`). `most_bytes`: of the result, 0 for any;
+    `environment`: see `must_answer_alike`. Raises `ModelError`, among others with the code
+    `does_not_pay` where it would hardly take less memory."""
 
     def begin() -> tuple[str, Callable[[Path], Made]]:
-        return MAKER.version, lambda partial: _make(location, partial, on_progress)
+        return MAKER.version, lambda partial: _make(
+            location, partial, most_bytes, environment, on_progress
+        )
 
     memory = available_memory
     return prepare_any(
@@ -144,12 +159,18 @@ def prepare(
     )
 
 
-def _make(location: ModelLocation, partial: Path, on_progress: Progress) -> Made:
+def _make(
+    location: ModelLocation,
+    partial: Path,
+    most_bytes: int,
+    environment: Mapping[str, str] | None,
+    on_progress: Progress,
+) -> Made:
     networks = [n for n in _recognised(location.directory).networks if _is_onnx(n)]
     if not networks:
         raise ModelError("does_not_pay", f"{location.name} is in a form that is mapped as it is")
     runtime = Runtime()
-    done = 0
+    done = written = 0
     made = set[str]()
     for network in networks:
         on_progress("graph", done // _STEP_BYTES)
@@ -166,10 +187,15 @@ def _make(location: ModelLocation, partial: Path, on_progress: Progress) -> Made
         }
         runtime.write_optimised(network, target, entries)
         made |= {str(inside), str(inside.with_name(data))}
-        done += _size(network)
+        done += disk_bytes(network)
+        written += disk_bytes(target)
+        if 0 < most_bytes < written:
+            raise ModelError(
+                "result_too_large", f"the prepared networks are larger than {most_bytes} bytes"
+            )
     MAKER.link(location.directory, partial, frozenset(made))
     on_progress("check", done // _STEP_BYTES)
-    answers = must_answer_alike(location, partial)
+    answers = must_answer_alike(location, partial, environment)
     on_progress("place", done // _STEP_BYTES)
     counts = {
         "bytes of memory before": answers.before.anonymous,
@@ -193,17 +219,6 @@ def _recognised(model: Path) -> Layout:
 
 def _is_onnx(network: Path) -> bool:
     return network.suffix == ".onnx"
-
-
-def _parts(network: Path) -> list[Path]:
-    """Return a network's file, and those beside it that hold its weights, by their names."""
-    beside = (network.with_name(network.name + end) for end in (".data", "_data", ".weights"))
-    stem = (network.with_suffix(end) for end in (".data", ".weights"))
-    return [network, *(file for file in (*beside, *stem) if file.is_file())]
-
-
-def _size(network: Path) -> int:
-    return sum(file.stat().st_size for file in _parts(network))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Why a directory is not a model for sherpa-onnx, and what could be used instead."""
+"""Reasons why a directory is not a model for sherpa-onnx, with what could be used instead."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -6,17 +6,18 @@ loaded in a process of its own.
 """
 
 import contextlib
-import subprocess
+import os
 import sys
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from models.contract import Model, ModelError, ModelLocation, RecognitionOptions
+from models.prepared.asking import answer_of
 from models.steps import run_steps
 
 _WORTH = 0.9
@@ -33,8 +34,8 @@ class _Asked(msgspec.Struct):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """What a model made of the recordings. `anonymous`: bytes of memory that cannot be dropped,
-    which loading and decoding took; `load_s`: seconds."""
+    """Texts that a model made of the recordings. `anonymous`: bytes of memory that cannot be
+    dropped, which loading and decoding took; `load_s`: seconds."""
 
     texts: list[str]
     anonymous: int
@@ -49,17 +50,22 @@ class Comparison:
     after: Answers
 
 
-def must_answer_alike(location: ModelLocation, prepared: Path) -> Comparison:
-    """Compare the model at `location` with the prepared one in a directory.
+def must_answer_alike(
+    location: ModelLocation, prepared: Path, environment: Mapping[str, str] | None = None
+) -> Comparison:
+    """Compare the model at `location` with the prepared one in a directory. `environment`: of a
+    process that loads a model; None: that of this process.
 
-    Raises `ModelError`: `answers_differ`, `does_not_pay`, `selfcheck_failed`, and `killed`.
+    Raises `ModelError`: `answers_differ`, `does_not_pay`, and those of `answer_of`.
     """
     from models.sherpa.layout import recognise
 
     clips = [str(clip) for clip in recognise(location.directory).clips[:_MOST_CLIPS]]
     asked = _Asked(str(location.directory), location.language, clips, prepared=False)
-    before = _ask(asked)
-    after = _ask(msgspec.structs.replace(asked, directory=str(prepared), prepared=True))
+    environment = os.environ if environment is None else environment
+    before = answer_of(__name__, asked, Answers, environment)
+    asked = msgspec.structs.replace(asked, directory=str(prepared), prepared=True)
+    after = answer_of(__name__, asked, Answers, environment)
     for expected, text in zip(before.texts, after.texts, strict=True):
         if expected != text:
             raise ModelError(
@@ -74,22 +80,6 @@ def must_answer_alike(location: ModelLocation, prepared: Path) -> Comparison:
             f"of {before.anonymous // 1_000_000} MB: it is served as it was published",
         )
     return Comparison(before, after)
-
-
-def _ask(asked: _Asked) -> Answers:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", __name__],
-        input=msgspec.json.encode(asked),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode < 0:
-        raise ModelError("killed", f"the self-check was ended by signal {-done.returncode}")
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        last = (said or [f"exit status {done.returncode}"])[-1]
-        raise ModelError("selfcheck_failed", f"the self-check could not run: {last}")
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Answers)
 
 
 def _answers(asked: _Asked) -> Answers:

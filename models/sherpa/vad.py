@@ -126,7 +126,7 @@ class Silero:
 
 
 class _Stream:
-    """What the network remembers of one stream. Implements `Detector`."""
+    """State of the network in one stream. Implements `Detector`."""
 
     def __init__(self, network: Silero) -> None:
         self._network = network

@@ -16,7 +16,7 @@ _RATES = range(4_000, 96_001)
 
 
 def served_features(model: Path) -> dict[str, bytes]:
-    """The replacement for the model's feature settings: no dither, and streams of any rate.
+    """Return the replacement for the model's feature settings: no dither, and streams of any rate.
 
     Empty where the model has no such file. Raises `OSError`.
     """
@@ -32,7 +32,8 @@ def served_features(model: Path) -> dict[str, bytes]:
 
 
 def sample_rate_of(model: Path) -> int:
-    """Samples a second that the model in a directory is trained on; Kaldi's default is 16,000."""
+    """Return the samples a second that the model in a directory is trained on; Kaldi's default is
+    16,000."""
     try:
         lines = (model / features_file(model)).read_text(encoding="latin-1").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What loading and serving models has taught: that one needs more memory than was predicted, that a
+"""Lessons of loading and serving models: that one needs more memory than was predicted, that a
 prepared one is damaged, and that one cannot be loaded in some way. Remembered as long as the server
 runs."""
 
@@ -71,8 +71,8 @@ class Lessons:
 
 
 class CrashInquiry:
-    """Whether a crash comes of a prepared model that is not as it was made any more: cut short,
-    which every page of it that is missing tells with a SIGBUS, or changed."""
+    """Finds out whether a crash comes of a prepared model that is not as it was made any more: cut
+    short, which every page of it that is missing tells with a SIGBUS, or changed."""
 
     def __init__(self, lessons: Lessons) -> None:
         self._lessons = lessons

@@ -1,5 +1,5 @@
-"""How one served model is loaded: what is chosen before each load, and what loads that failed have
-taught."""
+"""Loading of one served model: chooses the target of each load, and learns from those that
+failed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -60,10 +60,14 @@ class ModelLoading:
         self._lessons.begin_again()
 
     @property
+    def _known(self) -> Choice | None:
+        """Choice that was made or would be; None while that is not known."""
+        return self._chosen or self._seen
+
+    @property
     def abilities(self) -> models.Abilities | None:
         """Abilities of the form that was chosen or would be; None while that is not known."""
-        chosen = self._chosen or self._seen
-        return None if chosen is None else chosen.form.abilities
+        return None if self._known is None else self._known.form.abilities
 
     async def look(self, settings: Settings) -> None:
         """See which form would be best, of the first model that is there."""
@@ -74,7 +78,7 @@ class ModelLoading:
 
     def takes_phrases(self) -> bool:
         """Return whether a form of the model takes phrases; True while that is not known."""
-        return self._chosen is None or self._chosen.takes_phrases
+        return self._known is None or self._known.takes_phrases
 
     def lost_prepared(self) -> str | None:
         """Return why a prepared form of the model is not in use; None if there is no reason."""
@@ -172,8 +176,9 @@ class ModelLoading:
 
 
 def _load_error(pool: Pool) -> str | None:
-    """What the process said that could not load the last target; None if it could, or refused to. A
-    model that was loaded, and whose fork server has ended since, is unready for another reason."""
+    """Return what the process said that could not load the last target; None if it could, or
+    refused to. A model that was loaded, and whose fork server has ended since, is unready for
+    another reason."""
     if pool.load_refused():
         return None
     reason = pool.unready_reason()

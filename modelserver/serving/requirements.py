@@ -1,4 +1,4 @@
-"""What forms of models require, such as a library: found, or made once in a process that the guard
+"""Requirements of forms, such as a library: found, or made once in a process that the guard
 watches."""
 
 import asyncio

@@ -1,5 +1,5 @@
-"""Which model is loaded, and in which form: the first of those asked for that fits into the room
-there is. Decided from files' names and sizes, before anything is loaded."""
+"""Selection of the model that is loaded, and of its form: the first of those asked for that fits
+into the room there is. Decided from files' names and sizes, before anything is loaded."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class Choice:
 
     @property
     def location(self) -> models.ModelLocation:
-        """Where the model is."""
+        """Location of the model."""
         return self.form.location
 
     @property
@@ -46,7 +46,7 @@ class Choice:
 
     @property
     def model_bytes(self) -> int:
-        """What is held once for all workers: as predicted, or as loading it has shown."""
+        """Bytes that are held once for all workers: as predicted, or as loading it has shown."""
         return max(self.prediction.model, self.shown)
 
     @property
@@ -63,7 +63,7 @@ class Choice:
         return max(self.loading_bytes, self.serving_bytes(workers))
 
     def workers_within(self, headroom: int) -> int:
-        """How many workers have what they would like to grow by."""
+        """Return how many workers have what they would like to grow by."""
         return max(0, headroom - self.model_bytes) // self.prediction.growth
 
 
@@ -84,7 +84,7 @@ def worker_count(settings: Settings) -> int:
 
 
 def workers_text(count: int) -> str:
-    """So many of them, for a sentence."""
+    """Return so many of them, for a sentence."""
     return f"{count} workers" if count != 1 else "1 worker"
 
 
@@ -148,7 +148,7 @@ def candidate(location: models.ModelLocation, settings: Settings) -> Choice:
 
 
 def find_wanted(settings: Settings, wanted: str) -> models.ModelLocation:
-    """The installed model that one of `settings.model` names. Raises `models.ModelError`."""
+    """Return the installed model that one of `settings.model` names. Raises `models.ModelError`."""
     return models.find_model(wanted, settings.models_dir, settings.language or None)
 
 
@@ -160,7 +160,7 @@ def choose_model(
     *,
     phrases: bool = False,
 ) -> Choice:
-    """The first model of `settings.model` that fits, in its best form that does. Raises
+    """Return the first model of `settings.model` that fits, in its best form that does. Raises
     `TargetUnavailable`, with numbers and with what would fit instead. `phrases`: in a form that
     takes phrases."""
     lessons = lessons or Lessons()
@@ -221,7 +221,7 @@ def _prepared(location: models.ModelLocation, settings: Settings, headroom: Head
 
 
 def what_would_fit(settings: Settings, headroom: Headroom, lessons: Lessons) -> str:
-    """What is installed and fits, or else what could be fetched; the start of it is "; "."""
+    """Return what is installed and fits, or else what could be fetched; the start of it is "; "."""
     workers = worker_count(settings)
     fitting = []
     for location in models.installed_models(settings.models_dir):
@@ -241,7 +241,7 @@ def what_would_fit(settings: Settings, headroom: Headroom, lessons: Lessons) -> 
 
 
 def _with_profile(form: models.Form, profile: str) -> models.Form:
-    """With the growth of the profile that requests have unless they say."""
+    """Return it with the growth of the profile that requests have unless they say."""
     if profile != "accurate":
         return form
     prediction = form.prediction

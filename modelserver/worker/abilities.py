@@ -1,4 +1,4 @@
-"""What is asked of a model, within what it can do (`models.Abilities`)."""
+"""Limits what is asked of a model to what it can do (`models.Abilities`)."""
 
 from dataclasses import replace
 from typing import Protocol

@@ -30,7 +30,7 @@ from supervisor import StreamAnswer
 
 
 class _Checkpoint(msgspec.Struct):
-    """Where an utterance had ended, for a session that goes on from there."""
+    """End of an utterance, for a session that goes on from there."""
 
     segment: int
     samples: int

@@ -50,7 +50,7 @@ class ContinuedRecognizer:
 
     @property
     def rest_bytes(self) -> int:
-        """How much audio came after the last utterance, since `take_rest`."""
+        """Bytes of audio after the last utterance, since `take_rest`."""
         return len(self._rest or b"")
 
     def take_rest(self) -> bytes | None:

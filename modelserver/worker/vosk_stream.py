@@ -21,7 +21,7 @@ _PIECE_S = 0.25
 
 
 class _Checkpoint(msgspec.Struct):
-    """Where an utterance had ended, for a session that goes on from there."""
+    """End of an utterance, for a session that goes on from there."""
 
     seconds: float
     """Of audio that had come until then."""

@@ -183,6 +183,26 @@ def test_recordings_of_other_formats_are_passed_over(tmp_path: Path) -> None:
     assert prepare(location, tmp_path / "store", available_memory=PLENTY).name == "tones"
 
 
+def test_a_result_that_is_larger_than_wanted_is_not_kept(
+    location: ModelLocation, tmp_path: Path
+) -> None:
+    """`models prepare --max-size`."""
+    with pytest.raises(ModelError) as caught:
+        prepare(location, tmp_path, available_memory=PLENTY, most_bytes=1_000_000)
+    assert caught.value.code == "result_too_large"
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_it_is_compared_as_it_will_be_loaded(location: ModelLocation, tmp_path: Path) -> None:
+    """With the variables of a process that loads a model: these are not read by another."""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.exit('not so')")
+    store = tmp_path / "store"
+    with pytest.raises(ModelError) as caught:
+        prepare(location, store, available_memory=PLENTY, environment=environment)
+    assert caught.value.code == "selfcheck_failed"
+
+
 def test_a_network_that_is_none_says_which_and_why(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(os.urandom(100))

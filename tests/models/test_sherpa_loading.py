@@ -13,8 +13,9 @@ import pytest
 from onnx_models import KINDS, expected, make_model, write_network
 from places import ONNX_MODEL, SUPPORT
 
+from models.sherpa.files import disk_bytes
 from models.sherpa.layout import recognise
-from models.sherpa.prediction import disk_bytes, predict
+from models.sherpa.prediction import predict
 from supervisor.processes.environment import choose_allocator, find_jemalloc, process_environment
 from supervisor.settings import Allocator
 

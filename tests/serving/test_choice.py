@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import cast
 
 import pytest
 from msgspec.structs import replace as set_to
@@ -9,6 +10,8 @@ from onnx_models import make_model
 from small_model import SMALL_WORDS, add_rescoring, make_small_model
 
 import models
+from modelserver.serving.loading import ModelLoading
+from modelserver.serving.requirements import RequirementSupply
 from modelserver.serving.selection import Choice, candidate, choose_model
 from modelserver.settings import Settings, WorkerSettings
 from modelserver.settings.changes import with_values
@@ -149,6 +152,27 @@ def test_what_a_model_takes_while_it_loads_has_to_fit_too(
     with pytest.raises(TargetUnavailable, match="for the model, the rest for 1 worker"):
         choose_model(one, headroom(served - 1))
     assert choice.needs(4) == choice.serving_bytes(4) > loading
+
+
+async def test_a_model_that_is_not_loaded_yet_is_known_to_take_no_phrases(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """It would be loaded a second time to find that out."""
+
+    async def no_room() -> bool:
+        return False
+
+    async def anyway(needs: int, left: int) -> None:
+        """Load it."""
+
+    supply = cast("RequirementSupply", None)
+    loading = ModelLoading(supply, no_room, anyway, phrases=False)
+    assert loading.takes_phrases()
+    tones = make_model("sense_voice", tmp_path / "tones")
+    await loading.look(set_to(settings, model=(str(tones),)))
+    assert not loading.takes_phrases()
+    await loading.look(settings)
+    assert loading.takes_phrases()
 
 
 def test_a_room_that_is_full_now_may_be_large_enough_when_the_old_model_is_gone(

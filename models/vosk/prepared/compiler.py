@@ -4,7 +4,6 @@ process of its own."""
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.contract import ModelError
+from models.prepared.asking import ended_by_signal
 from models.vosk.building import Built, compiler_is_here
 from models.vosk.layout import DISAMBIG, HCL, LAZY, STATIC
 
@@ -141,12 +141,6 @@ def _failure(status: int, said: str) -> ModelError:
         )
     code = _CODES.get(status, "compile_failed")
     return ModelError(code, said or f"the graph compiler exited with {status}")
-
-
-def ended_by_signal(what: str, number: int) -> ModelError:
-    """A process that preparing needs was ended: `killed` by SIGKILL, or else `compile_failed`."""
-    code = "killed" if number == signal.SIGKILL else "compile_failed"
-    return ModelError(code, f"{what} was ended by {signal.Signals(number).name}")
 
 
 @contextmanager

@@ -10,7 +10,6 @@ process that is started as a fork server is, for the original and for the prepar
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from models.contract import ModelError
-from models.vosk.prepared.compiler import ended_by_signal
+from models.prepared.asking import answer_of
 
 TIES = 0.1
 """The share of words that may differ where a model is prepared (measured: docs/models.md)."""
@@ -63,16 +62,19 @@ def must_answer_alike(
     missing, `cannot_map` where the engine does not map the graph, `selfcheck_failed` and `killed`.
     """
     starting = starting or Starting()
-    plain = _listen(_Asked(str(directory), language, {}, None), starting.environment)
+    plain = answer_of(
+        __name__, _Asked(str(directory), language, {}, None), _Heard, starting.environment
+    )
     files = {name: str(file) for name, file in made.items()}
     asked = _Asked(str(directory), language, files, starting.simd)
     try:
-        ours = _listen(asked, starting.environment)
+        ours = answer_of(__name__, asked, _Heard, starting.environment)
     except ModelError as error:
         # A server goes on without a SIMD library that crashes; that is no fault of the graph.
         if starting.simd is None or error.code == "killed":
             raise
-        ours = _listen(msgspec.structs.replace(asked, simd=None), starting.environment)
+        asked = msgspec.structs.replace(asked, simd=None)
+        ours = answer_of(__name__, asked, _Heard, starting.environment)
     if ours.not_mapped is not None:
         raise ModelError("cannot_map", f"the prepared model cannot be used: {ours.not_mapped}")
     if (difference := text_difference(plain.texts, ours.texts)) is not None:
@@ -107,23 +109,6 @@ def word_errors(expected: list[str], heard: list[str]) -> int:
             best = min(row[m] + 1, row[m - 1] + 1, corner + (word != other))
             corner, row[m] = row[m], best
     return row[-1]
-
-
-def _listen(asked: _Asked, environment: Mapping[str, str]) -> _Heard:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", __name__],
-        input=msgspec.json.encode(asked),
-        capture_output=True,
-        env=dict(environment),
-        check=False,
-    )
-    if done.returncode < 0:
-        raise ended_by_signal("the self-check", -done.returncode)
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        last = (said or [f"exit status {done.returncode}"])[-1]
-        raise ModelError("selfcheck_failed", f"the self-check could not run: {last}")
-    return msgspec.json.decode(done.stdout, type=_Heard)
 
 
 def _hear(asked: _Asked) -> _Heard:
