@@ -42,12 +42,14 @@ def engine_of(directory: Path) -> Engine:
 
 def model_problem(directory: Path) -> str | None:
     """Return what each engine misses in a directory, in words; None if it holds a model."""
-    problems = []
+    problems: dict[str, list[str]] = {}
     for engine in installed_engines():
         if (problem := engine.problem(directory)) is None:
             return None
-        problems.append(f"{problem} ({engine.name})")
-    return "; ".join(problems)
+        problems.setdefault(problem, []).append(engine.name)
+    if len(problems) == 1:
+        return next(iter(problems))
+    return "; ".join(f"{problem} ({', '.join(names)})" for problem, names in problems.items())
 
 
 def _engines() -> Iterator[Engine]:

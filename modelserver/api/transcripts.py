@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from modelserver.speech.messages import Speech, SpeechSegment, SpeechWord
-from modelserver.speech.subtitles import spread_words, srt, vtt
+from modelserver.speech.subtitles import srt, timed_words, vtt
 
 SUBTITLES = ("srt", "vtt")
 TEXTS = ("text", *SUBTITLES)
@@ -62,9 +62,9 @@ def as_text(speech: Speech, form: str) -> str:
     """Return one of `TEXTS`; subtitles need the words, or else the segments."""
     match form:
         case "srt":
-            return srt(speech.words or spread_words(speech.segments))
+            return srt(timed_words(speech))
         case "vtt":
-            return vtt(speech.words or spread_words(speech.segments))
+            return vtt(timed_words(speech))
         case _:
             return speech.text
 

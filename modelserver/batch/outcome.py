@@ -12,7 +12,7 @@ from modelserver.batch.engine import Engine
 from modelserver.batch.errors import NotTranscribed
 from modelserver.batch.journal import Note
 from modelserver.speech.messages import Speech
-from modelserver.speech.subtitles import srt, vtt
+from modelserver.speech.subtitles import srt, timed_words, vtt
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ def _as_json(outcome: Outcome) -> str:
 WRITERS: dict[str, Callable[[Outcome], str]] = {
     "text": lambda outcome: f"{outcome.speech.text}\n" if outcome.speech else "",
     "json": _as_json,
-    "srt": lambda outcome: srt(outcome.speech.words) if outcome.speech else "",
-    "vtt": lambda outcome: vtt(outcome.speech.words) if outcome.speech else "",
+    "srt": lambda outcome: srt(timed_words(outcome.speech)) if outcome.speech else "",
+    "vtt": lambda outcome: vtt(timed_words(outcome.speech)) if outcome.speech else "",
 }
 
 

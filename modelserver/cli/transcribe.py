@@ -87,7 +87,7 @@ def transcribe(
     Continues after a file that cannot be transcribed, and exits with 1 if there was one. An
     interrupted run resumes if you repeat it with the same --output-dir.
     """
-    asked = _asked(channels, encoding, rate)
+    asked = _asked(channels, encoding, rate, form)
     if on and server:
         raise click.UsageError("--server and --on are two ways: choose one")
     if ray_address and not on:
@@ -162,10 +162,16 @@ def _engine_on(
     return engine
 
 
-def _asked(channels: str, encoding: str | None, rate: int | None) -> SpeechRequest:
+def _asked(channels: str, encoding: str | None, rate: int | None, form: str) -> SpeechRequest:
     try:
         choice = channel_choice(channels)
         raw = None if encoding is None else raw_format(encoding, rate, choice.least)
     except AudioError as error:
         raise click.UsageError(error.message) from error
-    return SpeechRequest(words=True, channels=channels, raw=raw)
+    return SpeechRequest(
+        words=True,
+        words_asked_for=form == "json",
+        segments=form != "text",  # subtitles, where the model gives no times of words
+        channels=channels,
+        raw=raw,
+    )

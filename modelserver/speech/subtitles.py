@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from modelserver.speech.messages import SpeechSegment, SpeechWord
+from modelserver.speech.messages import Speech, SpeechSegment, SpeechWord
 from modelserver.speech.transcript import join_words, spaced_out
 
 _LONGEST_TEXT = 42
@@ -68,6 +68,12 @@ def vtt(words: Iterable[SpeechWord]) -> str:
         for cue in cues(words)
     ]
     return "\n".join(["WEBVTT\n", *blocks])
+
+
+def timed_words(speech: Speech) -> list[SpeechWord]:
+    """Return the words of a transcript with their times; if the model gives no times of words,
+    those of its segments, spread over the time of each."""
+    return speech.words or spread_words(speech.segments)
 
 
 def spread_words(segments: Iterable[SpeechSegment]) -> list[SpeechWord]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import wavs
 from encoded import encoded
+from onnx_models import make_model, tones
 
 import models
 from models.vosk.prepared import PreparedModel, compiled_graph
@@ -100,6 +101,20 @@ def test_without_a_model_transcribe_says_so_and_ends(tmp_path: Path, files: list
     assert done.returncode == 1
     assert "is not a model: " in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_model_without_times_of_words_gives_subtitles_of_its_segments(tmp_path: Path) -> None:
+    model = make_model("whisper", tmp_path / "tones")
+    recording = tmp_path / "tones.wav"
+    recording.write_bytes(wavs.wav_file(tones("ab ba")))
+    loudness = {"MODELSERVER_ENGINES_ONNX_VOICE_ACTIVITY": "loudness"}
+    command = ("transcribe", "--model", str(model), str(recording))
+    plain = modelserver(*command, **loudness)
+    assert (plain.stdout.decode(), plain.stderr.decode()) == ("ab ba\n", "")
+    cue = modelserver(*command, "--format", "srt", **loudness).stdout.decode().splitlines()
+    assert cue[0] == "1"
+    assert cue[1].startswith("00:00:0")
+    assert cue[2] == "ab ba"
 
 
 LISTED = r"\* (\S+) Korean 46\.7 % 165 MB yes, leaves [\d.]+ [GM]B prepared Apache-2.0"

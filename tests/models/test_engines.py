@@ -53,6 +53,12 @@ def test_a_directory_without_a_model_is_refused_with_what_each_engine_misses(
         assert f"{engine.problem(tmp_path)} ({engine.name})" in caught.value.message
 
 
+def test_what_every_engine_misses_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(models.ModelError) as caught:
+        models.engine_of(tmp_path / "nowhere")
+    assert str(caught.value).endswith("nowhere is not a model: there is no such directory")
+
+
 def test_an_engine_that_is_not_installed_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_MODULES", ("models.nothing.engine", "models.vosk.engine"))
     assert [engine.name for engine in engines._engines()] == ["vosk"]
