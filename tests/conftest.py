@@ -27,7 +27,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 import models
 from models.clips import clips_for, decode_clip
-from models.vosk.prepared import PreparedModel, prepare
+from models.vosk.prepared import PreparedModel, compiled_graph, prepare
 from models.vosk.prepared.compiler import GRAPH_COMPILER
 from modelserver.settings import Settings, configuration
 from supervisor import available_memory
@@ -168,7 +168,7 @@ def shared_server(
     tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel
 ) -> Iterator[RunningServer]:
     """A server with the embedded model, prepared, and two workers, started once."""
-    assert prepared_embedded.graph.is_file()
+    assert compiled_graph(prepared_embedded.directory).is_file()
     directory = tmp_path_factory.mktemp("server")
     with start_server(
         directory,

@@ -4,6 +4,8 @@ library."""
 import contextlib
 import dataclasses
 import importlib.util
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,12 +42,12 @@ class SherpaEngine:
 
     def missing(self) -> str | None:
         """See `models.engine.Engine`."""
-        without = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+        without = [name for name in _PACKAGES if not _is_installed(name)]
         if not without:
             return None
         return (
             f"the package {without[0]} is not installed: install the extra onnx "
-            '(pip install "modelserver[onnx]")'
+            f'({shlex.quote(sys.executable)} -m pip install "modelserver[onnx]")'
         )
 
     def forms(self, location: ModelLocation, settings: EngineSettings) -> list[Form]:
@@ -96,6 +98,13 @@ class SherpaEngine:
     def findings(self, settings: EngineSettings) -> list[Finding]:
         """See `models.engine.Engine`."""
         return [Finding(self.missing() or "sherpa-onnx is installed")]
+
+
+def _is_installed(package: str) -> bool:
+    """Return whether the package can be imported. A directory that is left of it, such as the
+    libraries of sherpa-onnx-core, which stay when sherpa-onnx is removed, has no origin."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def _form(

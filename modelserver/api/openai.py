@@ -23,11 +23,10 @@ from modelserver.http.errors import json_response, openai_error
 from modelserver.http.middleware import expect_continue
 from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
-from modelserver.request.openai_models import openai_model
+from modelserver.request.openai_models import openai_model, openai_name
 from modelserver.request.parameters import read_flag, read_language
 from modelserver.request.upload import receive_upload
 from modelserver.serving.served import ServedModel
-from modelserver.settings.labels import DEFAULT_LABEL
 from modelserver.speech.languages import ENGLISH_NAMES, primary_language
 from modelserver.speech.messages import (
     Speech,
@@ -308,9 +307,7 @@ async def one_model(request: web.Request) -> web.Response:
 
 
 def _model(served: ServedModel) -> Model:
-    """Called by its label, if it has one that somebody has given it."""
-    name = str(served.report().get("model") or served.label)
-    return Model(name if served.label == DEFAULT_LABEL else served.label, _STARTED)
+    return Model(openai_name(served), _STARTED)
 
 
 def add_openai_routes(app: web.Application) -> None:

@@ -18,7 +18,7 @@ from modelserver.live.realtime_events import (
     TurnDetection,
 )
 from modelserver.refusal import Refusal
-from modelserver.request.openai_models import openai_model
+from modelserver.request.openai_models import openai_model, openai_name
 from modelserver.request.parameters import read_language
 from modelserver.serving.registry import ModelRegistry
 from modelserver.serving.served import ServedModel
@@ -82,14 +82,15 @@ class RealtimeOptions:
 
     def session(self, session_id: str, expires_at: int) -> Session:
         """Return the session as clients are told of it."""
-        model = str(self.served.report().get("model") or self.served.label)
         return Session(
             session_id,
             expires_at,
             AudioInEffect(
                 InputInEffect(
                     self.format,
-                    TranscriptionOptions(model, self.language or self.served.language or None),
+                    TranscriptionOptions(
+                        openai_name(self.served), self.language or self.served.language or None
+                    ),
                     TurnDetection() if self.turn_detection else None,
                 )
             ),

@@ -4,6 +4,7 @@ import re
 
 from modelserver.serving.registry import ModelRegistry, UnknownModel
 from modelserver.serving.served import ServedModel
+from modelserver.settings.labels import DEFAULT_LABEL
 
 _ANY_MODEL = re.compile(
     r"\b(auto|any|default|asr|stt|speech|best|latest\w*|tiny|base|small|medium|large|turbo|nano"
@@ -20,6 +21,13 @@ _LONGEST_NAME = 200
 """A name that is longer is not searched, which could take long."""
 
 
+def openai_name(served: ServedModel) -> str:
+    """Return the name of a model for clients: its label, if the settings have given it one."""
+    if served.label != DEFAULT_LABEL:
+        return served.label
+    return str(served.report().get("model") or served.label)
+
+
 def openai_model(
     models: ModelRegistry, name: str | None, language: str | None
 ) -> tuple[ServedModel, list[str]]:
@@ -30,8 +38,7 @@ def openai_model(
         if name is None or not _means_any(name):
             raise
     served = models.find(None, language)
-    called = served.report().get("model") or served.label
-    return served, [f"there is no model {name!r} here: {called} was used"]
+    return served, [f"there is no model {name!r} here: {openai_name(served)} was used"]
 
 
 def _means_any(name: str) -> bool:

@@ -143,9 +143,7 @@ def _installed(settings: Settings, headroom: Headroom, served: Choice | None) ->
         try:
             choice = candidate(location, settings)
         except model_package.ModelError as error:
-            yield ModelRow(
-                location.name, location.language, "", "", "", error.message, "", installed=True
-            )
+            yield _unusable(location, entry, error)
             continue
         chosen = served is not None and served.location.directory == location.directory
         state = "prepared" if choice.form.prepared else "installed"
@@ -163,6 +161,29 @@ def _installed(settings: Settings, headroom: Headroom, served: Choice | None) ->
             needs=choice.needs(worker_count(settings)),
             **_facts(entry) | _facts_of(choice, entry),
         )
+
+
+def _unusable(
+    location: model_package.ModelLocation,
+    entry: model_package.CatalogEntry | None,
+    error: model_package.ModelError,
+) -> ModelRow:
+    """Return the row of an installed model that cannot be served: its files are damaged, or its
+    engine is not installed."""
+    state = error.message
+    if error.code == "engine_missing":
+        state = f"installed, needs {model_package.engine_of(location.directory).name}"
+    return ModelRow(
+        location.name,
+        entry.language if entry else location.language,
+        _errors(entry),
+        "",
+        "",
+        state,
+        entry.licence if entry else "",
+        installed=True,
+        **_facts(entry),
+    )
 
 
 def _known(entry: model_package.CatalogEntry, headroom: Headroom, workers: int) -> ModelRow:

@@ -19,6 +19,7 @@ import jsonschema
 import pytest
 import websockets
 from encoded import raw_samples
+from onnx_models import make_model, silence, tones
 from openai import AsyncOpenAI, AuthenticationError, BadRequestError, OpenAI
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
 from running import RunningServer, start_server, until
@@ -383,6 +384,62 @@ async def test_an_item_that_ends_two_workers_has_failed(
         assert not session.of(f"{TRANSCRIPTION}.completed")
         assert closed.rcvd is not None
         assert closed.rcvd.code in (1011, 1013)
+
+
+# --- several models -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A streaming model of tones, and an offline one that writes capitals and is loaded when it is
+    asked for."""
+    home = tmp_path_factory.mktemp("two-models")
+    make_model("online_transducer", home / "online")
+    make_model("sense_voice", home / "offline")
+    (home / "settings.toml").write_text(
+        'workers.count = 1\nstreams.share = 1\ndebug.warmup = "none"\n'
+        'engines.onnx.voice_activity = "loudness"\n'
+        f'[models.live]\nmodel = "{home}/online"\n'
+        f'[models.offline]\nmodel = "{home}/offline"\nload = "first_use"\n'
+    )
+    with start_server(home, "--config", str(home / "settings.toml")) as running:
+        running.wait_ready()
+        yield running
+
+
+async def test_the_model_may_change_within_a_session(
+    two_models: RunningServer, described: dict[str, Any]
+) -> None:
+    async with connected(two_models, described, model="gpt-realtime") as session:
+        await session.update(turn_detection=None)
+        for number, (model, text) in enumerate((("live", "abc"), ("offline", "feed")), 1):
+            effective = await session.update(transcription={"model": model})
+            assert effective.transcription.model == model
+            assert effective.turn_detection is None
+            await session.append(tones(text, 24_000) + silence(0.5, 24_000))
+            if model == "live":
+                await session.connection.input_audio_buffer.commit()
+                await session.next(f"{TRANSCRIPTION}.completed", number)
+        # What is not committed is not lost to another model.
+        await session.update(transcription={"model": "live"})
+        await session.append(tones("bad", 24_000) + silence(0.5, 24_000))
+        await session.connection.input_audio_buffer.commit()
+        await session.next(f"{TRANSCRIPTION}.completed", 2)
+    completed = session.of(f"{TRANSCRIPTION}.completed")
+    assert [one.transcript for one in completed] == ["abc", "FEED bad"]
+    assert not session.of("error")
+
+
+async def test_an_offline_model_ends_items_at_pauses(
+    two_models: RunningServer, described: dict[str, Any]
+) -> None:
+    async with connected(two_models, described, model="offline") as session:
+        for text in ("abc", "feed"):
+            await session.append(tones(text, 24_000) + silence(2.0, 24_000))
+        await session.next(f"{TRANSCRIPTION}.completed", 2)
+    completed = session.of(f"{TRANSCRIPTION}.completed")
+    assert [one.transcript for one in completed] == ["ABC", "FEED"]
+    assert len(session.of(f"{BUFFER}.speech_stopped")) == 2
 
 
 # --- Node -----------------------------------------------------------------------------------------

@@ -1,18 +1,23 @@
 """The second pass of a live stream: each segment once more, with the profile "accurate"."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from running import RunningServer, start_server
 from test_captions import RAW, Client, connected
 
 from models.vosk.prepared import PreparedModel
+from modelserver.live.second_pass import SecondPass
+from modelserver.serving.served import ServedModel
+from modelserver.speech.messages import Caption, CaptionRequest, UtteranceAudio
 from modelserver.worker.conditioning import near_silence
+from supervisor import NotReady
 
 RATE = 16_000
 QUERY = f"{RAW}&words=true&second_pass=true"
@@ -151,3 +156,33 @@ async def test_a_worker_may_die_in_either_pass(
     assert numbers == sorted(set(numbers))
     assert set(numbers) == {one["segment"] for one in client.finals}
     server.wait_whole()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_little_audio_waits_for_a_model_that_is_being_loaded_and_none_for_one_that_failed(
+    fails: bool,
+) -> None:
+    class Loading:
+        label = "loading"
+        used = contextlib.nullcontext
+
+        async def ready(self, timeout_s: float) -> None:
+            if fails:
+                raise NotReady("it cannot be loaded")
+            await asyncio.sleep(timeout_s)
+
+    async def tell(caption: Caption) -> None:
+        raise AssertionError(caption)
+
+    served = cast("ServedModel", Loading())
+    async with SecondPass(served, CaptionRequest(), tell, patience_s=60) as second:
+        if fails:
+            assert second._following is not None
+            await second._following
+        for _ in range(600):
+            second.recognise_again(UtteranceAudio(bytes(RATE // 10 * 2), RATE))
+        held_s = 0.0
+        while not second._waiting.empty():
+            one = second._waiting.get_nowait()
+            held_s += len(one.pcm) / 2 / RATE if isinstance(one, UtteranceAudio) else 0.0
+    assert held_s == pytest.approx(0.0 if fails else 15.0, abs=0.2)

@@ -14,6 +14,7 @@ from places import SUPPORT
 
 from models.contract import ModelError, ModelLocation
 from models.engine import EngineSettings
+from models.sherpa import engine as sherpa_engine
 from models.sherpa.engine import ENGINE
 
 SETTINGS = EngineSettings(Path("/nowhere"), values={"voice_activity": "loudness"})
@@ -63,6 +64,16 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "sherpa_onnx is not installed" in missing
     assert 'pip install "modelserver[onnx]"' in missing
     assert ENGINE.findings(SETTINGS)[0].text == missing
+
+
+@pytest.mark.quick
+def test_a_directory_that_is_left_of_a_package_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "left_behind" / "lib").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sherpa_engine, "_PACKAGES", ("left_behind",))
+    assert "left_behind is not installed" in (ENGINE.missing() or "")
 
 
 def test_a_wrong_file_is_an_error_of_the_load(tmp_path: Path) -> None:

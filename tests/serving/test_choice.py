@@ -10,6 +10,8 @@ from onnx_models import make_model
 from small_model import SMALL_WORDS, add_rescoring, make_small_model
 
 import models
+from models.sherpa import engine as sherpa_engine
+from modelserver.serving.listing import overview
 from modelserver.serving.loading import ModelLoading
 from modelserver.serving.requirements import RequirementSupply
 from modelserver.serving.selection import Choice, candidate, choose_model
@@ -196,3 +198,20 @@ def test_the_catalogue_is_sound() -> None:
         assert entry.tags
         if entry.engine == "vosk":  # others may have several, and say which
             assert models.language_of(entry.name) != "und"
+
+
+def test_an_installed_model_without_its_engine_is_listed_with_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "sherpa-onnx-whisper-base"
+    make_model("whisper", tmp_path / name)
+    monkeypatch.setattr(sherpa_engine, "_PACKAGES", ("no_such_package",))
+    listed = overview(Settings(models_dir=tmp_path), headroom(4e9), language="ko")
+    (row,) = (row for row in listed.rows if row.name == name)
+    assert (row.state, row.language, row.licence) == (
+        "installed, needs onnx",
+        "99 languages",
+        "MIT",
+    )
+    assert row.installed
+    assert "no_such_package is not installed" in (row.missing or "")
