@@ -125,6 +125,10 @@ class Transcription:
         return Recognized(speech, queued_s, time.monotonic() - entered - queued_s)
 
 
+_MOST_SEGMENTS = 100_000
+"""Segments of a file that are remembered; only a worker that cannot be trusted sends more."""
+
+
 class _ToldOnce:
     """Receives the progress of a job, and tells it without what a retry repeats."""
 
@@ -140,7 +144,8 @@ class _ToldOnce:
         if (segment := progress.segment) is not None:
             key = segment.channel, segment.start, segment.end
             repeated = key in self._segments
-            self._segments.add(key)
+            if len(self._segments) < _MOST_SEGMENTS:
+                self._segments.add(key)
         if not repeated:
             self._told(progress)
 
