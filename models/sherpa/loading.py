@@ -139,7 +139,7 @@ def _invalid(layout: Layout, reason: str) -> ModelError:
 _TOKENS_BYTES_MOST = 32_000_000
 _FEWEST = 0.9
 """Share of a model's tokens that have to be in its file: some models have more than they use."""
-_UNCHECKED = frozenset(("whisper", "canary", "cohere", "moonshine", "moonshine_v2"))
+_UNCHECKED = frozenset(("canary", "cohere", "moonshine", "moonshine_v2"))
 """Kinds of which not every token is in the file."""
 
 
@@ -164,8 +164,8 @@ def check_tokens(layout: Layout) -> None:
 
 def _vocabulary_size(layout: Layout) -> int:
     """Return it by the metadata, which of a transducer from icefall the decoder has; 0 where none
-    says it."""
-    sizes = [layout.metadata.get("vocab_size", "")]
+    says it. Of Whisper's tokens those before the end of a text have to be there."""
+    sizes = [layout.metadata.get("eot" if layout.kind.name == "whisper" else "vocab_size", "")]
     if layout.kind.transducer:
         sizes.append(read_metadata(layout.files["decoder"]).get("vocab_size", ""))
     return next((int(size) for size in sizes if re.fullmatch(r"[0-9]{1,7}", size)), 0)

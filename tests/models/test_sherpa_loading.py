@@ -134,6 +134,13 @@ def test_tokens_of_another_model_are_refused(kind: str, network: str, tmp_path: 
     assert f"2 of the model's {size} tokens" in message
 
 
+def test_tokens_of_whisper_that_are_cut_short_are_refused(tmp_path: Path) -> None:
+    (tokens,) = make_model("whisper", tmp_path).glob("*tokens.txt")
+    lines = tokens.read_text(encoding="utf-8").splitlines(keepends=True)
+    tokens.write_text("".join(lines[: len(lines) // 2]), encoding="utf-8")
+    assert "tokens.txt is not the file of tokens of" in refusal(tmp_path)
+
+
 def test_tokens_that_are_a_space_or_strange_are_taken(tmp_path: Path) -> None:
     directory = make_model("zipformer_ctc", tmp_path)
     tokens = directory / "tokens.txt"
