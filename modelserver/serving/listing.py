@@ -188,7 +188,7 @@ def _unusable(
 
 def _known(entry: model_package.CatalogEntry, headroom: Headroom, workers: int) -> ModelRow:
     def needs(some: int) -> int:
-        return entry.memory_bytes + some * min(LEAST_GROWTH, entry.growth_bytes)
+        return entry.memory_bytes + some * max(LEAST_GROWTH, entry.growth_bytes)
 
     known = entry.memory_bytes > 0
     size = f"{'' if entry.size else '~'}{in_units(entry.download_bytes)} "
