@@ -410,6 +410,7 @@ def test_it_is_light_and_quick_and_lets_nothing_else_in(
     paints = []
     for _ in range(5):
         page = opened(listening, server).page
+        page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
         entries = page.evaluate(
             "performance.getEntriesByType('paint').map(e => [e.name, e.startTime])"
         )

@@ -1,6 +1,7 @@
 """ONNX models where memory is short, workers are killed, and files are changed while they serve."""
 
 import concurrent.futures
+import contextlib
 import re
 import shutil
 import signal
@@ -156,7 +157,7 @@ def test_no_request_is_lost_while_a_worker_is_killed_every_two_seconds(
         server.wait_whole()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", ["changed", "truncated"])
 def test_a_prepared_model_that_is_damaged_while_it_serves_gives_way_to_the_original(
     large: models.ModelLocation, store: Path, tmp_path: Path, how: str
@@ -172,11 +173,20 @@ def test_a_prepared_model_that_is_damaged_while_it_serves_gives_way_to_the_origi
         else:
             with data.open("r+b") as file:
                 file.write(bytes(range(256)) * (WEIGHTS_BYTES // 256))
-            for worker in server.workers():
-                worker.send_signal(signal.SIGSEGV)
+        crashed = set[int]()
+
+        def is_original() -> bool:
+            for worker in server.workers() if how == "changed" else ():
+                if worker.pid not in crashed:  # as wrong weights may have it, again and again
+                    crashed.add(worker.pid)
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        worker.send_signal(signal.SIGSEGV)
+            return form(server) == "published"
+
+        assert not is_original()
         answers = [server.convert(spoken("feed")).status for _ in range(3)]
         assert set(answers) <= {200, 422, 500, 503}
-        until(lambda: form(server) == "published", 60, "the original")
+        until(is_original, 120, "the original")
         server.wait_whole()
         must_recognise(server)
         told = server.wait_event("prepared_model.rejected")

@@ -484,7 +484,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(situation: str) -> None:
     process.kill()
     process.wait()
     try:
-        until(lambda: all(gone(process) for process in tree), 1.0)
+        until(lambda: all(gone(process) for process in tree), 10.0)
     finally:
         for process in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
