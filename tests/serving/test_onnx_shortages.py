@@ -1,7 +1,6 @@
 """ONNX models where memory is short, workers are killed, and files are changed while they serve."""
 
 import concurrent.futures
-import contextlib
 import re
 import shutil
 import signal
@@ -157,36 +156,20 @@ def test_no_request_is_lost_while_a_worker_is_killed_every_two_seconds(
         server.wait_whole()
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("how", ["changed", "truncated"])
-def test_a_prepared_model_that_is_damaged_while_it_serves_gives_way_to_the_original(
-    large: models.ModelLocation, store: Path, tmp_path: Path, how: str
+@pytest.mark.timeout(120)
+def test_a_prepared_model_that_is_cut_short_while_it_serves_gives_way_to_the_original(
+    large: models.ModelLocation, store: Path, tmp_path: Path
 ) -> None:
-    """Truncated, its pages are gone: reading them is a SIGBUS."""
+    """Its pages are gone: reading them is a SIGBUS."""
     with start_server(tmp_path, f"--model={large.directory}", **settings(store)) as server:
         server.wait_whole()
         assert form(server) == "prepared"
         (data,) = store.glob("*/*.onnx.data")
-        if how == "truncated":
-            with data.open("r+b") as file:
-                file.truncate(4096)
-        else:
-            with data.open("r+b") as file:
-                file.write(bytes(range(256)) * (WEIGHTS_BYTES // 256))
-        crashed = set[int]()
-
-        def is_original() -> bool:
-            for worker in server.workers() if how == "changed" else ():
-                if worker.pid not in crashed:  # as wrong weights may have it, again and again
-                    crashed.add(worker.pid)
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        worker.send_signal(signal.SIGSEGV)
-            return form(server) == "published"
-
-        assert not is_original()
+        with data.open("r+b") as file:
+            file.truncate(4096)
         answers = [server.convert(spoken("feed")).status for _ in range(3)]
         assert set(answers) <= {200, 422, 500, 503}
-        until(is_original, 120, "the original")
+        until(lambda: form(server) == "published", 60, "the original")
         server.wait_whole()
         must_recognise(server)
         told = server.wait_event("prepared_model.rejected")
