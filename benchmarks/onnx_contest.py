@@ -112,7 +112,7 @@ def sherpa_server(
 
 
 def over_sherpa(url: str) -> Ask:
-    """One file a connection: its rate and length, its samples as floats, and `Done`."""
+    """Send a file over a connection of its own: rate and length, samples as floats, and `Done`."""
     import numpy as np
 
     async def ask(session: aiohttp.ClientSession, pcm: bytes) -> str:

@@ -39,7 +39,7 @@ class ErrorRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model that can be downloaded. Sizes in bytes; 0, "" or None: not known.
+    """Model that can be downloaded. Sizes in bytes; 0, "" or None: not known.
 
     `type`: of a Vosk model. `languages`: BCP 47 tags, where its name does not say. `about`: size of
     the download, published rounded. `loaded`: size of the files of it that are read into memory.
@@ -110,8 +110,8 @@ class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def memory_bytes(self) -> int:
-        """Of a fork server that serves it unprepared; estimated where it was not measured, 0 where
-        no size is known."""
+        """Memory of a fork server that serves it unprepared; estimated where it was not measured,
+        0 where no size is known."""
         loaded = self.loaded or self.unpacked_bytes
         if self.memory or not loaded:
             return self.memory
@@ -121,7 +121,7 @@ class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def growth_bytes(self) -> int:
-        """Of each worker, after minutes of speech; an estimate where it was not measured."""
+        """Growth of each worker after minutes of speech; an estimate where it was not measured."""
         return self.growth or _GROWTH[self.engine]
 
 

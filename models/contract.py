@@ -22,29 +22,30 @@ class ModelLocation:
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a model can do of what a request may ask. Nothing else tells engines apart."""
+    """Abilities of a model among the things that a request may ask for. Nothing else tells engines
+    apart."""
 
     streaming: bool = True
-    """Results come while somebody speaks; False: the model hears whole stretches of speech, and
+    """Results come during speech; False: the model decodes whole utterances, and
     partial results are decoded again and again."""
     words: bool = True
     """Words have times."""
     confidences: bool = True
     """Words have confidences."""
     alternatives: bool = True
-    """It gives other readings of an utterance."""
+    """The model gives other readings of an utterance."""
     phrases: Literal["only", "rather", "no"] = "no"
     """Phrases that a request names: nothing else is recognised, they are preferred, or neither."""
     languages: tuple[str, ...] = ()
     """BCP 47 tags of all that it recognises, which a request may choose from; empty: it has one
     language. A model that cannot be told goes by what it detects."""
     detects_language: bool = False
-    """It finds out which of `languages` is spoken, and says so."""
+    """The model detects which of `languages` is spoken, and reports it."""
     written: bool = False
     """Its texts have case, punctuation and digits as people write them: text steps for numbers and
     the spacing of engine words do not apply."""
     profiles: tuple[str, ...] = (DEFAULT_PROFILE,)
-    """Those of `PROFILES` that make a difference."""
+    """Names out of `PROFILES` that make a difference."""
     longest_s: float | None = None
     """Seconds of audio that it decodes at once; None: any length. Recognisers cut at pauses."""
 

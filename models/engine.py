@@ -38,7 +38,7 @@ class Requirement:
     """Return the variables of a process that uses it; None if it has to be made. May start
     processes."""
     consequence: str
-    """What it means to go without it, in words."""
+    """Consequence of going without it, in words."""
     problem: Callable[[], str | None] = lambda: None
     """Return why it can neither be used nor made here, in words; None if it can."""
     needs_memory: int = 0
@@ -49,7 +49,7 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way to load a model: prepared, as published, without its rescoring."""
+    """Way to load a model: prepared, as published, without its rescoring."""
 
     name: str
     """Stable, for logs and metrics, such as `prepared` or `published`."""
@@ -70,12 +70,12 @@ class Form:
     problems: tuple[str, ...] = ()
     """Why better forms are not offered, in words."""
     consequence: str = ""
-    """What is lost against the best form, in words; empty: nothing."""
+    """Loss against the best form, in words; empty: none."""
     requirement: Requirement | None = None
 
     @property
     def key(self) -> tuple[Path, str]:
-        """What crashes and measurements of this form are remembered by."""
+        """Key by which crashes and measurements of this form are remembered."""
         return self.location.directory, self.name
 
 
@@ -86,7 +86,7 @@ class Improvement:
     forms: tuple[Form, ...]
     """What there will be after it, best first."""
     consequence: str
-    """What it means to go without it, in words."""
+    """Consequence of going without it, in words."""
 
 
 @dataclass(frozen=True, slots=True)
