@@ -20,8 +20,9 @@ from models.contract import Model, ModelError, ModelLocation, RecognitionOptions
 from models.prepared.asking import answer_of
 from models.steps import run_steps
 
-_WORTH = 0.9
-"""Share of the original's memory that a prepared model may take at the most."""
+_WORTH, _LEAST_GAIN_BYTES = 0.9, 16_000_000
+"""Share of the original's memory that a prepared model may take at the most, and what it has to
+save at the least: two loads of one small model differ by a few megabytes."""
 _MOST_CLIPS = 8
 _MOST_CLIP_S = 20
 
@@ -73,7 +74,7 @@ def must_answer_alike(
                 "the prepared model does not answer like its original: "
                 f"{expected[:200]!r} became {text[:200]!r}",
             )
-    if after.anonymous > _WORTH * before.anonymous:
+    if after.anonymous > min(_WORTH * before.anonymous, before.anonymous - _LEAST_GAIN_BYTES):
         raise ModelError(
             "does_not_pay",
             f"prepared, {location.name} takes {after.anonymous // 1_000_000} MB of memory instead "
