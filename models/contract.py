@@ -69,6 +69,12 @@ class RecognitionOptions:
     """Search width (`PROFILES`); empty: as the model was published."""
     language: str = ""
     """One of `Abilities.languages`; empty: as the model finds it, or its own."""
+    keywords: tuple[str, ...] = ()
+    """Words, names and short phrases that are likely to be said. Other words are recognised too."""
+    endpoint_ms: int = 0
+    """Silence that ends an utterance, in milliseconds; 0: the engine's own rules."""
+    max_utterance_s: float = 0.0
+    """Length at which an utterance is ended, in seconds; 0: the engine's own rules."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,11 +153,7 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
         asked, _ = read_parameters(query, fields, content_type, ASK_NAMES)
         served = service.models.find(asked.model, asked.language, asked.phrases)
         speech = SpeechRequest(
-            phrases=asked.phrases,
-            partials=True,
-            channels=asked.channels,
-            raw=asked.raw,
-            language=asked.language or "",
+            partials=True, channels=asked.channels, raw=asked.raw, **asked.recognition()
         )
         return served, speech
 

@@ -40,15 +40,12 @@ async def convert(request: web.Request) -> web.StreamResponse:
             SpeechRequest(
                 words=asked.words or subtitles,
                 words_asked_for=asked.words,
-                alternatives=asked.alternatives,
-                phrases=asked.phrases,
-                profile=asked.profile,
-                language=asked.language or "",
                 # Readings are of segments; so are subtitles where words have no times.
                 segments=asked.segments or asked.alternatives > 0 or subtitles,
                 partials=events,
                 channels=asked.channels,
                 raw=asked.raw,
+                **asked.recognition(),
             ),
         )
 

@@ -218,13 +218,10 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
         words=True,
         words_asked_for=asked.words,
         segments=True,
-        alternatives=asked.alternatives,
-        phrases=asked.phrases,
-        profile=asked.profile,
-        language=asked.language or "",
         partials=True,
         channels=asked.channels,
         raw=asked.raw,
+        **asked.recognition(),
     )
     segments = asked.segments or asked.alternatives > 0 or asked.channels != MIX
     shown = Shown(asked.format, asked.words, segments)

@@ -179,13 +179,10 @@ class _Client(SocketClient):
         request = CaptionRequest(
             raw=asked.raw,
             words=asked.words,
-            alternatives=asked.alternatives,
             partials=asked.partials,
-            phrases=asked.phrases,
             channels=asked.channels,
-            profile=asked.profile,
-            language=asked.language or "",
             with_audio=second_model is not None,
+            **asked.recognition(),
         )
         if asked.raw is not None:
             self._bytes_a_second = asked.raw.frame_bytes * asked.raw.rate

@@ -103,12 +103,12 @@ class _Wanted:
         return StreamRequest(
             self.sample_rate,
             self.words,
-            self.alternatives,
             self.partial_words,
-            self.phrases,
-            self.profile,
-            self.language,
             self.for_readers,
+            alternatives=self.alternatives,
+            phrases=self.phrases,
+            profile=self.profile,
+            language=self.language,
         )
 
 

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from models import PROFILES
 from modelserver.audio.channels import MIX, channel_choice
@@ -65,6 +66,15 @@ class Parameters:
     history: str = ""
     """JSON, as it came."""
     stream: bool = False
+
+    def recognition(self) -> dict[str, Any]:
+        """Return what `speech.messages.RecognitionRequest`, and all made of it, take of them."""
+        return {
+            "alternatives": self.alternatives,
+            "phrases": self.phrases,
+            "profile": self.profile,
+            "language": self.language or "",
+        }
 
 
 def read_parameters(

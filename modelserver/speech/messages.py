@@ -10,22 +10,47 @@ from modelserver.audio.formats import RawFormat
 from supervisor import Target
 
 
-class SpeechRequest(msgspec.Struct, frozen=True):
-    """What a worker is asked. `channels`: "mix", "split", or the numbers of some, with commas;
-    `partials`: its progress is `SpeechProgress` with what is understood so far; `language`: a
-    BCP 47 tag, for a model that has several."""
+class RecognitionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of recognition that files and streams share; see `models.RecognitionOptions`."""
 
-    words: bool = False
     alternatives: int = 0
     phrases: tuple[str, ...] = ()
+    profile: str = ""
+    """One of `models.PROFILES`; empty: the model's own."""
+    language: str = ""
+    """BCP 47 tag, for a model that has several."""
+    keywords: tuple[str, ...] = ()
+    endpoint_ms: int = 0
+    max_utterance_s: float = 0.0
+
+    def options(
+        self, *, words: bool, partials: bool, partial_words: bool = False
+    ) -> models.RecognitionOptions:
+        """Return the options of a recogniser."""
+        return models.RecognitionOptions(
+            words=words,
+            alternatives=self.alternatives,
+            partials=partials,
+            partial_words=partial_words,
+            grammar=self.phrases or None,
+            profile=self.profile,
+            language=self.language,
+            keywords=self.keywords,
+            endpoint_ms=self.endpoint_ms,
+            max_utterance_s=self.max_utterance_s,
+        )
+
+
+class SpeechRequest(RecognitionRequest, frozen=True):
+    """What a worker is asked. `channels`: "mix", "split", or the numbers of some, with commas;
+    `partials`: its progress is `SpeechProgress` with what is understood so far."""
+
+    words: bool = False
     segments: bool = False
     partials: bool = False
     longest_audio_s: float | None = None
     raw: RawFormat | None = None
     channels: str = "mix"
-    profile: str = ""
-    """One of `models.PROFILES`; empty: the model's own."""
-    language: str = ""
     words_asked_for: bool = True
     """The client has asked for `words`: it is warned of what they lack."""
 
@@ -132,18 +157,14 @@ class Speech(msgspec.Struct, frozen=True):
         return self.duration_s * self.channels
 
 
-class StreamRequest(msgspec.Struct, frozen=True):
+class StreamRequest(RecognitionRequest, frozen=True):
     """What a worker is asked for a live stream of the Vosk project's protocol. Its input is raw
     samples (bytes), or one of the words below; its answers are that protocol's. `for_readers`: with
     texts as people write them."""
 
     sample_rate: float
     words: bool = True
-    alternatives: int = 0
     partial_words: bool = False
-    phrases: tuple[str, ...] = ()
-    profile: str = ""
-    language: str = ""
     for_readers: bool = False
 
 
@@ -151,18 +172,14 @@ EOF, RESET = "eof", "reset"
 """The audio is over; the utterance is over, and the next one starts from nothing."""
 
 
-class CaptionRequest(msgspec.Struct, frozen=True):
+class CaptionRequest(RecognitionRequest, frozen=True):
     """What a worker is asked for a live stream of any audio. Its input is bytes (of a container, or
     of samples as `raw` says), or one of the words above; its answers are captions."""
 
     raw: RawFormat | None = None
     words: bool = False
-    alternatives: int = 0
     partials: bool = True
-    phrases: tuple[str, ...] = ()
     channels: str = "mix"
-    profile: str = ""
-    language: str = ""
     with_audio: bool = False
     """Answer with the audio of each utterance, too (`UtteranceAudio`): for a second pass."""
 

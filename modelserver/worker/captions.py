@@ -85,14 +85,7 @@ class CaptionStream:
         from_s = (self._samples - len(rest) // 2) / self._rate
         self._utterance_s = round(from_s, 3)
         self._said = ""
-        options = models.RecognitionOptions(
-            words=True,
-            alternatives=request.alternatives,
-            partials=request.partials,
-            grammar=request.phrases or None,
-            profile=request.profile,
-            language=request.language,
-        )
+        options = request.options(words=True, partials=request.partials)
         with told_to_the_caller():
             recognizer = model.recognizer(options)
         self._recognizer = ContinuedRecognizer(recognizer, from_s, rest, self._piece_bytes)

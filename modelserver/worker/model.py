@@ -198,14 +198,10 @@ class SpeechModel:
     ) -> Generator[Any, None, list[list[models.Utterance]]]:
         """What was said on each channel that is heard; one if they are mixed."""
         count = max(1, len(reader.numbers))
-        options = models.RecognitionOptions(
+        options = asked.options(
             # Times of segments are those of their words.
             words=asked.words or asked.segments or asked.partials or bool(reader.numbers),
-            alternatives=asked.alternatives,
             partials=asked.partials and count == 1,
-            grammar=asked.phrases or None,
-            profile=asked.profile,
-            language=asked.language,
         )
         heard: list[list[models.Utterance]] = [[] for _ in range(count)]
         with contextlib.ExitStack() as open_ones:

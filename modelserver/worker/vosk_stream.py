@@ -39,14 +39,8 @@ class VoskStream:
         self._request = request
         self._rate = request.sample_rate
         self._written = model.abilities.written
-        options = models.RecognitionOptions(
-            words=request.words,
-            alternatives=request.alternatives,
-            partials=True,
-            partial_words=request.partial_words,
-            grammar=request.phrases or None,
-            profile=request.profile,
-            language=request.language,
+        options = request.options(
+            words=request.words, partials=True, partial_words=request.partial_words
         )
         at = (
             _Checkpoint(0.0, b"")
