@@ -15,7 +15,7 @@ from models.engine import EngineSettings, Finding, Form, Improvement
 from models.prediction import Prediction
 from models.prepared import find_prepared
 from models.sherpa.abilities import abilities_of
-from models.sherpa.layout import Layout, recognise
+from models.sherpa.layout import Layout, has_networks, recognise
 from models.sherpa.prediction import if_prepared, predict
 from models.sherpa.prepared import MAKER, SherpaStore
 from models.sherpa.refusals import NotRecognised
@@ -39,6 +39,10 @@ class SherpaEngine:
         except OSError as error:
             return f"{error.filename} cannot be read: {error.strerror}"
         return None
+
+    def claims(self, directory: Path) -> bool:
+        """See `models.engine.Engine`."""
+        return has_networks(directory)
 
     def missing(self) -> str | None:
         """See `models.engine.Engine`."""
