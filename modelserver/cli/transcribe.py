@@ -82,10 +82,11 @@ def transcribe(
     key: str | None,
     journal: Path | None,
 ) -> None:
-    """Transcribe audio and video files, directories or glob patterns ("-" is standard input).
+    """Transcribe audio and video files.
 
-    Continues after a file that cannot be transcribed, and exits with 1 if there was one. An
-    interrupted run resumes if you repeat it with the same --output-dir.
+    FILE may be a directory or a glob pattern, too; "-" is standard input. Continues after a file
+    that cannot be transcribed, and exits with 1 if there was one. An interrupted run resumes if you
+    repeat it with the same --output-dir.
     """
     asked = _asked(channels, encoding, rate, form)
     if on and server:
