@@ -99,12 +99,14 @@ class SherpaModel:
         else:
             decoder = WholeDecoder(self._calls, options, language)
             longest_s = self._layout.longest_s or _STREAM_LONGEST_S
+        limited = 0 < options.max_utterance_s < longest_s
         segmenter = Segmenter(
             detector.probability,
             self.sample_rate,
             self._detectors.frame_samples,
-            longest_s,
-            cuts_back=not self._layout.streaming,
+            options.max_utterance_s if limited else longest_s,
+            cuts_back=limited or options.endpoint_ms > 0 or not self._layout.streaming,
+            pause_s=options.endpoint_ms / 1000 or None,
         )
         return SegmentRecognizer(
             decoder,

@@ -15,6 +15,7 @@ import msgspec
 import uvloop
 
 from modelserver.admin.client import printable
+from modelserver.cli.options import with_endpoints
 from modelserver.extras import how_to_install
 from modelserver.outbound.reasons import in_words
 from modelserver.settings.configuration import KEY_VARIABLE
@@ -40,8 +41,18 @@ class _Cannot(Exception):
 )
 @click.option("--model", help="which of its models")
 @click.option("--key", envvar=KEY_VARIABLE, help="what the server knows its clients by")
+@with_endpoints
 @click.option("--fast", is_flag=True, help="send a file as fast as it is taken, not as it was said")
-def listen(file: str, server: str, model: str | None, key: str | None, *, fast: bool) -> None:
+def listen(
+    file: str,
+    server: str,
+    model: str | None,
+    key: str | None,
+    endpoint_ms: int,
+    max_utterance_s: float,
+    *,
+    fast: bool,
+) -> None:
     """Send speech as it is spoken, and show what is understood.
 
     FILE: any audio file, at the pace at which it was said. With -: samples from standard input (16
@@ -53,8 +64,11 @@ def listen(file: str, server: str, model: str | None, key: str | None, *, fast: 
     if not file:
         file = MICROPHONE if sys.stdin.isatty() else STDIN
     paced = not fast and file not in (STDIN, MICROPHONE)
+    config: dict[str, float] = {"sample_rate": _RATE, "words": False}
+    ends = {"endpoint_ms": endpoint_ms, "max_utterance_s": max_utterance_s}
+    config |= {name: value for name, value in ends.items() if value}
     try:
-        uvloop.run(_listen(file, server, model, key, paced=paced))
+        uvloop.run(_listen(file, server, model, key, config, paced=paced))
     except Exception as raised:
         error = _first(raised)
         if not isinstance(error, _Cannot | OSError | aiohttp.ClientError):
@@ -70,7 +84,13 @@ def _first(error: Exception) -> Exception:
 
 
 async def _listen(
-    file: str, server: str, model: str | None, key: str | None, *, paced: bool
+    file: str,
+    server: str,
+    model: str | None,
+    key: str | None,
+    config: dict[str, float],
+    *,
+    paced: bool,
 ) -> None:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with aiohttp.ClientSession(headers=headers) as session:
@@ -84,7 +104,7 @@ async def _listen(
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise _Cannot(f"no server answers at {server}: {in_words(error)}") from error
         async with socket:
-            await socket.send_json({"config": {"sample_rate": _RATE, "words": False}})
+            await socket.send_json({"config": config})
             async with asyncio.TaskGroup() as tasks:  # if one fails, so does the other
                 sending = tasks.create_task(_send(socket, file, paced=paced))
                 await _show(socket, server)
