@@ -119,6 +119,10 @@ class SherpaModel:
         """Return nothing: no grammar is taken."""
         return []
 
+    def unknown_keywords(self, keywords: tuple[str, ...]) -> list[str]:
+        """Return all of them: no keyword is preferred."""
+        return list(keywords)
+
     def report(self) -> dict[str, Any]:
         """Describe how it was loaded."""
         details = {

@@ -24,7 +24,7 @@ from modelserver.http.middleware import expect_continue
 from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
 from modelserver.request.openai_models import openai_model, openai_name
-from modelserver.request.parameters import read_flag, read_language
+from modelserver.request.parameters import read_flag, read_language, read_list
 from modelserver.request.upload import receive_upload
 from modelserver.serving.served import ServedModel
 from modelserver.speech.languages import ENGLISH_NAMES, primary_language
@@ -35,6 +35,8 @@ from modelserver.speech.messages import (
     SpeechSegment,
     SpeechWord,
 )
+from modelserver.speech.phrases import keyword_list, usable_keywords
+from modelserver.speech.prompt import keywords_of
 from modelserver.speech.transcript import join_texts
 
 FORMATS = ("json", "verbose_json", *TEXTS)
@@ -130,6 +132,7 @@ class _Wanted:
     words: bool = False
     segments: bool = True
     language: str = ""
+    keywords: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -151,6 +154,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
             segments=timed,
             partials=wanted.stream,
             language=wanted.language,
+            keywords=wanted.keywords,
         )
         return served, asked
 
@@ -191,14 +195,18 @@ def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
             "bad_parameter", f"temperature={temperature[:40]!r}; it is from 0 to 1"
         ) from None
     said = list(warnings)
-    if fields.get("prompt", "").strip():
-        said.append("prompt: this engine cannot be told what to expect; it was ignored")
+    prompt = fields.get("prompt", "").strip()
+    expected = keywords_of(prompt)
+    if prompt and not expected:
+        said.append("prompt: no names or terms were found in it; keywords are a list of them")
+    keywords = keyword_list(read_list(fields.get("keywords", "")))
     return _Wanted(
         form=form,
         stream=read_flag("stream", fields.get("stream", "false")),
         words="word" in granularities,
         segments="segment" in granularities or not granularities,
         language=read_language(fields.get("language", "")) or "",
+        keywords=usable_keywords([*keywords, *expected]),
         warnings=tuple(said),
     )
 

@@ -23,6 +23,8 @@ from modelserver.request.parameters import read_language
 from modelserver.serving.registry import ModelRegistry
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import CaptionRequest
+from modelserver.speech.phrases import keyword_list, usable_keywords
+from modelserver.speech.prompt import keywords_of
 
 _PCM_RATES = range(8000, 48_001)
 _PCM_RATE = 24_000
@@ -30,6 +32,8 @@ _PCM = AudioFormat("audio/pcm", _PCM_RATE)
 _TELEPHONE = {"audio/pcmu": "mulaw", "audio/pcma": "alaw"}
 _TELEPHONE_RATE = 8000
 _INPUT = "session.audio.input"
+_LONGEST_PROMPT = 4000
+"""In letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class RealtimeOptions:
     model: str | None = None
     """As the client calls it."""
     language: str | None = None
+    prompt: str = ""
+    keywords: tuple[str, ...] = ()
     format: AudioFormat = _PCM
     turn_detection: bool = True
 
@@ -53,7 +59,10 @@ class RealtimeOptions:
     def request(self) -> CaptionRequest:
         """Return the options as a worker takes them."""
         return CaptionRequest(
-            raw=self.raw, partials=self.turn_detection, language=self.language or ""
+            raw=self.raw,
+            partials=self.turn_detection,
+            language=self.language or "",
+            keywords=usable_keywords([*self.keywords, *keywords_of(self.prompt)]),
         )
 
     def needs_new_stream(self, before: "RealtimeOptions") -> bool:
@@ -88,7 +97,7 @@ class RealtimeOptions:
             AudioInEffect(
                 InputInEffect(
                     self.format,
-                    TranscriptionOptions(
+                    self._transcription(
                         openai_name(self.served), self.language or self.served.language or None
                     ),
                     TurnDetection() if self.turn_detection else None,
@@ -96,9 +105,14 @@ class RealtimeOptions:
             ),
         )
 
+    def _transcription(self, model: str | None, language: str | None) -> TranscriptionOptions:
+        return TranscriptionOptions(
+            model, language, prompt=self.prompt or None, keywords=list(self.keywords) or None
+        )
+
     def wanted(self) -> SessionOptions:
         """Return the options as `session.update` would have them."""
-        from_client = TranscriptionOptions(self.model, self.language)
+        from_client = self._transcription(self.model, self.language)
         detection = TurnDetection() if self.turn_detection else None
         return SessionOptions(audio=AudioOptions(InputOptions(self.format, from_client, detection)))
 
@@ -139,7 +153,17 @@ def _with_model(
     except Refusal as refused:
         place = f"{_INPUT}.transcription.model"
         raise EventRefusal(refused.code, refused.message, place) from None
-    return replace(options, served=served, model=model, language=language)
+    options = replace(options, served=served, model=model, language=language)
+    if given.prompt is not None:
+        if len(given.prompt) > _LONGEST_PROMPT:
+            raise _bad("transcription.prompt", f"{_LONGEST_PROMPT} letters are allowed")
+        options = replace(options, prompt=given.prompt)
+    if given.keywords is not None:
+        try:
+            options = replace(options, keywords=keyword_list(given.keywords))
+        except Refusal as refused:
+            raise _bad("transcription.keywords", refused.message) from None
+    return options
 
 
 def _bad(where: str, message: str) -> EventRefusal:

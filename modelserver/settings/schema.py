@@ -656,6 +656,15 @@ class Settings(Section, frozen=True):
             per_model=True,
         ),
     ] = "balanced"
+    keywords_file: Annotated[
+        str,
+        _about(
+            "a file with words and names that are likely to be said, one a line, which is read "
+            "again when it changes; they are preferred as a request's `keywords` are; empty: none",
+            flag="--keywords-file",
+            per_model=True,
+        ),
+    ] = ""
     drain_s: Annotated[
         SecondsOrZero, _about("how long running requests may take to finish after SIGTERM")
     ] = 30.0
