@@ -180,9 +180,9 @@ class Model(Protocol):
         """Return the words of a grammar that the model can never recognise."""
         ...
 
-    def unknown_keywords(self, keywords: tuple[str, ...]) -> list[str]:
-        """Return the keywords that the model has no tokens for. Asked only of a model with
-        `Abilities.keywords`."""
+    def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
+        """Return the keywords that the model cannot prefer, as it has no tokens for their letters
+        or no room for so many."""
         ...
 
     def report(self) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class VoskModel:
         report = {"engine": "vosk", "form": self._form, **guarded, "details": facts}
         return report | ({"problems": problems} if problems else {})
 
-    def unknown_keywords(self, keywords: tuple[str, ...]) -> list[str]:
+    def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
         """Return all of them: no keyword is preferred."""
         return list(keywords)
 

@@ -258,6 +258,14 @@ class OnnxEngineSettings(Section, frozen=True):
             per_model=True,
         ),
     ] = "silero"
+    hotwords: Annotated[
+        Literal["auto", "on", "off"],
+        _about(
+            "search that can prefer keywords, with transducers; on: for all requests, which are "
+            "slower for it; auto: for those with keywords, if the model is prepared or small",
+            per_model=True,
+        ),
+    ] = "auto"
 
 
 class EngineSections(Section, frozen=True):

@@ -74,8 +74,8 @@ def _not_preferred(model: models.Model, keywords: tuple[str, ...]) -> list[str]:
         return []
     if not model.abilities.keywords:
         return [f"keywords: this model cannot prefer them; {_INSTEAD}"]
-    if unknown := model.unknown_keywords(keywords):
-        return [f"keywords: the model has no letters for {named(unknown)}"]
+    if ignored := model.ignored_keywords(keywords):
+        return [f"keywords that the model has no letters or no room for: {named(ignored)}"]
     return []
 
 

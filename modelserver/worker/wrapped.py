@@ -27,9 +27,9 @@ class WrappedModel:
         """See `models.Model`."""
         return self._model.unknown_words(phrases)
 
-    def unknown_keywords(self, keywords: tuple[str, ...]) -> list[str]:
+    def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
         """See `models.Model`."""
-        return self._model.unknown_keywords(keywords)
+        return self._model.ignored_keywords(keywords)
 
     def report(self) -> dict[str, Any]:
         """See `models.Model`."""

@@ -53,7 +53,7 @@ class LateModel:
         self.asked.append(options)
         return LateRecognizer(options.language)
 
-    def unknown_keywords(self, keywords: tuple[str, ...]) -> list[str]:
+    def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
         return []
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
