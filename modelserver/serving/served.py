@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 import models
+from modelserver.serving.keywords import KeywordsFile
 from modelserver.serving.loading import MakeWay, ModelLoading
 from modelserver.serving.pool_settings import pool_settings
 from modelserver.serving.preparation import Preparation, in_words
@@ -65,6 +66,7 @@ class ServedModel:
             requirements, lambda: make_room(self), make_way, phrases=phrases
         )
         self._changing = asyncio.Lock()
+        self.keywords = KeywordsFile(settings.keywords_file)
         self.turns = Turns()
         """Of long recordings."""
         self.pool: Pool | None = None
@@ -215,6 +217,8 @@ class ServedModel:
     def change(self, settings: Settings, own: ModelSettings) -> None:
         """Apply other settings; a loaded model is loaded again beside the old one."""
         before, self.settings, self.own = self.settings, settings, own
+        if settings.keywords_file != self.keywords.name:
+            self.keywords = KeywordsFile(settings.keywords_file)
         self._loading.begin_again()
         if self.pool is None:
             self._preparation.settings = settings
