@@ -4,9 +4,7 @@ Everything is loaded before workers are forked, on one thread: the networks, whi
 share, and the voice activity network. Decoding opens no file.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from models.contract import ModelError, RecognitionOptions, Recognizer
@@ -18,6 +16,7 @@ from models.sherpa.offline import WholeDecoder
 from models.sherpa.online import StreamDecoder
 from models.sherpa.recognizer import Decoder, SegmentRecognizer
 from models.sherpa.resampled import ResampledRecognizer
+from models.sherpa.runtime import session_options
 from models.sherpa.segmenter import Segmenter
 from models.sherpa.vad import Detector, Detectors, Loudness, Silero
 from models.steps import run_steps
@@ -52,7 +51,7 @@ class SherpaModel:
         self._layout = layout
         self._form = str(options.get("form", "published"))
         self._language = str(options.get("language", ""))
-        with _provider(prepared=bool(options.get("prepared"))) as provider:
+        with session_options(prepared=bool(options.get("prepared"))) as provider:
             made = load_safely(
                 layout, lambda: _make(layout, provider), try_out=lambda made: _try_out(layout, made)
             )
@@ -168,20 +167,3 @@ def _try_out(layout: Layout, made: Any) -> None:
     stream.input_finished()
     while made.is_ready(stream):
         made.decode_stream(stream)
-
-
-@contextmanager
-def _provider(*, prepared: bool) -> Iterator[str]:
-    """Give the name of the provider, with a file of session options that lasts for the block.
-
-    Without the arena and the pattern, memory that a long utterance took is released after it.
-    """
-    lines = ["EnableCpuMemArena=0", "EnableMemPattern=0"]
-    if prepared:
-        lines.append("GraphOptimizationLevel=0")
-    descriptor = os.memfd_create("session options")
-    try:
-        os.write(descriptor, "".join(f"{line}\n" for line in lines).encode())
-        yield f"cpu:/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
