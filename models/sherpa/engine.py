@@ -17,6 +17,7 @@ from models.sherpa.abilities import abilities_of
 from models.sherpa.layout import Layout, has_networks, recognise
 from models.sherpa.prediction import if_prepared, predict
 from models.sherpa.prepared import MAKER, SherpaStore
+from models.sherpa.punctuation import SherpaPunctuation
 from models.sherpa.refusals import NotRecognised
 from models.sherpa.search import BOTH, GREEDY, search_of
 
@@ -29,6 +30,7 @@ class SherpaEngine:
     def __init__(self) -> None:
         self.name = "onnx"
         self.store = SherpaStore()
+        self.punctuation = SherpaPunctuation()
 
     def problem(self, directory: Path) -> str | None:
         """See `models.engine.Engine`."""

@@ -22,6 +22,7 @@ class VoskEngine:
     def __init__(self) -> None:
         self.name = "vosk"
         self.store = VoskStore()
+        self.punctuation = None
 
     def problem(self, directory: Path) -> str | None:
         """See `models.engine.Engine`."""

@@ -126,6 +126,10 @@ def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[
     improvement = engine.improvement(location, engine_settings(settings, engine))
     lines.append(f"engine: {choice.engine}, form {choice.form.name}")
     lines += choice.form.notes
+    if (punctuation := choice.punctuation.model) is not None:
+        lines.append(f"punctuation: {punctuation.name}, {in_units(punctuation.part.private)}")
+    if choice.punctuation.problem:
+        problems.append(choice.punctuation.problem)
     if improvement is not None:
         lines.append(f"not prepared: {improvement.consequence}")
     workers, headroom = worker_count(settings), find_headroom(memory_settings(settings))

@@ -21,12 +21,14 @@ import msgspec
 
 import models
 from modelserver.audio.channels import channel_choice
+from modelserver.settings.plugins import PUNCTUATION
 from modelserver.speech.languages import closest_language
 from modelserver.speech.messages import (
     CaptionRequest,
     Decoded,
     DecodedPiece,
     DecodeRequest,
+    PunctuationToUse,
     Speech,
     SpeechProgress,
     SpeechRequest,
@@ -44,6 +46,7 @@ from modelserver.worker.abilities import not_as_asked
 from modelserver.worker.captions import CaptionStream
 from modelserver.worker.pieces import Cutter
 from modelserver.worker.profiles import ProfiledModel
+from modelserver.worker.punctuation_step import punctuation_step
 from modelserver.worker.reader import AudioReader
 from modelserver.worker.refusals import told_to_the_caller
 from modelserver.worker.text_steps import TextSteps, TextStream, WritingModel
@@ -67,11 +70,14 @@ def load(
     warmup: str,
     profile: str = models.DEFAULT_PROFILE,
     text_steps: Iterable[str] = (),
+    punctuation: dict[str, str] | None = None,
 ) -> "SpeechModel":
-    """Load a model in the fork server. `options`: `models.Form.load`. Raises
-    `supervisor.LoadError`, and `LoadRefused` for a text step that cannot be used."""
+    """Load a model in the fork server. `options`: `models.Form.load`; `punctuation`:
+    `modelserver.speech.messages.PunctuationToUse`. Raises `supervisor.LoadError`, and
+    `LoadRefused` for a text step that cannot be used."""
+    to_use = msgspec.convert(punctuation or {}, PunctuationToUse)
     try:
-        steps = TextSteps(text_steps, language)
+        steps = TextSteps(text_steps, language, {PUNCTUATION: punctuation_step(to_use)})
     except models.ModelError as error:
         raise LoadRefused(f"{error}; repair or remove it (text.steps), and reload") from error
     _import_whole(av)
