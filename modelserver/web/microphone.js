@@ -19,7 +19,7 @@ export class Microphone {
     });
     try {
       this.context = new AudioContext();
-      await this.context.audioWorklet.addModule("/voice/capture.js");
+      await this.context.audioWorklet.addModule(new URL("capture.js", import.meta.url));
       await this.context.resume();
       this.node = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
       const [track] = this.stream.getAudioTracks();

@@ -1,8 +1,8 @@
 // The voice page: a dialogue with whoever the server asks, or a sheet for dictation.
-import { askInWriting, hearFile } from "/voice/asking.js";
-import { Refused, Utterance } from "/voice/hearing.js";
-import { Microphone, SpeechDetector } from "/voice/microphone.js";
-import { preferred, WORDS } from "/voice/words.js";
+import { askInWriting, hearFile } from "./asking.js";
+import { Refused, Utterance } from "./hearing.js";
+import { Microphone, SpeechDetector } from "./microphone.js";
+import { preferred, WORDS } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const STORED = "modelserver.dialogue";
@@ -329,7 +329,7 @@ function askKey() {
 async function start() {
   if (about.keys && !chosen.key) { askKey(); return; }
   if (!window.isSecureContext || !navigator.mediaDevices?.getUserMedia) {
-    const link = Object.assign(document.createElement("a"), { href: "/voice/https", textContent: words.insecureLink });
+    const link = Object.assign(document.createElement("a"), { href: "voice/https", textContent: words.insecureLink });
     notice(words.insecure, link);
     return;
   }
@@ -445,7 +445,7 @@ addEventListener("pagehide", () => { silence(); session?.microphone.close(); });
 
 show();
 try {
-  about = await (await fetch("/api/about")).json();
+  about = await (await fetch("api/about")).json();
   at("model").replaceChildren(...about.models.map((one) =>
     Object.assign(document.createElement("option"), { value: one.name, textContent: `${one.language} (${one.name})` })));
   if (about.models.some((one) => one.name === chosen.model)) at("model").value = chosen.model;
