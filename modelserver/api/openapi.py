@@ -186,7 +186,7 @@ def openapi_document() -> dict[str, Any]:
             "description": "Speech to text. Live streams are described in /asyncapi.json.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "."}],
         "security": [{}, {"key": []}],
         "paths": paths,
         "webhooks": {"jobOver": {"post": over}},
