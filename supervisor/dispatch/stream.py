@@ -33,9 +33,8 @@ class Stream:
         *,
         background: bool = False,
     ) -> None:
-        """`schedule` is called when it needs a worker, or may go to another; `retained` when
-        it retains more input than before. `background`: it has the steps that streams and files
-        leave."""
+        """`schedule` is called when it needs a worker, or may go to another; `retained` when it
+        retains more input. `background`: it has the steps that streams and files leave."""
         self.number = number
         self.background = background
         self.request_id = request_id
@@ -44,9 +43,8 @@ class Stream:
         """The pool takes no new work: the stream should come to its end."""
         self.replays = 0
         """How often it went on on another worker."""
-        self.wants_to_move = False
-        self.suspended = False
-        """Its worker has crashed, and it is found out what that says of the model."""
+        self.wants_to_move = self.suspended = False
+        """`suspended`: its worker has crashed, and it is found out what that says of the model."""
         self._request: dict[str, Any] | None = None
         self._checkpoint: bytes | None = None
         self._settings = settings
@@ -129,15 +127,15 @@ class Stream:
 
     @property
     def begun(self) -> bool:
-        """A worker has been or is to be found for it."""
+        """Whether a worker has been or is to be found for it."""
         return self._request is not None
 
     @property
     def to_be_scheduled(self) -> bool:
         """Whether it has no worker and needs one, or may leave the one it has."""
         may_move = self.wants_to_move and self.at_checkpoint
-        ready = self.begun and not self.over and not self.suspended
-        return ready and (self.worker is None or may_move)
+        waits = not self.begun or self.over or self.suspended
+        return not waits and (self.worker is None or may_move)
 
     @property
     def at_checkpoint(self) -> bool:
