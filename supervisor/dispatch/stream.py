@@ -182,11 +182,8 @@ class Stream:
         if self._replay.cut:
             self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
             return
-        since, dropped = time.monotonic() - self.behind_s(), self._replay.dropped
-        checkpoint = self._checkpoint
-        opening = Open(
-            self.number, self._request, dropped, checkpoint, self._answered, since, self.background
-        )
+        since, before = time.monotonic() - self.behind_s(), (self._replay.dropped, self._checkpoint)
+        opening = Open(self.number, self._request, *before, self._answered, since, self.background)
         self.replays += self._answered > 0
         self.worker = worker
         worker.streams.add(self)
