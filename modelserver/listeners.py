@@ -133,5 +133,9 @@ def _reason(error: OSError, setting: str) -> str:
     """Return why it failed, and, where another server has the port, what to do."""
     if error.errno != errno.EADDRINUSE:
         return str(error.strerror)
-    other = "set another vosk.port (or 0)" if setting else "start this one with --port"
+    other = (
+        "set another vosk.port (or 0)"
+        if setting
+        else "set another --port (MODELSERVER_PORT) for this one"
+    )
     return f"{error.strerror}: stop the server that has it, or {other}"

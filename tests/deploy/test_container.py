@@ -44,7 +44,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     build = subprocess.run(
         [
             *("buildah", "bud", "--isolation=chroot", "--format=docker", "--layers"),
-            *("--pull-never", f"--volume={CERTIFICATES}:{CERTIFICATES}:ro", "-t", TAG, str(source)),
+            *("--pull-never", f"--volume={CERTIFICATES}:{CERTIFICATES}:ro", "--target=ko"),
+            *("-t", TAG, str(source)),
         ],
         capture_output=True,
         text=True,
@@ -90,7 +91,8 @@ class Container:
 
 
 @contextlib.contextmanager
-def container(image: str, memory: str, **environment: str) -> Iterator[Container]:
+def container(image: str, memory: str, *options: str, **environment: str) -> Iterator[Container]:
+    """Run the image; `options` are those of `podman run`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -105,7 +107,7 @@ def container(image: str, memory: str, **environment: str) -> Iterator[Container
     limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
     podman(
         "run", "--detach", "--name", name, "--network=host", f"--memory={memory}", *limits, *flags,
-        image,
+        *options, image,
     )  # fmt: skip
     try:
         yield Container(name, port)
@@ -141,6 +143,32 @@ def test_it_answers_speech_as_an_ordinary_user_with_jemalloc_and_a_health_check(
         running.run("touch", "/tmp/enough")
         running.wait_ready()
         assert running.healthy()
+
+
+def test_any_user_may_run_it_on_a_root_that_is_read_only(
+    image: str, wav_clips: list[bytes]
+) -> None:
+    confined = ("--user=12345", "--read-only", "--cap-drop=ALL")
+    with container(image, "1500m", *confined, "--security-opt=no-new-privileges") as running:
+        running.wait_ready()
+        assert running.run("id", "-u").split() == ["12345"]
+        answer = running.ask("/api/audio/convert", wav_clips[0])
+        assert answer is not None
+        assert (answer.status, bool(answer.json["text"])) == (200, True)
+        assert running.healthy()
+        assert running.health()["model"]["allocator_in_use"] == "jemalloc"
+        assert "directory_unusable" not in running.log()
+
+
+def test_it_has_no_compiler_no_pip_and_both_engines(image: str) -> None:
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return podman("run", "--rm", "--network=none", f"--entrypoint={command[0]}", image,
+                      *command[1:], check=False)  # fmt: skip
+
+    for absent in ("g++", "gcc", "cc", "pip", "apt-get", "dpkg"):
+        assert run("sh", "-c", f"command -v {absent}").returncode != 0, absent
+    engines = run("modelserver", "engines")
+    assert "sherpa-onnx is installed" in engines.stdout, engines.stdout + engines.stderr
 
 
 KILL_WORKERS = """
