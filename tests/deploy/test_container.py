@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from debian import CERTIFICATES, checkout, debian_tree
+from onnx_models import expected, make_model, tones
 from running import Answer, ask, until
 from wavs import wav_file
 
@@ -233,3 +234,13 @@ def oom_kills(pid: int) -> int:
     path = next(line.split(":", 2)[2] for line in lines if line.split(":")[1] == "memory")
     control = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control").read_text()
     return int(control.split("oom_kill ")[1].split()[0])
+
+
+def test_an_onnx_model_of_a_volume_is_served(image: str, tmp_path: Path) -> None:
+    make_model("sense_voice", tmp_path / "letters")
+    mounted = f"--volume={tmp_path}:/models:ro"
+    with container(image, "600m", mounted, MODELSERVER_MODEL="/models/letters") as running:
+        running.wait_ready()
+        answer = running.ask("/api/audio/convert", wav_file(tones("abc")))
+        assert answer is not None
+        assert (answer.status, answer.json["text"]) == (200, expected("sense_voice", "abc"))
