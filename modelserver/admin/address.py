@@ -93,9 +93,7 @@ def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
     answer on `path`: the new socket then waits beside it until `take_path` is called."""
     if path.parent == runtime_directory():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Who starts the server has chosen $RUNTIME_DIRECTORY: a container's may be that of a group.
-    chosen = "RUNTIME_DIRECTORY" in os.environ and path.parent == runtime_directory()
-    if not chosen and os.getuid() not in (0, path.parent.stat().st_uid):
+    if path.parent.stat().st_uid != os.getuid() and os.getuid() != 0:
         raise PermissionError(errno.EPERM, f"{path.parent} belongs to somebody else")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
