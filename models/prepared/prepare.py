@@ -118,7 +118,7 @@ def locked(home: Path, key: str, name: str) -> Iterator[None]:
     except Held as held:
         raise ModelError(
             "being_prepared",
-            f"{name} is being prepared by process {held}: what it makes is used by all, once it ends",
+            f"{name} is being prepared by process {held}: all use what it makes, once it ends",
         ) from None
 
 
