@@ -166,7 +166,7 @@ def test_it_has_a_shell_and_no_compiler_pip_or_package_manager(image: str) -> No
     with container(image, "1500m") as running:
         running.wait_ready()
         found = running.run("sh", "-c", "command -v sh g++ gcc cc ld pip apt-get dpkg-deb; true")
-        assert found.split() == ["/bin/sh"] or found.split() == ["/usr/bin/sh"]
+        assert [Path(name).name for name in found.split()] == ["sh"]
 
 
 KILL_WORKERS = """
