@@ -33,7 +33,8 @@ def machine(
         for version in VERSIONS:
             subprocess.run(
                 [ROOT / "scripts" / "deb"],
-                env=os.environ | {"DEB_VERSION": version, "DIST": str(directory), "BUILDER": sys.executable},
+                env=os.environ
+                | {"DEB_VERSION": version, "DIST": str(directory), "BUILDER": sys.executable},
                 check=True,
                 capture_output=True,
             )
