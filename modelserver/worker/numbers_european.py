@@ -168,7 +168,7 @@ def _rows(text: str, numbers: Iterable[Number], rules: Rules) -> list[Number]:
     rows = list[list[Number]]()
     for number in numbers:
         last = rows[-1][-1] if rows else number
-        whole = (last.written or "0").isdigit() and (number.written or "0").isdigit()
+        whole = all((one.written or "0").rstrip(" %").isdigit() for one in (last, number))
         if whole and text[last.end : number.start] == " ":
             rows[-1].append(number)
         else:
@@ -207,20 +207,24 @@ def _link(text: str, left: Number, right: Number, rules: Rules) -> Link:
         re.fullmatch(rules.one, text[number.start : number.end]) is not None
         for number in (left, right)
     )
-    opens, conjunction = rules.clock
-    on_the_clock = between == f" {conjunction} " and re.search(rf"\b(?:{opens}) $", before)
-    if left_is_one and between == f" {conjunction} ":
-        return Link.UNCLEAR  # la una y veinte
-    if on_the_clock or re.fullmatch(rf" (?:{rules.larger}) ", between):
-        if is_one or not other.isdigit() or len(other) > 2:
-            return Link.NOTHING
-        return Link.CERTAIN if len(other) == 2 else Link.TOGETHER
     opens, conjunction = rules.between
     if re.search(rf"\b(?:{opens}) $", before) and re.fullmatch(rf" (?:{conjunction}) ", between):
         return Link.TOGETHER
+    opens, conjunction = rules.clock
+    at_hour = re.search(rf"\b(?:{opens}) $", before) is not None and not left_is_one
+    if (at_hour and between == f" {conjunction} ") or re.fullmatch(
+        rf" (?:{rules.larger}) ", between
+    ):
+        if is_one or not other.isdigit() or len(other) > 2:
+            return Link.NOTHING
+        return Link.CERTAIN if len(other) == 2 else Link.TOGETHER
+    if between == f" {conjunction} " and len(one) == 1:
+        return Link.UNCLEAR  # cinque e cinquanta
     if re.fullmatch(rf" (?:{rules.blocks}) ", between):
         return Link.NOTHING if one.endswith("%") else Link.UNCLEAR
     if re.fullmatch(rf" (?:(?:{rules.larger}) )?(?:{rules.joins}) ", between):
         in_part = other.endswith("000") and len(other) > 3 and len(one) < 4 and other != "1000"
-        return Link.UNCLEAR if left_is_one or is_one or in_part else Link.TOGETHER
+        if left_is_one or is_one or in_part:
+            return Link.UNCLEAR
+        return Link.NOTHING if one[-1:] in "ªº" else Link.TOGETHER
     return Link.NOTHING

@@ -70,7 +70,8 @@ _FRENCH = Rules(
         "(?:heures? )?(?:et demie?|et quart|moins)|virgule|demie?s?|tiers|quarts?|et quelques"
     ),
     sayings=(
-        "mille et une?|quatre[ -]cents coups|trente[ -]six (?:chandelles|du mois|fois)"
+        "mille et une?|treize à la douzaine|il est moins [^ ]+"
+        "|quatre[ -]cents coups|trente[ -]six (?:chandelles|du mois|fois)"
         "|midi à quatorze|sur (?:[mts]on|leur|notre|votre) trente[ -]et[ -]un"
         "|vingt[ -]deux v'là|dix de retrouv[^ ]+"
     ),
