@@ -1,4 +1,4 @@
-"""Numbers in seven European languages as people write them; text2num finds and computes them.
+"""Numbers in seven European languages as people write them; text2num finds them in six.
 
 What it finds is written only if it is certain: one to nine, and words such as mil or hundert by
 themselves, stay as they were spoken unless they belong to a number that is written in figures.
