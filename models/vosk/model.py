@@ -157,6 +157,10 @@ class VoskModel:
         report = {"engine": "vosk", "form": self._form, **guarded, "details": facts}
         return report | ({"problems": problems} if problems else {})
 
+    def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
+        """Return all of them: no keyword is preferred."""
+        return list(keywords)
+
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
         """Those that are not in its vocabulary."""
         words = dict.fromkeys(word for phrase in phrases for word in phrase.split())

@@ -25,7 +25,7 @@ from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
 from modelserver.request.endpoints import read_endpoint_ms
 from modelserver.request.openai_models import openai_model, openai_name
-from modelserver.request.parameters import read_flag, read_language
+from modelserver.request.parameters import read_flag, read_language, read_list
 from modelserver.request.upload import receive_upload
 from modelserver.serving.served import ServedModel
 from modelserver.speech.languages import ENGLISH_NAMES, primary_language
@@ -36,6 +36,8 @@ from modelserver.speech.messages import (
     SpeechSegment,
     SpeechWord,
 )
+from modelserver.speech.phrases import keyword_list, usable_keywords
+from modelserver.speech.prompt import keywords_of
 from modelserver.speech.transcript import join_texts
 
 FORMATS = ("json", "verbose_json", *TEXTS)
@@ -132,6 +134,7 @@ class _Wanted:
     segments: bool = True
     language: str = ""
     endpoint_ms: int = 0
+    keywords: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -154,6 +157,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
             partials=wanted.stream,
             language=wanted.language,
             endpoint_ms=wanted.endpoint_ms,
+            keywords=wanted.keywords,
         )
         return served, asked
 
@@ -194,8 +198,11 @@ def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
             "bad_parameter", f"temperature={temperature[:40]!r}; it is from 0 to 1"
         ) from None
     said = list(warnings)
-    if fields.get("prompt", "").strip():
-        said.append("prompt: this engine cannot be told what to expect; it was ignored")
+    prompt = fields.get("prompt", "").strip()
+    expected = keywords_of(prompt)
+    if prompt and not expected:
+        said.append("prompt: no names or terms were found in it; keywords are a list of them")
+    keywords = keyword_list(read_list(fields.get("keywords", "")))
     return _Wanted(
         form=form,
         stream=read_flag("stream", fields.get("stream", "false")),
@@ -203,6 +210,7 @@ def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
         segments="segment" in granularities or not granularities,
         language=read_language(fields.get("language", "")) or "",
         endpoint_ms=_endpoint_ms(fields),
+        keywords=usable_keywords([*keywords, *expected]),
         warnings=tuple(said),
     )
 

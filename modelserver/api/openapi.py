@@ -40,6 +40,7 @@ from modelserver.request.parameters import (
     MOST_ALTERNATIVES,
     NAMES,
 )
+from modelserver.speech.phrases import MOST_TEXTS
 
 _STRUCTS = (
     Transcript, ErrorDocument, OpenAiErrorDocument, Alive, Ready, Named, Progress, PartialText,
@@ -84,6 +85,7 @@ _OPENAI_FORM: dict[str, _Schema] = {
     "model": _TEXT,
     "language": _TEXT,
     "prompt": _TEXT,
+    "keywords[]": {"type": "array", "items": _TEXT, "maxItems": MOST_TEXTS},
     "response_format": {**_TEXT, "enum": list(openai.FORMATS)},
     "temperature": {"type": "number", "minimum": 0, "maximum": 1},
     "timestamp_granularities[]": {
@@ -184,7 +186,7 @@ def openapi_document() -> dict[str, Any]:
             "description": "Speech to text. Live streams are described in /asyncapi.json.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "."}],
         "security": [{}, {"key": []}],
         "paths": paths,
         "webhooks": {"jobOver": {"post": over}},

@@ -40,6 +40,12 @@ class _Cannot(Exception):
     help="where it listens; any server of the Vosk project's protocol",
 )
 @click.option("--model", help="which of its models")
+@click.option(
+    "--keywords",
+    multiple=True,
+    metavar="WORDS",
+    help="words and names that are likely to be said, with commas between them",
+)
 @click.option("--key", envvar=KEY_VARIABLE, help="what the server knows its clients by")
 @with_endpoints
 @click.option("--fast", is_flag=True, help="send a file as fast as it is taken, not as it was said")
@@ -47,6 +53,7 @@ def listen(
     file: str,
     server: str,
     model: str | None,
+    keywords: tuple[str, ...],
     key: str | None,
     endpoint_ms: int,
     max_utterance_s: float,
@@ -63,10 +70,11 @@ def listen(
     """
     if not file:
         file = MICROPHONE if sys.stdin.isatty() else STDIN
+    listed = [word for word in ",".join(keywords).split(",") if word.strip()]
     paced = not fast and file not in (STDIN, MICROPHONE)
-    config: dict[str, float] = {"sample_rate": _RATE, "words": False}
-    ends = {"endpoint_ms": endpoint_ms, "max_utterance_s": max_utterance_s}
-    config |= {name: value for name, value in ends.items() if value}
+    config: dict[str, Any] = {"sample_rate": _RATE, "words": False}
+    options = {"endpoint_ms": endpoint_ms, "max_utterance_s": max_utterance_s, "keywords": listed}
+    config |= {name: value for name, value in options.items() if value}
     try:
         uvloop.run(_listen(file, server, model, key, config, paced=paced))
     except Exception as raised:

@@ -40,11 +40,14 @@ class AudioFormat(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TranscriptionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Model and language; `languages` is used if it names one. Other members are ignored."""
+    """Model and language; `languages` is used if it names one. `keywords` and names and terms out
+    of `prompt` are preferred. Other members are ignored."""
 
     model: str | None = None
     language: str | None = None
     languages: list[str] | None = None
+    prompt: str | None = None
+    keywords: list[str] | None = None
 
 
 class TurnDetection(msgspec.Struct, frozen=True):

@@ -24,6 +24,8 @@ from modelserver.request.parameters import read_language
 from modelserver.serving.registry import ModelRegistry
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import CaptionRequest
+from modelserver.speech.phrases import keyword_list, usable_keywords
+from modelserver.speech.prompt import keywords_of
 
 _PCM_RATES = range(8000, 48_001)
 _PCM_RATE = 24_000
@@ -31,6 +33,8 @@ _PCM = AudioFormat("audio/pcm", _PCM_RATE)
 _TELEPHONE = {"audio/pcmu": "mulaw", "audio/pcma": "alaw"}
 _TELEPHONE_RATE = 8000
 _INPUT = "session.audio.input"
+_LONGEST_PROMPT = 4000
+"""In letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class RealtimeOptions:
     model: str | None = None
     """As the client calls it."""
     language: str | None = None
+    prompt: str = ""
+    keywords: tuple[str, ...] = ()
     format: AudioFormat = _PCM
     turn_detection: bool = True
     endpoint_ms: int = 0
@@ -60,6 +66,7 @@ class RealtimeOptions:
             partials=self.turn_detection,
             language=self.language or "",
             endpoint_ms=self.endpoint_ms,
+            keywords=usable_keywords([*self.keywords, *keywords_of(self.prompt)]),
         )
 
     def needs_new_stream(self, before: "RealtimeOptions") -> bool:
@@ -94,7 +101,7 @@ class RealtimeOptions:
             AudioInEffect(
                 InputInEffect(
                     self.format,
-                    TranscriptionOptions(
+                    self._transcription(
                         openai_name(self.served), self.language or self.served.language or None
                     ),
                     self._detection,
@@ -102,9 +109,14 @@ class RealtimeOptions:
             ),
         )
 
+    def _transcription(self, model: str | None, language: str | None) -> TranscriptionOptions:
+        return TranscriptionOptions(
+            model, language, prompt=self.prompt or None, keywords=list(self.keywords) or None
+        )
+
     def wanted(self) -> SessionOptions:
         """Return the options as `session.update` would have them."""
-        from_client = TranscriptionOptions(self.model, self.language)
+        from_client = self._transcription(self.model, self.language)
         return SessionOptions(
             audio=AudioOptions(InputOptions(self.format, from_client, self._detection))
         )
@@ -164,7 +176,17 @@ def _with_model(
     except Refusal as refused:
         place = f"{_INPUT}.transcription.model"
         raise EventRefusal(refused.code, refused.message, place) from None
-    return replace(options, served=served, model=model, language=language)
+    options = replace(options, served=served, model=model, language=language)
+    if given.prompt is not None:
+        if len(given.prompt) > _LONGEST_PROMPT:
+            raise _bad("transcription.prompt", f"{_LONGEST_PROMPT} letters are allowed")
+        options = replace(options, prompt=given.prompt)
+    if given.keywords is not None:
+        try:
+            options = replace(options, keywords=keyword_list(given.keywords))
+        except Refusal as refused:
+            raise _bad("transcription.keywords", refused.message) from None
+    return options
 
 
 def _bad(where: str, message: str) -> EventRefusal:

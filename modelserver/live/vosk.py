@@ -23,7 +23,7 @@ from modelserver.request.endpoints import read_endpoint_ms, read_max_utterance_s
 from modelserver.request.parameters import read_language
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import StreamRequest
-from modelserver.speech.phrases import phrase_list
+from modelserver.speech.phrases import keyword_list, phrase_list
 from supervisor import PoolError
 
 _LEAST_RATE, _MOST_RATE = 1000, 192_000
@@ -38,6 +38,8 @@ class _Config(msgspec.Struct):
     max_alternatives: Any = None
     partial_words: Any = None
     phrase_list: list[Any] | None = None
+    keywords: list[Any] | None = None
+    """Words to prefer: not in that server's protocol."""
     model: str | None = None
     profile: str | None = None
     endpoint_ms: Any = None
@@ -73,6 +75,7 @@ class _Wanted:
     max_utterance_s: float = 0.0
     partial_words: bool = False
     phrases: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
     language: str = ""
     for_readers: bool = False
     """Texts are as people write them: without the spaces that the engine puts between words of
@@ -82,6 +85,8 @@ class _Wanted:
         """Raises `Refusal`."""
         if config.phrase_list is not None:
             self.phrases = phrase_list(config.phrase_list, "phrase_list")
+        if config.keywords is not None:
+            self.keywords = keyword_list(config.keywords)
         if config.sample_rate is not None:
             rate = _number("sample_rate", config.sample_rate, float)
             if not _LEAST_RATE <= rate <= _MOST_RATE:
@@ -116,6 +121,7 @@ class _Wanted:
             self.for_readers,
             alternatives=self.alternatives,
             phrases=self.phrases,
+            keywords=self.keywords,
             profile=self.profile,
             language=self.language,
             endpoint_ms=self.endpoint_ms,

@@ -16,6 +16,7 @@ def begin(stream: Stream, rate: int, asked: SpeechRequest | CaptionRequest, prof
         alternatives=asked.alternatives,
         partials=False,
         phrases=asked.phrases,
+        keywords=asked.keywords,
         profile=profile,
         language=asked.language,
         endpoint_ms=asked.endpoint_ms,
