@@ -274,7 +274,12 @@ async def _killed_again_and_again(pool: Pool) -> None:
 
     async def killer() -> None:
         while True:
+            before = {stream: stream._answered for stream in pool.streams.all}
             await asyncio.sleep(0.2)
+            # A stream that loses ten workers without an answer is given up.
+            await eventually(
+                lambda before=before: all(s.over or s._answered > n for s, n in before.items()), 60
+            )
             for worker in list(pool._lifecycle.workers):
                 if worker.able:
                     os.kill(worker.pid, signal.SIGKILL)
@@ -369,7 +374,7 @@ async def test_a_bug_in_the_model_costs_its_stream_alone(pool: Pool) -> None:
 
 
 async def test_one_more_than_can_be_kept_up_with_is_refused() -> None:
-    async with pool_of(1, share=0.2) as pool:
+    async with pool_of(1, share=0.1) as pool:
         with stream_on(pool) as stream:
             # A worker's whole time, or what it gets of a processor that others want too.
             await say(stream, *"abcdefghij", spin_s=0.1)
