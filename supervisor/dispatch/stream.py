@@ -45,8 +45,6 @@ class Stream:
         self.replays = 0
         """How often it went on on another worker."""
         self.wants_to_move = False
-        self.suspended = False
-        """Its worker has crashed, and it is found out what that says of the model."""
         self._request: dict[str, Any] | None = None
         self._checkpoint: bytes | None = None
         self._settings = settings
@@ -134,10 +132,9 @@ class Stream:
 
     @property
     def to_be_scheduled(self) -> bool:
-        """Whether it has no worker and needs one, or may leave the one it has."""
+        """Whether it has no worker, or may leave the one it has."""
         may_move = self.wants_to_move and self.at_checkpoint
-        ready = self.begun and not self.over and not self.suspended
-        return ready and (self.worker is None or may_move)
+        return self.begun and not self.over and (self.worker is None or may_move)
 
     @property
     def at_checkpoint(self) -> bool:
