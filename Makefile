@@ -1,6 +1,6 @@
 # make serve    run the server on 127.0.0.1:8091 with the embedded model
 # make check    lint, types and the tests that start no process, in less than a minute
-# make test     pass every check; installs some 500 Debian packages (0.9 GB) for that
+# make test     pass every check; installs some 500 Debian packages (0.9 GB) for that (PROCESSES=)
 # Both make their own virtual environment first, and are fast the second time.
 # make test-many    several hosts behind HAProxy and nginx, and a Ray cluster
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
@@ -43,8 +43,11 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+## Two processes leave a third of two processors idle, as tests wait; more begin to disturb each other.
+PROCESSES ?= 2
+
 test: $(VENV)/.test lint
-	$(BIN)/pytest --numprocesses 2 --durations 40 $(ALONE:%=--ignore %)
+	$(BIN)/pytest --numprocesses $(PROCESSES) --durations 40 $(ALONE:%=--ignore %)
 	$(BIN)/pytest --durations 10 $(ALONE)
 
 test-many: $(VENV)/.test
