@@ -235,7 +235,7 @@ class WordMatcher:
                     return -1
         if not keyword.allowed and len("".join(window)) != len(keyword.letters):
             return -1
-        functional = any(word in self._common.function for word in window)
+        functional = not self._common.function.isdisjoint({*window}.difference(keyword.words))
         if all(known):
             return 0 if len(window) > 1 and len(fine) >= 6 and not functional else -1
         return keyword.allowed - functional
@@ -244,7 +244,7 @@ class WordMatcher:
 def _allowed(letters: str, fine: str) -> float:
     if len(letters) <= 3 and _HANGUL_LETTER.match(letters):
         return 0  # names of three syllables: one sound is another person
-    return max(0, len(fine) - 3) / 4
+    return max(0, len(fine) - 3) / 5
 
 
 def _plain(keyword: str) -> bool:
