@@ -6,15 +6,15 @@ what an engine says of words, and what may still change, is left as it was spoke
 """
 
 import re
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import models
-from modelserver.settings.plugins import load_step, unknown_step
+from modelserver.settings.plugins import PUNCTUATION, load_step, unknown_step
 from modelserver.speech.transcript import reader_text
 from modelserver.worker.wrapped import WrappedModel
 from supervisor import StreamAnswer
@@ -41,7 +41,11 @@ class KeywordStep(Protocol):
 Maker = Callable[[str], TextStep | None]
 """Makes the step for a language (a BCP 47 tag); None where it knows nothing of that language."""
 
-_NUMBERS = "numbers"
+_WRITTEN = {
+    "numbers": "not needed: the model writes numbers itself",
+    PUNCTUATION: "not needed: the model writes punctuation itself",
+}
+"""Steps that do nothing to texts as people write them, and the report of each."""
 _SAMPLE = "one 一 1"
 _SPACES = re.compile(r"[ \t]+")
 _KEYWORD_LISTS = 8
@@ -51,8 +55,12 @@ _KEYWORD_LISTS = 8
 class TextSteps:
     """The steps of one model."""
 
-    def __init__(self, names: Iterable[str], language: str) -> None:
-        """Raises `models.ModelError` for a step that is not there, or does not work."""
+    def __init__(
+        self, names: Iterable[str], language: str, own: Mapping[str, Maker] | None = None
+    ) -> None:
+        """`own`: makers of steps that are not entry points. Raises `models.ModelError` for a step
+        that is not there, or does not work."""
+        own = own or {}
         self._steps: list[tuple[str, TextStep]] = []
         self._texts_written = False
         self.report: dict[str, str] = {}
@@ -62,7 +70,7 @@ class TextSteps:
             if (problem := unknown_step([name])) is not None:
                 raise models.ModelError("text_step", problem)
             try:
-                step = load_step(name)(language)
+                step = (own.get(name) or load_step(name))(language)
                 if step is not None:
                     step(_SAMPLE)
             except Exception as error:  # whatever a plugin raises
@@ -78,9 +86,8 @@ class TextSteps:
         """From now on take texts that are as people write them (`models.Abilities.written`): leave
         their spaces and numbers alone."""
         self._texts_written = True
-        self._steps = [(name, step) for name, step in self._steps if name != _NUMBERS]
-        if _NUMBERS in self.report:
-            self.report[_NUMBERS] = "not needed: the model writes numbers itself"
+        self._steps = [(name, step) for name, step in self._steps if name not in _WRITTEN]
+        self.report |= {name: why for name, why in _WRITTEN.items() if name in self.report}
 
     def with_keywords(self, keywords: tuple[str, ...]) -> "TextSteps":
         """Return the steps for a request with these keywords."""
@@ -137,8 +144,11 @@ class TextStream:
 
     def feed(self, data: Any, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         """A list of texts."""
-        yield
-        return StreamAnswer([[self._steps.written(text) for text in data]], at_checkpoint=True)
+        written = []
+        for text in data:
+            yield
+            written.append(self._steps.written(text))
+        return StreamAnswer([written], at_checkpoint=True)
 
     def close(self) -> None:
         """There is nothing to let go."""
@@ -156,7 +166,7 @@ class _WritingRecognizer:
         return self._written((yield from self._inner.finish()))
 
     def _written(self, said: list[models.Utterance]) -> list[models.Utterance]:
-        write = self._steps.written
+        write = cache(self._steps.written)  # the first alternative is the text
         return [
             replace(
                 utterance,
