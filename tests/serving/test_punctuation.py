@@ -89,8 +89,10 @@ async def vosk(url: str, pcm: bytes) -> tuple[list[str], list[str]]:
     return [text for text in finals if text], [text for text in partials if text]
 
 
-async def own(url: str, pcm: bytes) -> list[dict[str, Any]]:
-    address = f"{url.replace('http', 'ws')}/api/audio/stream?encoding=s16le&rate=16000&words=true"
+async def own(url: str, pcm: bytes, more: str = "") -> list[dict[str, Any]]:
+    """Return what a client of the server's own protocol receives."""
+    asked = f"encoding=s16le&rate=16000&words=true{more}"
+    address = f"{url.replace('http', 'ws')}/api/audio/stream?{asked}"
     async with websockets.connect(address) as socket:
         for at in range(0, len(pcm), 3200):
             await socket.send(pcm[at : at + 3200])
@@ -245,6 +247,10 @@ second_pass = "zh"
         server.wait_whole()
         assert server.convert(speech, "?model=en").json["text"] == "Ab ba, c"
         assert server.convert(speech, "?model=zh").json["text"] == "一二九二一九三？"
+        live = silence(0.5) + tones("ab ba c") + silence(2)
+        told = asyncio.run(own(server.url, live, "&model=en&second_pass=true"))
+    texts = {one["type"]: one["text"] for one in told if one.get("text")}
+    assert (texts["final"], texts["revised"]) == ("Ab ba, c", "一二九二一九三？")
 
 
 @pytest.mark.parametrize(
