@@ -192,7 +192,7 @@ class SpeechModel:
     def open(self, request: dict[str, Any], before: float, checkpoint: Any) -> StreamSession:
         """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
         if "texts" in request:
-            return TextStream(self._steps)
+            return TextStream(self._steps.with_keywords(tuple(request.get("keywords", ()))))
         if "sample_rate" in request:
             vosk = msgspec.convert(request, StreamRequest)
             return VoskStream(self._model, vosk, before, checkpoint)
