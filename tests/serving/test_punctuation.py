@@ -17,6 +17,10 @@ from punctuation_models import make_chinese, make_english
 from running import RunningServer, start_server
 from wavs import wav_file
 
+from modelserver.speech.messages import PunctuationToUse
+from modelserver.worker.punctuation_step import punctuation_step
+from modelserver.worker.text_steps import TextSteps
+
 SPEECH = silence(0.5) + tones("ab ba cc") + silence(2) + tones("hh dd") + silence(2)
 WRITTEN = ["Ab ba, cc?", "HH dd."]
 LOUDNESS = {"MODELSERVER_ENGINES_ONNX_VOICE_ACTIVITY": "loudness"}
@@ -253,6 +257,11 @@ second_pass = "zh"
     assert (texts["final"], texts["revised"]) == ("Ab ba, c", "一二九二一九三？")
 
 
+def steps_of(names: str, directory: Path) -> TextSteps:
+    step = punctuation_step(PunctuationToUse(str(make_english(directory / "marks"))))
+    return TextSteps(names.split(","), "en", {"punctuation": step})
+
+
 @pytest.mark.parametrize(
     ("steps", "spoken", "written"),
     [
@@ -267,10 +276,16 @@ second_pass = "zh"
 def test_numbers_may_come_before_or_after(
     steps: str, spoken: str, written: str, tmp_path: Path
 ) -> None:
-    from modelserver.speech.messages import PunctuationToUse
-    from modelserver.worker.punctuation_step import punctuation_step
-    from modelserver.worker.text_steps import TextSteps
+    assert steps_of(steps, tmp_path).written(spoken) == written
 
-    step = punctuation_step(PunctuationToUse(str(make_english(tmp_path / "marks"))))
-    made = TextSteps(steps.split(","), "en", {"punctuation": step})
-    assert made.written(spoken) == written
+
+def test_requests_that_are_limited_to_phrases_get_them_without_marks(tmp_path: Path) -> None:
+    steps = steps_of("punctuation,numbers", tmp_path)
+    assert steps.for_request((), phrases=True).written("ab ba twenty five") == "ab ba 25"
+    assert steps.for_request((), phrases=False).written("ab ba twenty five") == "Ab ba, 25"
+    assert steps.report == {"punctuation": "in use", "numbers": "in use"}
+
+
+def test_keywords_keep_their_own_case(tmp_path: Path) -> None:
+    steps = steps_of("vocabulary,punctuation", tmp_path).for_request(("LeBa",), phrases=False)
+    assert steps.written("i know le ba ba") == "I know LeBa ba,"
