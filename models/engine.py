@@ -233,6 +233,11 @@ class Engine(Protocol):
         Reads names and first bytes of files."""
         ...
 
+    def claims(self, directory: Path) -> bool:
+        """Return whether files are there that only models of this engine have, complete or not:
+        then its `problem` is the one to tell."""
+        ...
+
     def missing(self) -> str | None:
         """Return what has to be installed before this engine can load anything, with the command;
         None if nothing has."""

@@ -42,15 +42,25 @@ def engine_of(directory: Path) -> Engine:
 
 
 def model_problem(directory: Path) -> str | None:
-    """Return what each engine misses in a directory, in words; None if it holds a model."""
+    """Return what an engine misses in a directory, in words: the one whose files are there, or
+    else each. None if it holds a model."""
+    found = [(engine, engine.problem(directory)) for engine in installed_engines()]
+    if any(problem is None for _, problem in found):
+        return None
+    claimed = [(engine, problem) for engine, problem in found if _claims(engine, directory)]
     problems: dict[str, list[str]] = {}
-    for engine in installed_engines():
-        if (problem := engine.problem(directory)) is None:
-            return None
-        problems.setdefault(problem, []).append(engine.name)
+    for engine, problem in claimed or found:
+        problems.setdefault(str(problem), []).append(engine.name)
     if len(problems) == 1:
         return next(iter(problems))
     return "; ".join(f"{problem} ({', '.join(names)})" for problem, names in problems.items())
+
+
+def _claims(engine: Engine, directory: Path) -> bool:
+    try:
+        return engine.claims(directory)
+    except OSError:  # its problem says so
+        return False
 
 
 def content_problem(directory: Path) -> str | None:

@@ -101,6 +101,12 @@ def recognise(directory: Path) -> Layout:
     raise NotRecognised(why_no_network(directory))
 
 
+def has_networks(directory: Path) -> bool:
+    """Return whether the directory has networks in a format of ONNX Runtime."""
+    homes = (directory, *(home for home, _ in _vosk_homes(directory)))
+    return any(is_network(name) for home in homes for name in names_in(home))
+
+
 def _vosk_homes(directory: Path) -> Iterable[tuple[Path, Path]]:
     """Yield where models of Vosk 0.52 and later have their networks, and their tokens."""
     return ((directory / name, directory / "lang") for name in ("am-onnx", "am"))

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from models.contract import ModelError
 from models.sherpa.layout import Layout
 from models.sherpa.metadata import read_metadata
+from models.sherpa.tokens import read_tokens
 
 _T = TypeVar("_T")
 
@@ -158,7 +159,6 @@ def _invalid(layout: Loadable, reason: str) -> ModelError:
     return ModelError("model_invalid", f"{_name(layout)} cannot be loaded: {plain}")
 
 
-_TOKENS_BYTES_MOST = 32_000_000
 _FEWEST = 0.9
 """Share of a model's tokens that have to be in its file: some models have more than they use."""
 _UNCHECKED = frozenset(("canary", "cohere", "moonshine", "moonshine_v2"))
@@ -173,7 +173,7 @@ def check_tokens(layout: Layout) -> None:
     tokens = layout.files.get("tokens")
     if tokens is None:
         return
-    numbers = set(_token_numbers(tokens))
+    numbers = {number for _, number in read_tokens(tokens)}
     size = _vocabulary_size(layout)
     known = sum(number < size for number in numbers)
     if layout.kind.name not in _UNCHECKED and known < _FEWEST * size:
@@ -191,22 +191,3 @@ def _vocabulary_size(layout: Layout) -> int:
     if layout.kind.transducer:
         sizes.append(read_metadata(layout.files["decoder"]).get("vocab_size", ""))
     return next((int(size) for size in sizes if re.fullmatch(r"[0-9]{1,7}", size)), 0)
-
-
-def _token_numbers(tokens: Path) -> Iterator[int]:
-    """The numbers of a file whose lines are a token and its number; a line with nothing but a
-    number is the space."""
-    with tokens.open("rb") as reader:
-        content = reader.read(_TOKENS_BYTES_MOST + 1)
-    if len(content) > _TOKENS_BYTES_MOST:
-        raise ModelError("model_invalid", f"{tokens} is larger than any file of tokens")
-    for count, line in enumerate(content.split(b"\n"), 1):
-        parts = line.split()
-        if not parts:
-            continue
-        if len(parts) > 2 or not parts[-1].isdigit() or len(parts[-1]) > 8:
-            shown = line[:60].decode("utf-8", "replace").strip()
-            raise ModelError(
-                "model_invalid", f"{tokens}, line {count}: {shown!r} is not a token and its number"
-            )
-        yield int(parts[-1])

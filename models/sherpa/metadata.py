@@ -36,7 +36,7 @@ def read_metadata(file: Path) -> dict[str, str]:
         reader.seek(0)
         entries: dict[str, str] = {}
         network, read = False, 0
-        for number, wire, length in _fields(reader, size):
+        for number, wire, length in fields_of(reader, size):
             if number not in _KNOWN:
                 raise NotOnnx(f"not an ONNX file: field {number} is not one of a model's")
             network = network or (number == _GRAPH and wire == _BYTES and length > 0)
@@ -52,10 +52,12 @@ def read_metadata(file: Path) -> dict[str, str]:
         return entries
 
 
-def _fields(reader: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
-    """Each field up to `end`: its number, wire type, and length where it is bytes. Whatever of it
-    is not read is skipped."""
-    for _ in range(_FIELDS_MOST):
+def fields_of(
+    reader: BinaryIO, end: int, most: int = _FIELDS_MOST
+) -> Iterator[tuple[int, int, int]]:
+    """Yield each field of a message up to `end`: its number, wire type, and length where it has
+    one. Whatever of it is not read is skipped. Raises `NotOnnx`, also for more than `most`."""
+    for _ in range(most):
         if reader.tell() >= end:
             return
         key = _varint(reader)
@@ -74,12 +76,12 @@ def _fields(reader: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
             raise NotOnnx("the file is incomplete, or not an ONNX file")
         yield number, wire, length
         reader.seek(after)
-    raise NotOnnx(f"not an ONNX file: more than {_FIELDS_MOST} fields")
+    raise NotOnnx(f"not an ONNX file: more than {most} fields")
 
 
 def _entry(reader: BinaryIO, end: int) -> tuple[str, str]:
     parts = {1: b"", 2: b""}
-    for number, wire, length in _fields(reader, end):
+    for number, wire, length in fields_of(reader, end):
         if number in parts and wire == _BYTES:
             parts[number] = reader.read(length)
     key, value = (part.decode("utf-8", "replace") for part in parts.values())

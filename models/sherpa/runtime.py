@@ -62,10 +62,18 @@ def session_options(*, prepared: bool = False) -> Iterator[str]:
     lines = ["EnableCpuMemArena=0", "EnableMemPattern=0"]
     if prepared:
         lines.append("GraphOptimizationLevel=0")
-    descriptor = os.memfd_create("session options")
+    with memory_file("".join(f"{line}\n" for line in lines).encode()) as file:
+        yield f"cpu:{file}"
+
+
+@contextlib.contextmanager
+def memory_file(content: bytes) -> Iterator[str]:
+    """Give the path of a file in memory that lasts for the block."""
+    descriptor = os.memfd_create("modelserver")
     try:
-        os.write(descriptor, "".join(f"{line}\n" for line in lines).encode())
-        yield f"cpu:/proc/self/fd/{descriptor}"
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content)
+        yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
 

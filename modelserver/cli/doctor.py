@@ -42,8 +42,11 @@ _SHOWN_KILLS = 5
 @click.command()
 @with_settings(*SERVER_SETTINGS)
 def doctor(configuration: Configuration) -> None:
-    """Look at this machine and at the running server, and say in plain words what limits them and
-    what happened lately. Exit status: 1 if something should be seen to."""
+    """Check this machine and the running server.
+
+    Prints in plain words what limits them and what happened lately. Exit status: 1 if something
+    needs your attention.
+    """
     settings = configuration.settings
     problems = replaced_packages()
     _section("This machine", _machine(settings, problems))

@@ -269,6 +269,14 @@ class OnnxEngineSettings(Section, frozen=True):
             per_model=True,
         ),
     ] = "silero"
+    hotwords: Annotated[
+        Literal["auto", "on", "off"],
+        _about(
+            "search that can prefer keywords, with transducers; on: for all requests, which are "
+            "slower for it; auto: for those with keywords, if the model is prepared or small",
+            per_model=True,
+        ),
+    ] = "auto"
 
 
 class EngineSections(Section, frozen=True):
@@ -667,6 +675,15 @@ class Settings(Section, frozen=True):
             per_model=True,
         ),
     ] = "balanced"
+    keywords_file: Annotated[
+        str,
+        _about(
+            "a file with words and names that are likely to be said, one a line, which is read "
+            "again when it changes; they are preferred as a request's `keywords` are; empty: none",
+            flag="--keywords-file",
+            per_model=True,
+        ),
+    ] = ""
     drain_s: Annotated[
         SecondsOrZero, _about("how long running requests may take to finish after SIGTERM")
     ] = 30.0

@@ -51,7 +51,7 @@ from modelserver.worker.reader import AudioReader
 from modelserver.worker.refusals import told_to_the_caller
 from modelserver.worker.text_steps import TextSteps, TextStream, WritingModel
 from modelserver.worker.vosk_stream import VoskStream
-from supervisor import LoadRefused, SpoolView, StreamSession, allocator_in_use
+from supervisor import LoadError, LoadRefused, SpoolView, StreamSession, allocator_in_use
 
 _NOISE_S = 10
 _REPORT_S = 0.2
@@ -73,8 +73,8 @@ def load(
     punctuation: dict[str, str] | None = None,
 ) -> "SpeechModel":
     """Load a model in the fork server. `options`: `models.Form.load`; `punctuation`:
-    `modelserver.speech.messages.PunctuationToUse`. Raises `models.ModelError`,
-    and `supervisor.LoadRefused` for a text step that cannot be used."""
+    `modelserver.speech.messages.PunctuationToUse`. Raises `supervisor.LoadError`, and
+    `LoadRefused` for a text step that cannot be used."""
     to_use = msgspec.convert(punctuation or {}, PunctuationToUse)
     try:
         steps = TextSteps(text_steps, language, {PUNCTUATION: punctuation_step(to_use)})
@@ -83,7 +83,10 @@ def load(
     _import_whole(av)
     _load_character_sets()
     location = models.ModelLocation(name, Path(directory), language)
-    model = models.engine_named(engine).load(location, options)
+    try:
+        model = models.engine_named(engine).load(location, options)
+    except models.ModelError as error:
+        raise LoadError(str(error)) from error
     if model.abilities.written:
         steps.leave_written()
     whole: models.Model = ProfiledModel(model, profile)

@@ -264,7 +264,7 @@ def test_numbers_are_written(language: str, spoken: str, written: str) -> None:
 
 
 def test_of_other_languages_it_knows_nothing() -> None:
-    assert numbers_written("ru") is None
+    assert numbers_written("pl") is None
 
 
 def test_beside_the_engine(tmp_path: Path) -> None:
