@@ -204,7 +204,7 @@ class TextSettings(Section, frozen=True):
         _about(
             'steps that final texts go through, in this order, such as "vocabulary" (keywords of '
             'requests, by pronunciation; needs the extra `vocabulary`), "punctuation" (marks and '
-            "capitals, by text.punctuation_model), "
+            "capitals, by text.punctuation_model) and "
             '"numbers" (numbers, dates and amounts in figures; needs the extra `numbers`)'
         ),
     ] = ()
