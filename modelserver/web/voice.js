@@ -71,8 +71,17 @@ function bubble(turn) {
     showAnswer(turn);
   } else {
     text.textContent = turn.text;
+    showNote(turn, element);
   }
   return element;
+}
+
+function showNote(turn, element) {
+  if (!turn.note || element.querySelector(".note")) return;
+  const note = document.createElement("span");
+  note.className = "note";
+  note.textContent = words[turn.note] || turn.note;
+  element.append(note);
 }
 
 // Returns what of the answer can be read aloud.
@@ -83,12 +92,7 @@ function showAnswer(turn) {
   thoughts.hidden = !turn.thoughts;
   thoughts.firstChild.textContent = open && !turn.text ? words.thinking : words.thoughts;
   thoughts.lastChild.textContent = turn.thoughts || "";
-  if (turn.note && !element.querySelector(".note")) {
-    const note = document.createElement("span");
-    note.className = "note";
-    note.textContent = words[turn.note] || turn.note;
-    element.append(note);
-  }
+  showNote(turn, element);
   return answer.show(turn.text);
 }
 
@@ -124,7 +128,7 @@ function spokenLanguages() {
   }
 }
 
-function store() { keep(STORED, dialogue.filter((one) => one.role !== "problem")); }
+function store(...more) { keep(STORED, [...dialogue.filter((one) => one.role !== "problem"), ...more]); }
 
 function add(turn) {
   dialogue.push(Object.assign(turn, { at: new Date().toISOString() }));
@@ -486,8 +490,9 @@ addEventListener("drop", (event) => {
 addEventListener("pagehide", () => {
   silence();
   session?.lost();
+  // A page that comes back from the browser's cache goes on; one that is left for good is read again.
   const text = at("partial").textContent;
-  if (text) keep(STORED, [...dialogue.filter((one) => one.role !== "problem"), { role: "user", text }]);
+  if (text) store({ role: "user", text, note: "left" });
 });
 
 show();
