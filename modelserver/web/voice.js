@@ -262,7 +262,7 @@ class Session {
     if (what === "begins") {
       silence();
       this.begin([...this.detector.before]);
-    } else if (what === "goes on") {
+    } else if (what === "goes on" && this.utterance) {
       this.utterance.add(piece);
       this.spokenMs += PIECE_MS;
       this.level += (level - this.level) / 20;
@@ -288,12 +288,16 @@ class Session {
     this.wordsUntilMs = WORDLESS_MS;
     let last = "";
     state(words.hearing);
-    this.utterance = new Utterance({
-      rate: this.microphone.rate, model: chosen.model, key: chosen.key,
+    const utterance = this.utterance = new Utterance({
+      rate: this.microphone.rate, model: chosen.model, key: chosen.key, endpointMs: about.endpoint_ms,
       told: {
-        partial: (text) => {
+        partial: (text, endMs) => {
           partial(text);
-          if (text !== last) this.wordsUntilMs = this.spokenMs + about.endpoint_ms + WORDS_LATE_MS;
+          if (this.utterance !== utterance) return; // the next one has begun
+          const lateMs = about.endpoint_ms + WORDS_LATE_MS;
+          // The server found silence behind the noise, and not in what it has yet to catch up with.
+          if (text && utterance.durationMs - endMs < lateMs) this.wordsUntilMs = this.spokenMs;
+          else if (text !== last) this.wordsUntilMs = this.spokenMs + lateMs;
           last = text;
         },
         lost: () => notice(words.lost),
@@ -301,7 +305,7 @@ class Session {
         busy: (seconds) => countDown(seconds),
       },
     });
-    pieces.forEach((piece) => this.utterance.add(piece));
+    pieces.forEach((piece) => utterance.add(piece));
   }
 
   // The turn is over: its text is awaited, and the next one may begin.
