@@ -180,7 +180,10 @@ async def test_a_stream_without_its_beginning_is_told_so_within_seconds(
     assert client.close_code == 1003
 
 
-@pytest.mark.parametrize("kind", ["wav", "webm", "opus", "fragmented mp4", "flac", "wav of a-law"])
+@pytest.mark.parametrize(
+    "kind",
+    ["wav", "webm", "opus", "fragmented mp4", "mp4 of Safari's recorder", "flac", "wav of a-law"],
+)
 async def test_a_recorder_that_is_started_again_is_heard_again(
     server: RunningServer, clips: list[bytes], kind: str
 ) -> None:
