@@ -112,7 +112,7 @@ uninstall:
 	scripts/install uninstall
 
 wheel: $(VENV)/.serve
-	$(BIN)/python scripts/wheel
+	$(BIN)/python scripts/wheel --twice
 
 certificate:
 	scripts/certificate "$(HOST)" certificate
