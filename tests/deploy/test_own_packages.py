@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import share_compiler
 from places import ROOT
 
 from models import ModelLocation
@@ -94,7 +95,7 @@ COMMANDS = (
     ("config",),
     ("models", "list"),
     ("models", "inspect", "{model}"),
-    ("models", "prepare", "--model", "{model}"),
+    ("models", "prepare", "{model}"),
     ("models", "pull", "nothing.zip"),
     ("models", "remove", "nothing"),
     ("models", "clean"),
@@ -121,9 +122,15 @@ def among_strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_no_command_imports_from_the_working_directory(
-    among_strangers: Path, tmp_path: Path, small: ModelLocation, arguments: tuple[str, ...]
+    among_strangers: Path,
+    tmp_path: Path,
+    small: ModelLocation,
+    cache: Path,
+    arguments: tuple[str, ...],
 ) -> None:
     program = Path(sys.executable).parent / "modelserver"
+    (tmp_path / "PREPARED_DIR").mkdir()
+    share_compiler(cache, tmp_path / "PREPARED_DIR")
     given = {f"MODELSERVER_{name}": str(tmp_path / name) for name in ("MODELS_DIR", "PREPARED_DIR")}
     done = subprocess.run(
         [program, *(argument.format(model=small.directory) for argument in arguments)],
@@ -132,7 +139,6 @@ def test_no_command_imports_from_the_working_directory(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
         check=False,
     )
     assert "stranger" not in done.stdout + done.stderr

@@ -129,9 +129,7 @@ def test_a_model_is_prepared_and_served_without_a_compiler(
     without_compiler: dict[str, str],
     wav_clips: list[bytes],
 ) -> None:
-    done = modelserver(
-        installed, "models", "prepare", "--model", small.directory, **without_compiler
-    )
+    done = modelserver(installed, "models", "prepare", small.directory, **without_compiler)
     assert done.returncode == 0, done.stdout + done.stderr
     with served(installed, tmp_path, small, without_compiler) as server:
         server.wait_whole()
