@@ -119,7 +119,7 @@ deb: $(VENV)/.serve
 	BUILDER=$(BIN)/python scripts/deb
 
 wheel: $(VENV)/.serve
-	$(BIN)/python scripts/wheel
+	$(BIN)/python scripts/wheel --twice
 
 certificate:
 	scripts/certificate "$(HOST)" certificate
