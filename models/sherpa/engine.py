@@ -14,9 +14,10 @@ from models.contract import Model, ModelError, ModelLocation
 from models.engine import EngineSettings, Finding, Form, Improvement
 from models.prepared import find_prepared
 from models.sherpa.abilities import abilities_of
-from models.sherpa.layout import Layout, recognise
+from models.sherpa.layout import Layout, has_networks, recognise
 from models.sherpa.prediction import if_prepared, predict
 from models.sherpa.prepared import MAKER, SherpaStore
+from models.sherpa.punctuation import SherpaPunctuation
 from models.sherpa.refusals import NotRecognised
 from models.sherpa.search import BOTH, GREEDY, search_of
 
@@ -29,6 +30,7 @@ class SherpaEngine:
     def __init__(self) -> None:
         self.name = "onnx"
         self.store = SherpaStore()
+        self.punctuation = SherpaPunctuation()
 
     def problem(self, directory: Path) -> str | None:
         """See `models.engine.Engine`."""
@@ -39,6 +41,10 @@ class SherpaEngine:
         except OSError as error:
             return f"{error.filename} cannot be read: {error.strerror}"
         return None
+
+    def claims(self, directory: Path) -> bool:
+        """See `models.engine.Engine`."""
+        return has_networks(directory)
 
     def missing(self) -> str | None:
         """See `models.engine.Engine`."""

@@ -11,7 +11,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from models.contract import ModelError
 from models.sherpa.layout import Layout
@@ -31,15 +31,35 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
+class Loadable(Protocol):
+    """A model whose directory is recognised."""
+
+    @property
+    def networks(self) -> tuple[Path, ...]:
+        """The networks that are loaded."""
+        ...
+
+    @property
+    def kind(self) -> "_Kind":
+        """The family of models that it is one of."""
+        ...
+
+
+class _Kind(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 def load_safely(
-    layout: Layout, load: Callable[[], _T], try_out: Callable[[_T], object] = lambda _: None
+    layout: Loadable, load: Callable[[], _T], try_out: Callable[[_T], object] = lambda _: None
 ) -> _T:
     """Return what `load` returns, which is first loaded and tried out in a child process.
 
     The child is done before the load of this process begins, so that both need no more memory than
     one. Raises `ModelError` with what the library wrote where the child ends.
     """
-    check_tokens(layout)
+    if isinstance(layout, Layout):
+        check_tokens(layout)
     _load_in_child(layout, load, try_out)
     before = threads()
     with _output_caught():
@@ -61,7 +81,9 @@ def threads() -> int:
     return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
-def _load_in_child(layout: Layout, load: Callable[[], _T], try_out: Callable[[_T], object]) -> None:
+def _load_in_child(
+    layout: Loadable, load: Callable[[], _T], try_out: Callable[[_T], object]
+) -> None:
     parent = os.getpid()
     with _memory_file() as output:
         child = os.fork()
@@ -127,12 +149,12 @@ def _in_a_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _name(layout: Layout) -> str:
+def _name(layout: Loadable) -> str:
     files = ", ".join(file.name for file in layout.networks)
     return f"{layout.networks[0].parent}: {files} ({layout.kind.name})"
 
 
-def _invalid(layout: Layout, reason: str) -> ModelError:
+def _invalid(layout: Loadable, reason: str) -> ModelError:
     plain = "".join(letter if letter.isprintable() else " " for letter in reason[:_LINE_MOST])
     return ModelError("model_invalid", f"{_name(layout)} cannot be loaded: {plain}")
 

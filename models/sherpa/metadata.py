@@ -13,7 +13,7 @@ from typing import BinaryIO
 _GRAPH, _METADATA = 7, 14
 """Fields of `ModelProto`; of a `StringStringEntryProto`, 1 is the key and 2 the value."""
 _KNOWN = frozenset((1, 2, 3, 4, 5, 6, _GRAPH, 8, _METADATA, 20, 25, 26))
-_FIELDS_MOST, _ENTRIES_MOST, _BYTES_MOST = 10_000, 2_000, 4_000_000
+_FIELDS_MOST, _ENTRIES_MOST, _BYTES_MOST = 10_000, 2_000, 8_000_000
 _VARINT_BYTES_MOST = 10
 _LFS = b"version https://git-lfs"
 

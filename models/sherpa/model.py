@@ -4,9 +4,7 @@ Everything is loaded before workers are forked, on one thread: the networks, whi
 share, and the voice activity network. Decoding opens no file.
 """
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +18,7 @@ from models.sherpa.offline import WholeDecoder
 from models.sherpa.online import StreamDecoder
 from models.sherpa.recognizer import Decoder, SegmentRecognizer
 from models.sherpa.resampled import ResampledRecognizer
+from models.sherpa.runtime import memory_file, session_options
 from models.sherpa.search import BEAM, GREEDY
 from models.sherpa.segmenter import Segmenter
 from models.sherpa.vad import Detector, Detectors, Loudness, Silero
@@ -63,7 +62,7 @@ class SherpaModel:
             "language": language_to_tell(layout, "", self._language),
         }
         self._hotwords = Hotwords(layout.files["tokens"]) if self.abilities.keywords else None
-        with _provider(prepared=bool(options.get("prepared"))) as provider:
+        with session_options(prepared=bool(options.get("prepared"))) as provider:
             made = load_safely(
                 layout,
                 lambda: _make_all(layout, provider, search, self._hotwords),
@@ -121,12 +120,14 @@ class SherpaModel:
         else:
             decoder = WholeDecoder(calls, options, language, hotwords)
             longest_s = self._layout.longest_s or _STREAM_LONGEST_S
+        limited = 0 < options.max_utterance_s < longest_s
         segmenter = Segmenter(
             detector.probability,
             self.sample_rate,
             self._detectors.frame_samples,
-            longest_s,
-            cuts_back=not self._layout.streaming,
+            options.max_utterance_s if limited else longest_s,
+            cuts_back=limited or options.endpoint_ms > 0 or not self._layout.streaming,
+            pause_s=options.endpoint_ms / 1000 or None,
         )
         return SegmentRecognizer(
             decoder,
@@ -173,7 +174,7 @@ def _make_all(
     if search != BEAM or hotwords is None:
         made.append(_make(layout, provider))
     if hotwords is not None:
-        with _memory_file(hotwords.table()) as tokens:
+        with memory_file(hotwords.table()) as tokens:
             made.append(
                 _make(layout, provider, decoding_method="modified_beam_search", tokens=tokens)
             )
@@ -205,28 +206,3 @@ def _try_out(layout: Layout, recognizers: tuple[Any, ...]) -> None:
         stream.input_finished()
         while made.is_ready(stream):
             made.decode_stream(stream)
-
-
-@contextmanager
-def _provider(*, prepared: bool) -> Iterator[str]:
-    """Give the name of the provider, with a file of session options that lasts for the block.
-
-    Without the arena and the pattern, memory that a long utterance took is released after it.
-    """
-    lines = ["EnableCpuMemArena=0", "EnableMemPattern=0"]
-    if prepared:
-        lines.append("GraphOptimizationLevel=0")
-    with _memory_file("".join(f"{line}\n" for line in lines).encode()) as file:
-        yield f"cpu:{file}"
-
-
-@contextmanager
-def _memory_file(content: bytes) -> Iterator[str]:
-    """Give the path of a file in memory that lasts for the block."""
-    descriptor = os.memfd_create("modelserver")
-    try:
-        with os.fdopen(os.dup(descriptor), "wb") as file:
-            file.write(content)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)

@@ -38,7 +38,10 @@ class StreamDecoder:
         return self._result(len(audio) // 2, words=self._options.partial_words)
 
     def finish(self, segment: Segment) -> Generator[None, None, Decoded]:
-        """Decode the rest."""
+        """Decode the rest. A stretch that was cut before audio that was decoded already is decoded
+        once more."""
+        if segment.cut and self._given > len(segment.pcm):
+            self._stream = None
         yield from self.listen(segment.start, bytearray(segment.pcm))
         yield from self._give(bytes(2 * int(_PADDING_S * self._calls.layout.sample_rate)))
         self._calls.call(self._stream.input_finished)

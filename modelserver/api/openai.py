@@ -23,6 +23,7 @@ from modelserver.http.errors import json_response, openai_error
 from modelserver.http.middleware import expect_continue
 from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
+from modelserver.request.endpoints import read_endpoint_ms
 from modelserver.request.openai_models import openai_model, openai_name
 from modelserver.request.parameters import read_flag, read_language, read_list
 from modelserver.request.upload import receive_upload
@@ -132,6 +133,7 @@ class _Wanted:
     words: bool = False
     segments: bool = True
     language: str = ""
+    endpoint_ms: int = 0
     keywords: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -154,6 +156,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
             segments=timed,
             partials=wanted.stream,
             language=wanted.language,
+            endpoint_ms=wanted.endpoint_ms,
             keywords=wanted.keywords,
         )
         return served, asked
@@ -206,9 +209,19 @@ def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
         words="word" in granularities,
         segments="segment" in granularities or not granularities,
         language=read_language(fields.get("language", "")) or "",
+        endpoint_ms=_endpoint_ms(fields),
         keywords=usable_keywords([*keywords, *expected]),
         warnings=tuple(said),
     )
+
+
+def _endpoint_ms(fields: Mapping[str, str]) -> int:
+    """Read the pause of `chunking_strategy`, which comes as JSON or as a field for each member."""
+    name = "silence_duration_ms"
+    given: object = fields.get(f"chunking_strategy[{name}]") or 0
+    if (text := fields.get("chunking_strategy", "")).lstrip().startswith("{"):
+        given = decoded(text, dict[str, object], ": chunking_strategy").get(name) or 0
+    return read_endpoint_ms(given, f"chunking_strategy.{name}")
 
 
 def _listed(fields: Mapping[str, str], name: str) -> list[str]:

@@ -44,6 +44,8 @@ def engine_of(
             "encoding": encoding,
             "rate": rate and str(rate),
             "channel_count": asked.raw and str(asked.raw.channels),
+            "endpoint_ms": asked.endpoint_ms and str(asked.endpoint_ms),
+            "max_utterance_s": asked.max_utterance_s and str(asked.max_utterance_s),
         }
         parameters = {name: value for name, value in given.items() if value}
         return Server(server, key, {**parameters, **named(configuration)})

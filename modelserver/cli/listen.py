@@ -15,6 +15,7 @@ import msgspec
 import uvloop
 
 from modelserver.admin.client import printable
+from modelserver.cli.options import with_endpoints
 from modelserver.extras import how_to_install
 from modelserver.outbound.reasons import in_words
 from modelserver.settings.configuration import KEY_VARIABLE
@@ -46,6 +47,7 @@ class _Cannot(Exception):
     help="words and names that are likely to be said, with commas between them",
 )
 @click.option("--key", envvar=KEY_VARIABLE, help="what the server knows its clients by")
+@with_endpoints
 @click.option("--fast", is_flag=True, help="send a file as fast as it is taken, not as it was said")
 def listen(
     file: str,
@@ -53,6 +55,8 @@ def listen(
     model: str | None,
     keywords: tuple[str, ...],
     key: str | None,
+    endpoint_ms: int,
+    max_utterance_s: float,
     *,
     fast: bool,
 ) -> None:
@@ -68,8 +72,11 @@ def listen(
         file = MICROPHONE if sys.stdin.isatty() else STDIN
     listed = [word for word in ",".join(keywords).split(",") if word.strip()]
     paced = not fast and file not in (STDIN, MICROPHONE)
+    config: dict[str, Any] = {"sample_rate": _RATE, "words": False}
+    options = {"endpoint_ms": endpoint_ms, "max_utterance_s": max_utterance_s, "keywords": listed}
+    config |= {name: value for name, value in options.items() if value}
     try:
-        uvloop.run(_listen(file, server, model, listed, key, paced=paced))
+        uvloop.run(_listen(file, server, model, key, config, paced=paced))
     except Exception as raised:
         error = _first(raised)
         if not isinstance(error, _Cannot | OSError | aiohttp.ClientError):
@@ -85,7 +92,13 @@ def _first(error: Exception) -> Exception:
 
 
 async def _listen(
-    file: str, server: str, model: str | None, keywords: list[str], key: str | None, *, paced: bool
+    file: str,
+    server: str,
+    model: str | None,
+    key: str | None,
+    config: dict[str, float],
+    *,
+    paced: bool,
 ) -> None:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with aiohttp.ClientSession(headers=headers) as session:
@@ -99,9 +112,6 @@ async def _listen(
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise _Cannot(f"no server answers at {server}: {in_words(error)}") from error
         async with socket:
-            config: dict[str, Any] = {"sample_rate": _RATE, "words": False}
-            if keywords:
-                config["keywords"] = keywords
             await socket.send_json({"config": config})
             async with asyncio.TaskGroup() as tasks:  # if one fails, so does the other
                 sending = tasks.create_task(_send(socket, file, paced=paced))

@@ -19,7 +19,7 @@ from modelserver.batch.files import SameNames, found, targets
 from modelserver.batch.journal import Journal, JournalUnusable
 from modelserver.batch.outcome import SUFFIX, WRITERS
 from modelserver.cli.engines import engine_of, named, pool_settings_of
-from modelserver.cli.options import with_settings
+from modelserver.cli.options import with_endpoints, with_settings
 from modelserver.cli.plugins import ENGINES, TOOLS, find_plugin
 from modelserver.extras import how_to_install_tools
 from modelserver.refusal import Refusal
@@ -57,6 +57,7 @@ _SHOWN_AT_ONCE = 20
 )
 @click.option("--encoding", help="encoding of samples without a header, such as s16le or mulaw")
 @click.option("--rate", type=int, help="sample rate of samples without a header")
+@with_endpoints
 @click.option(
     "--server", metavar="URL", help="send the files to a running server, such as http://host:8091"
 )
@@ -87,18 +88,25 @@ def transcribe(
     keywords: tuple[str, ...],
     encoding: str | None,
     rate: int | None,
+    endpoint_ms: int,
+    max_utterance_s: float,
     server: str | None,
     on: str | None,
     ray_address: str | None,
     key: str | None,
     journal: Path | None,
 ) -> None:
-    """Transcribe audio and video files, directories or glob patterns ("-" is standard input).
+    """Transcribe audio and video files.
 
-    Continues after a file that cannot be transcribed, and exits with 1 if there was one. An
-    interrupted run resumes if you repeat it with the same --output-dir.
+    FILE may be a directory or a glob pattern, too; "-" is standard input. Continues after a file
+    that cannot be transcribed, and exits with 1 if there was one. An interrupted run resumes if you
+    repeat it with the same --output-dir.
     """
-    asked = _asked(channels, encoding, rate, form, keywords)
+    asked = msgspec.structs.replace(
+        _asked(channels, encoding, rate, form, keywords),
+        endpoint_ms=endpoint_ms,
+        max_utterance_s=max_utterance_s,
+    )
     if on and server:
         raise click.UsageError("--server and --on are two ways: choose one")
     if ray_address and not on:

@@ -51,9 +51,11 @@ class TranscriptionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TurnDetection(msgspec.Struct, frozen=True):
-    """The server ends items at pauses. Other members are ignored."""
+    """The server ends items at pauses. `silence_duration_ms`: length of such a pause, 100 to 10000;
+    absent, null or 0: the model's own rules. Other members are ignored."""
 
     type: Literal["server_vad", "semantic_vad"] = "server_vad"
+    silence_duration_ms: int | UnsetType | None = UNSET
 
 
 class InputOptions(msgspec.Struct, frozen=True, omit_defaults=True):

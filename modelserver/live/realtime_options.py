@@ -18,6 +18,7 @@ from modelserver.live.realtime_events import (
     TurnDetection,
 )
 from modelserver.refusal import Refusal
+from modelserver.request.endpoints import read_endpoint_ms
 from modelserver.request.openai_models import openai_model, openai_name
 from modelserver.request.parameters import read_language
 from modelserver.serving.registry import ModelRegistry
@@ -48,6 +49,8 @@ class RealtimeOptions:
     keywords: tuple[str, ...] = ()
     format: AudioFormat = _PCM
     turn_detection: bool = True
+    endpoint_ms: int = 0
+    """Silence that ends an item; 0: the model's own rules."""
 
     @property
     def raw(self) -> RawFormat:
@@ -62,6 +65,7 @@ class RealtimeOptions:
             raw=self.raw,
             partials=self.turn_detection,
             language=self.language or "",
+            endpoint_ms=self.endpoint_ms,
             keywords=usable_keywords([*self.keywords, *keywords_of(self.prompt)]),
         )
 
@@ -84,7 +88,7 @@ class RealtimeOptions:
         if given.format is not UNSET:
             options = replace(options, format=_checked(given.format))
         if given.turn_detection is not UNSET:
-            options = replace(options, turn_detection=given.turn_detection is not None)
+            options = _with_detection(options, given.turn_detection)
         if given.transcription is not UNSET:
             options = _with_model(options, given.transcription or TranscriptionOptions(), models)
         return options
@@ -100,7 +104,7 @@ class RealtimeOptions:
                     self._transcription(
                         openai_name(self.served), self.language or self.served.language or None
                     ),
-                    TurnDetection() if self.turn_detection else None,
+                    self._detection,
                 )
             ),
         )
@@ -113,8 +117,15 @@ class RealtimeOptions:
     def wanted(self) -> SessionOptions:
         """Return the options as `session.update` would have them."""
         from_client = self._transcription(self.model, self.language)
-        detection = TurnDetection() if self.turn_detection else None
-        return SessionOptions(audio=AudioOptions(InputOptions(self.format, from_client, detection)))
+        return SessionOptions(
+            audio=AudioOptions(InputOptions(self.format, from_client, self._detection))
+        )
+
+    @property
+    def _detection(self) -> TurnDetection | None:
+        if not self.turn_detection:
+            return None
+        return TurnDetection(silence_duration_ms=self.endpoint_ms or UNSET)
 
 
 def first_options(models: ModelRegistry, model: str | None) -> RealtimeOptions:
@@ -134,6 +145,18 @@ def _checked(given: AudioFormat | None) -> AudioFormat:
     if rate not in _PCM_RATES:
         raise _bad("format.rate", f"{rate} is not allowed: from 8000 to 48000 samples a second")
     return AudioFormat(given.type, rate)
+
+
+def _with_detection(options: RealtimeOptions, given: TurnDetection | None) -> RealtimeOptions:
+    """A pause that is absent is the model's own."""
+    if given is None:
+        return replace(options, turn_detection=False, endpoint_ms=0)
+    name = "silence_duration_ms"
+    try:
+        endpoint_ms = read_endpoint_ms(given.silence_duration_ms or 0, name)
+    except Refusal as refused:
+        raise _bad(f"turn_detection.{name}", refused.message) from None
+    return replace(options, turn_detection=True, endpoint_ms=endpoint_ms)
 
 
 def _with_model(

@@ -19,6 +19,7 @@ from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.live.session import Audio, Input, LiveSession, Signal, live_session
 from modelserver.live.websockets import LiveSocket, SocketClient, close_of, open_socket
 from modelserver.refusal import Refusal
+from modelserver.request.endpoints import read_endpoint_ms, read_max_utterance_s
 from modelserver.request.parameters import read_language
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import StreamRequest
@@ -41,6 +42,8 @@ class _Config(msgspec.Struct):
     """Words to prefer: not in that server's protocol."""
     model: str | None = None
     profile: str | None = None
+    endpoint_ms: Any = None
+    max_utterance_s: Any = None
 
 
 N = TypeVar("N", int, float)
@@ -68,6 +71,8 @@ class _Wanted:
     words: bool = True
     alternatives: int = 0
     profile: str = ""
+    endpoint_ms: int = 0
+    max_utterance_s: float = 0.0
     partial_words: bool = False
     phrases: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
@@ -93,6 +98,10 @@ class _Wanted:
             if config.profile not in ("", *PROFILES):
                 raise Refusal("bad_parameter", f"profile must be one of {', '.join(PROFILES)}")
             self.profile = config.profile
+        if config.endpoint_ms is not None:
+            self.endpoint_ms = read_endpoint_ms(config.endpoint_ms)
+        if config.max_utterance_s is not None:
+            self.max_utterance_s = read_max_utterance_s(config.max_utterance_s)
         if config.words is not None:
             self.words = bool(config.words)
         if config.partial_words is not None:
@@ -115,6 +124,8 @@ class _Wanted:
             keywords=self.keywords,
             profile=self.profile,
             language=self.language,
+            endpoint_ms=self.endpoint_ms,
+            max_utterance_s=self.max_utterance_s,
         )
 
 

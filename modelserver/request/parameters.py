@@ -12,13 +12,14 @@ from modelserver.audio.channels import MIX, channel_choice
 from modelserver.audio.formats import RawFormat, raw_format, type_encoding
 from modelserver.http.decoding import decoded
 from modelserver.refusal import Refusal
+from modelserver.request.endpoints import read_endpoint_ms, read_max_utterance_s
 from modelserver.request.headers import media_type, parameter
 from modelserver.speech.languages import language_tag
 from modelserver.speech.phrases import keyword_list, phrase_list
 
 _BOTH_NAMES = (
     "model", "language", "words", "alternatives", "phrases", "keywords", "profile", "channels",
-    "encoding", "rate", "channel_count",
+    "encoding", "rate", "channel_count", "endpoint_ms", "max_utterance_s",
 )  # fmt: skip
 NAMES = (*_BOTH_NAMES, "segments", "format")
 """Of a file."""
@@ -63,6 +64,8 @@ class Parameters:
     keywords: tuple[str, ...] = ()
     profile: str = ""
     """Empty: the model's own."""
+    endpoint_ms: int = 0
+    max_utterance_s: float = 0.0
     channels: str = MIX
     raw: RawFormat | None = None
     url: str | None = None
@@ -79,6 +82,8 @@ class Parameters:
             "keywords": self.keywords,
             "profile": self.profile,
             "language": self.language or "",
+            "endpoint_ms": self.endpoint_ms,
+            "max_utterance_s": self.max_utterance_s,
         }
 
 
@@ -104,6 +109,8 @@ def read_parameters(
             phrases=phrase_list(read_list(values.get("phrases", ""))),
             keywords=keyword_list(read_list(values.get("keywords", ""))),
             profile=read_profile(values.get("profile", "")),
+            endpoint_ms=read_endpoint_ms(values.get("endpoint_ms") or "0"),
+            max_utterance_s=read_max_utterance_s(values.get("max_utterance_s") or "0"),
             channels=_channels(values.get("channels", "")),
             raw=_raw(values, content_type),
             url=values.get("url") or None,

@@ -19,6 +19,8 @@ def begin(stream: Stream, rate: int, asked: SpeechRequest | CaptionRequest, prof
         keywords=asked.keywords,
         profile=profile,
         language=asked.language,
+        endpoint_ms=asked.endpoint_ms,
+        max_utterance_s=asked.max_utterance_s,
     )
     stream.begin(msgspec.to_builtins(request))
 

@@ -70,6 +70,10 @@ class KeywordsFile:
     _stamp: _Stamp | None = None
     _problem: str | None = None
 
+    def renamed(self, name: str) -> "KeywordsFile":
+        """Return the keywords of the file `name`, none of them read yet; these, if it is this."""
+        return self if name == self.name else KeywordsFile(name)
+
     async def look(self) -> None:
         """Read the file if it has changed; what is wrong with it is logged once."""
         if not self.name:

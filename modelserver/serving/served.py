@@ -50,8 +50,7 @@ class ServedModel:
         requirements: RequirementSupply,
         phrases: bool = False,
     ) -> None:
-        """`settings` with what is its `own` in place already; `phrases`: in a form that takes
-        phrases, though there may be a better one."""
+        """`settings` with what is its `own` in place; `phrases`: in a form that takes phrases."""
         self.label = label
         self.settings = settings
         self.own = own
@@ -217,8 +216,7 @@ class ServedModel:
     def change(self, settings: Settings, own: ModelSettings) -> None:
         """Apply other settings; a loaded model is loaded again beside the old one."""
         before, self.settings, self.own = self.settings, settings, own
-        if settings.keywords_file != self.keywords.name:
-            self.keywords = KeywordsFile(settings.keywords_file)
+        self.keywords = self.keywords.renamed(settings.keywords_file)
         self._loading.begin_again()
         if self.pool is None:
             self._preparation.settings = settings
@@ -278,8 +276,7 @@ class ServedModel:
         return None if progress is None else in_words(progress)
 
     def not_prepared_because(self) -> str | None:
-        """Return why it is not prepared, or why its prepared form is not in use; None if there is
-        no reason, or it was not tried."""
+        """Return why it is not prepared, or its prepared form not in use; None without a reason."""
         return self._preparation.why_not or self._loading.lost_prepared()
 
     def missing(self) -> str | None:

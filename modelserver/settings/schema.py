@@ -202,10 +202,20 @@ class TextSettings(Section, frozen=True):
         tuple[Annotated[str, Meta(min_length=1)], ...],
         Meta(extra={"unit": "text steps"}),
         _about(
-            'steps that final texts go through, in this order, such as "numbers" (numbers, dates '
-            "and amounts in figures; needs the extra `numbers`)"
+            'steps that final texts go through, in this order, such as "punctuation" (marks and '
+            "capitals, by text.punctuation_model), "
+            '"numbers" (numbers, dates and amounts in figures; needs the extra `numbers`)'
         ),
     ] = ()
+    punctuation_model: Annotated[
+        str,
+        Meta(min_length=1),
+        _about(
+            'model of the text step "punctuation": a path, or a name of the models directory or '
+            'the catalogue, such as "punct-zh-en"; auto: the installed one for the language',
+            per_model=True,
+        ),
+    ] = "auto"
 
 
 class VoskEngineSettings(Section, frozen=True):

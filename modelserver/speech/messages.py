@@ -219,6 +219,14 @@ class LastCaption(msgspec.Struct, frozen=True):
     warnings: list[str]
 
 
+class PunctuationToUse(msgspec.Struct, frozen=True):
+    """Punctuation model that a process loads. `directory`: empty where the step has nothing to do;
+    `problem`: why the model that the settings name cannot be used, in words."""
+
+    directory: str = ""
+    problem: str = ""
+
+
 def speech_target(
     engine: str,
     form: models.Form,
@@ -227,6 +235,7 @@ def speech_target(
     warmup: str,
     profile: str,
     text_steps: tuple[str, ...],
+    punctuation: PunctuationToUse,
     needs: int,
 ) -> Target:
     """Tells a pool to load `modelserver.worker.model` with a model of `engine` in this form, in a
@@ -241,6 +250,7 @@ def speech_target(
         "warmup": "clips" if form.requirement is not None else warmup,
         "profile": profile,
         "text_steps": list(text_steps),
+        "punctuation": msgspec.to_builtins(punctuation),
     }
     return Target(
         "modelserver.worker.model",

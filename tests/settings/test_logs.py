@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -18,6 +19,7 @@ import structlog
 from running import Answer, ask, until
 
 from modelserver.logs import PatientStream, RecentEvents
+from modelserver.timestamps import timestamp
 
 
 class Reader:
@@ -140,3 +142,12 @@ def test_whatever_is_logged_is_remembered_and_told() -> None:
         recent.remember(None, "info", {"event": str(number)})
     assert [event["number"] for event in recent.since(1001)] == [1002, 1003, 1004]
     assert recent.since(0)[0] == {"number": 505, "event": "500"}
+
+
+@pytest.mark.quick
+def test_timestamps_are_alike_in_length_so_that_texts_sort_by_time() -> None:
+    moments = [0.0, 1_764_512_399.0, 1_764_512_399.268, 1_764_512_400.0]
+    texts = [timestamp(moment) for moment in moments]
+    assert texts[0] == "1970-01-01T00:00:00.000000Z"
+    assert texts == sorted(texts)
+    assert [datetime.fromisoformat(text).timestamp() for text in texts] == moments

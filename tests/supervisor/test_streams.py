@@ -188,6 +188,31 @@ async def test_an_input_that_ends_every_worker_ends_its_stream_alone(pool: Pool)
         assert len(stream._blame._deaths) == 2
 
 
+async def test_a_stream_whose_worker_has_crashed_waits_until_the_model_is_known_to_be_sound(
+    tmp_path: Path,
+) -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def is_sound() -> bool:
+        asked.set()
+        await answered.wait()
+        return False
+
+    async with pool_of(sound=is_sound) as pool:
+        first = pool.status().fork_server_pid
+        with stream_on(pool) as stream, stream_on(pool) as beside:
+            await say(beside, "x")
+            saying = asyncio.create_task(
+                say(stream, "b", do="once", marker=str(tmp_path / "marker"), how="SIGSEGV")
+            )
+            await asked.wait()
+            assert texts(await say(beside, "y", ".")) == ["x y", "x y"]
+            assert stream.worker is None
+            answered.set()
+            assert texts(await saying) == ["b"]
+            assert pool.status().fork_server_pid != first
+
+
 async def test_recycling_moves_a_stream_at_its_next_checkpoint(pool: Pool) -> None:
     with stream_on(pool) as stream:
         (said,) = await say(stream, "a")

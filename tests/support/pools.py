@@ -1,7 +1,7 @@
 """Pools of the toy model in the test's own process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -43,10 +43,12 @@ def alone(pool: Pool) -> Pool:
 
 
 @asynccontextmanager
-async def pool_of(workers: int = 2, **streams: Any) -> AsyncIterator[Pool]:
-    """A pool for streams, once all its workers are able."""
+async def pool_of(
+    workers: int = 2, sound: Callable[[], Awaitable[bool]] | None = None, **streams: Any
+) -> AsyncIterator[Pool]:
+    """A pool for streams, once all its workers are able. `sound`: see `Pool`."""
     settings = PoolSettings(workers=workers, hang_s=2.0, streams=StreamSettings(**streams))
-    async with Pool(toy(), settings) as pool:
+    async with Pool(toy(), settings, sound=sound) as pool:
         await pool.wait_ready()
         await eventually(lambda: sum(w.able for w in pool._lifecycle.workers) == workers)
         yield pool
