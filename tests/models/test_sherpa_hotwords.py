@@ -12,6 +12,7 @@ from models.sherpa.engine import ENGINE
 from models.sherpa.hotwords import MOST_TOKENS, Hotwords
 from models.sherpa.layout import recognise
 from models.sherpa.model import load_sherpa
+from models.sherpa.search import search_of
 from models.sherpa.words import BYTE_NAMES
 from models.steps import run_steps
 
@@ -142,6 +143,13 @@ def test_hotwords_are_bounded(tmp_path):
     text = made.text(words)
     assert len(text.split("/")) < len(words)
     assert len(text.replace("/", " ").split()) <= MOST_TOKENS
+
+
+def test_a_large_model_is_loaded_twice_if_its_weights_are_mapped(tmp_path):
+    layout = recognise(make_model("transducer", tmp_path, padding_bytes=60_000_000))
+    assert search_of(layout, "auto", prepared=True) == "both"
+    assert search_of(layout, "on", prepared=True) == "beam"
+    assert search_of(layout, "off", prepared=True) == "greedy"
 
 
 @pytest.mark.parametrize(
