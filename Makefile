@@ -7,6 +7,7 @@
 # make test-cgroup2    the guard under another kernel, with version 2 of the memory controller
 # make test-aarch64    the SIMD library on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
+# make wheel    wheels into dist/, with the native parts for x86-64 and aarch64 inside, and one without
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
 # make lock, make audit, make sbom    pin what the image is made of; look for known holes in it; list it
 # make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT)
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 ## The tests start a server hundreds of times: it is compiled once, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve check lint test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust clean help
+.PHONY: serve check lint test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust wheel clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -112,6 +113,9 @@ install:
 
 uninstall:
 	scripts/install uninstall
+
+wheel: $(VENV)/.serve
+	$(BIN)/python scripts/wheel
 
 certificate:
 	scripts/certificate "$(HOST)" certificate

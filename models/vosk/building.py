@@ -1,5 +1,6 @@
 """Builds our C++ where it is needed: once for each state of its source and of the machine, stored
-in a cache, and tried before it is trusted."""
+in a cache, and tried before it is trusted. A wheel for a kind of machine brings it built
+(`scripts/wheel`): there nothing is compiled."""
 
 import functools
 import hashlib
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from models.leftovers import Leftover, bytes_of
 _TRIAL_S = 30.0
 """Seconds that a part which was built may take to start."""
 
+
+BUNDLED = Path(__file__).parent / "native"
+"""The directory in which a wheel for a kind of machine has the parts that are built."""
 
 _BUILDING = ".build-"
 _BUILDING_S = 3600.0
@@ -44,17 +48,26 @@ class Built:
     installed: Callable[[], Sequence[Path]]
 
     def find(self, cache: Path) -> Path | None:
-        """The file that is installed or was built before, and starts; None if it has to be built.
-        Where there is no compiler any more, what another one has built will do."""
-        candidates = [*self.installed(), self.path(cache)]
+        """The file that came with the wheel, is installed or was built before, and starts; None if
+        it has to be built. Where there is no compiler any more, what another one has built will
+        do."""
+        return next((file for file in self._candidates(cache) if self.starts(file)), None)
+
+    def bundled(self) -> list[Path]:
+        """The files that came with the wheel, if they were built from the source that is here."""
+        return sorted(BUNDLED.glob(f"{self.name}-{self.source_digest()}-*"))
+
+    def _candidates(self, cache: Path) -> Iterator[Path]:
+        yield from self.bundled()
+        yield from self.installed()
+        yield self.path(cache)
         if not compiler_is_here():
-            candidates += sorted(cache.glob(f"tools/{self.name}-{self._source_digest()}-*"))
-        return next((file for file in candidates if self.starts(file)), None)
+            yield from sorted(cache.glob(f"tools/{self.name}-{self.source_digest()}-*"))
 
     def path(self, cache: Path) -> Path:
         """Where it is cached, built or not."""
         place = _digest(self._toolchain())
-        return cache / "tools" / f"{self.name}-{self._source_digest()}-{place}"
+        return cache / "tools" / f"{self.name}-{self.source_digest()}-{place}"
 
     def starts(self, file: Path) -> bool:
         """The file runs on this machine."""
@@ -99,7 +112,8 @@ class Built:
             sync(target.parent)
         return target
 
-    def _source_digest(self) -> str:
+    def source_digest(self) -> str:
+        """Return the digest of the source and of how it is compiled, a part of the file's name."""
         directories = sorted({source.parent for source in self.sources})
         headers = [header for directory in directories for header in directory.glob("*.h")]
         parts = [" ".join((*self.flags, *self.libraries)).encode()]

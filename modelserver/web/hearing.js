@@ -22,8 +22,9 @@ export class Utterance {
   constructor({ rate, model, key, told }) {
     const query = new URLSearchParams({ encoding: "s16le", rate: String(Math.round(rate)) });
     if (model) query.set("model", model);
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    this.url = `${scheme}//${location.host}/api/audio/stream?${query}`;
+    const url = new URL(`api/audio/stream?${query}`, document.baseURI);
+    url.protocol = url.protocol.replace("http", "ws");
+    this.url = url.href;
     this.protocols = key ? ["modelserver", `bearer.${key}`] : [];
     this.told = told;
     this.pieces = [];

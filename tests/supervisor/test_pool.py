@@ -389,6 +389,14 @@ async def test_a_model_that_cannot_be_loaded_is_tried_again_and_the_reason_told(
     assert delays[0] > 0
 
 
+async def test_a_load_error_is_told_in_its_own_words() -> None:
+    async with Pool(toy(fail="explain"), PoolSettings(workers=1)) as pool:
+        await eventually(
+            lambda: pool.unready_reason() is not None and "broken" in pool.unready_reason()
+        )
+        assert pool.unready_reason() == "the model cannot be loaded: the toy is broken"
+
+
 async def test_a_load_that_is_refused_is_repeated_only_when_asked_for(events: list[Any]) -> None:
     async with Pool(toy(fail="refuse"), PoolSettings(workers=1)) as pool:
         await eventually(pool.failed)
