@@ -41,9 +41,6 @@ class Streams:
         """Until then a successor of a worker that was lost may still come."""
         self._to_vacate: dict[WorkerHandle, float] = {}
         """Workers that are to leave, and until when their streams may reach a checkpoint."""
-        self._suspended: set[int] = set()
-        """Numbers of those whose worker has crashed, while it is found out what that says of the
-        model."""
         self.replays = 0
         """How often a stream went on on another worker."""
         self.refused = 0
@@ -133,11 +130,7 @@ class Streams:
 
     def schedule(self) -> None:
         """Find a worker for every stream that has none, or may leave the one it has."""
-        waiting = [
-            stream
-            for stream in self._streams.values()
-            if stream.to_be_scheduled and stream.number not in self._suspended
-        ]
+        waiting = [stream for stream in self._streams.values() if stream.to_be_scheduled]
         if not waiting:
             return
         able = [worker for worker in self._lifecycle.workers if worker.able]
@@ -195,8 +188,7 @@ class Streams:
             self._expected_until = self._clock.now() + _SUCCESSOR_S
         for stream in lost:
             stream.leave_worker(tell=False)
-            if suspend and stream.number == at_hand:
-                self._suspended.add(at_hand)
+            stream.suspended = suspend and stream.number == at_hand
             if death.cause in EXPECTED:
                 continue
             own = stream.number == at_hand and whose_fault(death) is not Fault.NOBODY
@@ -207,8 +199,9 @@ class Streams:
 
     def resume(self, number: int) -> None:
         """Find a worker for the stream of this number, if it was suspended."""
-        self._suspended.discard(number)
-        self.schedule()
+        if (stream := self._streams.get(number)) is not None:
+            stream.suspended = False
+            self.schedule()
 
     def close(self, error: Exception) -> None:
         """All are over."""
