@@ -6,6 +6,7 @@ The model recognises tones. " cb" is a little louder than " ca" in what is said.
 import asyncio
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -305,6 +306,26 @@ def test_the_file_for_all_models_holds_where_a_model_has_none(
         seen = len(server.events())
         (home / "all.txt").write_text("")
         until(lambda: len([e for e in server.events()[seen:] if e["event"] == "keywords.read"]) > 1)
+
+
+def test_another_file_takes_effect_with_a_reload(server: RunningServer, home: Path) -> None:
+    settings = home / "settings.toml"
+    before = settings.read_text()
+    (home / "other.txt").write_text("ca\n")
+    assert text(server.convert(FILE, "?model=offline")) == "cb"
+    try:
+        for content, expected in (
+            (before.replace("all.txt", "other.txt"), "ca"),
+            (before.replace("all.txt", "none.txt"), "cb"),
+        ):
+            settings.write_text(content)
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: text(server.convert(FILE, "?model=offline")) == expected)  # noqa: B023
+    finally:
+        settings.write_text(before)
+        server.process.send_signal(signal.SIGHUP)
+    reason = f"{home}/none.txt cannot be read: No such file or directory"
+    server.wait_event("keywords.unusable", reason=reason)
 
 
 # --- what cannot be -------------------------------------------------------------------------------
