@@ -158,10 +158,13 @@ def spoken(clips: list[bytes], kind: str = "audio/pcm") -> bytes:
     return raw_samples(clips[0] + PAUSE + clips[1] + PAUSE, encoding, rate)
 
 
-def text_of(server: RunningServer, data: bytes, kind: str = "audio/pcm") -> str:
+def text_of(
+    server: RunningServer, data: bytes, kind: str = "audio/pcm", endpoint_ms: int = 0
+) -> str:
     """The text of a file with that audio."""
     encoding, rate, _ = FORMATS[kind]
-    text: str = server.convert(data, f"?encoding={encoding}&rate={rate}").json["text"]
+    query = f"?encoding={encoding}&rate={rate}&endpoint_ms={endpoint_ms}"
+    text: str = server.convert(data, query).json["text"]
     assert text
     return text
 
@@ -189,7 +192,7 @@ async def test_the_python_client_receives_what_was_said(
     assert effective.noise_reduction is None
     assert effective.turn_detection.type == "server_vad"
     completed = session.of(f"{TRANSCRIPTION}.completed")
-    assert " ".join(one.transcript for one in completed) == text_of(server, data, kind)
+    assert " ".join(one.transcript for one in completed) == text_of(server, data, kind, 500)
     assert not session.of("error")
     before = None
     for one in completed:
