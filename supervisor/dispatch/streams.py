@@ -41,6 +41,9 @@ class Streams:
         """Until then a successor of a worker that was lost may still come."""
         self._to_vacate: dict[WorkerHandle, float] = {}
         """Workers that are to leave, and until when their streams may reach a checkpoint."""
+        self._suspended: set[int] = set()
+        """Numbers of those whose worker has crashed, while it is found out what that says of the
+        model."""
         self.replays = 0
         """How often a stream went on on another worker."""
         self.refused = 0
@@ -130,7 +133,11 @@ class Streams:
 
     def schedule(self) -> None:
         """Find a worker for every stream that has none, or may leave the one it has."""
-        waiting = [stream for stream in self._streams.values() if stream.to_be_scheduled]
+        waiting = [
+            stream
+            for stream in self._streams.values()
+            if stream.to_be_scheduled and stream.number not in self._suspended
+        ]
         if not waiting:
             return
         able = [worker for worker in self._lifecycle.workers if worker.able]
@@ -188,7 +195,8 @@ class Streams:
             self._expected_until = self._clock.now() + _SUCCESSOR_S
         for stream in lost:
             stream.leave_worker(tell=False)
-            stream.suspended = suspend and stream.number == at_hand
+            if suspend and stream.number == at_hand:
+                self._suspended.add(at_hand)
             if death.cause in EXPECTED:
                 continue
             own = stream.number == at_hand and whose_fault(death) is not Fault.NOBODY
@@ -199,9 +207,8 @@ class Streams:
 
     def resume(self, number: int) -> None:
         """Find a worker for the stream of this number, if it was suspended."""
-        if (stream := self._streams.get(number)) is not None:
-            stream.suspended = False
-            self.schedule()
+        self._suspended.discard(number)
+        self.schedule()
 
     def close(self, error: Exception) -> None:
         """All are over."""

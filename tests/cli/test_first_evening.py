@@ -13,6 +13,8 @@ import pytest
 from encoded import encoded
 from running import RunningServer, start_server
 
+import models
+
 PROGRAM = Path(sys.executable).parent / "modelserver"
 NOT_UTF8 = os.fsdecode(b"a\xff\xfe.wav")
 
@@ -181,3 +183,19 @@ def test_the_doctor_sees_that_no_jobs_can_be_taken(
         done = modelserver("doctor", settings={**small_settings, **listens})
     assert done.returncode == 1
     assert "! jobs: none can be taken" in done.stdout
+
+
+@pytest.mark.parametrize(("locale", "tag"), [("C.UTF-8", "zh"), ("", "zh"), ("fr_FR.UTF-8", "fr")])
+def test_without_a_model_two_lines_say_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locale: str, tag: str
+) -> None:
+    monkeypatch.setattr("models.location.embedded_model", lambda: None)
+    for name in ("LC_ALL", "LC_MESSAGES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", locale)
+    with pytest.raises(models.ModelError, match="no model is installed in") as refused:
+        models.find_model("auto", tmp_path)
+    first, second = refused.value.message.splitlines()
+    assert first.endswith(f": modelserver models pull {tag}")
+    for language in ("de", "en", "fr", "ko", "zh"):
+        assert f" {language}," in second or f" {language}." in second
