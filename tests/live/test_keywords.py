@@ -377,7 +377,8 @@ def test_too_many_keywords_are_refused_and_keep_nobody_waiting(server: RunningSe
     assert pulse.worst_s < MOST_S
     for harmless in ("(.*)+[", "/", ":1", "#0.5", "@x", "<unk>", "%s", "qx3", "", " \n "):
         assert text(server.convert(FILE, f"?keywords={quote(harmless)}")) == "cb"
-    assert not server.events("worker.exited")
+    ended = {event["cause"] for event in server.events("worker.exited")}
+    assert ended <= {"recycled", "shutdown"}  # by a reload
 
 
 async def test_many_streams_with_a_thousand_keywords_each(
