@@ -6,6 +6,7 @@ The model recognises tones. " cb" is a little louder than " ca" in what is said.
 import asyncio
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -307,6 +308,26 @@ def test_the_file_for_all_models_holds_where_a_model_has_none(
         until(lambda: len([e for e in server.events()[seen:] if e["event"] == "keywords.read"]) > 1)
 
 
+def test_another_file_takes_effect_with_a_reload(server: RunningServer, home: Path) -> None:
+    settings = home / "settings.toml"
+    before = settings.read_text()
+    (home / "other.txt").write_text("ca\n")
+    assert text(server.convert(FILE, "?model=offline")) == "cb"
+    try:
+        for content, expected in (
+            (before.replace("all.txt", "other.txt"), "ca"),
+            (before.replace("all.txt", "none.txt"), "cb"),
+        ):
+            settings.write_text(content)
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: text(server.convert(FILE, "?model=offline")) == expected)  # noqa: B023
+    finally:
+        settings.write_text(before)
+        server.process.send_signal(signal.SIGHUP)
+    reason = f"{home}/none.txt cannot be read: No such file or directory"
+    server.wait_event("keywords.unusable", reason=reason)
+
+
 # --- what cannot be -------------------------------------------------------------------------------
 
 
@@ -356,7 +377,8 @@ def test_too_many_keywords_are_refused_and_keep_nobody_waiting(server: RunningSe
     assert pulse.worst_s < MOST_S
     for harmless in ("(.*)+[", "/", ":1", "#0.5", "@x", "<unk>", "%s", "qx3", "", " \n "):
         assert text(server.convert(FILE, f"?keywords={quote(harmless)}")) == "cb"
-    assert not server.events("worker.exited")
+    ended = {event["cause"] for event in server.events("worker.exited")}
+    assert ended <= {"recycled", "shutdown"}  # by a reload
 
 
 async def test_many_streams_with_a_thousand_keywords_each(
