@@ -6,7 +6,14 @@ stands in an engine's package is reached through its `Engine` only. The engine i
 `Engine.load`: nothing heavy is imported where no model is loaded.
 """
 
-from models.catalog import CatalogEntry, ErrorRate, catalog, catalog_entry, language_tag
+from models.catalog import (
+    CatalogEntry,
+    ErrorRate,
+    catalog,
+    catalog_entry,
+    language_tag,
+    punctuation_catalog,
+)
 from models.contract import (
     DEFAULT_PROFILE,
     PROFILES,
@@ -34,10 +41,18 @@ from models.engine import (
     Progress,
     Requirement,
 )
-from models.engines import engine_named, engine_of, installed_engines
+from models.engines import (
+    content_problem,
+    engine_named,
+    engine_of,
+    installed_engines,
+    load_punctuator,
+    punctuation_problem,
+)
 from models.language import language_of, same_language
-from models.location import find_model, installed_models
+from models.location import find_model, find_punctuation, installed_models, installed_punctuation
 from models.prediction import Part, Prediction, measured
+from models.punctuation import PunctuationModel, Punctuator
 from models.recommending import Candidate, Recommendation, recommend
 from models.steps import run_steps
 
@@ -65,6 +80,8 @@ __all__ = [
     "PreparedStore",
     "Preparing",
     "Progress",
+    "PunctuationModel",
+    "Punctuator",
     "RecognitionOptions",
     "Recognizer",
     "Recommendation",
@@ -73,15 +90,21 @@ __all__ = [
     "Word",
     "catalog",
     "catalog_entry",
+    "content_problem",
     "engine_named",
     "engine_of",
     "find_model",
+    "find_punctuation",
     "installed_engines",
     "installed_models",
+    "installed_punctuation",
     "language_of",
     "language_tag",
+    "load_punctuator",
     "measured",
     "noise",
+    "punctuation_catalog",
+    "punctuation_problem",
     "recommend",
     "run_steps",
     "same_language",

@@ -41,6 +41,7 @@ class ErrorRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Model that can be downloaded. Sizes in bytes; 0, "" or None: not known.
 
+    `purpose`: what it does; only speech models are listed by `catalog`. `alias`: shorter name.
     `type`: of a Vosk model. `languages`: BCP 47 tags, where its name does not say. `about`: size of
     the download, published rounded. `loaded`: size of the files of it that are read into memory.
     `speed`: seconds of one processor for a second of speech. `files` and `repository`: for servers
@@ -50,6 +51,8 @@ class CatalogEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     language: str
+    purpose: Literal["speech", "punctuation"] = "speech"
+    alias: str = ""
     type: Literal["small", "big", ""] = ""
     engine: Literal["vosk", "onnx"] = "vosk"
     languages: tuple[str, ...] = ()
@@ -145,10 +148,22 @@ def checksum_of(entry: CatalogEntry) -> Checksum | None:
 
 
 @functools.cache
-def catalog() -> tuple[CatalogEntry, ...]:
+def _entries() -> tuple[CatalogEntry, ...]:
     """All of it, in the order of the file."""
     document = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
     return tuple(msgspec.convert(document, _File).model)
+
+
+@functools.cache
+def catalog() -> tuple[CatalogEntry, ...]:
+    """Return the speech models, in the order of the file."""
+    return tuple(entry for entry in _entries() if entry.purpose == "speech")
+
+
+@functools.cache
+def punctuation_catalog() -> tuple[CatalogEntry, ...]:
+    """Return the punctuation models, in the order of the file."""
+    return tuple(entry for entry in _entries() if entry.purpose == "punctuation")
 
 
 def language_tag(text: str) -> str | None:
@@ -165,5 +180,5 @@ def language_tag(text: str) -> str | None:
 
 
 def catalog_entry(name: str) -> CatalogEntry | None:
-    """The model of that name, if the catalogue knows it."""
-    return next((entry for entry in catalog() if entry.name == name), None)
+    """Return the model of that name or alias, whatever it does, if the catalogue knows it."""
+    return next((entry for entry in _entries() if name in (entry.name, entry.alias or None)), None)

@@ -36,6 +36,8 @@ class Abilities:
     """The model gives other readings of an utterance."""
     phrases: Literal["only", "rather", "no"] = "no"
     """Phrases that a request names: nothing else is recognised, they are preferred, or neither."""
+    keywords: bool = False
+    """The model prefers the keywords of a request while it decodes."""
     languages: tuple[str, ...] = ()
     """BCP 47 tags of all that it recognises, which a request may choose from; empty: it has one
     language. A model that cannot be told goes by what it detects."""
@@ -176,6 +178,11 @@ class Model(Protocol):
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
         """Return the words of a grammar that the model can never recognise."""
+        ...
+
+    def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
+        """Return the keywords that the model cannot prefer, as it has no tokens for their letters
+        or no room for so many."""
         ...
 
     def report(self) -> dict[str, Any]:

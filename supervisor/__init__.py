@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from supervisor.child.sandbox import try_sandbox as try_sandbox
+    from supervisor.contract import LoadError as LoadError
     from supervisor.contract import LoadRefused as LoadRefused
     from supervisor.contract import Reporting as Reporting
     from supervisor.contract import Servable as Servable

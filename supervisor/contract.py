@@ -11,9 +11,14 @@ from typing import Any, Protocol, runtime_checkable
 from supervisor.spool_view import SpoolView
 
 
-class LoadRefused(Exception):
-    """Raised by a function that loads a model, if loading it again would end the same way. The
-    text is for the operator, who has to change something first."""
+class LoadError(Exception):
+    """Raised by a function that loads a model, with a text for the operator that stands alone:
+    the names of classes of other exceptions are told, too."""
+
+
+class LoadRefused(LoadError):
+    """Raised instead if loading it again would end the same way: the operator has to change
+    something first."""
 
 
 class Servable(Protocol):

@@ -66,8 +66,9 @@ class Pool:
     ) -> None:
         """`spools`: where the inputs come from, if their memory is to be limited too. `guard`: one
         that several pools share, and that is entered already; without it the pool has its own.
-        `sound`: asked after a worker has crashed, before its job runs again: whether what the model
-        was loaded from is still what it was. If not, the target is asked for and loaded anew.
+        `sound`: asked after a worker has crashed, before what it had at hand runs again: whether
+        what the model was loaded from is still what it was. If not, the target is asked for and
+        loaded anew.
         `measure`: the size in units that an answer tells of its job, where its caller could only
         believe what the input says of itself. `memory`: what its own guard keeps to."""
         self.settings = settings or PoolSettings()

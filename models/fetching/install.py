@@ -18,7 +18,7 @@ import msgspec
 from models.catalog import CatalogEntry, Checksum, catalog_entry, checksum_of
 from models.contract import ModelError
 from models.durable import remove_tree, sync, sync_tree
-from models.engines import model_problem
+from models.engines import content_problem
 from models.fetching.download import discard
 from models.fetching.pins import PINS, read_pin, record_pin
 from models.fetching.sources import Source, sources_of
@@ -145,7 +145,7 @@ def _place_for(name: str, models_directory: Path) -> Iterator[Path]:
     """Where downloads wait; ours alone for this model."""
     target = models_directory / name
     if target.exists():
-        problem = model_problem(target)
+        problem = content_problem(target)
         if problem is None:
             raise ModelError("already_there", f"{name} is installed already: {target}")
         raise ModelError(
@@ -200,7 +200,7 @@ def _install(
     size = os.fstat(archive.fileno()).st_size
     with _unpacking(name, models_directory) as made:
         unpack(archive, made, lambda done, total: on_progress("unpack", done, total))
-        problem = model_problem(made)
+        problem = content_problem(made)
         if problem is not None:
             raise ModelError("model_invalid", f"{name_of(archive)} holds no model: {problem}")
         target = _put_in_place(made, models_directory)
@@ -232,7 +232,7 @@ def _install_files(
                     pinned.append((pins.name, sha256, size, url))
                 (made / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).rename(made / path)
-            problem = model_problem(made)
+            problem = content_problem(made)
             if problem is not None:
                 raise ModelError("model_invalid", f"{source.address} has no model: {problem}")
             target = _put_in_place(made, models_directory)

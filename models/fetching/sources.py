@@ -20,13 +20,19 @@ DEFAULT_SOURCES = {
         "https://huggingface.co/{repository}/resolve/main/{file}",
         "https://hf-mirror.com/{repository}/resolve/main/{file}",
     ),
+    "punctuation": (
+        "https://github.com/k2-fsa/sherpa-onnx/releases/download/punctuation-models",
+        "https://huggingface.co/{repository}/resolve/main/{file}",
+        "https://hf-mirror.com/{repository}/resolve/main/{file}",
+    ),
 }
-"""Of each engine's models, where the setting `models_urls` names none."""
+"""Of each engine's models, and of punctuation models, where `models_urls` names none."""
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _FIELDS = ("name", "archive", "repository", "file")
 _OF_ONNX = re.compile(r"(sherpa-onnx|icefall)-")
 """Start of the names of ONNX models that the catalogue does not know."""
+_PUNCTUATION = re.compile(r"sherpa-onnx-(online-)?punct-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ def sources_of(
     there are none), and why some of them cannot have it. Raises `ModelError` for a template that
     means nothing."""
     found, problems = [], []
-    for address in addresses or DEFAULT_SOURCES[_engine(name, entry)]:
+    for address in addresses or DEFAULT_SOURCES[_publisher(name, entry)]:
         try:
             found.append(_source(name, entry, address))
         except ModelError as error:
@@ -92,6 +98,13 @@ def _filled(address: str, fields: dict[str, str]) -> str:
 
 def _not_there(name: str, address: str, what: str) -> ModelError:
     return ModelError("download_failed", f"{address}: the catalogue has no {what} of {name}")
+
+
+def _publisher(name: str, entry: CatalogEntry | None) -> str:
+    """Return the key of `DEFAULT_SOURCES`."""
+    if entry.purpose == "punctuation" if entry is not None else _PUNCTUATION.match(name):
+        return "punctuation"
+    return _engine(name, entry)
 
 
 def _engine(name: str, entry: CatalogEntry | None) -> str:

@@ -12,14 +12,16 @@ _CHOOSES_LANGUAGE = frozenset(("whisper", "canary", "cohere"))
 """Kinds whose language can be set for each utterance: `models.sherpa.decoding`."""
 
 
-def abilities_of(layout: Layout) -> Abilities:
-    """Return what its recognisers can do."""
+def abilities_of(layout: Layout, *, keywords: bool = False) -> Abilities:
+    """Return what its recognisers can do. `keywords`: it is loaded with the search that prefers
+    them."""
     return Abilities(
         streaming=layout.streaming,
         words=layout.kind.name not in _WITHOUT_TIMES,
         confidences=layout.kind.transducer,
         alternatives=False,
         phrases="no",
+        keywords=keywords,
         languages=layout.languages,
         detects_language=layout.detects_language,
         written=layout.written,

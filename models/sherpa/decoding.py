@@ -60,11 +60,17 @@ class Calls:
             raise _failed(texts[0].partition(_FAILED)[2])
         return answer
 
-    def decode(self, pcm: bytes, language: str, start_s: float, *, words: bool) -> Decoded:
+    def stream(self, hotwords: str) -> Any:
+        """Make a stream. `hotwords`: see `models.sherpa.hotwords`; may be empty."""
+        return self.call(self.recognizer.create_stream, *((hotwords,) if hotwords else ()))
+
+    def decode(
+        self, pcm: bytes, language: str, start_s: float, *, words: bool, hotwords: str = ""
+    ) -> Decoded:
         """Decode a stretch of speech at once. `language`: a tag, or empty. `start_s`: when it
-        starts; words count from there on."""
+        starts; words count from there on. `hotwords`: see `stream`."""
         self._choose(language)
-        stream = self.call(self.recognizer.create_stream)
+        stream = self.stream(hotwords)
         if self.layout.kind.name == "cohere" and language:
             stream.set_option("language", language)
         rate = self.layout.sample_rate

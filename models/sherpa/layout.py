@@ -14,10 +14,12 @@ from pathlib import Path
 from models.sherpa.files import INT8, best, is_network, names_in, natural, role_of, variant
 from models.sherpa.kinds import KINDS, Kind, kind_of_pair, kind_of_single, kind_of_transducer
 from models.sherpa.metadata import NotOnnx, read_metadata
+from models.sherpa.punctuation_layout import punctuation_kind
 from models.sherpa.refusals import (
     RELEASES,
     NotRecognised,
     funasr_export,
+    punctuation_instead,
     unknown_type,
     why_no_network,
 )
@@ -97,6 +99,12 @@ def recognise(directory: Path) -> Layout:
         if any(is_network(name) for name in names):
             return _Recognition(home, words, names).layout(directory)
     raise NotRecognised(why_no_network(directory))
+
+
+def has_networks(directory: Path) -> bool:
+    """Return whether the directory has networks in a format of ONNX Runtime."""
+    homes = (directory, *(home for home, _ in _vosk_homes(directory)))
+    return any(is_network(name) for home in homes for name in names_in(home))
 
 
 def _vosk_homes(directory: Path) -> Iterable[tuple[Path, Path]]:
@@ -206,6 +214,8 @@ class _Recognition:
         file = self._best(group["model"])
         metadata = self._metadata(file)
         kind = kind_of_single(metadata)
+        if kind is None and punctuation_kind(metadata) is not None:
+            raise punctuation_instead(file)
         if kind is None:
             raise unknown_type(file, metadata)
         files = {kind.arguments[0]: file, "tokens": self._tokens(file)}

@@ -11,11 +11,12 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from models.contract import ModelError
 from models.sherpa.layout import Layout
 from models.sherpa.metadata import read_metadata
+from models.sherpa.tokens import read_tokens
 
 _T = TypeVar("_T")
 
@@ -30,15 +31,35 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
 
+class Loadable(Protocol):
+    """A model whose directory is recognised."""
+
+    @property
+    def networks(self) -> tuple[Path, ...]:
+        """The networks that are loaded."""
+        ...
+
+    @property
+    def kind(self) -> "_Kind":
+        """The family of models that it is one of."""
+        ...
+
+
+class _Kind(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 def load_safely(
-    layout: Layout, load: Callable[[], _T], try_out: Callable[[_T], object] = lambda _: None
+    layout: Loadable, load: Callable[[], _T], try_out: Callable[[_T], object] = lambda _: None
 ) -> _T:
     """Return what `load` returns, which is first loaded and tried out in a child process.
 
     The child is done before the load of this process begins, so that both need no more memory than
     one. Raises `ModelError` with what the library wrote where the child ends.
     """
-    check_tokens(layout)
+    if isinstance(layout, Layout):
+        check_tokens(layout)
     _load_in_child(layout, load, try_out)
     before = threads()
     with _output_caught():
@@ -60,7 +81,9 @@ def threads() -> int:
     return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
-def _load_in_child(layout: Layout, load: Callable[[], _T], try_out: Callable[[_T], object]) -> None:
+def _load_in_child(
+    layout: Loadable, load: Callable[[], _T], try_out: Callable[[_T], object]
+) -> None:
     parent = os.getpid()
     with _memory_file() as output:
         child = os.fork()
@@ -126,17 +149,16 @@ def _in_a_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _name(layout: Layout) -> str:
+def _name(layout: Loadable) -> str:
     files = ", ".join(file.name for file in layout.networks)
     return f"{layout.networks[0].parent}: {files} ({layout.kind.name})"
 
 
-def _invalid(layout: Layout, reason: str) -> ModelError:
+def _invalid(layout: Loadable, reason: str) -> ModelError:
     plain = "".join(letter if letter.isprintable() else " " for letter in reason[:_LINE_MOST])
     return ModelError("model_invalid", f"{_name(layout)} cannot be loaded: {plain}")
 
 
-_TOKENS_BYTES_MOST = 32_000_000
 _FEWEST = 0.9
 """Share of a model's tokens that have to be in its file: some models have more than they use."""
 _UNCHECKED = frozenset(("canary", "cohere", "moonshine", "moonshine_v2"))
@@ -151,7 +173,7 @@ def check_tokens(layout: Layout) -> None:
     tokens = layout.files.get("tokens")
     if tokens is None:
         return
-    numbers = set(_token_numbers(tokens))
+    numbers = {number for _, number in read_tokens(tokens)}
     size = _vocabulary_size(layout)
     known = sum(number < size for number in numbers)
     if layout.kind.name not in _UNCHECKED and known < _FEWEST * size:
@@ -169,22 +191,3 @@ def _vocabulary_size(layout: Layout) -> int:
     if layout.kind.transducer:
         sizes.append(read_metadata(layout.files["decoder"]).get("vocab_size", ""))
     return next((int(size) for size in sizes if re.fullmatch(r"[0-9]{1,7}", size)), 0)
-
-
-def _token_numbers(tokens: Path) -> Iterator[int]:
-    """The numbers of a file whose lines are a token and its number; a line with nothing but a
-    number is the space."""
-    with tokens.open("rb") as reader:
-        content = reader.read(_TOKENS_BYTES_MOST + 1)
-    if len(content) > _TOKENS_BYTES_MOST:
-        raise ModelError("model_invalid", f"{tokens} is larger than any file of tokens")
-    for count, line in enumerate(content.split(b"\n"), 1):
-        parts = line.split()
-        if not parts:
-            continue
-        if len(parts) > 2 or not parts[-1].isdigit() or len(parts[-1]) > 8:
-            shown = line[:60].decode("utf-8", "replace").strip()
-            raise ModelError(
-                "model_invalid", f"{tokens}, line {count}: {shown!r} is not a token and its number"
-            )
-        yield int(parts[-1])

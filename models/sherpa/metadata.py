@@ -13,7 +13,7 @@ from typing import BinaryIO
 _GRAPH, _METADATA = 7, 14
 """Fields of `ModelProto`; of a `StringStringEntryProto`, 1 is the key and 2 the value."""
 _KNOWN = frozenset((1, 2, 3, 4, 5, 6, _GRAPH, 8, _METADATA, 20, 25, 26))
-_FIELDS_MOST, _ENTRIES_MOST, _BYTES_MOST = 10_000, 2_000, 4_000_000
+_FIELDS_MOST, _ENTRIES_MOST, _BYTES_MOST = 10_000, 2_000, 8_000_000
 _VARINT_BYTES_MOST = 10
 _LFS = b"version https://git-lfs"
 
@@ -36,7 +36,7 @@ def read_metadata(file: Path) -> dict[str, str]:
         reader.seek(0)
         entries: dict[str, str] = {}
         network, read = False, 0
-        for number, wire, length in _fields(reader, size):
+        for number, wire, length in fields_of(reader, size):
             if number not in _KNOWN:
                 raise NotOnnx(f"not an ONNX file: field {number} is not one of a model's")
             network = network or (number == _GRAPH and wire == _BYTES and length > 0)
@@ -52,10 +52,12 @@ def read_metadata(file: Path) -> dict[str, str]:
         return entries
 
 
-def _fields(reader: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
-    """Each field up to `end`: its number, wire type, and length where it is bytes. Whatever of it
-    is not read is skipped."""
-    for _ in range(_FIELDS_MOST):
+def fields_of(
+    reader: BinaryIO, end: int, most: int = _FIELDS_MOST
+) -> Iterator[tuple[int, int, int]]:
+    """Yield each field of a message up to `end`: its number, wire type, and length where it has
+    one. Whatever of it is not read is skipped. Raises `NotOnnx`, also for more than `most`."""
+    for _ in range(most):
         if reader.tell() >= end:
             return
         key = _varint(reader)
@@ -74,12 +76,12 @@ def _fields(reader: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
             raise NotOnnx("the file is incomplete, or not an ONNX file")
         yield number, wire, length
         reader.seek(after)
-    raise NotOnnx(f"not an ONNX file: more than {_FIELDS_MOST} fields")
+    raise NotOnnx(f"not an ONNX file: more than {most} fields")
 
 
 def _entry(reader: BinaryIO, end: int) -> tuple[str, str]:
     parts = {1: b"", 2: b""}
-    for number, wire, length in _fields(reader, end):
+    for number, wire, length in fields_of(reader, end):
         if number in parts and wire == _BYTES:
             parts[number] = reader.read(length)
     key, value = (part.decode("utf-8", "replace") for part in parts.values())

@@ -12,8 +12,11 @@ class WholeDecoder:
 
     partial_every_s = 0.5
 
-    def __init__(self, calls: Calls, options: RecognitionOptions, language: str) -> None:
-        self._calls, self._options, self._language = calls, options, language
+    def __init__(
+        self, calls: Calls, options: RecognitionOptions, language: str, hotwords: str
+    ) -> None:
+        self._calls, self._options = calls, options
+        self._language, self._hotwords = language, hotwords
 
     def listen(self, start: int, audio: bytearray) -> Iterator[None]:
         """Wait for the rest of the stretch."""
@@ -31,4 +34,6 @@ class WholeDecoder:
 
     def _decode(self, start: int, pcm: bytes, *, words: bool) -> Decoded:
         start_s = start / self._calls.layout.sample_rate
-        return self._calls.decode(pcm, self._language, start_s, words=words)
+        return self._calls.decode(
+            pcm, self._language, start_s, words=words, hotwords=self._hotwords
+        )

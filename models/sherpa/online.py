@@ -20,8 +20,8 @@ class StreamDecoder:
 
     partial_every_s = 0.0
 
-    def __init__(self, calls: Calls, options: RecognitionOptions, language: str) -> None:
-        self._calls, self._options, self._language = calls, options, language
+    def __init__(self, calls: Calls, options: RecognitionOptions, hotwords: str) -> None:
+        self._calls, self._options, self._hotwords = calls, options, hotwords
         self._stream: Any = None
         self._start = 0
         self._given = 0
@@ -29,7 +29,7 @@ class StreamDecoder:
     def listen(self, start: int, audio: bytearray) -> Iterator[None]:
         """Decode as much as there is audio for."""
         if self._stream is None or self._start != start:  # a click was no speech
-            self._stream = self._calls.call(self._calls.recognizer.create_stream)
+            self._stream = self._calls.stream(self._hotwords)
             self._start, self._given = start, 0
         yield from self._give(bytes(audio[self._given :]))
 
@@ -38,7 +38,10 @@ class StreamDecoder:
         return self._result(len(audio) // 2, words=self._options.partial_words)
 
     def finish(self, segment: Segment) -> Generator[None, None, Decoded]:
-        """Decode the rest."""
+        """Decode the rest. A stretch that was cut before audio that was decoded already is decoded
+        once more."""
+        if segment.cut and self._given > len(segment.pcm):
+            self._stream = None
         yield from self.listen(segment.start, bytearray(segment.pcm))
         yield from self._give(bytes(2 * int(_PADDING_S * self._calls.layout.sample_rate)))
         self._calls.call(self._stream.input_finished)

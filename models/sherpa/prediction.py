@@ -57,17 +57,18 @@ _START_S, _LOADED_BYTES_S, _MAPPED_BYTES_S = 0.5, 150e6, 1e9
 """Two loads: the first one, in a child, finds out whether the files can be loaded."""
 
 
-def predict(layout: Layout) -> Prediction:
-    """Predict the memory of a model as it was published. Reads sizes. Raises `OSError`."""
+def predict(layout: Layout, copies: int = 1) -> Prediction:
+    """Predict the memory of a model as it was published. `copies`: how often it is loaded
+    (`models.sherpa.search`). Reads sizes. Raises `OSError`."""
     parts = [Part("engine", 0, _ENGINE)]
     largest = 0
     for file in dict.fromkeys(layout.networks):
         size = disk_bytes(file)
         largest = max(largest, size)
-        parts.append(Part(file.name, size, int(_factor(file) * size)))
+        parts.append(Part(file.name, size, copies * int(_factor(file) * size)))
     words = [layout.files[name] for name in ("tokens", "tokenizer") if name in layout.files]
     size = sum(disk_bytes(file) for file in words)
-    parts.append(Part("tokens", size, _TOKENS * size))
+    parts.append(Part("tokens", size, copies * _TOKENS * size))
     growth = _growth(layout)
     parts.append(Part("decoding", 0, int(_WARM * growth)))
     loaded = sum(part.disk for part in parts)
@@ -76,15 +77,16 @@ def predict(layout: Layout) -> Prediction:
     return Prediction("static", tuple(parts), growth, load_s, loading=loading)
 
 
-def if_prepared(prediction: Prediction, mapped_bytes: int) -> Prediction:
-    """Predict the memory of the same model with its weights mapped: `mapped_bytes` of them."""
+def if_prepared(prediction: Prediction, mapped_bytes: int, copies: int = 1) -> Prediction:
+    """Predict the memory of the same model with its weights mapped: `mapped_bytes` of them, which
+    all `copies` share."""
     networks = sum(part.disk for part in prediction.parts if part.name.endswith(".onnx")) or 1
 
     def mapped(part: Part) -> Part:
         if not part.name.endswith(".onnx"):
             return part
         size = mapped_bytes * part.disk // networks
-        return replace(part, private=int(_GRAPH * part.disk), mapped=size, touched=size)
+        return replace(part, private=copies * int(_GRAPH * part.disk), mapped=size, touched=size)
 
     parts = tuple(map(mapped, prediction.parts))
     load_s = round(_START_S + networks / _MAPPED_BYTES_S, 1)

@@ -40,6 +40,14 @@ def funasr_export() -> NotRecognised:
     )
 
 
+def punctuation_instead(file: Path) -> NotRecognised:
+    """Refuse a punctuation model, which recognises no speech."""
+    return NotRecognised(
+        f"{file.name} is a punctuation model, which recognises no speech: name it in "
+        'text.punctuation_model, and set text.steps = ["punctuation"]'
+    )
+
+
 _FOREIGN = {
     ".pt": "PyTorch",
     ".pth": "PyTorch",

@@ -4,10 +4,13 @@ The Python package of ONNX Runtime starts threads, is another build, and another
 the table of functions never change (onnxruntime_c_api.h: functions are added at the end only).
 """
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,10 @@ _CREATE_ENV, _CREATE_SESSION, _CREATE_OPTIONS = 3, 7, 10
 _SET_OPTIMISED_PATH, _DISABLE_PATTERN, _DISABLE_ARENA = 11, 17, 19
 _SET_OPTIMISATION, _SET_THREADS, _ADD_CONFIG_ENTRY = 23, 24, 130
 _RELEASE_SESSION, _RELEASE_OPTIONS = 95, 100
+_RUN, _CREATE_TENSOR, _TENSOR_DATA = 9, 49, 51
+_DIMENSIONS_COUNT, _DIMENSIONS, _TENSOR_SHAPE, _CPU_MEMORY = 61, 62, 65, 69
+_RELEASE_MEMORY, _RELEASE_VALUE, _RELEASE_SHAPE = 94, 96, 99
+_INT32, _DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 6, 0, 0
 _ERRORS, _ALL_OPTIMISATIONS = 3, 99
 
 _LAYOUT_FLAGS = ("avx", "amx", "fma", "asimd", "i8mm", "sve", "bf16")
@@ -45,9 +52,43 @@ def library_file() -> Path:
     return file_of("sherpa_onnx", "lib/libonnxruntime.so")
 
 
+@contextlib.contextmanager
+def session_options(*, prepared: bool = False) -> Iterator[str]:
+    """Give the name of sherpa-onnx's provider, with a file of session options that lasts for the
+    block. `prepared`: the networks are optimised already.
+
+    Without the arena and the pattern, memory that a long utterance took is released after it.
+    """
+    lines = ["EnableCpuMemArena=0", "EnableMemPattern=0"]
+    if prepared:
+        lines.append("GraphOptimizationLevel=0")
+    with memory_file("".join(f"{line}\n" for line in lines).encode()) as file:
+        yield f"cpu:{file}"
+
+
+@contextlib.contextmanager
+def memory_file(content: bytes) -> Iterator[str]:
+    """Give the path of a file in memory that lasts for the block."""
+    descriptor = os.memfd_create("modelserver")
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
 def weights_layout() -> str:
     """Return the processor's flags that decide how weights are laid out, in order."""
     return " ".join(sorted(flag for flag in processor_flags() if flag.startswith(_LAYOUT_FLAGS)))
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """A tensor of 32-bit integers."""
+
+    values: Sequence[int]
+    shape: tuple[int, ...]
 
 
 class Runtime:
@@ -109,6 +150,62 @@ class Runtime:
             (Pointer, options),
         )
 
+    def run(
+        self, session: Any, inputs: Mapping[str, Integers], outputs: Sequence[str]
+    ) -> list[list[list[float]]]:
+        """Run a network on the named `inputs`. Returns the rows of each output, which has two
+        dimensions of 32-bit numbers. Raises `ModelError`."""
+        memory = self.made(
+            _CPU_MEMORY, (ctypes.c_int, _DEVICE_ALLOCATOR), (ctypes.c_int, _DEFAULT_MEMORY)
+        )
+        values: list[Any] = []
+        try:
+            buffers = [(ctypes.c_int32 * len(one.values))(*one.values) for one in inputs.values()]
+            for one, buffer in zip(inputs.values(), buffers, strict=True):
+                values.append(self._tensor(memory, buffer, one.shape))
+            results = (Pointer * len(outputs))()
+            self.function(
+                *(_RUN, Pointer, Pointer, Pointer, Pointer, ctypes.c_size_t),
+                *(Pointer, ctypes.c_size_t, Pointer),
+            )(
+                *(session, None, _names(inputs), (Pointer * len(values))(*values), len(values)),
+                *(_names(outputs), len(outputs), results),
+            )
+            made = [Pointer(result) for result in results]
+            values += made
+            return [self._rows(value) for value in made]
+        finally:
+            for value in values:
+                self._release(_RELEASE_VALUE, value)
+            self._release(_RELEASE_MEMORY, memory)
+
+    def _tensor(self, memory: Any, buffer: Any, shape: tuple[int, ...]) -> Any:
+        size = ctypes.c_size_t
+        return self.made(
+            _CREATE_TENSOR,
+            (Pointer, memory),
+            (Pointer, ctypes.cast(buffer, Pointer)),
+            (size, ctypes.sizeof(buffer)),
+            (Pointer, ctypes.cast((ctypes.c_int64 * len(shape))(*shape), Pointer)),
+            (size, len(shape)),
+            (ctypes.c_int, _INT32),
+        ).value
+
+    def _rows(self, value: Any) -> list[list[float]]:
+        shape = self.made(_TENSOR_SHAPE, (Pointer, value))
+        try:
+            count, sizes = ctypes.c_size_t(), (ctypes.c_int64 * 2)()
+            self.function(_DIMENSIONS_COUNT, Pointer, Pointer)(shape, ctypes.byref(count))
+            if count.value != len(sizes):
+                raise ModelError("engine_failed", f"the network's output has {count.value} axes")
+            self.function(_DIMENSIONS, Pointer, Pointer, ctypes.c_size_t)(shape, sizes, len(sizes))
+        finally:
+            self._release(_RELEASE_SHAPE, shape)
+        data = self.made(_TENSOR_DATA, (Pointer, value))
+        rows, columns = sizes
+        numbers = ctypes.cast(data, ctypes.POINTER(ctypes.c_float))
+        return [numbers[row * columns : (row + 1) * columns] for row in range(rows)]
+
     def write_optimised(self, source: Path, target: Path, entries: Mapping[str, str]) -> None:
         """Load the network in the file `source` with all optimisations, and have the library write
         what it made of it to `target`.
@@ -130,3 +227,8 @@ class Runtime:
 
     def _release(self, position: int, handle: Any) -> None:
         ctypes.CFUNCTYPE(None, Pointer)(self._table[position])(handle)
+
+
+def _names(names: Iterable[str]) -> Any:
+    encoded = [name.encode() for name in names]
+    return (ctypes.c_char_p * len(encoded))(*encoded)

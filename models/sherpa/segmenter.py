@@ -29,6 +29,8 @@ class Segment:
 
     start: int
     pcm: bytes
+    cut: bool = False
+    """It was ended because of its length."""
 
 
 class Segmenter:
@@ -42,16 +44,19 @@ class Segmenter:
         longest_s: float,
         *,
         cuts_back: bool,
+        pause_s: float | None = None,
     ) -> None:
         """`probability`: of speech, in the next frame. `longest_s`: of a stretch. `cuts_back`: a
         stretch that becomes longer is cut at the quietest spot of its second half, instead of
-        where it is."""
+        where it is. `pause_s`: a pause that ends a stretch of any length; None: 0.6 s, and 0.2 s
+        from 15 s on."""
         self._probability = probability
         self._bytes = 2 * frame_samples
         self._frame_s = frame_samples / rate
         self._cuts_back = cuts_back
         self._longest = int(longest_s / self._frame_s)
         self._before, self._after = self._frames(_BEFORE_S), self._frames(_AFTER_S)
+        self._pause_s = pause_s
         self.audio = bytearray()
         """The stretch so far, or what goes along in front of the next one."""
         self.start = 0
@@ -74,12 +79,16 @@ class Segmenter:
         self._speech += probability >= _SPEECH
         self._quiet = self._quiet + 1 if probability < _SILENCE else 0
         length = len(self.audio) // self._bytes
-        pause_s = _PAUSE_S if length * self._frame_s < _LONG_S else _SHORT_PAUSE_S
-        if self._quiet >= self._frames(pause_s):
+        if self._quiet >= self._frames(self._pause_after(length)):
             return self._end(length - max(0, self._quiet - self._after))
         if length >= self._longest:
             return self._cut(length)
         return None
+
+    def _pause_after(self, length: int) -> float:
+        if self._pause_s is not None:
+            return self._pause_s
+        return _PAUSE_S if length * self._frame_s < _LONG_S else _SHORT_PAUSE_S
 
     def flush(self, position: int) -> Segment | None:
         """Return the stretch that the end of the audio completes. The next frame is at `position`,
@@ -97,11 +106,16 @@ class Segmenter:
         self._drop(len(self.audio) // self._bytes - self._before)
         return segment if enough else None
 
-    def _cut(self, length: int) -> Segment:
-        return self._take(self._quietest(length) if self._cuts_back else length)
+    def _cut(self, length: int) -> Segment | None:
+        if self._quiet > self._after:
+            return self._end(length - self._quiet + self._after)
+        at = self._quietest(length) if self._cuts_back else length
+        if at >= length - self._quiet:
+            self._speech = 0  # only silence is left
+        return self._take(at, cut=True)
 
-    def _take(self, frames: int) -> Segment:
-        segment = Segment(self.start, bytes(self.audio[: frames * self._bytes]))
+    def _take(self, frames: int, *, cut: bool = False) -> Segment:
+        segment = Segment(self.start, bytes(self.audio[: frames * self._bytes]), cut)
         self._drop(frames)
         return segment
 

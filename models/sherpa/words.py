@@ -22,7 +22,7 @@ from models.contract import Word
 
 _TAG = re.compile(r"<\|[^|]*\|>|<(?:unk|blk|blank|s|/s|sos/eos|eps|sil)>", re.IGNORECASE)
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_ALONE = re.compile(
+ALONE = re.compile(
     r"[\u2e80-\u2fdf\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     r"\U00020000-\U000323af]"
 )
@@ -39,7 +39,8 @@ def _byte_names() -> dict[str, int]:
     return names | dict(zip(islice(kept, len(others)), others, strict=True)) | {"▁": 0x20}
 
 
-_BYTE_NAMES = _byte_names()
+BYTE_NAMES = _byte_names()
+"""Bytes by the names that byte-level BPE has for them."""
 
 
 @dataclass(slots=True)
@@ -91,7 +92,7 @@ def _pieces(text: str, tokens: Sequence[str]) -> list[bytes]:
     pieces = [_plain_bytes(token) for token in _with_blanks(plain)]
     if _letters(pieces) != "".join(text.split()):
         try:
-            named = [bytes(_BYTE_NAMES[character] for character in token) for token in plain]
+            named = [bytes(BYTE_NAMES[character] for character in token) for token in plain]
         except KeyError:
             return pieces
         if _letters(named) == "".join(text.split()):
@@ -143,7 +144,7 @@ def _spoken(pieces: list[bytes], times: Sequence[float], scores: Sequence[float]
         if character.isspace():
             between = True
             continue
-        alone = bool(_ALONE.match(character))
+        alone = bool(ALONE.match(character))
         new = between or alone
         if new:
             words.append(_Spoken("", times[number], []))

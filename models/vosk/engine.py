@@ -10,7 +10,7 @@ from models.engine import EngineSettings, Finding, Form, Improvement
 from models.processor import processor_flags
 from models.vosk import forms as vosk_forms
 from models.vosk.building import compiler_is_here
-from models.vosk.layout import layout_problem
+from models.vosk.layout import has_parts, layout_problem
 from models.vosk.prepared import GRAPH_COMPILER, can_build, estimate_needs, find_prepared
 from models.vosk.simd import SIMD, choose_variant
 from models.vosk.store import VoskStore
@@ -22,10 +22,15 @@ class VoskEngine:
     def __init__(self) -> None:
         self.name = "vosk"
         self.store = VoskStore()
+        self.punctuation = None
 
     def problem(self, directory: Path) -> str | None:
         """See `models.engine.Engine`."""
         return layout_problem(directory)
+
+    def claims(self, directory: Path) -> bool:
+        """See `models.engine.Engine`."""
+        return has_parts(directory)
 
     def missing(self) -> str | None:
         """See `models.engine.Engine`."""

@@ -50,6 +50,12 @@ def layout_problem(directory: Path) -> str | None:
     return None
 
 
+def has_parts(directory: Path) -> bool:
+    """Return whether the directory has an acoustic model or a graph of Kaldi."""
+    names = ("am/final.mdl", "final.mdl", *GRAPH_SOURCES, *(f"graph/{n}" for n in GRAPH_SOURCES))
+    return any((directory / name).is_file() for name in names)
+
+
 def rescoring_folders(directory: Path) -> list[str]:
     """Return the folders for rescoring that the model has, as Vosk decides it."""
     carpa, network = directory / "rescore" / "G.carpa", directory / "rnnlm" / "final.raw"

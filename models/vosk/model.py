@@ -8,6 +8,7 @@ makes a new one for every request, which is simpler and costs it nothing.
 import json
 import math
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from models.contract import (
     ModelError,
     Partial,
     RecognitionOptions,
+    Recognizer,
     Utterance,
     Word,
 )
 from models.steps import run_steps
 from models.vosk.beam import Beam
+from models.vosk.endpoints import EndpointRecognizer
 from models.vosk.features import sample_rate_of
 from models.vosk.loading import load_vosk, vosk
 from models.vosk.mapping import read_through
@@ -111,11 +114,15 @@ class VoskModel:
     def _chunks(self, pcm: bytes) -> Iterator[bytes]:
         return (pcm[at : at + self.chunk_bytes] for at in range(0, len(pcm), self.chunk_bytes))
 
-    def recognizer(
-        self, options: RecognitionOptions, rate: float | None = None
-    ) -> "VoskRecognizer":
+    def recognizer(self, options: RecognitionOptions, rate: float | None = None) -> Recognizer:
         """See `models.Model`. With a `rate` the engine resamples, and all is as its own programs
         say it; else it is a kept recogniser with its composed graph, if one is free."""
+        if not options.endpoint_ms and not options.max_utterance_s:
+            return self._recognizer(options, rate)
+        inner = self._recognizer(replace(options, words=True), rate)
+        return EndpointRecognizer(inner, rate or self.sample_rate, options)
+
+    def _recognizer(self, options: RecognitionOptions, rate: float | None) -> "VoskRecognizer":
         if rate is not None:
             engine = self._engine_recognizer(rate, options)
             return VoskRecognizer(engine, rate, self._beam, options)
@@ -149,6 +156,10 @@ class VoskModel:
         problems = [str(facts[name]) for name in _PROBLEMS if name in facts]
         report = {"engine": "vosk", "form": self._form, **guarded, "details": facts}
         return report | ({"problems": problems} if problems else {})
+
+    def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
+        """Return all of them: no keyword is preferred."""
+        return list(keywords)
 
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
         """Those that are not in its vocabulary."""
@@ -212,6 +223,12 @@ class VoskRecognizer:
 
     def accept(self, pcm: bytes) -> Generator[None, None, list[Utterance]]:
         """See `models.Recognizer`. Raises `ModelError`."""
+        ended = yield from self.give(pcm)
+        return [self._utterance(self._recognizer.Result())] if ended else []
+
+    def give(self, pcm: bytes) -> Generator[None, None, bool]:
+        """Take samples; returns whether the engine finds that the utterance has ended. Raises
+        `ModelError`."""
         ended = False
         for at in range(0, max(1, len(pcm)), self._piece_bytes):
             if at:
@@ -223,7 +240,7 @@ class VoskRecognizer:
                 raise ModelError(
                     "engine_failed", f"the engine cannot decode this audio: {error}"
                 ) from error
-        return [self._utterance(self._recognizer.Result())] if ended else []
+        return ended
 
     def partial(self) -> Partial:
         """See `models.Recognizer`."""
@@ -286,11 +303,14 @@ class KeptRecognizer(VoskRecognizer):
     def accept(self, pcm: bytes) -> Generator[None, None, list[Utterance]]:
         if not pcm:
             return []
-        self._samples += len(pcm) // 2
-        self._in_utterance = True
         ended = yield from super().accept(pcm)
         self._in_utterance = not ended
         return ended
+
+    def give(self, pcm: bytes) -> Generator[None, None, bool]:
+        self._samples += len(pcm) // 2
+        self._in_utterance = True
+        return (yield from super().give(pcm))
 
     def finish(self) -> Generator[None, None, list[Utterance]]:
         if not self._in_utterance:

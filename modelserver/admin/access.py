@@ -73,7 +73,7 @@ class AdminAccess:
             _COOKIE,
             session,
             max_age=int(_SESSION_S),
-            path="/",
+            path="",  # the browser's default: the page's folder, also behind a path prefix
             httponly=True,
             samesite="Strict",
             secure=request.headers.get("X-Forwarded-Proto") == "https",
@@ -83,7 +83,7 @@ class AdminAccess:
     def let_out(self, request: web.Request, response: web.Response) -> None:
         """End the session of the request's cookie."""
         self._sessions.pop(request.cookies.get(_COOKIE, ""), None)
-        response.del_cookie(_COOKIE, path="/")
+        response.del_cookie(_COOKIE, path="")
 
     def _has_session(self, request: web.Request) -> bool:
         return self._sessions.get(request.cookies.get(_COOKIE, ""), 0.0) > time.monotonic()

@@ -107,7 +107,7 @@ def build_admin(
 
 
 async def _to_the_page(_: web.Request) -> web.Response:
-    return web.Response(status=308, headers={"Location": "/admin/"})
+    return web.Response(status=308, headers={"Location": "admin/"})
 
 
 class _Admin:

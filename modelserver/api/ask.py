@@ -11,6 +11,7 @@ from aiohttp import web
 from modelserver.api.progress import Event, OurStory, stream_events
 from modelserver.assistant.chat import ChatFailed, Turn
 from modelserver.assistant.ending import Ending, Finish
+from modelserver.assistant.thoughts import Thought
 from modelserver.http.app_keys import ASSISTANT, SERVICE
 from modelserver.http.decoding import decoded
 from modelserver.http.errors import ErrorInside, error_response, json_response, refusal_of
@@ -42,6 +43,12 @@ class Question(msgspec.Struct, omit_defaults=True):
 
 class AnswerDelta(msgspec.Struct):
     """Text that is added to the answer."""
+
+    text: str
+
+
+class ThinkingDelta(msgspec.Struct):
+    """Text that is added to what a reasoning model thinks before its answer."""
 
     text: str
 
@@ -110,6 +117,9 @@ async def ask(request: web.Request) -> web.StreamResponse:
                         text = "".join(story.parts)
                         request[NOTES].update(answered=len(text))
                         return Answered(question, Answer(text, said.finish, said.model))
+                    if isinstance(said, Thought):
+                        told(ThinkingDelta(said.text))
+                        continue
                     story.parts.append(said)
                     told(AnswerDelta(said))
             raise ChatFailed("assistant_failed", "the language model has said nothing")
@@ -183,7 +193,7 @@ async def _question(request: web.Request, asking: _Asking, told: Told) -> Questi
 
 class _Story:
     """What is told of it (`modelserver.api.progress.Story`): beside the events of a file that is
-    decoded "question", "answer.delta", "answer.done" and "error"."""
+    decoded "question", "answer.thinking", "answer.delta", "answer.done" and "error"."""
 
     def __init__(self) -> None:
         self.question: Question | None = None
@@ -191,10 +201,14 @@ class _Story:
         """Of the answer so far."""
         self._file = OurStory()
 
-    def told(self, news: SpeechProgress | Question | AnswerDelta) -> Iterator[Event]:
+    def told(
+        self, news: SpeechProgress | Question | ThinkingDelta | AnswerDelta
+    ) -> Iterator[Event]:
         match news:
             case Question():
                 yield Event("question", news)
+            case ThinkingDelta():
+                yield Event("answer.thinking", news)
             case AnswerDelta():
                 yield Event("answer.delta", news)
             case _:

@@ -5,8 +5,8 @@ import contextlib
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
@@ -41,6 +41,7 @@ from modelserver.request.parameters import (
 from modelserver.settings import LimitSettings
 from modelserver.speech.joining import without_words
 from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from modelserver.timestamps import Timestamp, timestamp
 from modelserver.tracing import trace_headers
 from supervisor import Spool
 
@@ -63,14 +64,14 @@ class JobDocument(msgspec.Struct, omit_defaults=True):
 
     id: str
     state: State
-    created: datetime
+    created: Timestamp
     request_id: str
     progress: float
     duration: float | None = None
     position: int | None = None
-    started: datetime | None = None
-    ended: datetime | None = None
-    expires: datetime | None = None
+    started: Timestamp | None = None
+    ended: Timestamp | None = None
+    expires: Timestamp | None = None
     result: Transcript | str | None = None
     error: Failure | None = None
     webhook: Webhook | None = None
@@ -88,7 +89,7 @@ class Message(msgspec.Struct):
     before."""
 
     type: str
-    timestamp: datetime
+    timestamp: Timestamp
     attempt: int
     data: JobDocument
 
@@ -118,7 +119,7 @@ def _in_use(handler: Handler) -> Handler:
 def message_of(job: Job, attempt: int) -> bytes:
     """The body of the message that it is over."""
     document = _document(job)
-    now = datetime.now(UTC)
+    now = timestamp(time.time())
     return msgspec.json.encode(Message(f"job.{job.state}", now, attempt, document))
 
 
@@ -372,14 +373,14 @@ def _document(
     return JobDocument(
         id=job.id,
         state=job.state,
-        created=_when(job.created),
+        created=timestamp(job.created),
         request_id=job.request_id,
         duration=round(job.seconds, 3) if job.state == "done" else None,
         progress=round(progress, 4),
         position=position if job.state == "waiting" else None,
-        started=None if job.started is None else _when(job.started),
-        ended=None if job.ended is None else _when(job.ended),
-        expires=None if expires is None else _when(expires),
+        started=None if job.started is None else timestamp(job.started),
+        ended=None if job.ended is None else timestamp(job.ended),
+        expires=None if expires is None else timestamp(expires),
         result=None if job.speech is None else _result(job, job.speech, shown or job.wanted.shown),
         error=job.error,
         webhook=Webhook(delivery.url, delivery.state, delivery.attempts) if delivery else None,
@@ -399,7 +400,3 @@ def _result(job: Job, speech: Speech, shown: Shown) -> Transcript | str:
         warnings=job.wanted.warnings,
         request_id=job.request_id,
     )
-
-
-def _when(unix: float) -> datetime:
-    return datetime.fromtimestamp(round(unix, 3), UTC)

@@ -23,8 +23,9 @@ from modelserver.http.errors import json_response, openai_error
 from modelserver.http.middleware import expect_continue
 from modelserver.refusal import Refusal
 from modelserver.request.body import hold_continue
+from modelserver.request.endpoints import read_endpoint_ms
 from modelserver.request.openai_models import openai_model, openai_name
-from modelserver.request.parameters import read_flag, read_language
+from modelserver.request.parameters import read_flag, read_language, read_list
 from modelserver.request.upload import receive_upload
 from modelserver.serving.served import ServedModel
 from modelserver.speech.languages import ENGLISH_NAMES, primary_language
@@ -35,6 +36,8 @@ from modelserver.speech.messages import (
     SpeechSegment,
     SpeechWord,
 )
+from modelserver.speech.phrases import keyword_list, usable_keywords
+from modelserver.speech.prompt import keywords_of
 from modelserver.speech.transcript import join_texts
 
 FORMATS = ("json", "verbose_json", *TEXTS)
@@ -130,6 +133,8 @@ class _Wanted:
     words: bool = False
     segments: bool = True
     language: str = ""
+    endpoint_ms: int = 0
+    keywords: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -151,6 +156,8 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
             segments=timed,
             partials=wanted.stream,
             language=wanted.language,
+            endpoint_ms=wanted.endpoint_ms,
+            keywords=wanted.keywords,
         )
         return served, asked
 
@@ -191,16 +198,30 @@ def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
             "bad_parameter", f"temperature={temperature[:40]!r}; it is from 0 to 1"
         ) from None
     said = list(warnings)
-    if fields.get("prompt", "").strip():
-        said.append("prompt: this engine cannot be told what to expect; it was ignored")
+    prompt = fields.get("prompt", "").strip()
+    expected = keywords_of(prompt)
+    if prompt and not expected:
+        said.append("prompt: no names or terms were found in it; keywords are a list of them")
+    keywords = keyword_list(read_list(fields.get("keywords", "")))
     return _Wanted(
         form=form,
         stream=read_flag("stream", fields.get("stream", "false")),
         words="word" in granularities,
         segments="segment" in granularities or not granularities,
         language=read_language(fields.get("language", "")) or "",
+        endpoint_ms=_endpoint_ms(fields),
+        keywords=usable_keywords([*keywords, *expected]),
         warnings=tuple(said),
     )
+
+
+def _endpoint_ms(fields: Mapping[str, str]) -> int:
+    """Read the pause of `chunking_strategy`, which comes as JSON or as a field for each member."""
+    name = "silence_duration_ms"
+    given: object = fields.get(f"chunking_strategy[{name}]") or 0
+    if (text := fields.get("chunking_strategy", "")).lstrip().startswith("{"):
+        given = decoded(text, dict[str, object], ": chunking_strategy").get(name) or 0
+    return read_endpoint_ms(given, f"chunking_strategy.{name}")
 
 
 def _listed(fields: Mapping[str, str], name: str) -> list[str]:

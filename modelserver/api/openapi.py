@@ -26,6 +26,12 @@ from modelserver.audio.formats import ENCODINGS
 from modelserver.http.errors import STATUS, ErrorDocument, OpenAiErrorDocument, json_response
 from modelserver.http.middleware import OPEN_PATHS
 from modelserver.jobs.record import STATES
+from modelserver.request.endpoints import (
+    LONGEST_ENDPOINT_MS,
+    LONGEST_UTTERANCE_S,
+    SHORTEST_ENDPOINT_MS,
+    SHORTEST_UTTERANCE_S,
+)
 from modelserver.request.parameters import (
     ASK_NAMES,
     FLAG_VALUES,
@@ -34,6 +40,7 @@ from modelserver.request.parameters import (
     MOST_ALTERNATIVES,
     NAMES,
 )
+from modelserver.speech.phrases import MOST_TEXTS
 
 _STRUCTS = (
     Transcript, ErrorDocument, OpenAiErrorDocument, Alive, Ready, Named, Progress, PartialText,
@@ -48,12 +55,20 @@ _Schema = dict[str, Any]
 _TEXT: _Schema = {"type": "string"}
 _FLAG = {**_TEXT, "enum": list(FLAG_VALUES)}
 _AUDIO = {**_TEXT, "contentMediaType": "application/octet-stream"}
+
+
+def _or_zero(kind: str, least: int, most: int) -> _Schema:
+    return {"type": kind, "anyOf": [{"const": 0}, {"minimum": least, "maximum": most}]}
+
+
 _SCHEMAS: dict[str, _Schema] = {
     "words": _FLAG,
     "segments": _FLAG,
     "stream": _FLAG,
     "alternatives": {"type": "integer", "minimum": 0, "maximum": MOST_ALTERNATIVES},
     "profile": {**_TEXT, "enum": list(PROFILES)},
+    "endpoint_ms": _or_zero("integer", SHORTEST_ENDPOINT_MS, LONGEST_ENDPOINT_MS),
+    "max_utterance_s": _or_zero("number", SHORTEST_UTTERANCE_S, LONGEST_UTTERANCE_S),
     "channels": {**_TEXT, "pattern": "^(mix|split|[0-9]{1,2}(,[0-9]{1,2})*)$"},
     "encoding": {**_TEXT, "enum": list(ENCODINGS)},
     "rate": {"type": "integer", "minimum": 4000, "maximum": 768_000},
@@ -70,6 +85,7 @@ _OPENAI_FORM: dict[str, _Schema] = {
     "model": _TEXT,
     "language": _TEXT,
     "prompt": _TEXT,
+    "keywords[]": {"type": "array", "items": _TEXT, "maxItems": MOST_TEXTS},
     "response_format": {**_TEXT, "enum": list(openai.FORMATS)},
     "temperature": {"type": "number", "minimum": 0, "maximum": 1},
     "timestamp_granularities[]": {
@@ -77,7 +93,21 @@ _OPENAI_FORM: dict[str, _Schema] = {
         "items": {**_TEXT, "enum": list(openai.GRANULARITIES)},
     },
     "stream": _FLAG,
-    "chunking_strategy": _TEXT,
+    "chunking_strategy": {
+        "anyOf": [
+            {**_TEXT, "enum": ["auto"]},
+            {
+                "type": "object",
+                "required": ["type"],
+                "properties": {
+                    "type": {**_TEXT, "enum": ["server_vad"]},
+                    "silence_duration_ms": _or_zero(
+                        "integer", SHORTEST_ENDPOINT_MS, LONGEST_ENDPOINT_MS
+                    ),
+                },
+            },
+        ]
+    },
 }
 _EVENT = {
     "type": "object",
@@ -156,7 +186,7 @@ def openapi_document() -> dict[str, Any]:
             "description": "Speech to text. Live streams are described in /asyncapi.json.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "."}],
         "security": [{}, {"key": []}],
         "paths": paths,
         "webhooks": {"jobOver": {"post": over}},

@@ -13,9 +13,12 @@ from modelserver.http.errors import json_response
 from modelserver.http.middleware import KEY_NAME
 from modelserver.live.realtime_events import Session, SessionOptions, new_id
 from modelserver.live.realtime_options import first_options
+from modelserver.refusal import Refusal
 from modelserver.request.receiving import read_body
 
 _MOST_BYTES = 64 * 1024
+_MOST_SESSION_BYTES = 4096
+"""Of a session's options in a secret, which clients send in a header."""
 _Seconds = Annotated[int, msgspec.Meta(ge=10, le=7200)]
 
 
@@ -49,6 +52,12 @@ async def client_secrets(request: web.Request) -> web.Response:
     models = service.models
     options = first_options(models, None).updated(wanted.session, models)
     session = msgspec.json.encode(options.wanted()).decode()
+    if (size := len(session.encode())) > _MOST_SESSION_BYTES:
+        raise Refusal(
+            "bad_parameter",
+            f"session: its options have {size} bytes, and {_MOST_SESSION_BYTES} are allowed in a "
+            "client secret; send more keywords with session.update",
+        )
     now = int(time.time())
     expires_at = now + wanted.expires_after.seconds
     content = ClientSecret(request.get(KEY_NAME), expires_at, session)

@@ -13,7 +13,7 @@ import msgspec
 
 from modelserver import __version__
 from modelserver.assistant.ending import Ending, Finish
-from modelserver.assistant.thoughts import without_thoughts
+from modelserver.assistant.thoughts import Said, Thought, tell_thoughts_apart
 from modelserver.outbound.reasons import in_words
 from modelserver.refusal import Refusal
 from modelserver.settings import AssistantSettings
@@ -55,6 +55,10 @@ class ChatFailed(Refusal):
 class _Delta(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
+    reasoning_content: Any = None
+    """Thoughts: DeepSeek's API, vLLM and llama.cpp."""
+    reasoning: Any = None
+    """Thoughts: Ollama, OpenRouter and newer versions of vLLM."""
 
 
 class _Choice(msgspec.Struct):
@@ -92,9 +96,9 @@ class Chat:
         history: list[Turn],
         question: str,
         headers: Mapping[str, str],
-    ) -> AsyncGenerator[str | Ending, None]:
-        """Pieces of text, then an `Ending`; `headers`: to be sent beside our own. Closing the
-        iterator ends the call. Raises `ChatFailed`."""
+    ) -> AsyncGenerator[Said, None]:
+        """Pieces of thoughts and text, then an `Ending`; `headers`: to be sent beside our own.
+        Closing the iterator ends the call. Raises `ChatFailed`."""
         messages = [{"role": turn.role, "content": turn.content} for turn in history]
         if settings.system_prompt:
             messages.insert(0, {"role": "system", "content": settings.system_prompt})
@@ -125,7 +129,7 @@ class Chat:
                         if self._called_otherwise(refusal, body):
                             continue
                         raise refusal
-                    async for said in without_thoughts(_read(response, settings)):
+                    async for said in tell_thoughts_apart(_read(response, settings)):
                         yield said
                     return
         except TimeoutError as error:
@@ -153,7 +157,7 @@ class Chat:
 
 async def _read(
     response: aiohttp.ClientResponse, settings: AssistantSettings
-) -> AsyncIterator[str | Ending]:
+) -> AsyncIterator[Said]:
     finish, model, received = None, settings.model, 0
     streams = response.content_type == "text/event-stream"
     async for data in _events(response) if streams else _whole(response):
@@ -172,6 +176,9 @@ async def _read(
         model = chunk.model or model
         for choice in (chunk.choices or [])[:1]:
             said = choice.delta or choice.message or _Delta()
+            thought = said.reasoning_content or said.reasoning
+            if isinstance(thought, str) and thought:
+                yield Thought(thought)
             if text := said.content or said.refusal:
                 yield text
             finish = choice.finish_reason or finish

@@ -11,6 +11,7 @@ from modelserver.access.gate import NotAllowed
 from modelserver.assistant.chat import Chat, ChatFailed, Turn
 from modelserver.assistant.ending import Ending
 from modelserver.assistant.limits import QuestionLimits
+from modelserver.assistant.thoughts import Said
 from modelserver.settings import AssistantSettings
 from modelserver.tracing import fail, start_span, trace_headers
 
@@ -54,10 +55,8 @@ class Assistant:
         finally:
             self._limits.ends(who)
 
-    async def answer(
-        self, history: list[Turn], question: str
-    ) -> AsyncGenerator[str | Ending, None]:
-        """Pieces of text, then an `Ending`. Closing the iterator ends the call. Raises
+    async def answer(self, history: list[Turn], question: str) -> AsyncGenerator[Said, None]:
+        """Pieces of thoughts and text, then an `Ending`. Closing the iterator ends the call. Raises
         `ChatFailed`."""
         settings = self._settings()
         told = history[-2 * settings.history_turns :] if settings.history_turns else []

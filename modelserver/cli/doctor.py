@@ -42,8 +42,11 @@ _SHOWN_KILLS = 5
 @click.command()
 @with_settings(*SERVER_SETTINGS)
 def doctor(configuration: Configuration) -> None:
-    """Look at this machine and at the running server, and say in plain words what limits them and
-    what happened lately. Exit status: 1 if something should be seen to."""
+    """Check this machine and the running server.
+
+    Prints in plain words what limits them and what happened lately. Exit status: 1 if something
+    needs your attention.
+    """
     settings = configuration.settings
     problems = replaced_packages()
     _section("This machine", _machine(settings, problems))
@@ -123,6 +126,10 @@ def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[
     improvement = engine.improvement(location, engine_settings(settings, engine))
     lines.append(f"engine: {choice.engine}, form {choice.form.name}")
     lines += choice.form.notes
+    if (punctuation := choice.punctuation.model) is not None:
+        lines.append(f"punctuation: {punctuation.name}, {in_units(punctuation.part.private)}")
+    if choice.punctuation.problem:
+        problems.append(choice.punctuation.problem)
     if improvement is not None:
         lines.append(f"not prepared: {improvement.consequence}")
     workers, headroom = worker_count(settings), find_headroom(memory_settings(settings))

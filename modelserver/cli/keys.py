@@ -12,10 +12,10 @@ from modelserver.settings.configuration import Configuration
 
 @click.group()
 def keys() -> None:
-    """Keys for the public side: what a client sends as `Authorization: Bearer KEY`.
+    """Make, list and revoke API keys.
 
-    They are in the file that the setting auth.keys_file names; a server that runs reads it again
-    when it has changed.
+    A client sends its key as `Authorization: Bearer KEY`. Keys are in the file that the setting
+    auth.keys_file names; a server that runs reads it again when it has changed.
     """
 
 

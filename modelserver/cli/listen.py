@@ -15,6 +15,7 @@ import msgspec
 import uvloop
 
 from modelserver.admin.client import printable
+from modelserver.cli.options import with_endpoints
 from modelserver.extras import how_to_install
 from modelserver.outbound.reasons import in_words
 from modelserver.settings.configuration import KEY_VARIABLE
@@ -39,9 +40,26 @@ class _Cannot(Exception):
     help="where it listens; any server of the Vosk project's protocol",
 )
 @click.option("--model", help="which of its models")
+@click.option(
+    "--keywords",
+    multiple=True,
+    metavar="WORDS",
+    help="words and names that are likely to be said, with commas between them",
+)
 @click.option("--key", envvar=KEY_VARIABLE, help="what the server knows its clients by")
+@with_endpoints
 @click.option("--fast", is_flag=True, help="send a file as fast as it is taken, not as it was said")
-def listen(file: str, server: str, model: str | None, key: str | None, *, fast: bool) -> None:
+def listen(
+    file: str,
+    server: str,
+    model: str | None,
+    keywords: tuple[str, ...],
+    key: str | None,
+    endpoint_ms: int,
+    max_utterance_s: float,
+    *,
+    fast: bool,
+) -> None:
     """Send speech as it is spoken, and show what is understood.
 
     FILE: any audio file, at the pace at which it was said. With -: samples from standard input (16
@@ -52,9 +70,13 @@ def listen(file: str, server: str, model: str | None, key: str | None, *, fast: 
     """
     if not file:
         file = MICROPHONE if sys.stdin.isatty() else STDIN
+    listed = [word for word in ",".join(keywords).split(",") if word.strip()]
     paced = not fast and file not in (STDIN, MICROPHONE)
+    config: dict[str, Any] = {"sample_rate": _RATE, "words": False}
+    options = {"endpoint_ms": endpoint_ms, "max_utterance_s": max_utterance_s, "keywords": listed}
+    config |= {name: value for name, value in options.items() if value}
     try:
-        uvloop.run(_listen(file, server, model, key, paced=paced))
+        uvloop.run(_listen(file, server, model, key, config, paced=paced))
     except Exception as raised:
         error = _first(raised)
         if not isinstance(error, _Cannot | OSError | aiohttp.ClientError):
@@ -70,7 +92,13 @@ def _first(error: Exception) -> Exception:
 
 
 async def _listen(
-    file: str, server: str, model: str | None, key: str | None, *, paced: bool
+    file: str,
+    server: str,
+    model: str | None,
+    key: str | None,
+    config: dict[str, float],
+    *,
+    paced: bool,
 ) -> None:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with aiohttp.ClientSession(headers=headers) as session:
@@ -84,7 +112,7 @@ async def _listen(
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise _Cannot(f"no server answers at {server}: {in_words(error)}") from error
         async with socket:
-            await socket.send_json({"config": {"sample_rate": _RATE, "words": False}})
+            await socket.send_json({"config": config})
             async with asyncio.TaskGroup() as tasks:  # if one fails, so does the other
                 sending = tasks.create_task(_send(socket, file, paced=paced))
                 await _show(socket, server)

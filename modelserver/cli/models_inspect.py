@@ -96,11 +96,14 @@ def _in_words(
 ) -> list[str]:
     location = choice.location
     languages = all_languages(location.language, choice.form.abilities)
+    punctuation = choice.punctuation
+    marks = punctuation.problem or (punctuation.model and punctuation.model.name)
     together = f"{workers_text(workers)} and the model: {in_units(prediction.total(workers))}"
     lines = [
         f"{location.name} ({languages_text(languages)}): {location.directory}",
         f"engine: {choice.engine}, form {choice.form.name}",
         *choice.form.notes,
+        *([f"punctuation: {marks}"] if marks else []),
         "",
         f"{'PART':<28}{'ON DISK':>10}{'PRIVATE':>10}{'MAPPED':>10}{'TOUCHED':>10}",
     ]
@@ -159,6 +162,7 @@ def _document(
         "form": choice.form.name,
         "prepared": choice.form.prepared is not None,
         "details": choice.form.details,
+        "punctuation_model": choice.punctuation.model and choice.punctuation.model.name,
         "parts": [msgspec.to_builtins(part) for part in prediction.parts],
         "model_bytes": prediction.model,
         "loading_bytes": prediction.most_while_loading,

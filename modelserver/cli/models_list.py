@@ -6,7 +6,13 @@ import msgspec
 
 import models
 from modelserver.cli.options import with_settings
-from modelserver.serving.listing import ModelRow, Overview, overview
+from modelserver.serving.listing import (
+    ModelRow,
+    Overview,
+    PunctuationRow,
+    overview,
+    punctuation_rows,
+)
 from modelserver.serving.pool_settings import memory_settings
 from modelserver.serving.selection import worker_count, workers_text
 from modelserver.settings import Settings
@@ -51,7 +57,8 @@ def list_models(
             "`modelserver models list` shows all"
         )
     if as_json:
-        click.echo(_document(found, tag, headroom, worker_count(settings)))
+        punctuation = punctuation_rows(settings, installed=installed, language=tag)
+        click.echo(_document(found, punctuation, tag, headroom, worker_count(settings)))
         return
     notes = _Notes() if tag else None
     head = _head(worker_count(settings), detailed=notes is not None)
@@ -64,6 +71,7 @@ def list_models(
             click.echo(problem, err=True)
     if notes is not None:
         notes.show()
+    _say_punctuation(punctuation_rows(settings, installed=installed, language=tag))
     click.echo(f"\nRoom for {in_units(headroom.now)} now; {headroom.limit}.")
     _say_served(found, settings)
     if tag:
@@ -82,6 +90,13 @@ def _say_served(found: Overview, settings: Settings) -> None:
         )
     else:
         click.echo(f"None would be served: {found.why_none}", err=True)
+
+
+def _say_punctuation(rows: list[PunctuationRow]) -> None:
+    if rows:
+        click.echo("\nPunctuation models, for the text step punctuation (text.punctuation_model):")
+    for row in rows:
+        click.echo(f"  {row.name}  {row.languages}  {row.memory}  {row.state}".rstrip())
 
 
 def _say_recommended(found: Overview, language: str) -> None:
@@ -117,7 +132,13 @@ class _Notes:
         return self._numbers.setdefault((rate.on, rate.source), len(self._numbers) + 1)
 
 
-def _document(found: Overview, language: str, headroom: Headroom, workers: int) -> str:
+def _document(
+    found: Overview,
+    punctuation: list[PunctuationRow],
+    language: str,
+    headroom: Headroom,
+    workers: int,
+) -> str:
     document = {
         "language": language,
         "workers": workers,
@@ -125,6 +146,7 @@ def _document(found: Overview, language: str, headroom: Headroom, workers: int) 
         "limit": str(headroom.limit),
         "recommended": found.recommendation,
         "models": found.rows,
+        "punctuation_models": punctuation,
     }
     return msgspec.json.format(msgspec.json.encode(document)).decode()
 

@@ -49,6 +49,8 @@ def pull_model(
     """
     settings = configuration.settings
     name = _recommended(settings, name) or name
+    if (entry := models.catalog_entry(name)) is not None:
+        name = entry.name
     for there in models.installed_models(settings.models_dir):
         if there.name == name:
             click.echo(f"{name} is installed already: {there.directory}", err=True)
@@ -101,14 +103,17 @@ def _recommended(settings: Settings, text: str) -> str | None:
 
 
 def _how_to_serve(directory: Path) -> str | None:
-    """Return what has to be installed before the model can be served."""
+    """Return what has to be done before the model can be served."""
+    if models.punctuation_problem(directory) is None:
+        return 'To use it: text.steps = ["punctuation"], beside other steps if there are any'
     missing = models.engine_of(directory).missing()
     return missing and f"To serve it: {missing}"
 
 
 def _ways_out(name: str) -> str:
     """Return what to try where a model cannot be downloaded."""
-    known = [entry.name for entry in models.catalog()]
+    entries = (*models.catalog(), *models.punctuation_catalog())
+    known = [name for entry in entries for name in (entry.name, entry.alias) if name]
     unknown = ""
     if name not in known:
         longer = [one for one in known if one.startswith(name)]

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from modelserver.admin.address import BadAddress, must_be_usable
+from modelserver.refusal import Refusal
+from modelserver.request.endpoints import read_endpoint_ms, read_max_utterance_s
 from modelserver.settings.configuration import (
     FLAG,
     Configuration,
@@ -25,6 +27,32 @@ SERVER_SETTINGS = tuple(_FLAGGED)
 
 BACKGROUND = click.option("--background", type=int, metavar="SERVER_PID", hidden=True)
 """For commands that a server runs in a process beside it."""
+
+
+def with_endpoints(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds `--endpoint-ms` and `--max-utterance-s`; without them the command gets 0."""
+    for flag, unit, read, about in (
+        ("--max-utterance-s", "S", read_max_utterance_s, "length at which an utterance is ended"),
+        ("--endpoint-ms", "MS", read_endpoint_ms, "silence that ends an utterance"),
+    ):
+        command = click.option(
+            flag,
+            default="0",
+            metavar=unit,
+            callback=_checked(read),
+            help=f"{about}  [default: by the model's own rules]",
+        )(command)
+    return command
+
+
+def _checked(read: Callable[[object, str], float]) -> Callable[..., float]:
+    def check(context: click.Context, option: click.Option, value: str) -> float:
+        try:
+            return read(value, option.opts[0])
+        except Refusal as refused:
+            raise click.UsageError(refused.message) from None
+
+    return check
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

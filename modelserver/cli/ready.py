@@ -11,9 +11,9 @@ from modelserver.settings.configuration import Configuration
 @click.option("--timeout", "timeout_s", type=float, default=4.0, help="seconds to wait for it")
 @with_settings("host", "port")
 def ready(configuration: Configuration, timeout_s: float) -> None:
-    """Ask the running server whether it can transcribe now (its /readyz).
+    """Ask the running server whether it can transcribe now.
 
-    Exit status: 0 if it can; otherwise 1, and the reason is printed.
+    The answer is that of /readyz. Exit status: 0 if it can; otherwise 1, and the reason is printed.
     """
     try:
         click.echo(ask(configuration.settings.host, configuration.settings.port, timeout_s))

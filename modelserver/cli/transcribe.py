@@ -19,11 +19,13 @@ from modelserver.batch.files import SameNames, found, targets
 from modelserver.batch.journal import Journal, JournalUnusable
 from modelserver.batch.outcome import SUFFIX, WRITERS
 from modelserver.cli.engines import engine_of, named, pool_settings_of
-from modelserver.cli.options import with_settings
+from modelserver.cli.options import with_endpoints, with_settings
 from modelserver.cli.plugins import ENGINES, TOOLS, find_plugin
 from modelserver.extras import how_to_install_tools
+from modelserver.refusal import Refusal
 from modelserver.settings.configuration import KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
+from modelserver.speech.phrases import keyword_list
 
 _JOURNAL = ".modelserver-journal"
 """Its name in a directory of transcripts."""
@@ -47,8 +49,15 @@ _SHOWN_AT_ONCE = 20
     show_default=True,
     help='"mix" all, "split" them, or numbers such as 0,1: each is recognised by itself',
 )
+@click.option(
+    "--keywords",
+    multiple=True,
+    metavar="WORDS",
+    help="words and names that are likely to be said, with commas between them",
+)
 @click.option("--encoding", help="encoding of samples without a header, such as s16le or mulaw")
 @click.option("--rate", type=int, help="sample rate of samples without a header")
+@with_endpoints
 @click.option(
     "--server", metavar="URL", help="send the files to a running server, such as http://host:8091"
 )
@@ -67,27 +76,37 @@ _SHOWN_AT_ONCE = 20
     help="file that records finished inputs, so that an interrupted run can resume  "
     f"[default: OUTPUT_DIR/{_JOURNAL}, until all is done]",
 )
-@with_settings("workers.count", "model", "models_dir", "prepared_dir", "language", "profile")
+@with_settings(
+    "workers.count", "model", "models_dir", "prepared_dir", "language", "profile", "keywords_file"
+)
 def transcribe(
     configuration: Configuration,
     files: tuple[str, ...],
     form: str,
     output_dir: Path | None,
     channels: str,
+    keywords: tuple[str, ...],
     encoding: str | None,
     rate: int | None,
+    endpoint_ms: int,
+    max_utterance_s: float,
     server: str | None,
     on: str | None,
     ray_address: str | None,
     key: str | None,
     journal: Path | None,
 ) -> None:
-    """Transcribe audio and video files, directories or glob patterns ("-" is standard input).
+    """Transcribe audio and video files.
 
-    Continues after a file that cannot be transcribed, and exits with 1 if there was one. An
-    interrupted run resumes if you repeat it with the same --output-dir.
+    FILE may be a directory or a glob pattern, too; "-" is standard input. Continues after a file
+    that cannot be transcribed, and exits with 1 if there was one. An interrupted run resumes if you
+    repeat it with the same --output-dir.
     """
-    asked = _asked(channels, encoding, rate, form)
+    asked = msgspec.structs.replace(
+        _asked(channels, encoding, rate, form, keywords),
+        endpoint_ms=endpoint_ms,
+        max_utterance_s=max_utterance_s,
+    )
     if on and server:
         raise click.UsageError("--server and --on are two ways: choose one")
     if ray_address and not on:
@@ -162,11 +181,14 @@ def _engine_on(
     return engine
 
 
-def _asked(channels: str, encoding: str | None, rate: int | None, form: str) -> SpeechRequest:
+def _asked(
+    channels: str, encoding: str | None, rate: int | None, form: str, keywords: tuple[str, ...]
+) -> SpeechRequest:
     try:
+        listed = keyword_list(",".join(keywords).split(","))
         choice = channel_choice(channels)
         raw = None if encoding is None else raw_format(encoding, rate, choice.least)
-    except AudioError as error:
+    except (AudioError, Refusal) as error:
         raise click.UsageError(error.message) from error
     return SpeechRequest(
         words=True,
@@ -174,4 +196,5 @@ def _asked(channels: str, encoding: str | None, rate: int | None, form: str) -> 
         segments=form != "text",  # subtitles, where the model gives no times of words
         channels=channels,
         raw=raw,
+        keywords=listed,
     )

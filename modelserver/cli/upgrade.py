@@ -32,10 +32,11 @@ class _Answer(msgspec.Struct):
 @click.command()
 @with_settings("admin.listen")
 def upgrade(configuration: Configuration) -> None:
-    """Start the running server anew, with its settings and its program as they are now.
+    """Replace the running server without a gap.
 
-    The new process takes over the sockets; nobody is refused. It loads its model beside the old
-    one where both fit, and after it otherwise. Exit status: 0 once it answers on the public port.
+    A new process reads the settings and the program again and takes over the sockets: no client is
+    refused. It loads its model beside the old one where both fit, and after it otherwise. Exit
+    status: 0 once it answers on the public port.
     """
     settings, began = configuration.settings, time.monotonic()
     try:

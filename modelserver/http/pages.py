@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import importlib.resources
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -13,8 +14,10 @@ from modelserver.web import PAGES
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "connect-src 'self'{sockets}; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
+"""Frames of the same site may show a page, as Home Assistant does."""
+_HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 _KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 
 
@@ -56,7 +59,7 @@ def page(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
         response.headers.update(
             {
                 "Cache-Control": "no-cache",
-                "Content-Security-Policy": _POLICY,
+                "Content-Security-Policy": _policy(request),
                 "X-Content-Type-Options": "nosniff",
                 "Referrer-Policy": "no-referrer",
             }
@@ -64,3 +67,13 @@ def page(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
         return response
 
     return answer
+
+
+def _policy(request: web.Request) -> str:
+    """Return the policy; it names WebSockets of this host, which Safari does not count as `'self'`.
+
+    Any port: a gateway may have left it out of the Host header.
+    """
+    host = _HOST.fullmatch(request.headers.get("Host", ""))
+    sockets = f" ws://{host[1]}:* wss://{host[1]}:*" if host else ""
+    return _POLICY.format(sockets=sockets)

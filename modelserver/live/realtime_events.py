@@ -40,17 +40,22 @@ class AudioFormat(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TranscriptionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Model and language; `languages` is used if it names one. Other members are ignored."""
+    """Model and language; `languages` is used if it names one. `keywords` and names and terms out
+    of `prompt` are preferred. Other members are ignored."""
 
     model: str | None = None
     language: str | None = None
     languages: list[str] | None = None
+    prompt: str | None = None
+    keywords: list[str] | None = None
 
 
 class TurnDetection(msgspec.Struct, frozen=True):
-    """The server ends items at pauses. Other members are ignored."""
+    """The server ends items at pauses. `silence_duration_ms`: length of such a pause, 100 to 10000;
+    absent, null or 0: the model's own rules. Other members are ignored."""
 
     type: Literal["server_vad", "semantic_vad"] = "server_vad"
+    silence_duration_ms: int | UnsetType | None = UNSET
 
 
 class InputOptions(msgspec.Struct, frozen=True, omit_defaults=True):

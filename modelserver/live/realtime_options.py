@@ -18,11 +18,14 @@ from modelserver.live.realtime_events import (
     TurnDetection,
 )
 from modelserver.refusal import Refusal
+from modelserver.request.endpoints import read_endpoint_ms
 from modelserver.request.openai_models import openai_model, openai_name
 from modelserver.request.parameters import read_language
 from modelserver.serving.registry import ModelRegistry
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import CaptionRequest
+from modelserver.speech.phrases import keyword_list, usable_keywords
+from modelserver.speech.prompt import keywords_of
 
 _PCM_RATES = range(8000, 48_001)
 _PCM_RATE = 24_000
@@ -30,6 +33,8 @@ _PCM = AudioFormat("audio/pcm", _PCM_RATE)
 _TELEPHONE = {"audio/pcmu": "mulaw", "audio/pcma": "alaw"}
 _TELEPHONE_RATE = 8000
 _INPUT = "session.audio.input"
+_LONGEST_PROMPT = 4000
+"""In letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +45,12 @@ class RealtimeOptions:
     model: str | None = None
     """As the client calls it."""
     language: str | None = None
+    prompt: str = ""
+    keywords: tuple[str, ...] = ()
     format: AudioFormat = _PCM
     turn_detection: bool = True
+    endpoint_ms: int = 0
+    """Silence that ends an item; 0: the model's own rules."""
 
     @property
     def raw(self) -> RawFormat:
@@ -53,7 +62,11 @@ class RealtimeOptions:
     def request(self) -> CaptionRequest:
         """Return the options as a worker takes them."""
         return CaptionRequest(
-            raw=self.raw, partials=self.turn_detection, language=self.language or ""
+            raw=self.raw,
+            partials=self.turn_detection,
+            language=self.language or "",
+            endpoint_ms=self.endpoint_ms,
+            keywords=usable_keywords([*self.keywords, *keywords_of(self.prompt)]),
         )
 
     def needs_new_stream(self, before: "RealtimeOptions") -> bool:
@@ -75,7 +88,7 @@ class RealtimeOptions:
         if given.format is not UNSET:
             options = replace(options, format=_checked(given.format))
         if given.turn_detection is not UNSET:
-            options = replace(options, turn_detection=given.turn_detection is not None)
+            options = _with_detection(options, given.turn_detection)
         if given.transcription is not UNSET:
             options = _with_model(options, given.transcription or TranscriptionOptions(), models)
         return options
@@ -88,19 +101,31 @@ class RealtimeOptions:
             AudioInEffect(
                 InputInEffect(
                     self.format,
-                    TranscriptionOptions(
+                    self._transcription(
                         openai_name(self.served), self.language or self.served.language or None
                     ),
-                    TurnDetection() if self.turn_detection else None,
+                    self._detection,
                 )
             ),
         )
 
+    def _transcription(self, model: str | None, language: str | None) -> TranscriptionOptions:
+        return TranscriptionOptions(
+            model, language, prompt=self.prompt or None, keywords=list(self.keywords) or None
+        )
+
     def wanted(self) -> SessionOptions:
         """Return the options as `session.update` would have them."""
-        from_client = TranscriptionOptions(self.model, self.language)
-        detection = TurnDetection() if self.turn_detection else None
-        return SessionOptions(audio=AudioOptions(InputOptions(self.format, from_client, detection)))
+        from_client = self._transcription(self.model, self.language)
+        return SessionOptions(
+            audio=AudioOptions(InputOptions(self.format, from_client, self._detection))
+        )
+
+    @property
+    def _detection(self) -> TurnDetection | None:
+        if not self.turn_detection:
+            return None
+        return TurnDetection(silence_duration_ms=self.endpoint_ms or UNSET)
 
 
 def first_options(models: ModelRegistry, model: str | None) -> RealtimeOptions:
@@ -122,6 +147,18 @@ def _checked(given: AudioFormat | None) -> AudioFormat:
     return AudioFormat(given.type, rate)
 
 
+def _with_detection(options: RealtimeOptions, given: TurnDetection | None) -> RealtimeOptions:
+    """A pause that is absent is the model's own."""
+    if given is None:
+        return replace(options, turn_detection=False, endpoint_ms=0)
+    name = "silence_duration_ms"
+    try:
+        endpoint_ms = read_endpoint_ms(given.silence_duration_ms or 0, name)
+    except Refusal as refused:
+        raise _bad(f"turn_detection.{name}", refused.message) from None
+    return replace(options, turn_detection=True, endpoint_ms=endpoint_ms)
+
+
 def _with_model(
     options: RealtimeOptions, given: TranscriptionOptions, models: ModelRegistry
 ) -> RealtimeOptions:
@@ -139,7 +176,17 @@ def _with_model(
     except Refusal as refused:
         place = f"{_INPUT}.transcription.model"
         raise EventRefusal(refused.code, refused.message, place) from None
-    return replace(options, served=served, model=model, language=language)
+    options = replace(options, served=served, model=model, language=language)
+    if given.prompt is not None:
+        if len(given.prompt) > _LONGEST_PROMPT:
+            raise _bad("transcription.prompt", f"{_LONGEST_PROMPT} letters are allowed")
+        options = replace(options, prompt=given.prompt)
+    if given.keywords is not None:
+        try:
+            options = replace(options, keywords=keyword_list(given.keywords))
+        except Refusal as refused:
+            raise _bad("transcription.keywords", refused.message) from None
+    return options
 
 
 def _bad(where: str, message: str) -> EventRefusal:

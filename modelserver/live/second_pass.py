@@ -108,7 +108,8 @@ class SecondPass:
             self._left_out = True
             return
         if not stream.begun:
-            background.begin(stream, audio.rate, self._asked, "accurate")
+            asked = self._served.keywords.added_to(self._asked)
+            background.begin(stream, audio.rate, asked, "accurate")
         self._fed_s += seconds
         await stream.send(audio.pcm, seconds)
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from modelserver.access.gate import NotAllowed, Pass
+from modelserver.serving.keywords import KeywordsFile
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
 from modelserver.speech.messages import EOF, RESET, CaptionRequest, StreamRequest
@@ -72,11 +73,12 @@ class LiveSession:
         stream: Stream,
         tell: Callable[[Any], Awaitable[None]],
         passed: Pass,
+        keywords: KeywordsFile,
         since: float | None = None,
     ) -> None:
         """`tell`: what to do with each answer. `passed`: what let its client in; `since`: when it
-        came, on the event loop's clock, if that was before."""
-        self._passed = passed
+        came, on the event loop's clock, if that was before; `keywords`: its model's."""
+        self._passed, self._keywords = passed, keywords
         self._stamp = service.access.stamp_of(passed.name)
         self._service = service
         self._settings = service.settings.streams
@@ -102,6 +104,7 @@ class LiveSession:
 
     def begin(self, asked: StreamRequest | CaptionRequest, *, whole: bool = False) -> None:
         """Describe the stream, before any input. `whole`: see `supervisor.Stream.begin`."""
+        asked = self._keywords.added_to(asked)
         self._stream.begin(msgspec.to_builtins(asked), whole=whole)
         self._answering = asyncio.create_task(self._answer())
         self._answering.add_done_callback(self._interrupt)
@@ -244,7 +247,7 @@ async def live_session(
     loop's clock (by default now). Raises `supervisor.PoolError` or `NotAllowed`."""
     with service.access.stream(key_name) as passed:
         async with service.stream(served, request_id=request_id) as stream:
-            session = LiveSession(service, stream, tell, passed, since)
+            session = LiveSession(service, stream, tell, passed, served.keywords, since)
             try:
                 yield session
             finally:

@@ -19,10 +19,11 @@ from modelserver.http.middleware import KEY_NAME, NOTES, REQUEST_ID
 from modelserver.live.session import Audio, Input, LiveSession, Signal, live_session
 from modelserver.live.websockets import LiveSocket, SocketClient, close_of, open_socket
 from modelserver.refusal import Refusal
+from modelserver.request.endpoints import read_endpoint_ms, read_max_utterance_s
 from modelserver.request.parameters import read_language
 from modelserver.serving.served import ServedModel
 from modelserver.speech.messages import StreamRequest
-from modelserver.speech.phrases import phrase_list
+from modelserver.speech.phrases import keyword_list, phrase_list
 from supervisor import PoolError
 
 _LEAST_RATE, _MOST_RATE = 1000, 192_000
@@ -37,8 +38,12 @@ class _Config(msgspec.Struct):
     max_alternatives: Any = None
     partial_words: Any = None
     phrase_list: list[Any] | None = None
+    keywords: list[Any] | None = None
+    """Words to prefer: not in that server's protocol."""
     model: str | None = None
     profile: str | None = None
+    endpoint_ms: Any = None
+    max_utterance_s: Any = None
 
 
 N = TypeVar("N", int, float)
@@ -66,8 +71,11 @@ class _Wanted:
     words: bool = True
     alternatives: int = 0
     profile: str = ""
+    endpoint_ms: int = 0
+    max_utterance_s: float = 0.0
     partial_words: bool = False
     phrases: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
     language: str = ""
     for_readers: bool = False
     """Texts are as people write them: without the spaces that the engine puts between words of
@@ -77,6 +85,8 @@ class _Wanted:
         """Raises `Refusal`."""
         if config.phrase_list is not None:
             self.phrases = phrase_list(config.phrase_list, "phrase_list")
+        if config.keywords is not None:
+            self.keywords = keyword_list(config.keywords)
         if config.sample_rate is not None:
             rate = _number("sample_rate", config.sample_rate, float)
             if not _LEAST_RATE <= rate <= _MOST_RATE:
@@ -88,6 +98,10 @@ class _Wanted:
             if config.profile not in ("", *PROFILES):
                 raise Refusal("bad_parameter", f"profile must be one of {', '.join(PROFILES)}")
             self.profile = config.profile
+        if config.endpoint_ms is not None:
+            self.endpoint_ms = read_endpoint_ms(config.endpoint_ms)
+        if config.max_utterance_s is not None:
+            self.max_utterance_s = read_max_utterance_s(config.max_utterance_s)
         if config.words is not None:
             self.words = bool(config.words)
         if config.partial_words is not None:
@@ -107,8 +121,11 @@ class _Wanted:
             self.for_readers,
             alternatives=self.alternatives,
             phrases=self.phrases,
+            keywords=self.keywords,
             profile=self.profile,
             language=self.language,
+            endpoint_ms=self.endpoint_ms,
+            max_utterance_s=self.max_utterance_s,
         )
 
 

@@ -234,7 +234,11 @@ class WyomingClient:
         async with live_session(self._service, served, tell) as session:
             await self._begin(served, text)
             language = "" if self._wanted.name else self._wanted.language or ""
-            session.begin(CaptionRequest(raw=form, partials=False, language=language))
+            session.begin(
+                CaptionRequest(
+                    raw=form, partials=False, language=language, keywords=self._wanted.keywords
+                )
+            )
             try:
                 await session.carry(receive)
             except Ended as ended:

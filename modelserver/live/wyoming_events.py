@@ -13,6 +13,7 @@ import msgspec
 from modelserver.audio.errors import unsupported
 from modelserver.audio.formats import RawFormat, raw_format
 from modelserver.refusal import Refusal
+from modelserver.speech.phrases import usable_keywords
 
 TRANSCRIBE, DESCRIBE, PING = "transcribe", "describe", "ping"
 AUDIO_START, AUDIO_CHUNK, AUDIO_STOP = "audio-start", "audio-chunk", "audio-stop"
@@ -48,10 +49,19 @@ class _Header(msgspec.Struct):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """The content of a `transcribe` event: a model's name, or any model's language."""
+    """The content of a `transcribe` event: a model's name, or any model's language; and names and
+    terms that are likely to be said."""
 
     name: str | None = None
     language: str | None = None
+    transcript_names: list[Any] | None = None
+    transcript_terms: list[Any] | None = None
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """The names, then the terms, as far as they can be used: a client of this protocol reads
+        no error before it has sent all of its audio."""
+        return usable_keywords([*(self.transcript_names or ()), *(self.transcript_terms or ())])
 
 
 class _Ping(msgspec.Struct):

@@ -17,6 +17,7 @@ from modelserver.request.codings import Base64, Unwrapped
 from modelserver.request.forms import FormParser, Part
 from modelserver.request.headers import media_type, parameter
 from modelserver.request.json_body import MOST_BYTES, JsonBody, json_too_large
+from modelserver.request.parameters import LISTS
 from modelserver.request.receiving import body_chunks, content_coding, is_json
 from modelserver.settings import LimitSettings
 from supervisor import Spool
@@ -27,7 +28,7 @@ _LONGEST_FIELD = 64 * 1024
 _LONGEST_NAME = 100
 """In characters. A longer name is not a parameter's."""
 _BASE64_SHARE = 4 / 3
-_LISTS = ("phrases", "timestamp_granularities", "include")
+_LISTS = (*LISTS, "timestamp_granularities", "include")
 """Fields that may be there several times, once for each value."""
 _INDEX = re.compile(r"\[[0-9]{0,6}\]$")
 """Lists are sent as `name`, `name[]` or `name[0]`, `name[1]`, ..."""
@@ -165,6 +166,8 @@ class BodyReader:
         none that makes a list."""
         name = _INDEX.sub("", name)
         if name in self._fields and name in _LISTS:
+            if len(self._fields[name]) + len(value) >= _LONGEST_FIELD:
+                raise Refusal("body_too_large", f"the field {name!r} is too long")
             self._fields[name] += f"\n{value}"
             return
         if self._fields.setdefault(name, value) != value:

@@ -1,5 +1,6 @@
 """What a caller asks for, in the query or in the fields of a form or of JSON: the same names."""
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -11,19 +12,20 @@ from modelserver.audio.channels import MIX, channel_choice
 from modelserver.audio.formats import RawFormat, raw_format, type_encoding
 from modelserver.http.decoding import decoded
 from modelserver.refusal import Refusal
+from modelserver.request.endpoints import read_endpoint_ms, read_max_utterance_s
 from modelserver.request.headers import media_type, parameter
 from modelserver.speech.languages import language_tag
-from modelserver.speech.phrases import phrase_list
+from modelserver.speech.phrases import keyword_list, phrase_list
 
 _BOTH_NAMES = (
-    "model", "language", "words", "alternatives", "phrases", "profile", "channels", "encoding",
-    "rate", "channel_count",
+    "model", "language", "words", "alternatives", "phrases", "keywords", "profile", "channels",
+    "encoding", "rate", "channel_count", "endpoint_ms", "max_utterance_s",
 )  # fmt: skip
 NAMES = (*_BOTH_NAMES, "segments", "format")
 """Of a file."""
 ASK_NAMES = (
-    "model", "language", "phrases", "channels", "encoding", "rate", "channel_count", "history",
-    "stream",
+    "model", "language", "phrases", "keywords", "channels", "encoding", "rate", "channel_count",
+    "history", "stream",
 )  # fmt: skip
 """Of a question."""
 JOB_NAMES = (*NAMES, "url", "webhook")
@@ -31,6 +33,8 @@ JOB_NAMES = (*NAMES, "url", "webhook")
 STREAM_NAMES = (*_BOTH_NAMES, "partials", "second_pass")
 """Of a live stream."""
 FORMATS = ("json", "text", "srt", "vtt")
+LISTS = ("phrases", "keywords")
+"""Parameters that may be there several times, once for each value."""
 MOST_ALTERNATIVES = 20
 _IGNORED = ("_",)
 """What browsers add so that nothing in between remembers the answer."""
@@ -57,8 +61,11 @@ class Parameters:
     second_pass: bool = False
     alternatives: int = 0
     phrases: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
     profile: str = ""
     """Empty: the model's own."""
+    endpoint_ms: int = 0
+    max_utterance_s: float = 0.0
     channels: str = MIX
     raw: RawFormat | None = None
     url: str | None = None
@@ -72,8 +79,11 @@ class Parameters:
         return {
             "alternatives": self.alternatives,
             "phrases": self.phrases,
+            "keywords": self.keywords,
             "profile": self.profile,
             "language": self.language or "",
+            "endpoint_ms": self.endpoint_ms,
+            "max_utterance_s": self.max_utterance_s,
         }
 
 
@@ -96,8 +106,11 @@ def read_parameters(
             partials=read_flag("partials", values.get("partials", "true")),
             second_pass=read_flag("second_pass", values.get("second_pass", "false")),
             alternatives=_alternatives(values.get("alternatives", "0")),
-            phrases=_phrases(values.get("phrases", "")),
+            phrases=phrase_list(read_list(values.get("phrases", ""))),
+            keywords=keyword_list(read_list(values.get("keywords", ""))),
             profile=read_profile(values.get("profile", "")),
+            endpoint_ms=read_endpoint_ms(values.get("endpoint_ms") or "0"),
+            max_utterance_s=read_max_utterance_s(values.get("max_utterance_s") or "0"),
             channels=_channels(values.get("channels", "")),
             raw=_raw(values, content_type),
             url=values.get("url") or None,
@@ -119,7 +132,7 @@ def _collect(
             continue
         if name not in names:
             raise Refusal("bad_parameter", _unknown(name, names))
-        if name == "phrases" and name in values:  # one each time
+        if name in LISTS and name in values:  # one each time
             values[name] += f"\n{value}"
             continue
         if values.setdefault(name, value) != value:
@@ -164,16 +177,12 @@ def _alternatives(text: str) -> int:
     return count
 
 
-def _phrases(text: str) -> tuple[str, ...]:
-    """Read phrases, from a JSON list or one a line."""
-    if not text.lstrip().startswith("["):
-        return phrase_list(text.splitlines())
-    try:
-        given = decoded(text, list[object])
-    except Refusal:
-        # "[unk]" on a line of its own.
-        return phrase_list(text.splitlines())
-    return phrase_list(given)
+def read_list(text: str) -> list[Any]:
+    """Read a JSON list, or texts one a line."""
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(Refusal):  # "[unk]" on a line of its own
+            return decoded(text, list[Any])
+    return text.splitlines()
 
 
 def read_flag(name: str, text: str) -> bool:

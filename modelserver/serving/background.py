@@ -16,8 +16,11 @@ def begin(stream: Stream, rate: int, asked: SpeechRequest | CaptionRequest, prof
         alternatives=asked.alternatives,
         partials=False,
         phrases=asked.phrases,
+        keywords=asked.keywords,
         profile=profile,
         language=asked.language,
+        endpoint_ms=asked.endpoint_ms,
+        max_utterance_s=asked.max_utterance_s,
     )
     stream.begin(msgspec.to_builtins(request))
 

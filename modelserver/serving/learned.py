@@ -18,8 +18,8 @@ FormKey = tuple[Path, str]
 """`models.Form.key`."""
 
 _VERIFY_EVERY_S = 60.0
-"""A prepared model that is whole is not read again sooner: crashes may come of what is sent."""
-
+"""A prepared model that was whole is not read again sooner, unless its files have changed: crashes
+may come of what is sent."""
 
 _MOST_FAILURES = 2
 """Loads in one way that fail before another way is taken."""
@@ -70,6 +70,20 @@ class Lessons:
         self._failures.clear()
 
 
+_Times = dict[Path, tuple[int, int, int]]
+"""For each file of a prepared model: bytes, and when it was modified and changed last in ns."""
+
+
+def _times_of(directory: Path) -> _Times:
+    """Read them, without following links: originals are checked when they are loaded. Empty where
+    files come and go meanwhile."""
+    try:
+        found = [(file, file.lstat()) for file in directory.rglob("*")]
+    except OSError:
+        return {}
+    return {file: (its.st_size, its.st_mtime_ns, its.st_ctime_ns) for file, its in found}
+
+
 class CrashInquiry:
     """Finds out whether a crash comes of a prepared model that is not as it was made any more: cut
     short, which every page of it that is missing tells with a SIGBUS, or changed."""
@@ -77,7 +91,8 @@ class CrashInquiry:
     def __init__(self, lessons: Lessons) -> None:
         self._lessons = lessons
         self._lock = asyncio.Lock()
-        self._verified: dict[Path, float] = {}
+        self._verified: dict[Path, tuple[float, _Times]] = {}
+        """When each was read last, and the times of its files just before that."""
         self._removed: set[Path] = set()
 
     async def sound(self, engine: models.Engine, form: models.Form) -> bool:
@@ -90,15 +105,24 @@ class CrashInquiry:
                 return False
             if not directory.exists():  # by us, or by somebody else: that does no harm to its maps
                 return directory not in self._removed
-            rested = time.monotonic() - self._verified.get(directory, -1e9) >= _VERIFY_EVERY_S
-            problem = await asyncio.to_thread(engine.sound, form, thorough=rested)
-            if rested:
-                self._verified[directory] = time.monotonic()
+            problem = await asyncio.to_thread(self._damage, engine, form, directory)
             if problem is None:
                 return True
             log.error("prepared_model.rejected", problem=f"{directory}: {problem}")
             await asyncio.to_thread(self._put_away, engine, directory, form.location.directory)
             return False
+
+    def _damage(self, engine: models.Engine, form: models.Form, directory: Path) -> str | None:
+        """Return what is damaged. The files are read, unless they were whole a short time ago and
+        have not been written to since."""
+        times = _times_of(directory)  # before the files are read: what changes then is seen later
+        verified_at, seen = self._verified.get(directory, (float("-inf"), {}))
+        rested = time.monotonic() - verified_at >= _VERIFY_EVERY_S
+        thorough = rested or not times or times != seen
+        problem = engine.sound(form, thorough=thorough)
+        if thorough:
+            self._verified[directory] = time.monotonic(), times
+        return problem
 
     def _put_away(self, engine: models.Engine, directory: Path, original: Path) -> None:
         if engine.store is not None and directory != original:

@@ -253,3 +253,47 @@ def _fits(needs: Callable[[int], int], headroom: Headroom, workers: int, about: 
                 return f"yes, leaves {about}{in_units(left)}"
             return f"with {about}{some} of {workers_text(workers)}"
     return f"no, needs {about}{in_units(needs(1))}"
+
+
+class PunctuationRow(msgspec.Struct, frozen=True):
+    """A punctuation model in the list. `memory`: in words."""
+
+    name: str
+    languages: str
+    memory: str
+    state: str
+    installed: bool
+
+
+def punctuation_rows(
+    settings: Settings, *, installed: bool = False, language: str = ""
+) -> list[PunctuationRow]:
+    """List the punctuation models, or those that are `installed`, or those of a `language` (BCP
+    47). Reads disks."""
+    there = model_package.installed_punctuation(settings.models_dir)
+    rows = [
+        PunctuationRow(
+            model.name,
+            ", ".join(model.languages),
+            in_units(model.part.private),
+            "installed",
+            installed=True,
+        )
+        for model in there
+        if not language or model.knows(language)
+    ]
+    names = {model.name for model in there}
+    for entry in model_package.punctuation_catalog():
+        if installed or entry.name in names or (language and not entry.speaks(language)):
+            continue
+        size = f"~{in_units(entry.download_bytes)} to fetch" if entry.download_bytes else ""
+        rows.append(
+            PunctuationRow(
+                entry.alias or entry.name,
+                ", ".join(entry.languages),
+                f"~{in_units(entry.memory_bytes)}",
+                size,
+                installed=False,
+            )
+        )
+    return rows

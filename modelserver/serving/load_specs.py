@@ -48,6 +48,7 @@ def target_of(settings: Settings, choice: Choice, variables: Mapping[str, str]) 
         warmup=settings.debug.warmup,
         profile=settings.profile,
         text_steps=settings.text.steps,
+        punctuation=choice.punctuation.to_use,
         needs=choice.needs(worker_count(settings)),
     )
 

@@ -68,8 +68,8 @@ class _Waiting:
 class _Channel:
     """What was understood of one channel; of all of them, where they are mixed."""
 
-    def __init__(self) -> None:
-        self.joiner = Joiner()
+    def __init__(self, asked: SpeechRequest) -> None:
+        self.joiner = Joiner(asked.endpoint_ms / 1000, asked.max_utterance_s)
         self.order: deque[int] = deque()
         """Numbers of its pieces that are not joined yet, as they were cut."""
 
@@ -126,7 +126,8 @@ class Recording:
                 self._writer = held.enter_context(
                     self._pool.background_stream(request_id=self._request_id)
                 )
-                self._writer.begin({"texts": True})
+                asked = {"keywords": self._asked.keywords, "phrases": self._asked.phrases}
+                self._writer.begin({"texts": True, **asked})
             if self._journal is not None:
                 self._known = await self._journal.begin(self._piece_s)
             try:
@@ -177,7 +178,7 @@ class Recording:
     async def _collect(self, spool: Spool) -> None:
         """Samples wait in the spool, and not in our own memory."""
         while (piece := await self._arrived.get()) is not None:
-            channel = self._channels.setdefault(piece.channel, _Channel())
+            channel = self._channels.setdefault(piece.channel, _Channel(self._asked))
             channel.order.append(piece.number)
             known = self._known.pop(piece.number, None)
             if known is not None and (known.begin, known.end) == (piece.begin, piece.end):
@@ -258,7 +259,11 @@ class Recording:
         """Those that were made anew, of words, go through the steps."""
         if self._writer is None:
             return segments
-        spoken = [segment.text for segment in segments if segment.text not in self._written]
+        spoken = [
+            segment.text
+            for segment in segments
+            if segment.words and segment.text not in self._written
+        ]
         if not spoken:
             return segments
         await self._writer.send(spoken)

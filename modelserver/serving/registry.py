@@ -26,6 +26,7 @@ _PHRASES_IDLE_S = 300.0
 _PHRASES_NICER = 5
 """Its worker's priority is below the others'."""
 _IDLE_LOOK_S = 0.5
+_KEYWORDS_LOOK_S = 1.0
 
 
 class UnknownModel(Refusal):
@@ -53,7 +54,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         self._settings = settings
         self._guard, self._spools = guard, spools
         self._requirements = RequirementSupply(guard)
-        self._idling: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._leaving: dict[ServedModel, asyncio.Task[None]] = {}
         self._for_phrases: dict[str, ServedModel] = {}
         self._slots = 0
@@ -73,13 +74,16 @@ class ModelRegistry(Mapping[str, ServedModel]):
 
     async def __aenter__(self) -> "ModelRegistry":
         await self._begin()
-        self._idling = asyncio.create_task(self._unload_idle_ones())
+        self._watching = [
+            asyncio.create_task(self._unload_idle_ones()),
+            asyncio.create_task(self._follow_keywords()),
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._idling is not None:
-            self._idling.cancel()
-            await asyncio.gather(self._idling, return_exceptions=True)
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         leaving = tuple(self._leaving.values())
         await asyncio.gather(*(served.stop() for served in self.all_served()))
         await asyncio.gather(*leaving)
@@ -204,6 +208,9 @@ class ModelRegistry(Mapping[str, ServedModel]):
     async def _begin(self) -> None:
         """Begin to load the models that are loaded at the start, and look at the others."""
         served = tuple(self._models.values())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_KEYWORDS_LOOK_S):
+                await self._look_at_keywords()
         for one in served:
             if not one.on_demand:
                 await one.start()
@@ -245,6 +252,15 @@ class ModelRegistry(Mapping[str, ServedModel]):
                 since = time.monotonic() - served.used_at
                 if patience and served.idle and since > patience:
                     await self._unload(served, f"nobody asked for it for {patience:g} s")
+
+    async def _follow_keywords(self) -> None:
+        """Read files of keywords that have changed."""
+        while True:
+            await asyncio.sleep(_KEYWORDS_LOOK_S)
+            await self._look_at_keywords()
+
+    async def _look_at_keywords(self) -> None:
+        await asyncio.gather(*(served.keywords.look() for served in self.all_served()))
 
     def _unloadable(self) -> tuple[ServedModel, ...]:
         served = (*self._models.values(), *self._for_phrases.values())

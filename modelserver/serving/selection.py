@@ -9,6 +9,12 @@ import msgspec
 
 import models
 from modelserver.serving.learned import Lessons
+from modelserver.serving.punctuation import (
+    NO_PUNCTUATION,
+    Punctuation,
+    punctuation_for,
+    with_punctuation,
+)
 from modelserver.settings import Settings
 from supervisor import Headroom, TargetUnavailable, available_memory, in_units, usable_cpus
 
@@ -20,7 +26,8 @@ LEAST_GROWTH = 32 << 20
 class Choice:
     """A model and the form in which it is loaded. `passed_over`: why those before it in the list
     are not served; `problems`: why a prepared form is not used; `missing`: why what a better form
-    requires is not used."""
+    requires is not used; `punctuation`: the model of its text step, whose memory the prediction
+    has."""
 
     engine: str
     form: models.Form
@@ -33,6 +40,7 @@ class Choice:
     passed_over: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     missing: str | None = None
+    punctuation: Punctuation = NO_PUNCTUATION
 
     @property
     def location(self) -> models.ModelLocation:
@@ -111,6 +119,8 @@ def candidates(
     takes_phrases = any(form.abilities.phrases != "no" for form in forms)
     if phrases and takes_phrases:
         forms = [form for form in forms if form.abilities.phrases != "no"]
+    punctuation = punctuation_for(settings, location, forms[0].abilities)
+    forms = [with_punctuation(form, punctuation) for form in forms]
     found: list[Choice] = []
     problems: dict[str, None] = {}
     missing: dict[str, None] = {}
@@ -129,6 +139,7 @@ def candidates(
                     takes_phrases,
                     problems=(*form.problems, *problems),
                     missing=None if requirement else next(iter(missing), None),
+                    punctuation=punctuation,
                 )
             )
         elif requirement is not None:
@@ -209,8 +220,10 @@ def _prepared(location: models.ModelLocation, settings: Settings, headroom: Head
     if improvement is None:
         return ""
     workers = worker_count(settings)
+    punctuation = punctuation_for(settings, location, improvement.forms[0].abilities)
     better = [
-        Choice(engine.name, _with_profile(form, settings.profile)) for form in improvement.forms
+        Choice(engine.name, _with_profile(with_punctuation(form, punctuation), settings.profile))
+        for form in improvement.forms
     ]
     if (choice := _first_that_fits(better, workers, headroom)) is None:
         return ""

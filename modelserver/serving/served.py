@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 import models
+from modelserver.serving.keywords import KeywordsFile
 from modelserver.serving.loading import MakeWay, ModelLoading
 from modelserver.serving.pool_settings import pool_settings
 from modelserver.serving.preparation import Preparation, in_words
@@ -49,8 +50,7 @@ class ServedModel:
         requirements: RequirementSupply,
         phrases: bool = False,
     ) -> None:
-        """`settings` with what is its `own` in place already; `phrases`: in a form that takes
-        phrases, though there may be a better one."""
+        """`settings` with what is its `own` in place; `phrases`: in a form that takes phrases."""
         self.label = label
         self.settings = settings
         self.own = own
@@ -65,6 +65,7 @@ class ServedModel:
             requirements, lambda: make_room(self), make_way, phrases=phrases
         )
         self._changing = asyncio.Lock()
+        self.keywords = KeywordsFile(settings.keywords_file)
         self.turns = Turns()
         """Of long recordings."""
         self.pool: Pool | None = None
@@ -215,6 +216,7 @@ class ServedModel:
     def change(self, settings: Settings, own: ModelSettings) -> None:
         """Apply other settings; a loaded model is loaded again beside the old one."""
         before, self.settings, self.own = self.settings, settings, own
+        self.keywords = self.keywords.renamed(settings.keywords_file)
         self._loading.begin_again()
         if self.pool is None:
             self._preparation.settings = settings
@@ -274,8 +276,7 @@ class ServedModel:
         return None if progress is None else in_words(progress)
 
     def not_prepared_because(self) -> str | None:
-        """Return why it is not prepared, or why its prepared form is not in use; None if there is
-        no reason, or it was not tried."""
+        """Return why it is not prepared, or its prepared form not in use; None without a reason."""
         return self._preparation.why_not or self._loading.lost_prepared()
 
     def missing(self) -> str | None:

@@ -72,10 +72,15 @@ class Transcription:
         )
         return done
 
+    @property
+    def _request(self) -> SpeechRequest:
+        """What is asked of the workers."""
+        return self.served.keywords.added_to(self.asked)
+
     async def _whole(self, admission: Admission, audio: JobInput) -> Recognized:
         try:
             result = await admission.run(
-                msgspec.to_builtins(self.asked),
+                msgspec.to_builtins(self._request),
                 audio,
                 timeout_s=self.timeout_s,
                 on_progress=None if self.told is None else _ToldOnce(self.told),
@@ -107,7 +112,7 @@ class Transcription:
                     pool,
                     self.service.spools,
                     workers,
-                    self.asked,
+                    self._request,
                     piece_s=piece_length(units, workers, self.service.settings.debug.long_piece_s),
                     told=self.told,
                     request_id=self.request_id,

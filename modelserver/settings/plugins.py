@@ -7,9 +7,13 @@ TEXT_STEPS = "modelserver.text_steps"
 """The group of text steps (`modelserver.worker.text_steps`)."""
 
 
+PUNCTUATION = "punctuation"
+"""The text step that needs a model of its own (`modelserver.worker.punctuation_step`)."""
+
+
 def known_steps() -> list[str]:
-    """Return the names of all installed steps."""
-    return sorted(step.name for step in _installed())
+    """Return the names of all steps: installed ones, and the server's own."""
+    return sorted({PUNCTUATION, *(step.name for step in _installed())})
 
 
 def load_step(name: str) -> Any:

@@ -202,10 +202,21 @@ class TextSettings(Section, frozen=True):
         tuple[Annotated[str, Meta(min_length=1)], ...],
         Meta(extra={"unit": "text steps"}),
         _about(
-            'steps that final texts go through, in this order, such as "numbers" (numbers, dates '
-            "and amounts in figures; needs the extra `numbers`)"
+            'steps that final texts go through, in this order, such as "vocabulary" (keywords of '
+            'requests, by pronunciation; needs the extra `vocabulary`), "punctuation" (marks and '
+            "capitals, by text.punctuation_model) and "
+            '"numbers" (numbers, dates and amounts in figures; needs the extra `numbers`)'
         ),
     ] = ()
+    punctuation_model: Annotated[
+        str,
+        Meta(min_length=1),
+        _about(
+            'model of the text step "punctuation": a path, or a name of the models directory or '
+            'the catalogue, such as "punct-zh-en"; auto: the installed one for the language',
+            per_model=True,
+        ),
+    ] = "auto"
 
 
 class VoskEngineSettings(Section, frozen=True):
@@ -258,6 +269,14 @@ class OnnxEngineSettings(Section, frozen=True):
             per_model=True,
         ),
     ] = "silero"
+    hotwords: Annotated[
+        Literal["auto", "on", "off"],
+        _about(
+            "search that can prefer keywords, with transducers; on: for all requests, which are "
+            "slower for it; auto: for those with keywords, if the model is prepared or small",
+            per_model=True,
+        ),
+    ] = "auto"
 
 
 class EngineSections(Section, frozen=True):
@@ -656,6 +675,15 @@ class Settings(Section, frozen=True):
             per_model=True,
         ),
     ] = "balanced"
+    keywords_file: Annotated[
+        str,
+        _about(
+            "a file with words and names that are likely to be said, one a line, which is read "
+            "again when it changes; they are preferred as a request's `keywords` are; empty: none",
+            flag="--keywords-file",
+            per_model=True,
+        ),
+    ] = ""
     drain_s: Annotated[
         SecondsOrZero, _about("how long running requests may take to finish after SIGTERM")
     ] = 30.0

@@ -7,9 +7,15 @@ import msgspec
 
 from modelserver.speech.messages import SpeechSegment, SpeechWord
 from modelserver.speech.segments import segment_of_words
+from modelserver.speech.transcript import join_texts
 
 _SAME_S = 0.3
 """Two words are the same if they are alike and begin within that."""
+_MARGIN_S = 0.6
+"""Silence within two segments whose words have no times, at the end of one and the start of the
+other."""
+_LONGEST_S = 20.0
+"""Length of a segment that is made of two, if a request names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,10 @@ class RecognisedPiece:
 class Joiner:
     """Give it the pieces in order; each brings the segments that are complete with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause_s: float = 0.0, longest_s: float = 0.0) -> None:
+        """`pause_s`: silence that ends a segment, `longest_s`: length at which one ends; 0: a
+        segment ends with its piece, if somebody paused there."""
+        self._pause_s, self._longest_s = pause_s, longest_s
         self._before: RecognisedPiece | None = None
         self._open: list[SpeechSegment] = []
         """Of the piece before, what may still change."""
@@ -36,17 +45,28 @@ class Joiner:
         """The next one."""
         before, self._before = self._before, piece
         segments = list(piece.segments)
-        if before is None or before.paused:
-            done, self._open = self._open, segments
-            return done
-        earlier, later = _at_the_seam(self._open, segments, before.end)
+        if before is None:
+            self._open = segments
+            return []
+        if before.paused:
+            earlier, later = self._open, segments
+        else:
+            earlier, later = _at_the_seam(self._open, segments, before.end)
         done = earlier
-        if earlier and later and _is_one_utterance(earlier[-1], later[0]):
-            words = [*earlier[-1].words, *later[0].words]
-            both = segment_of_words(words, earlier[-1].language)
-            done, later = earlier[:-1], [both, *later[1:]]
+        if earlier and later and self._are_one(earlier[-1], later[0], paused=before.paused):
+            done, later = earlier[:-1], [_joined(earlier[-1], later[0]), *later[1:]]
         self._open = later
         return done
+
+    def _are_one(self, earlier: SpeechSegment, later: SpeechSegment, *, paused: bool) -> bool:
+        """Return whether an utterance goes on across the seam."""
+        length_s = later.end - earlier.start
+        if not paused and _is_one_utterance(earlier, later):
+            return length_s <= self._longest_s or not self._longest_s
+        gap_s = later.start - earlier.end
+        if not earlier.words or not later.words:
+            gap_s += _MARGIN_S
+        return gap_s < self._pause_s and length_s <= (self._longest_s or _LONGEST_S)
 
     def finish(self) -> list[SpeechSegment]:
         """There are no more."""
@@ -82,6 +102,14 @@ def _at_the_seam(
 def _is_one_utterance(earlier: SpeechSegment, later: SpeechSegment) -> bool:
     """Return whether nobody paused between them. That is known of words alone."""
     return bool(earlier.words and later.words) and later.start - earlier.end < _SAME_S
+
+
+def _joined(earlier: SpeechSegment, later: SpeechSegment) -> SpeechSegment:
+    if earlier.words and later.words:
+        return segment_of_words([*earlier.words, *later.words], earlier.language)
+    return msgspec.structs.replace(
+        earlier, end=later.end, text=join_texts((earlier.text, later.text)), alternatives=[]
+    )
 
 
 def _middle(word: SpeechWord) -> float:

@@ -20,6 +20,8 @@ class RecognitionRequest(msgspec.Struct, frozen=True, kw_only=True):
     language: str = ""
     """BCP 47 tag, for a model that has several."""
     keywords: tuple[str, ...] = ()
+    model_keywords: int = 0
+    """How many of the keywords are the model's own (`keywords_file`): they are the last ones."""
     endpoint_ms: int = 0
     max_utterance_s: float = 0.0
 
@@ -217,6 +219,14 @@ class LastCaption(msgspec.Struct, frozen=True):
     warnings: list[str]
 
 
+class PunctuationToUse(msgspec.Struct, frozen=True):
+    """Punctuation model that a process loads. `directory`: empty where the step has nothing to do;
+    `problem`: why the model that the settings name cannot be used, in words."""
+
+    directory: str = ""
+    problem: str = ""
+
+
 def speech_target(
     engine: str,
     form: models.Form,
@@ -225,6 +235,7 @@ def speech_target(
     warmup: str,
     profile: str,
     text_steps: tuple[str, ...],
+    punctuation: PunctuationToUse,
     needs: int,
 ) -> Target:
     """Tells a pool to load `modelserver.worker.model` with a model of `engine` in this form, in a
@@ -239,6 +250,7 @@ def speech_target(
         "warmup": "clips" if form.requirement is not None else warmup,
         "profile": profile,
         "text_steps": list(text_steps),
+        "punctuation": msgspec.to_builtins(punctuation),
     }
     return Target(
         "modelserver.worker.model",

@@ -1,6 +1,6 @@
 // The operator's page: what the server is doing, and what may be done about it.
-import { bytes, lines, memory } from "/admin/charts.js";
-import { PHRASES } from "/admin/phrases.js";
+import { bytes, lines, memory } from "./charts.js";
+import { PHRASES } from "./phrases.js";
 
 const at = (id) => document.getElementById(id);
 const made = (name, properties = {}, ...children) => {
@@ -62,15 +62,15 @@ const button = (text, then, more = {}) => made("button", { type: "button", textC
 
 async function begin() {
   try {
-    const session = await ask("GET", "/admin/session");
+    const session = await ask("GET", "session");
     at("logout").hidden = !session.token_needed;
     if (!session.in) return loggedOut();
-    const { fields, short, long } = await ask("GET", "/admin/history");
+    const { fields, short, long } = await ask("GET", "history");
     const named = (rows) => rows.map((row) => Object.fromEntries(fields.map((name, n) => [name, row[n]])));
     begin.fields = fields;
     history.short = named(short);
     history.long = named(long);
-    const log = await ask("GET", "/admin/log");
+    const log = await ask("GET", "log");
     events = log.events;
     at("level").value = log.level;
   } catch (error) {
@@ -85,7 +85,7 @@ async function begin() {
 
 function follow() {
   following?.close();
-  following = new EventSource("/admin/events");
+  following = new EventSource("events");
   following.addEventListener("now", ({ data }) => {
     const now = JSON.parse(data);
     health = now.health;
@@ -173,11 +173,11 @@ function now() {
     answer(words.slow, slow, slow ? "warn" : "good", [sample && sample.p50 !== null ? words.latency(sample.p50, sample.p95) : words.noLatency, streams.behind_s > 0.2 ? words.behind(streams.behind_s.toFixed(1)) : ""].filter(Boolean).join("; ")),
     room && answer(words.short, room.level !== "normal" || room.starved, room.level === "critical" ? "bad" : room.level !== "normal" || room.starved ? "warn" : "good", room.starved ? words.starved : words.left(bytes(room.left_bytes), room.tightest)));
   put(at("actions"),
-    health.status === "draining" ? button(words.resume, () => act(words.resumeSure, "POST", "/admin/resume")) : button(words.drain, () => act(words.drainSure, "POST", "/admin/drain")),
-    button(words.reload, () => act(words.reloadSure, "POST", "/admin/reload")),
-    button(words.report, () => { location.href = "/admin/report"; }));
+    health.status === "draining" ? button(words.resume, () => act(words.resumeSure, "POST", "resume")) : button(words.drain, () => act(words.drainSure, "POST", "drain")),
+    button(words.reload, () => act(words.reloadSure, "POST", "reload")),
+    button(words.report, () => { location.href = "report"; }));
   at("actions").querySelectorAll("button").forEach((one, n) => {
-    one.onclick = [health.status === "draining" ? () => act(words.resumeSure, "POST", "/admin/resume") : () => act(words.drainSure, "POST", "/admin/drain"), () => act(words.reloadSure, "POST", "/admin/reload"), () => { location.href = "/admin/report"; }][n];
+    one.onclick = [health.status === "draining" ? () => act(words.resumeSure, "POST", "resume") : () => act(words.drainSure, "POST", "drain"), () => act(words.reloadSure, "POST", "reload"), () => { location.href = "report"; }][n];
   });
   charts();
 }
@@ -217,7 +217,7 @@ function workers() {
       made("span", {}, meter, ` ${bytes(one.growth_bytes)} / ${bytes(one.budget_bytes)}`), button(words.recycle, null, { className: "recycle", value: one.id })];
   });
   put(place, table([words.worker, words.ofModel, words.pid, words.state, words.done, words.busy, words.grown, ""], rows));
-  place.querySelectorAll(".recycle").forEach((one) => { one.onclick = () => act(words.recycleSure(one.value), "POST", `/admin/workers/${one.value}/recycle`); });
+  place.querySelectorAll(".recycle").forEach((one) => { one.onclick = () => act(words.recycleSure(one.value), "POST", `workers/${one.value}/recycle`); });
 }
 
 function queue() {
@@ -244,7 +244,7 @@ function theDead() {
 
 let known = null;
 async function models() {
-  try { known = await ask("GET", "/admin/models"); } catch (error) { return say(error.message); }
+  try { known = await ask("GET", "models"); } catch (error) { return say(error.message); }
   served();
 }
 
@@ -252,11 +252,11 @@ function served() {
   if (!known) return;
   const act_ = (text, sure, path, body) => button(text, () => act(sure, "POST", path, body));
   const rows = health.models.map((one) => [one.label, one.model, one.language, `${one.state}${one.reason ? `: ${one.reason}` : ""}${one.preparing ? ` (${one.preparing})` : ""}${one.not_prepared ? ` (${one.not_prepared})` : ""}`, one.form ? `${one.engine}, ${one.form}` : "",
-    made("span", { className: "actions" }, act_(words.prepare, words.prepareSure(one.label), `/admin/models/${one.label}/prepare`),
-      one.state === "unloaded" && act_(words.load, words.loadSure(one.label), `/admin/models/${one.label}/load`),
-      one.load === "first_use" && one.state !== "unloaded" && act_(words.unload, words.unloadSure(one.label), `/admin/models/${one.label}/unload`))]);
+    made("span", { className: "actions" }, act_(words.prepare, words.prepareSure(one.label), `models/${one.label}/prepare`),
+      one.state === "unloaded" && act_(words.load, words.loadSure(one.label), `models/${one.label}/load`),
+      one.load === "first_use" && one.state !== "unloaded" && act_(words.unload, words.unloadSure(one.label), `models/${one.label}/unload`))]);
   const others = known.models.map((one) => [`${one.chosen ? "★ " : ""}${one.name}`, one.language, one.errors, one.memory, one.fits, one.state, one.licence,
-    one.installed ? (one.chosen ? "" : act_(words.change, words.changeSure(one.name), "/admin/models/change", { name: one.name })) : act_(words.pull, words.pullSure(one.name), "/admin/models/pull", { name: one.name })]);
+    one.installed ? (one.chosen ? "" : act_(words.change, words.changeSure(one.name), "models/change", { name: one.name })) : act_(words.pull, words.pullSure(one.name), "models/pull", { name: one.name })]);
   const far = pulling?.total ? `${pulling.phase} ${Math.floor((100 * pulling.done) / pulling.total)} %` : pulling?.phase || "…";
   const said = pulling && { pulling: words.pulling(pulling.name, far), installed: words.pulled(pulling.name), failed: words.notPulled(pulling.name, pulling.reason) }[pulling.state];
   const key = JSON.stringify([health.models, known, said, words.pull]);
@@ -269,7 +269,7 @@ function served() {
 
 async function settings() {
   let rows;
-  try { rows = await ask("GET", "/admin/settings"); } catch (error) { return say(error.message); }
+  try { rows = await ask("GET", "settings"); } catch (error) { return say(error.message); }
   at("settings").replaceChildren(table([words.setting, words.value, words.from, ""], rows.map((one) => [made("code", { textContent: one.name }), made("code", { textContent: one.value }), one.origin, made("span", { className: "quiet", textContent: one.about })])));
 }
 
@@ -332,17 +332,17 @@ at("tongue").onchange = () => { words = PHRASES[at("tongue").value]; localStorag
 at("filter").oninput = log;
 at("level").onchange = () => {
   const wanted = at("level").value;
-  ask("GET", "/admin/log").then((now) => { at("level").value = now.level; act(words.levelSure(wanted), "POST", "/admin/log/level", { level: wanted }); at("confirm").addEventListener("close", () => { if (at("confirm").returnValue === "yes") at("level").value = wanted; }, { once: true }); });
+  ask("GET", "log").then((now) => { at("level").value = now.level; act(words.levelSure(wanted), "POST", "log/level", { level: wanted }); at("confirm").addEventListener("close", () => { if (at("confirm").returnValue === "yes") at("level").value = wanted; }, { once: true }); });
 };
 at("login").onsubmit = async (event) => {
   event.preventDefault();
   const token = at("token").value;
   at("token").value = "";
-  const answer = await fetch("/admin/login", { method: "POST", body: JSON.stringify({ token }), headers: { "Content-Type": "application/json" } });
+  const answer = await fetch("login", { method: "POST", body: JSON.stringify({ token }), headers: { "Content-Type": "application/json" } });
   at("login-problem").textContent = answer.ok ? "" : words.wrong;
   if (answer.ok) begin();
 };
-at("logout").onclick = async () => { await ask("POST", "/admin/logout").catch(() => {}); loggedOut(); };
+at("logout").onclick = async () => { await ask("POST", "logout").catch(() => {}); loggedOut(); };
 
 spoken();
 begin();

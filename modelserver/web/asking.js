@@ -1,5 +1,5 @@
 // Requests to the server whose answers come bit by bit.
-import { Refused } from "/voice/hearing.js";
+import { Refused } from "./hearing.js";
 
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -31,12 +31,12 @@ async function* ask(path, body, headers, key, signal) {
 
 // "answer.delta" and "answer.done" or "error", for a question in writing.
 export const askInWriting = (text, history, key, signal) =>
-  ask("/api/ask", JSON.stringify({ text, history }), { "Content-Type": "application/json" }, key, signal);
+  ask("api/ask", JSON.stringify({ text, history }), { "Content-Type": "application/json" }, key, signal);
 
 // "progress", "partial", "final", and "done" or "error", for a file.
 export function hearFile(file, model, key, signal) {
   const form = new FormData();
   form.append("file", file);
   if (model) form.append("model", model);
-  return ask("/api/audio/convert", form, {}, key, signal);
+  return ask("api/audio/convert", form, {}, key, signal);
 }

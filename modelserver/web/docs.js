@@ -29,9 +29,12 @@ function withoutEmptyFields(request) {
 async function show() {
   const place = document.getElementById("operations");
   try {
-    const answer = await fetch("/openapi.json");
+    const answer = await fetch("openapi.json");
+    const description = withoutSamples(await answer.json());
+    // "." in the document: its own folder, which Swagger UI knows only of documents that it fetches.
+    description.servers = [{ url: new URL(".", answer.url).href.replace(/\/$/, "") }];
     window.ui = SwaggerUIBundle({
-      spec: withoutSamples(await answer.json()),
+      spec: description,
       domNode: place,
       deepLinking: true,
       tryItOutEnabled: true,

@@ -3,27 +3,34 @@
 export const PIECE_MS = 50;
 const BEFORE_MS = 500; // of what was heard before it was noticed that somebody speaks
 const LEAST_LEVEL = 0.01;
+const MOST_FLOOR = 0.05;
 const MISSING_MS = 4000; // without any piece
+const MUTED_MS = 1000; // by the system: less happens when a headset is changed
 
 export class Microphone {
   // `heard(piece, level)`: 16-bit samples, and their loudness from 0 to 1. `gone()`: nothing comes
-  // any more, as it was unplugged, given to another program or suspended. Called once.
+  // any more, as it was unplugged, given to another program (a call) or suspended. Called once.
   constructor(heard, gone) {
     this.heard = heard;
     this.gone = gone;
   }
 
   async open() {
-    this.stream = await navigator.mediaDevices.getUserMedia({
-      audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true },
-    });
+    // Made while its button is pressed, which is when Safari lets it run.
+    this.context = new AudioContext();
     try {
-      this.context = new AudioContext();
-      await this.context.audioWorklet.addModule("/voice/capture.js");
+      this.stream = await navigator.mediaDevices.getUserMedia({
+        audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true },
+      });
+      await this.context.audioWorklet.addModule(new URL("capture.js", import.meta.url));
+      this.watch(); // where it is interrupted, resume() may never come back
       await this.context.resume();
       this.node = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
       const [track] = this.stream.getAudioTracks();
       track.onended = () => this.lose();
+      track.onmute = () => { this.muted = setTimeout(() => this.lose(), MUTED_MS); };
+      track.onunmute = () => clearTimeout(this.muted);
+      this.context.onstatechange = () => { if (this.context.state === "interrupted") this.lose(); };
       this.node.port.onmessage = ({ data }) => {
         if (this.closed) return;
         if (track.readyState === "ended") { this.lose(); return; } // what comes now is silence
@@ -31,7 +38,6 @@ export class Microphone {
         this.heard(data.piece, data.level);
       };
       this.context.createMediaStreamSource(this.stream).connect(this.node);
-      this.watch();
     } catch (error) {
       this.close();
       throw error;
@@ -57,6 +63,7 @@ export class Microphone {
   close() {
     this.closed = true;
     clearTimeout(this.timer);
+    clearTimeout(this.muted);
     this.stream?.getTracks().forEach((track) => track.stop());
     this.context?.close().catch(() => {});
   }
@@ -77,10 +84,16 @@ export class SpeechDetector {
     this.speaking = false;
   }
 
+  // What goes on at this level is no speech: only louder sounds begin it.
+  ignore(level) {
+    this.reset();
+    this.floor = Math.max(this.floor, Math.min(MOST_FLOOR, level));
+  }
+
   // "begins", with what came just before; "goes on"; "ends"; or "quiet".
   take(piece, level, above = 3) {
     const loud = level > Math.max(LEAST_LEVEL, this.floor * above);
-    this.floor = level < this.floor ? this.floor * 0.9 + level * 0.1 : Math.min(0.05, this.floor * 1.004 + 1e-6);
+    this.floor = level < this.floor ? this.floor * 0.9 + level * 0.1 : Math.min(MOST_FLOOR, this.floor * 1.004 + 1e-6);
     this.quietMs = loud ? 0 : this.quietMs + PIECE_MS;
     if (this.speaking) {
       if (this.quietMs < this.silenceMs) return "goes on";

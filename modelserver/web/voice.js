@@ -1,17 +1,25 @@
 // The voice page: a dialogue with whoever the server asks, or a sheet for dictation.
-import { askInWriting, hearFile } from "/voice/asking.js";
-import { Refused, Utterance } from "/voice/hearing.js";
-import { Microphone, SpeechDetector } from "/voice/microphone.js";
-import { preferred, WORDS } from "/voice/words.js";
+import { askInWriting, hearFile } from "./asking.js";
+import { Refused, Utterance } from "./hearing.js";
+import { Answer } from "./markdown.js";
+import { Microphone, PIECE_MS, SpeechDetector } from "./microphone.js";
+import { canSpeak, prime, Reader, silence, speaking } from "./speaking.js";
+import { preferred, WORDS } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const STORED = "modelserver.dialogue";
 const CHOSEN = "modelserver.choices";
 const NOTHING_MS = 12000;
+// Where it does not become quiet, as with a television on, an utterance ends when it is this long,
+const LONGEST_UTTERANCE_MS = 30000;
+// when it has no words, or when no new words came: in as much as the end of a question and this more.
+const WORDLESS_MS = 10000;
+const WORDS_LATE_MS = 1000;
 const MOST_TURNS = 200;
 const LONGEST_TURN = 30000; // characters
 const LONGEST_HISTORY = 200000;
-const SENTENCE_END = /[.!?。！？…\n]+/;
+const SHOWN_EVERY_MS = 50; // while an answer comes,
+const SHOWING_SHARE = 5; // and a fifth of the time at most goes into showing it
 
 const read = (name, otherwise) => {
   try { return JSON.parse(localStorage.getItem(name)) ?? otherwise; } catch { return otherwise; }
@@ -26,6 +34,7 @@ let about = { models: [], keys: false, assistant: false, endpoint_ms: 600 };
 let words = WORDS[chosen.tongue] || WORDS.en;
 let session = null; // while the microphone is open
 let answering = null; // while an answer comes
+const views = new WeakMap(); // what shows each turn
 
 // --- what is shown ------------------------------------------------------------------------------
 
@@ -51,17 +60,40 @@ function bubble(turn) {
   const who = document.createElement("span");
   who.className = "who";
   who.textContent = turn.role === "assistant" ? words.assistant : turn.role === "user" ? words.you : "";
-  const text = document.createElement("span");
+  const text = document.createElement("div");
   text.className = "text";
-  text.textContent = turn.text;
   element.append(who, text);
-  if (turn.note) {
-    const note = document.createElement("span");
-    note.className = "note";
-    note.textContent = words[turn.note] || turn.note;
-    element.append(note);
+  if (turn.role === "assistant") {
+    const thoughts = document.createElement("details");
+    thoughts.append(document.createElement("summary"), document.createElement("div"));
+    text.before(thoughts);
+    views.set(turn, { element, thoughts, answer: new Answer(text, words) });
+    showAnswer(turn);
+  } else {
+    text.textContent = turn.text;
+    showNote(turn, element);
   }
   return element;
+}
+
+function showNote(turn, element) {
+  if (!turn.note || element.querySelector(".note")) return;
+  const note = document.createElement("span");
+  note.className = "note";
+  note.textContent = words[turn.note] || turn.note;
+  element.append(note);
+}
+
+// Returns what of the answer can be read aloud.
+function showAnswer(turn) {
+  const { element, thoughts, answer } = views.get(turn);
+  const open = answering?.turn === turn;
+  element.classList.toggle("open", open);
+  thoughts.hidden = !turn.thoughts;
+  thoughts.firstChild.textContent = open && !turn.text ? words.thinking : words.thoughts;
+  thoughts.lastChild.textContent = turn.thoughts || "";
+  showNote(turn, element);
+  return answer.show(turn.text);
 }
 
 function show() {
@@ -77,7 +109,7 @@ function show() {
   at("talk-label").textContent = session ? words.stop : words.talk;
   at("tongue").value = chosen.tongue;
   at("key-row").hidden = !about.keys;
-  at("aloud-row").hidden = !about.assistant || !("speechSynthesis" in window);
+  at("aloud-row").hidden = !about.assistant || !canSpeak;
   at("model-row").hidden = about.models.length < 2;
   at("dialogue").replaceChildren(...dialogue.map(bubble));
   at("empty").hidden = dialogue.length > 0;
@@ -96,9 +128,11 @@ function spokenLanguages() {
   }
 }
 
+function store(...more) { keep(STORED, [...dialogue.filter((one) => one.role !== "problem"), ...more]); }
+
 function add(turn) {
-  dialogue.push({ ...turn, at: new Date().toISOString() });
-  if (turn.role !== "problem") keep(STORED, dialogue.filter((one) => one.role !== "problem"));
+  dialogue.push(Object.assign(turn, { at: new Date().toISOString() }));
+  if (turn.role === "user") store();
   const element = bubble(turn);
   at("dialogue").append(element);
   at("empty").hidden = true;
@@ -162,25 +196,32 @@ function question(text, language) {
 
 async function answer(text, before, language) {
   answering?.abort();
-  const mine = answering = new AbortController();
   silence();
   state(words.answering);
-  const turn = { role: "assistant", text: "" };
+  const turn = { role: "assistant", text: "", thoughts: "" };
+  const mine = answering = Object.assign(new AbortController(), { turn });
   const voice = new Reader(language);
-  let element = null;
-  const place = () => element ||= Object.assign(bubble(turn), {});
+  let timer = 0;
+  let wait = 0;
+  const show = (over) => {
+    clearTimeout(timer);
+    timer = 0;
+    const started = performance.now();
+    const speech = showAnswer(turn);
+    if (chosen.aloud && !mine.signal.aborted) voice.take(speech, over);
+    scroll();
+    wait = Math.max(SHOWN_EVERY_MS, SHOWING_SHARE * (performance.now() - started));
+  };
   let failed = null;
   try {
     for await (const { event, data } of askInWriting(text, before, chosen.key, mine.signal)) {
-      if (event === "answer.delta") {
-        turn.text += data.text;
-        if (!place().isConnected) { place().classList.add("open"); at("dialogue").append(place()); }
-        place().querySelector(".text").textContent = turn.text;
-        voice.take(data.text);
-        scroll();
+      if (event === "answer.thinking" || event === "answer.delta") {
+        if (event === "answer.delta") turn.text += data.text;
+        else turn.thoughts = (turn.thoughts + data.text).slice(0, LONGEST_TURN).trimStart();
+        if (!views.has(turn)) add(turn);
+        timer ||= setTimeout(show, wait, false);
       } else if (event === "answer.done") {
         if (data.answer.finish !== "stop") turn.note = data.answer.finish;
-        voice.finish();
       } else if (event === "error") {
         throw new Refused(data.error.code, data.error.message);
       }
@@ -188,49 +229,15 @@ async function answer(text, before, language) {
   } catch (error) {
     failed = error;
   }
-  element?.remove();
-  if (turn.text) add(turn);
-  if (answering !== mine) return;
-  answering = null;
+  const latest = answering === mine;
+  if (latest) answering = null;
+  if (views.has(turn)) {
+    show(true);
+    store();
+  }
+  if (!latest) return;
   state(session ? words.listening : "");
   if (failed && failed.name !== "AbortError") problem(told(failed), () => answer(text, before, language));
-}
-
-// Reads aloud, sentence by sentence, as they come.
-class Reader {
-  constructor(language) {
-    this.language = language;
-    this.text = "";
-  }
-
-  take(text) {
-    if (!chosen.aloud || !("speechSynthesis" in window)) return;
-    this.text += text;
-    let end;
-    while ((end = this.text.search(SENTENCE_END)) >= 0) {
-      const length = end + this.text.slice(end).match(SENTENCE_END)[0].length;
-      if (length === this.text.length) return; // more of its end may come
-      this.say(this.text.slice(0, length));
-      this.text = this.text.slice(length);
-    }
-  }
-
-  finish() { if (chosen.aloud) this.say(this.text); }
-
-  say(text) {
-    if (!text.trim() || this.silent) return;
-    const sentence = new SpeechSynthesisUtterance(text);
-    if (this.language && this.language !== "und") sentence.lang = this.language;
-    reader = this;
-    speechSynthesis.speak(sentence);
-  }
-}
-let reader = null;
-
-function silence() {
-  if (reader) reader.silent = true;
-  reader = null;
-  if ("speechSynthesis" in window) speechSynthesis.cancel();
 }
 
 // --- the microphone -----------------------------------------------------------------------------
@@ -251,13 +258,23 @@ class Session {
   heard(piece, level) {
     at("meter").firstElementChild.style.transform = `scaleX(${Math.min(1, level * 6)})`;
     // While we speak ourselves some of it comes back.
-    const above = "speechSynthesis" in window && speechSynthesis.speaking ? 6 : 3;
-    const what = this.detector.take(piece, level, above);
+    const what = this.detector.take(piece, level, speaking() ? 6 : 3);
     if (what === "begins") {
       silence();
       this.begin([...this.detector.before]);
-    } else if (what === "goes on") {
-      this.utterance?.add(piece);
+    } else if (what === "goes on" && this.utterance) {
+      this.utterance.add(piece);
+      this.spokenMs += PIECE_MS;
+      this.level += (level - this.level) / 20;
+      if (!this.utterance.open) this.wordsUntilMs = this.spokenMs + WORDLESS_MS; // they come later
+      const long = this.utterance.open && this.spokenMs >= LONGEST_UTTERANCE_MS;
+      if (this.spokenMs >= this.wordsUntilMs || (long && about.assistant)) {
+        this.detector.ignore(this.level);
+        this.end();
+      } else if (long) { // dictation goes on
+        this.end();
+        this.begin([]);
+      }
     } else if (what === "ends") {
       this.end();
     }
@@ -267,17 +284,28 @@ class Session {
 
   begin(pieces) {
     this.said = true;
+    this.spokenMs = this.level = 0;
+    this.wordsUntilMs = WORDLESS_MS;
+    let last = "";
     state(words.hearing);
-    this.utterance = new Utterance({
-      rate: this.microphone.rate, model: chosen.model, key: chosen.key,
+    const utterance = this.utterance = new Utterance({
+      rate: this.microphone.rate, model: chosen.model, key: chosen.key, endpointMs: about.endpoint_ms,
       told: {
-        partial,
+        partial: (text, endMs) => {
+          partial(text);
+          if (this.utterance !== utterance) return; // the next one has begun
+          const lateMs = about.endpoint_ms + WORDS_LATE_MS;
+          // The server found silence behind the noise, and not in what it has yet to catch up with.
+          if (text && utterance.durationMs - endMs < lateMs) this.wordsUntilMs = this.spokenMs;
+          else if (text !== last) this.wordsUntilMs = this.spokenMs + lateMs;
+          last = text;
+        },
         lost: () => notice(words.lost),
         back: () => { notice(""); state(words.back); },
         busy: (seconds) => countDown(seconds),
       },
     });
-    pieces.forEach((piece) => this.utterance.add(piece));
+    pieces.forEach((piece) => utterance.add(piece));
   }
 
   // The turn is over: its text is awaited, and the next one may begin.
@@ -298,7 +326,7 @@ class Session {
     });
   }
 
-  // The microphone has gone: what was said until then is understood, and nothing more is awaited.
+  // The microphone is lost: what was said until then is understood, and nothing more is awaited.
   lost() {
     if (session !== this) return;
     stop();
@@ -329,12 +357,14 @@ function askKey() {
 async function start() {
   if (about.keys && !chosen.key) { askKey(); return; }
   if (!window.isSecureContext || !navigator.mediaDevices?.getUserMedia) {
-    const link = Object.assign(document.createElement("a"), { href: "/voice/https", textContent: words.insecureLink });
+    const link = Object.assign(document.createElement("a"), { href: "voice/https", textContent: words.insecureLink });
     notice(words.insecure, link);
     return;
   }
+  if (!window.AudioWorkletNode) { notice(words.tooOld); return; }
   notice("");
   silence();
+  if (chosen.aloud) prime();
   state(words.starting);
   const opened = session = new Session();
   pressed();
@@ -342,7 +372,8 @@ async function start() {
     await opened.open();
     if (session !== opened) opened.microphone.close();
   } catch (error) {
-    if (session === opened) session = null;
+    if (session !== opened) return;
+    session = null;
     pressed();
     state("");
     const why = { NotAllowedError: words.refused, SecurityError: words.refused, NotFoundError: words.none, OverconstrainedError: words.none };
@@ -385,6 +416,25 @@ async function hear(file) {
   }
 }
 
+// --- the clipboard ------------------------------------------------------------------------------
+
+async function copy(text, button) {
+  const copied = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  if (!copied && !copyByCommand(text)) return;
+  button.textContent = words.copied;
+  setTimeout(() => { button.textContent = words.copy; }, 1500);
+}
+
+// Pages that came without https have no `navigator.clipboard`.
+function copyByCommand(text) {
+  const area = Object.assign(document.createElement("textarea"), { value: text, className: "hidden" });
+  document.body.append(area);
+  area.select();
+  const copied = document.execCommand("copy");
+  area.remove();
+  return copied;
+}
+
 // --- buttons ------------------------------------------------------------------------------------
 
 const asText = () => dialogue.filter((one) => one.role !== "problem")
@@ -397,10 +447,11 @@ at("write").onsubmit = (event) => {
   if (!text) return;
   at("text").value = "";
   state("");
+  if (chosen.aloud) prime();
   question(text);
 };
 at("text").onkeydown = (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); at("write").requestSubmit(); }
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); at("send").click(); }
 };
 at("tongue").onchange = () => { chosen.tongue = at("tongue").value; words = WORDS[chosen.tongue]; keep(CHOSEN, chosen); show(); };
 at("open-settings").onclick = () => at("settings").showModal();
@@ -412,10 +463,9 @@ at("key").value = chosen.key;
 at("key").onchange = () => { chosen.key = at("key").value.trim(); keep(CHOSEN, chosen); notice(""); };
 at("model").onchange = () => { chosen.model = at("model").value; keep(CHOSEN, chosen); show(); };
 at("file").onchange = () => { for (const file of at("file").files) hear(file); at("file").value = ""; };
-at("copy").onclick = async () => {
-  await navigator.clipboard?.writeText(asText());
-  at("copy").textContent = words.copied;
-  setTimeout(() => { at("copy").textContent = words.copy; }, 1500);
+at("copy").onclick = () => copy(asText(), at("copy"));
+at("dialogue").onclick = ({ target }) => {
+  if (target.matches(".copy-code")) copy(target.nextElementSibling.textContent, target);
 };
 at("download").onclick = () => {
   const link = document.createElement("a");
@@ -441,11 +491,17 @@ addEventListener("drop", (event) => {
   document.body.classList.remove("dropping");
   for (const file of event.dataTransfer.files) hear(file);
 });
-addEventListener("pagehide", () => { silence(); session?.microphone.close(); });
+addEventListener("pagehide", () => {
+  silence();
+  session?.lost();
+  // A page that comes back from the browser's cache goes on; one that is left for good is read again.
+  const text = at("partial").textContent;
+  if (text) store({ role: "user", text, note: "left" });
+});
 
 show();
 try {
-  about = await (await fetch("/api/about")).json();
+  about = await (await fetch("api/about")).json();
   at("model").replaceChildren(...about.models.map((one) =>
     Object.assign(document.createElement("option"), { value: one.name, textContent: `${one.language} (${one.name})` })));
   if (about.models.some((one) => one.name === chosen.model)) at("model").value = chosen.model;

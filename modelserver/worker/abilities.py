@@ -5,7 +5,11 @@ from typing import Protocol
 
 import models
 from modelserver.speech.languages import closest_language
-from modelserver.speech.phrases import not_known
+from modelserver.speech.phrases import named, not_known
+
+_VOCABULARY = "vocabulary"
+"""The text step that corrects a text by keywords."""
+_INSTEAD = "the text step vocabulary (text.steps) corrects words that sound like them"
 
 
 class _Asked(Protocol):
@@ -13,6 +17,10 @@ class _Asked(Protocol):
     def alternatives(self) -> int: ...
     @property
     def phrases(self) -> tuple[str, ...]: ...
+    @property
+    def keywords(self) -> tuple[str, ...]: ...
+    @property
+    def model_keywords(self) -> int: ...
     @property
     def profile(self) -> str: ...
     @property
@@ -56,7 +64,19 @@ def not_as_asked(model: models.Model, asked: _Asked, *, words: bool) -> list[str
     ):
         known = ", ".join(abilities.languages)
         said.append(f"language {asked.language!r}: this model has {known}")
-    return said + not_available(model, asked.profile)
+    asked_keywords = asked.keywords[: len(asked.keywords) - asked.model_keywords]
+    return said + _not_preferred(model, asked_keywords) + not_available(model, asked.profile)
+
+
+def _not_preferred(model: models.Model, keywords: tuple[str, ...]) -> list[str]:
+    """Return the warning of keywords that make no difference."""
+    if not keywords or model.report().get("text_steps", {}).get(_VOCABULARY) == "in use":
+        return []
+    if not model.abilities.keywords:
+        return [f"keywords: this model cannot prefer them; {_INSTEAD}"]
+    if ignored := model.ignored_keywords(keywords):
+        return [f"keywords that the model has no letters or no room for: {named(ignored)}"]
+    return []
 
 
 def not_available(model: models.Model, profile: str) -> list[str]:

@@ -21,12 +21,14 @@ import msgspec
 
 import models
 from modelserver.audio.channels import channel_choice
+from modelserver.settings.plugins import PUNCTUATION
 from modelserver.speech.languages import closest_language
 from modelserver.speech.messages import (
     CaptionRequest,
     Decoded,
     DecodedPiece,
     DecodeRequest,
+    PunctuationToUse,
     Speech,
     SpeechProgress,
     SpeechRequest,
@@ -44,11 +46,12 @@ from modelserver.worker.abilities import not_as_asked
 from modelserver.worker.captions import CaptionStream
 from modelserver.worker.pieces import Cutter
 from modelserver.worker.profiles import ProfiledModel
+from modelserver.worker.punctuation_step import punctuation_step
 from modelserver.worker.reader import AudioReader
 from modelserver.worker.refusals import told_to_the_caller
 from modelserver.worker.text_steps import TextSteps, TextStream, WritingModel
 from modelserver.worker.vosk_stream import VoskStream
-from supervisor import LoadRefused, SpoolView, StreamSession, allocator_in_use
+from supervisor import LoadError, LoadRefused, SpoolView, StreamSession, allocator_in_use
 
 _NOISE_S = 10
 _REPORT_S = 0.2
@@ -67,17 +70,23 @@ def load(
     warmup: str,
     profile: str = models.DEFAULT_PROFILE,
     text_steps: Iterable[str] = (),
+    punctuation: dict[str, str] | None = None,
 ) -> "SpeechModel":
-    """Load a model in the fork server. `options`: `models.Form.load`. Raises `models.ModelError`,
-    and `supervisor.LoadRefused` for a text step that cannot be used."""
+    """Load a model in the fork server. `options`: `models.Form.load`; `punctuation`:
+    `modelserver.speech.messages.PunctuationToUse`. Raises `supervisor.LoadError`, and
+    `LoadRefused` for a text step that cannot be used."""
+    to_use = msgspec.convert(punctuation or {}, PunctuationToUse)
     try:
-        steps = TextSteps(text_steps, language)
+        steps = TextSteps(text_steps, language, {PUNCTUATION: punctuation_step(to_use)})
     except models.ModelError as error:
         raise LoadRefused(f"{error}; repair or remove it (text.steps), and reload") from error
     _import_whole(av)
     _load_character_sets()
     location = models.ModelLocation(name, Path(directory), language)
-    model = models.engine_named(engine).load(location, options)
+    try:
+        model = models.engine_named(engine).load(location, options)
+    except models.ModelError as error:
+        raise LoadError(str(error)) from error
     if model.abilities.written:
         steps.leave_written()
     whole: models.Model = ProfiledModel(model, profile)
@@ -186,7 +195,8 @@ class SpeechModel:
     def open(self, request: dict[str, Any], before: float, checkpoint: Any) -> StreamSession:
         """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
         if "texts" in request:
-            return TextStream(self._steps)
+            keywords, phrases = tuple(request.get("keywords", ())), bool(request.get("phrases"))
+            return TextStream(self._steps.for_request(keywords, phrases=phrases))
         if "sample_rate" in request:
             vosk = msgspec.convert(request, StreamRequest)
             return VoskStream(self._model, vosk, before, checkpoint)

@@ -1,109 +1,25 @@
-"""Numbers in six European languages as people write them; text2num finds and computes them.
+"""Numbers in seven European languages as people write them; text2num finds them in six.
 
 What it finds is written only if it is certain: one to nine, and words such as mil or hundert by
 themselves, stay as they were spoken unless they belong to a number that is written in figures.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from modelserver.worker.numbers_european_rules import RULES, Rules
 from modelserver.worker.numbers_joined import Link, Number, joined, replaced
+from modelserver.worker.numbers_russian import find_russian
 from modelserver.worker.text_steps import TextStep
 
-_WORD = r"[^\W_]+(?:[-'’][^\W_]+)*"
-
-
-@dataclass(frozen=True)
-class _Language:
-    """Patterns of words around numbers."""
-
-    alone: str
-    """100 and 1000, which are not written in figures by themselves."""
-    percent: str
-    percent_sign: str
-    joins: str
-    """Between two numbers of which both are written, or neither."""
-    hour: str
-    """Between an hour and its minutes."""
-    blocks: str
-    """Between two numbers of which neither is written: alternatives, times before an hour."""
-    after_none: str
-    """After a number that is a part of something in words."""
-    sayings: str
-    before_none: str = "(?!)"
-    months: str = "(?!)"
-    """After an ordinal that is a day."""
-
-
-_LANGUAGES = {
-    "de": _Language(
-        alone="hundert|tausend",
-        percent="prozent",
-        percent_sign=" %",
-        joins="bis|mal|plus|minus",
-        hour="uhr",
-        blocks="oder|vor|nach",
-        before_none="halb|dreiviertel|viertel(?: vor| nach)?",
-        after_none="einhalb|komma|drittel|viertel",
-        sayings="tausendundeine nacht|zwölf apostel",
-        months="januar|februar|märz|april|mai|juni|juli|august|september|oktober|november|dezember",
-    ),
-    "fr": _Language(
-        alone="cents?|mille",
-        percent="pour cent",
-        percent_sign=" %",
-        joins="à|fois|plus",
-        hour="heures?",
-        blocks="ou|heures? moins|moins",
-        after_none="(?:heures? )?(?:et demie?|et quart|moins)|virgule|demie?s?|tiers|quarts?",
-        sayings="mille et une nuits|quatre[ -]cents coups|trente[ -]six chandelles",
-        months="janvier|février|mars|avril|mai|juin|juillet|août|septembre|octobre|novembre|décembre",
-    ),
-    "es": _Language(
-        alone="cien|ciento|mil",
-        percent="por ciento",
-        percent_sign=" %",
-        joins="a|por|más",
-        hour="horas y",
-        blocks="o|u|menos",
-        after_none="y medi[ao]|y cuarto|menos cuarto|coma|tercios?|cuartos?|quintos?",
-        sayings="mil y una noches",
-    ),
-    "pt": _Language(
-        alone="cem|cento|mil",
-        percent="por cento",
-        percent_sign="%",
-        joins="a|vezes|mais",
-        hour="horas e",
-        blocks="ou|menos",
-        after_none="(?:horas )?e mei[ao]|e um quarto|vírgula|terços?|quartos?",
-        sayings="mil e uma noites",
-    ),
-    "it": _Language(
-        alone="cento|mille",
-        percent="per cento",
-        percent_sign="%",
-        joins="a|per|più",
-        hour="ore e",
-        blocks="o|meno",
-        after_none="e mezz[ao]|e un quarto|meno un quarto|virgola|terz[oi]|quart[oi]",
-        sayings="mille e una notte",
-    ),
-    "nl": _Language(
-        alone="honderd|duizend",
-        percent="procent",
-        percent_sign="%",
-        joins="tot|keer|plus",
-        hour="uur",
-        blocks="of|voor|over",
-        before_none="half|kwart over|kwart voor",
-        after_none="en een half|komma|derde|kwart",
-        sayings="duizend[ -]en[ -]één nacht",
-    ),
-}
-_SCALE = re.compile("mill?i(?:on|ard)|milj(?:oen|ard)|milh")
-LANGUAGES = frozenset(_LANGUAGES)
+LANGUAGES = frozenset(RULES)
+_WORD = r"[^\W_]+(?:-[^\W_]+)*"
+_SCALE = "(?:mil(?:l?i(?:on|ard)|l[oó]n|j(?:oen|ard)|h)|bil(?:h|i)|миллион|миллиард)"
+_SCALED = re.compile(rf"(\d+,\d+?)0{{6}}(?:0{{3}})?(?= (?P<scale>{_SCALE}[^ ]*)$)")
+_WHOLE = re.compile(r"\d+(?:,\d+)?(?: ?%)?")
+_SPELLED_DECIMAL = re.compile(r"\d+,\d+(?: (?:\d|0\d+))+(?: ?%)?")
+_PLURAL_ORDINAL = re.compile(r"\d+(?:èmes|ᵃˢ|ᵒˢ|-х)")
 
 
 @dataclass(frozen=True)
@@ -129,126 +45,195 @@ class _Token:
         return False
 
 
+_Find = Callable[[list[_Token]], Iterable[tuple[int, int, str]]]
+"""Finds numbers in words: the first one, the one after the last, and figures, empty if unclear."""
+
+
 def european(language: str) -> TextStep:
     """Return the step for one of `LANGUAGES`.
 
     Raises `ImportError` where the library is not installed.
     """
-    from text_to_num import find_numbers, text2num
-
-    rules = _LANGUAGES[language]
-
-    def value_of(numeral: str) -> str:
-        try:
-            return str(text2num(numeral, language)).lstrip("0")
-        except ValueError:
-            return ""
-
-    def found(text: str) -> Iterator[tuple[int, int, str]]:
-        """Find the numbers of a text and their figures."""
-        tokens = list(_tokens(text, rules))
-        for number in find_numbers(tokens, language, threshold=0.0):
-            start, end = tokens[number.start].start, tokens[number.end - 1].end
-            figures: str = number.text
-            if figures.isdigit() and figures.lstrip("0") != value_of(text[start:end]):
-                figures = ""  # in a row of numbers it may take one into the next
-            yield start, end, figures
+    rules = RULES[language]
+    find = _find_russian if language == "ru" else _finder(language)
 
     def step(text: str) -> str:
         lower = text.lower()
-        plain = lower if len(lower) == len(text) else text
-        numbers = _rows(plain, _numbers(plain, found(plain), rules))
+        plain = lower.replace("ё", "е") if len(lower) == len(text) else text
+        numbers = _rows(plain, _numbers(plain, find, rules), rules)
         return replaced(text, joined(numbers, lambda one, other: _link(plain, one, other, rules)))
 
     return step
 
 
-def _tokens(text: str, rules: _Language) -> Iterator[_Token]:
+def _finder(language: str) -> _Find:
+    from text_to_num import find_numbers, text2num
+
+    def value_of(words: str) -> str:
+        try:
+            return str(text2num(words, language)).lstrip("0")
+        except ValueError:
+            return ""
+
+    def find(tokens: list[_Token]) -> Iterator[tuple[int, int, str]]:
+        for number in find_numbers(tokens, language, threshold=0.0):
+            figures: str = number.text
+            words = " ".join(token.word for token in tokens[number.start : number.end])
+            if figures.isdigit() and figures.lstrip("0") != value_of(words):
+                figures = ""  # in a row of numbers it may take one into the next
+            yield number.start, number.end, figures
+
+    return find
+
+
+def _find_russian(tokens: list[_Token]) -> Iterator[tuple[int, int, str]]:
+    return find_russian([token.word for token in tokens], [token.is_apart for token in tokens])
+
+
+def _tokens(text: str, rules: Rules) -> Iterator[_Token]:
     end = 0
-    for match in re.finditer(rf"\b{rules.percent}\b|{_WORD}", text):
+    aliases = [(re.compile(alias), word) for alias, word in rules.aliases.items()]
+    for match in re.finditer(rf"\b(?P<percent>{rules.percent})\b|{_WORD}", text):
         is_apart = text[end : match.start()] != " "
-        word = "%" if match[0] == rules.percent else match[0]  # cent is also a number
+        word = "%" if match["percent"] else match[0]  # cent is also a number
+        for alias, instead in aliases:
+            if (found := alias.match(text, match.start())) and found.end() == match.end():
+                word = found.expand(instead)
         yield _Token(match.start(), match.end(), word, is_apart)
         end = match.end()
 
 
-def _numbers(
-    text: str, found: Iterable[tuple[int, int, str]], rules: _Language
-) -> Iterator[Number]:
-    """Yield what text2num has found; figures only where nothing around speaks against them."""
+def _numbers(text: str, find: _Find, rules: Rules) -> Iterator[Number]:
+    """Yield the numbers of a text; figures only where nothing around speaks against them."""
+    tokens = list(_tokens(text, rules))
     sayings = re.finditer(rf"\b(?:{rules.sayings})\b", text)
     saying = next(sayings, None)
-    for start, stop, figures in found:
+    last: Number | None = None
+    for first, behind, figures in find(tokens):
+        start, stop = tokens[first].start, tokens[behind - 1].end
+        if scaled := _SCALED.match(f"{figures} {tokens[behind - 1].word}"):
+            figures, stop = scaled[1], tokens[behind - 2].end  # 3,5 million
         number = Number(start, stop)
-        said, before = text[start:stop], text[max(0, start - 24) : start]
-        after = text[stop : stop + 32]
         while saying is not None and saying.end() <= start:
             saying = next(sayings, None)
-        is_part = (
-            (saying is not None and saying.start() < stop)
-            or any(c.isdigit() for c in before[-2:] + after[:2])
-            or re.search(rf"\b(?:{rules.before_none}) $", before)
-            or re.match(rf" (?:{rules.after_none})\b", after)
-        )
-        if _is_plausible(said, figures, rules) and not is_part:
-            small = re.fullmatch(r"\d(?!\d)[^\d,]*", figures) is not None
-            alone = re.fullmatch(rules.alone, said) is not None
-            day = not figures.isdigit() and re.match(rf" (?:{rules.months})\b", after)
-            number.write(figures, certain=bool(day) or not (small or alone))
-            if (percent := re.match(rf" {rules.percent}\b", after)) is not None:
-                number.end += percent.end()
-                number.write(f"{figures}{rules.percent_sign}", certain=True)
+        is_saying = saying is not None and saying.start() < stop
+        if figures and not figures.isdigit() and "," not in figures:  # an ordinal
+            if last is not None and text[last.end : start] == " ":
+                last.leave()  # a fraction
+                figures = ""
+            elif _PLURAL_ORDINAL.fullmatch(figures):
+                figures = figures if figures.endswith("-х") else ""
+        if not is_saying:
+            _write(number, text, figures, rules)
         yield number
+        last = number
 
 
-def _is_plausible(said: str, figures: str, rules: _Language) -> bool:
+def _write(number: Number, text: str, figures: str, rules: Rules) -> None:
+    """Set the figures of a number, if what is around it allows."""
+    said = text[number.start : number.end]
+    before, after = (
+        text[max(0, number.start - 24) : number.start],
+        text[number.end : number.end + 32],
+    )
+    if any(c.isdigit() for c in before[-2:] + after[:2]) or not _is_plausible(said, figures, rules):
+        return
+    if re.search(rf"\b(?:{rules.before_none}) $", before):
+        return
+    if re.match(rf" (?:{rules.after_none})\b", after):
+        return
+    is_one = re.fullmatch(rules.one, said) is not None
+    small = re.fullmatch(r"\d(?!\d)[^\d,]*", figures) is not None
+    alone = re.fullmatch(rules.alone, said) is not None
+    day = re.match(rf" (?:{rules.months})\b", after) and not is_one
+    if day or re.match(" год(?:а|у|ом|е)?\\b", after):
+        figures = figures.split("-")[0] if day or len(figures) > 5 else figures
+    is_day = bool(day) and re.match("[0-3]?[0-9](?![0-9])", figures) is not None
+    number.write(figures, certain=is_day or not (small or alone))
+    if (percent := re.match(rf" (?:{rules.percent})\b", after)) is not None:
+        number.end += percent.end()
+        number.write(f"{figures}{rules.percent_sign}", certain=True)
+
+
+def _is_plausible(said: str, figures: str, rules: Rules) -> bool:
     """Return whether a number takes in no word of its surroundings."""
-    if _SCALE.match(said):
+    if re.match(_SCALE, said) or re.fullmatch(rf"(?:{rules.one}|mil) {_SCALE}\w*", said):
         return False  # eine million
     _, comma, decimals = figures.partition(",")
     spelled = len(decimals) <= 2 * len(said.split(" ")) - 4
-    return bool(figures) and (not comma or (spelled and not re.search(rules.alone + "$", said)))
+    whole = re.search(f"(?:{rules.alone})$", said) is None
+    return bool(figures) and (not comma or (spelled and whole))
 
 
-def _rows(text: str, numbers: Iterable[Number]) -> list[Number]:
+def _rows(text: str, numbers: Iterable[Number], rules: Rules) -> list[Number]:
     """Return the numbers with digits in a row put together, as in telephone numbers."""
     rows = list[list[Number]]()
     for number in numbers:
         last = rows[-1][-1] if rows else number
-        whole = (last.written or "0").isdigit() and (number.written or "0").isdigit()
-        if whole and text[last.end : number.start] == " ":
+        whole = all(_WHOLE.fullmatch(one.written or "0") for one in (last, number))
+        scale = re.match(_SCALE, text[number.start : number.start + 24])
+        article = (  # un 12,5 %
+            re.fullmatch(rules.one, text[last.start : last.end]) is not None
+            and not (number.written or "0").isdigit()
+        )
+        if whole and not scale and not article and text[last.end : number.start] == " ":
             rows[-1].append(number)
         else:
             rows.append([number])
-    return [number for row in rows for number in _row(row)]
+    return [number for row in rows for number in _row(row, rules)]
 
 
-def _row(row: list[Number]) -> list[Number]:
-    figures = [number.written or "" for number in row]
+def _row(row: list[Number], rules: Rules) -> list[Number]:
     if len(row) == 1:
         return row
-    if not all(figures):
-        for number in row:
-            number.leave()
-        return row
-    spelled = all(len(one) == 1 or one.startswith("0") for one in figures)
+    figures = [number.written or "" for number in row]
     digits = "".join(figures)
-    if spelled and len(digits) > 2 and digits not in "123456789":
+    if all(figures) and _SPELLED_DECIMAL.fullmatch(" ".join(figures)):
         return [Number(row[0].start, row[-1].end, digits, certain=True)]
-    pairs = len(row) > 2 and all(len(one) == 2 for one in figures) and digits[0] == "0"
+    whole = [one for one in figures if one[:1] != "0"]
+    counting = digits in "123456789" or (len(digits) < 7 and digits in "9876543210")
+    spelled = all(len(one) == 1 for one in whole) and len(digits) > 2 and not counting
+    phone = re.fullmatch(rules.phone, digits) and all(len(one) < 4 for one in whole)
+    if rules.pairs and phone and all(len(one) % 2 == 0 for one in figures):
+        digits = re.sub("(..)(?=.)", r"\1 ", digits)
+    elif rules.pairs or not phone:
+        phone = None
+    if all(figures) and (spelled or phone):
+        return [Number(row[0].start, row[-1].end, digits, certain=True)]
     for number in row:
-        number.certain = pairs
-        if not pairs:
-            number.leave()
+        number.leave()
     return row
 
 
-def _link(text: str, left: Number, right: Number, rules: _Language) -> Link:
+def _link(text: str, left: Number, right: Number, rules: Rules) -> Link:
     if right.start - left.end > 24:
         return Link.NOTHING
-    between = text[left.end : right.start]
-    if re.fullmatch(rf" (?:{rules.hour}) ", between):
-        return Link.CERTAIN if (right.written or "").isdigit() else Link.NOTHING
+    before, between = text[max(0, left.start - 24) : left.start], text[left.end : right.start]
+    one, other = left.written or "", right.written or ""
+    if re.fullmatch(rf" (?:{rules.months})(?: del?)? ", between):
+        return Link.CERTAIN if re.fullmatch(r"[12]\d{3}", other) else Link.NOTHING
+    left_is_one, is_one = (
+        re.fullmatch(rules.one, text[number.start : number.end]) is not None
+        for number in (left, right)
+    )
+    opens, conjunction = rules.between
+    if re.search(rf"\b(?:{opens}) $", before) and re.fullmatch(rf" (?:{conjunction}) ", between):
+        return Link.TOGETHER
+    opens, conjunction = rules.clock
+    at_hour = re.search(rf"\b(?:{opens}) $", before) is not None and not left_is_one
+    if (at_hour and between == f" {conjunction} ") or re.fullmatch(
+        rf" (?:{rules.larger}) ", between
+    ):
+        if is_one or not other.isdigit() or len(other) > 2:
+            return Link.NOTHING
+        return Link.CERTAIN if len(other) == 2 else Link.TOGETHER
+    if between == f" {conjunction} " and len(one) == 1:
+        return Link.UNCLEAR  # cinque e cinquanta
     if re.fullmatch(rf" (?:{rules.blocks}) ", between):
-        return Link.NOTHING if (left.written or "").endswith("%") else Link.UNCLEAR
-    return Link.TOGETHER if re.fullmatch(rf" (?:{rules.joins}) ", between) else Link.NOTHING
+        return Link.NOTHING if one.endswith("%") else Link.UNCLEAR
+    if re.fullmatch(rf" (?:(?:{rules.larger}) )?(?:{rules.joins}) ", between):
+        in_part = other.endswith("000") and len(other) > 3 and len(one) < 4 and other != "1000"
+        if left_is_one or is_one or in_part:
+            return Link.UNCLEAR
+        return Link.NOTHING if one[-1:] in "ªº" else Link.TOGETHER
+    return Link.NOTHING

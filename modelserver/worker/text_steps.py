@@ -6,12 +6,15 @@ what an engine says of words, and what may still change, is left as it was spoke
 """
 
 import re
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import suppress
+from copy import copy
 from dataclasses import replace
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, Protocol, runtime_checkable
 
 import models
-from modelserver.settings.plugins import load_step, unknown_step
+from modelserver.settings.plugins import PUNCTUATION, load_step, unknown_step
 from modelserver.speech.transcript import reader_text
 from modelserver.worker.wrapped import WrappedModel
 from supervisor import StreamAnswer
@@ -20,28 +23,54 @@ TextStep = Callable[[str], str]
 """From a text to a text. Called in a worker's sandbox: what it needs of files has to be read when
 it is made, or at the first call, which is made before."""
 
+
+@runtime_checkable
+class KeywordStep(Protocol):
+    """A step that can make use of a request's keywords (`models.RecognitionOptions.keywords`)."""
+
+    def __call__(self, text: str) -> str:
+        """Take a text of a request without keywords."""
+        ...
+
+    def with_keywords(self, keywords: tuple[str, ...]) -> TextStep:
+        """Return the step for requests with these keywords. Called in workers' sandboxes, too; the
+        results for the last few lists are kept."""
+        ...
+
+
 Maker = Callable[[str], TextStep | None]
 """Makes the step for a language (a BCP 47 tag); None where it knows nothing of that language."""
 
-_NUMBERS = "numbers"
+_WRITTEN = {
+    "numbers": "not needed: the model writes numbers itself",
+    PUNCTUATION: "not needed: the model writes punctuation itself",
+}
+"""Steps that do nothing to texts as people write them, and the report of each."""
 _SAMPLE = "one 一 1"
 _SPACES = re.compile(r"[ \t]+")
+_KEYWORD_LISTS = 8
+"""Lists of keywords whose steps are kept."""
 
 
 class TextSteps:
     """The steps of one model."""
 
-    def __init__(self, names: Iterable[str], language: str) -> None:
-        """Raises `models.ModelError` for a step that is not there, or does not work."""
+    def __init__(
+        self, names: Iterable[str], language: str, own: Mapping[str, Maker] | None = None
+    ) -> None:
+        """`own`: makers of steps that are not entry points. Raises `models.ModelError` for a step
+        that is not there, or does not work."""
+        own = own or {}
         self._steps: list[tuple[str, TextStep]] = []
         self._texts_written = False
         self.report: dict[str, str] = {}
         """Of each, whether it does something in that language."""
+        self._made_with = lru_cache(maxsize=_KEYWORD_LISTS)(self._make_with)
         for name in names:
             if (problem := unknown_step([name])) is not None:
                 raise models.ModelError("text_step", problem)
             try:
-                step = load_step(name)(language)
+                step = (own.get(name) or load_step(name))(language)
                 if step is not None:
                     step(_SAMPLE)
             except Exception as error:  # whatever a plugin raises
@@ -57,9 +86,33 @@ class TextSteps:
         """From now on take texts that are as people write them (`models.Abilities.written`): leave
         their spaces and numbers alone."""
         self._texts_written = True
-        self._steps = [(name, step) for name, step in self._steps if name != _NUMBERS]
-        if _NUMBERS in self.report:
-            self.report[_NUMBERS] = "not needed: the model writes numbers itself"
+        self._steps = [(name, step) for name, step in self._steps if name not in _WRITTEN]
+        self.report |= {name: why for name, why in _WRITTEN.items() if name in self.report}
+
+    def for_request(self, keywords: tuple[str, ...], *, phrases: bool) -> "TextSteps":
+        """Return the steps for a request with these keywords. `phrases`: it is limited to phrases,
+        which its client compares with its own, so they get no marks."""
+        made = self.with_keywords(keywords)
+        if phrases and PUNCTUATION in self.report:
+            made = copy(made)
+            made._steps = [(name, step) for name, step in made._steps if name != PUNCTUATION]
+        return made
+
+    def with_keywords(self, keywords: tuple[str, ...]) -> "TextSteps":
+        """Return the steps for a request with these keywords."""
+        if not keywords or not any(isinstance(step, KeywordStep) for _, step in self._steps):
+            return self
+        return self._made_with(keywords)
+
+    def _make_with(self, keywords: tuple[str, ...]) -> "TextSteps":
+        made = copy(self)
+        made._steps = []
+        for name, step in self._steps:
+            if isinstance(step, KeywordStep):
+                with suppress(Exception):  # whatever a plugin raises
+                    step = step.with_keywords(keywords)
+            made._steps.append((name, step))
+        return made
 
     def written(self, spoken: str) -> str:
         """As people write it. A step that fails leaves its text as it was: a number in words is
@@ -84,7 +137,8 @@ class WritingModel(WrappedModel):
         self, options: models.RecognitionOptions, rate: float | None = None
     ) -> models.Recognizer:
         """See `models.Model`."""
-        return _WritingRecognizer(self._model.recognizer(options, rate), self._steps)
+        steps = self._steps.for_request(options.keywords, phrases=options.grammar is not None)
+        return _WritingRecognizer(self._model.recognizer(options, rate), steps)
 
     def report(self) -> dict[str, Any]:
         """See `models.Model`."""
@@ -99,8 +153,11 @@ class TextStream:
 
     def feed(self, data: Any, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         """A list of texts."""
-        yield
-        return StreamAnswer([[self._steps.written(text) for text in data]], at_checkpoint=True)
+        written = []
+        for text in data:
+            yield
+            written.append(self._steps.written(text))
+        return StreamAnswer([written], at_checkpoint=True)
 
     def close(self) -> None:
         """There is nothing to let go."""
@@ -118,7 +175,7 @@ class _WritingRecognizer:
         return self._written((yield from self._inner.finish()))
 
     def _written(self, said: list[models.Utterance]) -> list[models.Utterance]:
-        write = self._steps.written
+        write = cache(self._steps.written)  # the first alternative is the text
         return [
             replace(
                 utterance,

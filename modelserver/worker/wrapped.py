@@ -27,6 +27,10 @@ class WrappedModel:
         """See `models.Model`."""
         return self._model.unknown_words(phrases)
 
+    def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
+        """See `models.Model`."""
+        return self._model.ignored_keywords(keywords)
+
     def report(self) -> dict[str, Any]:
         """See `models.Model`."""
         return self._model.report()

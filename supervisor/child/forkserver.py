@@ -19,7 +19,7 @@ from typing import Any
 
 from supervisor.child import sandbox
 from supervisor.child.worker import Worker
-from supervisor.contract import LoadRefused, Reporting, Servable, Warmable
+from supervisor.contract import LoadError, LoadRefused, Reporting, Servable, Warmable
 from supervisor.process_control import (
     end_with_parent,
     not_started,
@@ -74,7 +74,8 @@ def main(channel_fd: int, supervisor_pid: int) -> int:
             channel.send(LoadFailed(sendable(str(error)), "", refused=True))
             return EXIT_LOAD_FAILED
         except Exception as error:  # noqa: BLE001 - whatever a model raises, the supervisor is told
-            message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            parts = [] if isinstance(error, LoadError) else [type(error).__name__]
+            message = ": ".join([*parts, str(error)] if str(error) else [type(error).__name__])
             channel.send(LoadFailed(sendable(message), sendable(traceback.format_exc())))
             return EXIT_LOAD_FAILED
         ForkServer(channel, servable, request, nowhere, supervisor_pid).serve()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from supervisor.deaths.death import Death
+from supervisor.dispatch.crashes import CrashChecks
 from supervisor.dispatch.retries import Retries, closing
 from supervisor.dispatch.scheduler import Scheduler
 from supervisor.dispatch.streams import Streams, model_failure
@@ -60,7 +61,8 @@ class Dispatcher:
         self._jobs: set[Job] = set()
         """All that are inside."""
         self._tasks = Tasks()
-        self._retries = Retries(self.scheduler, settings.attempts, sound, self._tasks)
+        self._crashes = CrashChecks(sound, self.lifecycle, self._tasks)
+        self._retries = Retries(self.scheduler, settings.attempts)
         self._numbers = itertools.count(1)
 
     def begin(self) -> None:
@@ -247,10 +249,21 @@ class Dispatcher:
         """The lifecycle's call: it has ended, or cannot be. Its job runs again elsewhere, or is
         given up; what it had not begun yet does not count."""
         at_hand, job, worker.job = worker.at_hand, worker.job, None
+        check = self._crashes.due(death) and not self.closed
         each_of(
             functools.partial(self._guard.admission.ended, worker),
-            functools.partial(self._retries.worker_lost, job, death, at_hand),
-            functools.partial(self.streams.worker_lost, worker, death, at_hand),
+            functools.partial(self._retries.worker_lost, job, death, at_hand, suspend=check),
+            functools.partial(self.streams.worker_lost, worker, death, at_hand, suspend=check),
+            self.scheduler.schedule,
+        )
+        if check:
+            self._crashes.begin(functools.partial(self._resume, job, at_hand))
+
+    def _resume(self, job: Job | None, at_hand: int) -> None:
+        """Go on with what a worker had at hand that has crashed."""
+        each_of(
+            functools.partial(self._retries.resume, job),
+            functools.partial(self.streams.resume, at_hand),
             self.scheduler.schedule,
         )
 

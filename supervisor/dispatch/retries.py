@@ -1,15 +1,11 @@
 """Retries: what happens to a job whose worker has ended."""
 
-import functools
-from collections.abc import Awaitable, Callable
-
-from supervisor.deaths.death import EXPECTED, Cause, Death, Fault, whose_fault
+from supervisor.deaths.death import EXPECTED, Death, Fault, whose_fault
 from supervisor.dispatch.poison import KEEP_S, PoisonInputs
 from supervisor.dispatch.scheduler import Scheduler
 from supervisor.errors import Draining, give_up
 from supervisor.job import Job, JobState
 from supervisor.log import get_logger
-from supervisor.loop.tasks import Tasks
 
 log = get_logger("supervisor")
 
@@ -20,18 +16,9 @@ _MOST_NEVER_BEGUN = 10
 class Retries:
     """Runs jobs again, up to `attempts` times, and remembers inputs that end every worker."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        attempts: int,
-        sound: Callable[[], Awaitable[bool]] | None,
-        tasks: Tasks,
-    ) -> None:
-        """`sound`: whether the model's files are still what they were, asked after a crash."""
+    def __init__(self, scheduler: Scheduler, attempts: int) -> None:
         self._scheduler = scheduler
         self._attempts = attempts
-        self._sound = sound
-        self._tasks = tasks
         self._poison = PoisonInputs()
         self.suspended: set[Job] = set()
         """Jobs whose worker has crashed, while it is found out what that says of the model."""
@@ -48,9 +35,9 @@ class Retries:
         if len(job.deaths) >= self._attempts and await self._poison.remember(job):
             log.error("job.quarantined", request_id=job.request_id, remembered_s=KEEP_S)
 
-    def worker_lost(self, job: Job | None, death: Death, at_hand: int) -> None:
-        """Queue the job of a worker that has ended again, or fail it. `at_hand`: what the worker
-        was working for, by its own account."""
+    def worker_lost(self, job: Job | None, death: Death, at_hand: int, *, suspend: bool) -> None:
+        """Queue the job of a worker that has ended again, `suspend` it before that, or fail it.
+        `at_hand`: what the worker was working for, by its own account."""
         if job is None or job.state is not JobState.RUNNING:
             return
         # A worker that broke its rules may say that it had nothing at hand.
@@ -66,28 +53,19 @@ class Retries:
         elif job.never_begun >= _MOST_NEVER_BEGUN:
             job.fail(give_up([*job.deaths, death]))
         else:
-            if self._sound is not None and death.cause is Cause.CRASH:
+            if suspend:
                 self.suspended.add(job)
-                self._tasks.once("what a crash says", functools.partial(self._ask_about, job))
             else:
                 self._scheduler.put_back(job)
             log.warning(
                 "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
             )
 
-    async def _ask_about(self, job: Job) -> None:
-        """A job that crashed may, where the model is damaged, do so again and again."""
-        assert self._sound is not None
-        lifecycle = self._scheduler.lifecycle
-        server = lifecycle.live_server()
-        try:
-            if not await self._sound() and server is lifecycle.live_server():
-                lifecycle.discard("what its model was loaded from is damaged")
-        finally:
-            if job in self.suspended:
-                self.suspended.remove(job)
-                self._scheduler.put_back(job)
-                self._scheduler.schedule()
+    def resume(self, job: Job | None) -> None:
+        """Queue a job again that was suspended."""
+        if job is not None and job in self.suspended:
+            self.suspended.remove(job)
+            self._scheduler.put_back(job)
 
     def close(self) -> None:
         """Fail the jobs that wait; none is tried again."""

@@ -33,9 +33,8 @@ class Stream:
         *,
         background: bool = False,
     ) -> None:
-        """`schedule` is called when it needs a worker, or may go to another; `retained` when
-        it retains more input than before. `background`: it has the steps that streams and files
-        leave."""
+        """`schedule` is called when it needs a worker, or may go to another; `retained` when it
+        retains more input. `background`: it has the steps that streams and files leave."""
         self.number = number
         self.background = background
         self.request_id = request_id
@@ -44,7 +43,8 @@ class Stream:
         """The pool takes no new work: the stream should come to its end."""
         self.replays = 0
         """How often it went on on another worker."""
-        self.wants_to_move = False
+        self.wants_to_move = self.suspended = False
+        """`suspended`: its worker has crashed, and it is found out what that says of the model."""
         self._request: dict[str, Any] | None = None
         self._checkpoint: bytes | None = None
         self._settings = settings
@@ -127,14 +127,15 @@ class Stream:
 
     @property
     def begun(self) -> bool:
-        """A worker has been or is to be found for it."""
+        """Whether a worker has been or is to be found for it."""
         return self._request is not None
 
     @property
     def to_be_scheduled(self) -> bool:
-        """Whether it has no worker, or may leave the one it has."""
+        """Whether it has no worker and needs one, or may leave the one it has."""
         may_move = self.wants_to_move and self.at_checkpoint
-        return self.begun and not self.over and (self.worker is None or may_move)
+        waits = not self.begun or self.over or self.suspended
+        return not waits and (self.worker is None or may_move)
 
     @property
     def at_checkpoint(self) -> bool:
@@ -181,11 +182,8 @@ class Stream:
         if self._replay.cut:
             self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
             return
-        since, dropped = time.monotonic() - self.behind_s(), self._replay.dropped
-        checkpoint = self._checkpoint
-        opening = Open(
-            self.number, self._request, dropped, checkpoint, self._answered, since, self.background
-        )
+        since, before = time.monotonic() - self.behind_s(), (self._replay.dropped, self._checkpoint)
+        opening = Open(self.number, self._request, *before, self._answered, since, self.background)
         self.replays += self._answered > 0
         self.worker = worker
         worker.streams.add(self)

@@ -176,15 +176,19 @@ class Streams:
         if not worker.streams:
             self._to_vacate.pop(worker, None)
 
-    def worker_lost(self, worker: WorkerHandle, death: Death, at_hand: int) -> None:
+    def worker_lost(
+        self, worker: WorkerHandle, death: Death, at_hand: int, *, suspend: bool
+    ) -> None:
         """Move the streams of a worker that has ended, with what was retained of them. The one of
-        the number `at_hand`, which it was working for, may have been the cause."""
+        the number `at_hand`, which it was working for, may have been the cause; `suspend` that one
+        until `resume`."""
         self._to_vacate.pop(worker, None)
         lost = self._on(worker)
         if lost:
             self._expected_until = self._clock.now() + _SUCCESSOR_S
         for stream in lost:
             stream.leave_worker(tell=False)
+            stream.suspended = suspend and stream.number == at_hand
             if death.cause in EXPECTED:
                 continue
             own = stream.number == at_hand and whose_fault(death) is not Fault.NOBODY
@@ -192,6 +196,12 @@ class Streams:
         self.schedule()
         if lost:
             log.warning("streams.moved", worker=worker.slot, pid=worker.pid, count=len(lost))
+
+    def resume(self, number: int) -> None:
+        """Find a worker for the stream of this number, if it was suspended."""
+        if (stream := self._streams.get(number)) is not None:
+            stream.suspended = False
+            self.schedule()
 
     def close(self, error: Exception) -> None:
         """All are over."""

@@ -181,6 +181,29 @@ def test_an_answer_that_was_cut_says_so(
 
 
 @pytest.mark.parametrize(
+    ("way", "thought", "text"),
+    [
+        ("thinks", "Hmm, hello?", "Hello, you asked."),
+        ("reasons", "Hm, hello?", "Hello, you asked."),
+        ("reasons_otherwise", "Hm, hello?", "Hello, you asked."),
+        ("thinks_too_long", "Hm, well</th", ""),
+    ],
+)
+def test_thoughts_come_apart_from_the_answer(
+    server: RunningServer, talker: LanguageModel, way: str, thought: str, text: str
+) -> None:
+    talker.way = way
+    told = events_of(write(server, "What?", stream=True))
+    kinds = [kind for kind, _ in told]
+    assert kinds == sorted(
+        kinds, key=["question", "answer.thinking", "answer.delta", "answer.done"].index
+    )
+    for kind, whole in (("answer.thinking", thought), ("answer.delta", text)):
+        assert "".join(said["text"] for name, said in told if name == kind) == whole
+    assert told[-1][1]["answer"]["text"] == text
+
+
+@pytest.mark.parametrize(
     ("way", "status", "code", "words"),
     [
         ("refuses", 502, "assistant_failed", "401: no such key"),

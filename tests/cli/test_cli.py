@@ -189,10 +189,11 @@ def test_a_prepared_model_is_made_verified_carried_and_removed(
     assert "nothing is prepared" in nothing.stderr.decode()
 
 
-def test_the_help_of_models_is_not_cut_off() -> None:
-    shown = modelserver("models", "--help").stdout.decode()
-    assert "remove" in shown
-    assert "..." not in shown.partition("Commands:")[2]
+@pytest.mark.parametrize("group", [(), ("models",), ("keys",)])
+def test_no_help_of_a_command_is_cut_off(group: tuple[str, ...]) -> None:
+    shown = modelserver(*group, "--help").stdout.decode().partition("Commands:")[2]
+    assert len(shown.splitlines()) > 3
+    assert "..." not in shown
 
 
 def test_what_cannot_be_prepared_is_refused_in_a_sentence(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from misbehaving import Manners, web_server
+from punctuation_models import make_chinese
 
 SENSE_VOICE = "sherpa-onnx-sense-voice-zh-en-ja-ko-yue-int8-2024-07-17"
 WHISPER = "sherpa-onnx-whisper-base"
@@ -109,3 +110,39 @@ def test_a_language_that_no_model_has_is_taken_for_a_name(home: Path) -> None:
     failed = command("pull", "tlh", "--models-urls", "http://none.invalid", home=home)
     assert failed.returncode == 1
     assert "tlh is not in the catalogue" in failed.stderr
+
+
+def test_punctuation_models_are_listed_apart_and_never_recommended(home: Path) -> None:
+    make_chinese(home / "marks")
+    listed = command("list", "en", home=home)
+    assert listed.returncode == 0, listed.stderr
+    table, punctuation = listed.stdout.split("\nPunctuation models, for the text step punctuation")
+    assert "punct-" not in table.replace("zh-en-punct-int8", "")
+    assert "  marks  zh, en  " in punctuation
+    assert "  punct-en  en  ~" in punctuation
+    assert "  punct-zh-en  zh, en  ~" in punctuation
+    assert "punct-en" not in command("list", "zh", home=home).stdout.split("Punctuation")[1]
+    assert "Punctuation" not in command("list", "ko", home=home).stdout
+    document = json.loads(command("list", "--json", "--installed", home=home).stdout)
+    assert [one["name"] for one in document["punctuation_models"]] == ["marks"]
+    assert "marks" not in [one["name"] for one in document["models"]]
+
+
+def test_a_punctuation_model_is_pulled_by_its_short_name_and_not_served(home: Path) -> None:
+    name = "sherpa-onnx-punct-ct-transformer-zh-en-vocab272727-2024-04-12-int8"
+    network = make_chinese(home.parent / name) / "model.int8.onnx"
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as writer:
+        writer.add(network, f"{name}/{network.name}")
+    manners = Manners({f"{name}.tar.bz2": bz2.compress(file.getvalue())})
+    with web_server(manners) as url:
+        for said in (f"installed {name}: ", "is installed already"):
+            pulled = command("pull", "punct-zh-en", "--models-urls", url, home=home)
+            assert pulled.returncode == 0, pulled.stderr
+            assert said in pulled.stdout + pulled.stderr
+    assert (home / name / network.name).read_bytes() == network.read_bytes()
+    for wanted in ("punct-zh-en", name):
+        inspected = command("inspect", wanted, home=home)
+        assert inspected.returncode == 1
+        assert "recognises no speech: name it in text.punctuation_model" in inspected.stderr
+    assert command("remove", name, home=home).returncode == 0

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from places import ROOT
+from places import ONNX_MODEL, ROOT
 from running import RunningServer, start_server
 
 from models.vosk.prepared import PreparedModel
 
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
+DOCUMENTS = (*READMES, *sorted((ROOT / "docs").rglob("*.md")))
+TRANSLATED = (READMES, (ROOT / "docs/quickstart.md", ROOT / "docs/zh-CN/quickstart.md"))
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -28,6 +30,20 @@ def examples() -> Iterator[tuple[str, str, str]]:
 
 
 EXAMPLES = list(examples())
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of the model that the READMEs have downloaded."""
+    if not ONNX_MODEL:
+        pytest.skip("there is no real ONNX model here")
+    home = tmp_path_factory.mktemp("readme")
+    (home / "models").mkdir()
+    (home / "models" / "sherpa-onnx-whisper-base").symlink_to(ONNX_MODEL)
+    flags = ("--model=sherpa-onnx-whisper-base", f"--models-dir={home / 'models'}")
+    with start_server(home, *flags, MODELSERVER_WORKERS_COUNT="1") as server:
+        server.wait_whole(1)
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +63,10 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize(("document", "command", "said"), EXAMPLES)
 def test_what_is_said_is_what_is_printed(
-    serving: RunningServer, document: str, command: str, said: str
+    request: pytest.FixtureRequest, document: str, command: str, said: str
 ) -> None:
+    readme = any(document == path.name for path in READMES)
+    server: RunningServer = request.getfixturevalue("whisper" if readme else "serving")
     environment = {
         k: v
         for k, v in os.environ.items()
@@ -57,7 +75,7 @@ def test_what_is_said_is_what_is_printed(
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment["MODELSERVER_WORKERS_COUNT"] = "2"
     done = subprocess.run(
-        command.replace("127.0.0.1:8091", f"127.0.0.1:{serving.port}"),
+        command.replace("127.0.0.1:8091", f"127.0.0.1:{server.port}"),
         shell=True,
         cwd=ROOT,
         env=environment,
@@ -78,6 +96,28 @@ def pattern(said: str) -> str:
     text = re.sub(r'"request_id":"[0-9a-f]{32}"', '"request_id":"[0-9a-f]{32}"', text)
     text = re.sub(r"/opt/modelserver\S*", r"\\S+", text)
     return re.sub(r"[0-9]+(\\\.[0-9]+)?\\ (MB|GB)", r"[0-9.]+\\ (MB|GB)", text)
+
+
+@pytest.mark.parametrize(("english", "chinese"), TRANSLATED)
+def test_a_translation_has_the_same_commands(english: Path, chinese: Path) -> None:
+    """But for comments, and for what sets a mirror of its own country."""
+
+    def commands(document: Path) -> list[str]:
+        found: list[str] = re.findall(
+            r"^```\w*\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL
+        )
+        lines = [line for block in found for line in block.splitlines()]
+        kept = [line.split("  # ")[0].rstrip() for line in lines if "PIP_INDEX_URL" not in line]
+        return [line for line in kept if line]
+
+    assert commands(english) == commands(chinese)
+    assert len(commands(english)) >= 5
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_a_readme_is_one_screen(readme: Path) -> None:
+    screen = re.split("^## (?:Read on|接下来)$", readme.read_text(), flags=re.MULTILINE)[0]
+    assert len(screen.split()) <= 400
 
 
 def test_every_link_leads_somewhere() -> None:

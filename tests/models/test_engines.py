@@ -53,6 +53,20 @@ def test_a_directory_without_a_model_is_refused_with_what_each_engine_misses(
         assert f"{engine.problem(tmp_path)} ({engine.name})" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("file", "name"), [("model.onnx", "onnx"), ("am/final.mdl", "vosk"), ("graph/HCLG.fst", "vosk")]
+)
+def test_only_the_engine_whose_files_are_there_says_what_it_misses(
+    file: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(models.ModelError) as caught:
+        models.engine_of(tmp_path)
+    problem = models.engine_named(name).problem(tmp_path)
+    assert caught.value.message == f"{tmp_path} is not a model: {problem}"
+
+
 def test_what_every_engine_misses_is_said_once(tmp_path: Path) -> None:
     with pytest.raises(models.ModelError) as caught:
         models.engine_of(tmp_path / "nowhere")

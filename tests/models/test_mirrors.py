@@ -237,6 +237,14 @@ def test_each_engine_has_its_publishers() -> None:
         f"{address}: the catalogue has no repository of sherpa-onnx-yy"
         for address in DEFAULT_SOURCES["onnx"][1:]
     ]
+    entry = models.catalog_entry("punct-en")
+    assert entry is not None
+    for (source, *_), name in (
+        (sources_of(entry.name, entry, ())[0], entry.name),
+        (sources_of("sherpa-onnx-punct-yy", None, ())[0], "sherpa-onnx-punct-yy"),
+    ):
+        release = "https://github.com/k2-fsa/sherpa-onnx/releases/download/punctuation-models"
+        assert source.archive == f"{release}/{name}.tar.bz2"
     (vosk,), _ = sources_of("vosk-model-yy-0.1", None, ())
     assert vosk.archive == "https://alphacephei.com/vosk/models/vosk-model-yy-0.1.zip"
     (proxied,), _ = sources_of(NAME, ENTRY, ["https://proxy.example/{archive}?from={name}"])

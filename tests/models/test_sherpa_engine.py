@@ -40,6 +40,7 @@ def test_a_model_has_one_form_with_its_abilities(tmp_path: Path) -> None:
     assert form.abilities.confidences
     assert form.prediction.model > 40_000_000
     wanted = {"voice_activity": "loudness", "form": "published", "language": "ko"}
+    wanted["search"] = "both"
     assert form.load == {**wanted, "prepared": False, "directory": str(directory)}
     assert form.details["kind"] == "online_transducer"
 

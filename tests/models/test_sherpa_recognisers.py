@@ -2,6 +2,7 @@
 
 import array
 import ctypes
+import itertools
 import os
 import random
 import signal
@@ -142,6 +143,28 @@ def test_another_recogniser_goes_on_from_pending(kind, model):
     assert [u.text for u in before + after] == whole
     run(first.accept(SPOKEN[at:] + silence(2.0)))
     assert len(first.pending()) <= 32000 * 0.4
+
+
+def test_a_pause_of_the_length_that_was_asked_for_ends_an_utterance(kind, model):
+    short = silence(0.5) + tones("abc") + silence(0.35) + tones("def") + silence(1.5)
+    texts = [of(kind, "abc"), of(kind, "def")]
+    assert [u.text for u in fed(model.recognizer(RecognitionOptions()), short)] != texts
+    made = model.recognizer(RecognitionOptions(endpoint_ms=300))
+    assert [u.text for u in fed(made, short)] == texts
+    made = model.recognizer(RecognitionOptions(endpoint_ms=2500))
+    (whole,) = fed(made, SPOKEN)
+    assert [one for one in whole.text if one in of(kind, "abcdefgh")] == [*of(kind, "abcabdeadgh")]
+
+
+def test_a_longer_utterance_is_cut_between_letters(kind, model):
+    spoken = "abcdefghgfedcbabcd"
+    made = model.recognizer(RecognitionOptions(max_utterance_s=2.0))
+    utterances = fed(made, silence(0.5) + tones(spoken) + silence(1.0))
+    assert len(utterances) >= 3
+    assert "".join(u.text for u in utterances) == of(kind, spoken)
+    assert all(u.end_s - u.start_s <= 2.0 for u in utterances)
+    for one, other in itertools.pairwise(utterances):
+        assert other.start_s >= one.end_s
 
 
 @pytest.mark.parametrize("rate", [8000, 11025.0, 44100, 48000])

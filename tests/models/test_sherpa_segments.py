@@ -61,12 +61,14 @@ class Clock:
         return self.now
 
 
-def recognizer(reader, *, longest_s=25.0, cuts_back=True, partials=False, clock=None):
+def recognizer(reader, *, longest_s=25.0, cuts_back=True, partials=False, clock=None, pause_s=None):
     detector = Loudness(RATE)
     return SegmentRecognizer(
         reader,
         detector,
-        Segmenter(detector.probability, RATE, FRAME, longest_s, cuts_back=cuts_back),
+        Segmenter(
+            detector.probability, RATE, FRAME, longest_s, cuts_back=cuts_back, pause_s=pause_s
+        ),
         rate=RATE,
         frame_samples=FRAME,
         options=RecognitionOptions(partials=partials),
@@ -174,6 +176,51 @@ def test_results_do_not_depend_on_the_sizes_of_chunks(parts, sizes):
         recognizer(other, longest_s=2.0), pcm, [len(pcm)]
     )
     assert one.segments == other.segments
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    parts=PARTS,
+    sizes=st.lists(st.integers(1, 60000), min_size=1, max_size=5),
+    pause_s=st.sampled_from([0.1, 0.3, 1.0, 10.0]),
+)
+def test_no_speech_is_lost_whatever_pause_ends_a_stretch(parts, sizes, pause_s):
+    pcm = audio(*parts)
+    one, other = Reader(), Reader()
+    fed(recognizer(one, longest_s=2.0, pause_s=pause_s), pcm, [*sizes, 8000])
+    fed(recognizer(other, longest_s=2.0, pause_s=pause_s), pcm, [len(pcm)])
+    assert one.segments == other.segments
+    ends = [(segment.start, segment.start + len(segment.pcm) // 2) for segment in one.segments]
+    assert all(after[0] >= before[1] for before, after in itertools.pairwise(ends))
+    position = 0
+    for amplitude, seconds in parts:
+        begin, position = position, position + round(seconds * RATE)
+        if amplitude == LOUD and seconds > 0.3:
+            assert (
+                sum(max(0, min(position, end) - max(begin, start)) for start, end in ends)
+                == position - begin
+            )
+
+
+@pytest.mark.parametrize(("pause_s", "count"), [(0.2, 3), (0.6, 2), (1.0, 1), (9.0, 1)])
+def test_a_pause_of_the_length_that_was_asked_for_ends_a_stretch(pause_s, count):
+    reader = Reader()
+    pcm = audio((LOUD, 1), (QUIET, 0.4), (LOUD, 1), (QUIET, 0.8), (LOUD, 1), (QUIET, 0.5))
+    assert len(fed(recognizer(reader, pause_s=pause_s), pcm)) == count
+
+
+def test_a_long_stretch_has_the_same_pause():
+    reader = Reader()
+    pcm = audio((LOUD, 16), (QUIET, 0.4), (LOUD, 1), (QUIET, 2))
+    assert len(fed(recognizer(reader, pause_s=0.8), pcm)) == 1
+    assert len(fed(recognizer(reader), pcm)) == 2
+
+
+def test_silence_within_a_long_pause_is_no_stretch():
+    reader = Reader()
+    fed(recognizer(reader, longest_s=5.0, pause_s=9.0), audio((LOUD, 4.8), (QUIET, 20)))
+    (segment,) = reader.segments
+    assert len(segment.pcm) / 2 / RATE <= 5.0
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 from msgspec.structs import replace as set_to
 from onnx_models import make_model
+from punctuation_models import make_chinese
 from small_model import SMALL_WORDS, add_rescoring, make_small_model
 
 import models
@@ -215,3 +216,23 @@ def test_an_installed_model_without_its_engine_is_listed_with_what_it_needs(
     )
     assert row.installed
     assert "no_such_package is not installed" in (row.missing or "")
+
+
+def test_a_form_has_to_fit_with_its_punctuation_model(settings: Settings, tmp_path: Path) -> None:
+    marks = make_chinese(tmp_path / "marks")
+    step = {"text.steps": ("punctuation",), "text.punctuation_model": str(marks)}
+    both = with_values(with_rescoring(settings, "auto"), step)
+    alone = choose_model(settings, headroom(4e9))
+    whole = choose_model(both, headroom(4e9))
+    assert whole.punctuation.model is not None
+    memory = whole.punctuation.model.part.private
+    assert memory > 30e6
+    assert whole.prediction.model == alone.prediction.model + memory
+    assert whole.prediction.growth > alone.prediction.growth
+    assert left_out(whole) == left_out(choose_model(settings, headroom(whole.needs(2) - 1))) == ()
+    assert left_out(choose_model(both, headroom(whole.needs(2) - 1))) == ("rescore", "rnnlm")
+    korean = choose_model(with_values(both, {"language": "ko"}), headroom(4e9))
+    assert korean.prediction.model == alone.prediction.model
+    missing = with_values(both, {"text.punctuation_model": "/nowhere/at-all"})
+    problem = choose_model(missing, headroom(4e9)).punctuation.problem
+    assert problem.startswith("text.punctuation_model: /nowhere/at-all is not a punctuation model")

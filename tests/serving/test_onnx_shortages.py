@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -156,17 +157,42 @@ def test_no_request_is_lost_while_a_worker_is_killed_every_two_seconds(
         server.wait_whole()
 
 
-@pytest.mark.timeout(120)
-def test_a_prepared_model_that_is_cut_short_while_it_serves_gives_way_to_the_original(
-    large: models.ModelLocation, store: Path, tmp_path: Path
-) -> None:
+def truncate(data: Path) -> None:
     """Its pages are gone: reading them is a SIGBUS."""
+    with data.open("r+b") as file:
+        file.truncate(4096)
+
+
+def change(data: Path) -> None:
+    """Wrong weights crash nothing by themselves."""
+    with data.open("r+b") as file:
+        file.write(bytes(range(256)) * (WEIGHTS_BYTES // 256))
+
+
+def crash_a_worker(server: RunningServer) -> None:
+    """One that has nothing to do, and wait until that is in the log."""
+    worker, seen = server.workers()[0], len(server.events())
+    worker.send_signal(signal.SIGSEGV)
+    server.wait_event("worker.exited", seen, pid=worker.pid, cause="crash")
+
+
+@pytest.mark.timeout(300)  # a large model is loaded twice
+@pytest.mark.parametrize("damage", [truncate, change])
+def test_a_prepared_model_that_is_damaged_while_it_serves_gives_way_to_the_original(
+    large: models.ModelLocation, store: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     with start_server(tmp_path, f"--model={large.directory}", **settings(store)) as server:
         server.wait_whole()
         assert form(server) == "prepared"
+        if damage is change:
+            crash_a_worker(server)  # while all is whole: a crash that tells nothing
+            must_recognise(server)
+            assert not server.events("prepared_model.rejected")
         (data,) = store.glob("*/*.onnx.data")
-        with data.open("r+b") as file:
-            file.truncate(4096)
+        damage(data)
+        if damage is change:
+            server.wait_whole()
+            crash_a_worker(server)
         answers = [server.convert(spoken("feed")).status for _ in range(3)]
         assert set(answers) <= {200, 422, 500, 503}
         until(lambda: form(server) == "published", 60, "the original")

@@ -22,6 +22,7 @@ from encoded import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import RunningServer, start_server, until
+from stopwatch import Stopwatch, within
 from waves import wav
 from wavs import wav_file
 
@@ -105,8 +106,10 @@ def heard(
     return RecognisedPiece(begin, end, paused, [segment_of_words(words) for words in segments])
 
 
-def joined(*pieces: RecognisedPiece) -> list[SpeechSegment]:
-    joiner = Joiner()
+def joined(
+    *pieces: RecognisedPiece, pause_s: float = 0.0, longest_s: float = 0.0
+) -> list[SpeechSegment]:
+    joiner = Joiner(pause_s, longest_s)
     done = [segment for piece in pieces for segment in joiner.add(piece)]
     return [*done, *joiner.finish()]
 
@@ -115,6 +118,38 @@ def test_pieces_that_end_in_a_pause_stay_as_they_are() -> None:
     one = heard(0, 10, [word("a", 1)], [word("b", 5)], paused=True)
     other = heard(10, 20, [word("a", 11)], paused=True)
     assert joined(one, other) == [*one.segments, *other.segments]
+
+
+@pytest.mark.parametrize(
+    ("pause_s", "longest_s", "texts"),
+    [(1.1, 0, ["a b", "c", "d"]), (1.3, 0, ["a b c", "d"]), (6, 0, ["a b c d"]),
+     (6, 8, ["a b c", "d"]), (6, 2.5, ["a b", "c", "d"])],
+)  # fmt: skip
+def test_a_pause_between_pieces_ends_a_segment_if_it_is_long_enough(
+    pause_s: float, longest_s: float, texts: list[str]
+) -> None:
+    words = word("a", 8), word("b", 9), word("c", 10.6), word("d", 16)
+    first = heard(0, 10, [words[0], words[1]], paused=True)
+    other = heard(10, 15, [words[2]], paused=True)
+    last = heard(15, 20, [words[3]], paused=True)
+    found = joined(first, other, last, pause_s=pause_s, longest_s=longest_s)
+    assert [segment.text for segment in found] == texts
+    wordless = [
+        RecognisedPiece(one.begin, one.end, one.paused, [
+            SpeechSegment(s.start - 0.3, s.end + 0.3, s.text) for s in one.segments
+        ])
+        for one in (first, other, last)
+    ]  # fmt: skip
+    wider_s = longest_s and longest_s + 0.6
+    found = joined(*wordless, pause_s=pause_s, longest_s=wider_s)
+    assert [segment.text for segment in found] == texts
+
+
+def test_a_segment_over_a_seam_is_no_longer_than_the_longest() -> None:
+    one = heard(0, 10, [word("a", 8), word("b", 9)])
+    other = heard(10, 20, [word("b", 9.05), word("c", 9.6), word("d", 10.6)])
+    assert [segment.text for segment in joined(one, other, longest_s=4)] == ["a b c d"]
+    assert [segment.text for segment in joined(one, other, longest_s=2)] == ["a b", "c d"]
 
 
 def test_a_word_that_both_have_heard_is_said_once() -> None:
@@ -229,17 +264,17 @@ def test_nobody_waits_behind_it(
     server: RunningServer, recording: bytes, clips: list[bytes]
 ) -> None:
     short = wav(clips[0][: 2 * RATE * 2])
-    started = time.monotonic()
+    watch = Stopwatch()
     server.convert(short)
-    alone_s = time.monotonic() - started
+    alone_s = watch.seconds
     long = threading.Thread(target=server.convert, args=(wav(recording * 3),))
     long.start()
     time.sleep(0.5)  # its samples are being made
     waits = []
     for _ in range(5):
-        started = time.monotonic()
+        watch = Stopwatch()
         assert server.convert(short).status == 200
-        waits.append(time.monotonic() - started)
+        waits.append(watch.seconds)
         assert long.is_alive()
     long.join()
     assert sorted(waits)[2] < 1.0 + 2 * alone_s
@@ -267,7 +302,7 @@ async def test_a_client_that_goes_leaves_nothing(server: RunningServer, recordin
     await asyncio.sleep(1)
     writer.transport.abort()
     assert reader
-    async with asyncio.timeout(10):
+    async with within(10):
         while server.health()["queue"]["admitted"] or server.health()["streams"]["replay_bytes"]:
             await asyncio.sleep(0.1)
     assert server.health()["spools"]["open"] == 0

@@ -327,6 +327,25 @@ def test_what_is_damaged_while_it_serves_costs_no_request(
         assert server.convert(wav_clips[0]).status == 200
 
 
+def test_files_that_are_written_to_after_a_look_are_read_again(
+    tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
+) -> None:
+    """Whatever was found a moment ago. Otherwise they are not: crashes may come of what is sent."""
+    graph = copied(prepared_small, tmp_path / "store")
+    engine = unittest.mock.Mock(wraps=models.engine_of(small.directory))
+    form = candidate(small, Settings(prepared_dir=tmp_path / "store")).form
+    inquiry = CrashInquiry(Lessons())
+
+    def look() -> tuple[bool, bool]:
+        sound = asyncio.run(inquiry.sound(engine, form))
+        return sound, engine.sound.call_args.kwargs["thorough"]
+
+    assert look() == (True, True)
+    assert look() == (True, False)
+    overwrite(graph)
+    assert look() == (False, True)
+
+
 def test_one_that_cannot_be_removed_is_not_used_again(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO, cast
 
 import pytest
 import structlog
-from running import Answer, ask, until
+from running import READY_S, Answer, ask, until
 
 from modelserver.logs import PatientStream, RecentEvents
+from modelserver.timestamps import timestamp
 
 
 class Reader:
@@ -67,7 +69,7 @@ def server_logging_to(directory: Path, descriptor: int) -> Iterator[int]:
     try:
         yield port
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()
@@ -83,7 +85,7 @@ def test_a_server_whose_log_nobody_reads_goes_on_and_ends_when_told_to(tmp_path:
     reading, writing = os.pipe()
     try:
         with server_logging_to(tmp_path, writing) as port:
-            until(lambda: healthy(port))
+            until(lambda: healthy(port), READY_S)
             # More than a pipe holds.
             for _ in range(600):
                 assert ask(f"http://127.0.0.1:{port}/nothing/" + "x" * 100).status == 404
@@ -95,7 +97,7 @@ def test_a_server_whose_log_nobody_reads_goes_on_and_ends_when_told_to(tmp_path:
 def test_a_server_whose_logs_reader_is_gone_goes_on_and_ends_when_told_to(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     with server_logging_to(tmp_path, writing) as port:
-        until(lambda: healthy(port))
+        until(lambda: healthy(port), READY_S)
         os.close(reading)
         for _ in range(20):
             assert ask(f"http://127.0.0.1:{port}/nothing").status == 404
@@ -140,3 +142,12 @@ def test_whatever_is_logged_is_remembered_and_told() -> None:
         recent.remember(None, "info", {"event": str(number)})
     assert [event["number"] for event in recent.since(1001)] == [1002, 1003, 1004]
     assert recent.since(0)[0] == {"number": 505, "event": "500"}
+
+
+@pytest.mark.quick
+def test_timestamps_are_alike_in_length_so_that_texts_sort_by_time() -> None:
+    moments = [0.0, 1_764_512_399.0, 1_764_512_399.268, 1_764_512_400.0]
+    texts = [timestamp(moment) for moment in moments]
+    assert texts[0] == "1970-01-01T00:00:00.000000Z"
+    assert texts == sorted(texts)
+    assert [datetime.fromisoformat(text).timestamp() for text in texts] == moments

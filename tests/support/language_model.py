@@ -107,6 +107,25 @@ class LanguageModel:
                 self._say({}, "stop")
                 self.wfile.write(b"data: [DONE]\n\n")
 
+            def _thinks_too_long(self) -> None:
+                self._begin()
+                for piece in ("<think>", "Hm, ", "well</th"):
+                    self._say({"content": piece})
+                self._say({}, "length")
+                self.wfile.write(b"data: [DONE]\n\n")
+
+            def _reasons(self, member: str = "reasoning_content") -> None:
+                self._begin()
+                for piece in ("Hm, ", "hello?"):
+                    self._say({member: piece, "content": None})
+                for word in outer.words:
+                    self._say({"content": word})
+                self._say({}, "stop")
+                self.wfile.write(b"data: [DONE]\n\n")
+
+            def _reasons_otherwise(self) -> None:
+                self._reasons("reasoning")
+
             def _null_choices(self) -> None:
                 self._begin()
                 self.wfile.write(b'data: {"model": "small-talker", "choices": null}\n\n')

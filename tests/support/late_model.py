@@ -53,6 +53,9 @@ class LateModel:
         self.asked.append(options)
         return LateRecognizer(options.language)
 
+    def ignored_keywords(self, keywords: tuple[str, ...]) -> list[str]:
+        return []
+
     def unknown_words(self, phrases: tuple[str, ...]) -> list[str]:
         return []
 

@@ -55,6 +55,13 @@ def tones(text: str, rate: int = RATE, *, amplitude: int = _AMPLITUDE) -> bytes:
     return samples.tobytes()
 
 
+def unclear(text: str, other: str, rate: int = RATE) -> bytes:
+    """Two texts of one length at once, of which the first one is a little louder."""
+    quieter = array.array("h", tones(other, rate, amplitude=_AMPLITUDE * 15 // 16))
+    louder = array.array("h", tones(text, rate))
+    return array.array("h", map(sum, zip(louder, quieter, strict=True))).tobytes()
+
+
 def silence(seconds: float, rate: int = RATE) -> bytes:
     """So much of it, as `tones` gives it."""
     return bytes(2 * round(seconds * rate))

@@ -34,6 +34,18 @@ def fails(language):
             raise ValueError(text)
         return text
     return step
+
+class Named:
+    made = 0
+    def __init__(self, language):
+        pass
+    def __call__(self, text):
+        return text
+    def with_keywords(self, keywords):
+        Named.made += 1
+        if "broken" in keywords:
+            raise ValueError(keywords)
+        return lambda text: f"{text} {list(keywords)}"
 """
 
 
@@ -47,7 +59,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: bracket\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text(
         "[modelserver.text_steps]\nbracket = bracket:bracketed\nbroken = bracket:broken\n"
-        "fails = bracket:fails\n"
+        "fails = bracket:fails\nnamed = bracket:Named\n"
     )
     return directory
 
@@ -151,6 +163,29 @@ def test_a_step_that_cannot_be_made_is_named(plugin: Path, monkeypatch: pytest.M
     assert TextSteps(["bracket"], "ko").written("") == ""
 
 
+def test_a_step_is_made_for_the_keywords_of_requests(
+    plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists that come again are not prepared again, and steps without keywords stay as they are."""
+    monkeypatch.syspath_prepend(str(plugin))
+    import bracket
+
+    bracket.Named.made = 0
+    steps = TextSteps(["bracket", "named"], "ko")
+    assert steps.written("나 는") == "<나 는>"
+    assert steps.with_keywords(()) is steps
+    assert TextSteps(["bracket"], "ko").with_keywords(("a",)).written("나") == "<나>"
+    for _ in range(3):
+        for keywords in (("a", "b"), ("c",)):
+            assert steps.with_keywords(keywords).written("나") == f"<나> {list(keywords)}"
+    assert bracket.Named.made == 2
+    assert steps.with_keywords(("broken",)).written("나") == "<나>"
+    for number in range(100):
+        steps.with_keywords((str(number),))
+    assert steps.with_keywords(("c",)).written("나") == "<나> ['c']"
+    assert bracket.Named.made == 104
+
+
 def test_a_step_that_cannot_be_made_is_tried_again_after_a_reload_only(
     tmp_path: Path, plugin: Path
 ) -> None:
@@ -229,7 +264,7 @@ def test_numbers_are_written(language: str, spoken: str, written: str) -> None:
 
 
 def test_of_other_languages_it_knows_nothing() -> None:
-    assert numbers_written("ru") is None
+    assert numbers_written("pl") is None
 
 
 def test_beside_the_engine(tmp_path: Path) -> None:

@@ -69,9 +69,9 @@ def evaluate(
     against: Path | None,
     by_file: bool,
 ) -> None:
-    """Measure character and word error rates, with 95 % intervals (bootstrap over files).
+    """Measure character and word error rates.
 
-    Two runs are compared file by file.
+    With 95 % intervals (bootstrap over files). Two runs are compared file by file.
     """
     try:
         known = read_references(references)

@@ -95,10 +95,10 @@ def plan(
     overhead: float,
     as_json: bool,
 ) -> None:
-    """Report what a machine of this kind carries, and how many a load needs: by a formula and by
-    a simulation.
+    """Plan how many machines a load needs.
 
-    The machine is measured for a few seconds: nothing else should use it meanwhile.
+    Reports what a machine of this kind carries, by a formula and by a simulation. The machine is
+    measured for a few seconds: nothing else should use it meanwhile.
     """
     if (load_file is None) == (rate is None) and not streams:
         raise click.UsageError("say what is to be carried: --load FILE, --rate R, or --streams N")

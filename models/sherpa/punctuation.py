@@ -1,0 +1,58 @@
+"""Punctuation models of sherpa-onnx as an engine offers them. Importing this does not load the
+library."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.contract import ModelError
+from models.punctuation import PunctuationModel, Punctuator
+from models.sherpa.punctuation_layout import (
+    NoPunctuation,
+    PunctuationLayout,
+    predict_punctuation,
+    recognise_punctuation,
+)
+
+
+class SherpaPunctuation:
+    """Punctuation models of sherpa-onnx. Implements `models.punctuation.PunctuationEngine`."""
+
+    def problem(self, directory: Path) -> str | None:
+        """See `models.punctuation.PunctuationEngine`."""
+        try:
+            recognise_punctuation(directory)
+        except NoPunctuation as refused:
+            return str(refused)
+        except OSError as error:
+            return f"{error.filename} cannot be read: {error.strerror}"
+        return None
+
+    def model(self, directory: Path) -> PunctuationModel:
+        """See `models.punctuation.PunctuationEngine`."""
+        with _readable():
+            return predict_punctuation(_layout(directory))
+
+    def load(self, directory: Path) -> Punctuator:
+        """See `models.punctuation.PunctuationEngine`."""
+        from models.sherpa.punctuator import SherpaPunctuator
+
+        return SherpaPunctuator(_layout(directory))
+
+
+def _layout(directory: Path) -> PunctuationLayout:
+    with _readable():
+        try:
+            return recognise_punctuation(directory)
+        except NoPunctuation as refused:
+            raise ModelError(
+                "model_invalid", f"{directory} is not a punctuation model: {refused}"
+            ) from None
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModelError("model_unreadable", f"{error.filename}: {error.strerror}") from error

@@ -1,0 +1,41 @@
+"""Crashes: after each the caller is asked whether the model's files are still what they were.
+
+What the worker had at hand waits for the answer: if they are damaged, it may crash again and again.
+"""
+
+import functools
+from collections.abc import Awaitable, Callable
+
+from supervisor.deaths.death import Cause, Death
+from supervisor.loop.tasks import Tasks
+from supervisor.processes.lifecycle import ProcessLifecycle
+
+
+class CrashChecks:
+    """Asks after each crash of a worker, whatever it had at hand: damaged files end idle and
+    starting workers, too."""
+
+    def __init__(
+        self, sound: Callable[[], Awaitable[bool]] | None, lifecycle: ProcessLifecycle, tasks: Tasks
+    ) -> None:
+        """`sound`: see `supervisor.Pool`."""
+        self._sound = sound
+        self._lifecycle = lifecycle
+        self._tasks = tasks
+
+    def due(self, death: Death) -> bool:
+        """Return whether to ask after this death."""
+        return self._sound is not None and death.cause is Cause.CRASH
+
+    def begin(self, resume: Callable[[], object]) -> None:
+        """Ask, and discard the model if it is damaged; call `resume` then."""
+        self._tasks.once("what a crash says", functools.partial(self._ask, resume))
+
+    async def _ask(self, resume: Callable[[], object]) -> None:
+        assert self._sound is not None
+        server = self._lifecycle.live_server()
+        try:
+            if not await self._sound() and server is self._lifecycle.live_server():
+                self._lifecycle.discard("what its model was loaded from is damaged")
+        finally:
+            resume()
