@@ -1,13 +1,15 @@
 # make serve    run the server on 127.0.0.1:8091 with the embedded model
 # make check    lint, types and the tests that start no process, in less than a minute
-# make test     pass every check; installs some 500 Debian packages (0.9 GB) for that
+# make test     pass every check; installs some 500 Debian packages (0.9 GB) for that (PROCESSES=)
 # Both make their own virtual environment first, and are fast the second time.
 # make test-many    several hosts behind HAProxy and nginx, and a Ray cluster
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
+# make test-wheel    the wheel in bare Debian systems without a compiler, on each of their Pythons
 # make test-cgroup2    the guard under another kernel, with version 2 of the memory controller
 # make test-aarch64    the SIMD library on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
 # make wheel    wheels into dist/, with the native parts for x86-64 and aarch64 inside, and one without
+# make deb    dist/modelserver_VERSION_ARCHITECTURE.deb for this release of Debian or Ubuntu
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
 # make lock, make audit, make sbom    pin what the image is made of; look for known holes in it; list it
 # make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT)
@@ -21,7 +23,7 @@ BIN := $(VENV)/bin
 ## The tests start a server hundreds of times: it is compiled once, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve check lint test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust wheel clean help
+.PHONY: serve check lint test test-many test-systemd test-wheel test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust wheel deb clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -42,8 +44,11 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+## Two processes leave a third of two processors idle, as tests wait; more begin to disturb each other.
+PROCESSES ?= 2
+
 test: $(VENV)/.test lint
-	$(BIN)/pytest --numprocesses 2 --durations 40 $(ALONE:%=--ignore %)
+	$(BIN)/pytest --numprocesses $(PROCESSES) --durations 40 $(ALONE:%=--ignore %)
 	$(BIN)/pytest --durations 10 $(ALONE)
 
 test-many: $(VENV)/.test
@@ -55,6 +60,10 @@ test-many: $(VENV)/.test
 test-systemd: $(VENV)/.test
 	scripts/system-packages boot
 	$(BIN)/pytest -m systemd
+
+test-wheel: $(VENV)/.test
+	scripts/system-packages boot
+	$(BIN)/pytest -m bare
 
 test-container: $(VENV)/.test
 	scripts/system-packages container
@@ -111,8 +120,11 @@ install:
 uninstall:
 	scripts/install uninstall
 
+deb: $(VENV)/.serve
+	BUILDER=$(BIN)/python scripts/deb
+
 wheel: $(VENV)/.serve
-	$(BIN)/python scripts/wheel
+	$(BIN)/python scripts/wheel --twice
 
 certificate:
 	scripts/certificate "$(HOST)" certificate

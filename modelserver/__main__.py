@@ -7,6 +7,19 @@ import sys
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
+def _must_be_linux() -> None:
+    """Refuse any other system before a module is imported that only Linux has. A wheel cannot: its
+    metadata can name no system that it is not for."""
+    system = str(sys.platform)
+    if system == "linux":
+        return
+    where = "in WSL (wsl --install)" if system == "win32" else "in a virtual machine"
+    raise SystemExit(
+        f"Error: modelserver runs on Linux only, and this is {system}. Install it {where}, "
+        "or use its container image (docs/install.md)."
+    )
+
+
 def _trust_no_working_directory() -> None:
     """Import nothing from the directory in which the command is given, in this process and in all
     that it starts with `python -m`: there may be a `models.py` of the user's, or a stranger's."""
@@ -23,6 +36,7 @@ def _end_at_once(number: int, _: object) -> None:
     os._exit(128 + number)
 
 
+_must_be_linux()
 _trust_no_working_directory()
 signal.signal(signal.SIGTERM, _end_at_once)
 if "serve" in sys.argv[1:2]:  # a reload may be asked for before there is anything to reload

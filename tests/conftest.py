@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,62 @@ ONE_AFTER_THE_OTHER = {"test_guard", "test_readings", "test_serving_prepared", "
 """What turns swap on, or counts what the kernel kills, is best alone among its kind."""
 
 
-class ByFile(LoadScopeScheduling):
-    """Where tests run in several processes, a file's run in one, and share what they start."""
+def scope_of(nodeid: str) -> str:
+    """Name what runs in one process: a file, whose tests share what they start."""
+    module = Path(nodeid.split("::")[0]).stem
+    return "kernel" if module in ONE_AFTER_THE_OTHER else module
+
+
+class LongestFirst(LoadScopeScheduling):
+    """Where tests run in several processes, a scope's run in one; those that took longest in
+    earlier runs begin first, so that no process is left alone with a long one at the end."""
+
+    def __init__(self, config: pytest.Config, log: Any, seconds: dict[str, float]) -> None:
+        super().__init__(config, log)
+        self._seconds = seconds
 
     def _split_scope(self, nodeid: str) -> str:
-        module = Path(nodeid.split("::")[0]).stem
-        return "kernel" if module in ONE_AFTER_THE_OTHER else module
+        return scope_of(nodeid)
+
+    def schedule(self) -> None:
+        if self.collection is None:  # the first call, which fills the queue and keeps its order
+            tests = Counter(map(scope_of, next(iter(self.registered_collections.values()))))
+            unknown = max(self._seconds.values(), default=0.0)
+            for scope in sorted(tests, key=lambda s: (-self._seconds.get(s, unknown), -tests[s])):
+                self.workqueue[scope] = {}
+        super().schedule()
+
+
+class Durations:
+    """Seconds of each scope in the run before, kept between runs beside prepared models; and
+    those of this run."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._now: dict[str, float] = {}
+        try:
+            self.before: dict[str, float] = json.loads(file.read_text())
+        except (OSError, ValueError):
+            self.before = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """pytest's hook."""
+        scope = scope_of(report.nodeid)
+        self._now[scope] = self._now.get(scope, 0.0) + report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        """pytest's hook."""
+        partial = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(self.before | self._now))
+        partial.replace(self._file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """pytest-xdist's hook."""
-    return ByFile(config, log)
+    """pytest-xdist's hook, in the process that gives out the tests."""
+    durations = Durations(Settings().prepared_dir.parent / "test-durations.json")
+    config.pluginmanager.register(durations)
+    return LongestFirst(config, log, durations.before)
 
 
 _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}

@@ -55,6 +55,12 @@ class SherpaModel:
         self._layout = layout
         self._form = str(options.get("form", "published"))
         self._language = str(options.get("language", ""))
+        self._details = {
+            "kind": layout.kind.name,
+            "quantised": layout.quantised,
+            "files": [file.name for file in layout.networks],
+            "language": language_to_tell(layout, "", self._language),
+        }
         self._hotwords = Hotwords(layout.files["tokens"]) if self.abilities.keywords else None
         with session_options(prepared=bool(options.get("prepared"))) as provider:
             made = load_safely(
@@ -142,13 +148,7 @@ class SherpaModel:
 
     def report(self) -> dict[str, Any]:
         """Describe how it was loaded."""
-        details = {
-            "kind": self._layout.kind.name,
-            "quantised": self._layout.quantised,
-            "files": [file.name for file in self._layout.networks],
-            "language": language_to_tell(self._layout, "", self._language),
-        }
-        return {"engine": "onnx", "form": self._form, "details": details}
+        return {"engine": "onnx", "form": self._form, "details": self._details}
 
 
 class _Always:

@@ -56,8 +56,8 @@ _CNN_BILSTM = PunctuationKind(
     cases=True,
     # 198 word pieces are one batch; of several, the network changes the order.
     limits=Limits(80, 480),
-    weights=(2.0, 1.8),
-    more=6 * _MB,
+    weights=(2.0, 1.7),
+    more=10 * _MB,
 )
 _KINDS = (_CT_TRANSFORMER, _CNN_BILSTM)
 

@@ -188,7 +188,7 @@ class EndpointRecognizer:
                 return (before + word.start_s) / 2
         return end_s
 
-    def _end(self, cut: "_Cut") -> Generator[None, None, tuple[list[Utterance], bytes]]:
+    def _end(self, cut: _Cut) -> Generator[None, None, tuple[list[Utterance], bytes]]:
         """End the utterance. Returns it, and the audio that is not of it."""
         found = yield from self._inner.finish()
         said = [_with_words(utterance, self._in_time) for utterance in found]

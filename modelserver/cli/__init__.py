@@ -3,10 +3,12 @@
 import click
 
 from modelserver import __version__
+from modelserver.cli.completion import completion
 from modelserver.cli.config import config
 from modelserver.cli.doctor import doctor
 from modelserver.cli.keys import keys
 from modelserver.cli.listen import listen
+from modelserver.cli.manual import manual
 from modelserver.cli.models import models
 from modelserver.cli.plugins import Commands
 from modelserver.cli.ready import ready
@@ -36,3 +38,5 @@ main.add_command(upgrade)
 main.add_command(top)
 main.add_command(ready)
 main.add_command(doctor)
+main.add_command(completion)
+main.add_command(manual)

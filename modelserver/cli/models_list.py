@@ -71,11 +71,11 @@ def list_models(
             click.echo(problem, err=True)
     if notes is not None:
         notes.show()
+    _say_punctuation(punctuation_rows(settings, installed=installed, language=tag))
     click.echo(f"\nRoom for {in_units(headroom.now)} now; {headroom.limit}.")
     _say_served(found, settings)
     if tag:
         _say_recommended(found, wanted or tag)
-    _say_punctuation(punctuation_rows(settings, installed=installed, language=tag))
 
 
 def _say_served(found: Overview, settings: Settings) -> None:

@@ -12,9 +12,10 @@ from python_multipart.multipart import MultipartParser
 
 from modelserver.refusal import Refusal
 from modelserver.request.headers import disposition, media_type
+from modelserver.speech.phrases import MOST_TEXTS
 
-MOST_PARTS = 65
-"""Of a form: a file and 64 fields."""
+MOST_PARTS = MOST_TEXTS + 65
+"""Of a form: a file, 64 fields, and a list with a part for each of its texts."""
 _MOST_HEADERS = 256
 _MOST_HEADER_BYTES = 32 * 1024
 """Of all headers of one part together. Only the three that are used are stored."""
@@ -96,7 +97,7 @@ class FormParser:
     def _begin(self) -> None:
         self._parts += 1
         if self._parts > MOST_PARTS:
-            raise _malformed(f"it has more than {MOST_PARTS} parts: a file and 64 fields")
+            raise _malformed(f"it has more than {MOST_PARTS} parts")
         self._part = Part()
         self._headers.clear()
         self._header_bytes = 0

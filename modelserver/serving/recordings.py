@@ -126,7 +126,8 @@ class Recording:
                 self._writer = held.enter_context(
                     self._pool.background_stream(request_id=self._request_id)
                 )
-                self._writer.begin({"texts": True, "keywords": self._asked.keywords})
+                asked = {"keywords": self._asked.keywords, "phrases": self._asked.phrases}
+                self._writer.begin({"texts": True, **asked})
             if self._journal is not None:
                 self._known = await self._journal.begin(self._piece_s)
             try:

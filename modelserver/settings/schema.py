@@ -202,8 +202,9 @@ class TextSettings(Section, frozen=True):
         tuple[Annotated[str, Meta(min_length=1)], ...],
         Meta(extra={"unit": "text steps"}),
         _about(
-            'steps that final texts go through, in this order, such as "punctuation" (marks and '
-            "capitals, by text.punctuation_model), "
+            'steps that final texts go through, in this order, such as "vocabulary" (keywords of '
+            'requests, by pronunciation; needs the extra `vocabulary`), "punctuation" (marks and '
+            "capitals, by text.punctuation_model) and "
             '"numbers" (numbers, dates and amounts in figures; needs the extra `numbers`)'
         ),
     ] = ()

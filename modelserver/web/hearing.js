@@ -1,6 +1,8 @@
 // Something said, on its way to its text. What is sent is buffered until the text is there: when the
 // connection is lost all of it is sent again, and what is said meanwhile with it.
 
+import { PIECE_MS } from "./microphone.js";
+
 const WAITS_MS = [300, 600, 1200, 2500, 5000];
 const ANSWER_MS = 20000;
 
@@ -18,9 +20,10 @@ export class Refused extends Error {
 }
 
 export class Utterance {
-  // `told`: { partial(text), lost(), back(), busy(seconds) }
-  constructor({ rate, model, key, told }) {
-    const query = new URLSearchParams({ encoding: "s16le", rate: String(Math.round(rate)) });
+  // `endpointMs`: the silence that ends a segment. `told`: { partial(text, endMs), lost(), back(),
+  // busy(seconds) }; `endMs`: where a segment has ended, if one has.
+  constructor({ rate, model, key, endpointMs, told }) {
+    const query = new URLSearchParams({ encoding: "s16le", rate: Math.round(rate), endpoint_ms: endpointMs });
     if (model) query.set("model", model);
     const url = new URL(`api/audio/stream?${query}`, document.baseURI);
     url.protocol = url.protocol.replace("http", "ws");
@@ -40,6 +43,10 @@ export class Utterance {
   add(piece) {
     this.pieces.push(piece);
     this.flush();
+  }
+
+  get durationMs() {
+    return this.pieces.length * PIECE_MS;
   }
 
   // That was all. The text comes by `this.text`.
@@ -82,7 +89,7 @@ export class Utterance {
       case "final":
         this.finals.push(message.text);
         this.language = message.language || this.language;
-        this.told.partial(joined(this.finals));
+        this.told.partial(joined(this.finals), message.end * 1000);
         break;
       case "end":
         if (!this.ended) break; // the server ends: it is said again when it is back

@@ -71,8 +71,17 @@ function bubble(turn) {
     showAnswer(turn);
   } else {
     text.textContent = turn.text;
+    showNote(turn, element);
   }
   return element;
+}
+
+function showNote(turn, element) {
+  if (!turn.note || element.querySelector(".note")) return;
+  const note = document.createElement("span");
+  note.className = "note";
+  note.textContent = words[turn.note] || turn.note;
+  element.append(note);
 }
 
 // Returns what of the answer can be read aloud.
@@ -83,12 +92,7 @@ function showAnswer(turn) {
   thoughts.hidden = !turn.thoughts;
   thoughts.firstChild.textContent = open && !turn.text ? words.thinking : words.thoughts;
   thoughts.lastChild.textContent = turn.thoughts || "";
-  if (turn.note && !element.querySelector(".note")) {
-    const note = document.createElement("span");
-    note.className = "note";
-    note.textContent = words[turn.note] || turn.note;
-    element.append(note);
-  }
+  showNote(turn, element);
   return answer.show(turn.text);
 }
 
@@ -124,7 +128,7 @@ function spokenLanguages() {
   }
 }
 
-function store() { keep(STORED, dialogue.filter((one) => one.role !== "problem")); }
+function store(...more) { keep(STORED, [...dialogue.filter((one) => one.role !== "problem"), ...more]); }
 
 function add(turn) {
   dialogue.push(Object.assign(turn, { at: new Date().toISOString() }));
@@ -258,7 +262,7 @@ class Session {
     if (what === "begins") {
       silence();
       this.begin([...this.detector.before]);
-    } else if (what === "goes on") {
+    } else if (what === "goes on" && this.utterance) {
       this.utterance.add(piece);
       this.spokenMs += PIECE_MS;
       this.level += (level - this.level) / 20;
@@ -284,12 +288,16 @@ class Session {
     this.wordsUntilMs = WORDLESS_MS;
     let last = "";
     state(words.hearing);
-    this.utterance = new Utterance({
-      rate: this.microphone.rate, model: chosen.model, key: chosen.key,
+    const utterance = this.utterance = new Utterance({
+      rate: this.microphone.rate, model: chosen.model, key: chosen.key, endpointMs: about.endpoint_ms,
       told: {
-        partial: (text) => {
+        partial: (text, endMs) => {
           partial(text);
-          if (text !== last) this.wordsUntilMs = this.spokenMs + about.endpoint_ms + WORDS_LATE_MS;
+          if (this.utterance !== utterance) return; // the next one has begun
+          const lateMs = about.endpoint_ms + WORDS_LATE_MS;
+          // The server found silence behind the noise, and not in what it has yet to catch up with.
+          if (text && utterance.durationMs - endMs < lateMs) this.wordsUntilMs = this.spokenMs;
+          else if (text !== last) this.wordsUntilMs = this.spokenMs + lateMs;
           last = text;
         },
         lost: () => notice(words.lost),
@@ -297,7 +305,7 @@ class Session {
         busy: (seconds) => countDown(seconds),
       },
     });
-    pieces.forEach((piece) => this.utterance.add(piece));
+    pieces.forEach((piece) => utterance.add(piece));
   }
 
   // The turn is over: its text is awaited, and the next one may begin.
@@ -486,8 +494,9 @@ addEventListener("drop", (event) => {
 addEventListener("pagehide", () => {
   silence();
   session?.lost();
+  // A page that comes back from the browser's cache goes on; one that is left for good is read again.
   const text = at("partial").textContent;
-  if (text) keep(STORED, [...dialogue.filter((one) => one.role !== "problem"), { role: "user", text }]);
+  if (text) store({ role: "user", text, note: "left" });
 });
 
 show();

@@ -195,7 +195,8 @@ class SpeechModel:
     def open(self, request: dict[str, Any], before: float, checkpoint: Any) -> StreamSession:
         """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
         if "texts" in request:
-            return TextStream(self._steps.with_keywords(tuple(request.get("keywords", ()))))
+            keywords, phrases = tuple(request.get("keywords", ())), bool(request.get("phrases"))
+            return TextStream(self._steps.for_request(keywords, phrases=phrases))
         if "sample_rate" in request:
             vosk = msgspec.convert(request, StreamRequest)
             return VoskStream(self._model, vosk, before, checkpoint)

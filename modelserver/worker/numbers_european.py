@@ -1,4 +1,4 @@
-"""Numbers in seven European languages as people write them; text2num finds and computes them.
+"""Numbers in seven European languages as people write them; text2num finds them in six.
 
 What it finds is written only if it is certain: one to nine, and words such as mil or hundert by
 themselves, stay as they were spoken unless they belong to a number that is written in figures.
@@ -17,6 +17,8 @@ LANGUAGES = frozenset(RULES)
 _WORD = r"[^\W_]+(?:-[^\W_]+)*"
 _SCALE = "(?:mil(?:l?i(?:on|ard)|l[oó]n|j(?:oen|ard)|h)|bil(?:h|i)|миллион|миллиард)"
 _SCALED = re.compile(rf"(\d+,\d+?)0{{6}}(?:0{{3}})?(?= (?P<scale>{_SCALE}[^ ]*)$)")
+_WHOLE = re.compile(r"\d+(?:,\d+)?(?: ?%)?")
+_SPELLED_DECIMAL = re.compile(r"\d+,\d+(?: (?:\d|0\d+))+(?: ?%)?")
 _PLURAL_ORDINAL = re.compile(r"\d+(?:èmes|ᵃˢ|ᵒˢ|-х)")
 
 
@@ -116,7 +118,7 @@ def _numbers(text: str, find: _Find, rules: Rules) -> Iterator[Number]:
             saying = next(sayings, None)
         is_saying = saying is not None and saying.start() < stop
         if figures and not figures.isdigit() and "," not in figures:  # an ordinal
-            if last is not None and last.written and text[last.end : start] == " ":
+            if last is not None and text[last.end : start] == " ":
                 last.leave()  # a fraction
                 figures = ""
             elif _PLURAL_ORDINAL.fullmatch(figures):
@@ -168,8 +170,13 @@ def _rows(text: str, numbers: Iterable[Number], rules: Rules) -> list[Number]:
     rows = list[list[Number]]()
     for number in numbers:
         last = rows[-1][-1] if rows else number
-        whole = (last.written or "0").isdigit() and (number.written or "0").isdigit()
-        if whole and text[last.end : number.start] == " ":
+        whole = all(_WHOLE.fullmatch(one.written or "0") for one in (last, number))
+        scale = re.match(_SCALE, text[number.start : number.start + 24])
+        article = (  # un 12,5 %
+            re.fullmatch(rules.one, text[last.start : last.end]) is not None
+            and not (number.written or "0").isdigit()
+        )
+        if whole and not scale and not article and text[last.end : number.start] == " ":
             rows[-1].append(number)
         else:
             rows.append([number])
@@ -181,6 +188,8 @@ def _row(row: list[Number], rules: Rules) -> list[Number]:
         return row
     figures = [number.written or "" for number in row]
     digits = "".join(figures)
+    if all(figures) and _SPELLED_DECIMAL.fullmatch(" ".join(figures)):
+        return [Number(row[0].start, row[-1].end, digits, certain=True)]
     whole = [one for one in figures if one[:1] != "0"]
     counting = digits in "123456789" or (len(digits) < 7 and digits in "9876543210")
     spelled = all(len(one) == 1 for one in whole) and len(digits) > 2 and not counting
@@ -207,20 +216,24 @@ def _link(text: str, left: Number, right: Number, rules: Rules) -> Link:
         re.fullmatch(rules.one, text[number.start : number.end]) is not None
         for number in (left, right)
     )
-    opens, conjunction = rules.clock
-    on_the_clock = between == f" {conjunction} " and re.search(rf"\b(?:{opens}) $", before)
-    if left_is_one and between == f" {conjunction} ":
-        return Link.UNCLEAR  # la una y veinte
-    if on_the_clock or re.fullmatch(rf" (?:{rules.larger}) ", between):
-        if is_one or not other.isdigit() or len(other) > 2:
-            return Link.NOTHING
-        return Link.CERTAIN if len(other) == 2 else Link.TOGETHER
     opens, conjunction = rules.between
     if re.search(rf"\b(?:{opens}) $", before) and re.fullmatch(rf" (?:{conjunction}) ", between):
         return Link.TOGETHER
+    opens, conjunction = rules.clock
+    at_hour = re.search(rf"\b(?:{opens}) $", before) is not None and not left_is_one
+    if (at_hour and between == f" {conjunction} ") or re.fullmatch(
+        rf" (?:{rules.larger}) ", between
+    ):
+        if is_one or not other.isdigit() or len(other) > 2:
+            return Link.NOTHING
+        return Link.CERTAIN if len(other) == 2 else Link.TOGETHER
+    if between == f" {conjunction} " and len(one) == 1:
+        return Link.UNCLEAR  # cinque e cinquanta
     if re.fullmatch(rf" (?:{rules.blocks}) ", between):
         return Link.NOTHING if one.endswith("%") else Link.UNCLEAR
     if re.fullmatch(rf" (?:(?:{rules.larger}) )?(?:{rules.joins}) ", between):
         in_part = other.endswith("000") and len(other) > 3 and len(one) < 4 and other != "1000"
-        return Link.UNCLEAR if left_is_one or is_one or in_part else Link.TOGETHER
+        if left_is_one or is_one or in_part:
+            return Link.UNCLEAR
+        return Link.NOTHING if one[-1:] in "ªº" else Link.TOGETHER
     return Link.NOTHING

@@ -70,7 +70,8 @@ _FRENCH = Rules(
         "(?:heures? )?(?:et demie?|et quart|moins)|virgule|demie?s?|tiers|quarts?|et quelques"
     ),
     sayings=(
-        "mille et une?|quatre[ -]cents coups|trente[ -]six (?:chandelles|du mois|fois)"
+        "mille et une?|treize à la douzaine|il est moins [^ ]+"
+        "|quatre[ -]cents coups|trente[ -]six (?:chandelles|du mois|fois)"
         "|midi à quatorze|sur (?:[mts]on|leur|notre|votre) trente[ -]et[ -]un"
         "|vingt[ -]deux v'là|dix de retrouv[^ ]+"
     ),
@@ -180,8 +181,8 @@ _RUSSIAN = Rules(
     larger="час(?:а|ов)?|рубл(?:ь|я|ей)|доллар(?:а|ов)?|евро|метр(?:а|ов)?|минут[аы]?",
     blocks="или|и",
     before_none=(
-        "без(?: [а-я]+ минут| четверти)?|(?<!один )час|метр|пол(?:овин[а-я]+)?|четверть"
-        "|людовик[а-я]*|карл[а-я]*"
+        "без(?: [а-я]+ минут| четверти)?|цел(?:ых|ая)(?: и)?|(?<!один )час|метр"
+        "|пол(?:овин[а-я]+)?|четверть|людовик[а-я]*|карл[а-я]*"
     ),
     after_none=f"цел(?:ых|ая)|запятая|с половиной|с (?:лишним|небольшим)|минут[ауы]? {_HOURS}",
     sayings=(

@@ -29,7 +29,13 @@ _SCALES = re.compile(f"([{DIGITS}]+)([万亿兆]?)")
 _WORDS = re.compile(
     "五十嵐|山本五十六|八百屋|八百長|八百万の神|十二単|一万田|三十路|四十路|三千院|[四五]十肩|九十九里|"
     "三十三間堂|五十歩百歩|八十八夜|二十四節気|三千代|八千代|千一夜|五百旗頭|四十物|四十九日|"
-    "十五夜|十八番(?![線目地])|二十四の瞳|五七五|五十音|二十日(?:大根|鼠)|三十一文字|三百代言|十一面観音|二百十日|十二指腸|十二支|七十二候|四十七士|七五三"
+    "十[三五]夜|三三九度|三十六計|四十雀|怪人二十面相|[一二三四五六七八九十百]{1,4}銀行|四万(?:十|温泉)|"
+    "五百(?:羅漢|川|蔵|城|井)|五十(?:川|里|島|公野|沢|崎|幡|海|子|目|鈴)|四十(?:谷|川|九院)|六十谷|"
+    "三千世界|百万(?:石|遍|ドルの夜景)|十万(?:石饅頭|億土)|(?<=[惑止礼外])千万|千万無量|[六七八]十路|"
+    "五万と[いあ]|(?<=嘘)八百|八百(?:八町|比丘尼)|九十九(?:折|島|髪)|(?<!時)十二分[にな]|二十四軒|十三駅|"
+    "[二三四五六七八九]?十[一二三四五六七八九]?(?:郎|兵衛|左衛門|右衛門)|八十(?:島|吉|助)|"
+    "[三四五六七]?十五?にして(?:立|惑|天命|耳|心|学)|十八番(?![線目地])|二十四の瞳|五七五|五十音|"
+    "二十日(?:大根|鼠)|三十一文字|三百代言|十一面観音|二百十日|十二指腸|十二支|七十二候|四十七士|七五三"
 )
 """Words and names with a numeral that stays as it is."""
 _LONE_UNIT = re.compile("円|ドル|ユーロ|パーセント|キロ|メートル|グラム")
@@ -81,7 +87,7 @@ def _is_part(said: str, before: str, after: str) -> bool:
     """Return whether a numeral is a part of something that stays in words."""
     if before[-1:].isdigit() or after[:1].isdigit() or before.endswith((".", "%")):
         return True
-    if after.startswith((*_SOME, ".", "%")) or (before.endswith(_SOME) and said[0] in UNITS):
+    if after.startswith((*_SOME, ".", "%", "つ")) or (before.endswith(_SOME) and said[0] in UNITS):
         return True
     fraction = before.endswith("分の") or re.match(f"分の[{_NUMERAL}]", after)
     return bool(fraction) or after.startswith("時半") or ("点" in said and after.startswith("点"))

@@ -89,6 +89,15 @@ class TextSteps:
         self._steps = [(name, step) for name, step in self._steps if name not in _WRITTEN]
         self.report |= {name: why for name, why in _WRITTEN.items() if name in self.report}
 
+    def for_request(self, keywords: tuple[str, ...], *, phrases: bool) -> "TextSteps":
+        """Return the steps for a request with these keywords. `phrases`: it is limited to phrases,
+        which its client compares with its own, so they get no marks."""
+        made = self.with_keywords(keywords)
+        if phrases and PUNCTUATION in self.report:
+            made = copy(made)
+            made._steps = [(name, step) for name, step in made._steps if name != PUNCTUATION]
+        return made
+
     def with_keywords(self, keywords: tuple[str, ...]) -> "TextSteps":
         """Return the steps for a request with these keywords."""
         if not keywords or not any(isinstance(step, KeywordStep) for _, step in self._steps):
@@ -128,7 +137,7 @@ class WritingModel(WrappedModel):
         self, options: models.RecognitionOptions, rate: float | None = None
     ) -> models.Recognizer:
         """See `models.Model`."""
-        steps = self._steps.with_keywords(options.keywords)
+        steps = self._steps.for_request(options.keywords, phrases=options.grammar is not None)
         return _WritingRecognizer(self._model.recognizer(options, rate), steps)
 
     def report(self) -> dict[str, Any]:

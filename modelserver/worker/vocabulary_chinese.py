@@ -1,7 +1,8 @@
 """Chinese keywords in a text, by pinyin.
 
 Readings of single characters are those of pypinyin. Its dictionary of phrases takes 44 MB of memory
-and is not read: a character that has several readings has all of its frequent ones.
+and is not read: a character of a keyword has its three most frequent readings, one of a text its
+most frequent one.
 """
 
 import importlib.util
@@ -74,7 +75,7 @@ class ChineseMatcher:
         for keyword in keywords:
             if _HAN.fullmatch(keyword) and 2 <= len(keyword) <= _LONGEST:
                 for at in {0, len(keyword) - 2} if len(keyword) > 3 else {0}:
-                    for pair in _pairs(keyword, at):
+                    for pair in _pairs(keyword, at, _MOST_READINGS):
                         self._pairs[pair][keyword, at] = None
 
     def find(self, text: str) -> Iterator[Found]:
@@ -87,7 +88,7 @@ class ChineseMatcher:
             for at in range(len(run[0]) - 1):
                 near = dict.fromkeys(
                     (keyword, at - offset)
-                    for pair in _pairs(run[0], at)
+                    for pair in _pairs(run[0], at, 1)
                     for keyword, offset in self._pairs.get(pair, ())
                 )
                 steps += 1 + _COMPARISON * len(near)
@@ -149,9 +150,11 @@ def _common_spans(text: str, common: frozenset[str]) -> tuple[list[bool], set[in
     return covered, inside
 
 
-def _pairs(text: str, at: int) -> Iterator[tuple[str, str]]:
-    one, other = (dict.fromkeys(s.alike for s in _readings(c)) for c in text[at : at + 2])
-    yield from product(one, other)
+def _pairs(text: str, at: int, most: int) -> Iterator[tuple[str, str]]:
+    """Yield the syllables of two characters, in so many readings of each."""
+    readings = (_readings(character)[:most] for character in text[at : at + 2])
+    for pair in product(*readings):
+        yield pair[0].alike, pair[1].alike
 
 
 def _distance(window: str, keyword: str) -> float:
@@ -161,10 +164,10 @@ def _distance(window: str, keyword: str) -> float:
 
 
 @lru_cache(maxsize=8192)
-def _character_distance(one: str, other: str) -> float:
-    if one == other:
+def _character_distance(one: str, meant: str) -> float:
+    if one == meant:
         return 0
-    pairs = product(_readings(one), _readings(other))
+    pairs = product(_readings(one)[:1], _readings(meant))
     return min((_syllable_distance(*pair) for pair in pairs), default=_OTHER)
 
 

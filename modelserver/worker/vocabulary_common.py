@@ -1,7 +1,7 @@
 """Common words of a language, which no keyword may replace for sounding alike.
 
 Read from the files of the package wordfreq without importing it, which takes 44 MB of memory; the
-words take 3 to 7 MB. The package's short list of a language has the words that occur at least once
+words take 1 to 6 MB. The package's short list of a language has the words that occur at least once
 in a million words.
 """
 

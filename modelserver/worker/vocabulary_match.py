@@ -13,14 +13,22 @@ from modelserver.worker.vocabulary_sounds import Sounds, sounds_of
 _HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3"
 _KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff"
 _UNSPACED = "\u3041-\u309f\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_MARKS = (
+    "\u0300-\u036f\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0900-\u0903\u093a-\u094f\u0951-\u0957"
+    "\u0962\u0963\u0980-\u0dff\u0e31-\u0e3a\u0e47-\u0e4e"
+)
+"""Parts of letters: accents, and vowels in scripts of Western and Southern Asia."""
 _WORD = re.compile(
     rf"\d+|\b(?:[^\W\d_]\.){{2,}}|[{_HANGUL}]+|[{_KATAKANA}]+|[{_UNSPACED}]"
-    rf"|(?:(?![{_HANGUL}{_KATAKANA}{_UNSPACED}])[^\W\d_])+"
+    rf"|(?:(?![{_HANGUL}{_KATAKANA}{_UNSPACED}])[^\W\d_]|[{_MARKS}])+"
 )
 """A number, letters with dots (A.I.), a word of one script, or a character of a script without
 spaces."""
 _HANGUL_LETTER = re.compile(f"[{_HANGUL}]")
-_WITHOUT_SOUND = re.compile(rf"[\d{_UNSPACED}]")
+_WITH_SOUND = re.compile(f"[a-z\u00df-\u024f\u0400-\u052f\u1e00-\u1eff{_HANGUL}{_KATAKANA}]")
+"""Scripts whose sounds are known: Latin, Cyrillic, Hangul, and katakana."""
+_ALL_UNSPACED = re.compile(f"[{_UNSPACED}]+")
+"""Keywords without case and spaces: nothing is to be done where their letters are."""
 _BETWEEN = re.compile(r"[ \t\u3000'’\-‐・·]?")
 """What may stand between the parts of a keyword that the recogniser has split."""
 _INSIDE = re.compile(r"[ \t\u3000'’\-‐・·.&+/_]{0,2}")
@@ -141,7 +149,7 @@ class WordMatcher:
         spelled = _words(text[: 2 * _MOST_LETTERS])
         words = tuple(word.text for word in spelled)
         letters = "".join(words)
-        if letters in self._exact or not _plain(text):
+        if letters in self._exact or not _plain(text) or _ALL_UNSPACED.fullmatch(letters):
             return
         if len(words) > _MOST_WORDS or len(letters) > _MOST_LETTERS:
             return
@@ -235,7 +243,7 @@ class WordMatcher:
                     return -1
         if not keyword.allowed and len("".join(window)) != len(keyword.letters):
             return -1
-        functional = any(word in self._common.function for word in window)
+        functional = not self._common.function.isdisjoint({*window}.difference(keyword.words))
         if all(known):
             return 0 if len(window) > 1 and len(fine) >= 6 and not functional else -1
         return keyword.allowed - functional
@@ -244,7 +252,7 @@ class WordMatcher:
 def _allowed(letters: str, fine: str) -> float:
     if len(letters) <= 3 and _HANGUL_LETTER.match(letters):
         return 0  # names of three syllables: one sound is another person
-    return max(0, len(fine) - 3) / 4
+    return max(0, len(fine) - 3) / 5
 
 
 def _plain(keyword: str) -> bool:
@@ -265,6 +273,6 @@ def _words(text: str) -> list[_Word]:
         split, inside = (bool(rule.fullmatch(between)) for rule in (_BETWEEN, _INSIDE))
         before = match.end()
         letters = match[0].lower().replace(".", "")
-        sounds = len(letters) <= _MOST_LETTERS and not _WITHOUT_SOUND.match(letters)
+        sounds = len(letters) <= _MOST_LETTERS and bool(_WITH_SOUND.match(letters))
         words.append(_Word(letters, match.start(), before, split, inside, sounds))
     return words

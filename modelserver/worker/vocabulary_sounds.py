@@ -185,15 +185,16 @@ def _letters(character: str) -> str:
 
 
 def _kana(word: str) -> str:
-    spelled = ""
+    syllables = [""]
     for character in unicodedata.normalize("NFKC", word):
         *kind, letter = unicodedata.name(character, "").split(" ")
         syllable = letter.lower()
-        if kind[-1:] != ["SMALL"]:
-            spelled += _KANA.get(syllable, syllable) if kind[-1:] == ["LETTER"] else ""
-        elif syllable in ("ya", "yu", "yo"):
-            spelled += syllable[1:]
-        elif syllable != "tu":
-            before = spelled.rstrip("aeiou")
-            spelled = (before or "w") + syllable if spelled[-1:] in tuple("aeiou") else spelled
-    return _FIRST_W.sub("w", _ADDED_VOWEL.sub("", spelled))
+        if kind[-1:] == ["LETTER"]:
+            syllables.append(_KANA.get(syllable, syllable))
+        elif kind[-1:] == ["SMALL"] and syllable in ("ya", "yu", "yo"):
+            syllables.append(syllable[1:])
+        elif kind[-1:] == ["SMALL"] and syllable != "tu":
+            # ファ is fu with another vowel, ウィ a consonant of its own.
+            syllables[-1] = "w" if syllables[-1] == "u" else syllables[-1][:-1]
+            syllables.append(syllable)
+    return _FIRST_W.sub("w", _ADDED_VOWEL.sub("", "".join(syllables)))

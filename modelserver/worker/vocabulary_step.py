@@ -12,8 +12,8 @@ from modelserver.worker.vocabulary_chinese import ChineseMatcher, load_readings
 from modelserver.worker.vocabulary_common import common_words
 from modelserver.worker.vocabulary_match import Found, WordMatcher
 
-_MOST_KEYWORDS = 1000
-"""Keywords of one request that are looked for: the first ones."""
+_MOST_KEYWORDS = 2000
+"""Keywords that are looked for, a request's and the model's: the first ones."""
 _CHINESE = ("zh", "cn", "cmn", "yue")
 _OTHER_ALPHABET = (*_CHINESE, "ja", "ko", "ru", "uk", "bg", "sr", "mk", "el", "he", "ar", "fa")
 """Languages whose texts have English words as they are written in English."""

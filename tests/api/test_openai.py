@@ -79,7 +79,7 @@ def test_names_that_mean_any_model_get_the_default(
             file=file_of(clips[0]), model=name, language="ko", prompt="names" * (name == "default")
         )
         warnings: list[str] = (answer.model_extra or {})["warnings"]
-        assert NAME in warnings[0] if name != "default" else "prompt" in warnings[0]
+        assert NAME in warnings[0] if name != "default" else "keywords" in warnings[0]
 
 
 def test_a_verbose_answer_has_segments_and_words(

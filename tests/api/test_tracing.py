@@ -16,6 +16,7 @@ from language_model import LanguageModel, language_model
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from running import RunningServer, busy_worker, start_server, until
+from stopwatch import Stopwatch
 from wavs import wav_file
 
 from modelserver.tracing import parent_of, trace_headers
@@ -308,12 +309,12 @@ def test_a_collector_that_is_slow_or_gone_costs_nobody_anything(
         ) as server:
             server.wait_ready()
             for _ in range(5):
-                started = time.monotonic()
+                watch = Stopwatch()
                 assert server.ask("/test").status == 200
-                assert time.monotonic() - started < 1
+                assert watch.seconds < 1
             until(lambda: there.asked)
             assert server.ask("/test").status == 200
             os.kill(server.process.pid, signal.SIGTERM)
-            started = time.monotonic()
-            assert server.process.wait(30) == 0
-            assert time.monotonic() - started < 12
+            watch = Stopwatch()
+            assert server.process.wait(60) == 0
+            assert watch.seconds < 12

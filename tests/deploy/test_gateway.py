@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from front import SITE, Gateway, gateway_of
 from running import RunningServer, free_port, start_server, until
+from stopwatch import Stopwatch
 
 import models
 
@@ -170,9 +171,9 @@ def test_while_the_server_is_down_callers_hear_it_at_once(
             ("GET", "/readyz", None),
             ("POST", "/api/audio/convert", wav_clips[0]),
         ):
-            started = time.monotonic()
+            watch = Stopwatch()
             status, headers, document = gateway.ask(method, path, body)
-            assert time.monotonic() - started < 1.0
+            assert watch.seconds < 1.0
             assert status == 502
             assert document["error"]["code"] == "not_ready"
             assert headers["Retry-After"] == "2"

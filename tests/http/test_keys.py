@@ -17,6 +17,7 @@ import openai
 import pytest
 import websockets
 from running import Answer, RunningServer, ask, start_server, until
+from stopwatch import within
 from waves import wav
 
 import models
@@ -232,7 +233,7 @@ async def test_a_page_is_told_in_a_message_what_its_browser_would_hide(
 
 
 async def until_no_stream(server: RunningServer) -> None:
-    async with asyncio.timeout(10):
+    async with within(10):
         while server.health()["streams"]["open"]:
             await asyncio.sleep(0.05)
 

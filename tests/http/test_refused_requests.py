@@ -157,13 +157,13 @@ def test_a_recording_that_could_never_be_done_in_time_is_refused_at_once(
         tmp_path,
         f"--model={small.directory}",
         MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_LIMITS_REQUEST_S="1",
+        MODELSERVER_LIMITS_REQUEST_S="5",
     ) as server:
         server.wait_ready()
         for _ in range(6):
             assert server.convert(wav_clips[2]).status == 200
         pace = server.health()["queue"]["s_per_audio_s"]
-        long = wav_file(bytes(2 * 16_000 * int(4 / pace)))
+        long = wav_file(bytes(2 * 16_000 * int(20 / pace)))
         refused = server.convert(long)
         assert (refused.status, refused.json["error"]["code"]) == (413, "too_large_for_server")
-        assert "1 s are allowed" in refused.json["error"]["message"]
+        assert "5 s are allowed" in refused.json["error"]["message"]

@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -247,9 +246,7 @@ def test_webhooks_that_are_not_answered_hold_up_no_others(
             over(running, one)
         told = take(running, short, f"?webhook={there.url}/")["id"]
         over(running, told)
-        ended = time.monotonic()
         until(lambda: there.asked, 12, "the message")  # a silent host has 15 s
-        assert time.monotonic() - ended < 12
 
 
 def test_pages_go_on_where_they_were_when_jobs_are_deleted(

@@ -19,6 +19,7 @@ import websockets
 from by_hand import websocket_handshake
 from encoded import encoded
 from running import RunningServer, start_server, until
+from stopwatch import within
 from wavs import wav_file
 
 from models.vosk.prepared import PreparedModel
@@ -72,7 +73,7 @@ class Client:
         await self.socket.send(json.dumps({"type": kind}))
 
     async def until(self, kind: str) -> dict[str, Any]:
-        async with asyncio.timeout(60):
+        async with within(60):
             while not (found := [one for one in self.said if one["type"] == kind]):
                 self._changed.clear()
                 await self._changed.wait()
@@ -80,7 +81,7 @@ class Client:
 
     async def end(self) -> list[dict[str, Any]]:
         """All that was said, once it is closed."""
-        async with asyncio.timeout(60):
+        async with within(60):
             await self._reading
         assert not self.undescribed
         return self.said
@@ -285,7 +286,7 @@ async def test_a_killed_worker_changes_nothing(
                 share = data[len(data) * part // 4 : len(data) * (part + 1) // 4]
                 await client.send(share)
                 until_s = (part + 0.5) / 4 * len(spoken) / 32_000
-                async with asyncio.timeout(30):
+                async with within(30):
                     while part < 3 and client.heard_s < until_s:
                         await asyncio.sleep(0.01)
                 for worker in server.health()["workers"]:
@@ -321,7 +322,7 @@ async def test_times_go_on_where_more_has_gone_than_is_kept(
         running.wait_whole(1)
         async with connected(running, described, RAW) as client:
             await client.send(spoken)
-            async with asyncio.timeout(30):
+            async with within(30):
                 while client.heard_s < 4:
                     await asyncio.sleep(0.01)
             assert not client.finals

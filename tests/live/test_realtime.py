@@ -158,10 +158,10 @@ def spoken(clips: list[bytes], kind: str = "audio/pcm") -> bytes:
     return raw_samples(clips[0] + PAUSE + clips[1] + PAUSE, encoding, rate)
 
 
-def text_of(server: RunningServer, data: bytes, kind: str = "audio/pcm") -> str:
-    """The text of a file with that audio."""
+def text_of(server: RunningServer, data: bytes, kind: str = "audio/pcm", asked: str = "") -> str:
+    """The text of a file with that audio. `asked`: more of the query."""
     encoding, rate, _ = FORMATS[kind]
-    text: str = server.convert(data, f"?encoding={encoding}&rate={rate}").json["text"]
+    text: str = server.convert(data, f"?encoding={encoding}&rate={rate}{asked}").json["text"]
     assert text
     return text
 
@@ -178,7 +178,7 @@ async def test_the_python_client_receives_what_was_said(
             noise_reduction={"type": "near_field"},
             turn_detection={
                 "type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300,
-                "silence_duration_ms": 500,
+                "silence_duration_ms": 1000,
             },
         )  # fmt: skip
         await session.append(data)
@@ -189,7 +189,8 @@ async def test_the_python_client_receives_what_was_said(
     assert effective.noise_reduction is None
     assert effective.turn_detection.type == "server_vad"
     completed = session.of(f"{TRANSCRIPTION}.completed")
-    assert " ".join(one.transcript for one in completed) == text_of(server, data, kind)
+    in_file = text_of(server, data, kind, "&endpoint_ms=1000")
+    assert " ".join(one.transcript for one in completed) == in_file
     assert not session.of("error")
     before = None
     for one in completed:

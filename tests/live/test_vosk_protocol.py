@@ -18,6 +18,7 @@ import pytest
 import websockets
 from front import gateway_of
 from running import RunningServer, free_port, start_server, until
+from stopwatch import Stopwatch
 
 import models
 from models.processor import processor_flags
@@ -328,9 +329,9 @@ async def test_a_file_is_answered_beside_a_client_that_sends_as_fast_as_it_can(
     with start_server(tmp_path, MODELSERVER_WORKERS_COUNT="1") as server:
         server.wait_ready()
         await asyncio.to_thread(server.convert, wav_clips[0])
-        began = time.monotonic()
+        watch = Stopwatch()
         await asyncio.to_thread(server.convert, wav_clips[0])
-        alone_s = time.monotonic() - began
+        alone_s = watch.seconds
         async with connected(server) as client:
             await client.send('{"config": {"sample_rate": 16000}}')
             heard = asyncio.Event()
@@ -350,10 +351,10 @@ async def test_a_file_is_answered_beside_a_client_that_sends_as_fast_as_it_can(
 
             tasks = [asyncio.create_task(pour()), asyncio.create_task(take())]
             await asyncio.wait_for(heard.wait(), 60)
-            began = time.monotonic()
+            watch = Stopwatch()
             answer = await asyncio.to_thread(server.convert, wav_clips[0])
             assert answer.status == 200
-            assert time.monotonic() - began < max(1.0, 20 * alone_s)
+            assert watch.seconds < max(1.0, 20 * alone_s)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from running import RunningServer, free_port, start_server, until
+from stopwatch import within
 from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
@@ -55,7 +56,7 @@ async def test_home_assistant_finds_it(tmp_path: Path, small_settings: dict[str,
             assert found is not None
             assert (found.port, found.parsed_addresses()) == (port, ["127.0.0.1"])
         # It says goodbye.
-        async with asyncio.timeout(20):
+        async with within(20):
             while await network.async_get_service_info(kind, f"{name}.{kind}", timeout=300):
                 await asyncio.sleep(0.1)
 
@@ -74,7 +75,7 @@ async def transcribe(port: int, pcm: bytes, *before: Any, rate: int = 16_000) ->
 
 async def events(client: AsyncTcpClient) -> list[Event]:
     said = []
-    async with asyncio.timeout(30):
+    async with within(30):
         while (event := await client.read_event()) is not None:
             said.append(event)
             if TranscriptStop.is_type(event.type) or Error.is_type(event.type):
@@ -199,7 +200,7 @@ async def test_home_assistant_gets_an_end_after_each_refusal(
     served: tuple[RunningServer, int], clips: list[bytes]
 ) -> None:
     server, port = served
-    async with asyncio.timeout(10):  # streams.idle_s, which it would wait for, is longer
+    async with within(10):  # streams.idle_s, which it would wait for, is longer
         assert await home_assistant(port, "fr", spoken(clips[0])) is None
         assert await home_assistant(port, "fr", spoken(b"")) is None
         assert server.ask_admin("POST", "/admin/drain")[0] == 202
@@ -221,7 +222,7 @@ async def test_home_assistant_gets_an_end_after_each_refusal(
 async def test_a_refused_client_gets_the_error_and_the_end_after_its_recording(
     served: tuple[RunningServer, int], clips: list[bytes], code: str, refused: tuple[Any, ...]
 ) -> None:
-    async with AsyncTcpClient("127.0.0.1", served[1]) as client, asyncio.timeout(10):
+    async with AsyncTcpClient("127.0.0.1", served[1]) as client, within(10):
         for event in refused:
             await client.write_event(event.event())
         for at in range(0, len(clips[0]), CHUNK):
@@ -309,7 +310,7 @@ async def test_questions_amid_audio_are_answered(
         await client.write_event(Ping("amid").event())
         await client.write_event(Describe().event())
         answers = []
-        async with asyncio.timeout(30):
+        async with within(30):
             while len(answers) < 2:
                 event = await client.read_event()
                 assert event is not None
@@ -354,7 +355,7 @@ async def test_what_is_no_event_ends_its_connection_with_an_error(
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served[1])
     writer.write(BAD[what])
-    async with asyncio.timeout(15):
+    async with within(15):
         try:
             answer = await reader.readline()
             assert json.loads(answer)["type"] == "error"

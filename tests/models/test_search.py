@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept import kept
 from places import SUPPORT
 from test_simd import LIBVOSK, SOURCES, answer_of, runs_avx2
 
@@ -57,11 +58,14 @@ def simd(cache: Path) -> SimdLibrary:
 
 
 @pytest.fixture(scope="module")
-def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    library = tmp_path_factory.mktemp("trace") / "search-trace.so"
-    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", f"-I{SOURCES}"]
-    subprocess.run([*command, "-o", library, SUPPORT / "search_trace.cc", "-ldl"], check=True)
-    return library
+def trace() -> Path:
+    source, name = SUPPORT / "search_trace.cc", "search-trace.so"
+    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", f"-I{SOURCES}", source, "-ldl"]
+
+    def make(directory: Path) -> None:
+        subprocess.run([*command, "-o", directory / name], check=True)
+
+    return kept("search-trace", (source, Path(__file__), *SOURCES.iterdir()), make) / name
 
 
 def searched(

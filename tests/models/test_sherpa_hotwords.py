@@ -12,6 +12,9 @@ from models.sherpa.engine import ENGINE
 from models.sherpa.hotwords import MOST_TOKENS, Hotwords
 from models.sherpa.layout import recognise
 from models.sherpa.model import load_sherpa
+from models.sherpa.prepared import prepare
+from models.sherpa.search import search_of
+from models.sherpa.selfcheck import _anonymous
 from models.sherpa.words import BYTE_NAMES
 from models.steps import run_steps
 
@@ -142,6 +145,30 @@ def test_hotwords_are_bounded(tmp_path):
     text = made.text(words)
     assert len(text.split("/")) < len(words)
     assert len(text.replace("/", " ").split()) <= MOST_TOKENS
+
+
+def test_a_large_model_is_loaded_twice_if_its_weights_are_mapped(tmp_path):
+    layout = recognise(make_model("transducer", tmp_path, padding_bytes=60_000_000))
+    assert search_of(layout, "auto", prepared=True) == "both"
+    assert search_of(layout, "on", prepared=True) == "beam"
+    assert search_of(layout, "off", prepared=True) == "greedy"
+
+
+def test_the_second_load_of_a_prepared_model_shares_its_weights(tmp_path):
+    weights = 60_000_000
+    directory = make_model("transducer", tmp_path / "tones", padding_bytes=weights)
+    location = ModelLocation("tones", directory, "en")
+    prepare(location, tmp_path / "store", available_memory=10**11)
+    values = {"voice_activity": "loudness", "hotwords": "auto"}
+    form, published = ENGINE.forms(location, EngineSettings(tmp_path / "store", values=values))
+    assert (form.name, form.load["search"]) == ("prepared", "both")
+    assert published.load["search"] == "greedy"
+    before = _anonymous()
+    model = ENGINE.load(location, form.load)
+    assert heard(model) == "cb"
+    assert heard(model, "ca") == "ca"
+    assert _anonymous() - before < weights / 2
+    assert form.prediction.model < published.prediction.model - weights / 2
 
 
 @pytest.mark.parametrize(

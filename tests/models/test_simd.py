@@ -18,6 +18,7 @@ from cgroup import MB
 from engine_lines import ENGINE_LINES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kept import kept
 from places import ROOT, SUPPORT
 from running import RunningServer, start_server, until
 
@@ -87,8 +88,9 @@ def compiled(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("driver"))
+def program() -> Path:
+    sources = (SUPPORT / "simd_driver.cc", Path(__file__), *SOURCES.iterdir())
+    return kept("simd-driver", sources, compiled) / "simd-driver"
 
 
 @pytest.fixture(scope="module")

@@ -309,6 +309,11 @@ WATCH_MICROPHONE = """
         "track.stop()",  # silence comes, and no event
         "track.dispatchEvent(new Event('ended'))",
         "context.suspend()",  # nothing comes any more
+        "track.dispatchEvent(new Event('mute'))",  # the system has taken it, as for a call
+        # Safari's word for the same.
+        """Object.defineProperty(context, 'state', {value: 'interrupted'});
+        context.dispatchEvent(new Event('statechange'))""",
+        "dispatchEvent(new PageTransitionEvent('pagehide', {persisted: true}))",
     ],
 )
 def test_a_microphone_that_goes_away_ends_what_was_said(

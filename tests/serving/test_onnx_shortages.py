@@ -176,7 +176,7 @@ def crash_a_worker(server: RunningServer) -> None:
     server.wait_event("worker.exited", seen, pid=worker.pid, cause="crash")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)  # a large model is loaded twice
 @pytest.mark.parametrize("damage", [truncate, change])
 def test_a_prepared_model_that_is_damaged_while_it_serves_gives_way_to_the_original(
     large: models.ModelLocation, store: Path, tmp_path: Path, damage: Callable[[Path], None]

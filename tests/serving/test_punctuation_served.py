@@ -17,6 +17,10 @@ from punctuation_models import make_chinese, make_english
 from running import RunningServer, start_server
 from wavs import wav_file
 
+from modelserver.speech.messages import PunctuationToUse
+from modelserver.worker.punctuation_step import punctuation_step
+from modelserver.worker.text_steps import TextSteps
+
 SPEECH = silence(0.5) + tones("ab ba cc") + silence(2) + tones("hh dd") + silence(2)
 WRITTEN = ["Ab ba, cc?", "HH dd."]
 LOUDNESS = {"MODELSERVER_ENGINES_ONNX_VOICE_ACTIVITY": "loudness"}
@@ -89,8 +93,10 @@ async def vosk(url: str, pcm: bytes) -> tuple[list[str], list[str]]:
     return [text for text in finals if text], [text for text in partials if text]
 
 
-async def own(url: str, pcm: bytes) -> list[dict[str, Any]]:
-    address = f"{url.replace('http', 'ws')}/api/audio/stream?encoding=s16le&rate=16000&words=true"
+async def own(url: str, pcm: bytes, more: str = "") -> list[dict[str, Any]]:
+    """Return what a client of the server's own protocol receives."""
+    asked = f"encoding=s16le&rate=16000&words=true{more}"
+    address = f"{url.replace('http', 'ws')}/api/audio/stream?{asked}"
     async with websockets.connect(address) as socket:
         for at in range(0, len(pcm), 3200):
             await socket.send(pcm[at : at + 3200])
@@ -245,6 +251,15 @@ second_pass = "zh"
         server.wait_whole()
         assert server.convert(speech, "?model=en").json["text"] == "Ab ba, c"
         assert server.convert(speech, "?model=zh").json["text"] == "一二九二一九三？"
+        live = silence(0.5) + tones("ab ba c") + silence(2)
+        told = asyncio.run(own(server.url, live, "&model=en&second_pass=true"))
+    texts = {one["type"]: one["text"] for one in told if one.get("text")}
+    assert (texts["final"], texts["revised"]) == ("Ab ba, c", "一二九二一九三？")
+
+
+def steps_of(names: str, directory: Path) -> TextSteps:
+    step = punctuation_step(PunctuationToUse(str(make_english(directory / "marks"))))
+    return TextSteps(names.split(","), "en", {"punctuation": step})
 
 
 @pytest.mark.parametrize(
@@ -261,10 +276,16 @@ second_pass = "zh"
 def test_numbers_may_come_before_or_after(
     steps: str, spoken: str, written: str, tmp_path: Path
 ) -> None:
-    from modelserver.speech.messages import PunctuationToUse
-    from modelserver.worker.punctuation_step import punctuation_step
-    from modelserver.worker.text_steps import TextSteps
+    assert steps_of(steps, tmp_path).written(spoken) == written
 
-    step = punctuation_step(PunctuationToUse(str(make_english(tmp_path / "marks"))))
-    made = TextSteps(steps.split(","), "en", {"punctuation": step})
-    assert made.written(spoken) == written
+
+def test_requests_that_are_limited_to_phrases_get_them_without_marks(tmp_path: Path) -> None:
+    steps = steps_of("punctuation,numbers", tmp_path)
+    assert steps.for_request((), phrases=True).written("ab ba twenty five") == "ab ba 25"
+    assert steps.for_request((), phrases=False).written("ab ba twenty five") == "Ab ba, 25"
+    assert steps.report == {"punctuation": "in use", "numbers": "in use"}
+
+
+def test_keywords_keep_their_own_case(tmp_path: Path) -> None:
+    steps = steps_of("vocabulary,punctuation", tmp_path).for_request(("LeBa",), phrases=False)
+    assert steps.written("i know le ba ba") == "I know LeBa ba,"

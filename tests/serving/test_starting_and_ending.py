@@ -18,6 +18,7 @@ import psutil
 import pytest
 from by_hand import check_error, read_all
 from running import busy_worker, gone, start_server, until
+from stopwatch import Stopwatch
 from wavs import wav_file
 
 import models
@@ -49,7 +50,7 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(
                 socket.create_connection((host, int(port)))
             assert "어제" in answer.result().json["text"]
         tree = server.tree()[1:]
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
     assert not any(p.is_running() for p in tree)
 
 
@@ -61,10 +62,10 @@ def test_a_second_sigterm_stops_now(tmp_path: Path, clips: list[bytes]) -> None:
             busy_worker(server)
             server.process.send_signal(signal.SIGTERM)
             server.wait_event("server.drain_started")
-            stopped = time.monotonic()
+            stopped = Stopwatch()
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(10) == 0
-            assert time.monotonic() - stopped < 5
+            assert server.process.wait(60) == 0
+            assert stopped.seconds < 5
             check_error(answer.result(), 503, "shutting_down")
 
 
@@ -248,4 +249,5 @@ def test_sigterm_at_any_moment_of_the_start_ends_it(
             server = until(lambda s=server: next(iter(s.children()), None))
             until(functools.partial(hears_sigterm, server.pid))
         server.send_signal(signal.SIGTERM)
-        assert process.wait(2) in (0, 143, -signal.SIGTERM), after_s
+        until(lambda p=process: p.poll() is not None, 2, f"its end {after_s} s after its start")
+        assert process.returncode in (0, 143, -signal.SIGTERM), after_s

@@ -4,6 +4,7 @@ refusal for those that cannot be done in time."""
 import asyncio
 
 import pytest
+from stopwatch import wait_for
 
 from modelserver.serving.recording_queue import Rate, Turns
 from supervisor import QueueFull
@@ -177,12 +178,12 @@ async def test_one_alone_is_tried_however_slow_it_was() -> None:
 
 async def test_jobs_go_on_when_no_recording_is_there() -> None:
     turns = Turns()
-    await asyncio.wait_for(turns.idle(), 1)
+    await wait_for(turns.idle(), 1)
     async with turns.turn(100, 1, None):
         waits = asyncio.create_task(turns.idle())
         await asyncio.sleep(0)
         assert not waits.done()
-    await asyncio.wait_for(waits, 1)
+    await wait_for(waits, 1)
 
 
 async def test_one_that_goes_makes_place_for_the_next() -> None:

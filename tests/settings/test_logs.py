@@ -16,7 +16,7 @@ from typing import TextIO, cast
 
 import pytest
 import structlog
-from running import Answer, ask, until
+from running import READY_S, Answer, ask, until
 
 from modelserver.logs import PatientStream, RecentEvents
 from modelserver.timestamps import timestamp
@@ -69,7 +69,7 @@ def server_logging_to(directory: Path, descriptor: int) -> Iterator[int]:
     try:
         yield port
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()
@@ -85,7 +85,7 @@ def test_a_server_whose_log_nobody_reads_goes_on_and_ends_when_told_to(tmp_path:
     reading, writing = os.pipe()
     try:
         with server_logging_to(tmp_path, writing) as port:
-            until(lambda: healthy(port))
+            until(lambda: healthy(port), READY_S)
             # More than a pipe holds.
             for _ in range(600):
                 assert ask(f"http://127.0.0.1:{port}/nothing/" + "x" * 100).status == 404
@@ -97,7 +97,7 @@ def test_a_server_whose_log_nobody_reads_goes_on_and_ends_when_told_to(tmp_path:
 def test_a_server_whose_logs_reader_is_gone_goes_on_and_ends_when_told_to(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     with server_logging_to(tmp_path, writing) as port:
-        until(lambda: healthy(port))
+        until(lambda: healthy(port), READY_S)
         os.close(reading)
         for _ in range(20):
             assert ask(f"http://127.0.0.1:{port}/nothing").status == 404

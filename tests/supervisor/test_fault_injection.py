@@ -11,7 +11,6 @@ import resource
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import structlog
 from cgroup import freezer
 from pools import alone, say, toy
 from running import gone
+from stopwatch import Stopwatch, wait_for, within
 
 from supervisor import Cause, Guard, MemorySettings, Pool, PoolError, PoolSettings, SpoolStore
 from supervisor.deaths.death import Intent
@@ -114,7 +114,7 @@ def raising(owner: type, name: str, at: int) -> Iterator[list[int]]:
 async def errand(work: Any) -> Any:
     """Its answer, or what it was told: a `PoolError` or what was injected, and nothing else."""
     try:
-        return await asyncio.wait_for(work, 30)
+        return await wait_for(work, 30)
     except (PoolError, Injected, asyncio.CancelledError) as error:
         return error
 
@@ -158,7 +158,7 @@ async def scenario(pool: Pool, spools: SpoolStore, marker: Path) -> None:
 
 async def must_come_to_rest(pool: Pool, what: str) -> None:
     try:
-        async with asyncio.timeout(20):
+        async with within(20):
             while [w.state.value for w in pool.status().workers] != ["idle"] * 2:
                 await asyncio.sleep(0.01)
             while not pool.watched():
@@ -185,15 +185,15 @@ async def test_an_exception_anywhere_leaves_nothing_behind(
     hit, spools = 0, SpoolStore()
     settings = PoolSettings(workers=2, queue=50, hang_s=3.0)
     async with Pool(toy(), settings, spools, measure=lambda _: 1.0) as pool:
-        async with asyncio.timeout(20):
+        async with within(20):
             await pool.wait_ready()
         for name in CALLS[owner]:
             for at in (1, 3):
                 with raising(owner, name, at) as calls, structlog.testing.capture_logs():
-                    began = time.monotonic()
+                    watch = Stopwatch()
                     await scenario(pool, spools, tmp_path / f"{name}{at}")
                     # Before any deadline: what is lost is found.
-                    assert time.monotonic() - began < DEADLINE_S, name
+                    assert watch.seconds < DEADLINE_S, name
                 hit += calls[0] >= at
                 await must_come_to_rest(pool, f"{owner.__name__}.{name} number {at}")
     assert spools.usage().open == 0
@@ -209,7 +209,7 @@ async def test_a_log_that_cannot_be_written_loses_nothing(tmp_path: Path) -> Non
     try:
         spools = SpoolStore()
         async with Pool(toy(), PoolSettings(workers=2, queue=50), spools) as pool:
-            async with asyncio.timeout(20):
+            async with within(20):
                 await pool.wait_ready()
             await scenario(pool, spools, tmp_path / "marker")
             await must_come_to_rest(pool, "a log that cannot be written")
@@ -223,12 +223,12 @@ async def test_a_log_that_cannot_be_written_loses_nothing(tmp_path: Path) -> Non
 async def test_without_descriptors_memory_is_not_taken_for_none(events: list[Any]) -> None:
     """A reading that failed is no reading: no level changes, and no worker is ended for it."""
     async with Pool(toy(), PoolSettings(workers=1)) as pool:
-        async with asyncio.timeout(20):
+        async with within(20):
             await pool.wait_ready()
         before = pool.status()
         assert before.guard is not None
         job = asyncio.create_task(pool.run({"do": "steps", "count": 150, "step_s": 0.02}))
-        async with asyncio.timeout(10):
+        async with within(10):
             while pool.status().workers[0].state.value != "busy":
                 await asyncio.sleep(0.01)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -250,13 +250,13 @@ async def test_without_descriptors_memory_is_not_taken_for_none(events: list[Any
 async def test_a_fork_server_that_cannot_be_ended_is_not_waited_for(events: list[Any]) -> None:
     with freezer() as frozen:
         async with Pool(toy(), PoolSettings(workers=1, hang_s=1.0)) as pool:
-            async with asyncio.timeout(20):
+            async with within(20):
                 await pool.wait_ready()
             server = pool._lifecycle.live_server()
             assert server is not None
             frozen.freeze(server.pid)
             server.kill(Intent.HANG)
-            async with asyncio.timeout(30):
+            async with within(30):
                 while pool.status().fork_server_pid in (None, server.pid):
                     await asyncio.sleep(0.05)
             assert (await pool.run({"do": "echo"}, timeout_s=20)).value["pid"]
@@ -274,9 +274,9 @@ async def test_a_helpers_children_end_with_it() -> None:
                 assert line == b"there"
                 break
             (child,) = psutil.Process(helper.pid).children()
-            began = time.monotonic()
-        assert time.monotonic() - began < 8
-        async with asyncio.timeout(5):
+            watch = Stopwatch()
+        assert watch.seconds < 8
+        async with within(5):
             while not gone(child):
                 await asyncio.sleep(0.01)
 
@@ -285,7 +285,7 @@ async def test_what_a_loader_starts_counts_while_it_loads() -> None:
     memory = MemorySettings(limit=220_000_000)
     pool = alone(Pool(toy(child_bytes=300_000_000), PoolSettings(workers=1), memory=memory))
     async with pool:
-        async with asyncio.timeout(60):
+        async with within(60):
             while "ended by the guard" not in (pool.unready_reason() or ""):
                 await asyncio.sleep(0.05)
         death = pool.load_death()

@@ -18,6 +18,7 @@ import pytest
 from places import SUPPORT
 from pools import eventually, run, toy, whole
 from running import gone
+from stopwatch import within
 
 from supervisor import Cause, Pool, PoolSettings, Sandbox, Target, WorkerLost
 from supervisor.processes.output import WorkerOutput
@@ -223,7 +224,7 @@ async def test_root_has_no_privilege_left(pool: Pool) -> None:
 
 async def test_what_it_writes_is_logged_and_not_shared(pool: Pool, events: list[Any]) -> None:
     await run(pool, do="write", text="something odd\n")
-    async with asyncio.timeout(10):
+    async with within(10):
         while not any("something odd" in e.get("text", "") for e in events):
             await asyncio.sleep(0.02)
     # More than a pipe holds blocks no worker.
@@ -252,13 +253,12 @@ async def test_a_sandbox_that_is_less_than_was_promised_is_reported(
         await whole(pool, 1)
         assert "seccomp" not in pool.status().sandbox
         assert any("seccomp" in missing for missing in pool.status().sandbox_missing)
-        async with asyncio.timeout(10):
+        async with within(10):
             while not any(e["event"] == "worker.sandbox_incomplete" for e in events):
                 await asyncio.sleep(0.01)
-    async with Pool(loading, PoolSettings(workers=1, sandbox=Sandbox.ON)) as pool:
-        async with asyncio.timeout(20):
-            while "its sandbox lacks seccomp" not in (pool.unready_reason() or ""):
-                await asyncio.sleep(0.05)
+    async with Pool(loading, PoolSettings(workers=1, sandbox=Sandbox.ON)) as pool, within(20):
+        while "its sandbox lacks seccomp" not in (pool.unready_reason() or ""):
+            await asyncio.sleep(0.05)
 
 
 async def test_the_supervisor_outlives_a_worker_that_says_it_is_ready_twice(pool: Pool) -> None:
@@ -292,6 +292,6 @@ async def test_a_worker_whose_supervisor_is_killed_ends() -> None:
     worker = psutil.Process(pid)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    async with asyncio.timeout(5):
+    async with within(5):
         while not gone(worker):
             await asyncio.sleep(0.01)

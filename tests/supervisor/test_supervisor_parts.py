@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from stopwatch import within
 
 from supervisor import Allocator, AllocatorMissing, PackedRing, SpoolFull, SpoolLimits, SpoolStore
 from supervisor import spool as spooling
@@ -326,7 +327,7 @@ async def test_closing_while_a_write_is_under_way_frees_the_descriptor(tmp_path:
         with contextlib.suppress(asyncio.CancelledError):
             await writing
         spool.close()
-    async with asyncio.timeout(5):
+    async with within(5):
         while len(os.listdir("/proc/self/fd")) > before:
             await asyncio.sleep(0.01)
 
@@ -365,7 +366,7 @@ async def test_a_writer_that_is_cancelled_keeps_its_descriptors_until_its_thread
     for fd in others:
         os.close(fd)
     assert seen == [True]
-    async with asyncio.timeout(10):
+    async with within(10):
         while len(os.listdir("/proc/self/fd")) >= before:  # the spool's own is gone too
             await asyncio.sleep(0.01)
 

@@ -38,6 +38,11 @@ LOSSY = {
     "aac": ("adts", "aac", {}),
     "m4a": ("ipod", "aac", {}),
     "fragmented mp4": ("mp4", "aac", {"movflags": "frag_keyframe+empty_moov"}),
+    "mp4 of Safari's recorder": (
+        "mp4",
+        "aac",
+        {"movflags": "empty_moov+default_base_moof", "frag_duration": "250000"},
+    ),
     "opus": ("opus", "libopus", {}),
     "webm": ("webm", "libopus", {"live": "1"}),
     "vorbis": ("ogg", "vorbis", {}),

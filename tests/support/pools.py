@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 from places import SUPPORT
+from stopwatch import Stopwatch, within
 
 from supervisor import Pool, PoolSettings, SpoolStore, Stream, StreamSettings, Target
 
@@ -17,10 +18,12 @@ def toy(**options: Any) -> Target:
 
 
 async def eventually(condition: Any, timeout_s: float = 10.0) -> None:
-    """Wait until `condition` returns something true."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
+    """Wait until `condition` returns something true. `timeout_s`: by a `Stopwatch`."""
+    watch = Stopwatch()
+    while not condition():
+        if watch.past(timeout_s):
+            raise TimeoutError(f"not within {timeout_s} s")
+        await asyncio.sleep(watch.pause_s)
 
 
 async def whole(pool: Pool, workers: int = 2) -> None:
@@ -65,7 +68,7 @@ def stream_on(pool: Pool, request: dict[str, Any] | None = None) -> Iterator[Str
 async def answers(stream: Stream, count: int) -> list[Any]:
     """Receive `count` answers."""
     said: list[Any] = []
-    async with asyncio.timeout(20):
+    async with within(20):
         while len(said) < count:
             said += await stream.receive()
     return said

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from stopwatch import Stopwatch
 
 from modelserver.admin.address import AdminAddress
 from modelserver.admin.client import ask as ask_admin
@@ -34,16 +35,17 @@ PATIENCE = float(os.environ.get("TEST_PATIENCE", "1"))
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
-    """Wait until `condition` gives something true, and return that."""
+    """Wait until `condition` gives something true, and return that. `timeout_s`: by a
+    `Stopwatch`."""
     timeout_s *= PATIENCE
-    deadline = time.monotonic() + timeout_s
+    watch = Stopwatch()
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() > deadline:
+        if watch.past(timeout_s):
             raise AssertionError(f"not within {timeout_s} s: {what or condition}")
-        time.sleep(0.005)
+        time.sleep(watch.pause_s)
 
 
 def gone(process: psutil.Process) -> bool:

@@ -199,8 +199,11 @@ def finish(steps: Generator[None, None, T]) -> T:
 
 
 @pytest.mark.quick
-def test_languages_without_a_list_of_common_words() -> None:
+def test_other_languages() -> None:
     assert vocabulary("sw").with_keywords(["Kubernetes"])("cubernetes") == "Kubernetes"
+    hindi = vocabulary("hi").with_keywords(["नमस", "दिल्ली", "WhatsApp"])
+    assert hindi("नमस्ते दिल्ला whatsap") == "नमस्ते दिल्ला WhatsApp"  # its sounds are not known
+    assert vocabulary("vi").with_keywords(["Lan"])("La\u0300n") == "La\u0300n"
     assert vocabulary("zh-Hant-TW").with_keywords(["張偉"])("章偉來了") == "張偉來了"
 
 

@@ -24,7 +24,7 @@ GRAPH_COMPILER = Built(
     (Path(__file__).parent / "source" / "compile_graph.cc",),
     ("-O2", "-std=c++17"),
     ("-lfstngram", "-lfst", "-ldl", "-pthread"),
-    "apt-get install g++ libfst-dev",
+    "the wheel for this kind of machine, or: apt-get install g++ libfst-dev",
     lambda program: (str(program), "version"),
     lambda: [Path(found)] if (found := shutil.which(PROGRAM)) else [],
 )

@@ -50,7 +50,7 @@ SIMD = Built(
     tuple(_SOURCE / f"{name}.cc" for name in _SOURCES),
     ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden"),
     ("-ldl",),
-    "apt-get install g++",
+    "the wheel for this kind of machine, or: apt-get install g++",
     lambda library: (sys.executable, "-P", "-c", _TRIAL, str(library), str(ABI)),
     lambda: [Path(prefix) / "lib" / LIBRARY for prefix in (sys.prefix, "/usr/local", "/usr")],
 )

@@ -1,0 +1,60 @@
+"""What shells and `man` are given: completion scripts and the manual page."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(sys.executable).parent / "modelserver"
+
+
+def output(*arguments: str, **environment: str) -> str:
+    return subprocess.run(
+        [PROGRAM, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_bash_completes_commands_with_the_script() -> None:
+    script = output("completion", "bash")
+    asked = """
+PATH=$DIRECTORY:$PATH; COMP_WORDS=(modelserver mod); COMP_CWORD=1
+_modelserver_completion modelserver; echo "${COMPREPLY[*]}"
+"""
+    done = subprocess.run(
+        ["bash", "-c", script + asked],
+        env={**os.environ, "DIRECTORY": str(PROGRAM.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["models"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_have_one(shell: str) -> None:
+    assert "_MODELSERVER_COMPLETE" in output("completion", shell)
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+def test_the_manual_has_every_command_and_roff_accepts_it() -> None:
+    page = output("manual")
+    done = subprocess.run(
+        ["groff", "-man", "-ww", "-Tutf8", "-P-c"],
+        input=page,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    text = re.sub(".\b", "", done.stdout)  # bold letters are printed twice
+    for command in ("serve", "models pull", "keys add", "transcribe", "doctor"):
+        assert f"modelserver {command} [OPTIONS]" in text
+    assert "--config FILE" in text
