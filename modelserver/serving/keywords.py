@@ -74,8 +74,9 @@ class KeywordsFile:
         """Return the keywords of the file `name`, none of them read yet; these, if it is this."""
         return self if name == self.name else KeywordsFile(name)
 
-    async def look(self) -> None:
-        """Read the file if it has changed; what is wrong with it is logged once."""
+    async def look(self, label: str) -> None:
+        """Read the file if it has changed; what is wrong with it is logged once. `label`: the
+        model's, for the log: a file may be that of several."""
         if not self.name:
             return
         try:
@@ -83,13 +84,15 @@ class KeywordsFile:
         except KeywordsUnreadable as error:
             if str(error) != self._problem:
                 self._problem = str(error)
-                log.error("keywords.unusable", reason=self._problem, keywords=len(self.words))
+                log.error(
+                    "keywords.unusable", label=label, reason=self._problem, keywords=len(self.words)
+                )
             return
         if found is not None or self._problem is not None:
             self._problem = None
             if found is not None:
                 self._stamp, self.words = found
-            log.info("keywords.read", file=self.name, keywords=len(self.words))
+            log.info("keywords.read", label=label, file=self.name, keywords=len(self.words))
 
     def added_to(self, request: _Request) -> _Request:
         """Return a request that has the model's keywords behind its own."""

@@ -260,7 +260,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
             await self._look_at_keywords()
 
     async def _look_at_keywords(self) -> None:
-        await asyncio.gather(*(served.keywords.look() for served in self.all_served()))
+        await asyncio.gather(*(served.keywords.look(served.label) for served in self.all_served()))
 
     def _unloadable(self) -> tuple[ServedModel, ...]:
         served = (*self._models.values(), *self._for_phrases.values())

@@ -17,6 +17,9 @@ _MOST_GIVEN = 10 * MOST_TEXTS
 UNKNOWN = "[unk]"
 """Stands for whatever else was said."""
 
+_JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))
+"""Letters that are not seen, and are a part of words in Persian, in scripts of India, and in
+emoji."""
 
 _MOST_SAID = 20
 
@@ -77,14 +80,14 @@ def usable_keywords(given: Iterable[Any]) -> tuple[str, ...]:
 
 def one_text(given: object) -> str:
     """Return a phrase or keyword, without spaces that mean nothing; it may be empty. Raises
-    `BadText`."""
+    `BadText`, whose message does not repeat the text: it is logged."""
     if not isinstance(given, str):
-        raise BadText(f"text is expected, not {str(given)[:40]!r}")
+        raise BadText(f"text is expected, not a value of type {type(given).__name__}")
     text = " ".join(given.split())
     if len(text) > LONGEST_TEXT:
-        raise BadText(f"{text[:20]!r}... has {len(text)} letters, {LONGEST_TEXT} are allowed")
-    if not text.isprintable():
-        raise BadText(f"{text[:40]!r} has letters that are none")
+        raise BadText(f"a text has {len(text)} letters, {LONGEST_TEXT} are allowed")
+    if not text.translate(_JOINERS).isprintable():
+        raise BadText("a text has letters that are none")
     return text
 
 
@@ -92,7 +95,12 @@ def _listed(given: Collection[Any], parameter: str) -> tuple[str, ...]:
     try:
         if len(given) > _MOST_GIVEN:
             raise BadText(f"a list of {len(given)}; {MOST_TEXTS} are allowed")
-        texts = dict.fromkeys(one_text(text) for text in given)
+        texts: dict[str, None] = {}
+        for number, text in enumerate(given, 1):
+            try:
+                texts[one_text(text)] = None
+            except BadText as error:
+                raise BadText(f"number {number} of the list: {error}") from None
         texts.pop("", None)
         must_be_few(texts)
     except BadText as error:

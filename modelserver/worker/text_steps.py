@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import models
@@ -169,20 +169,27 @@ class _WritingRecognizer:
         self.partial, self.pending, self.close = inner.partial, inner.pending, inner.close
 
     def accept(self, pcm: bytes) -> Generator[None, None, list[models.Utterance]]:
-        return self._written((yield from self._inner.accept(pcm)))
+        return (yield from self._written((yield from self._inner.accept(pcm))))
 
     def finish(self) -> Generator[None, None, list[models.Utterance]]:
-        return self._written((yield from self._inner.finish()))
+        return (yield from self._written((yield from self._inner.finish())))
 
-    def _written(self, said: list[models.Utterance]) -> list[models.Utterance]:
-        write = cache(self._steps.written)  # the first alternative is the text
-        return [
-            replace(
-                utterance,
-                text=write(utterance.text),
-                alternatives=tuple(
-                    replace(other, text=write(other.text)) for other in utterance.alternatives
-                ),
+    def _written(
+        self, said: list[models.Utterance]
+    ) -> Generator[None, None, list[models.Utterance]]:
+        """Write each text in a step of its own: there may be a hundred alternatives."""
+        written = []
+        for utterance in said:
+            texts: dict[str, str] = {}  # the first alternative is the text
+            for spoken in (utterance.text, *(other.text for other in utterance.alternatives)):
+                if spoken not in texts:
+                    if texts:
+                        yield
+                    texts[spoken] = self._steps.written(spoken)
+            alternatives = tuple(
+                replace(other, text=texts[other.text]) for other in utterance.alternatives
             )
-            for utterance in said
-        ]
+            written.append(
+                replace(utterance, text=texts[utterance.text], alternatives=alternatives)
+            )
+        return written

@@ -53,6 +53,30 @@ def test_what_is_no_list_of_keywords(given: list[object], reason: str) -> None:
     assert (refused.value.code, refused.value.message[:10]) == ("bad_parameter", "keywords: ")
 
 
+def test_joiners_are_a_part_of_words() -> None:
+    words = ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0915\u094d\u200d\u0937")
+    assert keyword_list(words) == words
+
+
+def test_the_refusal_says_which_text_and_does_not_repeat_it() -> None:
+    for text in ("secret" * 40, "secret\0", ["secret"]):
+        with pytest.raises(Refusal, match="number 2 of the list") as refused:
+            keyword_list(["a", text])
+        assert "secret" not in refused.value.message
+
+
+def test_nesting_of_any_depth_is_refused() -> None:
+    def refused(depth: int) -> bool:
+        nested = "[" * depth + "]" * depth
+        try:
+            read_parameters([("keywords", nested)], {}, "", STREAM_NAMES)
+        except Refusal:
+            return True
+        return False
+
+    assert all(map(refused, range(500, 1100)))
+
+
 def test_of_a_list_that_nobody_can_correct_what_is_usable_is_taken() -> None:
     assert usable_keywords(["a\0", 1, "b", "x" * 201, "b", " ", "c"]) == ("b", "c")
     assert len(usable_keywords(str(n) for n in range(10**9))) == MOST_TEXTS

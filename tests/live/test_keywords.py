@@ -279,7 +279,7 @@ def test_the_file_of_a_model_is_read_again_when_it_changes(
     assert said() == "ca"
     refused = write(b"\n\n" + b"x" * 300, "keywords.unusable")
     assert "line 3" in refused["reason"]
-    assert refused["keywords"] == 2
+    assert (refused["label"], refused["keywords"]) == ("own", 2)
     (home / "own.txt").unlink()
     server.wait_event("keywords.unusable", reason=f"{home}/own.txt cannot be read: "
                       "No such file or directory")  # fmt: skip

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from late_model import LateModel, gap, load, word
+from late_model import LateModel, LateRecognizer, gap, load, word
 
 import models
 from modelserver.worker.numbers_written import numbers_written
@@ -181,6 +181,29 @@ def test_finals_of_a_request_with_keywords_have_them() -> None:
         assert recognizer.partial().text == "w3 w1"
         assert [utterance.text for utterance in finish(recognizer.finish())] == [final]
     assert model.report()["text_steps"] == {"vocabulary": "in use"}
+
+
+@pytest.mark.quick
+def test_each_alternative_is_written_in_a_step_of_its_own() -> None:
+    """A worker looks after its other streams between two steps."""
+    read = [models.Alternative(f"w3 w{number}", 1.0) for number in range(100)]
+
+    class Recognizer(LateRecognizer):
+        def finish(self) -> Generator[None, None, list[models.Utterance]]:
+            yield from ()
+            return [models.Utterance(read[0].text, alternatives=(*read, *read))]
+
+    class Model(LateModel):
+        def recognizer(self, *_: object, **__: object) -> LateRecognizer:
+            return Recognizer("zh")
+
+    model = WritingModel(Model(), TextSteps(["vocabulary"], "zh"))
+    steps = model.recognizer(models.RecognitionOptions(keywords=("W3",))).finish()
+    for _ in range(99):
+        next(steps)
+    (utterance,) = finish(steps)
+    assert utterance.text == "W3 w0"
+    assert [one.text for one in utterance.alternatives[98:101]] == ["W3 w98", "W3 w99", "W3 w0"]
 
 
 @pytest.mark.quick
