@@ -64,6 +64,11 @@ def test_english_texts(english: Path, text: str, written: str) -> None:
     assert models.load_punctuator(english).write(text) == written
 
 
+def test_letters_that_lower_case_makes_two_of_stay() -> None:
+    text = "İYİ İSTANBUL"
+    assert with_marks(text, str, LIMITS, cases=True) == text
+
+
 def test_english_is_as_the_library_itself_writes_it(english: Path) -> None:
     """Its own class starts threads, and so it runs in another process."""
     chance = random.Random(1)
