@@ -5,7 +5,7 @@ from click.shell_completion import get_completion_class
 
 PROGRAM = "modelserver"
 _VARIABLE = "_MODELSERVER_COMPLETE"
-"""By which click is asked for completions."""
+"""Variable by which click is asked for completions."""
 
 
 @click.command()

@@ -8,9 +8,9 @@ from modelserver.refusal import Refusal
 
 MOST_TEXTS = 1000
 LONGEST_TEXT = 200
-"""In letters."""
+"""Length in letters."""
 MOST_BYTES = 64 * 1024
-"""Of all texts of a list, in UTF-8."""
+"""Size of all texts of a list, in UTF-8."""
 _MOST_GIVEN = 10 * MOST_TEXTS
 """With those that are empty or repeated."""
 
