@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from onnx_models import make_model, write_network
 from punctuation_models import CASES, ENGLISH_MARKS, PUNCTUATIONS, make_chinese, make_english
@@ -188,6 +189,14 @@ def test_a_wrong_file_is_a_sentence(chinese: Path, english: Path, tmp_path: Path
     (shapes / "bpe.vocab").write_text("<unk>\t0\nand so on\n")
     with pytest.raises(models.ModelError, match=r"line 2: 'and so on' is not a piece"):
         models.load_punctuator(shapes)
+
+
+@pytest.mark.parametrize("scores", [np.int8, np.float64])
+def test_a_network_with_other_scores_than_floats_is_refused(tmp_path: Path, scores: type) -> None:
+    """They would be read beyond their end."""
+    make_english(tmp_path / "model", scores=scores)
+    with pytest.raises(models.ModelError, match="output is not of 32-bit floats"):
+        models.load_punctuator(tmp_path / "model")
 
 
 def test_punctuation_models_are_no_speech_models(
