@@ -59,7 +59,7 @@ def keyword_list(given: Collection[Any], parameter: str = "keywords") -> tuple[s
 
 def usable_keywords(given: Iterable[Any]) -> tuple[str, ...]:
     """Return those keywords of a list that can be used, from its beginning, as far as there is
-    room: for lists that nobody can correct."""
+    room: for lists whose client reads no refusal."""
     found: dict[str, None] = {}
     size = 0
     for _, text in zip(range(_MOST_GIVEN), given, strict=False):
