@@ -4,6 +4,7 @@
 # Both make their own virtual environment first, and are fast the second time.
 # make test-many    several hosts behind HAProxy and nginx, and a Ray cluster
 # make test-systemd, make test-container    the service on a booted systemd, the image in a container
+# make test-wheel    the wheel in bare Debian systems without a compiler, on each of their Pythons
 # make test-cgroup2    the guard under another kernel, with version 2 of the memory controller
 # make test-aarch64    the SIMD library on an emulated ARM processor
 # make install, make uninstall    the server as a system service (PREFIX, DESTDIR, EXTRAS)
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 ## The tests start a server hundreds of times: it is compiled once, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve check lint test test-many test-systemd test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust wheel deb clean help
+.PHONY: serve check lint test test-many test-systemd test-wheel test-container test-cgroup2 test-aarch64 format lock audit sbom install uninstall certificate bench bench-full locust wheel deb clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +60,10 @@ test-many: $(VENV)/.test
 test-systemd: $(VENV)/.test
 	scripts/system-packages boot
 	$(BIN)/pytest -m systemd
+
+test-wheel: $(VENV)/.test
+	scripts/system-packages boot
+	$(BIN)/pytest -m bare
 
 test-container: $(VENV)/.test
 	scripts/system-packages container

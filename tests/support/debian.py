@@ -16,16 +16,18 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 """Where a machine keeps the certificates that it trusts; a company's proxy adds its own."""
 
 
-def debian_tree(name: str, *packages: str) -> Path:
+def debian_tree(name: str, *packages: str, suite: str = SUITE) -> Path:
     """The smallest Debian and these packages; kept outside of the checkout, as what is slow to
     make."""
     cache = xdg_directory("XDG_CACHE_HOME", ".cache") / "test-trees"
-    tree = cache / f"{SUITE}-{name}"
+    tree = cache / f"{suite}-{name}"
     if not tree.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache))
         include = f"--include={','.join(('ca-certificates', *packages))}"
-        command = ["debootstrap", "--variant=minbase", include, SUITE, str(partial)]
+        command = ["debootstrap", "--variant=minbase", include, suite, str(partial)]
+        # Its scripts are those of every suite; it may not know the newest by name.
+        command += ["", "sid"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
         partial.chmod(0o755)
