@@ -84,7 +84,7 @@ def one_text(given: object) -> str:
     if len(text) > LONGEST_TEXT:
         raise BadText(f"{text[:20]!r}... has {len(text)} letters, {LONGEST_TEXT} are allowed")
     if not text.isprintable():
-        raise BadText(f"{text[:40]!r} has letters that are none")
+        raise BadText(f"{text[:40]!r} has characters that cannot be printed")
     return text
 
 
