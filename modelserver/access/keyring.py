@@ -115,7 +115,7 @@ def _text_of(file: Path) -> str:
 
 def _replace(file: Path, text: str) -> None:
     """Whoever reads it finds the old file or the new one. Owner and mode stay; a new one that root
-    makes can be read by the service, if there is one."""
+    makes belongs to the owner of its directory, or can be read by the service, if there is one."""
     try:
         before = file.stat() if file.exists() else None
         descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
@@ -127,6 +127,8 @@ def _replace(file: Path, text: str) -> None:
                 os.fchmod(written.fileno(), before.st_mode & 0o777)
                 if os.geteuid() == 0:
                     os.fchown(written.fileno(), before.st_uid, before.st_gid)
+            elif os.geteuid() == 0 and (home := file.parent.stat()).st_uid != 0:
+                os.fchown(written.fileno(), home.st_uid, home.st_gid)
             elif os.geteuid() == 0 and (group := _service_group()) is not None:
                 os.fchown(written.fileno(), 0, group)
                 os.fchmod(written.fileno(), 0o640)

@@ -101,7 +101,11 @@ def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
         # listen yet.
         with _locked(path.parent):
             if path.is_socket() and not in_place_of and _answers(path):
-                raise OSError(errno.EADDRINUSE, "another server listens there")
+                raise OSError(
+                    errno.EADDRINUSE,
+                    "another server listens there; to have an admin side of its own, this one "
+                    "needs another admin.listen, such as unix:/path or off",
+                )
             before = beside(path)
             before.unlink(missing_ok=True)
             old = os.umask(0o177)

@@ -75,7 +75,9 @@ def lock(directory: Path) -> int:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(held)
-        raise InUse(f"another server uses {directory} (jobs.directory)") from error
+        raise InUse(
+            f"another server uses {directory}: give this one another jobs.directory"
+        ) from error
     except BaseException:
         os.close(held)
         raise

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from debian import CERTIFICATES, checkout, debian_tree
+from onnx_models import expected, make_model, tones
 from running import Answer, ask, until
 from wavs import wav_file
 
@@ -44,7 +45,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     build = subprocess.run(
         [
             *("buildah", "bud", "--isolation=chroot", "--format=docker", "--layers"),
-            *("--pull-never", f"--volume={CERTIFICATES}:{CERTIFICATES}:ro", "-t", TAG, str(source)),
+            *("--pull-never", f"--volume={CERTIFICATES}:{CERTIFICATES}:ro", "--target=ko"),
+            *("-t", TAG, str(source)),
         ],
         capture_output=True,
         text=True,
@@ -90,7 +92,8 @@ class Container:
 
 
 @contextlib.contextmanager
-def container(image: str, memory: str, **environment: str) -> Iterator[Container]:
+def container(image: str, memory: str, *options: str, **environment: str) -> Iterator[Container]:
+    """Run the image; `options` are those of `podman run`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -105,7 +108,7 @@ def container(image: str, memory: str, **environment: str) -> Iterator[Container
     limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
     podman(
         "run", "--detach", "--name", name, "--network=host", f"--memory={memory}", *limits, *flags,
-        image,
+        *options, image,
     )  # fmt: skip
     try:
         yield Container(name, port)
@@ -131,9 +134,11 @@ def test_it_answers_speech_as_an_ordinary_user_with_jemalloc_and_a_health_check(
         assert health["model"]["allocator_in_use"] == "jemalloc"
         assert health["memory"]["limit_bytes"] == 1500 << 20
 
+        events = [json.loads(line) for line in running.log().splitlines() if line[:1] == "{"]
+        fork_server = next(str(e["pid"]) for e in events if e["event"] == "fork_server.started")
         # All workers dead, and those that take their places too: not healthy, and said why.
         with concurrent.futures.ThreadPoolExecutor() as threads:
-            podman("exec", "--detach", running.name, "sh", "-c", KILL_WORKERS)
+            podman("exec", "--detach", running.name, "sh", "-c", KILL_WORKERS, "sh", fork_server)
             assert until(lambda: not running.healthy(), 30)
             refused = until(lambda: (a := running.ask("/readyz")) and a.status == 503 and a)
             assert "workers do not stay alive" in refused.json["error"]["message"]
@@ -143,13 +148,37 @@ def test_it_answers_speech_as_an_ordinary_user_with_jemalloc_and_a_health_check(
         assert running.healthy()
 
 
+def test_any_user_may_run_it_on_a_root_that_is_read_only(
+    image: str, wav_clips: list[bytes]
+) -> None:
+    confined = ("--user=12345", "--read-only", "--cap-drop=ALL", "--tmpfs=/tmp")
+    with container(image, "1500m", *confined, "--security-opt=no-new-privileges") as running:
+        running.wait_ready()
+        assert running.run("id", "-u").split() == ["12345"]
+        answer = running.ask("/api/audio/convert", wav_clips[0])
+        assert answer is not None
+        assert (answer.status, bool(answer.json["text"])) == (200, True)
+        assert running.healthy()
+        assert running.health()["model"]["allocator_in_use"] == "jemalloc"
+        # The native parts of the wheel are found: nothing is compiled.
+        assert "requirement.unavailable" not in running.log()
+
+
+def test_it_has_a_shell_and_no_compiler_pip_or_package_manager(image: str) -> None:
+    with container(image, "1500m") as running:
+        running.wait_ready()
+        found = running.run("sh", "-c", "command -v sh g++ gcc cc ld pip apt-get dpkg-deb; true")
+        assert [Path(name).name for name in found.split()] == ["sh"]
+
+
 KILL_WORKERS = """
 while [ ! -e /tmp/enough ]; do
     for pid in $(cat /proc/1/task/*/children); do
-        kill -KILL $(cat /proc/$pid/task/*/children) 2>/dev/null
+        [ "$pid" = "$1" ] || kill -KILL "$pid" 2>/dev/null
     done
 done
 """
+"""Kills the children of the first process but the fork server, whose number is its argument."""
 
 
 def test_podman_stop_lets_requests_finish(image: str, clips: list[bytes]) -> None:
@@ -205,3 +234,18 @@ def oom_kills(pid: int) -> int:
     path = next(line.split(":", 2)[2] for line in lines if line.split(":")[1] == "memory")
     control = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control").read_text()
     return int(control.split("oom_kill ")[1].split()[0])
+
+
+def test_an_onnx_model_of_a_volume_is_served(image: str, tmp_path: Path) -> None:
+    model = make_model("sense_voice", tmp_path / "letters")
+    for path in (tmp_path, model, *model.iterdir()):
+        path.chmod(0o755)  # for the image's user
+    environment = {
+        "MODELSERVER_MODEL": "/models/letters",
+        "MODELSERVER_ENGINES_ONNX_VOICE_ACTIVITY": "loudness",  # tones are no speech
+    }
+    with container(image, "600m", f"--volume={tmp_path}:/models:ro", **environment) as running:
+        running.wait_ready()
+        answer = running.ask("/api/audio/convert", wav_file(tones("abc")))
+        assert answer is not None
+        assert (answer.status, answer.json["text"].lower()) == (200, expected("sense_voice", "abc"))

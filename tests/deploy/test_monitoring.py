@@ -208,17 +208,28 @@ def test_panels_do_not_lie_over_each_other() -> None:
         taken |= cells
 
 
-def test_the_compose_file_names_what_there_is() -> None:
-    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    for name, service in compose["services"].items():
-        assert "image" in service or (ROOT / service["build"] / "Dockerfile").is_file(), name
+def test_the_compose_files_name_what_there_is() -> None:
+    alone, watched = (
+        yaml.safe_load((ROOT / name).read_text())
+        for name in ("compose.yaml", "compose.monitoring.yaml")
+    )
+    together = [*alone["services"].items(), *watched["services"].items()]
+    names, volumes = {name for name, _ in together}, {*alone["volumes"], *watched["volumes"]}
+    stages = re.findall(r"(?m)^FROM .* AS (.+)$", (ROOT / "Dockerfile").read_text())
+    for _, service in together:
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
-            assert (ROOT / source).exists() if source[0] == "." else source in compose["volumes"]
-        assert set(service.get("secrets", ())) <= set(compose["secrets"])
-        assert set(service.get("depends_on", ())) <= set(compose["services"])
-    environment = compose["services"]["modelserver"]["environment"]
+            assert (ROOT / source).exists() if source[0] == "." else source in volumes
+        assert set(service.get("secrets", ())) <= set(watched["secrets"])
+        assert set(service.get("depends_on", ())) <= names
+    assert list(alone["services"]) == ["modelserver"]
+    server = alone["services"]["modelserver"]
+    assert (ROOT / server["build"]["context"] / "Dockerfile").is_file()
+    assert server["build"]["target"] == "${MODELSERVER_TARGET:-ko}"
+    assert {"ko", "server"} <= set(stages)
+    assert not server.get("secrets")  # nothing has to be made before it starts
+    environment = watched["services"]["modelserver"]["environment"]
     settings = read_configuration(None, environment, {}).settings
     assert settings.admin.listen == "0.0.0.0:8092"
-    assert compose["services"]["modelserver"]["stop_grace_period"] == "40s"
+    assert server["stop_grace_period"] == "40s"
     assert settings.drain_s < 40

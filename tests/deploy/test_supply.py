@@ -21,7 +21,9 @@ def pinned(name: str) -> dict[str, tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "extras"), [("image.txt", ()), ("image-ko.txt", ("ko",))])
+@pytest.mark.parametrize(
+    ("name", "extras"), [("image.txt", ("onnx",)), ("image-ko.txt", ("onnx", "ko"))]
+)
 def test_all_that_is_asked_for_is_pinned_to_the_hash(name: str, extras: tuple[str, ...]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"]]

@@ -60,6 +60,15 @@ def test_a_file_is_kept_as_somebody_has_written_it(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+def test_a_file_that_root_makes_belongs_to_the_owner_of_its_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12346)
+    file = tmp_path / "keys"
+    add_key(file, "phone")
+    assert (file.stat().st_uid, file.stat().st_gid) == (12345, 12346)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize(
     "text", ["alice", "alice sha256:12", "alice md5:" + "0" * 64, "al ice sha256:" + "0" * 64]
 )

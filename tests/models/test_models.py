@@ -72,6 +72,20 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("wanted", "said"), [("auto", "no model is installed"), ("gone", "installed: none")]
+)
+def test_without_any_model_it_is_said_how_to_get_one_for_a_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, said: str
+) -> None:
+    monkeypatch.setattr("models.location.EMBEDDED_PACKAGE", "not_installed")
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(models.ModelError, match=said) as refused:
+        models.find_model(wanted, tmp_path)
+    assert "modelserver models pull zh" in refused.value.message
+
+
+@pytest.mark.parametrize(
     ("files", "problem"),
     [
         (("graph/HCLG.fst",), "am/final.mdl is missing"),

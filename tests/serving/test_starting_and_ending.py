@@ -125,6 +125,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
         ):
             pass
     assert "Traceback" not in str(told.value).partition("Error:")[2]
+    assert "stop the server that has it, or set another --port" in str(told.value)
 
 
 def test_the_supervisor_killed_leaves_no_process(tmp_path: Path, clips: list[bytes]) -> None:
