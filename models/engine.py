@@ -226,7 +226,7 @@ class Engine(Protocol):
     store: PreparedStore | None
     """Models that it has prepared; None: it prepares none."""
     punctuation: PunctuationEngine | None
-    """Its punctuation models; None: it has none."""
+    """Punctuation models of this engine; None: it has none."""
 
     def problem(self, directory: Path) -> str | None:
         """Return why the directory holds no model of this engine, in words; None if it does.

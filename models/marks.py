@@ -37,9 +37,9 @@ class Limits:
 class _Token:
     text: str
     spaced: bool
-    """There is a space before it."""
+    """True if there is a space before it."""
     spoken: str
-    """What a model is given: letters, digits and apostrophes."""
+    """Letters, digits and apostrophes of it, which a model is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ def with_marks(text: str, ask: Callable[[str], str], limits: Limits, *, cases: b
             made += token.text
             continue
         recased = cases and (caseless or token.text == token.text.lower())
+        recased = recased and len(answer.letters) == len(token.spoken)  # lower() may add some
         made += _recased(token.text, answer.letters) if recased else token.text
         followed = after is not None and not after.spoken and not after.spaced
         if answer.mark and _is_spoken(token.text[-1]) and not followed:

@@ -20,11 +20,11 @@ class PunctuationModel:
     languages: tuple[str, ...]
     """BCP 47 tags."""
     cases: bool
-    """It writes capitals, too."""
+    """True if it writes capitals, too."""
     part: Part
     """Memory that it takes once for all workers."""
     growth: int
-    """Of each worker that uses it."""
+    """Memory by which each worker that uses it grows."""
     loading: int
     """Held beside it while it is loaded, and released after that."""
     load_s: float

@@ -26,7 +26,7 @@ DEFAULT_SOURCES = {
         "https://hf-mirror.com/{repository}/resolve/main/{file}",
     ),
 }
-"""Of each engine's models, and of punctuation models, where `models_urls` names none."""
+"""Servers of each engine's models, and of punctuation models, where `models_urls` names none."""
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _FIELDS = ("name", "archive", "repository", "file")

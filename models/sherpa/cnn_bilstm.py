@@ -85,8 +85,8 @@ class CnnBilstm:
         rest = [0] * (_PIECES - len(numbers))
         shape = 1, _PIECES
         values = (
-            Integers((numbers + rest), shape),
-            Integers((valid + rest), shape),
+            Integers(numbers + rest, shape),
+            Integers(valid + rest, shape),
             Integers([len(words) + 2], (1,)),
         )
         inputs = dict(zip(_INPUTS, values, strict=True))

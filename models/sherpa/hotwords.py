@@ -21,8 +21,8 @@ from models.sherpa.tokens import read_scores, read_tokens
 from models.sherpa.words import ALONE, BYTE_NAMES
 
 MOST_TOKENS = 10_000
-"""Of all hotwords of a stream: making the library's graph of them takes some 10 ms."""
-_MOST_REMEMBERED = 8
+"""Tokens of all hotwords of a stream: making the library's graph of them takes some 10 ms."""
+_MOST_REMEMBERED = 2
 _WORD = "▁"
 _NAME = "qx"
 _SPECIAL = re.compile(r"<[^<>]+>")

@@ -73,7 +73,7 @@ class PunctuationLayout:
     kind: PunctuationKind
     network: Path
     words: Path | None = None
-    """Its word pieces."""
+    """File of its word pieces."""
 
     @property
     def networks(self) -> tuple[Path, ...]:

@@ -25,9 +25,9 @@ _SET_OPTIMISED_PATH, _DISABLE_PATTERN, _DISABLE_ARENA = 11, 17, 19
 _SET_OPTIMISATION, _SET_THREADS, _ADD_CONFIG_ENTRY = 23, 24, 130
 _RELEASE_SESSION, _RELEASE_OPTIONS = 95, 100
 _RUN, _CREATE_TENSOR, _TENSOR_DATA = 9, 49, 51
-_DIMENSIONS_COUNT, _DIMENSIONS, _TENSOR_SHAPE, _CPU_MEMORY = 61, 62, 65, 69
+_ELEMENT_TYPE, _DIMENSIONS_COUNT, _DIMENSIONS, _TENSOR_SHAPE, _CPU_MEMORY = 60, 61, 62, 65, 69
 _RELEASE_MEMORY, _RELEASE_VALUE, _RELEASE_SHAPE = 94, 96, 99
-_INT32, _DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 6, 0, 0
+_FLOAT, _INT32, _DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 1, 6, 0, 0
 _ERRORS, _ALL_OPTIMISATIONS = 3, 99
 
 _LAYOUT_FLAGS = ("avx", "amx", "fma", "asimd", "i8mm", "sve", "bf16")
@@ -154,7 +154,7 @@ class Runtime:
         self, session: Any, inputs: Mapping[str, Integers], outputs: Sequence[str]
     ) -> list[list[list[float]]]:
         """Run a network on the named `inputs`. Returns the rows of each output, which has two
-        dimensions of 32-bit numbers. Raises `ModelError`."""
+        dimensions of 32-bit floats. Raises `ModelError`."""
         memory = self.made(
             _CPU_MEMORY, (ctypes.c_int, _DEVICE_ALLOCATOR), (ctypes.c_int, _DEFAULT_MEMORY)
         )
@@ -194,7 +194,10 @@ class Runtime:
     def _rows(self, value: Any) -> list[list[float]]:
         shape = self.made(_TENSOR_SHAPE, (Pointer, value))
         try:
-            count, sizes = ctypes.c_size_t(), (ctypes.c_int64 * 2)()
+            kind, count, sizes = ctypes.c_int(), ctypes.c_size_t(), (ctypes.c_int64 * 2)()
+            self.function(_ELEMENT_TYPE, Pointer, Pointer)(shape, ctypes.byref(kind))
+            if kind.value != _FLOAT:
+                raise ModelError("engine_failed", "the network's output is not of 32-bit floats")
             self.function(_DIMENSIONS_COUNT, Pointer, Pointer)(shape, ctypes.byref(count))
             if count.value != len(sizes):
                 raise ModelError("engine_failed", f"the network's output has {count.value} axes")

@@ -1,4 +1,4 @@
-"""How a transducer is searched: greedily, or with a beam, which can prefer keywords.
+"""Search of a transducer: greedy, or with a beam, which can prefer keywords.
 
 The library decides that when it loads a model. Greedy search is faster. With both, requests without
 keywords are as fast as with greedy search alone; but the model is loaded twice, which costs little

@@ -30,7 +30,7 @@ class Segment:
     start: int
     pcm: bytes
     cut: bool = False
-    """It was ended because of its length."""
+    """True if it was ended because of its length."""
 
 
 class Segmenter:

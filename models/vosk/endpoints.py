@@ -125,7 +125,7 @@ class EndpointRecognizer:
         return (
             self._silence.sounding == self._longest
             or len(self._audio) - self._given >= _PIECE * self._frame_bytes
-            or (self._silence.quiet == self._pause > 0 and self._silence.heard)
+            or (self._silence.quiet == self._pause > 0 and self._silence.has_speech)
         )
 
     def _give(self) -> Generator[None, None, bool]:
@@ -140,20 +140,21 @@ class EndpointRecognizer:
     # --- reasons to end an utterance ------------------------------------------------------------
 
     def _is_too_long(self) -> bool:
-        """Silence at its beginning does not count: what it would end in is the first word."""
+        """Return whether the utterance has its greatest length. Silence at its beginning does not
+        count: it would end in the first word."""
         most = self._longest + _OWN_LONGEST
         return self._silence.sounding >= self._longest or self._length >= most
 
     def _paused(self) -> bool:
-        """The audio is quiet, and the engine has found no other words for a while."""
+        """Return whether the audio is quiet, and the engine finds no other words any more."""
         return (
-            self._silence.heard
+            self._silence.has_speech
             and self._silence.quiet >= self._pause > 0
             and self._length - self._since >= self._pause - _BEHIND
         )
 
     def _engine_is_right(self) -> bool:
-        """The engine takes what it hears for silence, be it noise, for long enough."""
+        """Return whether the engine finds silence, be it noise, for long enough."""
         if not self._text:
             return True
         unchanged = self._length - self._since

@@ -19,7 +19,7 @@ _LEAST, _MOST = 60.0, 1800.0
 """Root mean square of 16-bit samples that a loud frame has at the least (-55 dB), and that is loud
 whatever the quietest moment is (-25 dB)."""
 _NOISE = 300.0
-"""The same of noise that speech might hide in (-41 dB)."""
+"""Root mean square of noise that speech might hide in (-41 dB)."""
 _LEAST_SPEECH = 5
 """Loud frames that speech has: a click has fewer."""
 
@@ -38,8 +38,8 @@ class Silence:
         self._in_block = _BLOCK
 
     @property
-    def heard(self) -> bool:
-        """Return whether there was speech, or a noise like it."""
+    def has_speech(self) -> bool:
+        """Return whether there was speech, or a sound like it."""
         return self._loud >= _LEAST_SPEECH
 
     def push(self, frame: bytes) -> None:

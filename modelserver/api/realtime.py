@@ -18,7 +18,7 @@ from modelserver.request.receiving import read_body
 
 _MOST_BYTES = 64 * 1024
 _MOST_SESSION_BYTES = 4096
-"""Of a session's options in a secret, which clients send in a header."""
+"""Size of a session's options in a secret, which clients send in a header."""
 _Seconds = Annotated[int, msgspec.Meta(ge=10, le=7200)]
 
 

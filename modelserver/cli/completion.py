@@ -5,14 +5,16 @@ from click.shell_completion import get_completion_class
 
 PROGRAM = "modelserver"
 _VARIABLE = "_MODELSERVER_COMPLETE"
-"""By which click is asked for completions."""
+"""Variable by which click is asked for completions."""
 
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script that completes commands and options in a shell.
+    """Print the completion script of a shell.
+
+    It completes commands and options.
 
     \b
     bash:  modelserver completion bash > ~/.local/share/bash-completion/completions/modelserver

@@ -15,7 +15,7 @@ import msgspec
 import uvloop
 
 from modelserver.admin.client import printable
-from modelserver.cli.options import with_endpoints
+from modelserver.cli.options import KEYWORDS, with_endpoints
 from modelserver.extras import how_to_install
 from modelserver.outbound.reasons import in_words
 from modelserver.settings.configuration import KEY_VARIABLE
@@ -40,12 +40,7 @@ class _Cannot(Exception):
     help="where it listens; any server of the Vosk project's protocol",
 )
 @click.option("--model", help="which of its models")
-@click.option(
-    "--keywords",
-    multiple=True,
-    metavar="WORDS",
-    help="words and names that are likely to be said, with commas between them",
-)
+@KEYWORDS
 @click.option("--key", envvar=KEY_VARIABLE, help="what the server knows its clients by")
 @with_endpoints
 @click.option("--fast", is_flag=True, help="send a file as fast as it is taken, not as it was said")
@@ -70,10 +65,9 @@ def listen(
     """
     if not file:
         file = MICROPHONE if sys.stdin.isatty() else STDIN
-    listed = [word for word in ",".join(keywords).split(",") if word.strip()]
     paced = not fast and file not in (STDIN, MICROPHONE)
     config: dict[str, Any] = {"sample_rate": _RATE, "words": False}
-    options = {"endpoint_ms": endpoint_ms, "max_utterance_s": max_utterance_s, "keywords": listed}
+    options = {"endpoint_ms": endpoint_ms, "max_utterance_s": max_utterance_s, "keywords": keywords}
     config |= {name: value for name, value in options.items() if value}
     try:
         uvloop.run(_listen(file, server, model, key, config, paced=paced))
@@ -96,7 +90,7 @@ async def _listen(
     server: str,
     model: str | None,
     key: str | None,
-    config: dict[str, float],
+    config: dict[str, Any],
     *,
     paced: bool,
 ) -> None:

@@ -7,14 +7,19 @@ from inspect import cleandoc
 import click
 
 from modelserver import __version__
+from modelserver.cli.completion import PROGRAM
 
 
 @click.command()
 @click.pass_context
 def manual(ctx: click.Context) -> None:
-    """Print the manual page, for `man -l -` or /usr/share/man/man1/modelserver.1."""
-    root = ctx.find_root()
-    click.echo("\n".join(_page(root.command, root)))
+    """Print the manual page.
+
+    It is for `man -l -` or /usr/share/man/man1/modelserver.1.
+    """
+    program = ctx.find_root().command
+    named = click.Context(program, info_name=PROGRAM)  # `python -m` has another name
+    click.echo("\n".join(_page(program, named)))
 
 
 def _page(program: click.Command, ctx: click.Context) -> Iterator[str]:

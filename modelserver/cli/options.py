@@ -18,6 +18,7 @@ from modelserver.settings.configuration import (
     read_configuration,
 )
 from modelserver.settings.fields import fields
+from modelserver.speech.phrases import keyword_list
 
 _FLAGGED = {field.name: field for field in fields() if field.flag}
 
@@ -27,6 +28,22 @@ SERVER_SETTINGS = tuple(_FLAGGED)
 
 BACKGROUND = click.option("--background", type=int, metavar="SERVER_PID", hidden=True)
 """For commands that a server runs in a process beside it."""
+
+
+def _listed(_: click.Context, option: click.Option, values: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return keyword_list(",".join(values).split(","), option.opts[0])
+    except Refusal as refused:
+        raise click.UsageError(refused.message) from None
+
+
+KEYWORDS = click.option(
+    "--keywords",
+    multiple=True,
+    metavar="WORDS",
+    callback=_listed,
+    help="words and names that are likely to be said, with commas between them",
+)
 
 
 def with_endpoints(command: Callable[..., None]) -> Callable[..., None]:

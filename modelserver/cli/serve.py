@@ -11,6 +11,7 @@ from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.logs import configure_logs
 from modelserver.settings import Settings
 from modelserver.settings.configuration import Configuration
+from modelserver.settings.labels import own_settings, settings_for
 
 
 @click.command()
@@ -41,9 +42,16 @@ def serve(configuration: Configuration) -> None:
 
 
 def _missing_model(settings: Settings) -> str | None:
-    """Return what to do where the model is not installed; the server waits for it."""
-    try:
-        models.find_model(settings.model[0], settings.models_dir)
-    except models.ModelError as error:
-        return error.message if error.code == "model_not_found" else None
-    return None
+    """Return what to do where no model of the settings is installed; the server waits for one."""
+    missing = None
+    for label, own in own_settings(settings).items():
+        for name in settings_for(settings, label, own).model:
+            try:
+                models.find_model(name, settings.models_dir)
+            except models.ModelError as error:
+                if error.code != "model_not_found":
+                    return None
+                missing = missing or error.message
+            else:
+                return None
+    return missing

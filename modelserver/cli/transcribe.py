@@ -19,13 +19,11 @@ from modelserver.batch.files import SameNames, found, targets
 from modelserver.batch.journal import Journal, JournalUnusable
 from modelserver.batch.outcome import SUFFIX, WRITERS
 from modelserver.cli.engines import engine_of, named, pool_settings_of
-from modelserver.cli.options import with_endpoints, with_settings
+from modelserver.cli.options import KEYWORDS, with_endpoints, with_settings
 from modelserver.cli.plugins import ENGINES, TOOLS, find_plugin
 from modelserver.extras import how_to_install_tools
-from modelserver.refusal import Refusal
 from modelserver.settings.configuration import KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
-from modelserver.speech.phrases import keyword_list
 
 _JOURNAL = ".modelserver-journal"
 """Its name in a directory of transcripts."""
@@ -49,12 +47,7 @@ _SHOWN_AT_ONCE = 20
     show_default=True,
     help='"mix" all, "split" them, or numbers such as 0,1: each is recognised by itself',
 )
-@click.option(
-    "--keywords",
-    multiple=True,
-    metavar="WORDS",
-    help="words and names that are likely to be said, with commas between them",
-)
+@KEYWORDS
 @click.option("--encoding", help="encoding of samples without a header, such as s16le or mulaw")
 @click.option("--rate", type=int, help="sample rate of samples without a header")
 @with_endpoints
@@ -103,7 +96,8 @@ def transcribe(
     repeat it with the same --output-dir.
     """
     asked = msgspec.structs.replace(
-        _asked(channels, encoding, rate, form, keywords),
+        _asked(channels, encoding, rate, form),
+        keywords=keywords,
         endpoint_ms=endpoint_ms,
         max_utterance_s=max_utterance_s,
     )
@@ -181,14 +175,11 @@ def _engine_on(
     return engine
 
 
-def _asked(
-    channels: str, encoding: str | None, rate: int | None, form: str, keywords: tuple[str, ...]
-) -> SpeechRequest:
+def _asked(channels: str, encoding: str | None, rate: int | None, form: str) -> SpeechRequest:
     try:
-        listed = keyword_list(",".join(keywords).split(","))
         choice = channel_choice(channels)
         raw = None if encoding is None else raw_format(encoding, rate, choice.least)
-    except (AudioError, Refusal) as error:
+    except AudioError as error:
         raise click.UsageError(error.message) from error
     return SpeechRequest(
         words=True,
@@ -196,5 +187,4 @@ def _asked(
         segments=form != "text",  # subtitles, where the model gives no times of words
         channels=channels,
         raw=raw,
-        keywords=listed,
     )

@@ -34,7 +34,7 @@ _TELEPHONE = {"audio/pcmu": "mulaw", "audio/pcma": "alaw"}
 _TELEPHONE_RATE = 8000
 _INPUT = "session.audio.input"
 _LONGEST_PROMPT = 4000
-"""In letters."""
+"""Length in letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def _checked(given: AudioFormat | None) -> AudioFormat:
 
 
 def _with_detection(options: RealtimeOptions, given: TurnDetection | None) -> RealtimeOptions:
-    """A pause that is absent is the model's own."""
+    """Return the options with this turn detection; a pause that is absent is the model's own."""
     if given is None:
         return replace(options, turn_detection=False, endpoint_ms=0)
     name = "silence_duration_ms"

@@ -15,7 +15,7 @@ from modelserver.request.headers import disposition, media_type
 from modelserver.speech.phrases import MOST_TEXTS
 
 MOST_PARTS = MOST_TEXTS + 65
-"""Of a form: a file, 64 fields, and a list with a part for each of its texts."""
+"""Parts of a form: a file, 64 fields, and a list with a part for each of its texts."""
 _MOST_HEADERS = 256
 _MOST_HEADER_BYTES = 32 * 1024
 """Of all headers of one part together. Only the three that are used are stored."""

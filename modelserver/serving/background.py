@@ -4,24 +4,24 @@ it has understood when an utterance is ended here."""
 import msgspec
 
 from modelserver.audio.formats import RawFormat
-from modelserver.speech.messages import RESET, Caption, CaptionRequest, SpeechRequest, SpeechWord
+from modelserver.speech.messages import (
+    RESET,
+    Caption,
+    CaptionRequest,
+    RecognitionRequest,
+    SpeechRequest,
+    SpeechWord,
+)
 from supervisor import Stream
 
 
 def begin(stream: Stream, rate: int, asked: SpeechRequest | CaptionRequest, profile: str) -> None:
-    """Of samples (16-bit, mono), `rate` a second; with words."""
-    request = CaptionRequest(
-        raw=RawFormat("s16le", rate),
-        words=True,
-        alternatives=asked.alternatives,
-        partials=False,
-        phrases=asked.phrases,
-        keywords=asked.keywords,
-        profile=profile,
-        language=asked.language,
-        endpoint_ms=asked.endpoint_ms,
-        max_utterance_s=asked.max_utterance_s,
-    )
+    """Begin a stream of samples (16-bit, mono), `rate` a second, with words and the options of
+    `asked`, but for its `profile`."""
+    shared = {name: getattr(asked, name) for name in RecognitionRequest.__struct_fields__}
+    shared["profile"] = profile
+    raw = RawFormat("s16le", rate)
+    request = CaptionRequest(raw=raw, words=True, partials=False, **shared)
     stream.begin(msgspec.to_builtins(request))
 
 

@@ -20,7 +20,7 @@ from modelserver.speech.phrases import BadText, must_be_few, one_text
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 _MOST_FILE_BYTES = 1024 * 1024
-"""Of the file, with its comments."""
+"""Size of the file, with its comments."""
 
 _Request = TypeVar("_Request", bound=RecognitionRequest)
 _Stamp = tuple[int, int, int]

@@ -71,7 +71,7 @@ class Lessons:
 
 
 _Times = dict[Path, tuple[int, int, int]]
-"""For each file of a prepared model: bytes, and when it was modified and changed last in ns."""
+"""Size in bytes of each file of a prepared model, and when it was modified and changed in ns."""
 
 
 def _times_of(directory: Path) -> _Times:
@@ -92,7 +92,7 @@ class CrashInquiry:
         self._lessons = lessons
         self._lock = asyncio.Lock()
         self._verified: dict[Path, tuple[float, _Times]] = {}
-        """When each was read last, and the times of its files just before that."""
+        """Time at which each was read last, and the times of its files just before that."""
         self._removed: set[Path] = set()
 
     async def sound(self, engine: models.Engine, form: models.Form) -> bool:

@@ -74,7 +74,7 @@ class Transcription:
 
     @property
     def _request(self) -> SpeechRequest:
-        """What is asked of the workers."""
+        """Request as the workers receive it: with the model's keywords."""
         return self.served.keywords.added_to(self.asked)
 
     async def _whole(self, admission: Admission, audio: JobInput) -> Recognized:

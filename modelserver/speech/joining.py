@@ -35,7 +35,7 @@ class Joiner:
 
     def __init__(self, pause_s: float = 0.0, longest_s: float = 0.0) -> None:
         """`pause_s`: silence that ends a segment, `longest_s`: length at which one ends; 0: a
-        segment ends with its piece, if somebody paused there."""
+        segment ends with its piece, if there is a pause."""
         self._pause_s, self._longest_s = pause_s, longest_s
         self._before: RecognisedPiece | None = None
         self._open: list[SpeechSegment] = []

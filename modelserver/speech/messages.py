@@ -21,7 +21,7 @@ class RecognitionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """BCP 47 tag, for a model that has several."""
     keywords: tuple[str, ...] = ()
     model_keywords: int = 0
-    """How many of the keywords are the model's own (`keywords_file`): they are the last ones."""
+    """Number of keywords that are the model's own (`keywords_file`): they are the last ones."""
     endpoint_ms: int = 0
     max_utterance_s: float = 0.0
 

@@ -8,9 +8,9 @@ from modelserver.refusal import Refusal
 
 MOST_TEXTS = 1000
 LONGEST_TEXT = 200
-"""In letters."""
+"""Length in letters."""
 MOST_BYTES = 64 * 1024
-"""Of all texts of a list, in UTF-8."""
+"""Size of all texts of a list, in UTF-8."""
 _MOST_GIVEN = 10 * MOST_TEXTS
 """With those that are empty or repeated."""
 
@@ -62,7 +62,7 @@ def keyword_list(given: Collection[Any], parameter: str = "keywords") -> tuple[s
 
 def usable_keywords(given: Iterable[Any]) -> tuple[str, ...]:
     """Return those keywords of a list that can be used, from its beginning, as far as there is
-    room: for lists that nobody can correct."""
+    room: for lists whose client reads no refusal."""
     found: dict[str, None] = {}
     size = 0
     for _, text in zip(range(_MOST_GIVEN), given, strict=False):
@@ -87,7 +87,7 @@ def one_text(given: object) -> str:
     if len(text) > LONGEST_TEXT:
         raise BadText(f"a text has {len(text)} letters, {LONGEST_TEXT} are allowed")
     if not text.translate(_JOINERS).isprintable():
-        raise BadText("a text has letters that are none")
+        raise BadText("a text has characters that cannot be printed")
     return text
 
 

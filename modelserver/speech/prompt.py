@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from modelserver.speech.phrases import usable_keywords
 
 _MOST_LETTERS = 4000
-"""Of a prompt that are read."""
+"""Letters of a prompt that are read."""
 _BETWEEN = re.compile(r"[,;\n，、；،؛•|]")
 _LABEL = re.compile(r"\s*(?:\w+ ){0,2}\w+[:：]\s")
 _BULLET = re.compile(r"^\s*(?:[-*•–]|\d{1,3}[.)])\s+")
@@ -21,7 +21,7 @@ _SENTENCE = re.compile(r"[.!?…]\s|[。！？]|[.!?]$")
 _LISTED_LETTERS, _LISTED_WORDS = 40, 4
 """Length of a part of a list at the most."""
 _CONNECTED_LETTERS = 12
-"""The same in scripts without spaces, where a sentence may be one part."""
+"""Length of a part in scripts without spaces, where a sentence may be one part."""
 _CONNECTED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0eff]")
 _QUOTED = re.compile(
     '["“”„«`]([^"“”„«»`\n]{1,60})["“”»`]|「([^」\n]{1,60})」|『([^』\n]{1,60})』|《([^》\n]{1,60})》'

@@ -11,7 +11,7 @@ class Rules:
     alone: str
     """100 and 1000, which are not written in figures by themselves."""
     one: str
-    """One, where it is also an article or a pronoun."""
+    """Forms of one that are also an article or a pronoun."""
     percent: str
     percent_sign: str
     joins: str

@@ -54,7 +54,7 @@ class _Syllable(NamedTuple):
 
     @property
     def alike(self) -> str:
-        """The same for syllables that are often confused."""
+        """Text that syllables which are often confused have in common."""
         final = self.final
         for one, other in _ALIKE_FINALS:
             final = final.removesuffix(one) + other if final.endswith(one) else final
@@ -110,7 +110,7 @@ class ChineseMatcher:
                             yield Found(*place, keyword, (1, -len(keyword), distance))
 
     def _is_common(self, window: str, common: list[bool]) -> bool:
-        """Whether a window is common words, at least one of several characters."""
+        """Return whether a window is common words, at least one of several characters."""
         words = self._common.function
         return any(common) and all(
             char in words or inside for char, inside in zip(window, common, strict=True)

@@ -23,7 +23,7 @@ class CommonWords:
 
     common: frozenset[str] = frozenset()
     function: frozenset[str] = frozenset()
-    """Those that are part of most sentences."""
+    """Words that are part of most sentences."""
 
 
 def common_words(primary: str, *others: str) -> CommonWords:

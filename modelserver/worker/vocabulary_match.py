@@ -30,9 +30,9 @@ _WITH_SOUND = re.compile(f"[a-z\u00df-\u024f\u0400-\u052f\u1e00-\u1eff{_HANGUL}{
 _ALL_UNSPACED = re.compile(f"[{_UNSPACED}]+")
 """Keywords without case and spaces: nothing is to be done where their letters are."""
 _BETWEEN = re.compile(r"[ \t\u3000'’\-‐・·]?")
-"""What may stand between the parts of a keyword that the recogniser has split."""
+"""Separators of the parts of a keyword that the recogniser has split."""
 _INSIDE = re.compile(r"[ \t\u3000'’\-‐・·.&+/_]{0,2}")
-"""What may stand between the words of a keyword."""
+"""Separators of the words of a keyword."""
 
 _MOST_WORDS = 12
 _MOST_LETTERS = 80
@@ -103,21 +103,21 @@ class Found:
     end: int
     keyword: str
     rank: tuple[float, ...]
-    """Of two that overlap, the one with the smaller rank is right."""
+    """Order of keywords that overlap: the one with the smallest rank is right."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Word:
     text: str
-    """In lower case."""
+    """Letters, in lower case."""
     start: int
     end: int
     split: bool
-    """It may be a part of the same word as the one before."""
+    """True if it may be a part of the same word as the one before."""
     inside: bool
-    """It may belong to the same keyword as the word before."""
+    """True if it may belong to the same keyword as the word before."""
     sounds: bool
-    """It may be a part of a keyword that sounds the same."""
+    """True if it may be a part of a keyword that sounds the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ class WordMatcher:
                 yield word[: -len(particle)]
 
     def _meant(self, window: list[str], keyword: _Keyword) -> bool:
-        """Whether a window with the letters of a keyword is one. A keyword "IT" is not every it;
+        """Return whether a window with the letters of a keyword is one: "IT" is not every it, but
         single letters have been spelled."""
         if len(window) == 1 or tuple(window) != keyword.words:
             spelled = len(window) > 1 and all(len(word) == 1 for word in window)
@@ -256,13 +256,13 @@ def _allowed(letters: str, fine: str) -> float:
 
 
 def _plain(keyword: str) -> bool:
-    """Whether a keyword begins and ends with a letter or a digit: of others (C++, .NET) signs would
-    be written that were not said."""
+    """Return whether a keyword begins and ends with a letter or a digit: of others (C++, .NET)
+    signs would be written that were not said."""
     return keyword[:1].isalnum() and keyword[-1:].isalnum()
 
 
 def _same_end(one: str, other: str) -> bool:
-    """Whether the last sound is the same: other vowels at the end make another form or name."""
+    """Return whether the last sound is the same: other vowels there make another form or name."""
     return one[-1] == other[-1] or one[-1] not in "aeiou"
 
 

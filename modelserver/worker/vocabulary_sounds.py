@@ -123,7 +123,7 @@ _FINALS = ". g g gs n nJ nh d r rg rm rb rs rt rp rh m b bs s s n J C k t p h".r
 
 _KANA = {"si": "Si", "ti": "Ci", "tu": "tsu", "hu": "fu", "zi": "Ji", "di": "Ji", "du": "zu"}
 _ADDED_VOWEL = re.compile(r"(?:(?<=[^aeiou])u|(?<=[td])o)$")
-"""What Japanese adds to a consonant at the end of a word."""
+"""Vowels that Japanese adds to a consonant at the end of a word."""
 _FIRST_W = re.compile(r"^u(?=[ieo])")
 
 _COARSE = str.maketrans("aeiouybdgvwzCS", "aaaaaaptkffsJs")

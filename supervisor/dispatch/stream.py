@@ -127,12 +127,12 @@ class Stream:
 
     @property
     def begun(self) -> bool:
-        """Whether a worker has been or is to be found for it."""
+        """Return whether a worker has been or is to be found for it."""
         return self._request is not None
 
     @property
     def to_be_scheduled(self) -> bool:
-        """Whether it has no worker and needs one, or may leave the one it has."""
+        """Return whether it needs a worker, or may leave the one it has."""
         may_move = self.wants_to_move and self.at_checkpoint
         waits = not self.begun or self.over or self.suspended
         return not waits and (self.worker is None or may_move)

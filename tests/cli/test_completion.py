@@ -43,6 +43,12 @@ def test_other_shells_have_one(shell: str) -> None:
     assert "_MODELSERVER_COMPLETE" in output("completion", shell)
 
 
+def test_the_manual_has_the_programs_name_however_it_is_started() -> None:
+    command = [sys.executable, "-m", "modelserver", "manual"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == output("manual")
+
+
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
 def test_the_manual_has_every_command_and_roff_accepts_it() -> None:
     page = output("manual")

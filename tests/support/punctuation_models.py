@@ -6,9 +6,10 @@ library loads and runs them as it does the published models.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from onnx_models import Network
 
 _INT32 = TensorProto.INT32
@@ -66,14 +67,18 @@ def make_chinese(
 
 
 def make_english(
-    directory: Path, marks: Mapping[str, str] = ENGLISH_MARKS, cases: Mapping[str, int] = CASES
+    directory: Path,
+    marks: Mapping[str, str] = ENGLISH_MARKS,
+    cases: Mapping[str, int] = CASES,
+    scores: Any = np.float32,
 ) -> Path:
-    """Write a model as `sherpa-onnx-online-punct-en-...` is: English, with case."""
+    """Write a model as `sherpa-onnx-online-punct-en-...` is: English, with case. `scores`: their
+    type."""
     letters = [f"▁{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
     words = [f"▁{word}" for word in dict.fromkeys([*marks, *cases]) if len(word) > 1]
     pieces = ["<pad>", "<s>", "</s>", "<unk>", *words, *letters, *(x[1:] for x in letters)]
-    punctuation = np.zeros((len(pieces), 4), np.float32)
-    case = np.zeros((len(pieces), 4), np.float32)
+    punctuation = np.zeros((len(pieces), 4), scores)
+    case = np.zeros((len(pieces), 4), scores)
     punctuation[:, 0] = case[:, 0] = 1
     for word, mark in marks.items():
         punctuation[pieces.index(f"▁{word}"), " ,.?".index(mark)] = 2
@@ -89,8 +94,9 @@ def make_english(
     flat = network.node("Reshape", token_ids, network.integers(-1))
     first = network.node("Compress", flat, spoken, axis=0)
     for name, table in (("active_case_logits", case), ("active_punct_logits", punctuation)):
-        scores = network.node("Gather", network.constant(table), first)
-        network.output(scores, name, ["W", table.shape[1]])
+        chosen = network.node("Gather", network.constant(table, scores), first)
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(scores))
+        network.output(chosen, name, ["W", table.shape[1]], kind)
     directory.mkdir(parents=True, exist_ok=True)
     metadata = {
         "NO_PUNCT": 0,
