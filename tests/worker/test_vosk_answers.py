@@ -65,7 +65,11 @@ def theirs(model: VoskModel, case: Case, messages: list[bytes | str]) -> list[st
 
 def ours(model: VoskModel, case: Case, messages: list[bytes | str]) -> list[str]:
     asked = StreamRequest(
-        case.rate, case.words, case.alternatives, case.partial_words, case.phrases
+        case.rate,
+        case.words,
+        case.partial_words,
+        alternatives=case.alternatives,
+        phrases=case.phrases,
     )
     served = ProfiledModel(model, models.DEFAULT_PROFILE)
     stream = VoskStream(served, asked, 0.0, None)
