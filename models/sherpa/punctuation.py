@@ -8,11 +8,11 @@ from pathlib import Path
 from models.contract import ModelError
 from models.punctuation import PunctuationModel, Punctuator
 from models.sherpa.punctuation_layout import (
-    NoPunctuation,
     PunctuationLayout,
     predict_punctuation,
     recognise_punctuation,
 )
+from models.sherpa.refusals import NotRecognised, problem_in
 
 
 class SherpaPunctuation:
@@ -20,13 +20,7 @@ class SherpaPunctuation:
 
     def problem(self, directory: Path) -> str | None:
         """See `models.punctuation.PunctuationEngine`."""
-        try:
-            recognise_punctuation(directory)
-        except NoPunctuation as refused:
-            return str(refused)
-        except OSError as error:
-            return f"{error.filename} cannot be read: {error.strerror}"
-        return None
+        return problem_in(directory, recognise_punctuation)
 
     def model(self, directory: Path) -> PunctuationModel:
         """See `models.punctuation.PunctuationEngine`."""
@@ -44,7 +38,7 @@ def _layout(directory: Path) -> PunctuationLayout:
     with _readable():
         try:
             return recognise_punctuation(directory)
-        except NoPunctuation as refused:
+        except NotRecognised as refused:
             raise ModelError(
                 "model_invalid", f"{directory} is not a punctuation model: {refused}"
             ) from None

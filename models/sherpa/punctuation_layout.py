@@ -16,6 +16,7 @@ from models.prediction import Part
 from models.punctuation import PunctuationModel
 from models.sherpa.files import INT8, best, disk_bytes, is_network, names_in, variant
 from models.sherpa.metadata import NotOnnx, read_metadata
+from models.sherpa.refusals import NotRecognised
 
 _MB = 1_000_000
 _GROWTH = 14 * _MB
@@ -62,10 +63,6 @@ _CNN_BILSTM = PunctuationKind(
 _KINDS = (_CT_TRANSFORMER, _CNN_BILSTM)
 
 
-class NoPunctuation(Exception):
-    """The directory holds no punctuation model; the text says why."""
-
-
 @dataclass(frozen=True, slots=True)
 class PunctuationLayout:
     """A directory with a punctuation model, recognised."""
@@ -87,9 +84,9 @@ def punctuation_kind(metadata: Mapping[str, str]) -> PunctuationKind | None:
 
 
 def recognise_punctuation(directory: Path) -> PunctuationLayout:
-    """Recognise a punctuation model. Raises `NoPunctuation`, and `OSError`."""
+    """Recognise a punctuation model. Raises `NotRecognised`, and `OSError`."""
     if not directory.is_dir():
-        raise NoPunctuation("there is no such directory")
+        raise NotRecognised("there is no such directory")
     names = names_in(directory)
     found: dict[str, PunctuationKind] = {}
     reason = "no network (.onnx) is in it"
@@ -104,13 +101,13 @@ def recognise_punctuation(directory: Path) -> PunctuationLayout:
         else:
             reason = f"{name} is another kind of network"
     if not found:
-        raise NoPunctuation(reason)
+        raise NotRecognised(reason)
     name = best(list(found))
     words = directory / "bpe.vocab"
     if found[name] is _CT_TRANSFORMER:
         return PunctuationLayout(_CT_TRANSFORMER, directory / name)
     if not words.is_file():
-        raise NoPunctuation(f"{name} is there, and bpe.vocab is missing")
+        raise NotRecognised(f"{name} is there, and bpe.vocab is missing")
     return PunctuationLayout(_CNN_BILSTM, directory / name, words)
 
 

@@ -1,6 +1,6 @@
 """Reasons why a directory is not a model for sherpa-onnx, with what could be used instead."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from models.sherpa.files import is_network, names_in
@@ -15,6 +15,17 @@ class NotRecognised(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason.encode("utf-8", "replace").decode())  # names of files are bytes
+
+
+def problem_in(directory: Path, recognise: Callable[[Path], object]) -> str | None:
+    """Return why `recognise` finds no model in the directory, in words; None if it finds one."""
+    try:
+        recognise(directory)
+    except NotRecognised as refused:
+        return str(refused)
+    except OSError as error:
+        return f"{error.filename} cannot be read: {error.strerror}"
+    return None
 
 
 def unknown_type(file: Path, metadata: Mapping[str, str]) -> NotRecognised:

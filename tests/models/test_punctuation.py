@@ -1,6 +1,7 @@
 """Punctuation models: recognised, loaded by the real library, used for marks and case only."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -207,6 +208,13 @@ def test_a_network_with_other_scores_than_floats_is_refused(tmp_path: Path, scor
     make_english(tmp_path / "model", scores=scores)
     with pytest.raises(models.ModelError, match="output is not of 32-bit floats"):
         models.load_punctuator(tmp_path / "model")
+
+
+def test_a_name_that_is_not_utf_8_can_be_told(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"m\xff.onnx")).write_bytes(b"no network")
+    problem = punctuation_problem(tmp_path)
+    assert problem is not None
+    assert problem.encode().startswith(b"m?.onnx: ")
 
 
 def test_punctuation_models_are_no_speech_models(
