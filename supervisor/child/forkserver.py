@@ -73,9 +73,11 @@ def main(channel_fd: int, supervisor_pid: int) -> int:
         except LoadRefused as error:
             channel.send(LoadFailed(sendable(str(error)), "", refused=True))
             return EXIT_LOAD_FAILED
+        except LoadError as error:
+            channel.send(LoadFailed(sendable(str(error)), sendable(traceback.format_exc())))
+            return EXIT_LOAD_FAILED
         except Exception as error:  # noqa: BLE001 - whatever a model raises, the supervisor is told
-            parts = [] if isinstance(error, LoadError) else [type(error).__name__]
-            message = ": ".join([*parts, str(error)] if str(error) else [type(error).__name__])
+            message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             channel.send(LoadFailed(sendable(message), sendable(traceback.format_exc())))
             return EXIT_LOAD_FAILED
         ForkServer(channel, servable, request, nowhere, supervisor_pid).serve()
