@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Visit, violations, visit
-from language_model import language_model
+from browser import ADMIN_TOKEN, Visit, pages_server, violations, visit
 from playwright.sync_api import Browser, Locator, Page, expect
-from running import RunningServer, free_port, start_server, until
+from running import RunningServer, free_port, until
 
 from models.vosk.prepared import PreparedModel
 
-TOKEN = "an-admin-token"
 DESK = {"width": 1280, "height": 900}
 TELEPHONE = {"width": 360, "height": 740}
 SIZES = pytest.mark.parametrize("size", [DESK, TELEPHONE], ids=["desk", "telephone"])
@@ -31,16 +29,8 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel, admin_port: int
 ) -> Iterator[RunningServer]:
     assert prepared_embedded
-    with language_model() as talker:
-        given = {
-            "MODELSERVER_DEBUG_WARMUP": "none",
-            "MODELSERVER_ASSISTANT_URL": talker.url,
-            "MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
-            "admin_token": TOKEN,
-        }
-        with start_server(tmp_path_factory.mktemp("pages"), **given) as running:
-            running.wait_whole()
-            yield running
+    with pages_server(tmp_path_factory.mktemp("pages"), admin_port) as running:
+        yield running
 
 
 def opened(launched: Browser, url: str, size: dict[str, int], tongue: str = "en-US") -> Visit:
@@ -191,7 +181,7 @@ def test_the_operators_page_fits_in_every_tab(
     expect(page.locator("#token")).to_be_visible()
     must_fit(page)
     picture(page, f"admin-login-{tongue}-{size['width']}")
-    page.locator("#token").fill(TOKEN)
+    page.locator("#token").fill(ADMIN_TOKEN)
     page.locator("#login button").click()
     expect(page.locator("#memory-chart svg")).to_be_visible(timeout=10_000)
     for name in ("now", "workers", "queue", "deaths", "models", "settings", "log"):

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 import requests
-from browser import Browsers, Visit, visit
+from browser import ADMIN_TOKEN, Browsers, Visit, pages_server, visit
 from front import DEPLOY, running_nginx
-from language_model import language_model
 from playwright.sync_api import Browser, Response, expect
-from running import RunningServer, free_port, start_server
+from running import RunningServer, free_port
 
 from models.vosk.prepared import PreparedModel
 
-TOKEN = "an-admin-token"
 KOREAN = re.compile("[가-힣]")
 INGRESS = "/api/hassio_ingress/rAnDoM-t0ken_/"
-"""As Home Assistant shows add-ons."""
+"""Path below which Home Assistant shows an add-on."""
 
 
 @dataclass
@@ -32,7 +30,7 @@ class Site:
 
     @property
     def url(self) -> str:
-        """Of the voice page."""
+        """URL of the voice page."""
         return self.origin + self.prefix
 
     def visit(self, launched: Browser, path: str) -> tuple[Visit, list[str]]:
@@ -58,16 +56,8 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, prepared_embedded: PreparedModel, admin_port: int
 ) -> Iterator[RunningServer]:
     assert prepared_embedded
-    with language_model() as talker:
-        given = {
-            "MODELSERVER_DEBUG_WARMUP": "none",
-            "MODELSERVER_ASSISTANT_URL": talker.url,
-            "MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
-            "admin_token": TOKEN,
-        }
-        with start_server(tmp_path_factory.mktemp("server"), **given) as running:
-            running.wait_whole()
-            yield running
+    with pages_server(tmp_path_factory.mktemp("server"), admin_port) as running:
+        yield running
 
 
 @pytest.fixture(scope="module", params=["/speech/", INGRESS], ids=["speech", "ingress"])
@@ -141,7 +131,7 @@ def test_the_page_of_the_api_calls_the_server_below_the_prefix(
 def test_the_operators_page_works_in_every_tab(site: Site, launched: Browser) -> None:
     visited, failed = site.visit(launched, "/speech-admin/")
     page = visited.page
-    page.locator("#token").fill(TOKEN)
+    page.locator("#token").fill(ADMIN_TOKEN)
     page.locator("#login button").click()
     expect(page.locator("#memory-chart svg")).to_be_visible(timeout=10_000)
     (cookie,) = page.context.cookies()

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from language_model import language_model
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from running import RunningServer, start_server
 from wavs import wav_file
 
 FLAGS = (
@@ -41,6 +43,24 @@ class Browsers:
             yield launched
         finally:
             launched.close()
+
+
+ADMIN_TOKEN = "an-admin-token"
+
+
+@contextlib.contextmanager
+def pages_server(directory: Path, admin_port: int) -> Iterator[RunningServer]:
+    """Start a server with a language model, whose admin pages listen on `admin_port`."""
+    with language_model() as talker:
+        given = {
+            "MODELSERVER_DEBUG_WARMUP": "none",
+            "MODELSERVER_ASSISTANT_URL": talker.url,
+            "MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
+            "admin_token": ADMIN_TOKEN,
+        }
+        with start_server(directory, **given) as running:
+            running.wait_whole()
+            yield running
 
 
 @contextlib.contextmanager
