@@ -1,4 +1,4 @@
-"""What text steps cost: a server with them beside one without, asked in turn.
+"""Measures the cost of text steps: a server with them and one without are asked in turn.
 
     python benchmarks/text_steps.py [--punctuation DIR] [--language TAG] [--keywords N] [--rounds N]
 

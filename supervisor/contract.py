@@ -12,8 +12,8 @@ from supervisor.spool_view import SpoolView
 
 
 class LoadError(Exception):
-    """Raised by a function that loads a model, with a text for the operator that stands alone:
-    the names of classes of other exceptions are told, too."""
+    """Raised by a function that loads a model. The operator reads its text alone; of any other
+    exception, the name of the class as well."""
 
 
 class LoadRefused(LoadError):

@@ -18,7 +18,7 @@ class Punctuation:
 
     @property
     def to_use(self) -> PunctuationToUse:
-        """Punctuation as the fork server is told of it."""
+        """Punctuation as it is sent to the fork server."""
         directory = "" if self.model is None else str(self.model.directory)
         return PunctuationToUse(directory, self.problem)
 

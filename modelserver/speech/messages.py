@@ -44,7 +44,7 @@ class RecognitionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpeechRequest(RecognitionRequest, frozen=True):
-    """What a worker is asked. `channels`: "mix", "split", or the numbers of some, with commas;
+    """Request to transcribe a file. `channels`: "mix", "split", or numbers with commas;
     `partials`: its progress is `SpeechProgress` with what is understood so far."""
 
     words: bool = False

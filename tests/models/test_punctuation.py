@@ -72,7 +72,7 @@ def test_letters_that_lower_case_makes_two_of_stay() -> None:
 
 
 def test_english_is_as_the_library_itself_writes_it(english: Path) -> None:
-    """Its own class starts threads, and so it runs in another process."""
+    """Run the library's own class in another process: it starts threads."""
     chance = random.Random(1)
     words = [*ENGLISH_MARKS, *CASES, "abba", "xyz", "ccdd", "don't", "o'ab", "café", "9"]
     texts = [" ".join(chance.choices(words, k=chance.randrange(1, 60))) for _ in range(30)]
@@ -140,7 +140,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_forked_processes_share_a_loaded_model(chinese: Path, english: Path) -> None:
-    """In a process of their own: other tests leave threads in this one."""
+    """Load and fork in another process: other tests leave threads in this one."""
     subprocess.run([sys.executable, "-c", SHARED, chinese, english], check=True, cwd=ROOT)
 
 
@@ -204,7 +204,7 @@ def test_a_wrong_file_is_a_sentence(chinese: Path, english: Path, tmp_path: Path
 
 @pytest.mark.parametrize("scores", [np.int8, np.float64])
 def test_a_network_with_other_scores_than_floats_is_refused(tmp_path: Path, scores: type) -> None:
-    """They would be read beyond their end."""
+    """Other scores are smaller, and would be read beyond their end."""
     make_english(tmp_path / "model", scores=scores)
     with pytest.raises(models.ModelError, match="output is not of 32-bit floats"):
         models.load_punctuator(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""When a turn on the voice page ends: without silence, with the microphone, with the page."""
+"""Ends of a turn on the voice page: without silence, with the microphone, with the page."""
 
 import math
 import re
