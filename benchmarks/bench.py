@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import utterances
-from contest import closed_loop, memory, open_loop
-from deaths import deaths
+from contest import closed_loop, open_loop, vosk_memory
+from deaths import vosk_deaths
 from findings import Asked, Finding, LeftOutError
 from growth import growth
 from live import carried
@@ -31,6 +31,7 @@ from mixed import mixed
 from page import ROOT, Section, machine, write
 from processor_time import processor_time
 from squeeze import squeeze
+from whisper import whisper
 
 REPORT = Path(__file__).with_name("report")
 _COUNT, _LONGEST_S = 10, 10.0
@@ -49,11 +50,12 @@ BENCHMARKS = {
     "throughput": Benchmark("Throughput", closed_loop),
     "latency": Benchmark("Latency against offered load", open_loop),
     "streams": Benchmark("Live streams", carried),
-    "memory": Benchmark("Memory over workers", memory),
+    "memory": Benchmark("Memory over workers", vosk_memory),
     "squeeze": Benchmark("A memory squeeze", squeeze),
-    "deaths": Benchmark("Killed workers", deaths),
+    "deaths": Benchmark("Killed workers", vosk_deaths),
     "growth": Benchmark("Growth over requests", growth),
     "mixed": Benchmark("Long recordings", mixed),
+    "whisper": Benchmark("Whisper, the second engine", whisper),
     "processor": Benchmark("Where the processor's time goes", processor_time),
 }
 
