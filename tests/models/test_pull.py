@@ -390,7 +390,7 @@ def test_a_replaced_archive_is_accepted_by_hand_only(home: Path, tmp_path: Path)
     file.write_bytes(archive(parts=PARTS | {"README": b"another version"}))
     refused = command("pull", str(file), home=home)
     assert refused.returncode == 1
-    assert f"is right by {home / '.pins.json'}" in refused.stderr
+    assert f"but {home / '.pins.json'} has" in refused.stderr
     assert "models pull --repin" in refused.stderr
     done = command("pull", "--repin", str(file), home=home)
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ def test_a_download_does_not_block_the_server(
             assert server.ask("/healthz", timeout_s=5).status == 200
         process.send_signal(signal.SIGCONT)
         told = server.wait_event("model.pull_failed", timeout_s=60)
-        assert "is not what it should be" in told["reason"]
+        assert "has a wrong checksum" in told["reason"]
         assert not (home / CHINESE).exists()
 
 

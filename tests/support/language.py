@@ -43,7 +43,7 @@ BANNED = re.compile(
     r"\b(?:nobody|somebody|anybody|whoever|everybody|anew|afresh|all the same|as ever|as good as"
     r"|from naught|naught|for want of|wherefrom|thereof|of late|hitherto|upon|lest|altogether"
     r"|for ever|in vain|to and fro|whose turn|let go|lets go|let go of|makes? way|be over"
-    r"|give up|gives up|given up|gave up|go on|goes on|went on|hear|hears|heard"
+    r"|give up(?! to)|gives up(?! to)|given up|gave up|go on|goes on|went on|hear|hears|heard"
     r"|(?:tell|tells|told) of|(?:die|dies|died) of|(?:was|were|be|been|is) born|its birth|be had"
     r"|shall|ought"
     r"|(?<!here )(?:is|are|was|were) (?:no(?! longer| more| less)(?= [a-z])|nothing))\b",
@@ -116,7 +116,7 @@ def docstrings(source: str) -> Iterator[Finding]:
             first = text.split(".")[0].split("\n")[0][:60]
             if _NOT_A_BEGINNING.match(text) or (_needs_verb(node) and _NOT_A_VERB.match(text)):
                 yield line, f"begins with neither a verb nor a noun: {first}"
-            elif len(text.split()) < 3 and not text.startswith("See `"):
+            elif len(text.split()) < 3 and not text.startswith(("See `", "Implements `")):
                 yield line, f"says too little: {first}"
 
 

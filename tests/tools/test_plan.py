@@ -143,8 +143,8 @@ def test_the_command_says_it_in_words_and_as_json() -> None:
 
 
 def test_what_cannot_be_planned_is_told(tmp_path: Path) -> None:
-    assert "say what is to be carried" in _plan().stderr
-    assert "say what is to be carried" in _plan("--rate", "1", "--load", __file__).stderr
+    assert "the load is missing" in _plan().stderr
+    assert "the load is missing" in _plan("--rate", "1", "--load", __file__).stderr
     (tmp_path / "x").write_text("nothing")
     done = _plan("--load", str(tmp_path / "x"), "--pace", "0.03")
     assert done.returncode == 1
