@@ -115,7 +115,8 @@ def test_attribute_files_of_macos_are_left_out(tmp_path: Path) -> None:
 
 
 def huge(kind: bytes, size: int) -> bytes:
-    """A header of that type which says that so many bytes follow, and a gigabyte that does not."""
+    """Return a header of that type which claims so many bytes, or a gigabyte that does not
+    follow."""
     return member("m/x", kind, size).tobuf(tarfile.GNU_FORMAT)
 
 
