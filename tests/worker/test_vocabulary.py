@@ -133,7 +133,7 @@ def test_windows_and_boundaries(
 
 @pytest.mark.parametrize("language", ["de", "en", "ko", "ru", "zh"])
 def test_common_words_are_not_replaced(language: str) -> None:
-    """By a thousand words that sound much like them."""
+    """Offer a thousand words that sound much like them."""
     chance = random.Random(1)
     known = sorted(word for word in common_words(language).common if word.isalpha())
     text = ("" if language == "zh" else " ").join(chance.sample(known, 2000))
@@ -299,7 +299,7 @@ print(len(os.listdir("/proc/self/task")), *refused.intersection(seen))
 
 
 def test_packages_that_are_read_are_not_imported() -> None:
-    """They take 44 MB of memory each."""
+    """Check that these are not loaded: they take 44 MB of memory each."""
     program = """
 import sys
 from modelserver.worker.vocabulary import vocabulary
