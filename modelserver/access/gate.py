@@ -1,4 +1,4 @@
-"""Whether a request may come in: by its key, and by what that key has taken already."""
+"""The decision whether a request is allowed: by its key, and by the quota of that key."""
 
 import contextlib
 import time
@@ -40,17 +40,17 @@ class Pass:
         self._recognised_s = self._charged_s = 0.0
 
     def expect(self, seconds: float) -> None:
-        """Charge for so many seconds of audio in all, before they are recognised. Raises
-        `NotAllowed` where others with the same key have had its share meanwhile."""
+        """Charge for `seconds` of audio in total, before they are recognised. Raises `NotAllowed`
+        if other requests with the same key have used up its quota meanwhile."""
         self._refuse()
         self._charge(max(seconds, self._recognised_s))
 
     def charge(self, seconds: float) -> None:
-        """Charge for so many more seconds, which were recognised."""
+        """Charge for `seconds` more of recognised audio."""
         self.charge_until(self._recognised_s + seconds)
 
     def charge_until(self, seconds: float) -> None:
-        """Charge for so many seconds in all, which were recognised."""
+        """Charge for `seconds` of recognised audio in total."""
         self._recognised_s = max(seconds, self._recognised_s)
         self._charge(max(self._recognised_s, self._charged_s))
 
@@ -76,7 +76,7 @@ class AccessGate:
 
     @property
     def open(self) -> bool:
-        """No key is needed."""
+        """Whether requests need no key."""
         return not self._settings().keys_file
 
     def check(self) -> None:
@@ -85,7 +85,7 @@ class AccessGate:
             self._ring(Path(self._settings().keys_file)).read()
 
     def who(self, authorization: str | None) -> str | None:
-        """Whose key it is, of what an Authorization header says; None where none is needed. Raises
+        """Return the name of the key in an Authorization header; None if no key is needed. Raises
         `NotAllowed`."""
         settings = self._settings()
         if not settings.keys_file:
@@ -126,8 +126,9 @@ class AccessGate:
 
     @contextlib.contextmanager
     def request(self, name: str | None, unfinished_jobs: int | None = None) -> Iterator[Pass]:
-        """Around one request that takes work; `unfinished_jobs`: that adds a job to so many. Raises
-        `NotAllowed`."""
+        """Count one request against the quota of key `name` while the context is open.
+        `unfinished_jobs`: the unfinished jobs of that key, if the request adds one; None for other
+        requests. Raises `NotAllowed`."""
         quota, now = self._quota(name), time.monotonic()
         if unfinished_jobs is None:
             _refuse(quota.request_refusal(self._allowed(), now))
@@ -155,7 +156,7 @@ class AccessGate:
             self._forget(name)
 
     def charge(self, name: str | None, seconds: float) -> None:
-        """A job with that key has had that much audio recognised."""
+        """Charge key `name` for `seconds` of audio that a job had recognised."""
         self._quota(name).charge(seconds)
 
     def _pass(self, name: str | None, quota: Quota) -> Pass:

@@ -19,11 +19,11 @@ from pathlib import Path
 
 _PREFIX = "ms-"
 _SERVICE_GROUP = "modelserver"
-"""Of the unit that `make install` puts in place."""
+"""Group of the unit that `make install` puts in place."""
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._@-]{0,63})\s+sha256:(?P<hash>[0-9a-f]{64})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _LOOK_S = 1.0
-"""How often it is looked whether the file has changed, at the most."""
+"""Seconds between two checks whether the file has changed, at least."""
 _LONGEST_KEY = 512
 
 
@@ -114,8 +114,9 @@ def _text_of(file: Path) -> str:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Whoever reads it finds the old file or the new one. Owner and mode stay; a new one that root
-    makes belongs to the owner of its directory, or can be read by the service, if there is one."""
+    """Replace the file in one step: readers see the old text or the new. Owner and mode stay. A new
+    file that root creates belongs to the owner of its directory, or is readable by the service's
+    group if that exists."""
     try:
         before = file.stat() if file.exists() else None
         descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")

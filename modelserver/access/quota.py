@@ -1,5 +1,5 @@
-"""What one client may take at once and in a minute. A value and its rules, without a clock of its
-own."""
+"""Quota of one client: requests at once, and requests and audio a minute. A value and its rules;
+the caller passes the time."""
 
 from dataclasses import dataclass
 
@@ -42,13 +42,14 @@ class Quota:
     def job_refusal(
         self, allowed: Allowed, unfinished: int, now: float
     ) -> tuple[str, float] | None:
-        """Return the same for a job, where so many are `unfinished`."""
+        """Return the same for a job, of a key that has `unfinished` jobs."""
         if allowed.jobs and unfinished >= allowed.jobs:
             return f"{unfinished} jobs with this key are unfinished", 10.0
         return self.request_refusal(allowed, now)
 
     def charge(self, seconds: float) -> None:
-        """That much audio was taken; more than is left has to be waited for afterwards."""
+        """Subtract `seconds` of audio. The rest may become negative: later requests then wait
+        longer."""
         if self.audio_left_s is not None:
             self.audio_left_s -= seconds
 

@@ -22,7 +22,8 @@ _AFTER_WRONG_S = 0.5
 
 
 class AdminAccess:
-    """`token`: None where nobody needs one (a Unix socket)."""
+    """Access to the admin side by token or by session. `token`: None if none is needed (a Unix
+    socket)."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token

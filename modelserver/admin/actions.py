@@ -60,7 +60,7 @@ class ModelDesk:
         return served
 
     async def unload(self, label: str) -> None:
-        """One that is loaded again when somebody asks for it. Raises `Refusal`."""
+        """Unload a model that the next request for it loads again. Raises `Refusal`."""
         served = self.find(label)
         if not served.on_demand:
             raise Refusal("bad_settings", 'only a model with load = "first_use" can be unloaded')

@@ -36,10 +36,8 @@ class AdminAddress:
 
 
 def admin_address(settings: AdminSettings) -> AdminAddress | None:
-    """Where to listen, or where a server of these settings is to be found; None for nowhere.
-
-    Raises `BadAddress`.
-    """
+    """Return the address of the admin side that these settings give; None if it is off. Raises
+    `BadAddress`."""
     text = settings.listen
     if text == OFF:
         return None
@@ -63,7 +61,7 @@ def host_and_port(text: str) -> AdminAddress | None:
 
 
 def must_be_usable(settings: AdminSettings) -> None:
-    """Raises `BadAddress` where the address is none, or one that everybody reaches, without a
+    """Raise `BadAddress` if the address is not valid, or reachable from other machines without a
     token."""
     address = admin_address(settings)
     over_tcp = address is not None and address.path is None

@@ -1,8 +1,8 @@
-"""What HAProxy is told of how much this server can take, whenever it asks (its `agent-check`).
+"""Answers to HAProxy's `agent-check`: how much work this server can take.
 
-A line on a TCP connection: "up ready 12% maxconn:4", "drain", "maint #...", "ready down #...";
-"ready" takes an earlier "drain" or "maint" back. Source: the configuration manual of HAProxy
-(`agent-check` and `agent-send`).
+An answer is one line on a TCP connection: "up ready 12% maxconn:4", "drain", "maint #...", "ready
+down #..."; "ready" cancels an earlier "drain" or "maint". Source: the configuration manual of
+HAProxy (`agent-check` and `agent-send`).
 """
 
 import asyncio
@@ -69,8 +69,8 @@ class Agent:
 
 
 def line(service: SpeechService, kind: str = "") -> str:
-    """Of requests with recordings; of "streams", which stay for long; or of "jobs", of which the
-    one who asks need not wait for any."""
+    """Return the answer for one kind of work: recordings (""), "streams", which last long, or
+    "jobs", for which no client waits."""
     status = service.status()
     pools = [served.pool for served in service.models.values() if served.pool is not None]
     if reason := service.drain.reason:

@@ -23,7 +23,7 @@ Document = TypeVar("Document")
 
 
 class NoServer(Exception):
-    """No server answered: the text says where and why."""
+    """Failure to reach a server; the text says where and why."""
 
 
 class Refused(Exception):
@@ -43,8 +43,8 @@ def fetch(
     method: str = "GET",
     timeout_s: float = _TIMEOUT_S,
 ) -> Document:
-    """What the server with these settings has there, or does. Raises `NoServer`, or `Refused`
-    where it says why it does not."""
+    """Request `path` from the admin side of the server with these settings. Raises `NoServer`, or
+    `Refused` with the server's reason."""
     try:
         address = admin_address(settings.admin)
     except BadAddress as error:

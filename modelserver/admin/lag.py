@@ -24,7 +24,7 @@ class LoopLag:
         """When it was how late, of the last minute; each later than all that came after it."""
 
     async def measured(self, _: object) -> AsyncIterator[None]:
-        """For `Application.cleanup_ctx`: measure as long as the application lives."""
+        """Measure while the application runs (for `Application.cleanup_ctx`)."""
         measuring = asyncio.create_task(self._measure())
         yield
         measuring.cancel()

@@ -29,7 +29,8 @@ from modelserver.serving.service import SpeechService
 from modelserver.settings import AdminSettings
 
 _MOST_CONNECTIONS = 32
-"""Whoever they are from: without a bound, who has no token could take every descriptor."""
+"""Most connections, authenticated or not: without a bound, a client without a token could use up
+every file descriptor."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("admin")
 

@@ -1,4 +1,4 @@
-"""A report of the memory of all processes, to be saved or sent to somebody."""
+"""Report of the memory of all processes, to save or to send."""
 
 import os
 import platform

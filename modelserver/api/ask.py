@@ -32,7 +32,8 @@ _HINT = "; audio is sent as the body itself or in a form"
 
 
 class Question(msgspec.Struct, omit_defaults=True):
-    """What was asked. `duration` (seconds), `language` and `model` where it was spoken."""
+    """Question as the server understood it. `duration` (seconds), `language` and `model` if it was
+    spoken."""
 
     text: str
     request_id: str
@@ -54,8 +55,8 @@ class ThinkingDelta(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """All of it. `finish`: "stop", or "length" or "content_filter" where it was cut; `model`: the
-    language model's name for itself."""
+    """Complete answer. `finish`: "stop", or "length" or "content_filter" if it was cut off;
+    `model`: the name that the language model reports."""
 
     text: str
     finish: Finish
@@ -139,7 +140,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
 
 @asynccontextmanager
 async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
-    """With whatever is asked, once it is here."""
+    """Receive the question, written or spoken, and yield it."""
     assistant = request.app[ASSISTANT]
     content_type = request.headers.get("Content-Type", "")
     query = list(request.query.items())
@@ -192,8 +193,9 @@ async def _question(request: web.Request, asking: _Asking, told: Told) -> Questi
 
 
 class _Story:
-    """What is told of it (`modelserver.api.progress.Story`): beside the events of a file that is
-    decoded "question", "answer.thinking", "answer.delta", "answer.done" and "error"."""
+    """Encoder of the answer (`modelserver.api.progress.Story`): besides the events of a file that
+    is decoded it reports "question", "answer.thinking", "answer.delta", "answer.done" and "error".
+    """
 
     def __init__(self) -> None:
         self.question: Question | None = None
@@ -221,6 +223,7 @@ class _Story:
         return Event("error", self.not_answered(error, request_id))
 
     def not_answered(self, error: Refusal, request_id: str) -> NotAnswered:
-        """The error document, with what there is all the same."""
+        """Return the error document, with the question and the part of the answer that exist so
+        far."""
         inside = ErrorInside(error.code, error.message, request_id)
         return NotAnswered(inside, self.question, "".join(self.parts) or None)

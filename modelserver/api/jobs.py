@@ -46,12 +46,13 @@ from modelserver.tracing import trace_headers
 from supervisor import Spool
 
 MOST_LISTED = 100
-"""At once."""
+"""Most jobs in one answer."""
 _REPEAT_KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,254}[\x21-\x7e])?")
 
 
 class Webhook(msgspec.Struct, omit_defaults=True):
-    """Of the message that it is over: "waiting", "delivered" or "given_up"."""
+    """Delivery of the message that the job has ended. `state`: "waiting", "delivered" or
+    "given_up"."""
 
     url: str
     state: str
@@ -85,8 +86,8 @@ class JobList(msgspec.Struct, omit_defaults=True):
 
 
 class Message(msgspec.Struct):
-    """What a webhook is sent. `attempt`: counted from 1; one that is above 1 may have come
-    before."""
+    """Body of a webhook request. `attempt`: counted from 1; above 1 the message may have been
+    delivered before."""
 
     type: str
     timestamp: Timestamp
@@ -199,8 +200,8 @@ def _job_limits(request: web.Request) -> LimitSettings:
 
 
 def _read(request: web.Request, fields: Mapping[str, str]) -> tuple[Parameters, list[str]]:
-    """What can be refused is refused now. Raises what `read_parameters`, `ModelRegistry.find` and
-    `AllowedHosts.check` raise."""
+    """Read the parameters and reject now what can be rejected now. Raises what `read_parameters`,
+    `ModelRegistry.find` and `AllowedHosts.check` raise."""
     content_type = request.headers.get("Content-Type", "")
     query = list(request.query.items())
     asked, warnings = read_parameters(query, fields, content_type, JOB_NAMES)

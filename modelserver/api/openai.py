@@ -59,8 +59,8 @@ class Json(msgspec.Struct, omit_defaults=True):
 
 
 class _Segment(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`avg_logprob` is the logarithm of the words' mean confidence, where the model gives any;
-    there are no tokens, and silence is no segment."""
+    """Segment in OpenAI's form. `avg_logprob` is the logarithm of the words' mean confidence, if
+    the model gives any; `tokens` is empty, and silence is not a segment."""
 
     id: int
     seek: int

@@ -23,7 +23,7 @@ _Seconds = Annotated[int, msgspec.Meta(ge=10, le=7200)]
 
 
 class ExpiresAfter(msgspec.Struct):
-    """How long a secret is valid."""
+    """Lifetime of a client secret."""
 
     seconds: _Seconds = 600
     anchor: Literal["created_at"] = "created_at"

@@ -20,24 +20,25 @@ from modelserver.settings import AssistantSettings
 
 _LONGEST_LINE = 1 << 20
 _MOST_ANSWER_BYTES = 4 << 20
-"""Of a whole response. A longer one is cut off."""
+"""Most bytes of a whole response; a longer one is cut off."""
 _LONGEST_ERROR = 8192
 _LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
-"""What the answer's length is limited by: newer models of OpenAI's refuse the first."""
+"""Names of the parameter that limits the answer's length: newer models of OpenAI reject the first.
+"""
 _SHOWN = 300
 
 _FINISHES: dict[str, Finish] = {"length": "length", "content_filter": "content_filter"}
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Something that was said before."""
+    """Earlier question or answer of the conversation."""
 
     role: Literal["user", "assistant"]
     content: str
 
 
 class ChatFailed(Refusal):
-    """There is no answer, or only the beginning of one. `code`: one of the API's errors."""
+    """Failure to answer, or to finish an answer. `code`: one of the API's errors."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class _Delta(msgspec.Struct):
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     message: _Delta | None = None
-    """In place of `delta` where a server does not stream."""
+    """Replacement of `delta` from servers that do not stream."""
     finish_reason: str | None = None
 
 
@@ -257,7 +258,8 @@ def _completions(url: str) -> str:
 
 
 def _headers(settings: AssistantSettings) -> dict[str, str]:
-    """With the key, read again each time: it may have been exchanged. Raises `ChatFailed`."""
+    """Return the headers of a request. The key is read each time, because its file may have
+    changed. Raises `ChatFailed`."""
     headers = {"User-Agent": f"modelserver/{__version__}", "Accept": "text/event-stream"}
     if settings.key_file:
         try:

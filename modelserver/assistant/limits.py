@@ -1,5 +1,5 @@
-"""How much one client may ask the language model: at once, and in a minute. A value without a clock
-of its own."""
+"""Limits on one client's questions to the language model: at once, and per minute. A value; the
+caller passes the time."""
 
 from collections import deque
 

@@ -1,4 +1,5 @@
-"""Questions to the language model: who may ask, and what of a conversation it is told."""
+"""Questions to the language model: limits for each client, and the part of a conversation that is
+sent."""
 
 import contextlib
 import time
@@ -38,8 +39,8 @@ class Assistant:
 
     @contextlib.contextmanager
     def asking(self, who: str) -> Iterator[None]:
-        """Around one question. Raises `ChatFailed` where there is nobody to ask, or `NotAllowed`
-        where they have asked enough."""
+        """Count one question of client `who` while the context is open. Raises `ChatFailed` if no
+        language model is set, or `NotAllowed` if the client has reached its limit."""
         settings, now = self._settings(), time.monotonic()
         if not settings.url:
             raise ChatFailed(

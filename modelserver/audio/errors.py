@@ -1,4 +1,4 @@
-"""Why audio cannot be taken, with a stable code."""
+"""Errors for audio that cannot be recognised, with stable codes."""
 
 from modelserver.refusal import Refusal
 
@@ -8,7 +8,7 @@ class AudioError(Refusal):
 
 
 def not_audio(why: str) -> AudioError:
-    """The bytes are no audio file."""
+    """Return the error for bytes that are not an audio file."""
     return AudioError("not_audio", why)
 
 

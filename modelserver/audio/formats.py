@@ -1,4 +1,4 @@
-"""What is taken: the containers and codecs that FFmpeg may use, and samples without any container.
+"""Accepted formats: the containers and codecs that FFmpeg may use, and samples without a container.
 
 Nothing else is ever opened: no playlist, no list of files, no protocol, no video decoder.
 """
@@ -96,12 +96,12 @@ class RawFormat(msgspec.Struct, frozen=True):
 
     @property
     def frame_bytes(self) -> int:
-        """One sample of every channel."""
+        """Bytes of one sample of every channel."""
         return ENCODINGS.get(self.encoding, 2) * self.channels
 
 
 def raw_format(encoding: str, rate: int | None, channels: int) -> RawFormat:
-    """From what a caller calls it. Raises `AudioError`."""
+    """Return the format that a client named. Raises `AudioError`."""
     wanted = encoding.lower()
     known = _SPELLINGS.get(wanted, wanted)
     if known not in ENCODINGS and known != EITHER_ENDIAN:

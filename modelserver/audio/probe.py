@@ -1,7 +1,7 @@
-"""What the first bytes of an upload say: whether it is worth receiving, and, where it is no audio,
-what it is and what its sender may have meant to do.
+"""Check of the first bytes of an upload: whether it is worth receiving, and, if it is not audio,
+what it is and what the sender may have meant to do.
 
-Nothing here decides what the samples are: FFmpeg does, in a worker.
+Nothing here decides what the samples are: FFmpeg does that, in a worker.
 """
 
 import base64
@@ -14,7 +14,7 @@ from modelserver.audio.formats import RawFormat
 from modelserver.audio.riff import FORMS, HEADER_LIMIT_BYTES, ArrivingHeader, Wav
 
 LOOK_BYTES = 512
-"""So many first bytes are enough to tell what it is not."""
+"""Number of first bytes that suffice to tell what the upload is not."""
 
 # Magic, where it is, and a name. Only what could be taken for audio by its sender.
 _NOT_AUDIO = (
@@ -64,7 +64,7 @@ _TEXT_BYTES = bytes(range(0x20, 0x7F)) + b"\t\r\n\f\x1b"
 
 
 def what_it_is(head: bytes) -> AudioError | None:
-    """Why it is refused, with what it is instead of audio; None where it may be audio."""
+    """Return the error that says what the upload is instead of audio; None if it may be audio."""
     if (name := _named(_NOT_AUDIO, head)) is not None:
         return not_audio(f"this is {name}")
     text = head.lstrip(b"\xef\xbb\xbf")
@@ -135,7 +135,7 @@ def _decoded_start(text: bytes) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    """All of it can be read: ASCII, or UTF-8 whose last character may be cut off."""
+    """Whether `head` is readable text: ASCII, or UTF-8 whose last character may be cut off."""
     if not head.strip():
         return bool(head)
     if not head.translate(None, _TEXT_BYTES):
@@ -199,8 +199,11 @@ class Gate:
         *,
         lacks_rate: bool = False,
     ) -> None:
-        """`raw`: what the samples are where there is no container; `length`: of the file in bytes,
-        if it is known; `lacks_rate`: it was said to be samples, but not at which rate."""
+        """Check an upload as it arrives.
+
+        `raw`: the format of samples without a container; `length`: of the file in bytes, if known;
+        `lacks_rate`: the client declared samples, but not their rate.
+        """
         self._lacks_rate = lacks_rate
         self._longest_s = longest_s
         self._raw = raw
@@ -220,8 +223,8 @@ class Gate:
         self._must_be_short_enough()
 
     def finish(self) -> tuple[float, bool]:
-        """There is no more. Returns the seconds of audio, and whether they are known rather than
-        guessed."""
+        """End the upload. Returns the seconds of audio, and whether they are known rather than
+        guessed. Raises `AudioError` for an empty file."""
         if self._looking:
             self._look(complete=True)
         if not self._received:

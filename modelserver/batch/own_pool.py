@@ -1,4 +1,4 @@
-"""This machine's own workers, without a server."""
+"""Workers of this command itself, used without a server."""
 
 import asyncio
 import contextlib

@@ -14,7 +14,7 @@ from modelserver.settings.fields import HIDDEN, Field, named_fields, size_text
 from supervisor import explain_limits
 
 _WIDTH = 52
-"""Of what is set, before where it is from; longer ones just go on."""
+"""Width of the column of settings; longer ones overflow it."""
 
 
 @click.command()

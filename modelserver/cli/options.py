@@ -23,11 +23,11 @@ from modelserver.speech.phrases import keyword_list
 _FLAGGED = {field.name: field for field in fields() if field.flag}
 
 SERVER_SETTINGS = tuple(_FLAGGED)
-"""All settings that have a flag, for commands about the server."""
+"""Names of the settings that have a flag, for commands about the server."""
 
 
 BACKGROUND = click.option("--background", type=int, metavar="SERVER_PID", hidden=True)
-"""For commands that a server runs in a process beside it."""
+"""Option of commands that a server runs in a process beside it."""
 
 
 def _listed(_: click.Context, option: click.Option, values: tuple[str, ...]) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ class _History(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the screen. `mark`: "title", "bad", "warn", or "" for nothing special."""
+    """Line of the screen. `mark`: "title", "bad", "warn", or "" if it needs no attention."""
 
     text: str
     mark: str = ""
@@ -83,7 +83,8 @@ def _terminal() -> bool:
 
 
 def _looks(settings: Settings, count: int | None) -> Iterator[list[Line]]:
-    """The first that fails ends it; a server that is started anew meanwhile is waited for."""
+    """Yield the screen for each look at the server. The first look must succeed; later, a server
+    that restarts is waited for."""
     seen = False
     while count is None or count > 0:
         try:

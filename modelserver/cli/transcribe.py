@@ -26,7 +26,7 @@ from modelserver.settings.configuration import KEY_VARIABLE, Configuration
 from modelserver.speech.messages import SpeechRequest
 
 _JOURNAL = ".modelserver-journal"
-"""Its name in a directory of transcripts."""
+"""Name of the journal in a directory of transcripts."""
 _SHOWN_AT_ONCE = 20
 
 

@@ -22,7 +22,8 @@ _ANSWER_S = 10.0
 
 
 class _Answer(msgspec.Struct):
-    """Of the admin side. `why`: it waits for the one before to end."""
+    """Answer of the admin side. `why`: the reason why the new process waits for the old one to
+    exit."""
 
     status: str
     pid: int
@@ -75,8 +76,8 @@ def _problem(settings: Settings, pid: int) -> str | None:
 
 
 def _public_problem(settings: Settings, url: str) -> str | None:
-    """Why clients cannot reach the public port; None if they can, or if this is another machine,
-    from which it may not be reachable."""
+    """Return why clients cannot reach the public port; None if they can, or if the server is on
+    another machine, from which the port may not be reachable."""
     if not _is_local(settings):
         return None
     where = urlsplit(url)

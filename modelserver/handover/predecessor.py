@@ -42,7 +42,7 @@ class Predecessor:
 
     @property
     def is_there(self) -> bool:
-        """Whether it still runs."""
+        """Whether the old process still runs."""
         return not self.gone.is_set()
 
     async def introduce(self) -> None:
@@ -88,7 +88,7 @@ class Predecessor:
         self._came.clear()
 
     async def make_way(self, needs: int, left: int) -> None:
-        """Both do not fit: ask it to end, and wait until it has."""
+        """Ask the old process to exit because both do not fit into memory, and wait until it has."""
         if self._wire is not None and not self._asked_to_go:
             self._asked_to_go = True
             log.warning(

@@ -26,7 +26,7 @@ _END_S = 5.0
 
 
 class UpgradeRefused(Refusal):
-    """There is no successor, and all is as it was; the text says why."""
+    """Failure to start a new process; the old one serves as before. The text says why."""
 
     def __init__(self, message: str) -> None:
         super().__init__("not_upgraded", message)
@@ -166,8 +166,9 @@ def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
 
 
 def _command() -> list[str]:
-    """What this process was started by. A program names its interpreter itself, which after an
-    installation may be another one than this process's; `python -m modelserver` does not."""
+    """Return the command that started this process. A program names its interpreter itself, which
+    may be another one than this process's after an installation; `python -m modelserver` does not.
+    """
     program = sys.orig_argv[1]
     try:
         with Path(program).open("rb") as file:

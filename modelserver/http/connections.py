@@ -1,5 +1,7 @@
-"""How many connections there may be: fewer than there are file descriptors, which everything else
-needs too. One too many takes the place of the one that has been idle longest."""
+"""Limit on connections: fewer than there are file descriptors, which everything else needs too.
+
+A connection beyond the limit replaces the one that has been idle longest.
+"""
 
 import resource
 from typing import Protocol
@@ -14,7 +16,7 @@ class Closable(Protocol):
     """A connection."""
 
     def force_close(self) -> None:
-        """At once; `Connections.closed` is called for it later."""
+        """Close immediately; `Connections.closed` is called later."""
 
 
 class Connections:
@@ -71,6 +73,6 @@ class Connections:
 
 
 def connections_beside(spools: int) -> Connections:
-    """Allow as many as there are descriptors for, beside so many uploads."""
+    """Return a limit that leaves file descriptors for `spools` uploads and for everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Connections(max(int(soft * _SHARE) - spools - _TOLD_WHY - _FOR_OTHERS, soft // 4))

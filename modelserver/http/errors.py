@@ -142,7 +142,7 @@ def error_response(
 def json_response(
     document: object, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """Any document as UTF-8 JSON, without escapes where none are needed."""
+    """Return `document` as a UTF-8 JSON response, without needless escapes."""
     try:
         body = msgspec.json.encode(document)
     except UnicodeEncodeError:  # a path that is not UTF-8 is in it
@@ -164,7 +164,7 @@ def _as_unicode(value: Any) -> Any:
 
 
 def failed() -> Refusal:
-    """Return what a client is told of an exception that is not expected."""
+    """Return the error for a client after an unexpected exception."""
     return Refusal("internal", "the server failed; its log says how")
 
 
@@ -174,7 +174,7 @@ def close_reason(text: str) -> bytes:
 
 
 def refusal_of(error: Exception) -> Refusal | None:
-    """Return what a client is told of an exception that is expected; None for one that is not."""
+    """Return the error for a client after an expected exception; None for an unexpected one."""
     match error:
         case Refusal() if error.code in STATUS:
             return error

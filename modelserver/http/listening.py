@@ -13,8 +13,8 @@ from modelserver.http.connections import Connections
 from modelserver.serving.counters import Traffic
 
 _RECEIVE_BUFFER_BYTES = 128 * 1024
-"""What the kernel holds for each connection before the server reads it: with many uploads at once
-this, and not the uploads' size, is what the supervisor's memory depends on."""
+"""Bytes that the kernel holds for each connection before the server reads them: with many uploads
+at once the supervisor's memory depends on this, not on the size of the uploads."""
 
 _CLEANUP_S = 2.0
 BACKLOG = 1024
@@ -66,7 +66,8 @@ class HttpServer:
         give_up: bool,
         name: str = "",
     ) -> None:
-        """`name`: of the socket, for whoever it is handed over to."""
+        """Serve `app` on a socket. `give_up`: cancel a request whose client has disconnected;
+        `name`: of the socket, for a process to which it is handed over."""
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=give_up, shutdown_timeout=_CLEANUP_S
         )
@@ -115,8 +116,9 @@ class HttpServer:
         return [one for one in there if isinstance(one, ClientConnection)]
 
     def stop_accepting(self) -> None:
-        """New connections are refused by the kernel, unless somebody else holds the socket too:
-        then they wait for him. Those that are open stay."""
+        """Close the listening socket; open connections stay. The kernel then refuses new
+        connections, unless another process holds the socket too: then they wait for that process.
+        """
         if self._listener is not None:
             self._listener.close()
             self._listener = None

@@ -1,10 +1,13 @@
-"""Whether the clock was set. Jobs are expired and reported by the time of day, which outlives the
-server; a machine without a clock of its own learns it minutes after its start."""
+"""Detection of changes to the clock.
+
+Jobs are expired and reported by the time of day, which outlives the server; a machine without a
+battery-backed clock learns it minutes after its start.
+"""
 
 import time
 
 _NOTABLE_S = 30.0
-"""By less it is only adjusted."""
+"""Seconds of a change that counts; smaller ones are adjustments."""
 
 
 class SetClock:

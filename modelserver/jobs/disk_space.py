@@ -9,7 +9,7 @@ from modelserver.settings import JobSettings
 from supervisor import NotReady, QueueFull, Spool, SpoolFull, SpoolLimits, SpoolStore, in_units
 
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
-"""On the disk, beside what jobs may hold of it."""
+"""Bytes that must stay free on the disk."""
 _QUEUE_LATER_S, _ROOM_LATER_S = 10.0, 30.0
 
 
@@ -67,8 +67,7 @@ class Room:
             )
 
     def _bytes(self) -> int:
-        """What the audio of jobs that arrive may have, all together. Raises
-        `supervisor.NotReady`."""
+        """Bytes for the audio of all jobs that are arriving. Raises `supervisor.NotReady`."""
         directory = self._settings.directory
         try:
             free = shutil.disk_usage(directory).free - _LEAST_FREE_BYTES

@@ -89,7 +89,7 @@ class JobReadings:
         return int(row[0])
 
     def unfinished(self) -> list[Job]:
-        """In the order in which they came."""
+        """Return the unfinished jobs in the order in which they arrived."""
         return [job_of(row) for row in self._unfinished_rows()]
 
     def _unfinished_rows(self) -> Iterable[tuple[Any, ...]]:

@@ -119,7 +119,7 @@ def version_of(file: Path) -> int:
 
 
 def of_another_version(version: int) -> str:
-    """Why a database of that version is not used."""
+    """Return the reason why a database of another version is not used."""
     return f"it is of another version of this program ({version})"
 
 

@@ -32,7 +32,7 @@ _TIDY_S = 30.0
 _TIDY_AGAIN_S = 1.0
 _OPEN_AGAIN_S = 0.2
 _OPENING_S = 1.0
-"""For so long a request waits for the directory."""
+"""Seconds for which a request waits for the directory to open."""
 _NO_NAME = re.compile("[^A-Za-z0-9.]+")
 
 
@@ -89,7 +89,7 @@ class JobService:
         await self._webhooks_client.__aexit__()
 
     async def pause(self) -> None:
-        """Work on none any more, and have nobody follow one: the server is about to end."""
+        """Stop working on jobs and end all requests that follow one: the server is about to exit."""
         await self.work.pause()
 
     async def opened(self) -> None:
@@ -182,8 +182,8 @@ class JobService:
     async def listed(
         self, owner: str | None, state: State | None, before: str | None, limit: int
     ) -> tuple[list[Job], str | None]:
-        """At most `limit` jobs, the newest first, after the one that `before` names; and what to
-        give as `before` for those that follow, if there are any. `owner`: None for all. Raises
+        """Return at most `limit` jobs, the newest first, after the one that `before` names; and the
+        value of `before` for the next page, if there is one. `owner`: None for all. Raises
         `supervisor.PoolError` or `UnknownCursor`."""
 
         def look(store: JobStore) -> tuple[list[Job], str | None]:
@@ -204,7 +204,7 @@ class JobService:
 
     @property
     def held_bytes(self) -> int:
-        """On the disk."""
+        """Bytes of jobs on the disk."""
         return self._store.held_bytes
 
     # --- the life of the store ------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What jobs hold on the disk: read once, and counted as it changes."""
+"""Totals of jobs on the disk: read once, then counted as they change."""
 
 import sqlite3
 from collections import Counter
@@ -37,7 +37,7 @@ class Held:
         return found
 
     def added(self, size: int) -> None:
-        """A job has come, with so many bytes of audio."""
+        """Count a new job with `size` bytes of audio."""
         self.audio_bytes += size
 
     def changed(self, before: Row | None, after: Row | None) -> None:

@@ -1,8 +1,5 @@
-"""The message that a job is over, to whoever asked for it: signed, and sent again until it is
-taken.
-
-Source of headers and signature: Standard Webhooks 1.0 (standardwebhooks.com).
-"""
+"""Webhooks: signed messages that a job has ended, sent again until they are accepted. Source of
+headers and signature: Standard Webhooks 1.0 (standardwebhooks.com)."""
 
 import asyncio
 import base64
@@ -48,8 +45,8 @@ class SecretUnreadable(Exception):
 
 
 def read_secrets(file: Path) -> list[bytes]:
-    """One a line, as "whsec_" and base64, or as plain text; all of them sign, so that one can be
-    exchanged. Raises `SecretUnreadable`."""
+    """Read the secrets, one a line, as "whsec_" and base64, or as plain text; all of them sign, so
+    that one can be replaced. Raises `SecretUnreadable`."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -90,8 +87,9 @@ def wait_before(attempt: int) -> float:
 
 
 class Hosts:
-    """How many messages each host gets at once, and when again after failures. Hosts that have
-    failed have half of the slots at most, so that they never hold up the others."""
+    """Limits for each host: messages at once, and the time of the next attempt after failures.
+    Hosts that have failed share half of the slots at most, so that they never hold up the others.
+    """
 
     def __init__(self) -> None:
         self._sending: Counter[str] = Counter()
@@ -253,7 +251,8 @@ class Webhooks:
     async def _attempt(
         self, job: Job, delivery: Delivery, settings: JobSettings
     ) -> tuple[str | None, float | None]:
-        """None if it was taken, or why not; and for how many seconds the host wants no more."""
+        """Send the message once. Return None if it was accepted, or why not; and the seconds for
+        which the host asked to wait."""
         try:
             secrets = read_secrets(Path(settings.webhook_secret_file))
             whole = await self._store.do(lambda store: store.get(job.id, speech=True))

@@ -1,7 +1,7 @@
-"""Working through the jobs: whose turn it is, and one job from its audio to its transcript.
+"""Work on jobs: their order, and one job from its audio to its transcript.
 
-They are heard in the background of whatever else the workers do, in pieces whose results are
-stored: after the server has ended, however it did, a job goes on after its last finished piece.
+Jobs run in the background of other work, in pieces whose results are stored: after a restart or a
+crash, a job continues after its last finished piece.
 """
 
 import asyncio
@@ -46,14 +46,14 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("jobs")
 _LATER = (
     NotReady, QueueFull, Draining, MemoryPressure, ResourceExhausted, SpoolFull, DeadlineExceeded,
 )  # fmt: skip
-"""What is no fault of the job's: it waits, and is tried again."""
+"""Errors that are not the job's fault: the job waits, and is tried again."""
 _MODEL_LATER = (NotReady, QueueFull, Draining, MemoryPressure)
-"""What is the model's fault: its other jobs would get the same."""
+"""Errors of the model: its other jobs would meet the same."""
 _DISK_LATER_S = 15.0
 _TRIED_S = 24 * 3600.0
 """A job that can only wait fails after that."""
 _SHARE_OF_ONE, _SHARE_OF_ALL = 2, 4
-"""How many pieces are heard at once for each worker: of one owner's jobs, and of all."""
+"""Pieces recognised at once for each worker: of one owner's jobs, and of all."""
 
 
 def longest_audio_s(settings: Settings) -> float:
@@ -70,7 +70,7 @@ class _Known:
 
     job: Job
     weight: int
-    """Pieces of it that are heard at once."""
+    """Pieces of the job that are recognised at once."""
     model: "_Model"
     backoff: Backoff = field(default_factory=Backoff)
     task: asyncio.Task[None] | None = None
@@ -107,7 +107,7 @@ class _Model:
 
 
 class JobWork:
-    """All unfinished jobs. Owners have their turns fairly, by the audio that they bring."""
+    """Work on all unfinished jobs. Owners take turns fairly, by the amount of audio."""
 
     def __init__(
         self, service: SpeechService, store: StoreThread, ended: Callable[[], None]
@@ -151,8 +151,8 @@ class JobWork:
         return self._service.models.find(wanted.model, wanted.language, wanted.speech.phrases)
 
     def position(self, job_id: str) -> int | None:
-        """Its position among those that wait for its model, from 1; None where it does not wait for
-        a turn."""
+        """Return the position among the jobs that wait for the same model, from 1; None if it does
+        not wait for a turn."""
         known = self._known.get(job_id)
         return None if known is None else known.model.line.position(known)
 

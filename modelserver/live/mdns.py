@@ -26,8 +26,8 @@ class Announcement:
         self._zeroconf: AsyncZeroconf | None = None
 
     async def begin(self) -> None:
-        """Tell it; does not wait until everybody has heard. Where that cannot be done the log says
-        why, and the server goes on."""
+        """Announce the service; does not wait for answers. A failure is logged, and the server
+        continues."""
         try:
             own = None if self._host in _ANY else str(ipaddress.ip_address(self._host))
         except ValueError:

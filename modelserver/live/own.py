@@ -40,8 +40,8 @@ class Begin(msgspec.Struct, tag_field="type", tag="begin"):
 
 
 class Partial(msgspec.Struct, tag_field="type", tag="partial"):
-    """What is understood of a segment so far; it may still change. Times in seconds from the start
-    of the stream: where the segment began, and how far was heard."""
+    """Text of a segment so far, which may still change. Times in seconds from the start of the
+    stream: where the segment began, and how far the audio was recognised."""
 
     segment: int
     text: str
@@ -73,7 +73,7 @@ class Revised(_Segment, tag_field="type", tag="revised"):
 
 
 class Notice(msgspec.Struct, tag_field="type", tag="warning"):
-    """Something that was not as it should be, and was got over."""
+    """Warning about the stream, which continues."""
 
     message: str
 

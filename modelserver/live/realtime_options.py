@@ -43,7 +43,7 @@ class RealtimeOptions:
 
     served: ServedModel
     model: str | None = None
-    """As the client calls it."""
+    """Name of the model as the client gives it."""
     language: str | None = None
     prompt: str = ""
     keywords: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class RealtimeOptions:
         return options
 
     def session(self, session_id: str, expires_at: int) -> Session:
-        """Return the session as clients are told of it."""
+        """Return the session's description for clients."""
         return Session(
             session_id,
             expires_at,

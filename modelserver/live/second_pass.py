@@ -24,7 +24,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("streams")
 _MOST_BEHIND_S = 15.0
 """Seconds of audio that wait for it; where there are more, it leaves out what was said."""
 _LAST_S = 5.0
-"""How long the stream's end waits for it."""
+"""Seconds for which the stream's end waits for the second pass."""
 
 
 class SecondPass:

@@ -21,7 +21,7 @@ from modelserver.speech.messages import EOF, RESET, CaptionRequest, StreamReques
 from supervisor import Stream
 
 LAST_RESULT_S = 20.0
-"""How long the last result of a stream that is ended may take."""
+"""Seconds that the last result of a stream that has ended may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,15 @@ class Audio:
 
 
 class Signal(enum.Enum):
-    """Something else from the client."""
+    """Message from the client other than audio."""
 
     KEEPALIVE = enum.auto()
     RESET = enum.auto()
     """End the segment now."""
     END = enum.auto()
-    """That was all: the last results are sent."""
+    """End the stream: the last results are sent."""
     LEAVE = enum.auto()
-    """Nothing more is carried; `LiveSession.end` has not been called."""
+    """Leave the stream, after which nothing is carried; `LiveSession.end` has not been called."""
 
 
 Input = Audio | Signal
@@ -94,7 +94,7 @@ class LiveSession:
 
     @property
     def begun(self) -> bool:
-        """Whether a worker has been or is to be found for it."""
+        """Whether the stream has a worker, or waits for one."""
         return self._stream.begun
 
     @property

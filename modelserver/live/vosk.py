@@ -30,8 +30,8 @@ _LEAST_RATE, _MOST_RATE = 1000, 192_000
 
 
 class _Config(msgspec.Struct):
-    """What a client may say; what is not here is ignored, as that server does. It passes values
-    through `float()`, `int()` and `bool()`, and so do we."""
+    """Configuration that a client may send; other fields are ignored, as vosk-server does. Values
+    pass through `float()`, `int()` and `bool()`, as there."""
 
     sample_rate: Any = None
     words: Any = None

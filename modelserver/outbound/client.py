@@ -30,8 +30,8 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How slowly it may come, as uploads: something within `idle_s` seconds, and after that at
-    least `least_bytes_s` bytes a second."""
+    """Limits on slow answers, as for uploads: some bytes within `idle_s` seconds, and after that at
+    least `least_bytes_s` bytes per second."""
 
     idle_s: float
     least_bytes_s: float

@@ -1,5 +1,5 @@
-"""Which other machines the server may be sent to: hosts that the settings name, and private
-addresses only where those are named."""
+"""Machines that the server may contact: hosts that the settings name, and private addresses only if
+those are named."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -22,7 +22,8 @@ _NOT_PUBLIC = (
     ipaddress.IPv6Network("5f00::/16"),  # segment routing (RFC 9602)
     ipaddress.IPv6Network("3fff::/20"),  # documentation (RFC 9637)
 )
-"""Beside those that Python knows. What an IPv4 address stands in may be this machine's."""
+"""Networks that are not public, besides those that Python knows. An address that embeds an IPv4
+address may be this machine's."""
 
 
 class Refused(Refusal):
