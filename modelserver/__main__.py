@@ -31,8 +31,8 @@ def _trust_no_working_directory() -> None:
 
 
 def _end_at_once(number: int, _: object) -> None:
-    """Until the server's own handlers are there. The first process of a container has no default
-    action of its own for these, and would not hear them."""
+    """Exit on a signal until the server's own handlers are installed. The first process of a
+    container has no default action for these signals and would ignore them."""
     os._exit(128 + number)
 
 

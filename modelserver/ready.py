@@ -1,4 +1,4 @@
-"""Whether a running server can transcribe now, asked in as little memory and time as can be.
+"""Check whether a running server can transcribe now, in as little memory and time as possible.
 
 A health check runs every few seconds, inside the server's own memory limit: nothing but the
 standard library is imported here, and little of that. `modelserver ready` begins with it.

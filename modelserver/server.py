@@ -38,7 +38,7 @@ from supervisor import AllocatorMissing, directory_problem, raise_descriptor_lim
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 _PATIENCE_S = 30.0
-"""Clients that were there before this process wait so long for the model; then they are told."""
+"""Seconds for which clients of the process before this one wait for the model; then they are refused."""
 _JOBS_S = 10.0
 _HEARD_S = 5.0
 
@@ -237,7 +237,8 @@ class Server:
     # --- ending ---------------------------------------------------------------------------------
 
     async def _leave(self) -> None:
-        """Somebody takes our place, now or as soon as we have gone; or nobody."""
+        """Leave the place to the process that takes over, now or after this one has exited; or stop
+        serving."""
         service, drain_s = self._service, self._settings.drain_s
         began = time.monotonic()
         upgraded = self._upgrader.leaving.is_set()
@@ -358,7 +359,8 @@ async def _tell_when_ready(service: SpeechService, started: float) -> None:
 
 
 def _tell_if_failed(task: asyncio.Task[None]) -> None:
-    """The service manager would be told nothing any more, and nobody why."""
+    """Log the failure of the task that informs the service manager, which would otherwise fail
+    unnoticed."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("server.task_failed", task="service manager", exc_info=error)
 

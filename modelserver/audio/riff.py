@@ -99,7 +99,7 @@ class Wav:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Part to decode: bytes from `start` to `end`, behind `header` if it replaces the file's own."""
+    """Part to decode: bytes `start` to `end`, behind `header` if it replaces the file's own."""
 
     start: int
     end: int

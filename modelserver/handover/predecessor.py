@@ -88,7 +88,7 @@ class Predecessor:
         self._came.clear()
 
     async def make_way(self, needs: int, left: int) -> None:
-        """Ask the old process to exit because both do not fit into memory, and wait until it has."""
+        """Ask the old process to exit, because both do not fit into memory, and wait for it."""
         if self._wire is not None and not self._asked_to_go:
             self._asked_to_go = True
             log.warning(

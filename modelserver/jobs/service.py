@@ -89,7 +89,7 @@ class JobService:
         await self._webhooks_client.__aexit__()
 
     async def pause(self) -> None:
-        """Stop working on jobs and end all requests that follow one: the server is about to exit."""
+        """Stop working on jobs, and end requests that follow one: the server is about to exit."""
         await self.work.pause()
 
     async def opened(self) -> None:

@@ -23,22 +23,22 @@ from modelserver.settings import LimitSettings
 from supervisor import Spool
 
 _FORM_OVERHEAD_BYTES = 1024 * 1024
-"""What the boundaries, headers and fields of a form may add to the file."""
+"""Bytes that the boundaries, headers and fields of a form may add to the file."""
 _LONGEST_FIELD = 64 * 1024
 _LONGEST_NAME = 100
-"""In characters. A longer name is not a parameter's."""
+"""Most characters of a parameter's name; a field with a longer one is ignored."""
 _BASE64_SHARE = 4 / 3
 _LISTS = (*LISTS, "timestamp_granularities", "include")
 """Fields that may be there several times, once for each value."""
 _INDEX = re.compile(r"\[[0-9]{0,6}\]$")
 """Lists are sent as `name`, `name[]` or `name[0]`, `name[1]`, ..."""
 _TEXT_NAMES = ("file", "audio")
-"""A field of text that is called so is the audio, where there is no file."""
+"""Names of a text field that is the audio if the form has no file."""
 
 
 @dataclass(slots=True)
 class Received:
-    """What a body brought. `seconds` of audio, which are only a guess unless they are `known`."""
+    """Content of a body. `seconds` of audio are a guess unless they are `known`."""
 
     seconds: float
     known: bool
@@ -62,8 +62,8 @@ def must_be_acceptable(request: web.Request, limits: LimitSettings) -> None:
 
 
 async def hold_continue(request: web.Request) -> web.Response | None:
-    """For routes with uploads: the client's `Expect: 100-continue` is answered by
-    `BodyReader.receive`, when the body is really wanted; another one here."""
+    """Answer an `Expect` other than 100-continue on a route with uploads; `BodyReader.receive`
+    answers `Expect: 100-continue` when the body is wanted."""
     return unknown_expectation(request)
 
 
@@ -79,8 +79,11 @@ class BodyReader:
         *,
         link: str | None = None,
     ) -> None:
-        """`raw`: what the samples are where there is no container, as far as the query says.
-        `link`: the field that may stand in place of the audio."""
+        """Read the body of `request` into `spool`.
+
+        `raw`: the format of samples without a container, as far as the query says; `link`: the
+        field that may replace the audio.
+        """
         self._link = link
         self._request, self._spool, self._limits, self._raw = request, spool, limits, raw
         plain = not _is_wrapped(request) and content_coding(request) is None
@@ -211,18 +214,18 @@ class _PartIs(Enum):
 
     FIELD = "field"
     FILE = "file"
-    """Of which nothing has come yet: an input that was left empty is no file."""
+    """Part of which nothing has arrived yet: an input that was left empty is not a file."""
     AUDIO = "audio"
     """The file, as it comes."""
     TEXT = "text"
-    """Of which nothing has come yet, and that may be the audio where there is no file."""
+    """Part of which nothing has arrived yet, and which may be the audio if there is no file."""
     TEXT_AUDIO = "text audio"
     SKIPPED = "skipped"
 
 
 class _Form:
-    """Which part of a form is its file, and which are its fields. A file is what is evidently one;
-    text that is called `file` or `audio` is the audio where there is none."""
+    """Classification of a form's parts: its file, and its fields. A file is a part that declares
+    itself one; text that is called `file` or `audio` is the audio if there is no file."""
 
     def __init__(self, body: BodyReader) -> None:
         self._body = body

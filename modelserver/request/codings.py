@@ -1,5 +1,7 @@
-"""What a body or a part of it is wrapped in: gzip and deflate, base64, a data: URL. All of it is
-unwrapped as it comes, and bounded by whoever counts what comes out."""
+"""Decoding of wrapped bodies: gzip and deflate, base64, a data: URL.
+
+Decodes as bytes arrive; the caller bounds the output.
+"""
 
 import base64
 import binascii

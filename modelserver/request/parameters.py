@@ -1,4 +1,4 @@
-"""What a caller asks for, in the query or in the fields of a form or of JSON: the same names."""
+"""Parameters of a request, in the query or in the fields of a form or of JSON: same names."""
 
 import contextlib
 import difflib
@@ -22,22 +22,22 @@ _BOTH_NAMES = (
     "encoding", "rate", "channel_count", "endpoint_ms", "max_utterance_s",
 )  # fmt: skip
 NAMES = (*_BOTH_NAMES, "segments", "format")
-"""Of a file."""
+"""Parameters of a file."""
 ASK_NAMES = (
     "model", "language", "phrases", "keywords", "channels", "encoding", "rate", "channel_count",
     "history", "stream",
 )  # fmt: skip
-"""Of a question."""
+"""Parameters of a question."""
 JOB_NAMES = (*NAMES, "url", "webhook")
-"""Of a job."""
+"""Parameters of a job."""
 STREAM_NAMES = (*_BOTH_NAMES, "partials", "second_pass")
-"""Of a live stream."""
+"""Parameters of a live stream."""
 FORMATS = ("json", "text", "srt", "vtt")
 LISTS = ("phrases", "keywords")
 """Parameters that may be there several times, once for each value."""
 MOST_ALTERNATIVES = 20
 _IGNORED = ("_",)
-"""What browsers add so that nothing in between remembers the answer."""
+"""Parameters that browsers add so that no cache stores the answer."""
 
 _TRUE, _FALSE = ("true", "1", "yes", "on", "y", "t"), ("false", "0", "no", "off", "n", "f", "")
 FLAG_VALUES = (*_TRUE, *_FALSE)
@@ -45,7 +45,7 @@ FLAG_VALUES = (*_TRUE, *_FALSE)
 _ANY_LANGUAGE = ("", "auto", "any", "und", "mul")
 _LONGEST_LANGUAGE = 100
 _LONGEST_COMPARED = 30
-"""Of a name that may be a misspelt one of ours, in characters."""
+"""Most characters of an unknown name that is compared with known ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,8 @@ def read_parameters(
     content_type: str,
     names: tuple[str, ...] = NAMES,
 ) -> tuple[Parameters, list[str]]:
-    """From the query, the fields of the body, and its media type; and what should be said of them.
-    Raises `Refusal`."""
+    """Read the parameters from the query, the fields of the body, and its media type. Returns them,
+    and warnings. Raises `Refusal`."""
     values, warnings = _collect(query, fields, names)
     return (
         Parameters(

@@ -1,4 +1,4 @@
-"""From settings to what a pool loads: the model that was chosen, and how to load it."""
+"""Load specification of a pool, from the settings: the chosen model, and how to load it."""
 
 import os
 from collections.abc import Mapping

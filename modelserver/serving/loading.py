@@ -21,15 +21,15 @@ _BY_ITSELF = (Cause.CRASH, Cause.EXITED, Cause.HANG)
 _FOR_MEMORY = (Cause.GUARD, Cause.KERNEL_OOM)
 _CANNOT_LOAD = "the model cannot be loaded: "
 _UNSEEN = 1.25
-"""By how much more a model is expected to need than it held when its load was ended. The load was
-not complete, so it is more; and a room that is larger by that is worth another try."""
+"""Factor by which a model is expected to need more than it held when its loading was stopped. The
+load was not complete, so it needs more; if there is room for that, another try is worth it."""
 
 MakeRoom = Callable[[], Awaitable[bool]]
 """Unload something else for this model; False if there is nothing."""
 
 MakeWay = Callable[[int, int], Awaitable[None]]
-"""So many bytes are needed and so many are left: have the server before this one end, if there is
-one."""
+"""Function that asks the server before this one, if any, to exit, given the bytes needed and the
+bytes left."""
 
 
 class ModelLoading:

@@ -1,4 +1,4 @@
-"""Which models are served: found by name or language, loaded, unloaded, and replaced."""
+"""Registry of served models: found by name or language, loaded, unloaded, and replaced."""
 
 import asyncio
 import contextlib
@@ -22,15 +22,15 @@ from supervisor import Cause, Guard, SpoolStore
 log: structlog.stdlib.BoundLogger = structlog.get_logger("models")
 
 _PHRASES_IDLE_S = 300.0
-"""A model that was loaded for phrases alone is unloaded after so many idle seconds."""
+"""Idle seconds after which a model is unloaded that was loaded for phrases only."""
 _PHRASES_NICER = 5
-"""Its worker's priority is below the others'."""
+"""Increase of the nice value of that model's worker over the others'."""
 _IDLE_LOOK_S = 0.5
 _KEYWORDS_LOOK_S = 1.0
 
 
 class UnknownModel(Refusal):
-    """No model has that name or speaks that language; the message lists the models."""
+    """Error for a request whose model or language is not served; the message lists the models."""
 
     def __init__(self, message: str) -> None:
         super().__init__("model_not_found", message)

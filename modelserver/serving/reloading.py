@@ -50,8 +50,8 @@ class Reloader:
         self._one = asyncio.Lock()
 
     async def reload(self) -> None:
-        """Take over the settings, and load every model anew beside the one that serves; returns
-        when that has begun. Raises `SettingsRefused`."""
+        """Apply the settings, and load every model again beside the one that serves; returns when
+        that has begun. Raises `SettingsRefused`."""
         async with self._one:
             log.info("server.reload_started")
             open_before = self._service.access.open
@@ -101,7 +101,7 @@ class Reloader:
         ]
 
     async def reload_if_possible(self) -> None:
-        """The same for whoever cannot be told; what stands in the way is logged."""
+        """Reload for a caller that cannot receive an error, such as a signal: log the error."""
         try:
             await self.reload()
         except SettingsRefused:

@@ -104,7 +104,7 @@ class ServedModel:
 
     @property
     def abilities(self) -> models.Abilities | None:
-        """What it can do of what a request may ask; None while that is not known."""
+        """Abilities of the model; None while they are unknown."""
         found = self.report().get("abilities")
         return (
             self._loading.abilities if found is None else msgspec.convert(found, models.Abilities)
@@ -140,12 +140,12 @@ class ServedModel:
 
     @property
     def on_demand(self) -> bool:
-        """Whether it is loaded by the first request that asks for it."""
+        """Whether the first request for the model loads it."""
         return self.own.load == "first_use"
 
     @property
     def idle(self) -> bool:
-        """Whether it is loaded, and no request uses it or waits for it."""
+        """Whether the model is loaded, and no request uses it or waits for it."""
         return self.pool is not None and not self._usage.count
 
     async def out_of_use(self) -> None:

@@ -30,9 +30,9 @@ from supervisor import (
 )
 
 _MOST_BYTES_PER_S = 2 * 2 * 48_000
-"""Of an audio file, as good as always: until it has been seen it is taken for no longer than that
-makes it, so that it is not refused for a length that it does not have. A job's size, for the pool,
-is seconds of audio."""
+"""Most bytes per second of almost any audio file: until an upload has been probed its length is
+assumed to be no longer than its size divided by this, so that it is not refused for a length that
+it does not have. The pool counts a job's size in seconds of audio."""
 
 
 class SpeechService:

@@ -6,7 +6,7 @@ from modelserver.serving.service import SpeechService
 from supervisor import PoolState, PoolStatus, in_units
 
 RECENT_S = 60.0
-"""How long the end of a process is a reason."""
+"""Seconds for which the unexpected end of a process degrades the health."""
 
 
 def in_a_line(service: SpeechService) -> str:

@@ -1,4 +1,4 @@
-"""One setting: its name, its variable, its flag, its bounds, and its value from text."""
+"""Description of one setting: its name, variable, flag and bounds, and its value from text."""
 
 import functools
 import ipaddress
@@ -43,15 +43,16 @@ class Field:
     name: str
     annotation: Any
     unit: str = ""
-    """What its text or its parts are: "bytes", "networks", "hosts", "origins" or "text steps"."""
+    """Kind of its text or of its parts: "bytes", "networks", "hosts", "origins" or "text steps"."""
     flag: str = ""
-    """Its flag; empty if it has none."""
+    """Command-line flag; empty if there is none."""
     per_model: bool = False
     """`[models.NAME]` may set it too."""
     restart: bool = False
     """A changed value takes effect at the next start, not at a reload."""
     prepares: Literal["", "needs", "makes"] = ""
-    """Whether the process that prepares a model needs it, or it also decides what is made."""
+    """Whether the process that prepares a model needs the setting, or the setting also decides what
+    is made."""
 
     @property
     def variable(self) -> str:

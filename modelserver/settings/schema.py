@@ -595,7 +595,7 @@ REMOVED = {
 
 
 class Settings(Section, frozen=True):
-    """All settings."""
+    """Settings of the server."""
 
     host: Annotated[str, _about("address to listen on", flag="--host", restart=True)] = "127.0.0.1"
     port: Annotated[

@@ -12,7 +12,7 @@ LONGEST_TEXT = 200
 MOST_BYTES = 64 * 1024
 """Size of all texts of a list, in UTF-8."""
 _MOST_GIVEN = 10 * MOST_TEXTS
-"""With those that are empty or repeated."""
+"""Most texts in a list, including empty and repeated ones."""
 
 UNKNOWN = "[unk]"
 """Stands for whatever else was said."""

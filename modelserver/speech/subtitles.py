@@ -20,8 +20,8 @@ _PAUSE_S = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """One subtitle; times in seconds. `channel`: whose words these are, counted from 0, where
-    channels are recognised one by one."""
+    """Subtitle; times in seconds. `channel`: the channel of the words, counted from 0, if channels
+    are recognised separately."""
 
     start_s: float
     end_s: float

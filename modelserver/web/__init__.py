@@ -1,7 +1,7 @@
 """Pages that the server serves: plain files, with nothing from anywhere else."""
 
 START_PAGE = "voice.html"
-"""Of the public side, at its root."""
+"""Page at the root of the public side."""
 
 PAGES = {
     "/voice/voice.css": "voice.css",

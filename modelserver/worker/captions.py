@@ -36,16 +36,16 @@ class _Checkpoint(msgspec.Struct):
     samples: int
     """Heard by the recogniser until then."""
     rest: bytes = b""
-    """Of those, the last, which another recogniser has to be given again."""
+    """Last of those bytes, which another recogniser has to receive again."""
     raw: RawFormat | None = None
-    """What comes next is samples: nothing before them is needed. None in a container."""
+    """Format of the samples that follow, if nothing before them is needed. None in a container."""
     pcm: bytes = b""
     """Decoded, and not heard yet."""
     undecoded: bytes = b""
 
 
 class CaptionStream:
-    """One stream (`supervisor.StreamSession`)."""
+    """Live stream with captions (`supervisor.StreamSession`)."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""What makes audio easier to recognise: a moderate level, and near-silence before and after it.
+"""Conditioning of audio for recognition: a moderate level, and near-silence before and after it.
 
-Models are trained on speech that has a beginning and an end, and on levels that people record at.
-What it brings was measured (docs/decisions.md). It is part of the profile "accurate".
+Models are trained on speech that has a beginning and an end, and on levels at which people record.
+The effect was measured (docs/decisions.md). It is part of the profile "accurate".
 """
 
 import array
@@ -18,7 +18,7 @@ FRONT_S, END_S = 0.3, 0.5
 _LOUD = 0.1 * 32_768
 """The root mean square of a loud quarter of a second, at a moderate level (-20 dBFS)."""
 _HISS = 4
-"""Near-silence is noise of this amplitude: nothing but zeros is no room."""
+"""Amplitude of the noise of near-silence: no room is as silent as zeros."""
 
 
 class ConditionedRecognizer:
@@ -120,7 +120,7 @@ class Level:
 
 @functools.cache
 def near_silence(seconds: float, rate: int) -> bytes:
-    """A room in which nobody speaks; always the same."""
+    """Return the noise of a silent room; the same each time."""
     noise = random.Random(0)  # noqa: S311 - it is to be the same each time
     count = round(seconds * rate)
     samples = array.array("h", (noise.randint(-_HISS, _HISS) for _ in range(count)))

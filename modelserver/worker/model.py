@@ -1,4 +1,5 @@
-"""What the fork server loads and every worker inherits: audio in a spool to a transcript.
+"""Model that the fork server loads and every worker inherits: from audio in a spool to a
+transcript.
 
 Imported in those processes only; the supervisor names it in a `supervisor.Target`.
 """
@@ -103,8 +104,8 @@ def _import_whole(package: ModuleType) -> None:
 
 
 def _load_character_sets() -> None:
-    """In which MPEG-TS names its services (ETSI EN 300 468, annex A): FFmpeg has the C library
-    convert them, which loads a file for each. They are left open."""
+    """Load the character sets in which MPEG-TS names its services (ETSI EN 300 468, annex A):
+    FFmpeg has the C library convert them, which loads a file for each. They stay loaded."""
     libc = ctypes.CDLL(None)
     libc.iconv_open.restype = ctypes.c_void_p
     for name in _SERVICE_NAME_SETS:
@@ -135,7 +136,7 @@ class SpeechModel:
                 self._model.warm([models.noise(_NOISE_S, rate)])
 
     def report(self) -> dict[str, Any]:
-        """For the log and the status pages."""
+        """Return facts for the log and the status pages."""
         return {
             "model": self._name,
             **self._model.report(),
@@ -148,7 +149,8 @@ class SpeechModel:
     def run(
         self, request: dict[str, Any], spool: SpoolView | None
     ) -> Generator[Any, None, dict[str, Any]]:
-        """One file, a quarter of a second of audio a step; progress is seconds of audio done."""
+        """Process one file, a quarter of a second of audio per step; progress is seconds of audio
+        done."""
         assert spool is not None
         done: Speech | Decoded
         with told_to_the_caller():
@@ -206,7 +208,7 @@ class SpeechModel:
     def _recognise(
         self, reader: AudioReader, asked: SpeechRequest
     ) -> Generator[Any, None, list[list[models.Utterance]]]:
-        """What was said on each channel that is heard; one if they are mixed."""
+        """Return the utterances of each channel that is recognised; one list if they are mixed."""
         count = max(1, len(reader.numbers))
         options = asked.options(
             # Times of segments are those of their words.
@@ -299,14 +301,14 @@ class SpeechModel:
 
 
 def _unusual(abilities: models.Abilities) -> dict[str, Any]:
-    """What is not as it is of most models: it is logged."""
+    """Return the abilities that differ from those of most models, for the log."""
     usual = msgspec.to_builtins(models.Abilities())
     found = msgspec.to_builtins(abilities)
     return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def _as_asked(asked: SpeechRequest) -> dict[str, Any]:
-    """What of a request is the reader's."""
+    """Return the arguments of the reader in a request."""
     return {
         "raw": asked.raw,
         "channels": channel_choice(asked.channels),

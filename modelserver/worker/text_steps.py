@@ -1,8 +1,8 @@
-"""What is done to a text once it is recognised: steps, one after the other, in the workers.
+"""Text steps, which workers apply one after the other to recognised text.
 
 A step is found by its name among the entry points of the group `modelserver.text_steps`, and so may
-come from any installed package. It is made for a language and takes a final text to another one;
-what an engine says of words, and what may still change, is left as it was spoken.
+come from any installed package. It is made for a language and converts a final text to another one;
+an engine's words, and text that may still change, stay as spoken.
 """
 
 import re
@@ -20,8 +20,8 @@ from modelserver.worker.wrapped import WrappedModel
 from supervisor import StreamAnswer
 
 TextStep = Callable[[str], str]
-"""From a text to a text. Called in a worker's sandbox: what it needs of files has to be read when
-it is made, or at the first call, which is made before."""
+"""Function from text to text. Called in a worker's sandbox: a step has to read its files when it is
+made, or at the first call, which happens before the sandbox is closed."""
 
 
 @runtime_checkable
@@ -83,8 +83,8 @@ class TextSteps:
                 self._steps.append((name, step))
 
     def leave_written(self) -> None:
-        """From now on take texts that are as people write them (`models.Abilities.written`): leave
-        their spaces and numbers alone."""
+        """Treat texts as written by people (`models.Abilities.written`) from now on: leave their
+        spaces and numbers alone."""
         self._texts_written = True
         self._steps = [(name, step) for name, step in self._steps if name not in _WRITTEN]
         self.report |= {name: why for name, why in _WRITTEN.items() if name in self.report}
@@ -115,8 +115,8 @@ class TextSteps:
         return made
 
     def written(self, spoken: str) -> str:
-        """As people write it. A step that fails leaves its text as it was: a number in words is
-        better than no answer."""
+        """Return the text as people write it. A step that fails leaves the text as it was: a number
+        in words is better than no answer."""
         text = reader_text([spoken], written=self._texts_written)
         for _, step in self._steps if text else ():
             try:
@@ -127,7 +127,7 @@ class TextSteps:
 
 
 class WritingModel(WrappedModel):
-    """A model whose final texts have gone through the steps, whoever asks."""
+    """Model whose final texts have gone through the steps, in every API."""
 
     def __init__(self, model: models.Model, steps: TextSteps) -> None:
         super().__init__(model)
@@ -160,7 +160,7 @@ class TextStream:
         return StreamAnswer([written], at_checkpoint=True)
 
     def close(self) -> None:
-        """There is nothing to let go."""
+        """Do nothing: the recogniser holds no resources."""
 
 
 class _WritingRecognizer:

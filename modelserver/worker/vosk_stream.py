@@ -24,12 +24,13 @@ class _Checkpoint(msgspec.Struct):
     """End of an utterance, for a session that goes on from there."""
 
     seconds: float
-    """Of audio that had come until then."""
+    """Seconds of audio that had arrived by then."""
     rest: bytes
 
 
 class VoskStream:
-    """One stream (`supervisor.StreamSession`). It has a checkpoint after each utterance."""
+    """Live stream of the Vosk protocol (`supervisor.StreamSession`). It has a checkpoint after each
+    utterance."""
 
     def __init__(
         self, model: models.Model, request: StreamRequest, before_s: float, checkpoint: Any
