@@ -28,14 +28,14 @@ False if no process takes it."""
 
 
 class CannotListen(Exception):
-    """An address cannot be had; the text says which and why."""
+    """Failure to listen on an address; the text says which and why."""
 
 
 class PublicListeners:
     """Listeners of the public ports. Binds the addresses immediately, and accepts when asked to."""
 
     def __init__(self, settings: Settings, sockets: Sockets) -> None:
-        """Raises `CannotListen`."""
+        """Bind the public ports. Raises `CannotListen`."""
         self._sockets = sockets
         self._listening = {}
         for name, port, setting in (
@@ -81,7 +81,7 @@ class PublicListeners:
         await self.adopt()
 
     async def adopt(self) -> None:
-        """The connections that have been handed to us meanwhile."""
+        """Serve the connections that have been handed over meanwhile."""
         handed = self._sockets.connections
         while handed:
             name, sock = handed.pop()

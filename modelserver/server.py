@@ -38,7 +38,7 @@ from supervisor import AllocatorMissing, directory_problem, raise_descriptor_lim
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 _PATIENCE_S = 30.0
-"""Seconds for which clients of the process before this one wait for the model; then they are refused."""
+"""Seconds for which clients of the process before this one wait for the model."""
 _JOBS_S = 10.0
 _HEARD_S = 5.0
 
@@ -180,7 +180,7 @@ class Server:
         stop = asyncio.create_task(self._stop.first.wait())
         gone = asyncio.create_task(predecessor.gone.wait())
         await asyncio.wait({loaded, stop, gone}, return_when=asyncio.FIRST_COMPLETED)
-        # With nobody serving, clients wait no longer than after a restart.
+        # While no process serves, clients wait no longer than after a restart.
         await asyncio.wait({loaded, stop}, timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         for task in (stop, gone):
             task.cancel()
@@ -300,7 +300,7 @@ class Server:
 
 
 def _must_keep_jobs(directory: Path) -> None:
-    """Raises `CannotStart` where the jobs of the server before could not go on."""
+    """Raise `CannotStart` if the jobs of the server before could not continue."""
     if (problem := why_unusable(directory)) is not None:
         raise CannotStart(
             f"jobs.directory: {problem}; with jobs.queue = 0 the server starts without jobs"
@@ -314,7 +314,7 @@ def _warn(service: SpeechService) -> None:
         log.warning(
             "server.exposed",
             host=settings.host,
-            reason="anybody who reaches this address may use it: auth.keys_file is not set",
+            reason="every client that reaches this address may use it: auth.keys_file is not set",
         )
     if not service.access.open and settings.wyoming.uri:
         log.warning("wyoming.exposed", reason="its protocol has none: auth does not hold there")

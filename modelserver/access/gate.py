@@ -18,13 +18,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
 
 def bearer_of(authorization: str) -> str:
-    """The key or token in an Authorization header; empty if there is none (RFC 6750)."""
+    """Return the key or token in an Authorization header; empty if there is none (RFC 6750)."""
     scheme, _, given = authorization.partition(" ")
     return given.strip() if scheme.lower() == "bearer" else ""
 
 
 class NotAllowed(Refusal):
-    """`code`: "unauthorized", or "rate_limited" with the seconds after which to try again."""
+    """Refusal of a request. `code`: "unauthorized", or "rate_limited" with the seconds to wait."""
 
 
 class Pass:
@@ -34,7 +34,7 @@ class Pass:
     """
 
     def __init__(self, name: str | None, quota: Quota, refuse: Callable[[], None]) -> None:
-        """`refuse`: raises `NotAllowed` where the key has had its share of audio by now."""
+        """Charge the quota of key `name`. `refuse` raises `NotAllowed` if its audio is used up."""
         self.name = name
         self._quota, self._refuse = quota, refuse
         self._recognised_s = self._charged_s = 0.0
@@ -67,7 +67,7 @@ class AccessGate:
     """The gate of the whole server."""
 
     def __init__(self, settings: Callable[[], AuthSettings]) -> None:
-        """`settings`: as they are now."""
+        """Decide by the settings that `settings` returns, which may change."""
         self._settings = settings
         self._keyring: Keyring | None = None
         self._told: str | None = None
@@ -76,7 +76,7 @@ class AccessGate:
 
     @property
     def open(self) -> bool:
-        """Whether requests need no key."""
+        """True if requests need no key."""
         return not self._settings().keys_file
 
     def check(self) -> None:

@@ -46,7 +46,7 @@ def read_keys(file: Path) -> dict[str, str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise KeysUnreadable(f"{file} cannot be read: {reason}") from error
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -65,10 +65,11 @@ def read_keys(file: Path) -> dict[str, str]:
 
 
 def add_key(file: Path, name: str) -> str:
-    """A new key under that name; the file is made if there is none. Raises `KeysUnreadable`."""
+    """Add a new key under `name`, and return it; the file is created if needed. Raises
+    `KeysUnreadable`."""
     if not _NAME.fullmatch(name):
         raise KeysUnreadable(
-            f"{name[:70]!r} is no name: letters, digits and . _ @ - are, up to 64 of them"
+            f"{name[:70]!r} is not a valid name: use up to 64 letters, digits and . _ @ -"
         )
     key = new_key()
     with _alone(file):
@@ -147,8 +148,8 @@ def _service_group() -> int | None:
 
 @dataclass(slots=True)
 class Keyring:
-    """The keys of a file, read again when it has changed. One that has become unreadable goes on
-    holding what it held; `problem` says why."""
+    """Keys of a file, read again when it has changed. If it becomes unreadable the keyring keeps
+    the keys it had; `problem` says why."""
 
     file: Path
     problem: str | None = None

@@ -8,12 +8,12 @@ _MINUTE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """0: without a limit."""
+    """Limits of one key; 0 means without a limit."""
 
     requests: int = 0
     streams: int = 0
     jobs: int = 0
-    """Unfinished ones."""
+    """Most unfinished jobs."""
     audio_s: float = 0.0
     """Seconds of audio a minute; as much may be saved up."""
 

@@ -45,7 +45,8 @@ class AdminAccess:
         )
 
     def must_be_allowed(self, request: web.Request) -> None:
-        """Raises `Refusal`."""
+        """Raise `Refusal` unless the request is authenticated and, if it changes anything, comes
+        from the admin page."""
         if self.is_in(request):
             if request.method not in ("GET", "HEAD") and not _from_our_page(request):
                 raise Refusal("unauthorized", "this comes from another page")
@@ -57,7 +58,8 @@ class AdminAccess:
         )
 
     async def let_in(self, request: web.Request, token: str, response: web.Response) -> None:
-        """A cookie for the token, good for half a day. Raises `Refusal` for a wrong one."""
+        """Set a session cookie, valid for half a day, in exchange for the token. Raises `Refusal`
+        for a wrong one."""
         if not _from_our_page(request):
             raise Refusal("unauthorized", "this comes from another page")
         if self._token is not None and not self._is_token(token):

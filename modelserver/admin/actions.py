@@ -41,7 +41,7 @@ class ModelDesk:
         """The last one that was asked for."""
 
     async def all(self) -> dict[str, Any]:
-        """Every model that is installed or known, and what would fit."""
+        """Return the installed and the known models, and which of them would fit."""
         settings = first_model(self._service.settings)
 
         def look() -> tuple[list[ModelRow], str]:
@@ -53,7 +53,7 @@ class ModelDesk:
         return {"models": rows, "room": room, "pulling": self.pulling}
 
     def find(self, label: str) -> ServedModel:
-        """A served model. Raises `Refusal`."""
+        """Return a served model by its label. Raises `Refusal`."""
         if (served := self._service.models.get(label)) is None:
             there = ", ".join(self._service.models)
             raise Refusal("model_not_found", f"no model is served as {label!r}; there are: {there}")

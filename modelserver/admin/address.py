@@ -92,10 +92,10 @@ def bind_unix(path: Path, *, in_place_of: bool = False) -> socket.socket:
     if path.parent == runtime_directory():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.stat().st_uid != os.getuid() and os.getuid() != 0:
-        raise PermissionError(errno.EPERM, f"{path.parent} belongs to somebody else")
+        raise PermissionError(errno.EPERM, f"{path.parent} belongs to another user")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        # Two that begin at the same moment take turns, and nobody sees a socket that does not
+        # Two that begin at the same moment take turns, and no client sees a socket that does not
         # listen yet.
         with _locked(path.parent):
             if path.is_socket() and not in_place_of and _answers(path):

@@ -85,7 +85,7 @@ def line(service: SpeechService, kind: str = "") -> str:
         takes = guard.state.takes_streams if kind == "streams" else guard.state.takes_work
         if not takes:
             return "drain\n"
-    # One that is replaced just now is as good as there.
+    # A worker that is being replaced counts as available.
     able = max(1, sum(worker.state.value in ("idle", "busy") for worker in status.workers))
     at_once = able if guard is None else max(1, min(able, guard.state.concurrency))
     pace = status.s_per_unit or _PACE_UNKNOWN

@@ -67,8 +67,8 @@ def build_admin(
     token: str | None,
     connections: Connections,
 ) -> web.Application:
-    """The routes. `token`: what every request must bring; None on a Unix socket, where the file's
-    owner is the one who may come in."""
+    """Build the routes of the admin side. `token`: what every request must bring; None on a Unix
+    socket, to which only its owner has access."""
     lag = LoopLag()
     admin = _Admin(service, jobs, history, reloader, upgrader, token, lag)
     app = web.Application(middlewares=[admin.each_request])

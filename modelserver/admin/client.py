@@ -64,7 +64,7 @@ def fetch(
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
-        raise NoServer(f"what answers on {address} is no such server: {error}") from error
+        raise NoServer(f"{address} answered, but it is not a modelserver: {error}") from error
 
 
 def ask(

@@ -73,9 +73,9 @@ class QueueHealth(msgspec.Struct):
 
 
 class StreamsHealth(msgspec.Struct):
-    """Live streams. `behind_s`: for how long the oldest input that is not answered has been
-    waiting; `replay_bytes`: of their audio that is retained for a replay; `replays`: how
-    often one went on on another worker; `refused`: because the others would have been late."""
+    """Live streams. `behind_s`: age of the oldest input that is not answered yet; `replay_bytes`:
+    audio that is retained for a replay; `replays`: how often a stream continued on another worker;
+    `refused`: how many were refused because others would have been late."""
 
     open: int
     behind_s: float
@@ -85,7 +85,7 @@ class StreamsHealth(msgspec.Struct):
 
 
 class BoundHealth(msgspec.Struct):
-    """One limit on memory, and how much of it is used."""
+    """Limit on memory, and how much of it is used."""
 
     name: str
     limit_bytes: int
@@ -134,7 +134,7 @@ class MemoryHealth(msgspec.Struct):
 
 
 class ResourceHealth(msgspec.Struct):
-    """One resource other than memory that can run out, such as file descriptors."""
+    """Resource other than memory that can run out, such as file descriptors."""
 
     name: str
     used: int
@@ -142,7 +142,7 @@ class ResourceHealth(msgspec.Struct):
 
 
 class SpoolHealth(msgspec.Struct):
-    """Uploads held."""
+    """Uploads that are held in memory and on the disk."""
 
     open: int
     memory_bytes: int

@@ -1,7 +1,5 @@
-"""Event loop lag: how late the supervisor's event loop runs what is due.
-
-While it is late no request is answered, no stream goes on and no memory is watched.
-"""
+"""Event loop lag: how late the supervisor's event loop runs what is due. While it is late no
+request is answered, no stream advances and memory is not watched."""
 
 import asyncio
 import time

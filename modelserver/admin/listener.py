@@ -45,8 +45,8 @@ class AdminListener:
     def __init__(
         self, service: SpeechService, jobs: JobService, sockets: Sockets, *, before: bool
     ) -> None:
-        """`before`: the server that we follow may still listen on the same path, until
-        `take_path`."""
+        """Listen as the settings say. `before`: an older server may still listen on the same path,
+        until `take_path`."""
         self._service, self._jobs = service, jobs
         self._sockets, self._before = sockets, before
         self._settings = service.settings.admin
@@ -157,7 +157,7 @@ class AdminListener:
             self._path = None
 
     def stop_accepting(self) -> None:
-        """Another process answers from now on."""
+        """Stop accepting connections: another process answers from now on."""
         if self._http is not None:
             self._http.stop_accepting()
         if self._agent is not None:

@@ -1,4 +1,4 @@
-"""`POST /api/ask`: a question, spoken or written, and the language model's answer to it."""
+"""Questions, spoken or written, and the language model's answers: `POST /api/ask`."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager

@@ -1,4 +1,4 @@
-"""`POST /api/audio/convert`: one audio file in, one transcript out."""
+"""Transcription of one audio file: `POST /api/audio/convert`."""
 
 from collections.abc import Callable, Mapping
 

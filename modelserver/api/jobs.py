@@ -104,7 +104,8 @@ def add_job_routes(app: web.Application) -> None:
 
 
 def _in_use(handler: Handler) -> Handler:
-    """The jobs are there, and stay, until it has answered; not for who follows one for long."""
+    """Wrap a handler so that jobs are open until it has answered; requests that follow a job do not
+    keep them open."""
 
     async def with_jobs(request: web.Request) -> web.StreamResponse:
         jobs = request.app[JOBS]
@@ -118,7 +119,7 @@ def _in_use(handler: Handler) -> Handler:
 
 
 def message_of(job: Job, attempt: int) -> bytes:
-    """The body of the message that it is over."""
+    """Return the body of the message that the job has ended."""
     document = _document(job)
     now = timestamp(time.time())
     return msgspec.json.encode(Message(f"job.{job.state}", now, attempt, document))
@@ -128,7 +129,7 @@ def message_of(job: Job, attempt: int) -> bytes:
 
 
 async def add(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/jobs`: 202 when the audio is on the disk."""
+    """Answer `POST /v1/jobs`: 202 when the audio is on the disk."""
     jobs, service = request.app[JOBS], request.app[SERVICE]
     limits = _job_limits(request)
     must_be_acceptable(request, limits)
@@ -262,7 +263,8 @@ async def _repeat(key: str, spool: Spool, wanted: Wanted, asked: Parameters) -> 
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """`GET /v1/jobs/{id}`: the job with its result, the result alone, or how it goes on."""
+    """Answer `GET /v1/jobs/{id}`: the job with its result, the result alone, or its progress as
+    events."""
     jobs = request.app[JOBS]
     asked = dict(request.query)
     for name in asked:
@@ -285,7 +287,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def list_jobs(request: web.Request) -> web.StreamResponse:
-    """`GET /v1/jobs`: those of the key, or all where no key is needed."""
+    """Answer `GET /v1/jobs`: the jobs of the key, or all jobs if no key is needed."""
     jobs = request.app[JOBS]
     asked = dict(request.query)
     for name in asked:
@@ -308,14 +310,14 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
-    """`DELETE /v1/jobs/{id}`: it is forgotten, whatever its state is."""
+    """Answer `DELETE /v1/jobs/{id}`: delete the job, whatever its state."""
     job = await _found(request, speech=False)
     await request.app[JOBS].delete(job.id)
     return web.Response(status=204)
 
 
 async def _found(request: web.Request, *, speech: bool = True) -> Job:
-    """The job that the path names. Raises `Refusal`."""
+    """Return the job that the path names. Raises `Refusal`."""
     jobs, job_id = request.app[JOBS], request.match_info["id"]
     job = await jobs.get(job_id, speech=speech)
     if job is not None and job.owner == request.get(KEY_NAME, ""):
@@ -340,8 +342,8 @@ def _speech(job: Job) -> Speech:
 
 
 async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
-    """Server-sent events until it is over; the last brings the job, or says that it goes on in the
-    next server."""
+    """Send server-sent events until the job has ended; the last holds the job, or says that the job
+    continues after a restart."""
     jobs = request.app[JOBS]
 
     async def work(told: Callable[[SpeechProgress], None]) -> JobDocument:
@@ -350,7 +352,10 @@ async def _followed(request: web.Request, job: Job) -> web.StreamResponse:
         if now is None:
             raise Refusal("job_not_found", "the job was deleted")
         if not now.over:
-            raise Refusal("shutting_down", "the server ends here; the job goes on: ask again")
+            raise Refusal(
+                "shutting_down",
+                "the server is shutting down and the job continues: reconnect to follow it",
+            )
         return await asyncio.to_thread(_described, jobs, now)
 
     return await stream_events(request, work, OurStory())

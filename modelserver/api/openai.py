@@ -139,7 +139,7 @@ class _Wanted:
 
 
 async def transcriptions(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/audio/transcriptions`"""
+    """Answer `POST /v1/audio/transcriptions`."""
     wanted = _Wanted()
 
     def read(fields: Mapping[str, str]) -> tuple[ServedModel, SpeechRequest]:
@@ -308,20 +308,20 @@ class _Deltas:
 
 
 async def translations(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/audio/translations`: what is not done here."""
+    """Refuse `POST /v1/audio/translations`, which is not supported."""
     raise Refusal(
         "not_found", "nothing is translated here: /v1/audio/transcriptions writes down what is said"
     )
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """`GET /v1/models`"""
+    """Answer `GET /v1/models`."""
     models = [_model(served) for served in request.app[SERVICE].models.values()]
     return json_response(Models(models))
 
 
 async def one_model(request: web.Request) -> web.Response:
-    """`GET /v1/models/{id}`"""
+    """Answer `GET /v1/models/{id}`."""
     wanted = request.match_info["id"]
     served = request.app[SERVICE].models.find(wanted)
     return json_response(msgspec.structs.replace(_model(served), id=wanted))

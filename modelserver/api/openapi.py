@@ -154,7 +154,7 @@ class _Source(msgspec.Struct, forbid_unknown_fields=True):
 
 @functools.cache
 def source() -> _Source:
-    """Read `openapi.toml`."""
+    """Return the contents of `openapi.toml`."""
     text = (files("modelserver.api") / "openapi.toml").read_text(encoding="utf-8")
     return msgspec.convert(tomllib.loads(text), _Source)
 
@@ -296,5 +296,5 @@ def _json(names: Sequence[str]) -> dict[str, Any]:
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """`/openapi.json`"""
+    """Answer `GET /openapi.json`."""
     return json_response(openapi_document())

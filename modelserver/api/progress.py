@@ -116,11 +116,11 @@ class OurStory:
             yield Event("progress", Progress(progress.done_s), passing=True)
 
     def done(self, result: Any) -> Event:
-        """The document that would have been the answer."""
+        """Return the event with the document that is the answer without events."""
         return Event("done", result)
 
     def failed(self, error: Refusal, request_id: str) -> Event:
-        """The error document."""
+        """Return the event with the error document."""
         document = ErrorInside(error.code, error.message, request_id)
         return Event("error", ErrorDocument(document))
 

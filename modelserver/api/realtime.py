@@ -45,7 +45,7 @@ class Secret(msgspec.Struct):
 
 
 async def client_secrets(request: web.Request) -> web.Response:
-    """`POST /v1/realtime/client_secrets`"""
+    """Answer `POST /v1/realtime/client_secrets`."""
     service = request.app[SERVICE]
     body = await read_body(request, service.settings.limits, _MOST_BYTES)
     wanted = decoded(body or b"{}", SecretWanted)

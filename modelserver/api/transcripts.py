@@ -45,7 +45,8 @@ class Transcript(msgspec.Struct, omit_defaults=True):
 def transcript(
     speech: Speech, *, words: bool, segments: bool, warnings: list[str], request_id: str
 ) -> Transcript:
-    """`segments`: also where there are none; `warnings`: beside those of the recognition."""
+    """Return the transcript. `segments`: include them even if there are none; `warnings`: in
+    addition to those of the recognition."""
     return Transcript(
         text=speech.text,
         duration=speech.duration_s,

@@ -48,7 +48,8 @@ class ChatFailed(Refusal):
         *,
         status: int | None = None,
     ) -> None:
-        """`status`: of the language model's answer, if that is what failed."""
+        """Describe the failure. `status`: of the language model's answer, if that is what
+        failed."""
         super().__init__(code, message, retry_after_s)
         self.status = status
 
@@ -87,7 +88,7 @@ class Chat:
         self._limit_name = _LIMIT_NAMES[0]
 
     async def close(self) -> None:
-        """The open connections."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
@@ -189,7 +190,8 @@ async def _read(
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The data of server-sent events, until the one that says that it was the last."""
+    """Yield the data of server-sent events before the one that marks the end. Raises
+    `ChatFailed`."""
     parts: list[bytes] = []
     while True:
         try:

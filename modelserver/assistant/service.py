@@ -21,7 +21,7 @@ class Assistant:
     """Use as `async with`."""
 
     def __init__(self, settings: Callable[[], AssistantSettings]) -> None:
-        """`settings`: as they are now."""
+        """Answer by the settings that `settings` returns, which may change."""
         self._settings = settings
         self._chat = Chat()
         self._limits = QuestionLimits()
@@ -34,7 +34,7 @@ class Assistant:
 
     @property
     def there(self) -> bool:
-        """Whether the settings name a language model."""
+        """True if the settings name a language model."""
         return bool(self._settings().url)
 
     @contextlib.contextmanager

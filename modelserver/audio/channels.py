@@ -30,7 +30,8 @@ ENERGY_EVERY = 4
 
 @dataclass(frozen=True, slots=True)
 class ChannelChoice:
-    """`MIX`: one stream of samples; `SPLIT`: one for each channel, or for each of `numbers`."""
+    """Choice of channels. `how`: `MIX`, one stream of samples, or `SPLIT`, one for each channel, or
+    for each of `numbers`."""
 
     how: str = MIX
     numbers: tuple[int, ...] = ()

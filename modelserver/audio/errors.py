@@ -13,12 +13,12 @@ def not_audio(why: str) -> AudioError:
 
 
 def unsupported(what: str) -> AudioError:
-    """The bytes are audio of a kind that is not taken."""
+    """Return the error for audio of an unsupported kind."""
     return AudioError("unsupported_audio", what)
 
 
 def too_long(duration_s: float, longest_s: float) -> AudioError:
-    """The refusal of audio that is longer than allowed."""
+    """Return the error for audio that is longer than allowed."""
     message = (
         f"the audio lasts {duration_s:.1f} s or more; {longest_s:g} s are allowed "
         "(limits.audio_s): cut it into pieces"

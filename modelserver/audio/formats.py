@@ -47,8 +47,8 @@ ENCODINGS = {
 """Samples without a container: FFmpeg's name of the raw format, to bytes a sample."""
 
 EITHER_ENDIAN = "l16"
-"""16 bits, and which byte comes first is to be heard: what is sent as audio/L16 is big-endian by
-RFC 2586, and little-endian from many clients."""
+"""Encoding of 16 bits whose byte order is detected: audio/L16 is big-endian by RFC 2586, and
+little-endian from many clients."""
 
 _SPELLINGS = {
     "pcm": "s16le",

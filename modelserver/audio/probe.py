@@ -91,7 +91,7 @@ def what_it_is(head: bytes) -> AudioError | None:
 
 
 def _named(known: Iterable[tuple[bytes, int, str]], head: bytes) -> str | None:
-    """The name of what begins so."""
+    """Return the name of the first known kind that begins like `head`."""
     return next((name for magic, at, name in known if head.startswith(magic, at)), None)
 
 
@@ -135,7 +135,8 @@ def _decoded_start(text: bytes) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether `head` is readable text: ASCII, or UTF-8 whose last character may be cut off."""
+    """Return whether `head` is readable text: ASCII, or UTF-8 whose last character may be cut
+    off."""
     if not head.strip():
         return bool(head)
     if not head.translate(None, _TEXT_BYTES):
@@ -152,7 +153,8 @@ def _is_text(head: bytes) -> bool:
 
 
 def mangled(head: bytes) -> bool:
-    """A WAV file without a zero byte in its header: curl's -d has taken them, and line ends."""
+    """Return whether `head` is a WAV file without a zero byte in its header: curl's -d removes zero
+    bytes and line ends."""
     return head[:4] == b"RIFF" and len(head) >= 12 and b"\0" not in head[:44]
 
 
@@ -184,7 +186,7 @@ _PACE_OTHERS = 16_000
 
 
 def container_of(head: bytes) -> str | None:
-    """The name of the container that begins so, if it is one of those that say so."""
+    """Return the name of the container that begins like `head`, if it is a known one."""
     return _named(_CONTAINERS, head)
 
 
@@ -215,7 +217,7 @@ class Gate:
         self._received = 0
 
     def feed(self, chunk: bytes) -> None:
-        """The next bytes of the file."""
+        """Check the next bytes of the file. Raises `AudioError`."""
         self._received += len(chunk)
         if self._looking:
             self._head += chunk
@@ -232,7 +234,7 @@ class Gate:
         return self.estimate(self._received), self._pace() > 0
 
     def estimate(self, size: int) -> float:
-        """Seconds of audio in a file of `size` bytes that begins like this one."""
+        """Return the seconds of audio in a file of `size` bytes that begins like this one."""
         if pace := self._pace():
             at = self._wav.data_at if self._wav else 0
             return max(0.0, (size - at) / pace)
@@ -262,7 +264,7 @@ class Gate:
         del self._head[16:]
 
     def _pace(self) -> float:
-        """Bytes a second, where the header says so; else 0."""
+        """Return the bytes per second by the header; 0 if they are unknown."""
         if self._wav is not None:
             return self._wav.bytes_a_second
         return self._raw.rate * self._raw.frame_bytes if self._raw is not None else 0.0

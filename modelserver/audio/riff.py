@@ -108,8 +108,8 @@ class Piece:
 
 
 def parse(data: bytes, *, size: int | None = None) -> Wav | None:
-    """The WAV file that `data` begins with; None if it is none, or where its samples do not begin
-    within `data`. `size`: of the whole file, if that is known."""
+    """Parse the WAV file that `data` begins with; return None if it is not a WAV file, or its
+    samples do not begin within `data`. `size`: of the whole file, if known."""
     if data[:4] not in FORMS or data[8:12] != b"WAVE":
         return None
     at, fmt, unpadded, long_size = 12, b"", False, None
@@ -203,7 +203,7 @@ def pieces(view: Readable, size: int) -> Iterator[Piece]:
 
 
 def _header_at(view: Readable, start: int, size: int) -> Wav | None:
-    """The file that begins at `start`. Most headers are small."""
+    """Return the header of the file that begins at `start`. Most headers are small."""
     for most in (_SMALL_HEADER_BYTES, HEADER_LIMIT_BYTES):
         view.seek(start)
         head = view.read(min(size - start, most))
@@ -214,12 +214,12 @@ def _header_at(view: Readable, start: int, size: int) -> Wav | None:
 
 
 def _piece(view: Readable, wav: Wav, start: int, size: int) -> tuple[Piece, int | None]:
-    """The file at `start`, and where another one follows, if it does."""
+    """Return the piece of the file at `start`, and where another file follows, if one does."""
     data_at = start + wav.data_at
     end, warning, following, true_size = size, None, None, True
     if wav.declared is not None and data_at + wav.declared > size:
         missing, there = wav.declared - (size - data_at), size - data_at
-        # A gigabyte that is hardly there is no file cut short, but a size that nobody knew.
+        # A gigabyte of which little is there means an unknown size, not a file cut short.
         if missing >= wav.frame_bytes and not (wav.declared > 1 << 30 and there < missing // 8):
             warning = "the file is cut short: what is there was recognised"
     elif wav.declared is not None and data_at + wav.declared < size:
@@ -249,7 +249,7 @@ def _piece(view: Readable, wav: Wav, start: int, size: int) -> tuple[Piece, int 
 
 
 def _first_sound(view: Readable, at: int, end: int) -> bytes:
-    """Samples from where the first are that are not zero."""
+    """Return samples from the first one that is not zero."""
     some = b""
     for start in range(at, min(end, at + MOST_SILENCE_BYTES), LAYOUT_BYTES):
         view.seek(start)
@@ -260,8 +260,8 @@ def _first_sound(view: Readable, at: int, end: int) -> bytes:
 
 
 def without_its_header(view: Readable, size: int) -> Piece | None:
-    """The first WAV file's samples behind a header that has nothing in it but what they are, for
-    one that FFmpeg stumbles over; None if there are none to be found."""
+    """Return the first WAV file's samples behind a minimal header, for a file whose header FFmpeg
+    cannot read; None if no samples are found."""
     if (wav := _header_at(view, 0, size)) is None:
         return None
     end = size if wav.declared is None else min(size, wav.data_at + wav.declared)
@@ -301,13 +301,13 @@ def in_containers(wav: Wav, some: bytes) -> tuple[bytes, int]:
 
 
 def _extends_sign(sample: bytes, needed: int) -> bool:
-    """The bytes above the sample's own say nothing but its sign: it is at the low end."""
+    """Return whether the bytes above the sample only repeat its sign: it is at the low end."""
     above = b"\xff" if sample[needed - 1] & 0x80 else b"\0"
     return sample[needed:] == above * (len(sample) - needed)
 
 
 def _is_chunk(after: bytes, left: int, pad: int) -> bool:
-    """Another chunk of the file, rather than more samples."""
+    """Return whether another chunk of the file follows, rather than more samples."""
     for at in {pad, 0}:
         name = after[at : at + 4].decode("latin-1")
         if len(after) < at + 8 or not _plausible(after[at : at + 4]):
@@ -319,5 +319,5 @@ def _is_chunk(after: bytes, left: int, pad: int) -> bool:
 
 
 def _plausible(name: bytes) -> bool:
-    """The name of a chunk."""
+    """Return whether `name` can be the name of a chunk."""
     return len(name) == 4 and all(0x20 <= letter < 0x7F for letter in name)

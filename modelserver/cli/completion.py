@@ -1,4 +1,4 @@
-"""`modelserver completion`: completion of commands and options for shells."""
+"""Command `modelserver completion`: completion of commands and options for shells."""
 
 import click
 from click.shell_completion import get_completion_class

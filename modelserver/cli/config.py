@@ -1,4 +1,4 @@
-"""`modelserver config`: the settings in force, and where each came from."""
+"""Command `modelserver config`: the settings in force, and where each came from."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""`modelserver doctor`: what limits a server on this machine, and what happened lately."""
+"""Command `modelserver doctor`: limits of this machine on a server, and recent problems."""
 
 import os
 import time
@@ -104,7 +104,8 @@ def _sandbox(settings: Settings) -> str:
 
 
 def _model(settings: Settings, problems: list[str], *, alone: bool) -> list[str]:
-    """`alone`: no server runs, so what there is left is left for the model."""
+    """Return lines about each model. `alone`: no server runs, so that all memory left is free for
+    the model."""
     lines = []
     for label, own in own_settings(settings).items():
         lines += _one_model(settings_for(settings, label, own), problems, alone=alone)
@@ -169,7 +170,7 @@ def _kernel(health: Health | None, problems: list[str]) -> list[str]:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(booted + report.seconds))
         lines.append(f"{when}: {report.sentence}")
     if not reports:
-        lines.append("its log tells of none")
+        lines.append("its log reports none")
     elif not count:
         lines.append("those were in other cgroups: the log is the whole machine's")
     if health is not None and health.exits_by_cause.get("kernel_oom"):

@@ -1,4 +1,4 @@
-"""`modelserver keys`: who may use the public side."""
+"""Command `modelserver keys`: keys for the public side."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`modelserver listen [FILE|-]`: a live stream from the terminal, to any server of the Vosk
+"""Command `modelserver listen [FILE|-]`: a live stream from the terminal, to any server of the Vosk
 project's protocol."""
 
 import asyncio
@@ -28,7 +28,7 @@ STDIN, MICROPHONE = "-", ""
 
 
 class _Cannot(Exception):
-    """The command cannot go on: the text says why."""
+    """Failure of the command; the text says why."""
 
 
 @click.command()

@@ -1,4 +1,5 @@
-"""`modelserver models`: the group, and the commands that make and carry prepared models."""
+"""Command group `modelserver models`, and the commands that prepare models and copy prepared
+ones."""
 
 import sys
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
-"""`modelserver models list`: installed and known models, which of them fit here, and which is
-recommended for a language."""
+"""Command `modelserver models list`: installed and known models, which of them fit here, and which
+is recommended for a language."""
 
 import click
 import msgspec

@@ -1,4 +1,4 @@
-"""`modelserver ready`: for health checks of containers and scripts."""
+"""Command `modelserver ready`: for health checks of containers and scripts."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`modelserver serve`: the server."""
+"""Command `modelserver serve`: the server."""
 
 import sys
 from pathlib import Path

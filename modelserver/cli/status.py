@@ -1,4 +1,4 @@
-"""`modelserver status`: a running server's health, for a person."""
+"""Command `modelserver status`: a running server's health, for people."""
 
 import click
 import msgspec

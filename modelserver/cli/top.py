@@ -1,4 +1,4 @@
-"""`modelserver top`: a running server, live in a terminal."""
+"""Command `modelserver top`: a running server, live in a terminal."""
 
 import contextlib
 import curses

@@ -1,4 +1,5 @@
-"""`modelserver transcribe FILE...`: many files, by workers of its own or by a running server."""
+"""Command `modelserver transcribe FILE...`: many files, by workers of its own or by a running
+server."""
 
 import asyncio
 import sys

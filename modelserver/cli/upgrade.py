@@ -1,4 +1,4 @@
-"""`modelserver upgrade`: a new process in place of the one that runs, without a gap."""
+"""Command `modelserver upgrade`: replace the running process by a new one, without a gap."""
 
 import contextlib
 import http.client

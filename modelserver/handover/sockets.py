@@ -46,7 +46,7 @@ class Inherited:
         """Add a socket under the name that it was given on."""
         kind = sock.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         if kind != socket.SOCK_STREAM:
-            log.warning("socket.ignored", name=name, reason="it is no stream socket")
+            log.warning("socket.ignored", name=name, reason="not a stream socket")
             sock.close()
             return
         sock.setblocking(False)
@@ -105,7 +105,8 @@ class Sockets:
         self.waited_for: set[str] = set()
         """Names of those that were there before this process: their clients may be waiting."""
         self.outlive = bool(inherited.from_unit or inherited.unnamed)
-        """They go on when this process ends; True as well once somebody keeps them."""
+        """True if the sockets stay open when this process ends: a unit or systemd's store keeps
+        them."""
 
     @property
     def connections(self) -> list[tuple[str, socket.socket]]:
@@ -118,7 +119,8 @@ class Sockets:
         return self._inherited.stored
 
     def listen(self, name: str, host: str, port: int) -> socket.socket:
-        """A listening socket's address taken, or the one that there is. Raises `OSError`."""
+        """Return a listening socket at an address: an inherited one, or a new one. Raises
+        `OSError`."""
         sock = self._from_unit(name, port)
         if sock is not None:
             at = sock.getsockname()
@@ -148,7 +150,8 @@ class Sockets:
         return found
 
     def _from_unit(self, name: str, port: int) -> socket.socket | None:
-        """The one of that name; or that port; or, for the public one, whichever is left."""
+        """Return the socket that the unit gave under `name`; or for that port; or, for the public
+        side, any that is left."""
         found = self._inherited.from_unit.pop(name, None)
         if found is not None:
             return found
@@ -199,7 +202,7 @@ def _port_of(sock: socket.socket) -> int:
 
 
 def _is_at(sock: socket.socket, host: str, port: int) -> bool:
-    """The address is the one that is wanted; any port is where 0 is."""
+    """Return whether the socket has the wanted address; 0 stands for any port."""
     if sock.family is socket.AF_UNIX:
         return False
     at = sock.getsockname()

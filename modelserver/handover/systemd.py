@@ -18,7 +18,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
 _EVERY_S = 1.0
 _EXTEND_BY_S = 30
-"""While a model loads, systemd is asked for this much more time, again and again."""
+"""Seconds by which systemd is asked to extend the start, again and again, while a model loads."""
 _WATCHDOG_SHARE = 0.25
 _LONGEST_FIELD = 800
 _BUSY_S = 1.0
@@ -49,7 +49,7 @@ class Notifier:
 
     @property
     def listened_to(self) -> bool:
-        """Whether systemd receives the notifications."""
+        """True if systemd receives the notifications."""
         return self._socket is not None
 
     def tell(self, **fields: str | int) -> None:
@@ -117,8 +117,8 @@ def _in_a_field(value: str | int) -> str:
 
 
 async def keep_systemd_informed(service: SpeechService, notifier: Notifier) -> None:
-    """READY when a worker is able for the first time, STATUS in words, WATCHDOG while all is
-    watched over, EXTEND_TIMEOUT while a model loads. For ever."""
+    """Notify systemd, forever: READY when a worker is ready for the first time, STATUS in words,
+    WATCHDOG while all is watched over, EXTEND_TIMEOUT while a model loads."""
     watchdog_s = notifier.watchdog_s
     every_s = min(_EVERY_S, watchdog_s * _WATCHDOG_SHARE) if watchdog_s else _EVERY_S
     ready, said = False, ""

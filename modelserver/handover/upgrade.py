@@ -1,5 +1,8 @@
-"""Starting a successor: `modelserver upgrade`, or SIGUSR2. It gets our sockets, loads its model
-beside ours or after it, and we end; where it cannot, we go on."""
+"""Start of a new process that replaces this one: `modelserver upgrade`, or SIGUSR2.
+
+The new process receives the sockets and loads its model beside this one's or after it; then this
+process exits. If the new one fails, this one continues.
+"""
 
 import asyncio
 import os
@@ -63,7 +66,7 @@ class Upgrader:
                 "another container beside it instead"
             )
         if self._notifier.listened_to:
-            # A main process that is no child of systemd's own is killed at a stop without being
+            # A main process that is not a child of systemd is killed at a stop without being
             # asked first (main_pid_alien, systemd 252).
             raise UpgradeRefused(
                 "systemd runs this server, and keeps its sockets over a restart: systemctl restart "
@@ -125,7 +128,7 @@ class Upgrader:
         return pid
 
     async def _give_up(self, reason: str) -> None:
-        """Raises `UpgradeRefused`."""
+        """End the new process and raise `UpgradeRefused`."""
         assert self._wire is not None
         assert self.process is not None
         self._wire.close()
@@ -148,7 +151,8 @@ class Upgrader:
         return True
 
     def abandon(self) -> None:
-        """We end, and it is not to take our place; nothing if it has done so."""
+        """End the new process, because this one exits and is not to be replaced; do nothing if it
+        serves already."""
         if self.process is not None and not self.leaving.is_set():
             log.info("upgrade.abandoned", pid=self.process.pid)
             self.process.terminate()

@@ -54,7 +54,7 @@ class Ended(Exception):
 
 
 class Wire:
-    """One end of the pair of sockets."""
+    """End of the pair of sockets."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -67,7 +67,7 @@ class Wire:
         return cls(ours), theirs
 
     async def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
-        """Raises `Ended`."""
+        """Send a message with sockets. Raises `Ended`."""
         body = msgspec.json.encode(message)
         descriptors = array.array("i", [sock.fileno() for sock in sockets])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if sockets else []
@@ -82,7 +82,7 @@ class Wire:
                 return
 
     async def receive(self) -> tuple[Message, list[socket.socket]]:
-        """The next message. Raises `Ended`."""
+        """Wait for the next message, and return it with its sockets. Raises `Ended`."""
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
         loop.add_reader(self._socket, readable.set)

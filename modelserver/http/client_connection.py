@@ -69,26 +69,26 @@ class ClientConnection(RequestHandler):
         ahead = request is not None and request.content.is_eof()
         super().data_received(data)
         if data and (waited or ahead):
-            # Part of a next request's head may be in the parser, and cannot be had back.
+            # Part of a next request's head may be in the parser, which does not return it.
             self._begun = self._request_count == heard or ahead
 
     @property
     def _waits(self) -> bool:
-        """Whether the connection waits for its next request."""
+        """True if the connection waits for its next request."""
         return self._waiter is not None and not self._waiter.done() and not self._messages
 
     @property
     def halfway(self) -> bool:
-        """Whether a part of the next request's head has arrived, and the rest has not."""
+        """True if a part of the next request's head has arrived, and the rest has not."""
         return self._waits and self._begun
 
     @property
     def is_websocket(self) -> bool:
-        """Whether the connection is a WebSocket, which brings no further request."""
+        """True if the connection is a WebSocket, which brings no further request."""
         return self._payload_parser is not None
 
     def let_go(self) -> socket.socket | None:
-        """Give up the connection and return its socket, if it waits for its next request and has
+        """Detach and return the socket, if the connection waits for its next request and has
         received nothing of that. Return None, and change nothing, otherwise."""
         transport = self.transport
         if transport is None or transport.is_closing() or not self._waits or self._begun:

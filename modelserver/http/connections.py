@@ -13,7 +13,7 @@ _SHARE = 0.75
 
 
 class Closable(Protocol):
-    """A connection."""
+    """Connection that can be closed."""
 
     def force_close(self) -> None:
         """Close immediately; `Connections.closed` is called later."""
@@ -27,7 +27,8 @@ class Connections:
         self.most = most
         self._told_why = told_why
         self.handed_on = False
-        """Another process takes them: one that brings a request all the same is closed after it."""
+        """True once another process accepts the connections: after its next request, a connection
+        here is closed."""
         self._idle: dict[Closable, None] = {}  # the longest idle first
         self._busy: set[Closable] = set()
 
@@ -60,7 +61,7 @@ class Connections:
         self._busy.discard(connection)
 
     def begins(self, connection: Closable) -> None:
-        """A request on it has been read."""
+        """Count a connection as busy: a request on it has been read."""
         if connection in self._idle:
             del self._idle[connection]
             self._busy.add(connection)

@@ -64,7 +64,7 @@ STATUS = {
     "assistant_timeout": 504,
     "deadline_exceeded": 504,
 }
-"""Every code that the API answers with, and its status. Codes are stable."""
+"""Statuses of the codes that the API answers with. Codes are stable."""
 
 
 _HEADERS = {
@@ -109,7 +109,7 @@ class OpenAiErrorDocument(msgspec.Struct):
 
 
 def openai_error(error: Refusal) -> OpenAiErrorDocument:
-    """An error as the clients of OpenAI's API parse it."""
+    """Return an error as the clients of OpenAI's API parse it."""
     match STATUS[error.code]:
         case 401:
             kind = "authentication_error"
@@ -128,7 +128,7 @@ def openai_error(error: Refusal) -> OpenAiErrorDocument:
 def error_response(
     error: Refusal, request_id: str, path: str = "", document: object = None
 ) -> web.Response:
-    """The error document, as it is written at that path, or the one that is given."""
+    """Return the error document in the form of that path, or the given one."""
     headers = _HEADERS.get(error.code, {}) | error.headers
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))

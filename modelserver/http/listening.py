@@ -22,7 +22,8 @@ BACKLOG = 1024
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket's address taken, or `OSError`; it accepts once it is served."""
+    """Return a socket that is bound to an address, and accepts once it is served. Raises
+    `OSError`."""
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -78,7 +79,7 @@ class HttpServer:
         self.name = name
 
     async def start(self) -> None:
-        """Accept connections."""
+        """Start accepting connections."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         create = (
@@ -99,12 +100,12 @@ class HttpServer:
             await loop.connect_accepted_socket(self._connection, sock)
 
     def hand_on(self) -> None:
-        """Another process takes the connections: see `Connections.handed_on`."""
+        """Hand further connections over to another process: see `Connections.handed_on`."""
         self._connections.handed_on = True
 
     def let_go(self) -> Iterator[socket.socket]:
-        """Every connection that waits for its next request, for another process to serve: it is
-        none of ours any more."""
+        """Detach and yield the connections that wait for their next request, for another process to
+        serve."""
         for connection in self.connections():
             if (sock := connection.let_go()) is not None:
                 yield sock

@@ -192,7 +192,7 @@ async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
             error = refusal_of(exception)
             status, code = (STATUS[error.code], error.code) if error else (500, "internal")
             serving.set_attributes({"http.response.status_code": status, "error.type": code})
-            if status >= 500:  # others are no failure of ours
+            if status >= 500:  # others are the client's errors
                 fail(serving, code, str(exception))
             failed = exception
         else:
@@ -248,10 +248,10 @@ async def expect_continue(request: web.Request) -> web.Response | None:
 
 
 async def say_continue(request: web.Request) -> None:
-    """100, to a client that expects it."""
+    """Send 100 to a client that expects it."""
     if "Expect" in request.headers and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # it is no part of the answer
+        request.writer.output_size = 0  # it does not belong to the answer
 
 
 def unknown_expectation(request: web.Request) -> web.Response | None:
@@ -269,13 +269,14 @@ def unknown_expectation(request: web.Request) -> web.Response | None:
 
 
 def _route(request: web.Request) -> str:
-    """The route's own pattern, of which there are few; a path may be anything."""
+    """Return the pattern of the route, of which there are few; a path may be anything."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "none"
 
 
 def request_id_of(request: web.Request) -> str:
-    """The client's or gateway's own, if it is one that can be written anywhere; else a new one."""
+    """Return the request id of the client or gateway, if it consists of harmless characters; else a
+    new one."""
     given = request.headers.get("X-Request-ID", "")
     return given if _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
 

@@ -24,7 +24,8 @@ class Room:
     def __init__(
         self, settings: JobSettings, unfinished: Callable[[], int], held_bytes: Callable[[], int]
     ) -> None:
-        """`unfinished`: how many jobs are; `held_bytes`: what all jobs hold on the disk now."""
+        """Share out the disk of `settings`. `unfinished`: returns the number of unfinished jobs;
+        `held_bytes`: returns the bytes that all jobs hold on the disk."""
         self._settings = settings
         self._unfinished, self._held_bytes = unfinished, held_bytes
         self._spools = SpoolStore(SpoolLimits(0, 0, settings.directory))
@@ -67,7 +68,8 @@ class Room:
             )
 
     def _bytes(self) -> int:
-        """Bytes for the audio of all jobs that are arriving. Raises `supervisor.NotReady`."""
+        """Return the bytes that the audio of arriving jobs may have in total. Raises
+        `supervisor.NotReady`."""
         directory = self._settings.directory
         try:
             free = shutil.disk_usage(directory).free - _LEAST_FREE_BYTES

@@ -70,7 +70,7 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def over(self) -> bool:
-        """Whether the job has a transcript, or has failed."""
+        """True if the job has a transcript, or has failed."""
         return self.state not in UNFINISHED
 
 

@@ -1,4 +1,4 @@
-"""Jobs as a service, without HTTP: taken in, looked up, forgotten, told of when they are over."""
+"""Job service, without HTTP: accepts, finds and deletes jobs, and reports their ends."""
 
 import asyncio
 import contextlib
@@ -40,12 +40,12 @@ Result = TypeVar("Result")
 
 
 class JobService:
-    """Use as `async with`, inside the `SpeechService`'s. Where the directory cannot be used jobs
-    are refused, and `problem` says why; all else goes on."""
+    """Service for jobs. Use as `async with`, inside the `SpeechService`'s. If the directory cannot
+    be used, jobs are refused and `problem` says why; the rest of the server works."""
 
     def __init__(self, service: SpeechService, body_of: Callable[[Job, int], bytes]) -> None:
-        """`body_of`: the message that a job is over, and its attempt's number. Raises
-        `SecretUnreadable`."""
+        """Prepare the service. `body_of`: returns the message that a job has ended, given the
+        number of the attempt. Raises `SecretUnreadable`."""
         settings = self._settings = service.settings.jobs
         self._service = service
         self.url_hosts = AllowedHosts(settings.url_hosts, "jobs.url_hosts")
@@ -104,7 +104,7 @@ class JobService:
         return self._usage.one_more()
 
     async def hand_over(self, timeout_s: float) -> None:
-        """Another server takes the jobs from here, once who uses them now has his answer."""
+        """Hand the jobs over to another server, after the requests that use them now."""
         await self.pause()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -142,8 +142,9 @@ class JobService:
         request_id: str,
         traceparent: str = "",
     ) -> tuple[Job, bool]:
-        """A job for what is in the spool, on the disk when this returns; False with the one that
-        was made of the same request before. Raises `supervisor.PoolError` or `NotTheSame`."""
+        """Create a job from the contents of a spool; it is on the disk when this returns. Return it
+        and True, or False with the job that an identical request created before. Raises
+        `supervisor.PoolError` or `NotTheSame`."""
         now = time.time()
         job = Job(
             id=f"{self.name}-{int(now * 1000):011x}{secrets.token_hex(5)}",

@@ -166,7 +166,7 @@ class JobStore(JobReadings):
         return changed > 0
 
     def remove(self, job_ids: Iterable[str]) -> None:
-        """Forget them."""
+        """Delete jobs, with their audio and results."""
         gone = list(job_ids)
         held = [self._held.of(job_id) for job_id in gone]
         with self._change() as db:
@@ -255,7 +255,7 @@ class JobStore(JobReadings):
         return self._held.finished_bytes
 
     def largest_owner(self) -> str:
-        """The owner whose finished jobs hold the most. There must be one."""
+        """Return the owner whose finished jobs hold the most bytes. There must be one."""
         return self._held.largest_owner()
 
     # --- inside ---------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ _SHARE_OF_ONE, _SHARE_OF_ALL = 2, 4
 
 
 def longest_audio_s(settings: Settings) -> float:
-    """The longest recording that a job may have, in seconds."""
+    """Return the longest recording that a job may have, in seconds."""
     return max(settings.limits.audio_s, settings.jobs.audio_s)
 
 
@@ -90,7 +90,7 @@ class _Model:
     backoff: Backoff = field(default_factory=Backoff)
 
     def next(self, now: float) -> _Known | None:
-        """The next one that there is room for."""
+        """Return the next job for which there is a free slot; None if there is none."""
         if self.backoff.failures and (now < self.backoff.until or self.running):
             return None  # one at a time finds out whether the model is back
         if self.running and sum(k.weight for k in self.running) >= _SHARE_OF_ALL * self.slots:
@@ -112,7 +112,7 @@ class JobWork:
     def __init__(
         self, service: SpeechService, store: StoreThread, ended: Callable[[], None]
     ) -> None:
-        """`ended`: called when one is over."""
+        """Work on the jobs of `store`. `ended`: called when a job has ended."""
         self._service, self._store, self._ended = service, store, ended
         self._known: dict[str, _Known] = {}
         self._models: dict[str, _Model] = {}
@@ -157,12 +157,13 @@ class JobWork:
         return None if known is None else known.model.line.position(known)
 
     def done_s(self, job_id: str) -> float:
-        """Seconds of its audio that are understood."""
+        """Return the seconds of the job's audio that are recognised."""
         known = self._known.get(job_id)
         return known.done_s if known else 0.0
 
     async def follow(self, job_id: str, told: Told) -> None:
-        """Hear how far it is, until it is over, or nothing more is done to it here."""
+        """Report progress to `told` until the job has ended, or this process stops working on
+        it."""
         if self._paused or (known := self._known.get(job_id)) is None:
             return
         known.told.add(told)
@@ -254,8 +255,8 @@ class JobWork:
             self._ended()
 
     async def _try(self, known: _Known) -> bool:
-        """True when it is over; False if it is tried again later. Raises `sqlite3.Error`,
-        `OSError` or `SpoolFull` where that cannot be stored."""
+        """Run the job once; return True when it has ended, False if it is tried again later. Raises
+        `sqlite3.Error`, `OSError` or `SpoolFull` if the result cannot be stored."""
         job, now = known.job, time.time()
         await self._store.do(lambda store: store.begins(job.id, self._store.now()))
         speech: Speech | None = None

@@ -19,7 +19,8 @@ class Announcement:
     """The announcement that a Wyoming server listens here."""
 
     def __init__(self, name: str, host: str, port: int) -> None:
-        """`host`: an address that is listened on, or one that stands for all."""
+        """Prepare the announcement. `host`: the address of the listener, or one that stands for
+        all."""
         self._host, self._port = host, port
         label = re.sub(r"[^\w -]", "-", name)[:63]
         self._name = f"{label}.{_TYPE}"

@@ -32,7 +32,7 @@ from supervisor import PoolError
 
 
 class Begin(msgspec.Struct, tag_field="type", tag="begin"):
-    """The first message: what will hear it."""
+    """First message of a stream: the model and worker that recognise it."""
 
     request_id: str
     model: str
@@ -79,8 +79,8 @@ class Notice(msgspec.Struct, tag_field="type", tag="warning"):
 
 
 class End(msgspec.Struct, tag_field="type", tag="end"):
-    """The last message of a stream that ends well: how many seconds were heard, in how many
-    segments. `reason`: "closed" by the client, or why the server ends it."""
+    """Last message of a stream that ends well: seconds of audio, and number of segments. `reason`:
+    "closed" by the client, or why the server ends it."""
 
     duration: float
     segments: int
@@ -127,7 +127,8 @@ _COMMANDS = {
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
-    """The handshake is always made: a browser learns nothing of one that is refused."""
+    """Answer a stream of our own protocol. The handshake always succeeds, because a browser hides
+    from its page why one failed."""
     socket = open_socket(request)
     if not socket.can_prepare(request).ok:
         raise Refusal("upgrade_required", "this is a WebSocket")

@@ -22,7 +22,7 @@ _PLACE = re.compile(r" - at `\$\.([^`]*)`")
 
 
 class EventRefusal(Refusal):
-    """A client's event cannot be obeyed; the session goes on. `param`: the wrong value's path."""
+    """Refusal of a client's event; the session continues. `param`: the wrong value's path."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(code, message[:_LONGEST_MESSAGE])
@@ -261,8 +261,8 @@ class ItemDone(_FromServer, tag="conversation.item.done"):
 
 
 class Delta(_FromServer, tag="conversation.item.input_audio_transcription.delta"):
-    """Text that the item's transcript goes on with, which will not change; with turn detection off
-    it may come before the commit."""
+    """New part of the item's transcript, which will not change; with turn detection off it may come
+    before the commit."""
 
     item_id: str
     delta: str

@@ -38,7 +38,7 @@ class _Item:
     text: str = ""
 
     def take(self, text: str) -> list[ServerEvent]:
-        """Go on with `text`."""
+        """Append `text` to the transcript; return the events."""
         if not text:
             return []
         last = self.text[-1:]

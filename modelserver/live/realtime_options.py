@@ -70,7 +70,7 @@ class RealtimeOptions:
         )
 
     def needs_new_stream(self, before: "RealtimeOptions") -> bool:
-        """Return whether a stream that has begun with the options `before` cannot go on."""
+        """Return whether a stream that began with the options `before` has to be replaced."""
         return self.served is not before.served or self.request() != before.request()
 
     def updated(self, wanted: SessionOptions, models: ModelRegistry) -> "RealtimeOptions":
@@ -162,7 +162,7 @@ def _with_detection(options: RealtimeOptions, given: TurnDetection | None) -> Re
 def _with_model(
     options: RealtimeOptions, given: TranscriptionOptions, models: ModelRegistry
 ) -> RealtimeOptions:
-    """A member that is absent keeps its value, as everywhere in a session."""
+    """Apply model and languages. An absent member keeps its value, as everywhere in a session."""
     model = options.model if given.model is None else given.model
     said = given.language
     if said is None and given.languages is not None and len(given.languages) == 1:

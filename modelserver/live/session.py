@@ -56,7 +56,7 @@ class Why(enum.Enum):
 
 
 class Ended(Exception):
-    """The stream comes to its end now; its last result may still be had with `LiveSession.end`."""
+    """End of the stream by the server; `LiveSession.end` may still return its last result."""
 
     def __init__(self, why: Why, reason: str) -> None:
         super().__init__(reason)
@@ -76,8 +76,9 @@ class LiveSession:
         keywords: KeywordsFile,
         since: float | None = None,
     ) -> None:
-        """`tell`: what to do with each answer. `passed`: what let its client in; `since`: when it
-        came, on the event loop's clock, if that was before; `keywords`: its model's."""
+        """Carry one stream. `tell`: receives each answer; `passed`: the admission of its client;
+        `since`: when the client connected, on the event loop's clock, if that was earlier;
+        `keywords`: those of its model."""
         self._passed, self._keywords = passed, keywords
         self._stamp = service.access.stamp_of(passed.name)
         self._service = service
@@ -94,7 +95,7 @@ class LiveSession:
 
     @property
     def begun(self) -> bool:
-        """Whether the stream has a worker, or waits for one."""
+        """True if the stream has a worker, or waits for one."""
         return self._stream.begun
 
     @property

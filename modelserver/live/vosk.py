@@ -50,7 +50,7 @@ N = TypeVar("N", int, float)
 
 
 def _number(name: str, value: Any, kind: type[N]) -> N:
-    """Raises `Refusal`."""
+    """Convert a number. Raises `Refusal`."""
     try:
         return kind(value)
     except (TypeError, ValueError, OverflowError):
@@ -82,7 +82,7 @@ class _Wanted:
     scripts that have none."""
 
     def take(self, config: _Config) -> None:
-        """Raises `Refusal`."""
+        """Apply a client's configuration. Raises `Refusal`."""
         if config.phrase_list is not None:
             self.phrases = phrase_list(config.phrase_list, "phrase_list")
         if config.keywords is not None:

@@ -136,7 +136,8 @@ class WyomingClient:
             await async_write_event(event, self._writer)
 
     async def _answer(self, event: ClientEvent) -> None:
-        """An event that may come at any time. Unknown ones are ignored, as the protocol has it."""
+        """Answer an event that may come at any time. Unknown ones are ignored, as the protocol
+        says."""
         if event.type == DESCRIBE:
             await self._write(self._info().event())
         elif event.type == PING:
@@ -168,7 +169,7 @@ class WyomingClient:
         return Info(asr=[program])
 
     def _find(self) -> ServedModel:
-        """The model by its name, or by its language; Home Assistant names either or none."""
+        """Find the model by its name, or by its language; Home Assistant names either or none."""
         name, language = self._wanted.name, self._wanted.language
         return self._service.models.find(name or None, None if name else language or None)
 

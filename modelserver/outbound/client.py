@@ -71,9 +71,9 @@ class _Resolver(AbstractResolver):
 
 
 def as_given(checked: URL, text: str) -> URL:
-    """The URL that `text` names, byte for byte: what a signature covers must not be written in
-    another way. Host and port are those that were `checked`; only what no URL may hold (spaces,
-    control characters, letters beyond ASCII) is encoded."""
+    """Return the URL that `text` names, byte for byte, because a signature may cover it. Host and
+    port are those that were `checked`; only characters that no URL may contain (spaces, control
+    characters, letters beyond ASCII) are encoded."""
     rest = text.strip().partition("#")[0].partition("//")[2]
     start = next((at for at, letter in enumerate(rest) if letter in "/?"), len(rest))
     path, mark, query = _encoded(rest[start:]).partition("?")
@@ -94,7 +94,7 @@ class OutboundClient:
     """Use as `async with`."""
 
     def __init__(self, hosts: Callable[[], AllowedHosts]) -> None:
-        """`hosts`: those that are allowed now."""
+        """Contact only the hosts that `hosts` returns."""
         self._hosts = hosts
         self._session: aiohttp.ClientSession | None = None
 

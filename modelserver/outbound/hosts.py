@@ -38,7 +38,8 @@ class AllowedHosts:
     ("10.1.0.0/16"), as the settings have them."""
 
     def __init__(self, entries: Iterable[str], setting: str) -> None:
-        """`setting`: what it is called. Entries that are neither raise `ValueError`."""
+        """Parse the entries of `setting`. Raises `ValueError` for one that is neither a name nor an
+        address."""
         self._setting = setting
         self._names: set[str] = set()
         self._networks: list[Network] = []
@@ -47,7 +48,7 @@ class AllowedHosts:
                 self._networks.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
             except ValueError:
                 if not entry or set(entry) & set(" /:@"):
-                    raise ValueError(f"{entry!r} is no host name, address or network") from None
+                    raise ValueError(f"{entry!r} is not a host name, address or network") from None
                 wild, name = ("*.", entry[2:]) if entry.startswith("*.") else ("", entry)
                 self._names.add(wild + (name if name == "*" else _plain(name)))
 
@@ -55,11 +56,11 @@ class AllowedHosts:
         return bool(self._names or self._networks)
 
     def check(self, text: str) -> URL:
-        """A URL whose host is among them. Raises `Refused`."""
+        """Return the URL if its host is allowed. Raises `Refused`."""
         try:
             url = URL(text)
         except ValueError as error:
-            raise Refused(f"this is no URL: {error}") from error
+            raise Refused(f"this is not a URL: {error}") from error
         host = url.raw_host
         if url.scheme not in ("http", "https") or not host or len(text) > _LONGEST_URL:
             raise Refused("a URL has to begin with http:// or https://, and name a host")
@@ -95,12 +96,13 @@ def _plain(host: str) -> str:
 
 
 def _address(host: str) -> Address | None:
-    """The host as an address, if it is one. Raises `Refused` for what others may take for one."""
+    """Return the host as an address, if it is one. Raises `Refused` for text that other programs
+    may read as an address."""
     try:
         return ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         if ":" in host or host.replace(".", "").isdigit():
-            raise Refused(f"{host} is no address in its usual form") from None
+            raise Refused(f"{host} is not an address in its usual form") from None
     return None
 
 

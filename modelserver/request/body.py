@@ -165,8 +165,8 @@ class BodyReader:
             raise Refusal("body_too_large", "what is in the body beside the audio is too large")
 
     def set_field(self, name: str, value: str) -> None:
-        """A field of text. Raises `Refusal` for one that is there twice, and differs, where it is
-        none that makes a list."""
+        """Store a field of text. Raises `Refusal` for a field that is repeated with another value
+        and is not a list."""
         name = _INDEX.sub("", name)
         if name in self._fields and name in _LISTS:
             if len(self._fields[name]) + len(value) >= _LONGEST_FIELD:
@@ -177,7 +177,7 @@ class BodyReader:
             raise Refusal("bad_parameter", f"{name[:60]} is given twice, with different values")
 
     async def begin_audio(self, unwrap: Unwrapped | Base64) -> None:
-        """The audio is what comes now, and nothing that came before."""
+        """Treat what follows as the audio, and discard what came before."""
         await self._spool.clear()
         self._gate, self._unwrap = self._new_gate(), unwrap
 
@@ -238,7 +238,7 @@ class _Form:
 
     @property
     def found(self) -> bool:
-        """Whether the form holds audio."""
+        """True if the form holds audio."""
         return self.file or self._text
 
     def begin(self, part: Part) -> None:

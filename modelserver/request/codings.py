@@ -86,7 +86,8 @@ class Unwrapped:
     """Bytes that may be a data: URL, or, if that is allowed, base64; else as they are."""
 
     def __init__(self, *, base64: bool, certain: bool = False) -> None:
-        """`base64`: text that looks like it is; `certain`: it was said that it is."""
+        """Decode a body or a part. `base64`: decode text that looks like it; `certain`: the client
+        declared it."""
         self._may_be, self._certain = base64, certain
         self._start = bytearray()
         self._known = False

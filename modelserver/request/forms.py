@@ -33,7 +33,7 @@ class Part:
 
     @property
     def called_file(self) -> bool:
-        """Whether the headers say that the part is a file, rather than text."""
+        """True if the headers say that the part is a file, rather than text."""
         return self.file_name is not None or self.media_type.startswith(("audio/", "video/"))
 
 

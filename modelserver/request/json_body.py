@@ -43,7 +43,7 @@ class JsonBody:
     """A JSON object in a spool. Raises `Refusal`."""
 
     def __init__(self, spool: Spool) -> None:
-        """`spool`: where the text is stored; the caller closes it."""
+        """Store the text in `spool`, which the caller closes."""
         self._spool = spool
         self._structure = 0
         self.fields: dict[str, str] = {}

@@ -204,12 +204,13 @@ def read_profile(text: str) -> str:
 
 
 def read_language(text: str) -> str | None:
-    """A language tag, or a name that people use; None for any. Raises `Refusal`."""
+    """Read a language tag, or a language's name; None for any language. Raises `Refusal`."""
     if text.strip().lower() in _ANY_LANGUAGE:
         return None
     if len(text) > _LONGEST_LANGUAGE or (tag := language_tag(text)) is None:
         raise Refusal(
-            "bad_parameter", f"language={text[:40]!r} is no language tag; zh, en-US or auto are"
+            "bad_parameter",
+            f"language={text[:40]!r} is not a language tag: send one such as zh or en-US, or auto",
         )
     return tag
 

@@ -77,7 +77,8 @@ _BY_OTHERS = (Cause.GUARD, Cause.KERNEL_OOM, Cause.KILLED, Cause.TERMINATED)
 
 
 def _environment(settings: Settings) -> Mapping[str, str]:
-    """The process reads the same settings as the server, wherever its own came from."""
+    """Return the environment of the process, with the settings of the server, wherever they came
+    from."""
     return {**os.environ, **preparing_environment(settings)}
 
 

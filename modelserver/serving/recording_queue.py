@@ -50,7 +50,7 @@ class Rate:
 
     @property
     def paused(self) -> bool:
-        """Whether the measurement is paused."""
+        """True if the measurement is paused."""
         return self._at is None
 
     @property
@@ -84,7 +84,7 @@ class Turn:
 
     @property
     def open(self) -> bool:
-        """Whether a worker is working on the recording."""
+        """True if a worker is working on the recording."""
         return self._opened is not None
 
     def begin(self, *, alone: bool) -> None:
@@ -117,7 +117,7 @@ class Turn:
 
 
 class Turns:
-    """The turns of one model. Jobs take none: they go on while `idle`."""
+    """Turns of the recordings of one model. Jobs take none: they run while `idle`."""
 
     def __init__(self) -> None:
         self._rate = Rate()

@@ -179,7 +179,7 @@ class Recording:
         self._arrived.put_nowait(piece)
 
     async def _collect(self, spool: Spool) -> None:
-        """Samples wait in the spool, and not in our own memory."""
+        """Move samples of pieces that wait into the spool, out of memory."""
         while (piece := await self._arrived.get()) is not None:
             channel = self._channels.setdefault(piece.channel, _Channel(self._asked))
             channel.order.append(piece.number)

@@ -41,7 +41,7 @@ def _no_second_pass(why: str) -> Refusal:
 
 
 async def _load_anyway(needs: int, left: int) -> None:
-    """The model is loaded whatever is left: readings may be late."""
+    """Load the model whatever memory is left: readings may be late."""
 
 
 class ModelRegistry(Mapping[str, ServedModel]):
@@ -198,7 +198,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
             if label in before:
                 served.change(settings_for(settings, label, wanted[label]), wanted[label])
         await self._begin()
-        # Those for phrases are loaded again when somebody asks for them.
+        # Models for phrases are loaded again by the next request for them.
         gone = [before[label] for label in before.keys() - wanted.keys()]
         gone += self._for_phrases.values()
         self._for_phrases = {}
@@ -251,7 +251,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
                 patience = served.own.idle_s
                 since = time.monotonic() - served.used_at
                 if patience and served.idle and since > patience:
-                    await self._unload(served, f"nobody asked for it for {patience:g} s")
+                    await self._unload(served, f"no request for {patience:g} s")
 
     async def _follow_keywords(self) -> None:
         """Read files of keywords that have changed."""

@@ -44,7 +44,8 @@ class Reloader:
         configuration: Configuration,
         opened: Callable[[], None] = lambda: None,
     ) -> None:
-        """`opened`: called where keys were needed before a reload, and are not after it."""
+        """Reload `service`. `opened`: called if keys were needed before a reload, and are not after
+        it."""
         self._service, self._opened = service, opened
         self._configuration = configuration
         self._one = asyncio.Lock()
@@ -94,7 +95,8 @@ class Reloader:
         await self._service.models.change(settings)
 
     def in_force(self) -> list[SettingRow]:
-        """Every setting, with where it is from; what takes a new start, as it will be then."""
+        """Return the settings with their origins; those that need a restart, as they will be
+        then."""
         return [
             SettingRow(field.name, _text(field.shown(value)), origin, field.about)
             for field, value, origin in self._configuration.rows()
@@ -106,7 +108,7 @@ class Reloader:
             await self.reload()
         except SettingsRefused:
             return  # it has been logged, and all is as it was
-        except Exception as error:  # a reload that fails is no reason to end
+        except Exception as error:  # a failed reload does not end the server
             self._service.reload_refused = f"{type(error).__name__}: {error}"
             log.exception("server.reload_failed")
 

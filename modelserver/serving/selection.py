@@ -32,12 +32,12 @@ class Choice:
     engine: str
     form: models.Form
     shown: int = 0
-    """Least bytes that the model needs, as known from a load that was stopped for want of memory; 0
-    if there was none."""
+    """Least bytes that the model needs, as known from a load that was stopped because memory ran
+    out; 0 if there was none."""
     takes_phrases: bool = False
-    """Whether a form of the model, perhaps another one, accepts phrases."""
+    """True if a form of the model, perhaps another one, accepts phrases."""
     last: bool = False
-    """Whether there is no other form to load if this one fails."""
+    """True if there is no other form to load if this one fails."""
     passed_over: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     missing: str | None = None
@@ -106,10 +106,8 @@ def candidates(
     phrases: bool = False,
 ) -> list[Choice]:
     """Return the forms of an installed model that can be loaded, best first; with `phrases`, those
-    that take phrases. `unavailable`: requirements that cannot be had, with the reason.
-
-    Reads directories and first bytes. Raises `models.ModelError`.
-    """
+    that accept phrases. `unavailable`: requirements that cannot be met, with the reason. Reads
+    directories and first bytes. Raises `models.ModelError`."""
     lessons, unavailable = lessons or Lessons(), unavailable or {}
     if (problem := lessons.unusable.get(location.directory)) is not None:
         raise models.ModelError("model_damaged", f"{location.directory} is not used: {problem}")

@@ -39,7 +39,7 @@ class SpeechService:
     """Use as `async with`; entering returns at once, while models load."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `supervisor.AllocatorMissing`."""
+        """Prepare the service. Raises `supervisor.AllocatorMissing`."""
         choose_allocator(Allocator(settings.debug.allocator), find_jemalloc())
         self.settings = settings
         self.url = ""
@@ -150,7 +150,7 @@ class SpeechService:
         if self.reload_refused is not None:
             said.append(f"the settings were not taken over: {self.reload_refused}")
         said += [
-            f"{served.label} was not loaded anew, and serves as it was: {reason}"
+            f"{served.label} was not reloaded, and serves as before: {reason}"
             for served in self.models.values()
             if served.pool is not None and (reason := served.pool.not_renewed()) is not None
         ]

@@ -69,7 +69,7 @@ class Configuration:
     """Read all sources again. Raises `ConfigurationError`."""
 
     def rows(self) -> Iterator[tuple[Field, Any, str]]:
-        """Every setting with its value and origin, in the order they are declared."""
+        """Yield the settings with their values and origins, in the order of declaration."""
         for field in fields():
             value = value_of(self.settings, field.name)
             yield field, value, self.origins.get(field.name, "default")

@@ -51,7 +51,7 @@ class Field:
     restart: bool = False
     """A changed value takes effect at the next start, not at a reload."""
     prepares: Literal["", "needs", "makes"] = ""
-    """Whether the process that prepares a model needs the setting, or the setting also decides what
+    """True if the process that prepares a model needs the setting, or the setting also decides what
     is made."""
 
     @property
@@ -181,7 +181,7 @@ def without_secrets(text: str) -> str:
 
 @functools.cache
 def fields() -> tuple[Field, ...]:
-    """Every setting, in the order of declaration."""
+    """Return the settings in the order of declaration."""
     return tuple(_fields_of(Settings, "", restart=False))
 
 
@@ -220,7 +220,7 @@ def _to_path(kind: type, value: Any) -> Path:
 
 
 def bytes_of(text: str) -> int:
-    """A size in bytes, from text such as "64MiB". Raises `ValueError`."""
+    """Parse a size in bytes, such as "64MiB". Raises `ValueError`."""
     match = _SIZE.match(text)
     if match is None:
         raise ValueError(text)

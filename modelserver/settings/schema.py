@@ -1,9 +1,8 @@
-"""Every setting: its default, its bounds, what it is for, and how it behaves.
+"""Schema of the settings: their defaults, bounds, purposes, and behaviour.
 
-All that is known of a setting stands here once; flags, variables, `[models.NAME]`, `modelserver
-config`, the admin page and the reload derive theirs from it (`modelserver.settings.fields`). Only
-`modelserver.ready` reads `host` and `port` by itself, because it may import nothing.
-
+Each fact about a setting is here once; flags, variables, `[models.NAME]`, `modelserver config`, the
+admin page and the reload derive theirs from it (`modelserver.settings.fields`). Only
+`modelserver.ready` reads `host` and `port` itself, because it must not import anything.
 `configuration` fills this from a file, the environment and flags. A setting in a section is written
 `section.name`; sizes are bytes, or text such as "64MiB".
 """
@@ -57,11 +56,11 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of the sections."""
 
     restart: ClassVar[bool] = False
-    """Every setting of the section takes effect at the next start only."""
+    """True if all settings of the section take effect only at the next start."""
 
 
 class WorkerSettings(Section, frozen=True):
-    """`[workers]`"""
+    """Section `[workers]`: how many processes recognise speech, and how."""
 
     restart = True
 
@@ -80,7 +79,7 @@ class WorkerSettings(Section, frozen=True):
 
 
 class MemoryLimitSettings(Section, frozen=True):
-    """`[memory]`"""
+    """Section `[memory]`: how much memory the server may use."""
 
     restart = True
 
@@ -94,7 +93,7 @@ class MemoryLimitSettings(Section, frozen=True):
 
 
 class LimitSettings(Section, frozen=True):
-    """`[limits]`"""
+    """Section `[limits]`: what one request may take."""
 
     body: Annotated[
         Bytes, _about("largest request body; the default holds an hour of 48 kHz stereo")
@@ -118,7 +117,7 @@ class LimitSettings(Section, frozen=True):
 
 
 class StreamSettings(Section, frozen=True):
-    """`[streams]`"""
+    """Section `[streams]`: live streams."""
 
     restart = True
 
@@ -139,8 +138,8 @@ class StreamSettings(Section, frozen=True):
 
 
 class JobSettings(Section, frozen=True):
-    """`[jobs]`: recordings that are transcribed when there is time, and stored until they are
-    fetched."""
+    """Section `[jobs]`: recordings that are transcribed when there is time, and stored until they
+    are fetched."""
 
     restart = True
 
@@ -196,7 +195,7 @@ class JobSettings(Section, frozen=True):
 
 
 class TextSettings(Section, frozen=True):
-    """`[text]`: what is done to a text once it is recognised."""
+    """Section `[text]`: processing of text after recognition."""
 
     steps: Annotated[
         tuple[Annotated[str, Meta(min_length=1)], ...],
@@ -220,7 +219,7 @@ class TextSettings(Section, frozen=True):
 
 
 class VoskEngineSettings(Section, frozen=True):
-    """`[engines.vosk]`: how models of Vosk are loaded."""
+    """Section `[engines.vosk]`: how Vosk models are loaded."""
 
     simd: Annotated[
         Literal["auto", "on", "off"],
@@ -259,7 +258,7 @@ class VoskEngineSettings(Section, frozen=True):
 
 
 class OnnxEngineSettings(Section, frozen=True):
-    """`[engines.onnx]`: how ONNX models are loaded."""
+    """Section `[engines.onnx]`: how ONNX models are loaded."""
 
     voice_activity: Annotated[
         Literal["silero", "loudness"],
@@ -280,15 +279,15 @@ class OnnxEngineSettings(Section, frozen=True):
 
 
 class EngineSections(Section, frozen=True):
-    """`[engines]`: a section for each engine."""
+    """Section `[engines]`, with a section for each engine."""
 
     vosk: VoskEngineSettings = VoskEngineSettings()
     onnx: OnnxEngineSettings = OnnxEngineSettings()
 
 
 class VoskSettings(Section, frozen=True):
-    """`[vosk]`: the protocol of the Vosk project's WebSocket server, on the public port (`/` and
-    `/ws`) and on one of its own."""
+    """Section `[vosk]`: the protocol of the Vosk project's WebSocket server, on the public port
+    (`/` and `/ws`) and on one of its own."""
 
     restart = True
 
@@ -306,7 +305,7 @@ class VoskSettings(Section, frozen=True):
 
 
 class WyomingSettings(Section, frozen=True):
-    """`[wyoming]`: the protocol of Home Assistant's voice assistants."""
+    """Section `[wyoming]`: the protocol of Home Assistant's voice assistants."""
 
     restart = True
 
@@ -328,7 +327,7 @@ class WyomingSettings(Section, frozen=True):
 
 
 class AuthSettings(Section, frozen=True):
-    """`[auth]`: keys for the public side, and what a client with one of them may take."""
+    """Section `[auth]`: keys for the public side, and the limits of each key."""
 
     keys_file: Annotated[
         str,
@@ -346,7 +345,8 @@ class AuthSettings(Section, frozen=True):
 
 
 class AssistantSettings(Section, frozen=True):
-    """`[assistant]`: a language model that answers what was said, on the page and at `/api/ask`."""
+    """Section `[assistant]`: a language model that answers questions, on the page and at
+    `/api/ask`."""
 
     url: Annotated[
         str,
@@ -377,7 +377,7 @@ class AssistantSettings(Section, frozen=True):
 
 
 class CorsSettings(Section, frozen=True):
-    """`[cors]`"""
+    """Section `[cors]`: web pages of other sites that may use the server."""
 
     origins: Annotated[
         tuple[str, ...],
@@ -390,7 +390,7 @@ Networks = Annotated[tuple[str, ...], Meta(extra={"unit": "networks"})]
 
 
 class ProxySettings(Section, frozen=True):
-    """`[proxies]`"""
+    """Section `[proxies]`: gateways whose headers are trusted."""
 
     trusted: Annotated[
         Networks, _about("addresses or networks of gateways whose X-Forwarded-For is trusted")
@@ -398,7 +398,7 @@ class ProxySettings(Section, frozen=True):
 
 
 class SpoolSettings(Section, frozen=True):
-    """`[spool]`"""
+    """Section `[spool]`: where uploads wait."""
 
     restart = True
 
@@ -411,7 +411,7 @@ class SpoolSettings(Section, frozen=True):
 
 
 class ModelSettings(Section, frozen=True):
-    """`[models.NAME]`: one of several models. What is not set is as it is for all."""
+    """Section `[models.NAME]`: one of several models. Missing values are those for all models."""
 
     model: Annotated[
         Names | None, _about("as the setting `model`; by default the section's name")
@@ -439,7 +439,7 @@ class ModelSettings(Section, frozen=True):
 
 
 class AdminSettings(Section, frozen=True):
-    """`[admin]`"""
+    """Section `[admin]`: the admin side."""
 
     restart = True
 
@@ -465,7 +465,7 @@ class AdminSettings(Section, frozen=True):
 
 
 class LogSettings(Section, frozen=True):
-    """`[log]`"""
+    """Section `[log]`: the log."""
 
     restart = True
 
@@ -483,8 +483,8 @@ class LogSettings(Section, frozen=True):
 
 
 class DebugSettings(Section, frozen=True):
-    """`[debug]`: for measurements, tests and odd machines. The defaults are right elsewhere, and
-    names here may change with any release."""
+    """Section `[debug]`: for measurements, tests and odd machines. The defaults are right
+    elsewhere, and names here may change with any release."""
 
     allocator: Annotated[
         Literal["auto", "jemalloc", "glibc"],
@@ -712,4 +712,4 @@ class Settings(Section, frozen=True):
     log: LogSettings = LogSettings()
     debug: DebugSettings = DebugSettings()
     models: dict[str, ModelSettings] = {}
-    """`[models.NAME]`: several models at once, the first for requests that name none."""
+    """Sections `[models.NAME]`: several models at once, the first for requests that name none."""

@@ -34,15 +34,15 @@ class Joiner:
     """Give it the pieces in order; each brings the segments that are complete with it."""
 
     def __init__(self, pause_s: float = 0.0, longest_s: float = 0.0) -> None:
-        """`pause_s`: silence that ends a segment, `longest_s`: length at which one ends; 0: a
-        segment ends with its piece, if there is a pause."""
+        """Join pieces. `pause_s`: seconds of silence that end a segment, `longest_s`: length at
+        which a segment ends; 0: a segment ends with its piece, if there is a pause."""
         self._pause_s, self._longest_s = pause_s, longest_s
         self._before: RecognisedPiece | None = None
         self._open: list[SpeechSegment] = []
         """Of the piece before, what may still change."""
 
     def add(self, piece: RecognisedPiece) -> list[SpeechSegment]:
-        """The next one."""
+        """Add the next piece; return the segments that are complete."""
         before, self._before = self._before, piece
         segments = list(piece.segments)
         if before is None:
@@ -59,7 +59,7 @@ class Joiner:
         return done
 
     def _are_one(self, earlier: SpeechSegment, later: SpeechSegment, *, paused: bool) -> bool:
-        """Return whether an utterance goes on across the seam."""
+        """Return whether an utterance continues across the seam."""
         length_s = later.end - earlier.start
         if not paused and _is_one_utterance(earlier, later):
             return length_s <= self._longest_s or not self._longest_s

@@ -103,7 +103,7 @@ class SpeechWord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SpeechAlternative(msgspec.Struct, frozen=True):
-    """Another reading of a segment; `confidence` is the engine's score, not a probability."""
+    """Alternative reading of a segment; `confidence` is the engine's score, not a probability."""
 
     text: str
     confidence: float
@@ -212,7 +212,7 @@ class Caption(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LastCaption(msgspec.Struct, frozen=True):
-    """The last answer: seconds of audio that were heard, and how many segments there were."""
+    """Last answer of a stream: seconds of audio, and number of segments."""
 
     duration: float
     segments: int

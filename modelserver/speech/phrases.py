@@ -40,7 +40,7 @@ def named(words: list[str]) -> str:
 
 
 def not_known(words: list[str]) -> list[str]:
-    """The warning, if there are any that the model does not know."""
+    """Return a warning about words that the model does not know, if there are any."""
     if not words:
         return []
     return [f"words of the phrases that the model does not know: {named(words)}"]

@@ -30,8 +30,8 @@ class Cue:
 
 
 def cues(words: Iterable[SpeechWord]) -> list[Cue]:
-    """The words in cues, broken at pauses and where a line is full; each of one channel, and all in
-    the order of their starts."""
+    """Arrange the words in cues, broken at pauses and where a line is full; each of one channel,
+    and all in the order of their starts."""
     by_channel: dict[int | None, list[SpeechWord]] = {}
     for word in words:
         by_channel.setdefault(word.channel, []).append(word)

@@ -1,7 +1,8 @@
-"""A live stream of any audio on a worker: captions out, each with its segment and its times.
+"""Live stream of any audio on a worker: captions out, each with its segment and its times. Imported
+in the fork server and its workers only.
 
-Imported in the fork server and its workers only. Heard in pieces of the size in which files are
-heard, however it comes: the same audio gives the same text.
+The audio is recognised in pieces of the same size as a file's, however it arrives: the same audio
+gives the same text.
 """
 
 from collections.abc import Generator
@@ -30,17 +31,17 @@ from supervisor import StreamAnswer
 
 
 class _Checkpoint(msgspec.Struct):
-    """End of an utterance, for a session that goes on from there."""
+    """End of an utterance, for a session that continues from there."""
 
     segment: int
     samples: int
-    """Heard by the recogniser until then."""
+    """Samples that were recognised until then."""
     rest: bytes = b""
     """Last of those bytes, which another recogniser has to receive again."""
     raw: RawFormat | None = None
     """Format of the samples that follow, if nothing before them is needed. None in a container."""
     pcm: bytes = b""
-    """Decoded, and not heard yet."""
+    """Samples that were decoded, and not recognised yet."""
     undecoded: bytes = b""
 
 
@@ -55,8 +56,8 @@ class CaptionStream:
         before_s: float,
         checkpoint: Any,
     ) -> None:
-        """`before_s`: seconds of it that came on another worker and are not replayed;
-        `checkpoint`: the last one of that worker's session."""
+        """Recognise a stream. `before_s`: seconds of it that another worker received and that are
+        not replayed; `checkpoint`: the last one of that worker's session."""
         self._request, self._segments = request, segments
         self._rate, self._piece_bytes = model.sample_rate, model.chunk_bytes
         at = _Checkpoint(0, 0) if checkpoint is None else msgspec.convert(checkpoint, _Checkpoint)

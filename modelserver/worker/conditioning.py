@@ -33,9 +33,9 @@ class ConditionedRecognizer:
         self._came = b""
         """Audio as it came that `pending` may have to return."""
         self._added_s = 0.0
-        """Of near-silence, before what is being heard."""
+        """Seconds of near-silence before the current utterance."""
         self._came_s = self._from_s = 0.0
-        """Of audio, in all, and before what is being heard."""
+        """Seconds of audio: in total, and before the current utterance."""
 
     def accept(self, pcm: bytes) -> Generator[None, None, list[models.Utterance]]:
         """See `models.Recognizer`."""
@@ -101,7 +101,8 @@ class Level:
         self._gain = 1.0
 
     def moderate(self, pcm: bytes) -> bytes:
-        """The next samples (16-bit, little-endian, mono), as loud as they should be."""
+        """Return the next samples (16-bit, little-endian, mono) at the level that they should
+        have."""
         samples = array.array("h", pcm)
         if sys.byteorder == "big":
             samples.byteswap()

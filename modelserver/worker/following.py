@@ -37,7 +37,8 @@ extends to the end of the file, None if it is not a part."""
 
 
 def following_pieces(view: Readable, size: int) -> list[Piece]:
-    """The files in it, if there are several, or if something else follows; none if it is one."""
+    """Return the files in it, if there are several, or if something else follows; an empty list if
+    it is one."""
 
     def at(offset: int) -> bytes:
         if offset >= size:
@@ -124,8 +125,8 @@ def _asf(head: bytes) -> int | None:
 
 
 def _is_name(name: bytes) -> bool:
-    """Whether `name` can be that of a box or a chunk: four characters (QuickTime uses some of Mac
-    OS Roman)."""
+    """Return whether `name` can be that of a box or a chunk: four characters (QuickTime uses
+    some of Mac OS Roman)."""
     return all(0x20 <= letter < 0x7F or letter == 0xA9 for letter in name)
 
 

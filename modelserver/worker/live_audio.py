@@ -109,8 +109,8 @@ class LiveAudio:
         return list(dict.fromkeys([*self._earlier_warnings, *self._source.warnings]))
 
     def feed(self, data: bytes) -> None:
-        """The next of it. A recording that begins with `data` takes the place of the one before, as
-        where a recorder was started again."""
+        """Accept the next bytes. A recording that begins with `data` replaces the one before, as
+        when a recorder was started again."""
         if self._next or (self._begun and begins_recording(data)):
             self._next += data
             return
@@ -170,7 +170,7 @@ class LiveAudio:
         self._flushing = False
 
     def blocks(self) -> Iterator[bytes]:
-        """Samples, until more is needed. Raises `AudioError`."""
+        """Yield samples until more input is needed. Raises `AudioError`."""
         yield from self._source.blocks()
         if self._flushing:
             self._start_decoder_again()
@@ -238,7 +238,7 @@ class LiveAudio:
 
 
 class _Plain:
-    """Samples that are as they shall be."""
+    """Source of samples that need no conversion."""
 
     warnings: list[str] = []  # noqa: RUF012 - there never are any
 
@@ -310,7 +310,7 @@ class _Decoding:
     # The two threads take turns: one waits while the other runs.
 
     def _run(self) -> bool:
-        """The decoder's turn. True if it wants more to read."""
+        """Let the decoder run. Return True if it needs more input."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
             self._thread.start()
@@ -401,7 +401,7 @@ class _LiveReader(AudioReader):
                 yield block[0]
             if self._raw is None and not self._seconds:
                 raise not_audio(
-                    "nothing could be heard of it as it came: a file whose index comes last has to "
+                    "nothing could be decoded as it arrived: a file whose index comes last has to "
                     "be sent as a file"
                 )
         finally:

@@ -97,7 +97,7 @@ def load(
 
 
 def _import_whole(package: ModuleType) -> None:
-    """A worker's sandbox opens no files: what is imported on first use is imported here."""
+    """Import all modules of a package now: a worker's sandbox opens no files later."""
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -167,7 +167,8 @@ class SpeechModel:
         return self._speech(heard, reader, asked)
 
     def _decode(self, request: DecodeRequest, spool: SpoolView) -> Generator[Any, None, Decoded]:
-        """A long recording's samples in pieces; of each channel, where they are kept apart."""
+        """Yield a long recording's samples in pieces; of each channel, if they are recognised
+        separately."""
         asked, rate, count = request.asked, self._model.sample_rate, 0
         reader = AudioReader(spool, _size(spool), rate, **_as_asked(asked))
         cutters = [
@@ -195,7 +196,8 @@ class SpeechModel:
         )
 
     def open(self, request: dict[str, Any], before: float, checkpoint: Any) -> StreamSession:
-        """A live stream (`supervisor.Streaming`); `before`: seconds of it that came elsewhere."""
+        """Open a live stream (`supervisor.Streaming`); `before`: seconds of it that another worker
+        received."""
         if "texts" in request:
             keywords, phrases = tuple(request.get("keywords", ())), bool(request.get("phrases"))
             return TextStream(self._steps.for_request(keywords, phrases=phrases))
@@ -292,7 +294,7 @@ class SpeechModel:
         )
 
     def _language_asked(self, asked: SpeechRequest) -> str:
-        """The language of what is recognised, where none is detected."""
+        """Return the language of the request, for a model that detects none."""
         languages = self._model.abilities.languages
         return closest_language(asked.language, languages) or self._language
 

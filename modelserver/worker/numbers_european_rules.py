@@ -9,7 +9,7 @@ class Rules:
     """Patterns of one language. Alternatives without groups that count."""
 
     alone: str
-    """100 and 1000, which are not written in figures by themselves."""
+    """Pattern of 100 and 1000, which are not written in figures when they stand alone."""
     one: str
     """Forms of one that are also an article or a pronoun."""
     percent: str

@@ -34,7 +34,7 @@ class Link(Enum):
     CERTAIN = auto()
     """Treat both as certain: a day and a month."""
     UNCLEAR = auto()
-    """Neither is written."""
+    """Write neither of them."""
 
 
 def joined(numbers: Iterable[Number], link: Callable[[Number, Number], Link]) -> list[Number]:

@@ -121,5 +121,5 @@ class Window:
 
 
 def open_nothing(*_: object) -> NoReturn:
-    """A file that names others gets none of them."""
+    """Refuse to open any other file that a file names."""
     raise PermissionError("nothing else is opened")

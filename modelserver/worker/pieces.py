@@ -45,7 +45,8 @@ class Cutter:
     """Feed it with 16-bit samples of one channel."""
 
     def __init__(self, rate: int, piece_s: float, *, overlap: bool = True) -> None:
-        """`piece_s`: the longest that a piece may be; `overlap`: see above."""
+        """Cut pieces of at most `piece_s` seconds. `overlap`: whether they may overlap (see
+        above)."""
         self._rate = rate
         self._frame = int(rate * _FRAME_S)
         self._most = max(4 * self._frame, int(rate * piece_s))
@@ -64,7 +65,7 @@ class Cutter:
             yield self._cut()
 
     def finish(self) -> Iterator[AudioPiece]:
-        """The rest."""
+        """Yield the last piece, if any is left."""
         end = self._start + len(self._pcm) // 2
         if self._pcm and (end > self._begin or self._number == 0):
             yield self._piece(len(self._pcm) // 2, end, paused=True)
@@ -97,7 +98,8 @@ class Cutter:
         return self._piece(min(at + half, self._most), seam, paused=False, back=at - half)
 
     def _piece(self, length: int, end: int, *, paused: bool, back: int | None = None) -> AudioPiece:
-        """The first `length` samples; the next one begins at `back`, or where it ends."""
+        """Return the first `length` samples as a piece; the next one begins at `back`, or where it
+        ends."""
         piece = AudioPiece(
             self._number,
             self._start / self._rate,

@@ -40,7 +40,8 @@ _MIXED = ChannelChoice()
 
 
 class AudioReader:
-    """Reader of an audio file behind a seekable view: its samples are read once from front to back."""
+    """Reader of an audio file behind a seekable view: its samples are read once from front to
+    back."""
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class AudioReader:
         channels: ChannelChoice = _MIXED,
         longest_s: float | None = None,
     ) -> None:
-        """Open the file. `raw`: the format if there is no container. Raises `AudioError`."""
+        """Open the file. `raw`: the format without a container. Raises `AudioError`."""
         self._view, self._size, self._rate = view, size, rate
         self._wanted, self._longest_s = channels, longest_s
         self._seconds = 0.0
@@ -86,9 +87,8 @@ class AudioReader:
         return self.numbers[number] if self.numbers else None
 
     def pcm(self, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
-        """Samples as a recogniser takes them: the channel (its place in `numbers`; 0 where all are
-        mixed), and a chunk of `chunk_bytes`; the last one of each may be shorter. Raises
-        `AudioError`."""
+        """Yield samples for a recogniser: the channel (its place in `numbers`; 0 if all are mixed),
+        and a chunk of `chunk_bytes`; the last one of each may be shorter. Raises `AudioError`."""
         pending = [bytearray() for _ in range(max(1, len(self.numbers)))]
         try:
             for block in self._blocks():
@@ -194,7 +194,7 @@ class AudioReader:
             return error
         if (name := container_of(self._head)) is not None:
             return not_audio(f"the {name} file cannot be read: it is damaged, or cut short")
-        return not_audio("this is no audio file of a kind that is known")
+        return not_audio("this is not an audio file of a known kind")
 
     def _numbers(self) -> tuple[int, ...]:
         """Return the channels that are recognised separately; none if they are mixed."""

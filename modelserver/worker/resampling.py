@@ -55,11 +55,12 @@ class Resampler:
         return self._kind == (frame.format.name, frame.layout.name, frame.sample_rate)
 
     def push(self, frame: av.AudioFrame) -> None:
-        """The next one."""
+        """Convert the next frame."""
         self._source.push(frame)
 
     def pull(self, *, last: bool) -> Iterator[tuple[list[array[int]], array[int]]]:
-        """Samples of each channel, and their mean, in blocks that are long enough to compare."""
+        """Yield samples of each channel, and their mean, in blocks that are long enough to
+        compare."""
         if last:
             self._source.push(None)
         for sink, waiting in zip(self._sinks, self._waiting, strict=False):

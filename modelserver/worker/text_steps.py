@@ -58,8 +58,8 @@ class TextSteps:
     def __init__(
         self, names: Iterable[str], language: str, own: Mapping[str, Maker] | None = None
     ) -> None:
-        """`own`: makers of steps that are not entry points. Raises `models.ModelError` for a step
-        that is not there, or does not work."""
+        """Make the steps. `own`: makers of steps that are not entry points. Raises
+        `models.ModelError` for a step that does not exist, or does not work."""
         own = own or {}
         self._steps: list[tuple[str, TextStep]] = []
         self._texts_written = False
@@ -152,7 +152,7 @@ class TextStream:
         self._steps = steps
 
     def feed(self, data: Any, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
-        """A list of texts."""
+        """Apply the steps to a list of texts."""
         written = []
         for text in data:
             yield

@@ -21,7 +21,7 @@ _PIECE_S = 0.25
 
 
 class _Checkpoint(msgspec.Struct):
-    """End of an utterance, for a session that goes on from there."""
+    """End of an utterance, for a session that continues from there."""
 
     seconds: float
     """Seconds of audio that had arrived by then."""
@@ -35,8 +35,8 @@ class VoskStream:
     def __init__(
         self, model: models.Model, request: StreamRequest, before_s: float, checkpoint: Any
     ) -> None:
-        """`before_s`: seconds of it that another worker has recognised; `checkpoint`: the last
-        one of that worker's session."""
+        """Recognise a stream. `before_s`: seconds of it that another worker has recognised;
+        `checkpoint`: the last one of that worker's session."""
         self._request = request
         self._rate = request.sample_rate
         self._written = model.abilities.written
