@@ -15,7 +15,7 @@ def _must_be_linux() -> None:
         return
     where = "in WSL (wsl --install)" if system == "win32" else "in a virtual machine"
     raise SystemExit(
-        f"Error: modelserver runs on Linux only, and this is {system}. Install it {where}, "
+        f"Error: modelserver needs Linux, and this is {system}. Install it {where}, "
         "or use its container image (docs/install.md)."
     )
 

@@ -187,9 +187,9 @@ class Server:
         if not loaded.done():
             loaded.cancel()
         if self._stop.first.is_set():
-            raise CannotStart("it was told to stop before it had begun")
+            raise CannotStart("it was stopped before it had started")
         if predecessor.is_there and (reason := loaded.result()) is not None:
-            raise CannotStart(f"it does not take the place of the server before: {reason}")
+            raise CannotStart(f"it does not replace the old server: {reason}")
 
     def _prepare_to_accept(self) -> None:
         service = self._service
@@ -317,7 +317,10 @@ def _warn(service: SpeechService) -> None:
             reason="every client that reaches this address may use it: auth.keys_file is not set",
         )
     if not service.access.open and settings.wyoming.uri:
-        log.warning("wyoming.exposed", reason="its protocol has none: auth does not hold there")
+        log.warning(
+            "wyoming.exposed",
+            reason="the Wyoming protocol has no authentication: auth does not apply to it",
+        )
 
 
 async def _first_of(*events: asyncio.Event) -> None:

@@ -92,11 +92,11 @@ class AccessGate:
             return None
         keyring = self._ring(Path(settings.keys_file))
         if not (key := bearer_of(authorization or "")):
-            raise NotAllowed("unauthorized", "a key is needed: Authorization: Bearer KEY")
+            raise NotAllowed("unauthorized", "a key is required: send Authorization: Bearer KEY")
         name = keyring.name_of(key)
         self._tell(keyring.problem)
         if name is None:
-            raise NotAllowed("unauthorized", "this key is not known")
+            raise NotAllowed("unauthorized", "unknown key")
         return name
 
     def new_secret(self, content: ClientSecret) -> str:
@@ -111,7 +111,9 @@ class AccessGate:
             return None
         secret = self._secrets.read(given, self.stamp_of)
         if secret is None or (secret.name is None and not self.open):
-            raise NotAllowed("unauthorized", "this client secret is not known, or has expired")
+            raise NotAllowed(
+                "unauthorized", "unknown or expired client secret: request another one"
+            )
         return secret
 
     def still_valid(self, name: str | None, stamp: str | None) -> bool:

@@ -59,7 +59,7 @@ def read_keys(file: Path) -> dict[str, str]:
                 "add NAME` writes such a line)"
             )
         if found["name"] in keys:
-            raise KeysUnreadable(f"{file}, line {number}: {found['name']} is there twice")
+            raise KeysUnreadable(f"{file}, line {number}: {found['name']} occurs twice")
         keys[found["name"]] = found["hash"]
     return keys
 

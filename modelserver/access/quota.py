@@ -67,4 +67,4 @@ class Quota:
         if self.audio_left_s > 0:
             return None
         wait_s = -self.audio_left_s * _MINUTE_S / allowed.audio_s
-        return f"this key may have {allowed.audio_s:g} s of audio a minute recognised", wait_s + 1
+        return f"this key is limited to {allowed.audio_s:g} s of audio per minute", wait_s + 1

@@ -49,7 +49,7 @@ class AdminAccess:
         from the admin page."""
         if self.is_in(request):
             if request.method not in ("GET", "HEAD") and not _from_our_page(request):
-                raise Refusal("unauthorized", "this comes from another page")
+                raise Refusal("unauthorized", "the request comes from a page of another site")
             return
         raise Refusal(
             "unauthorized",
@@ -61,7 +61,7 @@ class AdminAccess:
         """Set a session cookie, valid for half a day, in exchange for the token. Raises `Refusal`
         for a wrong one."""
         if not _from_our_page(request):
-            raise Refusal("unauthorized", "this comes from another page")
+            raise Refusal("unauthorized", "the request comes from a page of another site")
         if self._token is not None and not self._is_token(token):
             log.warning("admin.token_rejected")
             await asyncio.sleep(_AFTER_WRONG_S)

@@ -69,9 +69,9 @@ class ModelDesk:
     def pull(self, name: str) -> None:
         """Fetch it; `pulling` says how far it is. Raises `Refusal`."""
         if self.pulling is not None and self.pulling.state == "pulling":
-            raise Refusal("bad_request", f"{self.pulling.name} is being fetched")
+            raise Refusal("bad_request", f"{self.pulling.name} is being downloaded: wait for it")
         if models.catalog_entry(name) is None:
-            raise Refusal("model_not_found", f"the catalogue knows no model {name[:80]!r}")
+            raise Refusal("model_not_found", f"the catalogue has no model {name[:80]!r}")
         self.pulling = Pulling(name)
         self._tasks.once("a pull", lambda: self._pull(name))
 

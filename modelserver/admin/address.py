@@ -47,7 +47,7 @@ def admin_address(settings: AdminSettings) -> AdminAddress | None:
         return AdminAddress(path=Path(text.removeprefix(_UNIX)))
     if (address := host_and_port(text)) is None:
         raise BadAddress(
-            f'admin.listen is {text!r}; it may be "auto", "off", "unix:/path" or "host:port"'
+            f'admin.listen is {text!r}; allowed: "auto", "off", "unix:/path" or "host:port"'
         )
     return address
 
@@ -67,7 +67,7 @@ def must_be_usable(settings: AdminSettings) -> None:
     over_tcp = address is not None and address.path is None
     if over_tcp and not settings.token_file:
         raise BadAddress(
-            f"admin.listen is {settings.listen}, which others reach too: it needs a token: "
+            f"admin.listen is {settings.listen}, which other users can reach: it needs a token: "
             "name a file that holds one in admin.token_file"
         )
 

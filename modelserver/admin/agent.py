@@ -76,7 +76,7 @@ def line(service: SpeechService, kind: str = "") -> str:
     if reason := service.drain.reason:
         if status.admitted or any(len(pool.streams) for pool in pools):
             return "drain\n"
-        return f"maint #{_plain(reason)}, and nothing is left inside\n"
+        return f"maint #{_plain(reason)}, and all requests have ended\n"
     default = service.models.default.pool
     if status.reason is not None and (default is None or default.hopeless()):
         return f"ready down #{_plain(status.reason)}\n"

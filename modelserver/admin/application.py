@@ -272,7 +272,7 @@ class _Admin:
     async def drain(self, _: web.Request) -> web.Response:
         log.info("admin.drain_requested")
         notice_s = self._service.drain.stop_admitting(
-            "the server takes no requests: its operator has said so"
+            "the operator has paused the server: it accepts no requests"
         )
         admitted = self._service.status().admitted
         return json_response(
@@ -291,5 +291,5 @@ async def _body(request: web.Request, kind: type[Body]) -> Body:
         async with asyncio.timeout(_BODY_S):
             body = await request.read()
     except TimeoutError:
-        raise Refusal("upload_timeout", f"the body did not come within {_BODY_S:g} s") from None
+        raise Refusal("upload_timeout", f"the body did not arrive within {_BODY_S:g} s") from None
     return decoded(body, kind)

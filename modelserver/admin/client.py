@@ -113,5 +113,5 @@ class _UnixConnection(http.client.HTTPConnection):
         if os.getuid() not in (0, owner) and owner != 0:
             self.close()
             raise PermissionError(
-                errno.EPERM, f"process {pid} answers there, of another user ({owner})"
+                errno.EPERM, f"process {pid} of another user ({owner}) answers there"
             )

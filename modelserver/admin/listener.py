@@ -93,7 +93,9 @@ class AdminListener:
             return
         self._token = read_token(self._settings)
         if not self._token:
-            raise BadAddress("it needs a token, and the file of admin.token_file is empty")
+            raise BadAddress(
+                "a token is required, and the file that admin.token_file names is empty"
+            )
         self._socket = self._sockets.listen(ADMIN, address.host, address.port)
 
     async def listen(self, reloader: Reloader, upgrader: Upgrader) -> None:

@@ -111,7 +111,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
             story.question = question
             told(question)
             if not question.text:
-                raise Refusal("nothing_said", "nothing was understood in the audio")
+                raise Refusal("nothing_said", "no speech was recognised in the audio")
             async with aclosing(assistant.answer(asking.history, question.text)) as answer:
                 async for said in answer:
                     if isinstance(said, Ending):
@@ -123,7 +123,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
                         continue
                     story.parts.append(said)
                     told(AnswerDelta(said))
-            raise ChatFailed("assistant_failed", "the language model has said nothing")
+            raise ChatFailed("assistant_failed", "the language model returned an empty answer")
 
         if asking.stream or wants_events(request):
             return await stream_events(request, work, story)

@@ -153,7 +153,7 @@ async def add(request: web.Request) -> web.StreamResponse:
             received = await body.receive()
             asked, warnings = _read(request, received.fields)
         if asked.url is not None and spool.size:
-            raise Refusal("bad_parameter", "there is both audio and a url")
+            raise Refusal("bad_parameter", "the request has both audio and a url: send one of them")
         wanted = _wanted(asked, warnings)
         repeat = None if key is None else await _repeat(key, spool, wanted, asked)
         if repeat is not None and (same := await jobs.repeats.same(owner, repeat)) is not None:
@@ -329,7 +329,9 @@ async def _found(request: web.Request, *, speech: bool = True) -> Job:
             f"there is no job {job_id[:100]!r} here: this is {jobs.name}, and its id says that it "
             f"is with {where[:100]}",
         )
-    raise Refusal("job_not_found", f"there is no job {job_id[:100]!r}; it may have been forgotten")
+    raise Refusal(
+        "job_not_found", f"there is no job {job_id[:100]!r}; it may have expired, or was deleted"
+    )
 
 
 def _speech(job: Job) -> Speech:

@@ -176,13 +176,13 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
 def _read(fields: Mapping[str, str], warnings: list[str]) -> _Wanted:
     form = fields.get("response_format") or "json"
     if form == "diarized_json":
-        raise Refusal("bad_parameter", "speakers are not told apart: response_format may be "
+        raise Refusal("bad_parameter", "speakers are not distinguished: response_format may be "
                        f"{', '.join(FORMATS)}")  # fmt: skip
     if form not in FORMATS:
         raise Refusal("bad_parameter", f"response_format={form[:40]!r} is not known; there are: "
                        f"{', '.join(FORMATS)}")  # fmt: skip
     if _listed(fields, "include"):
-        raise Refusal("bad_parameter", "include: log probabilities of tokens are not given")
+        raise Refusal("bad_parameter", "include: log probabilities of tokens are not available")
     granularities = _listed(fields, "timestamp_granularities")
     for one in granularities:
         if one not in GRANULARITIES:
@@ -310,7 +310,8 @@ class _Deltas:
 async def translations(request: web.Request) -> web.StreamResponse:
     """Refuse `POST /v1/audio/translations`, which is not supported."""
     raise Refusal(
-        "not_found", "nothing is translated here: /v1/audio/transcriptions writes down what is said"
+        "not_found",
+        "translation is not supported: /v1/audio/transcriptions returns the text as spoken",
     )
 
 

@@ -137,12 +137,12 @@ class Chat:
         except TimeoutError as error:
             raise ChatFailed(
                 "assistant_timeout",
-                f"the language model has said nothing for {settings.timeout_s:g} s",
+                f"the language model has sent nothing for {settings.timeout_s:g} s",
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ChatFailed(
                 "assistant_failed",
-                f"the language model cannot be reached, or broke off: {in_words(error)}",
+                f"the connection to the language model failed: {in_words(error)}",
             ) from error
 
     def _called_otherwise(self, refusal: ChatFailed, body: dict[str, Any]) -> bool:
@@ -185,7 +185,9 @@ async def _read(
                 yield text
             finish = choice.finish_reason or finish
     if finish is None and streams:
-        raise ChatFailed("assistant_failed", "the language model broke off in mid-answer")
+        raise ChatFailed(
+            "assistant_failed", "the language model stopped in the middle of its answer"
+        )
     yield Ending(_FINISHES.get(finish or "", "stop"), model)
 
 

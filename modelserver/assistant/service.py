@@ -44,7 +44,7 @@ class Assistant:
         settings, now = self._settings(), time.monotonic()
         if not settings.url:
             raise ChatFailed(
-                "assistant_missing", "there is no language model here (setting assistant.url)"
+                "assistant_missing", "this server has no language model (setting assistant.url)"
             )
         refusal = self._limits.refusal(who, settings.at_once, settings.per_minute, now)
         if refusal is not None:

@@ -55,7 +55,7 @@ def channel_choice(text: str) -> ChannelChoice:
         return ChannelChoice(SPLIT, tuple(dict.fromkeys(map(int, numbers))))
     raise AudioError(
         "bad_parameter",
-        f"channels={text[:40]!r} is not known; it may be mix, split, or numbers such as 0,1",
+        f"channels={text[:40]!r} is not known: expected mix, split, or numbers such as 0,1",
     )
 
 

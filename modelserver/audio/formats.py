@@ -113,10 +113,12 @@ def raw_format(encoding: str, rate: int | None, channels: int) -> RawFormat:
         raise AudioError("bad_parameter", f"samples of {known} need a rate (rate=16000)")
     if rate not in SAMPLE_RATES:
         raise unsupported(
-            f"a rate of {rate}; from {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} are taken"
+            f"a rate of {rate} is not supported: expected {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]}"
         )
     if channels not in CHANNELS:
-        raise unsupported(f"{channels} channels; from {CHANNELS[0]} to {CHANNELS[-1]} are taken")
+        raise unsupported(
+            f"{channels} channels are not supported: expected {CHANNELS[0]} to {CHANNELS[-1]}"
+        )
     return RawFormat(known, rate, channels)
 
 

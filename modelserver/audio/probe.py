@@ -86,7 +86,9 @@ def what_it_is(head: bytes) -> AudioError | None:
     if _is_text(text):
         return not_audio(_what_text(text))
     if (name := _named(_OTHER_AUDIO, head)) is not None:
-        return unsupported(f"it is {name}, which is not taken: convert it (ffmpeg -i FILE out.wav)")
+        return unsupported(
+            f"it is {name}, which is not supported: convert it (ffmpeg -i FILE out.wav)"
+        )
     return None
 
 

@@ -14,7 +14,7 @@ _VARIABLE = "_MODELSERVER_COMPLETE"
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the completion script of a shell.
 
-    It completes commands and options.
+    The script completes commands and options.
 
     \b
     bash:  modelserver completion bash > ~/.local/share/bash-completion/completions/modelserver

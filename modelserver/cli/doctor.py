@@ -150,7 +150,7 @@ def _running(settings: Settings, problems: list[str]) -> tuple[Health | None, li
     if health.status != "ok":
         problems += health.reasons
     if health.jobs.problem is not None:
-        problems.append(f"jobs: none can be taken: {health.jobs.problem}")
+        problems.append(f"jobs are rejected: {health.jobs.problem}")
     return health, in_words(health)
 
 

@@ -49,5 +49,6 @@ def must_be_ours(directory: Path) -> None:
         name = f"#{owner}"
     command = " ".join(("modelserver", *map(shlex.quote, sys.argv[1:])))
     raise click.ClickException(
-        f"{directory} is {name}'s: do it as that user (sudo -u {shlex.quote(name)} {command})"
+        f"{directory} is {name}'s: run the command as that user "
+        f"(sudo -u {shlex.quote(name)} {command})"
     )

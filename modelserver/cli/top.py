@@ -52,18 +52,18 @@ class Line:
     type=click.FloatRange(0.1, 3600),
     default=1.0,
     show_default=True,
-    help="seconds between two looks",
+    help="seconds between two updates",
 )
-@click.option("-n", "--count", type=click.IntRange(1), help="end after so many looks")
+@click.option("-n", "--count", type=click.IntRange(1), help="exit after this many updates")
 @click.option(
     "-b",
     "--batch",
     is_flag=True,
-    help="print one look below the other, as is done where the output is no terminal",
+    help="print updates one below the other; the default if the output is not a terminal",
 )
 @with_settings("admin.listen")
 def top(configuration: Configuration, interval: float, count: int | None, batch: bool) -> None:
-    """Show the running server, live: q ends it."""
+    """Show the running server live in the terminal; q quits."""
     looks = _looks(configuration.settings, count)
     if batch or not _terminal():
         _print(looks, interval)

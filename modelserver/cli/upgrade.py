@@ -45,7 +45,7 @@ def upgrade(configuration: Configuration) -> None:
     except (NoServer, Refused) as error:
         raise click.ClickException(str(error)) from error
     if answer.why:
-        click.echo(f"process {answer.pid} waits until the one before has ended: {answer.why}")
+        click.echo(f"process {answer.pid} waits for the old process to exit: {answer.why}")
     # In a container of its own the process is not seen from here.
     visible = _lives(answer.pid)
     while (problem := _problem(settings, answer.pid)) is not None:

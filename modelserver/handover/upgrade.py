@@ -59,7 +59,7 @@ class Upgrader:
         """Start one; returns its pid once it serves, or waits for us to end. Raises
         `UpgradeRefused`."""
         if self._under_way:
-            raise UpgradeRefused("a successor is being started already")
+            raise UpgradeRefused("an upgrade is in progress already")
         if os.getpid() == 1:
             raise UpgradeRefused(
                 "this server is the first process of a container, which ends with it: start "
@@ -108,16 +108,17 @@ class Upgrader:
                 )
                 message, _ = await self._wire.receive()
         except Ended:
-            reason = "it ended before it served; the log has its last words"
+            reason = "the new process exited before it served; see the log for the reason"
             await self._give_up(reason)
         except TimeoutError:
-            await self._give_up(f"it did not serve within {_LONGEST_S / 60:g} min")
+            await self._give_up(f"the new process did not serve within {_LONGEST_S / 60:g} min")
         match message:
             case Ready():
                 log.info("upgrade.completed", pid=pid)
             case MakeWay(needs, left):
                 self.why_after = (
-                    f"{in_units(needs)} are needed for it and {in_units(left)} are left beside us"
+                    f"{in_units(needs)} are needed for the new process and {in_units(left)} are "
+                    "left beside the old one"
                 )
                 log.warning("upgrade.postponed", pid=pid, reason=self.why_after)
             case Failed(reason):

@@ -165,7 +165,7 @@ def _as_unicode(value: Any) -> Any:
 
 def failed() -> Refusal:
     """Return the error for a client after an unexpected exception."""
-    return Refusal("internal", "the server failed; its log says how")
+    return Refusal("internal", "internal error: the server's log has the details")
 
 
 def close_reason(text: str) -> bytes:
@@ -186,7 +186,7 @@ def refusal_of(error: Exception) -> Refusal | None:
             allowed = ", ".join(sorted(error.allowed_methods))
             return Refusal(
                 "method_not_allowed",
-                f"{error.method} is not taken at this path; {allowed} is",
+                f"{error.method} is not allowed at this path: use {allowed}",
                 headers={"Allow": allowed},
             )
         case web.HTTPRequestEntityTooLarge():

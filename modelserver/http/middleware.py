@@ -260,7 +260,10 @@ def unknown_expectation(request: web.Request) -> web.Response | None:
     if expected.lower() == "100-continue":
         return None
     request_id = request_id_of(request)
-    error = Refusal("expectation_failed", f"nothing is known of the expectation {expected[:60]!r}")
+    error = Refusal(
+        "expectation_failed",
+        f"unknown expectation {expected[:60]!r}: only 100-continue is supported",
+    )
     response = error_response(error, request_id)
     response.force_close()
     signed(response, request_id)

@@ -54,7 +54,7 @@ class Room:
         unfinished = self._unfinished() + len(self._arriving)
         if unfinished >= self._settings.queue:
             raise QueueFull(
-                f"{unfinished} jobs are unfinished, no more are allowed (jobs.queue)",
+                f"{unfinished} jobs are unfinished, the limit (jobs.queue): try again later",
                 _QUEUE_LATER_S,
             )
         promised = sum(max(size, spool.size) for spool, (_, size) in self._arriving.items())
@@ -62,7 +62,7 @@ class Room:
         if room <= 0 or size > room:
             wanted = f" of {in_units(size)}" if size else ""
             raise SpoolFull(
-                f"no space left to keep the job's audio{wanted}: {in_units(max(0, room))} may be "
+                f"no space is left for the job's audio{wanted}: {in_units(max(0, room))} may be "
                 f"used where jobs are stored (jobs.disk is {in_units(self._settings.disk)})",
                 _ROOM_LATER_S,
             )

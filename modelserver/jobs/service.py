@@ -78,7 +78,7 @@ class JobService:
         if self._settings.queue:
             self._tasks.keep("jobs", self._live)
         else:
-            self.problem = "no jobs are taken (jobs.queue is 0)"
+            self.problem = "jobs are disabled (jobs.queue is 0)"
             self._waited_for.set()
         return self
 

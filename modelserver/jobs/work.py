@@ -282,12 +282,12 @@ class JobWork:
         except Refusal as failed:
             error = Failure(failed.code, failed.message)
         except FileNotFoundError:
-            error = Failure("internal", "its audio is not there any more")
+            error = Failure("internal", "the audio of the job has been deleted")
         except (OSError, sqlite3.Error):
             raise
         except Exception:
             log.exception("job.execution_failed", job=job.id)
-            error = Failure("internal", "the server failed; its log says how")
+            error = Failure("internal", "internal error: the server's log has the details")
         if not await self._store.do(
             lambda store: store.ends(job.id, self._store.now(), speech, error)
         ):

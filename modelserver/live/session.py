@@ -200,7 +200,7 @@ class LiveSession:
         ):
             return error if isinstance(error, Exception) else RuntimeError(str(error))
         if self._stream.ending.is_set():
-            return Ended(Why.SHUTDOWN, "the server is shutting down; come again")
+            return Ended(Why.SHUTDOWN, "the server is shutting down: reconnect")
         if age.expired():
             return Ended(Why.TOO_OLD, f"older than {self._settings.longest_s:g} s")
         return Ended(Why.IDLE, f"nothing came for {self._settings.idle_s:g} s")

@@ -49,7 +49,7 @@ class _Pace:
         if took > patience.idle_s and self._received < patience.least_bytes_s * took:
             raise Failed(
                 f"{host} has sent {self._received} bytes in {took:.0f} s; "
-                f"{patience.least_bytes_s:g} a second are the least (limits.upload_min_bytes_s)"
+                f"{patience.least_bytes_s:g} per second are required (limits.upload_min_bytes_s)"
             )
 
 
@@ -149,10 +149,10 @@ class OutboundClient:
                         yield chunk
                     return
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Failed(f"{url.host} does not give it: {in_words(error)}") from error
+            raise Failed(f"the download from {url.host} failed: {in_words(error)}") from error
         except ValueError as error:
             raise Failed(f"{url.host} redirects to what is not a URL") from error
-        raise Failed(f"{url.host} leads on more than {_MOST_REDIRECTS} times")
+        raise Failed(f"{url.host} redirects more than {_MOST_REDIRECTS} times")
 
     async def post(
         self, text: str, body: bytes, headers: dict[str, str], timeout_s: float

@@ -65,7 +65,7 @@ class AllowedHosts:
         if url.scheme not in ("http", "https") or not host or len(text) > _LONGEST_URL:
             raise Refused("a URL has to begin with http:// or https://, and name a host")
         if url.user is not None:
-            raise Refused("a URL with a user's name in it is not asked for")
+            raise Refused("URLs with credentials are not allowed")
         if (address := _address(host)) is not None:
             self.check_address(address, host)
         elif not self._named(_plain(host)):
@@ -80,7 +80,7 @@ class AllowedHosts:
             raise Refused(f"{host} is not among the hosts of {self._setting}")
         if not _public(address):
             raise Refused(
-                f"{host} has an address that is not public: where that is meant, name the address "
+                f"{host} has an address that is not public: to allow it, name the address "
                 f"in {self._setting} too"
             )
 

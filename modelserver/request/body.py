@@ -142,7 +142,7 @@ class BodyReader:
             raise form.refused
         if not form.found and not self._linked:
             there = ", ".join(repr(name) for name in self._fields) or "nothing"
-            raise Refusal("missing_file", f"the form holds no file; there is {there} in it")
+            raise Refusal("missing_file", f"the form has no file; it has {there}")
 
     async def _json(self, chunks: AsyncIterator[bytes]) -> None:
         async with self._request.app[SERVICE].open_spool() as text:
@@ -162,7 +162,7 @@ class BodyReader:
         """Count bytes that are not audio, which are bounded. Raises `Refusal`."""
         self._others += length
         if self._others > _FORM_OVERHEAD_BYTES:
-            raise Refusal("body_too_large", "what is in the body beside the audio is too large")
+            raise Refusal("body_too_large", "the body is too large without the audio")
 
     def set_field(self, name: str, value: str) -> None:
         """Store a field of text. Raises `Refusal` for a field that is repeated with another value

@@ -90,7 +90,7 @@ def _read(fd: int, size: int) -> _Found:
         if end < 0:
             raise _ended()
         if size - (end - begin) > _MOST_OTHERS_BYTES:
-            raise Refusal("body_too_large", "what is in the body beside the audio is too large")
+            raise Refusal("body_too_large", "the body is too large without the audio")
         left = text[: begin - 1] + _PLACE + text[end + 1 :] if begin else text[:]
     fields = dict(_fields(left, audio=begin > 0))
     return _Found(fields, (begin, end) if begin else None)

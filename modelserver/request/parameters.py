@@ -173,7 +173,10 @@ def _format(text: str) -> str:
 def _alternatives(text: str) -> int:
     count = _number("alternatives", text) or 0
     if count > MOST_ALTERNATIVES:
-        raise Refusal("bad_parameter", f"alternatives={count}; {MOST_ALTERNATIVES} are the most")
+        raise Refusal(
+            "bad_parameter",
+            f"alternatives={count} is not allowed: expected 0 to {MOST_ALTERNATIVES}",
+        )
     return count
 
 
@@ -189,7 +192,9 @@ def read_flag(name: str, text: str) -> bool:
     """Read true or false, as people write them. Raises `Refusal`."""
     wanted = text.strip().lower()
     if wanted not in _TRUE + _FALSE:
-        raise Refusal("bad_parameter", f"{name}={text[:40]!r} is neither true nor false")
+        raise Refusal(
+            "bad_parameter", f"{name}={text[:40]!r} is not allowed: expected true or false"
+        )
     return wanted in _TRUE
 
 

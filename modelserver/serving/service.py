@@ -148,7 +148,7 @@ class SpeechService:
         """Return sentences that say why what is served is not what the settings say now."""
         said = []
         if self.reload_refused is not None:
-            said.append(f"the settings were not taken over: {self.reload_refused}")
+            said.append(f"the reload was rejected: {self.reload_refused}")
         said += [
             f"{served.label} was not reloaded, and serves as before: {reason}"
             for served in self.models.values()

@@ -32,7 +32,7 @@ def verdict(service: SpeechService, status: PoolStatus) -> tuple[str, list[str]]
             )
         if guard.state.starved:
             reasons.append(
-                "the model is starved: the kernel takes its pages back and reads them again; "
+                "the model is starved: the kernel evicts its pages and reads them again; "
                 f"{status.starved_needs} would end it"
             )
         if guard.spools_refused is not None:

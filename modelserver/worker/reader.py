@@ -185,7 +185,8 @@ class AudioReader:
         if rate and rate not in SAMPLE_RATES:
             container.close()
             raise unsupported(
-                f"samples at {rate} Hz; from {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz are taken"
+                f"samples at {rate} Hz are not supported: "
+                f"expected {SAMPLE_RATES[0]} to {SAMPLE_RATES[-1]} Hz"
             )
         return opened
 

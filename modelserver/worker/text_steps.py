@@ -39,7 +39,7 @@ class KeywordStep(Protocol):
 
 
 Maker = Callable[[str], TextStep | None]
-"""Makes the step for a language (a BCP 47 tag); None where it knows nothing of that language."""
+"""Function that makes the step for a language (a BCP 47 tag); None for an unsupported one."""
 
 _WRITTEN = {
     "numbers": "not needed: the model writes numbers itself",
@@ -78,7 +78,7 @@ class TextSteps:
                     "text_step",
                     f"the text step {name!r} cannot be used: {error or type(error).__name__}",
                 ) from error
-            self.report[name] = "in use" if step is not None else f"knows nothing of {language}"
+            self.report[name] = "in use" if step is not None else f"does not support {language}"
             if step is not None:
                 self._steps.append((name, step))
 
