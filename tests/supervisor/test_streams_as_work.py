@@ -165,10 +165,10 @@ def test_one_huge_page_between_two_looks_is_no_leak() -> None:
         (ExitStatus(signal=9), Intent.BUDGET, False, Fault.INPUT),
         (ExitStatus(signal=9), Intent.SHORTAGE, False, Fault.SHORTAGE),
         (ExitStatus(signal=9), Intent.NONE, True, Fault.SHORTAGE),
-        (ExitStatus(signal=9), Intent.NONE, False, Fault.NOBODY),
-        (ExitStatus(signal=15), Intent.NONE, False, Fault.NOBODY),
-        (ExitStatus(signal=9), Intent.SHUTDOWN, False, Fault.NOBODY),
-        (ExitStatus(code=0), Intent.RECYCLE, False, Fault.NOBODY),
+        (ExitStatus(signal=9), Intent.NONE, False, Fault.OUTSIDE),
+        (ExitStatus(signal=15), Intent.NONE, False, Fault.OUTSIDE),
+        (ExitStatus(signal=9), Intent.SHUTDOWN, False, Fault.OUTSIDE),
+        (ExitStatus(code=0), Intent.RECYCLE, False, Fault.OUTSIDE),
     ],
 )
 def test_one_rule_says_whose_fault_a_death_is(
