@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelserver.rereading import Stamp, read_if_changed
+
 _PREFIX = "ms-"
 _SERVICE_GROUP = "modelserver"
 """Group of the unit that `make install` puts in place."""
@@ -154,7 +156,7 @@ class Keyring:
     file: Path
     problem: str | None = None
     _keys: dict[str, str] = field(default_factory=dict)
-    _stamp: tuple[int, int, int] | None = None
+    _stamp: Stamp | None = None
     _looked_at: float = float("-inf")
 
     def name_of(self, key: str) -> str | None:
@@ -174,27 +176,19 @@ class Keyring:
         return self._keys.get(name)
 
     def read(self) -> None:
-        """Read the file now. Raises `KeysUnreadable`."""
-        self._stamp = self._stamp_now()
-        self._keys = read_keys(self.file)
+        """Read the file if it has changed. Raises `KeysUnreadable`."""
+        found = read_if_changed(self.file, self._stamp, read_keys)
+        if found is not None:
+            self._stamp, self._keys = found
 
     def _look(self) -> None:
         now = time.monotonic()
         if now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
-        if self._stamp_now() == self._stamp and self._stamp is not None:
-            return
         try:
             self.read()
         except KeysUnreadable as error:
             self.problem = str(error)
         else:
             self.problem = None
-
-    def _stamp_now(self) -> tuple[int, int, int] | None:
-        try:
-            status = self.file.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino

@@ -23,7 +23,7 @@ from modelserver.request.receiving import is_json, read_body
 from modelserver.request.upload import Upload, receive_upload
 from modelserver.serving.served import ServedModel
 from modelserver.serving.service import SpeechService
-from modelserver.speech.messages import SpeechProgress, SpeechRequest
+from modelserver.speech.messages import SpeechProgress, SpeechRequest, recognition_of
 
 _LONGEST_TEXT = 32_000
 _MOST_TURNS = 2_000
@@ -164,7 +164,7 @@ async def _asking(request: web.Request, who: str) -> AsyncIterator[_Asking]:
         asked, _ = read_parameters(query, fields, content_type, ASK_NAMES)
         served = service.models.find(asked.model, asked.language, asked.phrases)
         speech = SpeechRequest(
-            partials=True, channels=asked.channels, raw=asked.raw, **asked.recognition()
+            partials=True, channels=asked.channels, raw=asked.raw, **recognition_of(asked)
         )
         return served, speech
 

@@ -40,7 +40,7 @@ from modelserver.request.parameters import (
 )
 from modelserver.settings import LimitSettings
 from modelserver.speech.joining import without_words
-from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest
+from modelserver.speech.messages import Speech, SpeechProgress, SpeechRequest, recognition_of
 from modelserver.timestamps import Timestamp, timestamp
 from modelserver.tracing import trace_headers
 from supervisor import Spool
@@ -224,7 +224,7 @@ def _wanted(asked: Parameters, warnings: list[str]) -> Wanted:
         partials=True,
         channels=asked.channels,
         raw=asked.raw,
-        **asked.recognition(),
+        **recognition_of(asked),
     )
     segments = asked.segments or asked.alternatives > 0 or asked.channels != MIX
     shown = Shown(asked.format, asked.words, segments)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import click
 
@@ -11,6 +12,7 @@ from modelserver.admin.health import Health
 from modelserver.cli.options import SERVER_SETTINGS, with_settings
 from modelserver.cli.status import in_words
 from modelserver.own_packages import replaced_packages
+from modelserver.serving.keywords import KeywordsUnreadable, read_keywords
 from modelserver.serving.load_specs import find_model
 from modelserver.serving.pool_settings import memory_settings
 from modelserver.serving.selection import (
@@ -123,6 +125,12 @@ def _one_model(settings: Settings, problems: list[str], *, alone: bool) -> list[
     spoken = languages_text(all_languages(location.language, choice.form.abilities))
     lines = [f"{location.name} ({spoken}), {in_units(on_disk)} in {location.directory}"]
     problems += choice.problems
+    if settings.keywords_file:
+        try:
+            count = len(read_keywords(Path(settings.keywords_file)))
+            lines.append(f"keywords: {count} in {settings.keywords_file}")
+        except KeywordsUnreadable as error:
+            problems.append(f"keywords_file: {error}")
     engine = models.engine_of(location.directory)
     improvement = engine.improvement(location, engine_settings(settings, engine))
     lines.append(f"engine: {choice.engine}, form {choice.form.name}")

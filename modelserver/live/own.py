@@ -27,6 +27,7 @@ from modelserver.speech.messages import (
     SpeechAlternative,
     SpeechWord,
     UtteranceAudio,
+    recognition_of,
 )
 from supervisor import PoolError
 
@@ -183,7 +184,7 @@ class _Client(SocketClient):
             partials=asked.partials,
             channels=asked.channels,
             with_audio=second_model is not None,
-            **asked.recognition(),
+            **recognition_of(asked),
         )
         if asked.raw is not None:
             self._bytes_a_second = asked.raw.frame_bytes * asked.raw.rate

@@ -22,7 +22,7 @@ from modelserver.refusal import Refusal
 from modelserver.request.endpoints import read_endpoint_ms, read_max_utterance_s
 from modelserver.request.parameters import read_language
 from modelserver.serving.served import ServedModel
-from modelserver.speech.messages import StreamRequest
+from modelserver.speech.messages import StreamRequest, recognition_of
 from modelserver.speech.phrases import keyword_list, phrase_list
 from supervisor import PoolError
 
@@ -119,13 +119,7 @@ class _Wanted:
             self.words,
             self.partial_words,
             self.for_readers,
-            alternatives=self.alternatives,
-            phrases=self.phrases,
-            keywords=self.keywords,
-            profile=self.profile,
-            language=self.language,
-            endpoint_ms=self.endpoint_ms,
-            max_utterance_s=self.max_utterance_s,
+            **recognition_of(self),
         )
 
 

@@ -74,18 +74,6 @@ class Parameters:
     """JSON, as it came."""
     stream: bool = False
 
-    def recognition(self) -> dict[str, Any]:
-        """Return what `speech.messages.RecognitionRequest`, and all made of it, take of them."""
-        return {
-            "alternatives": self.alternatives,
-            "phrases": self.phrases,
-            "keywords": self.keywords,
-            "profile": self.profile,
-            "language": self.language or "",
-            "endpoint_ms": self.endpoint_ms,
-            "max_utterance_s": self.max_utterance_s,
-        }
-
 
 def read_parameters(
     query: Iterable[tuple[str, str]],

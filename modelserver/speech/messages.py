@@ -1,7 +1,7 @@
 """Requests to a speech worker and its answers, and the location of its model."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -41,6 +41,18 @@ class RecognitionRequest(msgspec.Struct, frozen=True, kw_only=True):
             endpoint_ms=self.endpoint_ms,
             max_utterance_s=self.max_utterance_s,
         )
+
+
+_OF_CLIENTS = tuple(
+    name for name in RecognitionRequest.__struct_fields__ if name != "model_keywords"
+)
+
+
+def recognition_of(asked: object) -> dict[str, Any]:
+    """Return the options of a `RecognitionRequest` that clients choose, from the attributes of
+    `asked` with the same names. Its language may be None."""
+    chosen = {name: getattr(asked, name) for name in _OF_CLIENTS}
+    return chosen | {"language": chosen["language"] or ""}
 
 
 class SpeechRequest(RecognitionRequest, frozen=True):

@@ -27,6 +27,7 @@ from modelserver.worker.abilities import not_as_asked
 from modelserver.worker.continued import ContinuedRecognizer
 from modelserver.worker.live_audio import LiveAudio
 from modelserver.worker.refusals import told_to_the_caller
+from modelserver.worker.text_steps import TextSteps
 from supervisor import StreamAnswer
 
 
@@ -51,6 +52,7 @@ class CaptionStream:
     def __init__(
         self,
         model: models.Model,
+        steps: TextSteps,
         segments: SegmentMaker,
         request: CaptionRequest,
         before_s: float,
@@ -90,7 +92,7 @@ class CaptionStream:
         with told_to_the_caller():
             recognizer = model.recognizer(options)
         self._recognizer = ContinuedRecognizer(recognizer, from_s, rest, self._piece_bytes)
-        self._warned = not_as_asked(model, request, words=request.words)
+        self._warned = not_as_asked(model, steps, request, words=request.words)
 
     def feed(self, data: bytes | str, *, quiet: bool) -> Generator[None, None, StreamAnswer]:
         yield

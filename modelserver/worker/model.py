@@ -205,7 +205,7 @@ class SpeechModel:
             vosk = msgspec.convert(request, StreamRequest)
             return VoskStream(self._model, vosk, before, checkpoint)
         asked = msgspec.convert(request, CaptionRequest)
-        return CaptionStream(self._model, self._segments, asked, before, checkpoint)
+        return CaptionStream(self._model, self._steps, self._segments, asked, before, checkpoint)
 
     def _recognise(
         self, reader: AudioReader, asked: SpeechRequest
@@ -299,7 +299,8 @@ class SpeechModel:
         return closest_language(asked.language, languages) or self._language
 
     def _not_as_asked(self, asked: SpeechRequest) -> list[str]:
-        return not_as_asked(self._model, asked, words=asked.words and asked.words_asked_for)
+        words = asked.words and asked.words_asked_for
+        return not_as_asked(self._model, self._steps, asked, words=words)
 
 
 def _unusual(abilities: models.Abilities) -> dict[str, Any]:

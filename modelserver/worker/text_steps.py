@@ -7,7 +7,6 @@ an engine's words, and text that may still change, stay as spoken.
 
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import lru_cache
@@ -64,7 +63,9 @@ class TextSteps:
         self._steps: list[tuple[str, TextStep]] = []
         self._texts_written = False
         self.report: dict[str, str] = {}
-        """Of each, whether it does something in that language."""
+        """State of each step in that language, for people."""
+        self.keyword_warnings: list[str] = []
+        """Warnings about steps that cannot use the keywords of `with_keywords`."""
         self._made_with = lru_cache(maxsize=_KEYWORD_LISTS)(self._make_with)
         for name in names:
             if (problem := unknown_step([name])) is not None:
@@ -98,19 +99,27 @@ class TextSteps:
             made._steps = [(name, step) for name, step in made._steps if name != PUNCTUATION]
         return made
 
+    @property
+    def use_keywords(self) -> bool:
+        """True if a step corrects texts by keywords."""
+        return any(isinstance(step, KeywordStep) for _, step in self._steps)
+
     def with_keywords(self, keywords: tuple[str, ...]) -> "TextSteps":
         """Return the steps for a request with these keywords."""
-        if not keywords or not any(isinstance(step, KeywordStep) for _, step in self._steps):
-            return self
-        return self._made_with(keywords)
+        return self._made_with(keywords) if keywords and self.use_keywords else self
 
     def _make_with(self, keywords: tuple[str, ...]) -> "TextSteps":
         made = copy(self)
-        made._steps = []
+        made._steps, made.keyword_warnings = [], []
         for name, step in self._steps:
             if isinstance(step, KeywordStep):
-                with suppress(Exception):  # whatever a plugin raises
+                try:
                     step = step.with_keywords(keywords)
+                except Exception as error:  # noqa: BLE001 - whatever a plugin raises
+                    why = f"{error or type(error).__name__}"
+                    made.keyword_warnings.append(
+                        f"keywords: the text step {name} cannot use them: {why}"
+                    )
             made._steps.append((name, step))
         return made
 
