@@ -74,8 +74,7 @@ class ProcessLifecycle:
             target, settings, self.deaths, self.changes, clock, self._tasks, self.workers
         )
         self.servers = self.loader.servers
-        """Fork servers that run: one that serves, those that load, those whose last workers
-        leave."""
+        """Fork servers that run: the one that serves, those that load, those that are ending."""
 
     async def __aenter__(self) -> "ProcessLifecycle":
         become_subreaper()

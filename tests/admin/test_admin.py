@@ -47,7 +47,7 @@ class Admin:
         return health
 
     def metrics(self) -> dict[str, float]:
-        """Samples by name and labels, as Prometheus would write them."""
+        """Return samples by name and labels, in Prometheus's notation."""
         status, body = self.ask("GET", "/metrics")
         assert status == 200
         found = {}
@@ -431,7 +431,7 @@ while True:
 
 @pytest.fixture
 def false_server() -> Iterator[Path]:
-    """The socket of somebody else's process, where everybody may go."""
+    """Give the socket of another user's process, which every user may open."""
     if os.getuid() != 0:
         pytest.skip("another user's process takes root")
     directory = tempfile.TemporaryDirectory()

@@ -201,7 +201,7 @@ def test_models_are_listed_and_what_cannot_be_is_refused(admin: Admin) -> None:
 def test_a_model_is_fetched_and_served_from_the_page(
     tmp_path: Path, embedded: models.ModelLocation, launched: Browser, driver: Browsers
 ) -> None:
-    """From a mirror that answers with nothing of use: that is told on the page."""
+    """Use a mirror that answers with nothing useful: the page reports that."""
     port = free_port()
     given = admin_settings(port) | {
         "MODELSERVER_MODELS_URLS": f"http://127.0.0.1:{free_port()}",
@@ -332,7 +332,7 @@ def test_what_it_does_is_confirmed_and_logged(admin: Admin, launched: Browser) -
 
 
 def squeeze(cgroup: MemoryCgroup, used: int) -> None:
-    """As far as the kernel lets: some of its own is charged, too."""
+    """Set the lowest limit that the kernel accepts: some of its own memory is charged, too."""
     for spare in range(4, 44, 8):
         with contextlib.suppress(AssertionError):
             cgroup.limit(used + spare * MB)

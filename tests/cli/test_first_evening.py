@@ -1,4 +1,4 @@
-"""What a newcomer does wrong, or has lying around, on the first evening."""
+"""Mistakes and odd files of a newcomer on the first evening."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def test_files_are_transcribed_whatever_the_bytes_of_their_names(
     (calls / "line\nbreak.wav").write_bytes(wav_clips[0])
     (calls / "통화.wav").write_bytes(wav_clips[0])
     (calls / os.fsdecode(b"broken\xff.ogg")).write_bytes(b"OggS" + bytes(100))
-    for _ in range(2):  # the second time it goes on from its journal
+    for _ in range(2):  # the second time it resumes from its journal
         done = modelserver("transcribe", "-o", out, calls, settings=small_settings)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr

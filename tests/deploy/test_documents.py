@@ -1,4 +1,5 @@
-"""Every command with its output in README.md and docs/ is run, and says what is printed there."""
+"""Test of the commands in README.md and docs/: each one with output is run, and has to print
+that."""
 
 import os
 import re
@@ -100,7 +101,7 @@ def pattern(said: str) -> str:
 
 @pytest.mark.parametrize(("english", "chinese"), TRANSLATED)
 def test_a_translation_has_the_same_commands(english: Path, chinese: Path) -> None:
-    """But for comments, and for what sets a mirror of its own country."""
+    """Compare all but comments, and settings of mirrors in its own country."""
 
     def commands(document: Path) -> list[str]:
         found: list[str] = re.findall(

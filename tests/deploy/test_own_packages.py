@@ -37,7 +37,7 @@ VERSION = ("-P", "-m", "modelserver", "--version")
 
 
 def install(site: Path, distribution: str, package: str) -> None:
-    """As pip does with another distribution of that package."""
+    """Install another distribution of that package, as pip does."""
     (site / package / "__init__.py").write_text("")
     metadata = site / f"{distribution}-4.0.dist-info"
     metadata.mkdir()

@@ -29,7 +29,7 @@ SENSE_VOICE = {"model_type": "sense_voice_ctc"}
 def written(
     directory: Path, networks: Mapping[str, Mapping[str, str]], others: Iterable[str] = ()
 ) -> Path:
-    """A directory with these networks, each with its metadata, and these other files."""
+    """Return a directory with these networks, each with its metadata, and these other files."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, metadata in networks.items():
         write_network(directory / name, metadata)
@@ -65,7 +65,7 @@ def test_languages_are_counted_once_and_bounded(tmp_path: Path) -> None:
 
 
 def test_pipes_are_not_read(tmp_path: Path) -> None:
-    """They would be read for ever."""
+    """Use pipes, which would block a reader."""
     directory = written(tmp_path, {"model.onnx": SENSE_VOICE})
     os.mkfifo(directory / "tokens.txt")
     assert "tokens.txt is missing" in reason(directory)

@@ -1,5 +1,5 @@
-"""Every page of the server in a real browser, on a desk and on a telephone: nothing on the console,
-nothing from elsewhere, nothing wider than the screen, and each control of `/docs` used once."""
+"""Pages of the server in a real browser, on a desktop and on a phone: nothing on the console,
+nothing from other sites, nothing wider than the screen, and each control of `/docs` used once."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def opened(launched: Browser, url: str, size: dict[str, int], tongue: str = "en-
 
 
 def must_fit(page: Page) -> None:
-    """Nothing is cut off at the side: what is wider scrolls in a box of its own."""
+    """Check that nothing is cut off at the side: wider content scrolls in a box of its own."""
     wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide[0] <= wide[1]
 
@@ -70,7 +70,7 @@ def test_there_is_a_font_for_what_is_recognised() -> None:
 
 
 def operation(page: Page, name: str) -> Locator:
-    """An operation of the API's page, opened."""
+    """Return an operation of the API's page, opened."""
     block = page.locator(f"#operations-default-{name}")
     if "is-open" not in (block.get_attribute("class") or ""):
         block.locator(".opblock-summary-control").click()

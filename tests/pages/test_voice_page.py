@@ -1,4 +1,4 @@
-"""The voice page, in a real browser whose microphone hears a spoken file."""
+"""The voice page, in a real browser whose microphone plays a spoken file."""
 
 import os
 import re
@@ -83,7 +83,8 @@ WATCH_ANSWERS = """() => {
     window.states.add(document.querySelector('#state').textContent);
   }).observe(document.body, {subtree: true, childList: true, characterData: true});
 }"""
-"""What stood there of an answer while it came, and what was said of the state, however shortly."""
+"""Script that records the text of an answer while it came, and every state that was shown, however
+briefly."""
 
 
 def test_one_speaks_sees_it_and_gets_an_answer(

@@ -25,7 +25,7 @@ ABILITIES = models.Abilities(words=False, languages=("zh", "yue", "en"), detects
 
 
 def served(label: str, language: str, abilities: models.Abilities) -> ServedModel:
-    """A model whose pool has loaded it."""
+    """Return a model whose pool has loaded it."""
     made = ServedModel.__new__(ServedModel)
     made.label, made.settings = label, Settings()
     report = {"model": label, "language": language, "abilities": msgspec.to_builtins(abilities)}

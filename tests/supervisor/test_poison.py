@@ -1,5 +1,5 @@
-"""An input that ends every worker it meets: it is given up after two, remembered, and nobody else
-has to do with it."""
+"""An input that ends every worker it meets: it fails after two, is remembered, and affects no other
+request."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.05
 _COUNTS = 0.1
-"""For how much a second counts in which a task waited for a processor or the disk."""
+"""Factor for seconds in which a task waited for a processor or the disk."""
 _STALLS = (Path("/proc/pressure/cpu"), Path("/proc/pressure/io"))
 
 
 def _stalled_s() -> float:
-    """Seconds since boot; 0 where the kernel does not count them."""
+    """Return such seconds since boot; 0 if the kernel does not count them."""
     total_us = 0
     for file in _STALLS:
         if (pressure := read_pressure(file)) is not None:
@@ -42,8 +42,8 @@ class Stopwatch:
 
     @property
     def pause_s(self) -> float:
-        """For how long to sleep before the next look: longer in a long wait, since looking takes a
-        processor from what is waited for."""
+        """Return how long to sleep before the next look: longer in a long wait, since a look takes
+        processor time from what is waited for."""
         return min(0.1, max(0.005, (time.monotonic() - self._began) / 20))
 
     def past(self, seconds: float) -> bool:

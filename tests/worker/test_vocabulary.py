@@ -133,7 +133,7 @@ def test_windows_and_boundaries(
 
 @pytest.mark.parametrize("language", ["de", "en", "ko", "ru", "zh"])
 def test_common_words_are_not_replaced(language: str) -> None:
-    """By a thousand words that sound much like them."""
+    """Offer a thousand words that sound much like them."""
     chance = random.Random(1)
     known = sorted(word for word in common_words(language).common if word.isalpha())
     text = ("" if language == "zh" else " ").join(chance.sample(known, 2000))
@@ -277,7 +277,10 @@ def test_the_work_for_a_text_is_bounded(language: str, keyword: str, piece: str)
     began = time.process_time()
     step = made(language).with_keywords(keywords)
     assert time.process_time() - began < 1
-    short, long = (seconds(step, piece * (size // len(piece))) for size in (25_000, 100_000))
+    texts = [piece * (size // len(piece)) for size in (25_000, 100_000)]
+    # The best of several: processor time, too, is longer on a processor that is shared.
+    rounds = [[seconds(step, text) for text in texts] for _ in range(4)]
+    short, long = map(min, zip(*rounds, strict=True))
     assert long < 2
     assert long < 0.2 + 6 * short
 
@@ -304,7 +307,7 @@ print(len(os.listdir("/proc/self/task")), *refused.intersection(seen))
 
 
 def test_packages_that_are_read_are_not_imported() -> None:
-    """They take 44 MB of memory each."""
+    """Check that these are not loaded: they take 44 MB of memory each."""
     program = """
 import sys
 from modelserver.worker.vocabulary import vocabulary
