@@ -1,4 +1,4 @@
-"""How to install an extra of this package where it runs."""
+"""Instructions to install an extra of this package, depending on how it is installed."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""`GET /api/about`: what a page has to know of its server before it can begin."""
+"""Facts that a page needs before it can begin: `GET /api/about`."""
 
 import msgspec
 from aiohttp import web
@@ -26,8 +26,8 @@ def about_model(served: ServedModel) -> AboutModel:
 
 
 class About(msgspec.Struct):
-    """`keys`: whether a key is needed; `assistant`: whether `/api/ask` answers; `endpoint_ms`: the
-    silence after which something said is over."""
+    """Facts about the server. `keys`: whether a key is needed; `assistant`: whether `/api/ask`
+    answers; `endpoint_ms`: milliseconds of silence that end an utterance."""
 
     version: str
     models: list[AboutModel]

@@ -24,7 +24,7 @@ from modelserver.cli.upgrade import upgrade
 )
 @click.version_option(__version__, prog_name="modelserver")
 def main() -> None:
-    """A speech-recognition server for small machines."""
+    """Serve speech recognition on small machines, and manage its models."""
 
 
 main.add_command(serve)

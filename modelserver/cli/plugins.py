@@ -12,7 +12,8 @@ COMMANDS = "modelserver.commands"
 ENGINES = "modelserver.transcription_engines"
 """Entry points: `(Settings, SpeechRequest, address) -> Engine`, for `transcribe --on ray`."""
 TOOLS = {COMMANDS: ("evaluate", "plan"), ENGINES: ("ray",)}
-"""What modelserver-tools adds: named in help texts whether it is installed or not."""
+"""Commands and engines of modelserver-tools, which help texts name whether it is installed or not.
+"""
 
 
 def find_plugin(group: str, name: str) -> EntryPoint | None:
