@@ -112,11 +112,14 @@ __all__ = [
 ]
 
 
-def warm_up_clips(language: str, sample_rate: int) -> list[bytes]:
-    """Half a minute of synthetic speech, as `Model.warm` takes it."""
+def warm_up_clips(language: str, sample_rate: int, *, shortest: bool = False) -> list[bytes]:
+    """Half a minute of synthetic speech, as `Model.warm` takes it; or its shortest clip alone."""
     from models.clips import clips_for, decode_clip
 
-    return [decode_clip(clip, sample_rate) for clip in clips_for(language)]
+    clips = clips_for(language)
+    if shortest:
+        clips = [min(clips, key=lambda clip: clip.stat().st_size)]
+    return [decode_clip(clip, sample_rate) for clip in clips]
 
 
 def noise(seconds: float, sample_rate: int) -> bytes:

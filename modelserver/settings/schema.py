@@ -496,7 +496,10 @@ class DebugSettings(Section, frozen=True):
     ] = "auto"
     warmup: Annotated[
         Literal["clips", "noise", "none"],
-        _about("what is decoded before the first request: bundled speech, noise, or nothing"),
+        _about(
+            "what is decoded before the first request: bundled speech, noise, or nothing; with the "
+            "SIMD library at least one clip, which checks it"
+        ),
     ] = "clips"
     nice: Annotated[
         int,
