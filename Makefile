@@ -32,9 +32,6 @@ help:
 serve: $(VENV)/.serve
 	$(BIN)/modelserver serve
 
-## One races the kernel, the other brings as much load as two processors take.
-ALONE := tests/supervisor/test_guard.py tests/handover/test_handover.py
-
 check: $(VENV)/.test lint
 	$(BIN)/pytest --quiet -m quick
 
@@ -44,12 +41,11 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-## Two processes leave a third of two processors idle, as tests wait; more begin to disturb each other.
-PROCESSES ?= 2
+## Tests wait more than they compute: four processes keep two processors busy.
+PROCESSES ?= 4
 
 test: $(VENV)/.test lint
-	$(BIN)/pytest --numprocesses $(PROCESSES) --durations 40 $(ALONE:%=--ignore %)
-	$(BIN)/pytest --durations 10 $(ALONE)
+	$(BIN)/pytest --numprocesses $(PROCESSES) --durations 40
 
 test-many: $(VENV)/.test
 	scripts/system-packages many
