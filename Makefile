@@ -34,9 +34,6 @@ help:
 serve: $(VENV)/.serve
 	$(BIN)/modelserver serve
 
-## One races the kernel, the other loads both processors.
-ALONE := tests/supervisor/test_guard.py tests/handover/test_handover.py
-
 check: $(VENV)/.test lint
 	$(BIN)/pytest --quiet -m quick
 
@@ -46,12 +43,11 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-## Two processes leave a third of two processors idle, since tests wait; more disturb each other.
-PROCESSES ?= 2
+## Tests wait more than they compute: four processes keep two processors busy.
+PROCESSES ?= 4
 
 test: $(VENV)/.test lint
-	$(PYTEST) --numprocesses $(PROCESSES) --durations 40 $(ALONE:%=--ignore %)
-	$(PYTEST) --durations 10 $(ALONE)
+	$(PYTEST) --numprocesses $(PROCESSES) --durations 40
 
 test-many: $(VENV)/.test
 	scripts/system-packages many
