@@ -93,7 +93,7 @@ audit: $(VENV)/.audit
 ## docker, or podman where that is what there is.
 CONTAINER ?= $(if $(shell command -v docker),docker,podman)
 BUILD = $(CONTAINER) build $(if $(findstring podman,$(CONTAINER)),--format docker) $(BUILD_OPTIONS)
-LABEL = --label org.opencontainers.image.version=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+LABEL = --label org.opencontainers.image.version=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' modelserver/__init__.py)
 
 image:
 	$(BUILD) $(LABEL) --tag modelserver .
