@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from places import ONNX_MODEL, ROOT
 from running import RunningServer, start_server
 
 from models.vosk.prepared import PreparedModel
+from modelserver.cli import main as program
+from modelserver.settings.configuration import read_configuration
 
 READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 DOCUMENTS = (*READMES, *sorted((ROOT / "docs").rglob("*.md")))
@@ -120,11 +123,101 @@ def test_a_readme_is_one_screen(readme: Path) -> None:
     assert len(screen.split()) <= 400
 
 
-def test_every_link_leads_somewhere() -> None:
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        words = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading).lower()
+        anchor = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        found.add(
+            next(a for a in (anchor, *(f"{anchor}-{n}" for n in range(1, 99))) if a not in found)
+        )
+    return found
+
+
+def links(document: Path) -> Iterator[tuple[str, str]]:
+    """Return the path and the anchor of every link to a file of ours."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for path, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        if not path.startswith(("http:", "https:", "mailto:")):
+            yield path, anchor
+
+
+def test_every_link_leads_to_a_file_and_a_heading() -> None:
+    wrong = []
     for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", document.read_text()):
-            if not target.startswith("http"):
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+        for path, anchor in links(document):
+            target = document.parent / path if path else document
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                wrong.append(f"{document.relative_to(ROOT)}: {path}#{anchor}")
+    assert wrong == []
+
+
+def test_an_anchor_is_a_heading_as_it_is_linked_to(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# `GET /a`, B's\n\n```\n# no heading\n```\n\n## B's\n\n## B's\n")
+    assert anchors(page) == {"get-a-bs", "bs", "bs-1"}
+
+
+def commands_named(document: Path) -> Iterator[list[str]]:
+    """Return the arguments of every `modelserver` command in code of a document."""
+    text = document.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```(?:sh|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`((?:sudo )?modelserver [^`\n]+)`", text)
+    for line in lines:
+        found = re.match(r"(?:\$ )?(?:sudo )?(?:-u \S+ )?(?:\S*/)?modelserver ([^#|>]+)", line)
+        if found is not None:
+            yield found[1].split()
+
+
+def test_every_command_of_the_documents_exists() -> None:
+    wrong, seen = [], 0
+    for document in DOCUMENTS:
+        for arguments in commands_named(document):
+            seen += 1
+            if problem := problem_of(arguments):
+                wrong.append(f"{document.name}: modelserver {' '.join(arguments)}: {problem}")
+    assert wrong == []
+    assert seen > 100
+
+
+def problem_of(arguments: list[str]) -> str:
+    """Return what the command line would not understand; empty if all is well."""
+    command: click.Command = program
+    context = click.Context(program)
+    while isinstance(command, click.Group):
+        name = arguments[0] if arguments else ""
+        if not name or name.startswith("-") or name == "COMMAND":
+            return ""
+        if (inner := command.get_command(context, name)) is None:
+            return f"no command {name!r}"
+        command, arguments = inner, arguments[1:]
+    known = {name for parameter in command.get_params(context) for name in parameter.opts}
+    for argument in arguments:
+        option = argument.partition("=")[0].rstrip(".,")
+        if option.startswith("-") and option != "-" and option not in known:
+            return f"no option {option}"
+    return ""
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    assert problem_of(["models", "pull", "zh"]) == problem_of(["COMMAND", "--help"]) == ""
+    assert problem_of(["models", "fetch"]) == "no command 'fetch'"
+    assert problem_of(["status", "--yaml"]) == "no option --yaml"
+
+
+def test_every_toml_block_is_a_settings_file(tmp_path: Path) -> None:
+    seen = 0
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            if "[project." not in block:
+                seen += 1
+                (tmp_path / "settings.toml").write_text(block)
+                read_configuration(tmp_path / "settings.toml", {}, {})
+    assert seen >= 5
 
 
 def test_every_error_code_and_setting_of_the_documents_is_one() -> None:
