@@ -133,7 +133,9 @@ def _draw(plot: Plot, file: Path) -> None:
     else:
         axes.set_ylim(bottom=0)
     for axis, logarithmic in ((axes.xaxis, plot.log_x), (axes.yaxis, plot.log_y)):
-        if logarithmic:
+        if not logarithmic:
+            axis.set_major_locator(ticker.MaxNLocator(integer=True))
+        else:
             axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
             axis.set_minor_formatter(ticker.NullFormatter())

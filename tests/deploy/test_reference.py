@@ -102,7 +102,7 @@ BENCHMARKS: dict[str, Any] = {
             "anonymous_mb": {
                 "modelserver": [200.0, 266.4],
                 "prefork": [600.0, 2335.0],
-                "thread pool (one process)": [824.0, 824.0],
+                "thread pool": [824.0, 824.0],
             },
         },
         "deaths": {
