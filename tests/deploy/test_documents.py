@@ -166,7 +166,8 @@ def test_a_translation_has_the_same_commands(english: Path, chinese: Path) -> No
 @pytest.mark.parametrize("readme", READMES)
 def test_a_readme_is_one_screen(readme: Path) -> None:
     screen = re.split("^## (?:Read on|接下来)$", readme.read_text(), flags=re.MULTILINE)[0]
-    assert len(screen.split()) <= 400
+    words = [word for word in screen.split() if word.strip("|-")]  # a table's lines are none
+    assert len(words) <= 400
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -200,7 +201,9 @@ def commands_named(document: Path) -> Iterator[list[str]]:
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`((?:sudo )?modelserver [^`\n]+)`", text)
     for line in lines:
-        found = re.match(r"(?:\$ )?(?:sudo )?(?:-u \S+ )?(?:\S*/)?modelserver ([^#|>]+)", line)
+        found = re.match(
+            r"(?:\$ )?(?:sudo )?(?:-u \S+ )?(?:\S*/)?modelserver ([a-zA-Z-][^#|>]*)", line
+        )
         if found is not None:
             yield found[1].split()
 
