@@ -1,7 +1,7 @@
 """Whisper base behind this server and behind those that people run it with: throughput, latency,
 memory, killed workers, 600 MB. A part of `bench.py`.
 
-What the contestants are is said in `whisper_contestants.py`. "The limit": as many forked processes
+What the contestants are is said in `whisper_contestants.py`. "No server": as many forked processes
 as there are workers, without any server.
 """
 
@@ -31,15 +31,14 @@ from parts import MB, memory_cgroup
 from server import WORKERS
 from tables import spread
 
-LIMIT = "the limit"
+LIMIT = "no server"
 _SMALL = 600 * MB
 _SMALL_WORKERS = 4
 _SHORT_S, _LONG_S = 5.0, 60.0
 
 
 def whisper(asked: Asked) -> Finding:
-    """Whisper base with 8-bit weights, the same for all, searched greedily; one thread for each
-    request."""
+    """Compare servers of Whisper base."""
     starts = contestants.everyone()
     finding = _throughput(asked, starts)
     for part in (
@@ -48,7 +47,7 @@ def whisper(asked: Asked) -> Finding:
         deaths(asked, starts),
         _in_little_memory(asked, starts),
     ):
-        finding.said += part.said
+        finding.notes += part.notes
         finding.tables += part.tables
         finding.raw |= part.raw
     return finding
@@ -79,9 +78,9 @@ def _throughput(asked: Asked, starts: Sequence[Start]) -> Finding:
         for name, found in rates.items()
     }
     finding = Finding(raw={"audio_s_per_s": rates, "p95_s": p95, "this_server_over": ratios})
-    finding.said.append(
+    finding.notes.append(
         f"{len(files)} files, {audio_s:.0f} s of audio, {CONCURRENCY} clients, {WORKERS} workers, "
-        f"{asked.rounds} rounds, all servers standing and asked in turn."
+        f"{asked.rounds} rounds; all servers run at once and receive the files in turn."
     )
     rows = [
         (
@@ -98,7 +97,7 @@ def _throughput(asked: Asked, starts: Sequence[Start]) -> Finding:
 
 
 def _alone(asked: Asked, starts: Sequence[Start]) -> Finding:
-    """One request at a time on an idle machine."""
+    """Measure one request at a time on an idle machine."""
     files = asked.files()
     clips = [recording(files, seconds) for seconds in (_SHORT_S, _LONG_S)]
     found: dict[str, list[list[float]]] = {}
@@ -112,10 +111,7 @@ def _alone(asked: Asked, starts: Sequence[Start]) -> Finding:
             f"alone: {server.name} " + ", ".join(f"{min(t):.2f} s" for t in found[server.name] if t)
         )
     finding = Finding(raw={"alone_s": found})
-    finding.said.append(
-        f"One request at a time, {asked.rounds} times each. sherpa-onnx's servers transcribe the "
-        "first 30 s of a long file."
-    )
+    finding.notes.append(f"Alone: one request at a time, {asked.rounds} times each.")
     rows = [
         (name, *(spread(took) if took else "refused" for took in all_))
         for name, all_ in found.items()
@@ -128,7 +124,7 @@ def _alone(asked: Asked, starts: Sequence[Start]) -> Finding:
 def _in_little_memory(asked: Asked, starts: Sequence[Start]) -> Finding:
     finding, rows = Finding(raw={"in_little_memory": {}}), []
     if os.geteuid() != 0 or not Path("/sys/fs/cgroup/memory").is_dir():
-        finding.said.append(
+        finding.notes.append(
             "600 MB: left out, it needs root and version 1 of the memory controller."
         )
         return finding
