@@ -9,7 +9,7 @@ import ast
 import dataclasses
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,9 @@ class Wrong(Exception):
 class ApiTables:
     """The blocks of the pages in one tree."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, others: Mapping[str, Callable[[], str]]) -> None:
+        """Read the pages. `others`: makers of blocks that are not about the API, by kind."""
+        self._others = others
         self._pages = {
             path.name: path.read_text(encoding="utf-8")
             for path in sorted((root / "docs").glob("*.md"))
@@ -125,6 +127,8 @@ class ApiTables:
 
     def _block(self, match: re.Match[str]) -> str:
         begin, kind, name, end = match.groups()
+        if (other := self._others.get(kind)) is not None:
+            return f"{begin}\n{other()}\n{end}"
         make: Callable[..., Iterator[str]] | None = getattr(
             self, f"_{kind.replace('-', '_')}", None
         )

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import click
 import pytest
 from places import ONNX_MODEL, ROOT
 from running import RunningServer, start_server
 
 from models.vosk.prepared import PreparedModel
 from modelserver.access.keyring import hash_of
+from modelserver.cli import main as program
+from modelserver.settings.configuration import read_configuration
 
 KEY = "ms-a-key-of-this-test"
 READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
@@ -180,7 +183,8 @@ def test_a_translation_has_the_same_commands(english: Path, chinese: Path) -> No
 @pytest.mark.parametrize("readme", READMES)
 def test_a_readme_is_one_screen(readme: Path) -> None:
     screen = re.split("^## (?:Read on|接下来)$", readme.read_text(), flags=re.MULTILINE)[0]
-    assert len(screen.split()) <= 400
+    words = [word for word in screen.split() if word.strip("|-")]  # a table's lines are none
+    assert len(words) <= 400
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -205,6 +209,68 @@ def anchors_of(document: Path) -> Iterator[str]:
         seen[anchor] = seen.get(anchor, -1) + 1
         yield f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor
     yield from re.findall(r'<a id="([^"]+)">', text)
+
+
+def commands_named(document: Path) -> Iterator[list[str]]:
+    """Return the arguments of every `modelserver` command in code of a document."""
+    text = document.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```(?:sh|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`((?:sudo )?modelserver [^`\n]+)`", text)
+    for line in lines:
+        found = re.match(
+            r"(?:\$ )?(?:sudo )?(?:-u \S+ )?(?:\S*/)?modelserver ([a-zA-Z-][^#|>]*)", line
+        )
+        if found is not None:
+            yield found[1].split()
+
+
+def test_every_command_of_the_documents_exists() -> None:
+    wrong, seen = [], 0
+    for document in DOCUMENTS:
+        for arguments in commands_named(document):
+            seen += 1
+            if problem := problem_of(arguments):
+                wrong.append(f"{document.name}: modelserver {' '.join(arguments)}: {problem}")
+    assert wrong == []
+    assert seen > 100
+
+
+def problem_of(arguments: list[str]) -> str:
+    """Return what the command line would not understand; empty if all is well."""
+    command: click.Command = program
+    context = click.Context(program)
+    while isinstance(command, click.Group):
+        name = arguments[0] if arguments else ""
+        if not name or name.startswith("-") or name == "COMMAND":
+            return ""
+        if (inner := command.get_command(context, name)) is None:
+            return f"no command {name!r}"
+        command, arguments = inner, arguments[1:]
+    known = {name for parameter in command.get_params(context) for name in parameter.opts}
+    for argument in arguments:
+        option = argument.partition("=")[0].rstrip(".,")
+        if option.startswith("-") and option != "-" and option not in known:
+            return f"no option {option}"
+    return ""
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    assert problem_of(["models", "pull", "zh"]) == problem_of(["COMMAND", "--help"]) == ""
+    assert problem_of(["models", "fetch"]) == "no command 'fetch'"
+    assert problem_of(["status", "--yaml"]) == "no option --yaml"
+
+
+def test_every_toml_block_is_a_settings_file(tmp_path: Path) -> None:
+    seen = 0
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            if "[project." not in block:
+                seen += 1
+                (tmp_path / "settings.toml").write_text(block)
+                read_configuration(tmp_path / "settings.toml", {}, {})
+    assert seen >= 5
 
 
 def test_every_error_code_and_setting_of_the_documents_is_one() -> None:
