@@ -17,8 +17,6 @@ TO_DO = (
     "docs/catalogue.md",
     "docs/commands.md",
     "docs/configuration.md",
-    "docs/decisions.md",
-    "docs/glossary.md",
     "docs/install.md",
     "docs/jobs.md",
     "docs/log-events.md",
