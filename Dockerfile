@@ -49,7 +49,7 @@ ENV PATH=/opt/modelserver/bin:/usr/local/bin:/usr/bin:/bin \
     MODELSERVER_SPOOL_DIRECTORY=/var/cache/modelserver
 LABEL org.opencontainers.image.title="modelserver" \
     org.opencontainers.image.description="A speech-recognition server for small machines" \
-    org.opencontainers.image.version="0.2.0" \
+    org.opencontainers.image.version="0.1.0" \
     org.opencontainers.image.licenses="Apache-2.0"
 # Another user may be chosen (--user): group 0 may write to the directories below.
 USER 10001:0
