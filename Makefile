@@ -19,6 +19,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+## What runs the tests; CI runs a failed one again, alone, and names it.
+PYTEST := $(BIN)/pytest
 
 ## The tests start a server hundreds of times: it is compiled once, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
@@ -48,8 +50,8 @@ lint: $(VENV)/.test
 PROCESSES ?= 2
 
 test: $(VENV)/.test lint
-	$(BIN)/pytest --numprocesses $(PROCESSES) --durations 40 $(ALONE:%=--ignore %)
-	$(BIN)/pytest --durations 10 $(ALONE)
+	$(PYTEST) --numprocesses $(PROCESSES) --durations 40 $(ALONE:%=--ignore %)
+	$(PYTEST) --durations 10 $(ALONE)
 
 test-many: $(VENV)/.test
 	scripts/system-packages many

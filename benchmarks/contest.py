@@ -91,7 +91,7 @@ def closed_loop(asked: Asked) -> Finding:
         ),
         "All servers run at the same time and receive their requests in turn.",
         f"`{LIMIT}` is the upper bound: forked processes that decode the files without a server.",
-        "`modelserver / row` is taken round by round.",
+        "The ratio in the third column is taken round by round.",
     ]
     for name, target in ((LIMIT, 0.95), (threads_name(), 22), ("single process", 40)):
         finding.target(f"{THIS} / {name}", target, ratios[name])

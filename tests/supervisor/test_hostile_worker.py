@@ -191,7 +191,8 @@ async def test_a_path_at_an_impossible_address_is_a_death_all_the_same(pool: Poo
 
 
 async def test_a_worker_has_few_threads(pool: Pool) -> None:
-    with pytest.raises(WorkerLost, match=r"30[0-9] threads"):
+    # The guard looks while the threads are being started: how many there are by then differs.
+    with pytest.raises(WorkerLost, match=r"it had \d+ threads, and 64 are allowed"):
         await run(pool, do="start threads", count=300)
 
 

@@ -277,7 +277,10 @@ def test_the_work_for_a_text_is_bounded(language: str, keyword: str, piece: str)
     began = time.process_time()
     step = made(language).with_keywords(keywords)
     assert time.process_time() - began < 1
-    short, long = (seconds(step, piece * (size // len(piece))) for size in (25_000, 100_000))
+    texts = [piece * (size // len(piece)) for size in (25_000, 100_000)]
+    # The best of several: processor time, too, is longer on a processor that is shared.
+    rounds = [[seconds(step, text) for text in texts] for _ in range(4)]
+    short, long = map(min, zip(*rounds, strict=True))
     assert long < 2
     assert long < 0.2 + 6 * short
 

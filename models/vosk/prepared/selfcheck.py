@@ -21,7 +21,7 @@ from models.contract import ModelError
 from models.prepared.asking import answer_of
 
 TIES = 0.1
-"""The share of words that may differ where a model is prepared (measured: docs/models.md)."""
+"""The share of words that may differ where a model is prepared (measured: docs/preparing.md)."""
 _LEAST_TIES = 3
 """Words; the bundled clips of a language have some fifty."""
 _SPEECH_S = 10.0
