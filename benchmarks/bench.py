@@ -101,6 +101,8 @@ _SCRIPT_FILES = {"stream-details": "streams.py"}
 def main() -> None:
     """Run all that was asked for. The exit status is 1 if one of them failed."""
     asked = _arguments()
+    if asked.keep and asked.names:
+        sys.exit("--keep needs a run of all benchmarks: name none")
     names = asked.names or list(BENCHMARKS)
     if asked.full and not asked.names:
         names += list(SCRIPTS)

@@ -92,7 +92,7 @@ def closed_loop(asked: Asked) -> Finding:
         ),
         "All servers run at the same time and receive their requests in turn.",
         f"`{LIMIT}` is the upper bound: forked processes that decode the files without a server.",
-        "`modelserver / row` is taken round by round.",
+        "The ratio in the third column is taken round by round.",
     ]
     for name, target in ((LIMIT, 0.95), (threads_name(), 22), ("single process", 40)):
         finding.target(f"{THIS} / {name}", target, ratios[name])
@@ -177,8 +177,8 @@ def vosk_memory(asked: Asked) -> Finding:
     finding = memory(asked, (this_server, mosec, litserve, prefork, threads))
     found = finding.raw["anonymous_mb"]
     at = finding.raw["workers"].index(4)
-    finding.target(f"memory of 4 workers, {THIS} / prefork", 0.12, [found[THIS][at] / found["prefork"][at]],
-                most=True)  # fmt: skip
+    share = found[THIS][at] / found["prefork"][at]
+    finding.target(f"memory of 4 workers, {THIS} / prefork", 0.12, [share], most=True)
     return finding
 
 

@@ -14,8 +14,6 @@ TO_DO = (
     "deploy/",
     "docs/commands.md",
     "docs/configuration.md",
-    "docs/decisions.md",
-    "docs/glossary.md",
     "docs/log-events.md",
     "docs/log-events.toml",
     "modelserver/__main__.py",
