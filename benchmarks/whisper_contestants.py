@@ -2,7 +2,7 @@
 
 sherpa-onnx's Python server ($CONTESTANT_SHERPA_SERVER names its `non_streaming_server.py`), and
 faster-whisper behind FastAPI: in threads of one process, or in processes of uvicorn that have
-loaded the model each. Every one searches greedily, with 8-bit weights and one thread for a request,
+loaded the model each. Every one searches greedily and once, with 8-bit weights and one thread for a request,
 so that two cores carry two requests. sherpa-onnx's C++ server (2.0.1) is not among them: where a
 token holds a part of a character, as in Korean, it sends no answer.
 """
@@ -42,7 +42,8 @@ model = WhisperModel(os.environ["MODEL"], device="cpu", compute_type="int8", cpu
 app = FastAPI()
 @app.post("/transcribe")
 def transcribe(file: UploadFile):
-    segments, _ = model.transcribe(file.file, language="{LANGUAGE}", beam_size=1)
+    segments, _ = model.transcribe(file.file, language="{LANGUAGE}",
+                                     beam_size=1, temperature=0.0)
     return {{"text": "".join(segment.text for segment in segments)}}
 """
 
