@@ -43,7 +43,7 @@ app = FastAPI()
 @app.post("/transcribe")
 def transcribe(file: UploadFile):
     segments, _ = model.transcribe(file.file, language="{LANGUAGE}",
-                                     beam_size=1, temperature=0.0)
+                                   beam_size=1, temperature=0.0)
     return {{"text": "".join(segment.text for segment in segments)}}
 """
 
