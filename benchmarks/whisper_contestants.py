@@ -2,9 +2,9 @@
 
 sherpa-onnx's Python server ($CONTESTANT_SHERPA_SERVER names its `non_streaming_server.py`), and
 faster-whisper behind FastAPI: in threads of one process, or in processes of uvicorn that have
-loaded the model each. Every one searches greedily and once, with 8-bit weights and one thread for a request,
-so that two cores carry two requests. sherpa-onnx's C++ server (2.0.1) is not among them: where a
-token holds a part of a character, as in Korean, it sends no answer.
+loaded the model each. Every one searches greedily and once, with 8-bit weights and one thread for
+a request, so that two cores carry two requests. sherpa-onnx's C++ server (2.0.1) is not among
+them: where a token holds a part of a character, as in Korean, it sends no answer.
 """
 
 import contextlib
