@@ -102,7 +102,7 @@ def _child(model: Any, mode: str, audio: list[bytes], taken: Any, pipe: Connecti
             if number >= times * len(audio):
                 break
             if mode == "new":
-                model._kept.clear()
+                model._free.clear()
             _decode(model, audio[number % len(audio)])
         pipe.send("done")
 
