@@ -12,7 +12,7 @@
 # make deb    dist/modelserver_VERSION_ARCHITECTURE.deb for this release of Debian or Ubuntu
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
 # make lock, make audit, make sbom    pin the image's packages; look for known vulnerabilities; list them
-# make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT)
+# make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT, KEEP=1)
 # make bench-full    the scripts of benchmarks/ as well, for hours
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
 
@@ -136,17 +136,20 @@ $(VENV)/.benchmark: $(VENV)/.serve
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,benchmark]"
 	touch $@
 
-## ONLY=throughput,streams: only these; COMPARE=COMMIT: beside another commit's server.
+## ONLY=throughput,streams: only these; COMPARE=COMMIT: beside another commit's server. KEEP=1: into
+## docs/benchmarks.md and the READMEs.
 comma := ,
 BENCH = $(BIN)/modelserver models prepare && \
-	$(BIN)/python benchmarks/bench.py $(subst $(comma), ,$(ONLY)) $(if $(COMPARE),--compare $(COMPARE))
+	$(BIN)/python benchmarks/bench.py $(subst $(comma), ,$(ONLY)) $(if $(COMPARE),--compare $(COMPARE)) $(FULL) \
+	$(if $(KEEP),--keep && $(BIN)/python scripts/reference)
 
 bench: $(VENV)/.benchmark
 	$(BENCH)
 
 ## Its scripts need the packages of the tests, too.
+bench-full: FULL := --full
 bench-full: $(VENV)/.benchmark $(VENV)/.test
-	$(BENCH) --full
+	$(BENCH)
 
 $(VENV)/.locust: $(VENV)/.serve
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[ko,locust]"

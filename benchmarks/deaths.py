@@ -38,14 +38,15 @@ def deaths(asked: Asked) -> Finding:
         finding.raw["deaths"][name] = {"lost": seen.failed, "answered": len(seen.took_s),
                                        "back_s": back}  # fmt: skip
         if start is this_server:
-            finding.bar("requests that this server lost", 0, [lost], most=True)
-    finding.said.append(
-        f"{_CLIENTS} clients without a pause; a process that decodes is killed, up to {kills} "
-        "times. Lost: requests without a right answer. After a server has gone for good nothing "
-        "more is counted."
-    )
-    head = ("", "killed", "requests lost", "answered", "as many as before after, median",
-            "at most")  # fmt: skip
+            finding.target("requests that modelserver lost", 0, [lost], most=True)
+    finding.notes += [
+        f"{_CLIENTS} clients send requests without a pause.",
+        f"SIGKILL ends a process that decodes, up to {kills} times.",
+        "A request is lost if it receives no right answer.",
+        "Once a server has ended and does not return, counting stops.",
+        "Recovery is the time until as many processes can decode as before.",
+    ]
+    head = ("", "killed", "requests lost", "answered", "recovery, median", "recovery, longest")
     finding.tables.append(Table("", head, rows))
     return finding
 
