@@ -87,7 +87,7 @@ def service(**state: Any) -> SpeechService:
         ({"takes_streams": False, "takes_work": False}, "", "drain"),
         ({"draining": "so", "admitted": 1}, "", "drain"),
         ({"draining": "so", "streams": 1}, "", "drain"),
-        ({"draining": "so"}, "", "maint #so, and nothing is left inside"),
+        ({"draining": "so"}, "", "maint #so, and all requests have ended"),
         # A place is a place: a short queue bounds what may come.
         ({"limit": 3}, "", "up ready 10% maxconn:3"),
     ],

@@ -169,7 +169,10 @@ def test_root_does_not_serve_with_the_directories_of_a_service(
     given = {**small_settings, "MODELSERVER_JOBS_DIRECTORY": str(state / "jobs")}
     done = modelserver("serve", settings={**given, "MODELSERVER_PORT": "0"})
     assert done.returncode == 1
-    assert f"Error: {state}/jobs is nobody's: do it as that user (sudo -u nobody" in done.stderr
+    assert (
+        f"Error: {state}/jobs is nobody's: run the command as that user (sudo -u nobody"
+        in done.stderr
+    )
     assert not (state / "jobs").exists()
 
 
@@ -182,7 +185,7 @@ def test_the_doctor_sees_that_no_jobs_can_be_taken(
         listens = {"MODELSERVER_ADMIN_LISTEN": f"unix:{tmp_path}/admin.sock"}
         done = modelserver("doctor", settings={**small_settings, **listens})
     assert done.returncode == 1
-    assert "! jobs: none can be taken" in done.stdout
+    assert "! jobs are rejected" in done.stdout
 
 
 @pytest.mark.parametrize(("locale", "tag"), [("C.UTF-8", "zh"), ("", "zh"), ("fr_FR.UTF-8", "fr")])

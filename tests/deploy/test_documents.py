@@ -17,24 +17,27 @@ from places import ONNX_MODEL, ROOT
 from running import RunningServer, start_server
 
 from models.vosk.prepared import PreparedModel
+from modelserver.access.keyring import hash_of
 from modelserver.cli import main as program
 from modelserver.settings.configuration import read_configuration
 
+KEY = "ms-a-key-of-this-test"
 READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 DOCUMENTS = (*READMES, *sorted((ROOT / "docs").rglob("*.md")))
 TRANSLATED = (READMES, (ROOT / "docs/quickstart.md", ROOT / "docs/zh-CN/quickstart.md"))
-_BLOCK = re.compile(r"^```console( whisper)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```console(?: (whisper|keys))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PROGRAM = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
 
 def examples() -> Iterator[tuple[str, str, str]]:
-    """Yield the server ("embedded" or "whisper", which READMEs and marked blocks use), the command
-    and its printed output."""
+    """Yield the fixture of the server that the block names (by default the embedded model's, for
+    READMEs Whisper's), the command and its printed output."""
     for document in DOCUMENTS:
+        usual = "whisper" if document in READMES else "serving"
         for marked, block in _BLOCK.findall(document.read_text()):
-            server = "whisper" if marked or document in READMES else "embedded"
+            server = marked or usual
             for example in block.split("\n$ ") if block.startswith("$ ") else ():
                 command, _, output = example.removeprefix("$ ").partition("\n")
                 yield pytest.param(server, command, output, id=f"{document.name}: {command}")
@@ -75,6 +78,20 @@ def serving(
         yield server
 
 
+@pytest.fixture(scope="module")
+def keys(
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
+) -> Iterator[RunningServer]:
+    """A server that accepts the API key `KEY`."""
+    home = tmp_path_factory.mktemp("keys")
+    file = home / "keys"
+    file.write_text(f"alice sha256:{hash_of(KEY)}\n")
+    small_settings = small_settings | {"MODELSERVER_AUTH_KEYS_FILE": str(file)}
+    with start_server(home, **small_settings) as server:
+        server.wait_ready()
+        yield server
+
+
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) > 40
     assert len(PROGRAMS) >= 6
@@ -84,9 +101,7 @@ def test_there_are_examples() -> None:
 def test_what_is_said_is_what_is_printed(
     request: pytest.FixtureRequest, server: str, command: str, said: str
 ) -> None:
-    running: RunningServer = request.getfixturevalue(
-        {"whisper": "whisper", "embedded": "serving"}[server]
-    )
+    running: RunningServer = request.getfixturevalue(server)
     environment = {
         k: v
         for k, v in os.environ.items()
@@ -94,6 +109,8 @@ def test_what_is_said_is_what_is_printed(
     }
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment["MODELSERVER_WORKERS_COUNT"] = "2"
+    environment["KEY"] = KEY
+    command = command.replace("/run/modelserver/admin.sock", str(running.admin))
     done = subprocess.run(
         command.replace("127.0.0.1:8091", f"127.0.0.1:{running.port}"),
         shell=True,
@@ -202,7 +219,9 @@ def commands_named(document: Path) -> Iterator[list[str]]:
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`((?:sudo )?modelserver [^`\n]+)`", text)
     for line in lines:
-        found = re.match(r"(?:\$ )?(?:sudo )?(?:-u \S+ )?(?:\S*/)?modelserver ([^#|>]+)", line)
+        found = re.match(
+            r"(?:\$ )?(?:sudo )?(?:-u \S+ )?(?:\S*/)?modelserver ([a-zA-Z-][^#|>]*)", line
+        )
         if found is not None:
             yield found[1].split()
 

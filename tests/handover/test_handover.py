@@ -405,7 +405,7 @@ def test_where_both_do_not_fit_the_old_one_goes_first_and_clients_wait(
             until(functools.partial(each_kind, account, 3), 60)
             done = server.upgrade()
             assert done.returncode == 0, done.stderr
-            assert "waits until the one before has ended" in done.stdout
+            assert "waits for the old process to exit" in done.stdout
             seen = sum(account.done.values())
             until(lambda: sum(account.done.values()) > seen + 5, 60)
         assert server.events("upgrade.postponed")

@@ -347,7 +347,7 @@ def test_parameters_may_be_fields_in_any_order(url: str, wav: bytes) -> None:
         ("?rate=8000", "add encoding"),
         ("?channel_count=2", "add encoding"),
         ("?encoding=s16le&rate=8000&channels=2", "add channel_count"),
-        ("?language=%21%21", "is no language tag"),
+        ("?language=%21%21", "is not a language tag"),
     ],
 )
 def test_a_parameter_that_is_none_is_named(url: str, wav: bytes, query: str, says: str) -> None:

@@ -2,6 +2,7 @@
 nothing from other sites, nothing wider than the screen, and each control of `/docs` used once."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,16 @@ def must_fit(page: Page) -> None:
     """Check that nothing is cut off at the side: wider content scrolls in a box of its own."""
     wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide[0] <= wide[1]
+
+
+def must_be_chinese(place: Locator) -> None:
+    """No sentence in English is left; names, values and commands stay as they are."""
+    text = place.evaluate(
+        """node => { const copy = node.cloneNode(true);
+        copy.querySelectorAll("code, [hidden]").forEach((one) => one.remove());
+        return copy.innerText; }"""
+    )
+    assert re.findall(r"[a-z]+ [a-z]+ [a-z]+[^\n]*", re.sub("`[^`]*`", "", text)) == []
 
 
 def picture(page: Page, name: str) -> None:
@@ -190,6 +201,8 @@ def test_the_operators_page_fits_in_every_tab(
         until(lambda name=name: page.locator(f"#{name} > *").count() > 0)  # type: ignore[misc]
         must_fit(page)
         picture(page, f"admin-{name}-{tongue}-{size['width']}")
+        if tongue == "zh-CN" and name != "log":
+            must_be_chinese(page.locator("#main"))
     page.locator("#filter").fill("server")
     expect(page.locator("#events li").first).to_contain_text("server")
     page.locator("#tongue").select_option("en" if tongue == "zh-CN" else "zh")

@@ -92,7 +92,7 @@ def test_a_turn_ends_though_it_never_becomes_quiet(
         # What continues is taken for noise, and the microphone is still open.
         until(lambda: server.health()["streams"]["open"] == 0)
         expect(page.get_by_role("button", name="Stop")).to_have_attribute("aria-pressed", "true")
-        expect(page.locator("#state")).to_contain_text(re.compile("Listening|Nothing is heard"))
+        expect(page.locator("#state")).to_contain_text(re.compile("Listening|There is no sound"))
         assert len(talker.asked) == 1
 
 
@@ -124,9 +124,9 @@ def test_a_page_that_is_left_keeps_what_was_recognised(
         page.go_back()
         page.wait_for_selector("html[data-ready]")
         expect(page.locator(".turn.user .text")).to_have_text(KOREAN)
-        expect(page.locator(".turn.user .note")).to_contain_text("The page was left here")
+        expect(page.locator(".turn.user .note")).to_contain_text("The page was closed here")
         page.locator("#tongue").select_option("zh")
-        expect(page.locator(".turn.user .note")).to_have_text("您说到这里时离开了页面。")
+        expect(page.locator(".turn.user .note")).to_have_text("说到这里时页面被关闭。")
 
 
 def test_a_microphone_that_is_muted_for_a_moment_goes_on(

@@ -180,7 +180,7 @@ def test_a_vosk_model_has_marks_too(tmp_path: Path, clips: list[bytes]) -> None:
     ("kind", "language", "state"),
     [
         ("whisper", "en", "not needed: the model writes punctuation itself"),
-        ("zipformer_ctc", "ko", "knows nothing of ko"),
+        ("zipformer_ctc", "ko", "does not support ko"),
     ],
 )
 def test_texts_that_need_none_or_of_other_languages_stay_as_they_are(

@@ -194,7 +194,7 @@ def test_a_model_is_loaded_when_it_is_asked_for_and_unloaded_when_nobody_asks(
     loaded = [e for e in several.server.events()[seen:] if e["event"] == "model.loaded"]
     assert len(loaded) == 1
     event = several.server.wait_event("model.unloaded", seen, model="later")
-    assert event["reason"] == "nobody asked for it for 0.5 s"
+    assert event["reason"] == "no request for 0.5 s"
     until(lambda: not psutil.pid_exists(loaded[0]["pid"]), 5)
     assert several.states() == {"ko": "ready", "cn": "ready", "later": "unloaded"}
     assert several.health()["exits_by_cause"]["shutdown"] >= 2  # a counter never falls

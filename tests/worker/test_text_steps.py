@@ -209,7 +209,7 @@ def test_a_step_that_cannot_be_made_is_tried_again_after_a_reload_only(
         assert len(server.events("fork_server.started")) == 4
         assert not server.events("model.load_failed", "form.disabled", "prepared_model.rejected")
         (model,) = server.health()["models"]
-        assert model["text_steps"] == {"broken": "knows nothing of ko"}
+        assert model["text_steps"] == {"broken": "does not support ko"}
 
 
 def test_a_name_that_nobody_has_is_refused_at_the_start() -> None:
