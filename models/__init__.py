@@ -112,12 +112,15 @@ __all__ = [
 ]
 
 
-def warm_up_clips(language: str, sample_rate: int) -> list[bytes]:
-    """Return half a minute of synthetic speech in a language, in clips as `Model.warm` takes
-    them."""
+def warm_up_clips(language: str, sample_rate: int, *, shortest: bool = False) -> list[bytes]:
+    """Return half a minute of synthetic speech in a language, in clips as `Model.warm` takes them;
+    or its shortest clip alone."""
     from models.clips import clips_for, decode_clip
 
-    return [decode_clip(clip, sample_rate) for clip in clips_for(language)]
+    clips = clips_for(language)
+    if shortest:
+        clips = [min(clips, key=lambda clip: clip.stat().st_size)]
+    return [decode_clip(clip, sample_rate) for clip in clips]
 
 
 def noise(seconds: float, sample_rate: int) -> bytes:

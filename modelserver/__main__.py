@@ -52,13 +52,14 @@ def main() -> None:
             raise SystemExit(status)
     try:
         from modelserver.cli import main as command_line
+
+        command_line()
     except (ImportError, AttributeError) as error:
         from modelserver.own_packages import replaced_packages
 
         if not (problems := replaced_packages()):
             raise
         raise SystemExit("\n".join(f"Error: {problem}" for problem in problems)) from error
-    command_line()
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from typing import Any
 import structlog
 import uvloop
 
+from models.extras import how_to_install
 from modelserver import __version__
 from modelserver.access.keyring import KeysUnreadable
 from modelserver.admin.listener import AdminListener, AdminRefused
 from modelserver.api.jobs import message_of
 from modelserver.api.routes import build_application, build_vosk_application
 from modelserver.assistant.service import Assistant
-from modelserver.extras import how_to_install
 from modelserver.handover import Predecessor, Sockets, Upgrader
 from modelserver.handover.sockets import Inherited, connection_name, stored_name
 from modelserver.handover.systemd import Notifier, keep_systemd_informed

@@ -4,14 +4,13 @@ library."""
 import contextlib
 import dataclasses
 import importlib.util
-import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from models.contract import Model, ModelError, ModelLocation
 from models.engine import EngineSettings, Finding, Form, Improvement
+from models.extras import how_to_install
 from models.prepared import find_prepared
 from models.sherpa.abilities import abilities_of
 from models.sherpa.layout import Layout, has_networks, recognise
@@ -47,7 +46,7 @@ class SherpaEngine:
             return None
         return (
             f"the package {without[0]} is not installed: install the extra onnx "
-            f'({shlex.quote(sys.executable)} -m pip install "modelserver[onnx]")'
+            f"({how_to_install('onnx')})"
         )
 
     def forms(self, location: ModelLocation, settings: EngineSettings) -> list[Form]:

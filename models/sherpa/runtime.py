@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.contract import ModelError
+from models.extras import how_to_install
 from models.processor import processor_flags
 
 _API_VERSION = 16
@@ -44,8 +45,7 @@ def file_of(package: str, name: str) -> Path:
         if (file := Path(folder) / name).is_file():
             return file
     raise ModelError(
-        "engine_missing",
-        f"{package} is not installed, or is incomplete: pip install modelserver[onnx]",
+        "engine_missing", f"{package} is not installed, or is incomplete: {how_to_install('onnx')}"
     )
 
 

@@ -36,7 +36,9 @@ class VoskEngine:
         """See `models.engine.Engine`."""
         if importlib.util.find_spec("vosk") is not None:
             return None
-        return "the package vosk is not installed (pip install vosk)"
+        return (
+            "the package vosk, which modelserver needs, is not installed: install modelserver again"
+        )
 
     def forms(self, location: ModelLocation, settings: EngineSettings) -> list[Form]:
         """See `models.engine.Engine`."""

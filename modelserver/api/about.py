@@ -1,5 +1,7 @@
 """Facts that a page needs before it can begin: `GET /api/about`."""
 
+from dataclasses import replace
+
 import msgspec
 from aiohttp import web
 
@@ -21,8 +23,12 @@ class AboutModel(msgspec.Struct, omit_defaults=True):
 
 
 def about_model(served: ServedModel) -> AboutModel:
-    """Return the description of a served model."""
-    return AboutModel(served.label, served.language, served.languages, served.abilities)
+    """Return the description of a served model; phrases count as an ability if another form of it
+    takes them, which a request with phrases loads."""
+    abilities = served.abilities
+    if abilities is not None and abilities.phrases == "no" and served.takes_phrases():
+        abilities = replace(abilities, phrases="only")
+    return AboutModel(served.label, served.language, served.languages, abilities)
 
 
 class About(msgspec.Struct):

@@ -169,14 +169,14 @@ def openapi_document() -> dict[str, Any]:
         paths.setdefault(path, {})[method.lower()] = _described(name, path, operation)
     over = {
         "operationId": "jobOver",
-        "summary": "A job is over; signed as Standard Webhooks 1.0 says",
+        "summary": "A job has ended; signed as Standard Webhooks 1.0 defines",
         "requestBody": {"required": True, "content": _json(["Message"])},
-        "responses": {"2XX": {"description": "it was taken"}},
+        "responses": {"2XX": {"description": "the message was received"}},
     }
     key = {
         "type": "http",
         "scheme": "bearer",
-        "description": "needed where the server asks for keys",
+        "description": "required if the server has API keys (`auth.keys_file`)",
     }
     return {
         "openapi": "3.1.0",

@@ -14,9 +14,9 @@ import click
 import msgspec
 import uvloop
 
+from models.extras import how_to_install
 from modelserver.admin.client import printable
 from modelserver.cli.options import KEYWORDS, with_endpoints
-from modelserver.extras import how_to_install
 from modelserver.outbound.reasons import in_words
 from modelserver.settings.configuration import KEY_VARIABLE
 from modelserver.speech.transcript import reader_text

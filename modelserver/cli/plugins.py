@@ -1,12 +1,19 @@
-"""Commands and engines of other distributions, found by their entry points."""
+"""The commands of this package; commands and engines of other distributions, found by their entry
+points."""
 
 import contextlib
+import importlib
 from importlib.metadata import EntryPoint, entry_points
 
 import click
 
 from modelserver.extras import how_to_install_tools
 
+OWN = (
+    *("completion", "config", "doctor", "keys", "listen", "manual", "models", "ready", "serve"),
+    *("status", "top", "transcribe", "upgrade"),
+)
+"""Commands of this package: each has the name of its module."""
 COMMANDS = "modelserver.commands"
 """Entry points: click commands by their names."""
 ENGINES = "modelserver.transcription_engines"
@@ -27,13 +34,15 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the names of all commands."""
         added = (*entry_points(group=COMMANDS).names, *TOOLS[COMMANDS])
-        return sorted({*super().list_commands(ctx), *added})
+        return sorted({*OWN, *added})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of that name. One of modelserver-tools, without it, says how to
         install it."""
-        found = super().get_command(ctx, cmd_name)
-        if found is None and (added := find_plugin(COMMANDS, cmd_name)) is not None:
+        found: click.Command | None = None
+        if cmd_name in OWN:
+            found = getattr(importlib.import_module(f"modelserver.cli.{cmd_name}"), cmd_name)
+        elif (added := find_plugin(COMMANDS, cmd_name)) is not None:
             with contextlib.suppress(ImportError):  # of a package that it needs
                 found = added.load()
         if found is None and cmd_name in TOOLS[COMMANDS]:

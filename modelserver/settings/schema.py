@@ -514,7 +514,8 @@ class DebugSettings(Section, frozen=True):
     warmup: Annotated[
         Literal["clips", "noise", "none"],
         _about(
-            "audio that is decoded before the first request; clips: bundled speech; none: nothing"
+            "audio that is decoded before the first request; clips: bundled speech; none: nothing; "
+            "with the SIMD library at least one clip is decoded, to check it"
         ),
     ] = "clips"
     nice: Annotated[

@@ -259,7 +259,7 @@ def speech_target(
         "language": form.location.language,
         "options": dict(form.load),
         # Whether what it requires may be used is found out with speech.
-        "warmup": "clips" if form.requirement is not None else warmup,
+        "warmup": warmup if form.requirement is None else "clips" if warmup != "none" else "clip",
         "profile": profile,
         "text_steps": list(text_steps),
         "punctuation": msgspec.to_builtins(punctuation),

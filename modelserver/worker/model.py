@@ -132,6 +132,8 @@ class SpeechModel:
         match self._warmup:
             case "clips":
                 self._model.warm(models.warm_up_clips(self._language, rate))
+            case "clip":
+                self._model.warm(models.warm_up_clips(self._language, rate, shortest=True))
             case "noise":
                 self._model.warm([models.noise(_NOISE_S, rate)])
 

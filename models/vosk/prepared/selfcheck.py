@@ -21,7 +21,7 @@ from models.contract import ModelError
 from models.prepared.asking import answer_of
 
 TIES = 0.1
-"""Share of words that may differ in a prepared model (measured: docs/models.md)."""
+"""Share of words that may differ in a prepared model (measured: docs/preparing.md)."""
 _LEAST_TIES = 3
 """Words that may always differ; the bundled clips of a language have some fifty."""
 _SPEECH_S = 10.0
