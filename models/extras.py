@@ -1,4 +1,4 @@
-"""How to add an optional dependency (an extra) to the installation that runs.
+"""Instructions to add an optional dependency (an extra) to the running installation.
 
 pip is right in a virtual environment only. A Debian package and a container image have no pip, and
 what pip adds to the environment of `make install` is gone with its next run: what makes such an
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 NOTE = Path("share", "modelserver", "how-to-add-extras")
-"""That file, below the environment's directory."""
+"""File with these instructions, below the environment's directory."""
 
 
 def how_to_install(extra: str) -> str:

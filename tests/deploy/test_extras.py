@@ -1,4 +1,4 @@
-"""What the program says about a missing extra works in the installation that says it."""
+"""Messages about a missing extra, which work in the installation that prints them."""
 
 import shlex
 import subprocess

@@ -22,7 +22,7 @@ CHOSEN = {
 
 
 def test_every_option_that_clients_choose_reaches_the_worker() -> None:
-    """What is no option of clients is named here, so that a new one is not forgotten."""
+    """Options that clients cannot choose are named here, so that a new one is not forgotten."""
     assert {*RecognitionRequest.__struct_fields__} == {*CHOSEN, "model_keywords"}
     asked = dataclasses.replace(Parameters(), **CHOSEN)  # type: ignore[arg-type]
     assert recognition_of(SpeechRequest(**recognition_of(asked))) == CHOSEN
