@@ -62,7 +62,7 @@ def test_a_server_and_the_command_prepare_a_model_once(
     tmp_path: Path, shared: dict[str, str], small: models.ModelLocation, wav_clips: list[bytes]
 ) -> None:
     with start_server(tmp_path, **shared | {"MODELSERVER_PREPARE": "auto"}) as server:
-        server.wait_event("prepare.started")
+        preparing = server.wait_event("prepare.started")["pid"]
         done = subprocess.run(
             [sys.executable, "-P", "-m", "modelserver", "models", "prepare", small.directory],
             env={**os.environ, **shared, "MODELSERVER_CONFIG": os.devnull},
@@ -70,7 +70,8 @@ def test_a_server_and_the_command_prepare_a_model_once(
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
+        # A server that is done by then leaves nothing to do.
+        assert done.returncode == 0 or f"process {preparing}: all use what it makes" in done.stderr
         until(
             lambda: server.events("model.loaded")[-1]["form"].startswith("prepared"),
             30,

@@ -15,15 +15,11 @@ import pytest
 from debian import checkout
 from places import ROOT
 from running import RunningServer, start_server
-from test_search import searched, trace  # noqa: F401 - a fixture
-from test_simd import runs_avx2
 
 import models
-from models.processor import processor_flags
 from models.vosk.building import BUNDLED
-from models.vosk.prepared import PreparedModel
 from models.vosk.prepared.compiler import GRAPH_COMPILER
-from models.vosk.simd import SIMD, SimdLibrary, must_run
+from models.vosk.simd import SIMD
 
 NATIVE = str(BUNDLED.relative_to(ROOT))
 
@@ -117,27 +113,6 @@ def test_it_says_where_it_runs_and_whose_code_is_in_it(wheel: Path) -> None:
         assert any(f"{NATIVE}/{part.name}-{part.source_digest()}-" in name for name in names)
     for here in (str(ROOT), str(Path.home() / ".cache")):
         assert here.encode() not in files
-
-
-@runs_avx2
-def test_its_search_is_the_engines_to_the_bit(
-    wheel: Path,
-    tmp_path: Path,
-    small: models.ModelLocation,
-    prepared_small: PreparedModel,
-    cache: Path,
-    trace: Path,  # noqa: F811
-) -> None:
-    """Clang compiles the part in the wheel, and GCC one that is built on the machine."""
-    with zipfile.ZipFile(wheel) as archive:
-        part = next(name for name in archive.namelist() if name.startswith(f"{NATIVE}/simd.so-"))
-        library = Path(archive.extract(part, tmp_path))
-    simd = SimdLibrary(library, must_run(processor_flags(), "auto"))
-    built = SimdLibrary(SIMD.build(cache), simd.variant)
-    engines, *_ = searched(small, prepared_small, built, trace, search=False)
-    ours, _, frames, who = searched(small, prepared_small, simd, trace, search=True)
-    assert (who, frames > 1000) == ("simd", True)
-    assert ours == engines
 
 
 def test_the_other_wheel_has_no_native_parts_and_runs_anywhere(tmp_path: Path) -> None:
