@@ -10,7 +10,7 @@
 # The server reads the container's memory limit and keeps within it.
 
 FROM debian:bookworm-slim AS build
-# pip shall trust what the system trusts.
+# pip trusts the certificates of the system.
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN apt-get update && apt-get install -y --no-install-recommends \
         binutils busybox-static ca-certificates python3-venv

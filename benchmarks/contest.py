@@ -9,13 +9,14 @@ for as long as it goes on, or the server refuses.
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import utterances
 from bare import Bare
 from contestants import (
     THIS,
     Contestant,
+    Start,
     litserve,
     mosec,
     old_shape,
@@ -30,7 +31,8 @@ from server import WORKERS
 from tables import spread
 
 SHARES = (0.5, 0.8, 1.2)
-LIMIT = "the limit"
+LIMIT = "no server"
+"""Forked processes that only decode, as many as a server has workers."""
 _FAST_TIMES = 8
 """How often those that are quick go through the files in a round, without a pause: once takes them
 half a second, most of it beginning and end."""
@@ -82,18 +84,22 @@ def closed_loop(asked: Asked) -> Finding:
         name: [ours / theirs for ours, theirs in zip(rates[THIS], found, strict=True)]
         for name, found in rates.items()
     }
-    finding = Finding(raw={"audio_s_per_s": rates, "p95_s": p95, "this_server_over": ratios})
-    finding.said.append(
-        f"{len(files)} files, {audio_s:.0f} s of audio, {CONCURRENCY} clients, {WORKERS} workers, "
-        f"{asked.rounds} rounds, all servers standing and asked in turn. Ratios are taken round by "
-        "round."
-    )
-    for name, bar in ((LIMIT, 0.95), (threads_name(), 22), ("the old shape", 40)):
-        finding.bar(f"{THIS} over {name}", bar, ratios[name])
+    finding = Finding(raw={"audio_s_per_s": rates, "p95_s": p95, "modelserver_over": ratios})
+    finding.notes += [
+        (
+            f"{len(files)} files with {audio_s:.0f} s of audio, {CONCURRENCY} clients, {WORKERS} "
+            f"workers, {asked.rounds} rounds."
+        ),
+        "All servers run at the same time and receive their requests in turn.",
+        f"`{LIMIT}` is the upper bound: forked processes that decode the files without a server.",
+        "The ratio in the third column is taken round by round.",
+    ]
+    for name, target in ((LIMIT, 0.95), (threads_name(), 22), ("single process", 40)):
+        finding.target(f"{THIS} / {name}", target, ratios[name])
     finding.tables.append(
         Table(
             "",
-            ("", "audio s per s", "this server over it", "95th percentile, s"),
+            ("", "audio s per s", "modelserver / row", "95th percentile of latency, s"),
             [
                 (
                     name,
@@ -144,13 +150,13 @@ def open_loop(asked: Asked) -> Finding:
                 )  # fmt: skip
             lines.append(Line(contestant.name, xs, ys))
             say(", ".join(" ".join(row[1:5]) for row in rows[-len(SHARES) :]) + contestant.name)
-    finding.said.append(
-        f"Clips of at most 3 s ({mean_s:.1f} s on average), at {', '.join(map(str, SHARES))} "
-        "of each server's own rate; "
-        f"{count} requests a point, {8 * count} of {THIS}."
-    )
-    head = ("", "of its own rate", "offered, audio s per s", "median, s", "95th percentile, s",
-            "99th, s", "answered", "not")  # fmt: skip
+    finding.notes += [
+        f"Clips of at most 3 s ({mean_s:.1f} s on average) arrive at random moments.",
+        f"The offered load is {', '.join(map(str, SHARES))} of the throughput of each server.",
+        f"Each row has {count} requests, of {THIS} {8 * count}.",
+    ]
+    head = ("", "share of its throughput", "offered, audio s per s", "median, s",
+            "95th percentile, s", "99th percentile, s", "answered", "failed")  # fmt: skip
     finding.tables.append(Table("", head, rows))
     finding.plots.append(
         Plot(
@@ -166,11 +172,20 @@ def open_loop(asked: Asked) -> Finding:
     return finding
 
 
-def memory(asked: Asked) -> Finding:
+def vosk_memory(asked: Asked) -> Finding:
     """What the kernel cannot drop, after all files, over the number of workers."""
+    finding = memory(asked, (this_server, mosec, litserve, prefork, threads))
+    found = finding.raw["anonymous_mb"]
+    at = finding.raw["workers"].index(4)
+    share = found[THIS][at] / found["prefork"][at]
+    finding.target(f"memory of 4 workers, {THIS} / prefork", 0.12, [share], most=True)
+    return finding
+
+
+def memory(asked: Asked, starts: Sequence[Start]) -> Finding:
+    """Anonymous memory of several servers, by their number of workers."""
     files = asked.short(3.0)
     counts = (1, 2, 4, 8) if asked.full else (1, 2, 4)
-    starts = (this_server, mosec, litserve, prefork)
     found: dict[str, list[float]] = {}
     for workers in counts:
         for start in starts:
@@ -178,13 +193,10 @@ def memory(asked: Asked) -> Finding:
                 asyncio.run(closed(contestant, files))
                 found.setdefault(contestant.name, []).append(contestant.memory_mb())
         say(f"{workers} workers: " + ", ".join(f"{n} {mb[-1]:.0f} MB" for n, mb in found.items()))
-    with threads() as contestant:
-        asyncio.run(closed(contestant, files))
-        found[f"{contestant.name} (one process)"] = [contestant.memory_mb()] * len(counts)
     finding = Finding(raw={"workers": counts, "anonymous_mb": found})
-    at = counts.index(4)
-    finding.bar(f"4 workers of {THIS} over prefork", 0.12, [found[THIS][at] / found["prefork"][at]],
-                most=True)  # fmt: skip
+    finding.notes.append(
+        "Anonymous memory is what the kernel cannot take back; shared pages count once."
+    )
     finding.tables.append(
         Table(
             "Anonymous memory of all processes, MB",

@@ -1,8 +1,8 @@
 """Servers that people would take instead of this one, each a real one that is started here.
 
-All have the embedded model. "The old shape": one blocking process, a new recogniser for each
+All have the embedded model. "Single process": one blocking process, a new recogniser for each
 request. "Prefork": the same in as many processes as there are workers, each of which has loaded the
-model itself. "Threads": the protocol of the Vosk project's server over WebSockets, with a thread
+model itself. "Thread pool": the protocol of vosk-server over WebSockets, with a thread
 pool and a new recogniser for each connection, re-stated from its documentation; or that server
 itself, where $CONTESTANT_VOSK_SERVER names a checkout of it. MOSEC and LitServe: model servers from
 PyPI, with as many workers, each of which has loaded the model itself, and a new recogniser for each
@@ -35,7 +35,7 @@ from modelserver.settings import Settings
 PIECE_BYTES = utterances.RATE // 5 * 2
 """What the Vosk project's own clients send at once: a fifth of a second."""
 
-THIS = "this server"
+THIS = "modelserver"
 
 _TREE = """
 import os, sys
@@ -211,7 +211,7 @@ def this_server(
 def old_shape(workers: int = 1, enter: Enter = None) -> Iterator[Contestant]:
     """One process."""
     assert workers == 1
-    with prefork(1, enter, "the old shape") as found:
+    with prefork(1, enter, "single process") as found:
         yield found
 
 
@@ -318,7 +318,7 @@ if __name__ == "__main__":
 
 def threads_name() -> str:
     """What `threads` is called here."""
-    return "the Vosk project's server" if VOSK_SERVER_VARIABLE in os.environ else "threads"
+    return "vosk-server" if VOSK_SERVER_VARIABLE in os.environ else "thread pool"
 
 
 @contextlib.contextmanager

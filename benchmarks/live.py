@@ -46,23 +46,23 @@ def carried(asked: Asked) -> Finding:
                 )  # fmt: skip
             taken_of, late_of = zip(*sorted(late), strict=True)
             lines.append(Line(contestant.name, taken_of, late_of))
-    finding.said.append(
-        f"Streams of {seconds:g} s, a fifth of a second at a time; a result is late by the time "
-        f"from the sending of its piece. In time: 95 of 100 within {IN_TIME_S:g} s. Ours refuses "
-        "what it could not carry, theirs takes everyone. All of ours' workers may have streams "
-        "(`streams.share = 1`)."
-    )
     names = [theirs.name, THIS]
-    finding.said.append(
-        "Carried in time: " + ", ".join(f"{name} {most.get(name, 0)}" for name in names) + "."
-    )
+    finding.notes += [
+        f"Each client sends {seconds:g} s of speech at the pace of speech, 0.2 s in a message.",
+        "The delay of a result is counted from the message that it belongs to.",
+        f"Streams are in time if 95 % of the results have a delay of at most {IN_TIME_S:g} s.",
+        f"{THIS} rejects streams that it cannot carry; `{theirs.name}` accepts all.",
+        "All workers may carry streams (`streams.share = 1`).",
+        "In time: " + ", ".join(f"{most.get(name, 0)} ({name})" for name in names) + ".",
+    ]
     least = most.get(theirs.name, 0)
-    finding.bar("live streams over theirs", _RATIO, [most.get(THIS, 0) / least] if least else [])
-    head = ("", "streams", "refused", "broken", "late, median, ms", "95th percentile, ms",
+    carried_by_both = [most.get(THIS, 0) / least] if least else []
+    finding.target(f"live streams, {THIS} / {theirs.name}", _RATIO, carried_by_both)
+    head = ("", "streams", "rejected", "broken", "delay, median, ms", "delay, 95th percentile, ms",
             "first word, ms", "last result after the end, ms")  # fmt: skip
     finding.tables.append(Table("", head, rows))
     finding.plots.append(
-        Plot("streams", "Lateness of results over live streams", "streams taken",
+        Plot("streams", "Delay of results over live streams", "streams taken",
              "95th percentile, seconds", lines, log_x=True, log_y=True)
     )  # fmt: skip
     return finding

@@ -24,12 +24,12 @@ _SEARCH = r"Decoder|Lattice|fst::|HashList|Token|ProcessEmitting|ProcessNonemitt
 
 _WORKER = (
     ("neural network", _MATRICES),
-    ("search in the graph", _SEARCH),
+    ("search in the decoding graph", _SEARCH),
     ("features", r"Mfcc|Fbank|Fft|Mel|Feature|Ivector|Online"),
     ("reading and resampling audio", r"libav|libsw|av\.|resampl"),
     ("allocator", r"jemalloc|malloc|free"),
     ("Python", r"libpython|python3|\.cpython-"),
-    ("the kernel", r"\[kernel|\[k\]|kallsyms"),
+    ("kernel", r"\[kernel|\[k\]|kallsyms"),
 )
 """What a sample's function and library say of its part; the first that fits."""
 
@@ -37,7 +37,7 @@ _SUPERVISOR = (
     ("HTTP", r"modelserver/http|aiohttp|multidict|yarl"),
     ("channel and spools", r"supervisor/wire|supervisor/spool|supervisor/processes"),
     ("guard and readings", r"supervisor/guard|supervisor/readings|psutil"),
-    ("queue, choice and accounts", r"supervisor/|modelserver/"),
+    ("scheduling and accounting", r"supervisor/|modelserver/"),
 )
 
 
@@ -90,13 +90,11 @@ def processor_time(asked: Asked) -> Finding:
         rows.append((who, "all", "100 %", f"{1000 * used_s / audio_s:.2f}"))
     say(f"workers {1000 * workers_s / audio_s:.1f} ms, supervisor "
         f"{1000 * supervisor_s / audio_s:.2f} ms of processor for a second of audio")  # fmt: skip
-    finding.said.append(
-        f"{audio_s:.0f} s of audio in clips of at most 6 s, {CONCURRENCY} clients, while perf and "
-        "py-spy look on (which slows what they look at a little)."
-    )
-    finding.tables.append(
-        Table("", ("process", "part", "of its time", "ms for a second of audio"), rows)
-    )
+    finding.notes += [
+        f"{CONCURRENCY} clients send {audio_s:.0f} s of audio in clips of at most 6 s.",
+        "perf and py-spy take samples, which slows the processes down a little.",
+    ]
+    finding.tables.append(Table("", ("process", "part", "share", "ms per second of audio"), rows))
     return finding
 
 
@@ -148,7 +146,7 @@ def _spy_samples(file: Path) -> Counter[str]:
 def _parts(samples: Counter[str], known: tuple[tuple[str, str], ...]) -> dict[str, float]:
     found: Counter[str] = Counter()
     for sample, count in samples.items():
-        part = next((name for name, pattern in known if re.search(pattern, sample)), "the rest")
+        part = next((name for name, pattern in known if re.search(pattern, sample)), "other")
         found[part] += count
     total = sum(found.values()) or 1
     return {part: count / total for part, count in found.items()}

@@ -57,14 +57,19 @@ def squeeze(asked: Asked) -> Finding:
         }  # fmt: skip
         memory.append(Line(name, watch.at, watch.memory_mb))
         answers.append(Line(name, watch.at, watch.answered))
-    finding.said.append(
-        f"{_CLIENTS} clients ask for short clips all the time; {phase_s:g} s with each of "
-        + ", ".join(f"{left} MB" for left in LEFT)
-        + " left. A refusal with 503 says that there is no room now; the other reasons are what a "
-        "client sees when nobody answers."
-    )
-    head = ("", *(f"answered at {left} MB" for left in LEFT), "kills by the kernel",
-            "requests without an answer", "at the end")  # fmt: skip
+    finding.notes += [
+        (
+            f"Another process takes memory, so that {', '.join(f'{left} MB' for left in LEFT)} are "
+            f"left for the server, {phase_s:g} s each."
+        ),
+        f"{_CLIENTS} clients send short clips without a pause.",
+        (
+            "503 is a rejection with `Retry-After`; the other failures are what a client sees when "
+            "a server has ended."
+        ),
+    ]
+    head = ("", *(f"answered at {left} MB" for left in LEFT), "OOM kills", "requests that failed",
+            "at the end")  # fmt: skip
     finding.tables.append(Table("", head, rows))
     marks = [(number * phase_s, f"{left} MB left") for number, left in enumerate(LEFT)]
     finding.plots += [
@@ -82,10 +87,10 @@ def _one(start: Start, files: list[bytes], phase_s: float) -> tuple[str, _Watch,
     with memory_cgroup(LIMIT) as group:
         try:
             with start(enter=_victim(group)) as contestant, neighbour(group.enter) as other:
-                name, end = contestant.name, "gone"
+                name, end = contestant.name, "ended"
                 asyncio.run(_watched(contestant, other, files, phase_s, watch, seen))
                 if able := contestant.able():
-                    end = f"{able} that decode"
+                    end = f"{able} workers"
         except (AssertionError, OSError, ValueError, psutil.NoSuchProcess) as error:
             # Where the kernel has killed a server or the neighbour, pipes to them are broken.
             end = end or f"did not start ({type(error).__name__})"

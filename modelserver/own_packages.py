@@ -13,8 +13,8 @@ _DISTRIBUTION = "modelserver"
 
 
 def replaced_packages() -> list[str]:
-    """What is in the place of a package of ours, or shares its directory, and what to do about it:
-    a sentence for each; none where there is nothing."""
+    """Return a sentence for each package of ours that another distribution replaces or whose
+    directory it shares, with what to do; an empty list if there is none."""
     ours = Path(__file__).parents[1]
     owners = importlib.metadata.packages_distributions()
     said = []

@@ -59,14 +59,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Container:
-    """One that runs; its network is ours."""
+    """Container that runs; its network is ours."""
 
     def __init__(self, name: str, port: int) -> None:
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
 
     def ask(self, path: str, body: bytes | None = None) -> Answer | None:
-        """None while it does not listen yet."""
+        """Send a request; return None while it does not listen yet."""
         with contextlib.suppress(OSError):
             return ask(self.url + path, body)
         return None
@@ -75,7 +75,7 @@ class Container:
         until(lambda: (a := self.ask("/readyz")) and a.status == 200, LOAD_S, self.log())
 
     def healthy(self) -> bool:
-        """What its HEALTHCHECK says."""
+        """Return whether its HEALTHCHECK succeeds."""
         return podman("healthcheck", "run", self.name, check=False).returncode == 0
 
     def inspect(self) -> Any:
@@ -89,7 +89,7 @@ class Container:
         return podman("exec", self.name, *command).stdout
 
     def health(self) -> Any:
-        """The admin side's document."""
+        """Return the admin side's document."""
         return json.loads(self.run("modelserver", "status", "--json"))
 
 
@@ -246,7 +246,7 @@ def test_the_story(image: str, wav_clips: list[bytes]) -> None:
 
 
 def oom_kills(pid: int) -> int:
-    """The kernel's own count, in the memory cgroup of this process."""
+    """Return the kernel's own count, in the memory cgroup of this process."""
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     path = next(line.split(":", 2)[2] for line in lines if line.split(":")[1] == "memory")
     control = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control").read_text()
@@ -259,7 +259,7 @@ def test_an_onnx_model_of_a_volume_is_served(image: str, tmp_path: Path) -> None
         path.chmod(0o755)  # for the image's user
     environment = {
         "MODELSERVER_MODEL": "/models/letters",
-        "MODELSERVER_ENGINES_ONNX_VOICE_ACTIVITY": "loudness",  # tones are no speech
+        "MODELSERVER_ENGINES_ONNX_VOICE_ACTIVITY": "loudness",  # tones are not speech
     }
     with container(image, "600m", f"--volume={tmp_path}:/models:ro", **environment) as running:
         running.wait_ready()
