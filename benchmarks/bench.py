@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import utterances
-from contest import closed_loop, memory, open_loop
-from deaths import deaths
+from contest import closed_loop, open_loop, vosk_memory
+from deaths import vosk_deaths
 from findings import Asked, Finding, LeftOutError
 from growth import growth
 from live import carried
@@ -31,6 +31,7 @@ from mixed import mixed
 from page import ROOT, Section, machine, write
 from processor_time import processor_time
 from squeeze import squeeze
+from whisper import whisper
 
 REPORT = Path(__file__).with_name("report")
 _COUNT, _LONGEST_S = 10, 10.0
@@ -63,15 +64,20 @@ BENCHMARKS = {
     "memory": Benchmark(
         "Memory over workers",
         "Memory after all files were transcribed, for several numbers of workers.",
-        memory,
+        vosk_memory,
     ),
     "squeeze": Benchmark("A memory squeeze", "What servers do when memory becomes short.", squeeze),
     "deaths": Benchmark(
-        "Killed workers", "What clients lose when processes are killed under load.", deaths
+        "Killed workers", "What clients lose when processes are killed under load.", vosk_deaths
     ),
     "growth": Benchmark("Growth over requests", "Memory while requests are answered.", growth),
     "mixed": Benchmark(
         "Long recordings", "A long recording and short files at the same time.", mixed
+    ),
+    "whisper": Benchmark(
+        "Whisper",
+        "Whisper base in several servers: the same weights with 8 bits, one thread per request.",
+        whisper,
     ),
     "processor": Benchmark(
         "Processor time", "Milliseconds of one processor per second of audio.", processor_time
@@ -95,6 +101,8 @@ _SCRIPT_FILES = {"stream-details": "streams.py"}
 def main() -> None:
     """Run all that was asked for. The exit status is 1 if one of them failed."""
     asked = _arguments()
+    if asked.keep and asked.names:
+        sys.exit("--keep needs a run of all benchmarks: name none")
     names = asked.names or list(BENCHMARKS)
     if asked.full and not asked.names:
         names += list(SCRIPTS)

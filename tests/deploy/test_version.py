@@ -12,7 +12,6 @@ pytestmark = pytest.mark.quick
 
 REPEATED = {
     "tools/pyproject.toml": r'^version = "(.+)"$',
-    "Dockerfile": r'image\.version="(.+)"',
     "deploy/kubernetes/kustomization.yaml": r"newTag: (.+)",
 }
 
