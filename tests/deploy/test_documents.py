@@ -262,6 +262,15 @@ def test_a_command_that_does_not_exist_is_found() -> None:
     assert problem_of(["status", "--yaml"]) == "no option --yaml"
 
 
+def test_the_runbook_quotes_what_the_program_prints() -> None:
+    sources = [*(ROOT / "modelserver").rglob("*.py"), *(ROOT / "supervisor").rglob("*.py")]
+    program_text = "\n".join(source.read_text() for source in sources)
+    rows = re.findall(r"^\| (.*) \|$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE)
+    quoted = [part for row in rows for part in re.findall(r'"(?:\.\.\. )?([^"]+)"', row)]
+    assert len(quoted) > 5
+    assert [part for part in quoted if part not in program_text] == []
+
+
 def test_every_toml_block_is_a_settings_file(tmp_path: Path) -> None:
     seen = 0
     for document in DOCUMENTS:
