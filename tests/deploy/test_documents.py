@@ -191,8 +191,10 @@ def test_a_readme_is_one_screen(readme: Path) -> None:
 def test_every_link_leads_somewhere() -> None:
     anchors = {document.resolve(): set(anchors_of(document)) for document in DOCUMENTS}
     for document in DOCUMENTS:
-        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        for text, link in re.findall(r"\[([^]]*)\]\(([^)\s]+)\)", document.read_text()):
             target, _, anchor = link.partition("#")
+            if re.fullmatch(r"[\w./-]+\.md", text):
+                assert Path(text).name == Path(target).name, f"{document.name}: [{text}]({link})"
             if target.startswith(("http:", "https:")):
                 continue
             page = (document.parent / target if target else document).resolve()
