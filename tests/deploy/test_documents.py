@@ -110,6 +110,8 @@ def test_what_is_said_is_what_is_printed(
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment["MODELSERVER_WORKERS_COUNT"] = "2"
     environment["KEY"] = KEY
+    environment["MODELSERVER_ADMIN_LISTEN"] = f"unix:{running.admin}"
+    environment["MODELSERVER_PORT"] = str(running.port)
     command = command.replace("/run/modelserver/admin.sock", str(running.admin))
     done = subprocess.run(
         command.replace("127.0.0.1:8091", f"127.0.0.1:{running.port}"),
