@@ -12,8 +12,6 @@ TO_DO = (
     "Dockerfile",
     "benchmarks/",
     "deploy/",
-    "docs/commands.md",
-    "docs/configuration.md",
     "modelserver/__main__.py",
     "modelserver/access/",
     "modelserver/admin/",
