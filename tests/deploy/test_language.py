@@ -17,8 +17,6 @@ TO_DO = (
     "docs/configuration.md",
     "docs/decisions.md",
     "docs/glossary.md",
-    "docs/log-events.md",
-    "docs/log-events.toml",
     "models/catalog.py",
     "models/clips/",
     "models/contract.py",
