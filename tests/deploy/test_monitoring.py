@@ -147,6 +147,13 @@ def test_every_alert_is_tested() -> None:
     assert {rule["alert"] for rule in rules} == seen
 
 
+def test_the_runbook_has_every_alert_with_its_severity() -> None:
+    rules = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    rows = re.findall(r"^\| `(Modelserver\w+)` \| (\w+) \|", runbook, re.MULTILINE)
+    assert rows == [(rule["alert"], rule["labels"]["severity"]) for rule in rules]
+
+
 def _queries() -> dict[str, list[str]]:
     dashboard = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text())
     rules = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
