@@ -201,7 +201,9 @@ def commands_named(document: Path) -> Iterator[list[str]]:
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`((?:sudo )?modelserver [^`\n]+)`", text)
     for line in lines:
-        found = re.match(r"(?:\$ )?(?:sudo )?(?:-u \S+ )?(?:\S*/)?modelserver ([^#|>]+)", line)
+        found = re.match(
+            r"(?:\$ )?(?:sudo )?(?:-u \S+ )?(?:\S*/)?modelserver ([a-zA-Z-][^#|>]*)", line
+        )
         if found is not None:
             yield found[1].split()
 

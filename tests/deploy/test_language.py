@@ -15,8 +15,6 @@ TO_DO = (
     "deploy/",
     "docs/commands.md",
     "docs/configuration.md",
-    "docs/log-events.md",
-    "docs/log-events.toml",
     "models/catalog.py",
     "models/clips/",
     "models/contract.py",
