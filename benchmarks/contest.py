@@ -190,9 +190,7 @@ def memory(asked: Asked) -> Finding:
     at = counts.index(4)
     finding.target(f"memory of 4 workers, {THIS} / prefork", 0.12,
                    [found[THIS][at] / found["prefork"][at]], most=True)  # fmt: skip
-    finding.notes.append(
-        "Anonymous memory is what the kernel cannot take back; shared pages count once."
-    )
+    finding.notes.append("The kernel cannot take anonymous memory back; shared pages count once.")
     finding.tables.append(
         Table(
             "Anonymous memory of all processes, MB",
