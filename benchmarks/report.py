@@ -86,7 +86,7 @@ CHINESE = Words(
     throughput="{engine}，每秒识别的音频秒数",
     memory="{engine}，4 个工作进程的内存",
     deaths="{engine}，工作进程被杀死时丢失的请求",
-    ended="{lost}，之后服务消失",
+    ended="{lost}，随后服务终止",
     errors="韩语真人语音的错字率",
 )
 _THREADS = ("vosk-server", "thread pool", "faster-whisper, threads")
