@@ -23,7 +23,7 @@ ABOUT = (
         "The speech is synthetic (espeak-ng): trust the ratios, and measure your own audio with "
         "`--audio DIR`."
     ),
-    "`benchmarks/contestants.py` describes the servers.",
+    "`benchmarks/README.md` describes the servers.",
 )
 
 MEASURED = {"vosk-model-small-ko-0.22": "Vosk small", "sherpa-onnx-whisper-base": "Whisper base"}
