@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import utterances
-from contest import closed_loop, memory, open_loop
-from deaths import deaths
+from contest import closed_loop, open_loop, vosk_memory
+from deaths import vosk_deaths
 from findings import Asked, Finding, LeftOutError
 from growth import growth
 from live import carried
@@ -31,6 +31,7 @@ from mixed import mixed
 from page import ROOT, Section, machine, write
 from processor_time import processor_time
 from squeeze import squeeze
+from whisper import whisper
 
 REPORT = Path(__file__).with_name("report")
 _COUNT, _LONGEST_S = 10, 10.0
@@ -63,7 +64,7 @@ BENCHMARKS = {
     "memory": Benchmark(
         "Memory over workers",
         "Memory after all files were transcribed, for several numbers of workers.",
-        memory,
+        vosk_memory,
     ),
     "squeeze": Benchmark(
         "A memory squeeze", "Answers and OOM kills when memory becomes short.", squeeze
@@ -71,11 +72,16 @@ BENCHMARKS = {
     "deaths": Benchmark(
         "Killed workers",
         "Requests lost, and the time to recover, when processes are killed under load.",
-        deaths,
+        vosk_deaths,
     ),
     "growth": Benchmark("Growth over requests", "Memory while requests are answered.", growth),
     "mixed": Benchmark(
         "Long recordings", "A long recording and short files at the same time.", mixed
+    ),
+    "whisper": Benchmark(
+        "Whisper",
+        "Whisper base in several servers: the same weights with 8 bits, one thread per request.",
+        whisper,
     ),
     "processor": Benchmark(
         "Processor time", "Milliseconds of one processor per second of audio.", processor_time

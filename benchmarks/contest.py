@@ -9,13 +9,14 @@ for as long as it goes on, or the server refuses.
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import utterances
 from bare import Bare
 from contestants import (
     THIS,
     Contestant,
+    Start,
     litserve,
     mosec,
     old_shape,
@@ -171,11 +172,20 @@ def open_loop(asked: Asked) -> Finding:
     return finding
 
 
-def memory(asked: Asked) -> Finding:
+def vosk_memory(asked: Asked) -> Finding:
     """What the kernel cannot drop, after all files, over the number of workers."""
+    finding = memory(asked, (this_server, mosec, litserve, prefork, threads))
+    found = finding.raw["anonymous_mb"]
+    at = finding.raw["workers"].index(4)
+    share = found[THIS][at] / found["prefork"][at]
+    finding.target(f"memory of 4 workers, {THIS} / prefork", 0.12, [share], most=True)
+    return finding
+
+
+def memory(asked: Asked, starts: Sequence[Start]) -> Finding:
+    """Anonymous memory of several servers, by their number of workers."""
     files = asked.short(3.0)
     counts = (1, 2, 4, 8) if asked.full else (1, 2, 4)
-    starts = (this_server, mosec, litserve, prefork)
     found: dict[str, list[float]] = {}
     for workers in counts:
         for start in starts:
@@ -183,13 +193,7 @@ def memory(asked: Asked) -> Finding:
                 asyncio.run(closed(contestant, files))
                 found.setdefault(contestant.name, []).append(contestant.memory_mb())
         say(f"{workers} workers: " + ", ".join(f"{n} {mb[-1]:.0f} MB" for n, mb in found.items()))
-    with threads() as contestant:
-        asyncio.run(closed(contestant, files))
-        found[f"{contestant.name} (one process)"] = [contestant.memory_mb()] * len(counts)
     finding = Finding(raw={"workers": counts, "anonymous_mb": found})
-    at = counts.index(4)
-    finding.target(f"memory of 4 workers, {THIS} / prefork", 0.12,
-                   [found[THIS][at] / found["prefork"][at]], most=True)  # fmt: skip
     finding.notes.append("The kernel cannot take anonymous memory back; shared pages count once.")
     finding.tables.append(
         Table(

@@ -5,9 +5,10 @@ import asyncio
 import random
 import statistics
 import time
+from collections.abc import Sequence
 
 import psutil
-from contestants import Contestant, Start, litserve, mosec, prefork, this_server, threads
+from contestants import THIS, Contestant, Start, litserve, mosec, prefork, this_server, threads
 from findings import Asked, Finding, Table, say
 from load import Seen, gone, steady
 
@@ -15,9 +16,17 @@ _CLIENTS = 4
 _RECOVERY_S = 15.0
 
 
-def deaths(asked: Asked) -> Finding:
+def vosk_deaths(asked: Asked) -> Finding:
     """SIGKILL to one that decodes, again and again, under load."""
-    kills, starts = (10 if asked.full else 3), (this_server, threads, mosec, litserve, prefork)
+    finding = deaths(asked, (this_server, threads, mosec, litserve, prefork))
+    lost = sum(finding.raw["deaths"][THIS]["lost"].values())
+    finding.target("requests that modelserver lost", 0, [lost], most=True)
+    return finding
+
+
+def deaths(asked: Asked, starts: Sequence[Start]) -> Finding:
+    """Requests lost, and seconds until all can decode again, of several servers."""
+    kills = 10 if asked.full else 3
     files = asked.short(3.0)
     finding, rows = Finding(raw={"deaths": {}}), []
     for start in starts:
@@ -37,8 +46,6 @@ def deaths(asked: Asked) -> Finding:
         say(" | ".join(rows[-1]))
         finding.raw["deaths"][name] = {"lost": seen.failed, "answered": len(seen.took_s),
                                        "back_s": back}  # fmt: skip
-        if start is this_server:
-            finding.target("requests that modelserver lost", 0, [lost], most=True)
     finding.notes += [
         f"{_CLIENTS} clients send requests without a pause.",
         f"SIGKILL ends a process that decodes, up to {kills} times.",

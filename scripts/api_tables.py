@@ -265,7 +265,7 @@ class ApiTables:
             by_status.setdefault(status, []).append(code)
         for number, (status, codes) in enumerate(sorted(by_status.items())):
             yield f"{'' if not number else chr(10)}### {status} {_REASONS[status]}\n\n"
-            yield _head("code", "cause", "what to do")
+            yield _head("code", "cause", "remedy")
             for code in sorted(codes):
                 cause = self._meaning("errors", code, "cause")
                 yield _row(f"`{code}`", cause, self._meaning("errors", code, "remedy"))

@@ -1,4 +1,4 @@
-"""`GET /metrics`: the health document's numbers and the counters, for Prometheus.
+"""Prometheus metrics for `GET /metrics`: the numbers of the health document, and counters.
 
 Names and units follow Prometheus's conventions: base units, `_total` for counters.
 """

@@ -87,8 +87,8 @@ def asyncapi_document() -> dict[str, Any]:
             "realtime": _channel(REALTIME_PATH, list(theirs), _REALTIME_QUERY),
         },
         "operations": {
-            "hear": _operation("receive", "stream", [_AUDIO, *map(_tag, FROM_CLIENT)]),
-            "tell": _operation("send", "stream", list(map(_tag, FROM_SERVER))),
+            "streamReceive": _operation("receive", "stream", [_AUDIO, *map(_tag, FROM_CLIENT)]),
+            "streamSend": _operation("send", "stream", list(map(_tag, FROM_SERVER))),
             "realtimeReceive": _operation(
                 "receive", "realtime", _keys(realtime_events.FROM_CLIENT)
             ),
@@ -132,5 +132,5 @@ def _operation(action: str, channel: str, names: list[str]) -> dict[str, Any]:
 
 
 async def asyncapi(request: web.Request) -> web.Response:
-    """`/asyncapi.json`"""
+    """Answer `GET /asyncapi.json`."""
     return json_response(asyncapi_document())

@@ -19,7 +19,7 @@ _LABEL = re.compile(r"\s*(?:\w+ ){0,2}\w+[:：]\s")
 _BULLET = re.compile(r"^\s*(?:[-*•–]|\d{1,3}[.)])\s+")
 _SENTENCE = re.compile(r"[.!?…]\s|[。！？]|[.!?]$")
 _LISTED_LETTERS, _LISTED_WORDS = 40, 4
-"""Length of a part of a list at the most."""
+"""Most letters and words of a part of a list."""
 _CONNECTED_LETTERS = 12
 """Length of a part in scripts without spaces, where a sentence may be one part."""
 _CONNECTED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0eff]")

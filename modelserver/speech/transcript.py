@@ -77,12 +77,12 @@ def is_engine_token(word: str) -> bool:
 
 
 def spaced_out(text: str) -> str:
-    """With spaces around each character of a script that is written without them."""
+    """Add spaces around each character of a script that is written without them."""
     return _UNSPACED.sub(r" \g<0> ", text)
 
 
 def join_words(words: Iterable[str]) -> str:
-    """One line of text, without engine tokens, with spaces where the script has them."""
+    """Join words to a line of text, without engine tokens, with spaces if the script uses them."""
     text = ""
     for word in words:
         if is_engine_token(word):

@@ -135,7 +135,7 @@ class WordMatcher:
     """Finds the keywords of one list."""
 
     def __init__(self, language: str, keywords: Iterable[str], common: CommonWords) -> None:
-        """`language`: a primary subtag."""
+        """Match keywords. `language`: a primary subtag."""
         self._sounds = sounds_of(language)
         self._common = common
         self._particles = _PARTICLES if language == "ko" else ()

@@ -47,7 +47,7 @@ class Admin:
         return health
 
     def metrics(self) -> dict[str, float]:
-        """Samples by name and labels, as Prometheus would write them."""
+        """Return samples by name and labels, in Prometheus's notation."""
         status, body = self.ask("GET", "/metrics")
         assert status == 200
         found = {}
@@ -431,7 +431,7 @@ while True:
 
 @pytest.fixture
 def false_server() -> Iterator[Path]:
-    """The socket of somebody else's process, where everybody may go."""
+    """Give the socket of another user's process, which every user may open."""
     if os.getuid() != 0:
         pytest.skip("another user's process takes root")
     directory = tempfile.TemporaryDirectory()
@@ -474,7 +474,7 @@ ask(AdminAddress(path=Path({str(false_server)!r})), "GET", "/admin/health", None
 """
     asked = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
     assert "PermissionError" in asked.stderr
-    assert "answers there, of another user (12346)" in asked.stderr
+    assert "of another user (12346) answers there" in asked.stderr
 
 
 def test_a_drain_can_be_taken_back(

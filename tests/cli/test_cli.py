@@ -47,7 +47,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, wav_clips: list[bytes]) -> l
 
 @pytest.fixture(scope="module", autouse=True)
 def _prepared(prepared_embedded: PreparedModel) -> None:
-    """These commands serve the prepared model."""
+    """Have these commands serve the prepared model."""
     assert compiled_graph(prepared_embedded.directory).is_file()
 
 
@@ -263,7 +263,8 @@ def test_a_transcript_that_cannot_be_written_costs_no_other(
 
 
 def test_a_health_check_costs_little() -> None:
-    """It runs inside the server's memory limit: the standard library alone, and little of it."""
+    """Check that it uses little but the standard library, since it runs inside the server's memory
+    limit."""
     code = (
         "import sys; sys.argv = ['modelserver', 'ready', '--port=1']\n"
         "from modelserver.__main__ import main\n"

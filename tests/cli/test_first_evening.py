@@ -1,4 +1,4 @@
-"""What a newcomer does wrong, or has lying around, on the first evening."""
+"""Mistakes and odd files of a newcomer on the first evening."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def test_files_are_transcribed_whatever_the_bytes_of_their_names(
     (calls / "line\nbreak.wav").write_bytes(wav_clips[0])
     (calls / "통화.wav").write_bytes(wav_clips[0])
     (calls / os.fsdecode(b"broken\xff.ogg")).write_bytes(b"OggS" + bytes(100))
-    for _ in range(2):  # the second time it goes on from its journal
+    for _ in range(2):  # the second time it resumes from its journal
         done = modelserver("transcribe", "-o", out, calls, settings=small_settings)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
@@ -169,7 +169,10 @@ def test_root_does_not_serve_with_the_directories_of_a_service(
     given = {**small_settings, "MODELSERVER_JOBS_DIRECTORY": str(state / "jobs")}
     done = modelserver("serve", settings={**given, "MODELSERVER_PORT": "0"})
     assert done.returncode == 1
-    assert f"Error: {state}/jobs is nobody's: do it as that user (sudo -u nobody" in done.stderr
+    assert (
+        f"Error: {state}/jobs is nobody's: run the command as that user (sudo -u nobody"
+        in done.stderr
+    )
     assert not (state / "jobs").exists()
 
 
@@ -182,7 +185,7 @@ def test_the_doctor_sees_that_no_jobs_can_be_taken(
         listens = {"MODELSERVER_ADMIN_LISTEN": f"unix:{tmp_path}/admin.sock"}
         done = modelserver("doctor", settings={**small_settings, **listens})
     assert done.returncode == 1
-    assert "! jobs: none can be taken" in done.stdout
+    assert "! jobs are rejected" in done.stdout
 
 
 @pytest.mark.parametrize(("locale", "tag"), [("C.UTF-8", "zh"), ("", "zh"), ("fr_FR.UTF-8", "fr")])

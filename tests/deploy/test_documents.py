@@ -1,4 +1,5 @@
-"""Every command with its output in README.md and docs/ is run, and says what is printed there."""
+"""Test of the commands in README.md and docs/: each one with output is run, and has to print
+that."""
 
 import os
 import re
@@ -16,24 +17,27 @@ from places import ONNX_MODEL, ROOT
 from running import RunningServer, start_server
 
 from models.vosk.prepared import PreparedModel
+from modelserver.access.keyring import hash_of
 from modelserver.cli import main as program
 from modelserver.settings.configuration import read_configuration
 
+KEY = "ms-a-key-of-this-test"
 READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 DOCUMENTS = (*READMES, *sorted((ROOT / "docs").rglob("*.md")))
 TRANSLATED = (READMES, (ROOT / "docs/quickstart.md", ROOT / "docs/zh-CN/quickstart.md"))
-_BLOCK = re.compile(r"^```console( whisper)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```console(?: (whisper|keys))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PROGRAM = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
 
 def examples() -> Iterator[tuple[str, str, str]]:
-    """Yield the server ("embedded" or "whisper", which READMEs and marked blocks use), the command
-    and its printed output."""
+    """Yield the fixture of the server that the block names (by default the embedded model's, for
+    READMEs Whisper's), the command and its printed output."""
     for document in DOCUMENTS:
+        usual = "whisper" if document in READMES else "serving"
         for marked, block in _BLOCK.findall(document.read_text()):
-            server = "whisper" if marked or document in READMES else "embedded"
+            server = marked or usual
             for example in block.split("\n$ ") if block.startswith("$ ") else ():
                 command, _, output = example.removeprefix("$ ").partition("\n")
                 yield pytest.param(server, command, output, id=f"{document.name}: {command}")
@@ -74,6 +78,20 @@ def serving(
         yield server
 
 
+@pytest.fixture(scope="module")
+def keys(
+    tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, str]
+) -> Iterator[RunningServer]:
+    """A server that accepts the API key `KEY`."""
+    home = tmp_path_factory.mktemp("keys")
+    file = home / "keys"
+    file.write_text(f"alice sha256:{hash_of(KEY)}\n")
+    small_settings = small_settings | {"MODELSERVER_AUTH_KEYS_FILE": str(file)}
+    with start_server(home, **small_settings) as server:
+        server.wait_ready()
+        yield server
+
+
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) > 40
     assert len(PROGRAMS) >= 6
@@ -83,9 +101,7 @@ def test_there_are_examples() -> None:
 def test_what_is_said_is_what_is_printed(
     request: pytest.FixtureRequest, server: str, command: str, said: str
 ) -> None:
-    running: RunningServer = request.getfixturevalue(
-        {"whisper": "whisper", "embedded": "serving"}[server]
-    )
+    running: RunningServer = request.getfixturevalue(server)
     environment = {
         k: v
         for k, v in os.environ.items()
@@ -93,6 +109,8 @@ def test_what_is_said_is_what_is_printed(
     }
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment["MODELSERVER_WORKERS_COUNT"] = "2"
+    environment["KEY"] = KEY
+    command = command.replace("/run/modelserver/admin.sock", str(running.admin))
     done = subprocess.run(
         command.replace("127.0.0.1:8091", f"127.0.0.1:{running.port}"),
         shell=True,
@@ -149,7 +167,7 @@ def pattern(said: str) -> str:
 
 @pytest.mark.parametrize(("english", "chinese"), TRANSLATED)
 def test_a_translation_has_the_same_commands(english: Path, chinese: Path) -> None:
-    """But for comments, and for what sets a mirror of its own country."""
+    """Compare all but comments, and settings of mirrors in its own country."""
 
     def commands(document: Path) -> list[str]:
         found: list[str] = re.findall(

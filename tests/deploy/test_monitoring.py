@@ -1,5 +1,5 @@
-"""What Prometheus and Grafana are given: the metrics' table, the alerts, the dashboard, the compose
-file; read by a real Prometheus."""
+"""Monitoring files: the metrics' table, the alerts, the dashboard and the compose file, read by a
+real Prometheus."""
 
 import contextlib
 import json
@@ -89,7 +89,7 @@ def _answers(url: str) -> bool:
 
 
 def _found(url: str, query: str) -> list[dict[str, Any]]:
-    """What Prometheus finds. Fails where it says that the query is wrong."""
+    """Return what Prometheus finds. Fails if it rejects the query."""
     query = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
     document = ask(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': query})}").json
     assert document["status"] == "success", document

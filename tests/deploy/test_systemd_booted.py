@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.systemd, pytest.mark.timeout(400)]
 
 UNIT = "modelserver.service"
 MEMORY = 2400 << 20
-"""What the whole machine may use."""
+"""Bytes that the whole machine may use."""
 
 
 @pytest.fixture(scope="module")

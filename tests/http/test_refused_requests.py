@@ -1,4 +1,4 @@
-"""What a request may not be: each with the status, the code and the shape of an error."""
+"""Refused requests: each with the status, the code and the format of an error."""
 
 import json
 import socket

@@ -53,7 +53,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory, prepared_small: PreparedMo
 
 
 def rewritten(archive: bytes, **changes: bytes | None) -> bytes:
-    """The archive with members replaced, or left out; `manifest` is a text replacement a=>b."""
+    """Return the archive with members replaced, or left out; `manifest` is a text replacement
+    a=>b."""
     out = io.BytesIO()
     with (
         tarfile.open(fileobj=io.BytesIO(archive)) as source,
@@ -81,7 +82,7 @@ STAMP = {"size": 1, "mtime_ns": 0, "sha256": "0" * 64}
 
 
 def manifest_of(archive: bytes, **fields: object) -> bytes:
-    """The archive with other fields in its manifest."""
+    """Return the archive with other fields in its manifest."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as source:
         reader = source.extractfile("prepared.json")
         assert reader is not None
@@ -152,7 +153,7 @@ def test_two_imports_at_once_do_not_harm_each_other(
 def test_names_in_a_model_s_own_manifest_lead_nowhere(
     small: models.ModelLocation, copied: PreparedModel
 ) -> None:
-    """Whoever packed a model may have put one in."""
+    """Check an archive into which its maker may have put one."""
     file = copied.directory / "prepared.json"
     manifest = json.loads(file.read_text())
     elsewhere = ("../evil/payload", "/etc/hostname", "graph/../../x", "graph//x", "a\nb", "")

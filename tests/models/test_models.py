@@ -231,7 +231,7 @@ def test_no_more_than_two_recognisers_are_kept(model: VoskModel) -> None:
 
 
 def test_what_the_engine_cannot_decode_is_an_error_with_a_code(model: VoskModel) -> None:
-    """Its binding raises nothing more exact than `Exception`."""
+    """Have the binding raise its least specific exception."""
     recognizer = model.recognizer(ALL, rate=16_000)
 
     def fail(_: bytes) -> int:

@@ -204,7 +204,7 @@ def test_a_wrong_file_is_a_sentence(chinese: Path, english: Path, tmp_path: Path
 
 @pytest.mark.parametrize("scores", [np.int8, np.float64])
 def test_a_network_with_other_scores_than_floats_is_refused(tmp_path: Path, scores: type) -> None:
-    """Other scores are smaller, and would be read beyond their end."""
+    """Use smaller scores, which would be read beyond their end."""
     make_english(tmp_path / "model", scores=scores)
     with pytest.raises(models.ModelError, match="output is not of 32-bit floats"):
         models.load_punctuator(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Which model is recommended for a language."""
+"""Recommendations of models by language."""
 
 import pytest
 
@@ -76,7 +76,7 @@ def test_rates_that_go_in_a_circle_still_give_a_model() -> None:
 
 
 def of_language(tag: str, room: int, workers: int = 2, *, onnx: bool = True) -> str | None:
-    """What the catalogue recommends on a machine with so much room."""
+    """Return the catalogue's recommendation on a machine with so much room."""
     candidates = []
     for entry in models.catalog():
         if entry.speaks(tag):

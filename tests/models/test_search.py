@@ -125,7 +125,7 @@ def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
 def test_another_build_of_the_engine_searches_by_itself(
     tmp_path: Path, simd: SimdLibrary, trace: Path
 ) -> None:
-    """One that nobody has looked into: its data may be laid out otherwise."""
+    """Use a build whose data may be laid out otherwise."""
     other = tmp_path / "libvosk.so"
     shutil.copy(LIBVOSK, other)
     build = bytes.fromhex("2deead3f50350768e28bb3ef53d61738857890e3")

@@ -1,5 +1,5 @@
-"""What can be checked of Safari and iOS without them: the pages in a browser that lacks what Safari
-15.4 lacks, the syntax of their scripts, and recordings of the kind that Safari makes."""
+"""Checks for Safari and iOS without them: the pages in a browser that lacks what Safari 15.4 lacks,
+the syntax of their scripts, and recordings of the kind that Safari makes."""
 
 import json
 import re

@@ -238,7 +238,7 @@ def test_without_a_compiler_the_plain_model_is_served_and_it_is_said_how_to_get_
 
 
 def copied(prepared: PreparedModel, store: Path) -> Path:
-    """A copy of it that may be damaged; where its graph is."""
+    """Copy it, so that the copy can be damaged; return the copy's graph."""
     for name in ("prepared.json", *prepared.manifest.made):
         copy = store / prepared.directory.name / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ def copied(prepared: PreparedModel, store: Path) -> Path:
 
 
 def overwrite(graph: Path) -> None:
-    """All but its header, in place; its size and time do not tell."""
+    """Overwrite all but its header, in place, with the same size and time."""
     before = graph.stat()
     with graph.open("r+b") as file:
         file.seek(4096)
@@ -282,7 +282,8 @@ def test_a_damaged_prepared_model_is_told_and_the_plain_one_served(
 def test_what_crashes_while_it_is_loaded_is_verified_and_the_original_served(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
-    """What cannot be seen from its size and time: the warm-up of the load runs into it."""
+    """Damage it in a way that its size and time do not show: the warm-up of the load runs into
+    it."""
     overwrite(copied(prepared_small, tmp_path / "store"))
     with start_server(
         tmp_path, f"--model={small.directory}", MODELSERVER_PREPARED_DIR=str(tmp_path / "store")
@@ -293,7 +294,7 @@ def test_what_crashes_while_it_is_loaded_is_verified_and_the_original_served(
         assert not any((tmp_path / "store").glob("*/prepared.json"))
 
 
-@pytest.mark.timeout(240)  # a server serves, is damaged, and prepares its model anew
+@pytest.mark.timeout(240)  # a server serves, is damaged, and prepares its model again
 @pytest.mark.parametrize("damage", [cut_short, overwrite])
 def test_what_is_damaged_while_it_serves_costs_no_request(
     tmp_path: Path,
@@ -330,7 +331,8 @@ def test_what_is_damaged_while_it_serves_costs_no_request(
 def test_files_that_are_written_to_after_a_look_are_read_again(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
-    """Whatever was found a moment ago. Otherwise they are not: crashes may come of what is sent."""
+    """Read changed files again at once. Unchanged ones are not: crashes may be caused by
+    requests."""
     graph = copied(prepared_small, tmp_path / "store")
     engine = unittest.mock.Mock(wraps=models.engine_of(small.directory))
     form = candidate(small, Settings(prepared_dir=tmp_path / "store")).form
@@ -370,7 +372,7 @@ def test_one_that_cannot_be_removed_is_not_used_again(
 
 
 def transcribe_all(server: RunningServer, wavs: list[bytes]) -> tuple[list[str], float]:
-    """The texts, and wall seconds per second of audio."""
+    """Return the texts, and wall seconds per second of audio."""
     started = time.monotonic()
     answers = [server.convert(wav).json for wav in wavs]
     took = time.monotonic() - started

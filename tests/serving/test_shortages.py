@@ -1,4 +1,4 @@
-"""What else than memory can be too little: a sentence each, no storm of restarts, and recovery."""
+"""Shortages other than memory: a sentence each, no storm of restarts, and recovery."""
 
 import contextlib
 import ctypes
@@ -68,7 +68,7 @@ def test_too_few_processes_is_said_and_over_when_there_are_more(
 def test_too_few_processes_of_an_ordinary_user_are_said_too(
     embedded: models.ModelLocation, wav_clips: list[bytes]
 ) -> None:
-    """`ulimit -u`: for root there is none."""
+    """Use `ulimit -u`, which does not bind root."""
 
     def become() -> None:
         os.setgroups([])

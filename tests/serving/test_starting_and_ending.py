@@ -1,4 +1,4 @@
-"""How a server begins and ends: signals, what it needs and does not find, and nothing left over."""
+"""Start and end of a server: signals, missing requirements, and nothing left behind."""
 
 import fcntl
 import functools
@@ -221,7 +221,8 @@ def test_a_terminal_that_is_closed_ends_the_server_in_it(
 
 
 def hears_sigterm(pid: int) -> bool:
-    """It has a handler for it: without one, nothing reaches the first process of a namespace."""
+    """Return whether it has a handler: without one, nothing reaches the first process of a
+    namespace."""
     mask = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:\t")[2].split()[0]
     return bool(int(mask, 16) & 1 << (signal.SIGTERM - 1))
 
@@ -230,8 +231,8 @@ def hears_sigterm(pid: int) -> bool:
 def test_sigterm_at_any_moment_of_the_start_ends_it(
     tmp_path: Path, small: models.ModelLocation, as_pid_1: bool
 ) -> None:
-    """In two seconds, with 0 or 143; as a container's first process too, whose interpreter has to
-    be there before it can hear anything."""
+    """Check that it ends in two seconds, with 0 or 143; also as a container's first process, whose
+    interpreter has to be there before it can handle a signal."""
     program = [sys.executable, "-m", "modelserver", "serve", f"--model={small.directory}"]
     if as_pid_1:
         if os.getuid() != 0:
