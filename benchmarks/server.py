@@ -18,7 +18,7 @@ def server(
     program: tuple[str, ...] = PROGRAM,
     **settings: str,
 ) -> Iterator[RunningServer]:
-    """With the embedded model, "prepared" or "plain", and all workers able."""
+    """Start a server with the embedded model, "prepared" or "plain", and all workers able."""
     with tempfile.TemporaryDirectory() as directory:
         given = {"MODELSERVER_WORKERS_COUNT": str(workers)}
         if form == "plain":

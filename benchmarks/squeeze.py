@@ -1,5 +1,5 @@
-"""What servers do when memory gets short: a limit of 1 GB, and somebody else in it who takes more
-and more. A part of `bench.py`; as root, with version 1 of the memory controller."""
+"""Servers whose memory gets short: a limit of 1 GB, and another process in it that takes more and
+more. A part of `bench.py`; as root, with version 1 of the memory controller."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _LOOK_S = 0.25
 
 
 class _Watch:
-    """What was seen, four times a second."""
+    """Observations, four times a second."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -120,7 +120,8 @@ async def _watched(
 
 
 def _victim(group: MemoryCgroup) -> Callable[[], None]:
-    """Whom the kernel kills before the neighbour, who is larger."""
+    """Return a function that makes a process the kernel's victim before the neighbour, which is
+    larger."""
 
     def enter() -> None:
         group.enter()

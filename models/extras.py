@@ -1,8 +1,8 @@
-"""How to add an optional dependency (an extra) to the installation that runs.
+"""Optional dependencies (extras): the command that adds one to the installation that runs.
 
 pip is right in a virtual environment only. A Debian package and a container image have no pip, and
-what pip adds to the environment of `make install` is gone with its next run: what makes such an
-installation leaves the way to add an extra in a file, with `{extra}` for its name.
+packages that pip adds to the environment of `make install` are gone after its next run: the maker
+of such an installation leaves the way to add an extra in a file, with `{extra}` for its name.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 NOTE = Path("share", "modelserver", "how-to-add-extras")
-"""That file, below the environment's directory."""
+"""Path of that file, below the environment's directory."""
 
 
 def how_to_install(extra: str) -> str:

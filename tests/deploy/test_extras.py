@@ -1,4 +1,5 @@
-"""What the program says about a missing extra works in the installation that says it."""
+"""Commands that the program prints about a missing extra work in the installation that prints
+them."""
 
 import shlex
 import subprocess

@@ -8,42 +8,6 @@ from language import banned_in_python, broken_lines, docstrings, files, findings
 
 pytestmark = pytest.mark.quick
 
-TO_DO = (
-    "Dockerfile",
-    "benchmarks/",
-    "deploy/",
-    "docs/commands.md",
-    "docs/configuration.md",
-    "modelserver/__main__.py",
-    "modelserver/access/",
-    "modelserver/admin/",
-    "modelserver/api/",
-    "modelserver/assistant/",
-    "modelserver/audio/",
-    "modelserver/batch/",
-    "modelserver/cli/",
-    "modelserver/extras.py",
-    "modelserver/handover/",
-    "modelserver/http/",
-    "modelserver/jobs/",
-    "modelserver/listeners.py",
-    "modelserver/live/",
-    "modelserver/logs.py",
-    "modelserver/outbound/",
-    "modelserver/own_packages.py",
-    "modelserver/ready.py",
-    "modelserver/refusal.py",
-    "modelserver/request/",
-    "modelserver/server.py",
-    "modelserver/serving/",
-    "modelserver/settings/",
-    "modelserver/signals.py",
-    "modelserver/speech/",
-    "modelserver/web/",
-    "modelserver/worker/",
-    "pyproject.toml",
-    "scripts/",
-)
 """Beginnings of paths that are not clean yet."""
 
 
