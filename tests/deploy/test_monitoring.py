@@ -34,7 +34,6 @@ def watched(
     port = free_port()
     with start_server(
         tmp_path_factory.mktemp("watched"),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_ADMIN_LISTEN=f"127.0.0.1:{port}",
         admin_token=TOKEN,
     ) as server:
