@@ -77,7 +77,7 @@ ENGLISH = Words(
     throughput="{engine}, seconds of audio per second",
     memory="{engine}, memory, 4 workers",
     deaths="{engine}, requests lost when workers are killed",
-    ended="{lost}, then it is gone",
+    ended="{lost}, then gone",
     errors="wrong characters, spoken Korean",
 )
 CHINESE = Words(

@@ -46,8 +46,8 @@ def _recommended(tag: str, entries: Iterable[models.CatalogEntry]) -> models.Cat
         models.Candidate(
             entry.name,
             entry.rates_for(tag),
-            _needs(entry),
-            0 < _needs(entry) <= MOST,
+            needs(entry),
+            0 < needs(entry) <= MOST,
             preferred=entry.recommended_for(tag),
         )
         for entry in entries
@@ -57,14 +57,14 @@ def _recommended(tag: str, entries: Iterable[models.CatalogEntry]) -> models.Cat
     return models.catalog_entry(best.name) if best is not None else None
 
 
-def _needs(entry: models.CatalogEntry) -> int:
-    """Return the memory of a model and its workers; 0 if that is not known."""
+def needs(entry: models.CatalogEntry) -> int:
+    """Return the memory of a model, as it is published, and its workers; 0 if that is not known."""
     workers = WORKERS * max(LEAST_GROWTH, entry.growth_bytes)
     return entry.memory_bytes + workers if entry.memory_bytes else 0
 
 
 def _with_memory(entry: models.CatalogEntry | None) -> str:
-    return f"`{entry.name}` | {in_units(_needs(entry))}" if entry is not None else "none | "
+    return f"`{entry.name}` | {in_units(needs(entry))}" if entry is not None else "none | "
 
 
 def commands() -> str:

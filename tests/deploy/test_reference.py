@@ -136,7 +136,7 @@ def test_the_table_of_a_readme_has_the_figures_of_the_report() -> None:
         "| Vosk, seconds of audio per second | **90.0** | 5.0 | 6.0 |  |",
         "| Whisper base, seconds of audio per second | **45.0** | 20.0 |  | 38.0 |",
         "| Vosk, memory, 4 workers | **266 MB** | 824 MB | 2,335 MB |  |",
-        "| Vosk, requests lost when workers are killed | **0** | 4, then it is gone | 5 |  |",
+        "| Vosk, requests lost when workers are killed | **0** | 4, then gone | 5 |  |",
         "| wrong characters, spoken Korean | Vosk small 46.7 %, Whisper base 22.3 % |  |  |  |",
     ]
 
