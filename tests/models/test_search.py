@@ -175,3 +175,63 @@ print(simd.searches)
         for library in (LIBVOSK, other)
     ]
     assert said == ["True", "False"]
+
+
+MEMORY = """
+import ctypes, json, sys, threading
+from pathlib import Path
+from models import RecognitionOptions, run_steps
+from models.clips import clips_for, decode_clip
+from models.vosk.model import VoskModel
+from supervisor.trim import release_free_memory
+
+directory, made, variant, many = json.loads(sys.argv[1])
+library = ctypes.CDLL(None)
+used = library.modelserver_simd_cell_bytes
+kept = library.modelserver_simd_kept_cell_bytes
+used.restype = kept.restype = ctypes.c_size_t
+model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()}, simd=variant)
+clips = [decode_clip(clip, 16000) for clip in clips_for("ko")] * many
+most = 0
+
+def decode(clips):
+    global most
+    recognizers = [model.recognizer(RecognitionOptions(words=True)) for _ in clips]
+    said = [[] for _ in clips]
+    for at in range(0, max(map(len, clips)), 8000):
+        for number, clip in enumerate(clips):
+            if at < len(clip):
+                said[number] += run_steps(recognizers[number].accept(clip[at : at + 8000]))
+        most = max(most, used())
+    for number, recognizer in enumerate(recognizers):
+        said[number] += run_steps(recognizer.finish())
+    return list(map(repr, said))
+
+alone = [said for clip in clips for said in decode([clip])]
+together = [[] for _ in range(2)]
+def half(number):
+    together[number] = decode(clips[number::2])
+threads = [threading.Thread(target=half, args=(number,)) for number in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+beside = [None] * len(clips)
+beside[0::2], beside[1::2] = together
+left, before = used(), kept()
+release_free_memory()
+after = kept()
+print(json.dumps([alone == beside, decode(clips[:1])[0] == alone[0], most, left, before, after]))
+"""
+
+
+@runs_avx2
+def test_decoders_keep_their_tokens_apart_and_give_the_memory_back(
+    small: models.ModelLocation, prepared_small: PreparedModel, simd: SimdLibrary
+) -> None:
+    said = answer_of(MEMORY, small, prepared_small, simd.variant, 4, environment=simd.environment)
+    together_as_alone, again_as_before, most, left, before, after = said
+    assert together_as_alone
+    assert again_as_before
+    assert most > before >= 64 * 1024
+    assert (left, after) == (0, 0)
