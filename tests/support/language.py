@@ -40,8 +40,8 @@ _NOT_A_VERB = re.compile(r"(?:the|an?|its|bytes|seconds|samples|true|false)\b", 
 _NOUNS = ("property", "fixture", "contextmanager", "overload")
 
 BANNED = re.compile(
-    r"\b(?:nobody|somebody|anybody|whoever|everybody|anew|afresh|all the same|as ever|as good as"
-    r"|from naught|naught|for want of|wherefrom|thereof|of late|hitherto|upon|lest|altogether"
+    r"\b(?:nobody(?!:)|somebody|anybody|whoever|everybody|anew|afresh|all the same|as ever"
+    r"|as good as|from naught|naught|for want of|wherefrom|thereof|of late|hitherto|upon|lest|altogether"
     r"|for ever|in vain|to and fro|whose turn|let go|lets go|let go of|makes? way|be over"
     r"|give up(?! to)|gives up(?! to)|given up|gave up|go on|goes on|went on|hear|hears|heard"
     r"|(?:tell|tells|told) of|(?:die|dies|died) of|(?:was|were|be|been|is) born|its birth|be had"
