@@ -195,9 +195,7 @@ def memory(asked: Asked, starts: Sequence[Start]) -> Finding:
                 found.setdefault(contestant.name, []).append(contestant.memory_mb())
         say(f"{workers} workers: " + ", ".join(f"{n} {mb[-1]:.0f} MB" for n, mb in found.items()))
     finding = Finding(raw={"workers": counts, "anonymous_mb": found})
-    finding.notes.append(
-        "Anonymous memory is what the kernel cannot take back; shared pages count once."
-    )
+    finding.notes.append("The kernel cannot take anonymous memory back; shared pages count once.")
     finding.tables.append(
         Table(
             "Anonymous memory of all processes, MB",

@@ -422,7 +422,7 @@ def main() -> None:
     flags = [] if asked.model is None else [f"--model={Path(asked.model).absolute()}"]
     with (
         tempfile.TemporaryDirectory() as directory,
-        start_server(Path(directory), *flags, MODELSERVER_DEBUG_WARMUP="none") as server,
+        start_server(Path(directory), *flags) as server,
     ):
         server.wait_whole()
         for attempt in attempts(200, 0):  # as it is after a while

@@ -23,7 +23,7 @@ ABOUT = (
         "The speech is synthetic (espeak-ng): trust the ratios, and measure your own audio with "
         "`--audio DIR`."
     ),
-    "`benchmarks/contestants.py` describes the servers.",
+    "`benchmarks/README.md` describes the servers.",
 )
 
 MEASURED = {"vosk-model-small-ko-0.22": "Vosk small", "sherpa-onnx-whisper-base": "Whisper base"}
@@ -60,6 +60,7 @@ class Words:
     processes: str
     sherpa: str
     method: str
+    comma: str
     throughput: str
     memory: str
     deaths: str
@@ -72,6 +73,7 @@ ENGLISH = Words(
     processes="a model in each process ({servers})",
     sherpa="sherpa-onnx's server",
     method="vosk-server's method",
+    comma=", ",
     throughput="{engine}, seconds of audio per second",
     memory="{engine}, memory, 4 workers",
     deaths="{engine}, requests lost when workers are killed",
@@ -83,10 +85,11 @@ CHINESE = Words(
     processes="每进程一份模型（{servers}）",
     sherpa="sherpa-onnx 的服务器",
     method="vosk-server 的方式",
+    comma="、",
     throughput="{engine}，每秒识别的音频秒数",
     memory="{engine}，4 个工作进程的内存",
     deaths="{engine}，工作进程被杀死时丢失的请求",
-    ended="{lost}，之后服务消失",
+    ended="{lost}，随后服务终止",
     errors="韩语真人语音的错字率",
 )
 _THREADS = ("vosk-server", "thread pool", "faster-whisper, threads")
@@ -110,7 +113,7 @@ def proof(results: Results, error_rates: Mapping[str, float], words: Words) -> s
             if row := _row(cells(section, words)):
                 rows.append([title.format(engine=engine), *row])
     if error_rates:
-        rates = ", ".join(f"{name} {rate:g} %" for name, rate in error_rates.items())
+        rates = words.comma.join(f"{name} {rate:g} %" for name, rate in error_rates.items())
         rows.append([words.errors, rates, "", "", ""])
     names = {
         name
@@ -127,7 +130,7 @@ def _heads(names: set[str], words: Words) -> Sequence[str]:
 
     def servers(column: Sequence[str]) -> str:
         there = [name for name in column if name in names]
-        return ", ".join(
+        return words.comma.join(
             words.method if name == "thread pool" else name.partition(",")[0] for name in there
         )
 

@@ -20,7 +20,10 @@ def server(
 ) -> Iterator[RunningServer]:
     """Start a server with the embedded model, "prepared" or "plain", and all workers able."""
     with tempfile.TemporaryDirectory() as directory:
-        given = {"MODELSERVER_WORKERS_COUNT": str(workers)}
+        given = {
+            "MODELSERVER_WORKERS_COUNT": str(workers),
+            "MODELSERVER_DEBUG_WARMUP": "clips",  # as users have it; tests do without
+        }
         if form == "plain":
             given["MODELSERVER_PREPARED_DIR"] = directory
         given |= settings

@@ -64,8 +64,8 @@ def squeeze(asked: Asked) -> Finding:
         ),
         f"{_CLIENTS} clients send short clips without a pause.",
         (
-            "503 is a rejection with `Retry-After`; the other failures are what a client sees when "
-            "a server has ended."
+            "503 is a rejection with `Retry-After`; the other failures are errors of clients whose "
+            "server has ended."
         ),
     ]
     head = ("", *(f"answered at {left} MB" for left in LEFT), "OOM kills", "requests that failed",
@@ -73,7 +73,7 @@ def squeeze(asked: Asked) -> Finding:
     finding.tables.append(Table("", head, rows))
     marks = [(number * phase_s, f"{left} MB left") for number, left in enumerate(LEFT)]
     finding.plots += [
-        Plot("squeeze-memory", "A memory squeeze: what each server holds", "seconds",
+        Plot("squeeze-memory", "A memory squeeze: memory of each server", "seconds",
              "MB of anonymous memory", memory, marks=marks, steps=True),
         Plot("squeeze-answers", "A memory squeeze: requests answered so far", "seconds",
              "requests", answers, marks=marks, steps=True),

@@ -29,8 +29,11 @@ def how_to_install(extra: str) -> str:
 def package_installer() -> str:
     """Return the command that installs packages into the environment that runs, up to their names.
 
-    uv makes environments without pip.
+    uv makes environments without pip, and so does pipx where it finds uv.
     """
+    environment = Path(sys.prefix)
+    if (environment / "pipx_metadata.json").is_file():
+        return f"pipx runpip {shlex.quote(environment.name)} install"
     python = shlex.quote(sys.executable)
     if importlib.util.find_spec("pip") is None:
         return f"uv pip install --python {python}"

@@ -82,6 +82,10 @@ def _best_punctuation(models_directory: Path, language: str) -> PunctuationModel
     offered = [entry for entry in punctuation_catalog() if entry.alias and entry.speaks(language)]
     if not offered:
         return None
+    for entry in offered:
+        directory = models_directory / entry.name
+        if directory.is_dir() and (problem := punctuation_problem(directory)) is not None:
+            raise ModelError("model_damaged", f"{directory} cannot be used: {problem}")
     best = min(offered, key=lambda entry: len(entry.languages))
     raise ModelError(
         "model_not_found",

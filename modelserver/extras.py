@@ -1,4 +1,4 @@
-"""How to install this repository's second distribution where this one runs."""
+"""Instructions to install this repository's second distribution beside this one."""
 
 import shlex
 import sys

@@ -58,8 +58,6 @@ def load_safely(
     The child has ended before the load of this process begins, so that both together need no more
     memory than one. Raises `ModelError` with the library's last line if the child fails.
     """
-    if isinstance(layout, Layout):
-        check_tokens(layout)
     _load_in_child(layout, load, try_out)
     before = threads()
     with _output_caught():

@@ -13,7 +13,7 @@ from models.sherpa.abilities import abilities_of, known_language, language_to_te
 from models.sherpa.decoding import Calls
 from models.sherpa.hotwords import Hotwords
 from models.sherpa.layout import Layout
-from models.sherpa.loading import load_safely
+from models.sherpa.loading import check_tokens, load_safely
 from models.sherpa.offline import WholeDecoder
 from models.sherpa.online import StreamDecoder
 from models.sherpa.recognizer import Decoder, SegmentRecognizer
@@ -62,6 +62,7 @@ class SherpaModel:
             "language": language_to_tell(layout, "", self._language),
         }
         self._hotwords = Hotwords(layout.files["tokens"]) if self.abilities.keywords else None
+        check_tokens(layout)
         with session_options(prepared=bool(options.get("prepared"))) as provider:
             made = load_safely(
                 layout,

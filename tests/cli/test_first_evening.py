@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from encoded import encoded
 from running import RunningServer, start_server
+from wavs import wav_file
 
 import models
 
@@ -248,3 +249,18 @@ def test_models_of_the_settings_are_not_missing(
     lines = lines_on_a_terminal(tmp_path, "--config", str(file))
     assert not [line for line in lines if line.startswith(("no model", "there is no model"))]
     assert lines[0]
+
+
+def test_a_file_of_keywords_that_cannot_be_read_is_seen_before_anything_is_transcribed(
+    tmp_path: Path, small_settings: dict[str, str]
+) -> None:
+    words = tmp_path / "words.txt"
+    given = {**small_settings, "MODELSERVER_KEYWORDS_FILE": str(words)}
+    given |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{tmp_path}/admin.sock"}
+    told = f"keywords_file: {words} cannot be read: No such file or directory"
+    (tmp_path / "speech.wav").write_bytes(wav_file(bytes(32_000)))
+    done = modelserver("transcribe", str(tmp_path / "speech.wav"), settings=given)
+    assert (done.returncode, told in done.stderr) == (1, True), done.stderr
+    assert f"! {told}" in modelserver("doctor", settings=given).stdout
+    words.write_text("Zaphod\nTrillian\n")
+    assert f"keywords: 2 in {words}" in modelserver("doctor", settings=given).stdout

@@ -32,6 +32,16 @@ def test_an_environment_without_pip_is_one_of_uv(tmp_path: Path) -> None:
 
 
 @pytest.mark.quick
+def test_an_environment_of_pipx_is_changed_by_pipx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "modelserver"))
+    (tmp_path / "modelserver").mkdir()
+    (tmp_path / "modelserver/pipx_metadata.json").write_text("{}")
+    assert how_to_install("onnx") == "pipx runpip modelserver install 'modelserver[onnx]'"
+
+
+@pytest.mark.quick
 def test_who_made_the_installation_says_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,6 @@ from modelserver.handover.sockets import Inherited, Sockets
 pytestmark = pytest.mark.timeout(180)
 
 COMMON = {
-    "MODELSERVER_DEBUG_WARMUP": "none",
     "MODELSERVER_WORKERS_COUNT": "2",
     "MODELSERVER_STREAMS_SHARE": "1",  # two of them, beside other tests
 }
@@ -580,7 +579,7 @@ def test_a_connection_that_waits_is_served_by_the_next_process(
     tmp_path: Path, manager: ServiceManager, prepared_embedded: PreparedModel
 ) -> None:
     assert prepared_embedded
-    given = {"MODELSERVER_PORT": str(free_port()), "MODELSERVER_DEBUG_WARMUP": "none"}
+    given = {"MODELSERVER_PORT": str(free_port())}
     with manager.start(tmp_path, **given) as server:
         server.wait_ready()
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
@@ -633,7 +632,7 @@ def test_a_socket_unit_says_where_to_listen(
         # It is there before the server is, and waits.
         client = http.client.HTTPConnection(*opened.getsockname(), timeout=60)
         client.request("GET", "/readyz")
-        with manager.start(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+        with manager.start(tmp_path) as server:
             assert client.getresponse().status == 200
             assert server.port == opened.getsockname()[1]
         client.close()

@@ -9,7 +9,7 @@ from stopwatch import processor_s
 from modelserver.refusal import Refusal
 from modelserver.request.parameters import STREAM_NAMES, read_parameters
 from modelserver.serving.keywords import KeywordsFile, KeywordsUnreadable, read_keywords
-from modelserver.speech.messages import SpeechRequest
+from modelserver.speech.messages import SpeechRequest, recognition_of
 from modelserver.speech.phrases import MOST_BYTES, MOST_TEXTS, keyword_list, usable_keywords
 from modelserver.speech.prompt import keywords_of
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.quick
 )
 def test_notations(given: list[tuple[str, str]], expected: tuple[str, ...]) -> None:
     asked, warnings = read_parameters(given, {}, "", STREAM_NAMES)
-    assert asked.keywords == asked.recognition()["keywords"] == expected
+    assert asked.keywords == recognition_of(asked)["keywords"] == expected
     assert not warnings
 
 

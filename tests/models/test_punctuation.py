@@ -301,3 +301,13 @@ def test_the_prediction_of_a_speech_model_has_it(chinese: Path) -> None:
     assert both.growth == 10 + model.growth
     assert both.parts[-1].name == "punctuation"
     assert both.loading == max(5, model.loading - 100)
+
+
+def test_an_installed_model_that_is_damaged_is_not_reported_as_missing(tmp_path: Path) -> None:
+    full = "sherpa-onnx-punct-ct-transformer-zh-en-vocab272727-2024-04-12-int8"
+    directory = make_chinese(tmp_path / full)
+    for network in directory.glob("*.onnx"):
+        network.write_bytes(network.read_bytes()[:10])
+    with pytest.raises(models.ModelError, match=f"{full} cannot be used: ") as refused:
+        models.find_punctuation("auto", tmp_path, "zh")
+    assert refused.value.code == "model_damaged"

@@ -6,16 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kept import kept
-from places import SUPPORT
+from places import ROOT, SUPPORT
 from test_simd import LIBVOSK, SOURCES, answer_of, runs_avx2
 
 import models
 from models.processor import processor_flags
+from models.vosk.building import BUNDLED
 from models.vosk.graph_file import read_graph_header
 from models.vosk.prepared import PreparedModel, compiled_graph
 from models.vosk.simd import SIMD, SimdLibrary, must_run
@@ -97,6 +99,28 @@ def test_every_token_is_the_engines_to_the_bit(
     assert min(counts) > 100
     assert ours == engines
     assert len({total for _, total in ours}) == len(ours)  # it is a sum of what was done
+
+
+@runs_avx2
+def test_the_library_of_the_wheel_searches_to_the_bit_as_well(
+    tmp_path: Path,
+    small: models.ModelLocation,
+    prepared_small: PreparedModel,
+    simd: SimdLibrary,
+    trace: Path,
+) -> None:
+    """Clang compiles it, and GCC the one that is built on a machine."""
+    build = (sys.executable, ROOT / "scripts/wheel", "--only", "x86_64", "--out", tmp_path)
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        within = f"{BUNDLED.relative_to(ROOT)}/simd.so-"
+        (name,) = (name for name in archive.namelist() if name.startswith(within))
+        bundled = SimdLibrary(Path(archive.extract(name, tmp_path)), simd.variant)
+    engines, *_ = searched(small, prepared_small, simd, trace, search=False)
+    ours, _, frames, who = searched(small, prepared_small, bundled, trace, search=True)
+    assert (who, frames > 1000) == ("simd", True)
+    assert ours == engines
 
 
 @runs_avx2

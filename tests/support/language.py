@@ -41,9 +41,11 @@ _NOUNS = ("property", "fixture", "contextmanager", "overload")
 
 BANNED = re.compile(
     r"\b(?:nobody(?!:)|somebody|anybody|whoever|everybody|anew|afresh|all the same|as ever"
-    r"|as good as|from naught|naught|for want of|wherefrom|thereof|of late|hitherto|upon|lest"
-    r"|altogether|for ever|in vain|to and fro|whose turn|let go|lets go|makes? way|be over"
-    r"|give up(?! to)|gives up(?! to)|given up|gave up|go on|goes on|went on|hear|hears|heard"
+    r"|as good as"
+    r"|from naught|naught|for want of|wherefrom|thereof|of late|hitherto|upon|lest|altogether"
+    r"|for ever|in vain|to and fro|whose turn|let go|lets go|makes? way|be over"
+    r"|give up(?! to)|gives up(?! to)|given up|gave up|go on|goes on|went on"
+    r"|hear|hears|heard(?! BLOB| FROM pieces)"
     r"|(?:tell|tells|told) of|(?:die|dies|died) of|(?:was|were|be|been|is) born|its birth|be had"
     r"|shall|ought"
     r"|(?<!here )(?:is|are|was|were) (?:no(?! longer| more| less)(?= [a-z])|nothing))\b",

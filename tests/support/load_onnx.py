@@ -19,7 +19,7 @@ from onnx_models import floats, silence, tones
 
 from models.contract import ModelError
 from models.sherpa.layout import Layout, recognise
-from models.sherpa.loading import load_safely, threads
+from models.sherpa.loading import check_tokens, load_safely, threads
 
 _OPTIONS = ("EnableCpuMemArena=0", "EnableMemPattern=0")
 
@@ -92,6 +92,7 @@ def main(directory: str, mishap: str = "none", text: str = "") -> None:
 
     try:
         layout = recognise(Path(directory))
+        check_tokens(layout)
         made = load_safely(layout, load)
     except ModelError as error:
         print(json.dumps({"code": error.code, "message": error.message}))
