@@ -126,7 +126,7 @@ async def test_what_cannot_be_retained_whole_ends_with_its_worker() -> None:
             (*_, last) = await say(stream, *(["word" * 10] * 40))
             assert pool.streams.replay_bytes < 1000
             os.kill(last["pid"], signal.SIGKILL)
-            with pytest.raises(StreamLost, match="too long to be kept"):
+            with pytest.raises(StreamLost, match="too long to be retained"):
                 await say(stream, "b")
 
 
