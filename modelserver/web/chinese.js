@@ -252,6 +252,7 @@ export const CHINESE = {
   "no space left to hold the upload": "没有空间存放上传",
   "the upload cannot be held: {}": "无法存放上传：{1}",
   "was not tried again": "没有再试",
+  "failed": "已失败",
   "the job ended {} workers and {}: {}": "此请求使 {1} 个工作进程结束，{2}：{3}",
   "the job takes more memory than there is for it: {}": "此请求需要的内存超过可用内存：{1}",
   "memory was too short to finish the job: {}": "内存不足，无法完成此请求：{1}",
