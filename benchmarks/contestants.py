@@ -49,7 +49,8 @@ RUN_TREE = ("-c", _TREE)
 VOSK_SERVER_VARIABLE = "CONTESTANT_VOSK_SERVER"
 
 Ask = Callable[[aiohttp.ClientSession, bytes], Awaitable[str]]
-"""Has one file's samples transcribed; its text. Raises what the client sees."""
+"""Function that has one file's samples transcribed, and returns the text. Raises the client's
+error."""
 
 Enter = Callable[[], None] | None
 """Function called in the server's first process before it begins, such as one that enters a

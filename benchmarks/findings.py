@@ -78,7 +78,7 @@ class Finding:
     def target(
         self, name: str, wanted: float, found: Sequence[float], *, most: bool = False
     ) -> None:
-        """Note whether the median reaches what the developers aim at."""
+        """Note whether the median reaches the developers' target."""
         if not found:
             self.targets.append(f"{name}: not measured (target {wanted:g})")
             return
@@ -91,7 +91,7 @@ class Finding:
 
 
 class LeftOutError(Exception):
-    """A benchmark cannot run here; the message says what it needs."""
+    """Benchmark that cannot run here; the message says what it needs."""
 
 
 def say(text: str) -> None:

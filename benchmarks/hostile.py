@@ -358,7 +358,7 @@ def _send_in_pieces(server: RunningServer, body: bytes, headers: dict[str, str])
 
 
 def run(server: RunningServer, made: Iterator[Attempt], clients: int = 4) -> Outcome:
-    """Send all of them, and look what was left."""
+    """Send all of them, and check what is left."""
     outcome = Outcome()
     before, seen = _held(server), len(server.events())
     with Pulse(server.port) as pulse, ThreadPoolExecutor(clients) as threads:

@@ -1,4 +1,4 @@
-"""Clients of a contestant: without a pause, or at random moments; what they saw."""
+"""Clients of a contestant, without a pause or at random moments, and the times that they saw."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from tables import percentile
 CONCURRENCY = 8
 _PATIENCE_S = 120.0
 _REFUSED_S = 0.2
-"""Before one who was refused asks again, where it may."""
+"""Seconds before a refused client asks again, if it may."""
 
 
 @dataclass

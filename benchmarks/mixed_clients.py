@@ -21,7 +21,7 @@ _RATE = 16_000
 _PIECE = _RATE // 2 * 2
 _LONGEST_S = 120.0
 _REFUSED_S = 1.0
-"""Before one who was refused asks again."""
+"""Seconds before a refused client asks again."""
 
 
 @dataclass
@@ -45,7 +45,8 @@ class Account:
 
 
 class MixedClients:
-    """Use as `with`; at the end every client ends what it has begun, and `account` is whole."""
+    """Clients of every kind. Use as `with`; at the end every client finishes its requests, and
+    `account` is complete."""
 
     def __init__(
         self,

@@ -191,8 +191,8 @@ class Ages:
         self.of: dict[int, list[float]] = {}
 
     def look(self) -> None:
-        """Once. Who it is, is asked for more seldom: the answer is the whole health document, and
-        what is watched should be the clients' doing."""
+        """Read once. The pid is read less often: that answer is the whole health document, and the
+        clients should cause the memory that is watched."""
         if (now := time.monotonic()) - self._asked_at > ASK_EVERY_S:
             self._asked_at = now
             # In the moment of an upgrade no process may answer.
@@ -215,7 +215,7 @@ def squeezer(
         time.sleep(SQUEEZE_EVERY_S)
         with room:
             done["squeezes"] += 1
-            with contextlib.suppress(AssertionError):  # what is in use cannot be taken away
+            with contextlib.suppress(AssertionError):  # memory in use cannot be taken away
                 group.limit(int(limit * 0.75))
             time.sleep(SQUEEZE_S)
             group.limit(limit)

@@ -1,7 +1,7 @@
-"""Whisper base behind this server and behind those that people run it with: throughput, latency,
+"""Whisper base behind this server and other servers that people run it with: throughput, latency,
 memory, killed workers, 600 MB. A part of `bench.py`.
 
-What the contestants are is said in `whisper_contestants.py`. "No server": as many forked processes
+`whisper_contestants.py` describes the contestants. "No server": as many forked processes
 as there are workers, without any server.
 """
 

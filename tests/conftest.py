@@ -40,7 +40,7 @@ ONE_AFTER_THE_OTHER = {"test_guard", "test_readings", "test_serving_prepared", "
 
 
 def scope_of(nodeid: str) -> str:
-    """Name what runs in one process: a file, whose tests share what they start."""
+    """Name the scope that runs in one process: a file, whose tests share what they start."""
     module = Path(nodeid.split("::")[0]).stem
     return "kernel" if module in ONE_AFTER_THE_OTHER else module
 
@@ -112,7 +112,7 @@ sys.addaudithook(_refuse_processes)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Hold tests to their mark: what `make check` runs starts no process."""
+    """Hold tests to their mark: tests that `make check` runs start no process."""
     if item.get_closest_marker("quick") is not None:
         _quick.append(item.nodeid)
     try:

@@ -181,7 +181,7 @@ class Stream:
         assert self._request is not None
         self.leave_worker(tell=True)
         if self._replay.cut:
-            self.fail(StreamLost("its worker is gone, and it was too long to be kept whole"))
+            self.fail(StreamLost("its worker has ended, and its input was too long to be retained"))
             return
         since, before = time.monotonic() - self.behind_s(), (self._replay.dropped, self._checkpoint)
         opening = Open(self.number, self._request, *before, self._answered, since, self.background)

@@ -76,8 +76,8 @@ class Streams:
             return None
         self.refused += 1
         return QueueFull(
-            f"{len(self)} streams are open; with one more {needs:.2f} processors would be "
-            f"needed, and {most:.2f} are there for streams",
+            f"{len(self)} streams are open; with one more they would need {needs:.2f} processors, "
+            f"and {most:.2f} are available for streams",
             _RETRY_S,
         )
 
@@ -112,7 +112,7 @@ class Streams:
                 continue
             if stream.behind_s() > most_s:
                 worker = next((w for w in self._lifecycle.workers if stream in w.streams), None)
-                stream.fail(DeadlineExceeded(f"a part of it was not answered for {most_s:g} s"))
+                stream.fail(DeadlineExceeded(f"a part of its input got no answer for {most_s:g} s"))
                 if worker is not None and self._clock.now() - worker.answered_at > most_s:
                     worker.kill(Intent.HANG, f"it answered no stream for {most_s:g} s")
         now = self._clock.now()

@@ -117,8 +117,8 @@ def never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
     most = supply.most_ever
     if certain is not None and certain > most:
         return TooLarge(
-            f"a job of this size makes a worker grow by {in_units(certain)}; {in_units(most)} is "
-            "the most that there can be here"
+            f"a job of this size makes a worker grow by {in_units(certain)}; at most "
+            f"{in_units(most)} are possible here"
         )
     if ask.units and ask.deadline_s is not None and supply.s_per_unit is not None:
         alone_s = ask.units * supply.s_per_unit
@@ -132,7 +132,7 @@ def never(ask: Ask, supply: Supply, certain: int | None) -> PoolError | None:
         return None
     if ask.input_bytes > total - disk_reserve(total):
         return TooLarge(
-            f"an upload of {in_units(ask.input_bytes)} has no room on the disk for uploads, "
+            f"an upload of {in_units(ask.input_bytes)} does not fit on the disk for uploads, "
             f"which has {in_units(total)}"
         )
     return None
@@ -158,7 +158,7 @@ def _not_by_memory(ask: Ask, supply: Supply, certain: int | None) -> PoolError |
     if certain is not None and certain > supply.most:
         return MemoryPressure(
             f"a job of this size makes a worker grow by {in_units(certain)}; "
-            f"{in_units(supply.most)} is the most that there can be now",
+            f"at most {in_units(supply.most)} are possible now",
             _retry_after(supply),
         )
     return None
@@ -168,15 +168,15 @@ def _not_by_resources(ask: Ask, supply: Supply) -> PoolError | None:
     size, left = ask.input_bytes or 0, supply.disk_left
     if left is not None and size > supply.spool_memory_each and size > left:
         return SpoolFull(
-            f"an upload of {in_units(size)} has no room on the disk now; {in_units(max(0, left))} "
-            "are left beside those that are here"
+            f"an upload of {in_units(size)} does not fit on the disk now; "
+            f"{in_units(max(0, left))} are left beside the present uploads"
         )
     total = supply.descriptors_total
     if supply.descriptors_free is not None and total is not None:
         least = min(_LEAST_DESCRIPTORS_FREE, int(total * _DESCRIPTORS_SHARE))
         if supply.descriptors_free < least:
             return ResourceExhausted(
-                f"{supply.descriptors_free} file descriptors are left of {total}"
+                f"only {supply.descriptors_free} file descriptors are left of {total}"
             )
     return None
 
@@ -191,7 +191,7 @@ def _not_in_time(ask: Ask, supply: Supply) -> PoolError | None:
     what = f"it would take about {wait_s:.0f} s, and {ask.deadline_s:g} s are allowed"
     if supply.state.concurrency < supply.state.workers:
         return MemoryPressure(f"memory is short, so that fewer workers run: {what}", retry)
-    return QueueFull(f"too much is waiting: {what}", retry)
+    return QueueFull(f"too much work is waiting: {what}", retry)
 
 
 def _retry_after(supply: Supply) -> float:

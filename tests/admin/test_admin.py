@@ -1,4 +1,4 @@
-"""The admin side: health, metrics, what an operator may do, and who may."""
+"""The admin side: health, metrics, actions of the operator, and access to them."""
 
 import contextlib
 import json
@@ -353,7 +353,7 @@ def test_addresses_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         admin_address(AdminSettings(listen="host:99999"))
 
 
-# --- who may not come in --------------------------------------------------------------------------
+# --- clients that are refused ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +404,7 @@ def test_a_worker_that_is_no_number_is_not_found(
     assert (status, document["error"]["code"]) == (404, "not_found")
 
 
-# --- whom the commands believe --------------------------------------------------------------------
+# --- servers that the commands trust --------------------------------------------------------------
 
 
 FALSE_SERVER = r"""

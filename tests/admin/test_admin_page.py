@@ -1,4 +1,4 @@
-"""The operator's page, in a real browser; and what is underneath it, as JSON."""
+"""The operator's page, in a real browser; and the JSON documents behind it."""
 
 import contextlib
 import itertools

@@ -88,7 +88,7 @@ def service(**state: Any) -> SpeechService:
         ({"draining": "so", "admitted": 1}, "", "drain"),
         ({"draining": "so", "streams": 1}, "", "drain"),
         ({"draining": "so"}, "", "maint #so, and all requests have ended"),
-        # A place is a place: a short queue bounds what may come.
+        # A short queue bounds the number of requests: its slots count like those of workers.
         ({"limit": 3}, "", "up ready 10% maxconn:3"),
     ],
 )

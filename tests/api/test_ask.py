@@ -1,5 +1,5 @@
-"""Questions, spoken or written, and a language model's answers; whatever that does, what was
-understood is not lost."""
+"""Questions, spoken or written, and a language model's answers; if that fails, the transcript is
+not lost."""
 
 import json
 import socket

@@ -180,7 +180,7 @@ def test_the_transcript_of_hours_takes_time_in_proportion() -> None:
         speech = long_speech(segments, 4)
         best = math.inf
         for _ in range(5):
-            gc.collect()  # of what other tests have left, and not in what is measured
+            gc.collect()  # left by other tests, and not a part of what is measured
             gc.disable()
             began = time.process_time()
             _verbose(speech, _Wanted(form="verbose_json"), None)

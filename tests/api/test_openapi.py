@@ -1,5 +1,5 @@
-"""The OpenAPI document is true: `schemathesis` asks for what it describes, and for what it does
-not, and every route, parameter and error is in it."""
+"""The OpenAPI document is true: `schemathesis` sends requests that it allows and others, and every
+route, parameter and error is in it."""
 
 import json
 import subprocess

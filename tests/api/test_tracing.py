@@ -1,4 +1,5 @@
-"""A request's place in a trace: taken, passed on, and told to an OpenTelemetry collector."""
+"""Tracing of a request: its parent is accepted, passed on, and its spans are sent to an
+OpenTelemetry collector."""
 
 import json
 import os

@@ -213,7 +213,7 @@ def test_a_transcript_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with target.open() as held:
         write_whole(link, "一二三\n")
         found.append(held.read())
-    assert found == ["before\n"]  # who reads it meanwhile has the old one to its end
+    assert found == ["before\n"]  # a reader meanwhile has the old file to its end
     assert link.is_symlink()
     assert target.read_text() == "一二三\n"
     assert target.stat().st_mode & 0o777 == 0o640

@@ -29,7 +29,7 @@ def modelserver(
         env={
             **variables,
             "MODELSERVER_DEBUG_WARMUP": "none",
-            "MODELSERVER_CONFIG": os.devnull,  # not what the machine's service is set to
+            "MODELSERVER_CONFIG": os.devnull,  # not the settings of the machine's service
             **environment,
         },
         check=False,

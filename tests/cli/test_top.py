@@ -17,7 +17,7 @@ _WORKER_GONE_S = 5.0
 
 
 class Terminal:
-    """A program on a terminal of 100 columns; what it has drawn, as bytes."""
+    """Program on a terminal of 100 columns; its output, as bytes."""
 
     def __init__(self, *command: str, **environment: str) -> None:
         self.pid, self._terminal = pty.fork()

@@ -1,4 +1,4 @@
-"""The tables of the API pages: what is missing or left over is reported."""
+"""Tables of the API pages: missing and superfluous rows are reported."""
 
 import runpy
 from pathlib import Path
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.quick
 
 
 def reference(root: Path) -> str:
-    """Return what `scripts/reference` ends with; nothing if all is well."""
+    """Return the message with which `scripts/reference` exits; nothing if all is well."""
     try:
         runpy.run_path(str(ROOT / "scripts/reference"))["main"](["--root", str(root)])
     except SystemExit as ended:

@@ -37,7 +37,7 @@ answer, and believes the second failure."""
 
 
 class Cluster:
-    """Three machines and what stands in front of them."""
+    """Three machines, and HAProxy in front of them."""
 
     def __init__(
         self, net: Network, balancer: Balancer, directory: Path, settings: dict[str, str]
@@ -194,7 +194,7 @@ def bodies(clips: list[bytes]) -> list[bytes]:
     return [*short, wav_file(b"".join(clips)[: 2 * 16_000 * 20])]
 
 
-# --- what the agent says --------------------------------------------------------------------------
+# --- answers of the agent -------------------------------------------------------------------------
 
 
 def test_the_agent_says_how_much_can_be_taken(cluster: Cluster) -> None:
@@ -307,7 +307,7 @@ def test_a_job_stays_where_it_is(cluster: Cluster, bodies: list[bytes]) -> None:
     assert done(lost)
 
 
-# --- what happens to machines ---------------------------------------------------------------------
+# --- machines that fail ---------------------------------------------------------------------------
 
 
 def test_all_are_rolled_over_and_nobody_notices(
@@ -328,7 +328,7 @@ def test_all_are_rolled_over_and_nobody_notices(
     assert len(load.outcomes) > 50
     for speaker in (one, two):
         assert not speaker.failed
-        assert set(speaker.closes) <= {1001}  # it goes, and says so
+        assert set(speaker.closes) <= {1001}  # it ends, and reports that
         assert speaker.finals
 
 
@@ -370,7 +370,7 @@ def test_of_a_machine_that_dies_only_what_was_on_it_is_lost(
     assert load.served_by(later)["b"] == 0
     lost = _died_with_it(load, "b", died)
     assert len(lost) <= MOST_ON_IT
-    assert all(one.at < died + 0.5 for one in lost)  # who refuses a connection is known at once
+    assert all(one.at < died + 0.5 for one in lost)  # a refused connection is noticed at once
     assert known_s < KNOWN_DEAD_S
 
 

@@ -213,14 +213,14 @@ def test_podman_stop_lets_requests_finish(image: str, clips: list[bytes]) -> Non
 def test_what_is_left_to_the_first_process_is_reaped(image: str) -> None:
     with container(image, "1500m") as running:
         running.wait_ready()
-        # The shell ends at once; what it leaves behind becomes a child of process 1.
+        # The shell ends at once; its child becomes a child of process 1.
         orphan = running.run("sh", "-c", "sleep 0.2 >/dev/null & echo $!").strip()
         until(lambda: "orphan.reaped" in running.log(), 10, "a reaped orphan")
         assert podman("exec", running.name, "ls", f"/proc/{orphan}", check=False).returncode != 0
 
 
 def test_the_story(image: str, wav_clips: list[bytes]) -> None:
-    """A limit below what the model needs, and then a little more."""
+    """A limit below the model's needs, and then a little more."""
     with container(image, "400m") as running:
         refused = until(
             lambda: (a := running.ask("/readyz")) and "cannot be loaded" in a.body.decode() and a,

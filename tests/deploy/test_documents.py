@@ -242,7 +242,7 @@ def test_every_command_of_the_documents_exists() -> None:
 
 
 def problem_of(arguments: list[str]) -> str:
-    """Return what the command line would not understand; empty if all is well."""
+    """Return the options that the command line would reject; empty if all is well."""
     command: click.Command = program
     context = click.Context(program)
     while isinstance(command, click.Group):

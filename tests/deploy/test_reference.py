@@ -20,7 +20,7 @@ _TERM = re.compile(r"^- \*\*(.+?)\*\*: ", re.MULTILINE)
 
 
 def reference(*arguments: str) -> str:
-    """Return what `scripts/reference` ends with; nothing if all is well."""
+    """Return the message with which `scripts/reference` exits; nothing if all is well."""
     try:
         runpy.run_path(str(ROOT / "scripts/reference"))["main"](list(arguments))
     except SystemExit as ended:

@@ -1,5 +1,5 @@
 """Servers of one user side by side: `make serve` twice, and a server beside `modelserver models
-prepare`. Each says what they share, and works."""
+prepare`. Each reports the files that they share, and works."""
 
 import os
 import subprocess

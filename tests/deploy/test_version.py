@@ -39,7 +39,7 @@ def test_the_debian_package_has_the_version() -> None:
 
 
 def test_the_changelog_has_the_version() -> None:
-    """A version has a heading of its own, below what is not released yet."""
+    """Check that the version has a heading of its own, below the unreleased changes."""
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "[Unreleased]"
     assert headings[1].startswith(f"[{__version__}] - ")

@@ -29,8 +29,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def build(checkout: Path, out: Path, only: str = "x86_64") -> Path:
-    """Return the wheel of a checkout. What was compiled before, here or in a run before, is not
-    compiled again."""
+    """Return the wheel of a checkout. Parts that were compiled before, here or in an earlier run,
+    are not compiled again."""
     variables = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000", "PYTHONPATH": ""}
     command = [sys.executable, checkout / "scripts/wheel", "--only", only, "--out", out]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
@@ -53,7 +53,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = environment / "bin/python"
     install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True)
-    # What .pth files there say, such as where this checkout is, is not read.
+    # Paths in .pth files there, such as that of this checkout, are ignored.
     packages = sysconfig.get_path("purelib")
     site = Path(
         subprocess.run(

@@ -480,7 +480,7 @@ class ServiceManager:
 
     @contextlib.contextmanager
     def start(self, directory: Path, **settings: str) -> Iterator[RunningServer]:
-        """The service, with what is kept for it."""
+        """Service, with the sockets that are stored for it."""
         passed = [os.dup(descriptor) for _, descriptor in self.stored]
         for descriptor in passed:
             os.set_inheritable(descriptor, True)

@@ -1,4 +1,4 @@
-"""Options for the end of an utterance: what is accepted, and what is refused."""
+"""Options for the end of an utterance: accepted and rejected values."""
 
 import pytest
 

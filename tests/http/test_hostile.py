@@ -24,7 +24,7 @@ def test_no_file_and_no_body_is_an_error_of_ours(server: RunningServer) -> None:
 
 @pytest.mark.parametrize("what", HEAVY)
 def test_no_body_holds_the_event_loop_or_the_memory(server: RunningServer, what: str) -> None:
-    run_heavy(server, what)  # what is made once is made
+    run_heavy(server, what)  # made once, for all tests
     worst = []
     for _ in range(3):  # another program may have had the processor meanwhile
         outcome = run_heavy(server, what)

@@ -1,4 +1,4 @@
-"""Keys for the public side, and what a client with one of them may take."""
+"""Keys for the public side, and the quotas of a client with one of them."""
 
 import asyncio
 import functools
@@ -90,7 +90,7 @@ def test_names_that_are_none_or_taken_are_refused(tmp_path: Path) -> None:
 def test_audio_is_counted_by_the_minute() -> None:
     allowed, taken = Allowed(audio_s=60), Quota()
     assert taken.request_refusal(allowed, 0.0) is None
-    taken.charge(90)  # what has begun is not broken off
+    taken.charge(90)  # a request that has begun is not broken off
     refusal = taken.request_refusal(allowed, 1.0)
     assert refusal is not None
     assert refusal[1] == pytest.approx(30, abs=2)

@@ -366,7 +366,7 @@ def test_jobs_are_their_owners(
         too_many = running.ask("/v1/jobs", long, **alice)
         assert (too_many.status, code_of(too_many)) == (429, "rate_limited")
         assert too_many.headers["Retry-After"]
-        # Who brings little does not wait for who has brought much.
+        # A client with few jobs does not wait for a client with many.
         his = running.ask("/v1/jobs", short, **bob).json["id"]
         until(lambda: running.ask(f"/v1/jobs/{his}", **bob).json["state"] == "done")
         assert "done" not in {running.ask(f"/v1/jobs/{one}", **alice).json["state"] for one in hers}

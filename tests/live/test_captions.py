@@ -41,7 +41,7 @@ def server(
 
 
 class Client:
-    """Sends, and collects what is said; each message must be as it is described."""
+    """Client that sends audio, and collects messages; each must be as it is described."""
 
     def __init__(self, socket: websockets.ClientConnection, described: dict[str, Any]) -> None:
         self.socket = socket
@@ -381,7 +381,7 @@ async def test_idle_clients_and_the_end_of_the_server_get_their_last_result(
     with start_server(tmp_path, **small_settings, **given) as server:
         server.wait_ready()
         async with connected(server, described, RAW) as client:
-            for _ in range(4):  # who says so may be silent
+            for _ in range(4):  # a client that announces it may be silent
                 await asyncio.sleep(0.5)
                 await client.tell("keepalive")
             await client.send(clips[0][:PIECE])

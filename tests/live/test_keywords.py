@@ -1,6 +1,6 @@
-"""Keywords, by every protocol: what is unclear is understood as a keyword that a client has named.
+"""Keywords, by every protocol: unclear speech is recognised as a keyword of the client.
 
-The model recognises tones. " cb" is a little louder than " ca" in what is said.
+The model recognises tones. " cb" is a little louder than " ca" in the audio.
 """
 
 import asyncio
@@ -178,7 +178,7 @@ async def test_wyoming_takes_names_and_terms(server: RunningServer, port: int) -
     assert await said() == "cb"
     assert await said(transcript_names=["ca"]) == "ca"
     assert await said(transcript_terms=["gh", "ca"]) == "ca"
-    # Its clients read no error: what cannot be used is left out.
+    # Its clients read no error: unusable keywords are left out.
     assert await said(transcript_names=["x" * 300, 7, "ca"]) == "ca"
     assert await said(transcript_names=[f"g{n}" for n in range(3000)]) == "cb"
 
@@ -328,7 +328,7 @@ def test_another_file_takes_effect_with_a_reload(server: RunningServer, home: Pa
     server.wait_event("keywords.unusable", reason=reason)
 
 
-# --- what cannot be -------------------------------------------------------------------------------
+# --- rejected requests ----------------------------------------------------------------------------
 
 
 async def test_what_a_model_cannot_do_with_them_is_said(

@@ -421,7 +421,7 @@ async def test_the_model_may_change_within_a_session(
             if model == "live":
                 await session.connection.input_audio_buffer.commit()
                 await session.next(f"{TRANSCRIPTION}.completed", number)
-        # What is not committed is not lost to another model.
+        # Audio that is not committed is not lost to another model.
         await session.update(transcription={"model": "live"})
         await session.append(tones("bad", 24_000) + silence(0.5, 24_000))
         await session.connection.input_audio_buffer.commit()
@@ -476,7 +476,7 @@ def test_the_node_client_receives_what_was_said(
     assert [one for one in said["types"] if not one.startswith(TRANSCRIPTION)] == expected
 
 
-# --- what is wrong --------------------------------------------------------------------------------
+# --- rejected events ------------------------------------------------------------------------------
 
 
 def update(given: Any) -> dict[str, Any]:

@@ -118,7 +118,7 @@ async def test_who_does_not_ask_gets_none(
 async def test_where_no_worker_has_time_the_first_pass_does_not_wait(
     server: RunningServer, described: dict[str, Any], clips: list[bytes], wav_clips: list[bytes]
 ) -> None:
-    """Files come before what is in the background, and so does every stream."""
+    """Check that files come before background streams, and so does every live stream."""
     loop = asyncio.get_running_loop()
     busy = True
 

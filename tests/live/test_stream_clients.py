@@ -1,5 +1,5 @@
 """Clients of the stream protocols as they are: loosely typed, hostile, too fast, gone, or without
-the beginning of what they send."""
+the beginning of their audio."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A prepared model goes to another machine, and what comes in under its name is not believed."""
+"""Export of a prepared model to another machine, where the imported file is not trusted."""
 
 import io
 import json

@@ -76,6 +76,6 @@ def test_a_part_of_the_disk_is_left_to_other_programs(small_disk: Path, tmp_path
             must_be_affordable(Needs(1.0, 0, size, 0, 0), 10**12, small_disk)
         assert caught.value.code == "cannot_afford"
     assert list(small_disk.iterdir()) == []
-    room = usage.free - reserve - 65_536  # less directories, and what is written beside it
+    room = usage.free - reserve - 65_536  # less directories, and files written beside it
     must_be_affordable(Needs(1.0, 0, room, 0, 0), 10**12, small_disk)
     assert pull_file(_archive(tmp_path / "fits.zip", room), small_disk, lambda *_: None).is_dir()

@@ -187,7 +187,7 @@ def test_the_engine_that_is_installed_maps() -> None:
     assert mapping.mapping_problem() is None
 
 
-# --- what is built --------------------------------------------------------------------------------
+# --- built programs -------------------------------------------------------------------------------
 
 
 def test_what_does_not_start_is_built_again(tmp_path: Path) -> None:

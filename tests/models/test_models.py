@@ -312,8 +312,8 @@ def test_a_directory_that_vosk_cannot_read_is_an_error_and_not_an_exit(tmp_path:
 
 
 def test_what_every_worker_inherits_is_what_it_needs() -> None:
-    """No event loop, no HTTP, none of what the engine's package fetches models with; and who wants
-    that later gets the real thing."""
+    """Check that there is no event loop, no HTTP, and none of the modules with which the engine's
+    package fetches models; a later import gets the real module."""
     code = (
         "import sys, supervisor.child, modelserver.worker.model, models.vosk.model\n"
         "unwanted = {'asyncio', 'aiohttp', 'email', 'ssl', 'http', 'requests', 'tqdm', 'srt'}\n"

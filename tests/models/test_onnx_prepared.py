@@ -241,7 +241,8 @@ print(form.name, _text(ENGINE.load(location, form.load), sys.stdin.buffer.read()
 
 
 def served_at_best(directory: Path, store: Path, text: str) -> str:
-    """Name of the engine's first form of a model, and what that makes of the text's tones."""
+    """Return the name of the engine's first form of a model, and the text that it recognises in the
+    tones."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", _LOAD_BEST, str(directory), str(store)],
         input=tones(text),

@@ -1,4 +1,4 @@
-"""Predicted memory against what is measured, for the embedded model and for variants of it."""
+"""Predicted memory against measurements, for the embedded model and for variants of it."""
 
 import json
 import subprocess

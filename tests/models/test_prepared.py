@@ -45,7 +45,7 @@ from models.vosk.prepared.structure import structure_problem
 PLENTY = 10**12
 
 
-# --- what is made ---------------------------------------------------------------------------------
+# --- files that are made --------------------------------------------------------------------------
 
 
 def test_a_prepared_model_is_links_and_what_is_made_new(
@@ -203,7 +203,7 @@ def test_a_model_is_alike_to_itself(small: models.ModelLocation) -> None:
     must_answer_alike(small.directory, "ko", {})
 
 
-# --- what can go wrong while preparing ------------------------------------------------------------
+# --- failures while preparing ---------------------------------------------------------------------
 
 
 def start_preparing(small: models.ModelLocation, store: Path) -> subprocess.Popen[bytes]:
@@ -375,7 +375,7 @@ def test_the_compiler_ends_with_the_process_that_waits_for_it_and_not_with_a_thr
     second.stdin.close()
 
 
-# --- what can go wrong afterwards -----------------------------------------------------------------
+# --- failures afterwards --------------------------------------------------------------------------
 
 
 def test_a_truncated_graph_is_not_used(copied: PreparedModel, small: models.ModelLocation) -> None:

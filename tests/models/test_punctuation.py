@@ -152,7 +152,7 @@ def test_answers_of_a_model_are_used_for_marks_only() -> None:
     assert write("a b c", lambda _: "x y z。") == "a b c"
     assert write("a b c", lambda _: "") == "a b c"
     assert write("3.5 b", lambda text: text.replace("3", "3。")) == "3.5 b"
-    # The library leaves out what follows the last sentence that it finds.
+    # The library leaves out the text after the last sentence that it finds.
     answers = {"a b c d e": "a，b。", "c d e": "c？", "d e": "d e。"}
     assert write("a b c d e", answers.__getitem__) == "a, b. c? d e."
 

@@ -61,7 +61,7 @@ def test_what_does_not_fit_or_cannot_be_had_is_passed_over() -> None:
 def test_the_catalogue_decides_where_nothing_compares() -> None:
     small, preferred = candidate("small", memory=10), candidate("own", memory=90, preferred=True)
     assert chosen(small, preferred) == "own"
-    # But it does not overrule what was measured.
+    # But it does not overrule measurements.
     assert chosen(candidate("own", rate(9.0), preferred=True), candidate("b", rate(8.0))) == "b"
     # And a model that someone has measured comes before one that no one has.
     assert chosen(small, candidate("measured", rate(50.0), memory=90)) == "measured"

@@ -98,7 +98,7 @@ def test_every_token_is_the_engines_to_the_bit(
     assert counts == engines_counts
     assert min(counts) > 100
     assert ours == engines
-    assert len({total for _, total in ours}) == len(ours)  # it is a sum of what was done
+    assert len({total for _, total in ours}) == len(ours)  # the sum over all searches
 
 
 @runs_avx2

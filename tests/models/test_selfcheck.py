@@ -39,7 +39,7 @@ def test_no_other_language_has_clips() -> None:
     assert not any(own_clips(tag) for tag in others)
 
 
-# --- what is wrong --------------------------------------------------------------------------------
+# --- problems -------------------------------------------------------------------------------------
 
 
 class Harm:

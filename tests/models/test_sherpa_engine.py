@@ -1,4 +1,4 @@
-"""The second engine as the server asks it: what it knows before loading, and its refusals."""
+"""The second engine as the server uses it: facts before loading, and refusals."""
 
 import importlib.util
 import os

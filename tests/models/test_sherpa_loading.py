@@ -1,4 +1,4 @@
-"""Loading of models for sherpa-onnx in real processes: what cannot be loaded ends in a sentence."""
+"""Loading of models for sherpa-onnx in real processes: a failure is reported in a sentence."""
 
 import contextlib
 import json
@@ -179,7 +179,8 @@ def test_the_memory_of_a_real_model_is_predicted() -> None:
 
 @pytest.mark.parametrize("kind", ["sense_voice", "online_transducer"])
 def test_the_memory_while_a_model_loads_is_predicted(kind: str, tmp_path: Path) -> None:
-    """Weights are copied from the file, and then laid out: more than what is held after that."""
+    """Check that weights are copied from the file, and then laid out: more memory than is held
+    after that."""
     directory = make_model(kind, tmp_path, padding_bytes=120_000_000)
     measured = ENGINE + most_while_loading(directory)
     prediction = predict(recognise(directory))

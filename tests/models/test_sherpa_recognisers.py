@@ -277,7 +277,7 @@ def test_a_request_chooses_among_whispers_languages(tmp_path):
     for language in ("", "en", "zh-CN"):
         made = model.recognizer(RecognitionOptions(language=language))
         (utterance,) = fed(made, tones("abc"))
-        assert utterance.language == ""  # it was told
+        assert utterance.language == ""  # the model was told the language
     # Streams of several languages, in turn.
     chosen = [model.recognizer(RecognitionOptions(language=tag)) for tag in ("en", "ko", "en")]
     for made in chosen:

@@ -77,7 +77,7 @@ def recognizer(reader, *, longest_s=25.0, cuts_back=True, partials=False, clock=
 
 
 def run(steps):
-    """Run a generator to its end; what it returns, and how many steps it took."""
+    """Run a generator to its end; return its result, and the number of its steps."""
     for number in itertools.count(1):
         try:
             next(steps)

@@ -1,4 +1,5 @@
-"""SIMD library: right to the bit, never on what may change, and not used where it cannot be."""
+"""SIMD library: right to the bit, never used on memory that may change, and not used where it
+cannot be."""
 
 import contextlib
 import json

@@ -36,8 +36,8 @@ def prepared(
     tmp_path_factory: pytest.TempPathFactory,
     cache: Path,
 ) -> PreparedModel:
-    """Made from the same graphs as the small model, what was prepared of that one is used; but a
-    name that is unusual gets its own."""
+    """Use the files prepared for the small model for another one with the same graphs; an unusual
+    name gets its own."""
     store = tmp_path_factory.mktemp("store")
     share_compiler(cache, store)
     if variant.name.isascii():

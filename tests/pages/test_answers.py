@@ -1,4 +1,4 @@
-"""Answers on the voice page: Markdown, thoughts, code, what is read aloud, and hostile texts."""
+"""Answers on the voice page: Markdown, thoughts, code, reading aloud, and hostile texts."""
 
 import re
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ SPEECH = """
   }});
   localStorage.setItem('modelserver.choices', JSON.stringify({aloud: true}));
 """
-"""Read answers aloud, and note what is spoken."""
+"""Read answers aloud, and record the spoken texts."""
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def must_be_chinese(place: Locator) -> None:
 
 
 def picture(page: Page, name: str) -> None:
-    """Kept for who wants to look at it, in the directory $PICTURES."""
+    """Save a picture in the directory $PICTURES, if it is set."""
     if directory := os.environ.get("PICTURES"):
         page.screenshot(path=Path(directory) / f"{name}.png")
 

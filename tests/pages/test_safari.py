@@ -49,7 +49,7 @@ SAFARI_15_4 = """
   delete ReadableStream.prototype[Symbol.asyncIterator];
   delete ReadableStream.from;
 """
-"""No browser of ours is as old: what came later is taken away."""
+"""Give a browser as old as that: newer features are removed from it."""
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_scripts_have_no_syntax_that_safari_15_4_lacks(node_packages: Path, name
         capture_output=True,
         check=True,
     ).stdout
-    # What an older browser lacks is rewritten: then the two differ.
+    # Newer syntax is rewritten: then the two differ.
     made = [
         subprocess.run(
             ["node_modules/.bin/esbuild", "--loader=js", "--charset=utf8", f"--target={target}"],

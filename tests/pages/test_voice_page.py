@@ -104,7 +104,7 @@ def test_one_speaks_sees_it_and_gets_an_answer(
     expect(answer).to_have_text("Hello, you asked.")
     assert len(page.evaluate("[...window.answers]")) > 2  # it came word by word
     assert talker.asked[0]["messages"][-1]["content"] == said
-    # The next thing that is said is the next question, with what was said before it.
+    # The next utterance is the next question, with the conversation before it.
     expect(mine).to_have_count(2, timeout=20_000)
     expect(page.locator(".turn.assistant:not(.open)")).to_have_count(2)
     told = [(one["role"], one["content"]) for one in talker.asked[1]["messages"][1:]]

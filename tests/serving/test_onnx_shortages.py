@@ -53,7 +53,7 @@ def store(prepared_large: PreparedModel, tmp_path: Path) -> Path:
     """A copy of the prepared model that may be damaged, in a store of its own."""
     source = prepared_large.directory
     shutil.copytree(source, tmp_path / "store" / source.name, symlinks=True)
-    for file in source.rglob("*"):  # times are a part of what is known of the files
+    for file in source.rglob("*"):  # times are a part of the files' stamps
         shutil.copystat(file, tmp_path / "store" / source.name / file.relative_to(source))
     return tmp_path / "store"
 

@@ -94,7 +94,7 @@ async def vosk(url: str, pcm: bytes) -> tuple[list[str], list[str]]:
 
 
 async def own(url: str, pcm: bytes, more: str = "") -> list[dict[str, Any]]:
-    """Return what a client of the server's own protocol receives."""
+    """Return the messages to a client of the server's own protocol."""
     asked = f"encoding=s16le&rate=16000&words=true{more}"
     address = f"{url.replace('http', 'ws')}/api/audio/stream?{asked}"
     async with websockets.connect(address) as socket:

@@ -184,7 +184,7 @@ def test_a_preparation_that_is_killed_is_told_and_begun_again(
 ) -> None:
     with composing(tmp_path, store) as server:
         (preparing,) = server.events("prepare.started")
-        # What takes the memory, and what the kernel would choose, is the compiler below it.
+        # The compiler below it takes the memory, and would be the kernel's choice.
         (compiler,) = [p for p in server.tree() if "compile-graph" in p.name()]
         compiler.kill()
 

@@ -338,7 +338,7 @@ def test_what_needs_a_new_start_is_said(single: Changing, wav_clips: list[bytes]
     event = single.server.wait_event("settings.restart_required", seen)
     assert event["names"] == ["limits.queue", "spool.memory_total"]
     single.server.wait_event("model.loaded", seen, timeout_s=20)
-    answer = single.server.convert(wav_clips[0])  # what can be taken over is
+    answer = single.server.convert(wav_clips[0])  # files that can be reused are
     assert (answer.status, answer.json["error"]["code"]) == (413, "body_too_large")
 
 

@@ -18,7 +18,7 @@ from running import RunningServer, start_server, until
 import models
 
 SOMEBODY = 54_321
-"""A user who has no processes."""
+"""Uid of a user who has no processes."""
 
 
 @contextlib.contextmanager

@@ -209,7 +209,7 @@ def test_a_terminal_that_is_closed_ends_the_server_in_it(
     seen = b""
     while b"worker.ready" not in seen:
         seen += os.read(controller, 65536)
-    os.close(controller)  # which sends SIGHUP to who is in it
+    os.close(controller)  # which sends SIGHUP to its processes
     assert process.wait(20) == 0
 
 

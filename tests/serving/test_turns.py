@@ -18,7 +18,7 @@ def known(turns: Turns, per_s: float) -> None:
 
 
 class Waiting:
-    """Recordings of a test: what has become of each, by its number."""
+    """Recordings of a test: the outcome of each, by its number."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns

@@ -1,4 +1,4 @@
-"""Settings from file, environment and flags, and what is said of bad ones."""
+"""Settings from file, environment and flags, and messages about bad ones."""
 
 import re
 from pathlib import Path
@@ -223,7 +223,7 @@ def test_what_a_preparing_process_needs_reaches_it(tmp_path: Path) -> None:
     assert same_preparation(there, settings)
     for name in given.keys() - {"engines.vosk.rescoring"}:
         assert not same_preparation(there, with_values(there, {name: value_of(Settings(), name)}))
-    # A reload of these does not throw away what is being prepared.
+    # A reload of these does not throw away a preparation in progress.
     others = {
         "engines.vosk.rescoring": "on",
         "engines.vosk.simd": "off",

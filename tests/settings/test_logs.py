@@ -23,7 +23,7 @@ from modelserver.timestamps import timestamp
 
 
 class Reader:
-    """A stream whose reader takes nothing until it is told to."""
+    """Stream whose reader reads nothing until it is told to."""
 
     def __init__(self) -> None:
         self.may = threading.Event()

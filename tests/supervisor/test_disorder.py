@@ -369,7 +369,7 @@ async def test_renewed_waits_for_a_load_that_began_after_it_was_asked() -> None:
         return toy(greeting=f"number {mine}")
 
     async with Pool(source, PoolSettings(workers=1)) as pool:
-        await asyncio.sleep(0.05)  # the first load is under way, with what it has found
+        await asyncio.sleep(0.05)  # the first load is under way, with the target that it has found
         await pool.renewed()
         assert pool.report() == {"greeting": "number 2"}
 
@@ -486,7 +486,7 @@ async def test_a_load_is_not_timed_while_nothing_ran() -> None:
         assert await wait_for(pool.loaded_or_failed(), 5) is None
 
 
-# --- what else may go wrong -----------------------------------------------------------------------
+# --- other failures -------------------------------------------------------------------------------
 
 
 async def test_children_of_others_in_the_process_keep_their_status(pool: Pool) -> None:

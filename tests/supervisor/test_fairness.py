@@ -91,8 +91,8 @@ def test_what_comes_back_is_the_next_and_what_leaves_is_not_counted() -> None:
 def test_while_two_have_something_waiting_neither_gets_much_more(
     arrivals: list[tuple[str, float, float]], servers: int
 ) -> None:
-    """A simulation: so many servers, each a piece at a time. What one client is given more than
-    another while both wait is bounded by what each of them brings at once (Goyal et al., 1996)."""
+    """Simulate servers that each do a piece at a time. The advantage of one client over another
+    while both wait is bounded by the sizes of their items (Goyal et al., 1996)."""
     queue: FairQueue[Work] = FairQueue()
     coming, at = [], 0.0
     for number, (client, cost, gap) in enumerate(arrivals):

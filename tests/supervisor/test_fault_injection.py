@@ -180,7 +180,7 @@ async def must_come_to_rest(pool: Pool, what: str) -> None:
 async def test_an_exception_anywhere_leaves_nothing_behind(
     owner: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is asked here is whether all comes to rest, not how long it is rested after deaths.
+    # The question here is whether all comes to rest, not how long it rests after deaths.
     monkeypatch.setattr("supervisor.loop.tasks._PAUSE_S", 0.05)
     hit, spools = 0, SpoolStore()
     settings = PoolSettings(workers=2, queue=50, hang_s=3.0)
@@ -192,7 +192,7 @@ async def test_an_exception_anywhere_leaves_nothing_behind(
                 with raising(owner, name, at) as calls, structlog.testing.capture_logs():
                     watch = Stopwatch()
                     await scenario(pool, spools, tmp_path / f"{name}{at}")
-                    # Before any deadline: what is lost is found.
+                    # Before any deadline: lost jobs are found.
                     assert watch.seconds < DEADLINE_S, name
                 hit += calls[0] >= at
                 await must_come_to_rest(pool, f"{owner.__name__}.{name} number {at}")
@@ -217,7 +217,7 @@ async def test_a_log_that_cannot_be_written_loses_nothing(tmp_path: Path) -> Non
         structlog.configure(processors=before)
 
 
-# --- what is not known ----------------------------------------------------------------------------
+# --- unknown readings -----------------------------------------------------------------------------
 
 
 async def test_without_descriptors_memory_is_not_taken_for_none(events: list[Any]) -> None:

@@ -122,14 +122,14 @@ def test_a_neighbour_that_takes_memory_away_and_gives_it_back(tmp_path: Path) ->
         held = [pool.ask(run={"do": "until", "file": str(go)}, spool=500_000) for _ in range(2)]
         waiting = [pool.ask(run={"do": "echo"}, spool=500_000) for _ in range(4)]
         until(lambda: pool.status()["spools"][0] >= 2_500_000)
-        other.take(1)  # it has started: what its interpreter needs is taken
+        other.take(1)  # it has started: its interpreter has its memory
         before = pool.status()["left"]
         other.take(before // 2)
         # Not a look that fell into the taking.
         until(lambda: pool.status()["left"] < before - before // 2 + 3 * MB)
         other.take(pool.status()["left"] - 22 * MB)
         pool.event("guard.level_changed", now="pressure")
-        # What waits moves to disk; what is being worked on is mapped and stays.
+        # Waiting inputs move to disk; an input that is being worked on is mapped and stays.
         until(lambda: pool.status()["spools"][1] >= 2_000_000)
         late = pool.ask(run={"do": "echo"})
         other.take(pool.status()["left"] - 5 * MB)
@@ -221,7 +221,8 @@ def test_a_model_that_does_not_fit_is_ended_while_it_loads() -> None:
             assert re.search(r"\d+ [kM]B were left of 300 MB when it had loaded \d+ MB", reason)
             pool.event("fork_server.exited", cause="guard")
             assert pool.run(do="echo")["error"] == "not_ready"
-            # What was ended is looked at once more before it is forgotten: as nothing else.
+            # An ended process is looked at once more before it is forgotten, and counted as nothing
+            # else.
             pool.event("model.unavailable", attempt=3)
             assert "guard.helper_ended" not in {event["event"] for event in pool.events}
         assert group.oom_kills() == 0
@@ -268,7 +269,7 @@ def test_a_slow_disk_starves_a_model_by_few_faults(file: Path) -> None:
         disk.enter()
 
     with slow_disk(file) as disk, memory_cgroup(100 * MB) as group, remote_pool(enter) as pool:
-        # Read through once, so that what is read from now on was there before.
+        # Read through once, so that pages read from now on were in memory before.
         subprocess.run(["cat", file], stdout=subprocess.DEVNULL, check=True, preexec_fn=group.enter)
         disk.reads_per_s(300)
         wanderers = [pool.ask(run={"do": "wander", "file": str(file), "s": 6}) for _ in range(2)]
@@ -372,7 +373,8 @@ def test_what_is_swapped_out_still_counts(swap: None) -> None:
 
 @pytest.mark.skipif(PATIENCE > 1, reason="what it costs on an emulated processor says nothing")
 def test_watching_costs_next_to_nothing() -> None:
-    """Two hundredths of what a core does in the time, at the most; the benchmark has the bar."""
+    """Check that it takes two hundredths of a core in that time at most; the benchmark has the
+    target."""
     with remote_pool(workers=4, load_bytes=300 * MB) as pool:
         process = psutil.Process(pool.process.pid)
         until(lambda: len(pool.status()["pids"]) == 4)

@@ -1,4 +1,4 @@
-"""The guard's policy: what it decides of one situation after another."""
+"""The guard's policy: its decisions in one situation after another."""
 
 from dataclasses import replace
 
@@ -136,7 +136,7 @@ def test_pressure_trims_and_recycles_the_fattest_idle_worker_but_no_busy_one() -
     assert actions[1].pid == 2
     assert len(actions) == 2
     again = one(state, replace(now, time=now.time + 0.1))[1]
-    assert again == []  # what was done has to show first
+    assert again == []  # the effect of the last action has to show first
 
 
 def test_a_slim_worker_is_left_alone() -> None:

@@ -1,4 +1,4 @@
-"""The guard's policy in charge of simulated workers, and of what real ones once did."""
+"""The guard's policy in charge of simulated workers, and of recordings of real ones."""
 
 import json
 from dataclasses import dataclass, field

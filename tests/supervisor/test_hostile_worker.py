@@ -58,7 +58,7 @@ def test_no_other_client_notices(what: str, count: int) -> None:
         assert found["deaths"]["sandbox"] > 0
 
 
-# --- what a message may be ------------------------------------------------------------------------
+# --- allowed messages -----------------------------------------------------------------------------
 
 TWISTED = [
     messages.Load("os", "system", {}, [], "", 1.0, 0, Sandbox.OFF),

@@ -221,7 +221,7 @@ def test_an_older_kernel_counts_refaults_under_another_name(tmp_path: Path) -> N
 
 
 def test_inside_a_container_the_root_is_ones_own(tmp_path: Path) -> None:
-    """The kernel tells a path of the host's; what is mounted is the container's own group."""
+    """Check a container, whose group's path is the host's, while only its own group is mounted."""
     root = tree(
         tmp_path,
         {

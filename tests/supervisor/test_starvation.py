@@ -48,7 +48,7 @@ def test_workers_may_come_and_go() -> None:
     meter.take(1.0, [WorkReading(1, 11.0, 2.5, 950), WorkReading(2, 3.0, 0.1, 7000)], 50)
     meter.take(2.0, [WorkReading(2, 4.0, 1.1, 7000)], 50)
     waiting = meter.waiting()
-    assert waiting.faults == 25.0  # what the second had before it was first seen is not counted
+    assert waiting.faults == 25.0  # work of the second before it was first seen does not count
     assert waiting.share == pytest.approx(0.25)
     assert (meter.faults, meter.waited_s) == (50, pytest.approx(0.5))
 

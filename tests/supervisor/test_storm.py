@@ -159,7 +159,7 @@ async def storm(steps: list[tuple[str, Any]]) -> None:
             await weather.do(what, how)
         await weather.must_come_to_rest()
     assert [child for child in psutil.Process().children() if child not in others] == []
-    # What fork servers had in temporary directories is removed in a thread.
+    # Files of fork servers in temporary directories are removed in a thread.
     until = time.monotonic() + 10
     while psutil.Process().num_fds() > before and time.monotonic() < until:
         await asyncio.sleep(0.01)
@@ -170,7 +170,7 @@ def test_whatever_comes_in_whatever_order_nothing_is_lost(
     monkeypatch: Any, record_property: Callable[[str, Any], None]
 ) -> None:
     until, done = time.monotonic() + STORM_S, 0
-    # What is asked here is whether all comes to rest, not how long it is rested after deaths.
+    # The question here is whether all comes to rest, not how long it rests after deaths.
     monkeypatch.setattr("supervisor.processes.backoff.Backoff.failed", lambda *_: 0.0)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(loop.run_in_executor(None, lambda: None))  # its thread is there

@@ -126,7 +126,7 @@ async def test_what_cannot_be_retained_whole_ends_with_its_worker() -> None:
             (*_, last) = await say(stream, *(["word" * 10] * 40))
             assert pool.streams.replay_bytes < 1000
             os.kill(last["pid"], signal.SIGKILL)
-            with pytest.raises(StreamLost, match="too long to be kept"):
+            with pytest.raises(StreamLost, match="too long to be retained"):
                 await say(stream, "b")
 
 
@@ -376,7 +376,7 @@ async def test_a_bug_in_the_model_costs_its_stream_alone(pool: Pool) -> None:
 async def test_one_more_than_can_be_kept_up_with_is_refused() -> None:
     async with pool_of(1, share=0.1) as pool:
         with stream_on(pool) as stream:
-            # A worker's whole time, or what it gets of a processor that others want too.
+            # A worker's whole time, or its share of a processor that others use, too.
             await say(stream, *"abcdefghij", spin_s=0.1)
             with pytest.raises(QueueFull, match="1 streams are open") as refused, stream_on(pool):
                 pass

@@ -395,7 +395,7 @@ async def test_an_even_load_is_left_alone() -> None:
             assert [stream.replays for stream in streams] == [0] * 4
 
 
-# --- what is believed -----------------------------------------------------------------------------
+# --- untrusted reports ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("units", [float("nan"), float("inf"), -1.0, 0.0, 1e300])

@@ -401,7 +401,7 @@ async def test_what_a_cancelled_writer_fails_of_is_nobodys_error(
     assert not caplog.records
 
 
-# --- what is remembered ---------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------
 
 
 class Kept(msgspec.Struct, array_like=True, frozen=True):

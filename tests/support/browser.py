@@ -21,7 +21,7 @@ FLAGS = (
 
 
 class Browsers:
-    """Starts some; of what drives them there can only be one at a time."""
+    """Starts browsers; only one driver can exist at a time."""
 
     def __init__(self, playwright: Playwright, directory: Path) -> None:
         self._playwright, self._directory = playwright, directory
@@ -71,7 +71,7 @@ def browsers(directory: Path) -> Iterator[Browsers]:
 
 
 class Visit:
-    """A page, and what should not be: words of it on the console, and requests to elsewhere."""
+    """Page, and its faults: messages on the console, and requests to other sites."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page

@@ -1,4 +1,4 @@
-"""Requests that are made of bytes, and what comes back."""
+"""Requests made of bytes, and their answers."""
 
 import socket
 

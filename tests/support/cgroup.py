@@ -180,7 +180,7 @@ def slow_writes(directory: Path, size: int, bytes_per_s: int) -> Iterator[Path]:
     mounted.mkdir()
     with image.open("wb") as out:
         out.truncate(size)
-    # For the whole machine's processes: what is written back late is written by the kernel.
+    # For all processes of the machine: delayed writes are made by the kernel.
     throttle = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
     with contextlib.ExitStack() as cleanup:
         try:

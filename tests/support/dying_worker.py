@@ -1,5 +1,5 @@
-"""A stream's sessions where its worker dies, without the worker: one session after the other, given
-what `supervisor` would give them."""
+"""Sessions of a stream whose worker dies, without the worker: one session after the other, called
+as `supervisor` would call them."""
 
 from typing import Any
 

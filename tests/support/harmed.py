@@ -1,4 +1,4 @@
-"""Prepared models that are harmed, and what is left of them."""
+"""Damaged prepared models, and their leftovers."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from models.prepared.store import PARTIAL_PREFIX
 
 
 def leftovers(store: Path) -> list[str]:
-    """Return what a preparation that ended has not tidied up."""
+    """Return the files that a preparation has left behind."""
     return [p.name for p in store.iterdir() if p.name.startswith(PARTIAL_PREFIX)]
 
 

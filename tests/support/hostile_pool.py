@@ -26,7 +26,7 @@ MORE_CALLS = "fcntl madvise clone clone3 prctl newfstatat prlimit64 kill tgkill 
 
 
 class Hostile:
-    """`do` in a request says what is tried."""
+    """Actions by `do` in a request."""
 
     def __init__(self) -> None:
         from supervisor.child import sandbox
@@ -260,7 +260,7 @@ async def main(what: str, count: int, seed: int) -> dict[str, Any]:
 async def attack(pool: Any, worst: dict[str, Any], request: dict[str, Any]) -> None:
     try:
         await pool.run(request, timeout_s=30)
-    except Exception as error:  # noqa: BLE001 - what it is told is its own affair
+    except Exception as error:  # noqa: BLE001 - its answer does not matter
         name = type(error).__name__
         worst["errors"][name] = worst["errors"].get(name, 0) + 1
 

@@ -34,7 +34,7 @@ def end_at_once(pid: int) -> None:
 
 @dataclass
 class Host:
-    """A machine, as far as the network goes."""
+    """Machine, as far as the network goes."""
 
     name: str
     address: str

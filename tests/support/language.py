@@ -43,7 +43,7 @@ BANNED = re.compile(
     r"\b(?:nobody(?!:)|somebody|anybody|whoever|everybody|anew|afresh|all the same|as ever"
     r"|as good as"
     r"|from naught|naught|for want of|wherefrom|thereof|of late|hitherto|upon|lest|altogether"
-    r"|for ever|in vain|to and fro|whose turn|let go|lets go|let go of|makes? way|be over"
+    r"|for ever|in vain|to and fro|whose turn|let go|lets go|makes? way|be over"
     r"|give up(?! to)|gives up(?! to)|given up|gave up|go on|goes on|went on"
     r"|hear|hears|heard(?! BLOB| FROM pieces)"
     r"|(?:tell|tells|told) of|(?:die|dies|died) of|(?:was|were|be|been|is) born|its birth|be had"

@@ -10,7 +10,8 @@ from typing import Any
 
 
 class LanguageModel:
-    """`words` come one after the other, `pause_s` apart; `way` says what goes wrong."""
+    """Language model whose `words` come one after the other, `pause_s` apart; `way` names a
+    failure."""
 
     def __init__(self) -> None:
         self.words = ["Hello", ", ", "you ", "asked."]

@@ -1,4 +1,4 @@
-"""Loads a model as a fork server does, and prints what it holds then: a process for one test."""
+"""Loads a model as a fork server does, and prints its memory then: a process for one test."""
 
 import json
 import os

@@ -86,6 +86,6 @@ async def within(seconds: float) -> AsyncIterator[None]:
 
 
 async def wait_for(awaitable: Awaitable[T], seconds: float) -> T:
-    """Return what it results in, `within` so many seconds."""
+    """Return the result of an awaitable, `within` so many seconds."""
     async with within(seconds):
         return await awaitable

@@ -1,4 +1,4 @@
-"""Error rates: what counts as one, how sure they are, and whether two runs differ."""
+"""Error rates: counting errors, confidence intervals, and comparing two runs."""
 
 import json
 import subprocess

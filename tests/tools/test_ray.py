@@ -162,7 +162,7 @@ def test_a_machine_is_lost_and_every_file_is_there_once(
     assert len(texts) == FILES - 2
     assert texts == _texts(alone)
     assert sum(bool(text) for text in texts.values()) > FILES // 2
-    # Called again, it does only what failed.
+    # Called again, it only repeats failed files.
     began = time.monotonic()
     again = subprocess.run(
         _command("-o", str(alone), "--workers", "1", str(audio)),

@@ -210,7 +210,7 @@ def test_a_file_without_samples_is_read_as_such() -> None:
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("quiet_s", [0, 1])
 def test_24_bits_in_4_bytes_are_heard(where: str, said: str, channels: int, quiet_s: int) -> None:
-    """ALSA's S24_LE, what others make of it, and the standard's way; as a file and live."""
+    """Use ALSA's S24_LE, other programs' form of it, and the standard's; as a file and live."""
     tone = bytes(2 * RATE * quiet_s) + TONE
     values = wavs.samples_of(tone)
     shift = 16 if where == "high" else 8
@@ -540,7 +540,7 @@ def test_the_header_is_found_however_it_arrives(size: int) -> None:
 
 
 class Counted(io.BytesIO):
-    """A file that counts what is read of it."""
+    """File that counts the bytes read of it."""
 
     bytes_read = 0
 

@@ -105,7 +105,7 @@ def test_a_long_text_takes_linear_time(language: str) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_hostile_text_takes_less_than_a_second(language: str) -> None:
-    """Numerals and what may be between them, in any order and over and over."""
+    """Join numerals and the words between them, in any order and repeatedly."""
     random = Random(language)
     pieces = sorted({piece for spoken, _ in phrases(language) for piece in words(spoken)})
     glue = "" if language in ("zh", "ja") else " "

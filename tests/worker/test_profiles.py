@@ -83,7 +83,7 @@ def test_recognisers_with_different_profiles_take_turns(
 def test_without_the_place_all_search_as_published(
     embedded: models.ModelLocation, model: models.Model, clips: list[bytes], tmp_path: Path
 ) -> None:
-    """A model whose files say something else than what was loaded."""
+    """Model whose files differ from those that were loaded."""
     from models.vosk.loading import vosk
 
     make_view(embedded.directory, tmp_path, {"conf/model.conf": NARROW.encode()}, frozenset())

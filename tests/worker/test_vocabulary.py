@@ -32,7 +32,7 @@ WRONG = 0.16
 
 @cache
 def lines(language: str) -> list[tuple[tuple[str, ...], str, str, str]]:
-    """Return the keywords, what was recognised, what the step writes, and what is right."""
+    """Return the keywords, the recognised text, the step's text, and the right text."""
     read = []
     for line in (LISTS / f"{language}.tsv").read_text().splitlines():
         if line and not line.startswith("#"):

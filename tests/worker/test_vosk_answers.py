@@ -1,5 +1,5 @@
-"""The Vosk protocol on a worker: to every message it answers what Vosk's own library answers, to
-the byte."""
+"""The Vosk protocol on a worker: it answers every message as Vosk's own library does, to the
+byte."""
 
 import json
 from dataclasses import dataclass
