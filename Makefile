@@ -11,6 +11,8 @@
 # make wheel    wheels into dist/, with the native parts for x86-64 and aarch64 inside, and one without
 # make deb    dist/modelserver_VERSION_ARCHITECTURE.deb for this release of Debian or Ubuntu
 # make certificate HOST=NAME    a certificate for https in front (deploy/nginx/tls.conf)
+# make image    the container images modelserver and modelserver:ko (CONTAINER=podman)
+# make lock, make audit, make sbom    pin the images' packages; look for known vulnerabilities; list them
 # make bench    a quarter of an hour of comparisons, benchmarks/report/index.html (ONLY=, COMPARE=COMMIT, KEEP=1)
 # make bench-full    the scripts of benchmarks/ as well, for hours
 # make locust    load a server with locust for a minute (LOCUST_* in benchmarks/locustfile.py)
@@ -148,6 +150,7 @@ BENCH = $(BIN)/modelserver models prepare && \
 bench: $(VENV)/.benchmark
 	$(BENCH)
 
+## Its scripts need the packages of the tests, too.
 bench-full: FULL := --full
 bench-full: $(VENV)/.benchmark $(VENV)/.test
 	$(BENCH)

@@ -66,9 +66,13 @@ BENCHMARKS = {
         "Memory after all files were transcribed, for several numbers of workers.",
         vosk_memory,
     ),
-    "squeeze": Benchmark("A memory squeeze", "What servers do when memory becomes short.", squeeze),
+    "squeeze": Benchmark(
+        "A memory squeeze", "Answers and OOM kills when memory becomes short.", squeeze
+    ),
     "deaths": Benchmark(
-        "Killed workers", "What clients lose when processes are killed under load.", vosk_deaths
+        "Killed workers",
+        "Requests lost, and the time to recover, when processes are killed under load.",
+        vosk_deaths,
     ),
     "growth": Benchmark("Growth over requests", "Memory while requests are answered.", growth),
     "mixed": Benchmark(

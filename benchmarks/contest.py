@@ -1,10 +1,10 @@
-"""This server beside those that people would take instead: throughput, latency against offered
-load, memory. A part of `bench.py`.
+"""Comparison of this server with those that people would take instead: throughput, latency against
+offered load, memory. A part of `bench.py`.
 
-All run at once, and are asked one after the other, round by round. In the closed loop eight clients
-ask without a pause. In the open loop requests come at random moments (Poisson), at shares of what
-each did in a short closed loop, whether or not the ones before are answered; past 1 the queue grows
-for as long as it goes on, or the server refuses.
+All run at once, and are measured one after the other, round by round. In the closed loop eight
+clients send without a pause. In the open loop requests come at random moments (Poisson), at shares
+of what each did in a short closed loop, whether or not earlier ones are answered; past 1 the queue
+grows until the end, or the server refuses.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ SHARES = (0.5, 0.8, 1.2)
 LIMIT = "no server"
 """Forked processes that only decode, as many as a server has workers."""
 _FAST_TIMES = 8
-"""How often those that are quick go through the files in a round, without a pause: once takes them
-half a second, most of it beginning and end."""
+"""Number of times that fast contestants go through the files in a round, without a pause: once
+takes them half a second, most of it beginning and end."""
 
 
 @contextlib.contextmanager
 def everyone(asked: Asked, *, slowest: bool = True) -> Iterator[list[Contestant]]:
-    """All that are compared, this server first."""
+    """Start all contestants, this server first."""
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(this_server())]
         if asked.before is not None:
@@ -115,7 +115,8 @@ def closed_loop(asked: Asked) -> Finding:
 
 
 def open_loop(asked: Asked) -> Finding:
-    """How long requests take when they come at random, below and above what a server can do."""
+    """Measure how long requests take when they come at random, below and above what a server can
+    do."""
     files = asked.short(3.0)
     mean_s = sum(map(utterances.seconds, files)) / len(files)
     count = 200 if asked.full else 12
@@ -173,7 +174,7 @@ def open_loop(asked: Asked) -> Finding:
 
 
 def vosk_memory(asked: Asked) -> Finding:
-    """What the kernel cannot drop, after all files, over the number of workers."""
+    """Measure unreclaimable memory, after all files, over the number of workers."""
     finding = memory(asked, (this_server, mosec, litserve, prefork, threads))
     found = finding.raw["anonymous_mb"]
     at = finding.raw["workers"].index(4)
@@ -183,7 +184,7 @@ def vosk_memory(asked: Asked) -> Finding:
 
 
 def memory(asked: Asked, starts: Sequence[Start]) -> Finding:
-    """Anonymous memory of several servers, by their number of workers."""
+    """Measure the anonymous memory of several servers, by their number of workers."""
     files = asked.short(3.0)
     counts = (1, 2, 4, 8) if asked.full else (1, 2, 4)
     found: dict[str, list[float]] = {}
@@ -194,9 +195,7 @@ def memory(asked: Asked, starts: Sequence[Start]) -> Finding:
                 found.setdefault(contestant.name, []).append(contestant.memory_mb())
         say(f"{workers} workers: " + ", ".join(f"{n} {mb[-1]:.0f} MB" for n, mb in found.items()))
     finding = Finding(raw={"workers": counts, "anonymous_mb": found})
-    finding.notes.append(
-        "Anonymous memory is what the kernel cannot take back; shared pages count once."
-    )
+    finding.notes.append("The kernel cannot take anonymous memory back; shared pages count once.")
     finding.tables.append(
         Table(
             "Anonymous memory of all processes, MB",

@@ -1,5 +1,5 @@
-"""What clients lose when a worker is killed, and how soon there are as many as before. A part of
-`bench.py`."""
+"""Killed workers: requests that clients lose, and the time until as many workers are able as
+before. A part of `bench.py`."""
 
 import asyncio
 import random
@@ -80,7 +80,8 @@ async def _one(
 
 
 async def _back(contestant: Contestant, before: int) -> float | None:
-    """Seconds until as many can decode, once one fewer could; None: not in time."""
+    """Return the seconds until as many can decode as before, once one fewer could; None: not in
+    time."""
     killed, fewer = time.monotonic(), False
     while time.monotonic() < killed + _RECOVERY_S:
         try:

@@ -12,7 +12,7 @@ from tables import spread
 
 
 def mixed(asked: Asked) -> Finding:
-    """How long the recording takes, and what a short file waits for beside it."""
+    """Measure how long the recording takes, and how long a short file waits beside it."""
     seconds = 600.0 if asked.full else 30.0
     pcm = recording(asked.files(), seconds)
     short = asked.short(2.0)

@@ -1,7 +1,7 @@
-"""Where the processor's time goes: of a second of audio, by part. A part of `bench.py`.
+"""Processor time of a second of audio, by part. A part of `bench.py`.
 
-perf samples the workers and the supervisor; what it finds in libraries is told by library and
-function. The supervisor's own Python is told by py-spy, by the module it is in.
+perf samples the workers and the supervisor; samples in libraries are told apart by library and
+function. The supervisor's own Python is sampled by py-spy, by module.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _WORKER = (
     ("Python", r"libpython|python3|\.cpython-"),
     ("kernel", r"\[kernel|\[k\]|kallsyms"),
 )
-"""What a sample's function and library say of its part; the first that fits."""
+"""Parts of a sample, by function and library; the first that fits counts."""
 
 _SUPERVISOR = (
     ("HTTP", r"modelserver/http|aiohttp|multidict|yarl"),
@@ -53,7 +53,8 @@ def processor_time(asked: Asked) -> Finding:
         seen, over = Seen(), False
 
         async def run() -> tuple[float, float, int]:
-            """Seconds of the supervisor's and the workers' processors, and files in that time."""
+            """Return the processor seconds of the supervisor and of the workers, and the files in
+            that time."""
             nonlocal over
             clients = asyncio.create_task(
                 steady(contestant, files, lambda: over, seen, CONCURRENCY)
@@ -133,7 +134,7 @@ def _perf_samples(file: Path) -> Counter[str]:
 
 
 def _spy_samples(file: Path) -> Counter[str]:
-    """By the innermost function that is ours or aiohttp's."""
+    """Count samples by the innermost function that is ours or aiohttp's."""
     counts: Counter[str] = Counter()
     for line in file.read_text().splitlines() if file.exists() else ():
         stack, _, count = line.rpartition(" ")

@@ -23,7 +23,7 @@ ABOUT = (
         "The speech is synthetic (espeak-ng): trust the ratios, and measure your own audio with "
         "`--audio DIR`."
     ),
-    "`benchmarks/contestants.py` describes the servers.",
+    "`benchmarks/README.md` describes the servers.",
 )
 
 MEASURED = {"vosk-model-small-ko-0.22": "Vosk small", "sherpa-onnx-whisper-base": "Whisper base"}
@@ -54,9 +54,13 @@ def markdown(results: Results) -> str:
 
 @dataclass(frozen=True)
 class Words:
-    """The words of the READMEs' table in one language. `{engine}` and `{lost}` are replaced."""
+    """The words of the READMEs' table in one language; names in braces are replaced."""
 
-    head: Sequence[str]
+    threads: str
+    processes: str
+    sherpa: str
+    method: str
+    comma: str
     throughput: str
     memory: str
     deaths: str
@@ -65,19 +69,27 @@ class Words:
 
 
 ENGLISH = Words(
-    head=("", "modelserver", "threads", "model in each process", "sherpa-onnx's server"),
-    throughput="{engine}, audio seconds per second",
+    threads="threads ({servers})",
+    processes="a model in each process ({servers})",
+    sherpa="sherpa-onnx's server",
+    method="vosk-server's method",
+    comma=", ",
+    throughput="{engine}, seconds of audio per second",
     memory="{engine}, memory, 4 workers",
-    deaths="{engine}, requests lost when workers die",
-    ended="{lost}, then it is gone",
+    deaths="{engine}, requests lost when workers are killed",
+    ended="{lost}, then gone",
     errors="wrong characters, spoken Korean",
 )
 CHINESE = Words(
-    head=("", "modelserver", "多线程", "每进程一份模型", "sherpa-onnx 的服务器"),
+    threads="多线程（{servers}）",
+    processes="每进程一份模型（{servers}）",
+    sherpa="sherpa-onnx 的服务器",
+    method="vosk-server 的方式",
+    comma="、",
     throughput="{engine}，每秒识别的音频秒数",
     memory="{engine}，4 个工作进程的内存",
     deaths="{engine}，工作进程被杀死时丢失的请求",
-    ended="{lost}，之后服务消失",
+    ended="{lost}，随后服务终止",
     errors="韩语真人语音的错字率",
 )
 _THREADS = ("vosk-server", "thread pool", "faster-whisper, threads")
@@ -101,10 +113,29 @@ def proof(results: Results, error_rates: Mapping[str, float], words: Words) -> s
             if row := _row(cells(section, words)):
                 rows.append([title.format(engine=engine), *row])
     if error_rates:
-        rates = ", ".join(f"{name} {rate:g} %" for name, rate in error_rates.items())
+        rates = words.comma.join(f"{name} {rate:g} %" for name, rate in error_rates.items())
         rows.append([words.errors, rates, "", "", ""])
-    used = [n for n in range(len(words.head)) if n < 2 or any(row[n] for row in rows)]
-    return table([words.head[n] for n in used], [[row[n] for n in used] for row in rows])
+    names = {
+        name
+        for one in found.values()
+        for name in one.get("audio_s_per_s", one.get("anonymous_mb", ()))
+    }
+    head = ["", "modelserver", *_heads(names, words)]
+    used = [n for n in range(len(head)) if n < 2 or any(row[n] for row in rows)]
+    return table([head[n] for n in used], [[row[n] for n in used] for row in rows])
+
+
+def _heads(names: set[str], words: Words) -> Sequence[str]:
+    """Return the heads of the columns, with the servers of `names` that are in them."""
+
+    def servers(column: Sequence[str]) -> str:
+        there = [name for name in column if name in names]
+        return words.comma.join(
+            words.method if name == "thread pool" else name.partition(",")[0] for name in there
+        )
+
+    threads = words.threads.format(servers=servers(_THREADS))
+    return threads, words.processes.format(servers=servers(_PROCESSES)), words.sherpa
 
 
 def _row(cells: Mapping[str, tuple[float, str]]) -> list[str]:

@@ -1,5 +1,5 @@
-"""What servers do when memory gets short: a limit of 1 GB, and somebody else in it who takes more
-and more. A part of `bench.py`; as root, with version 1 of the memory controller."""
+"""Servers whose memory gets short: a limit of 1 GB, and another process in it that takes more and
+more. A part of `bench.py`; as root, with version 1 of the memory controller."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _LOOK_S = 0.25
 
 
 class _Watch:
-    """What was seen, four times a second."""
+    """Observations, four times a second."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -64,8 +64,8 @@ def squeeze(asked: Asked) -> Finding:
         ),
         f"{_CLIENTS} clients send short clips without a pause.",
         (
-            "503 is a rejection with `Retry-After`; the other failures are what a client sees when "
-            "a server has ended."
+            "503 is a rejection with `Retry-After`; the other failures are errors of clients whose "
+            "server has ended."
         ),
     ]
     head = ("", *(f"answered at {left} MB" for left in LEFT), "OOM kills", "requests that failed",
@@ -73,7 +73,7 @@ def squeeze(asked: Asked) -> Finding:
     finding.tables.append(Table("", head, rows))
     marks = [(number * phase_s, f"{left} MB left") for number, left in enumerate(LEFT)]
     finding.plots += [
-        Plot("squeeze-memory", "A memory squeeze: what each server holds", "seconds",
+        Plot("squeeze-memory", "A memory squeeze: memory of each server", "seconds",
              "MB of anonymous memory", memory, marks=marks, steps=True),
         Plot("squeeze-answers", "A memory squeeze: requests answered so far", "seconds",
              "requests", answers, marks=marks, steps=True),
@@ -120,7 +120,8 @@ async def _watched(
 
 
 def _victim(group: MemoryCgroup) -> Callable[[], None]:
-    """Whom the kernel kills before the neighbour, who is larger."""
+    """Return a function that makes a process the kernel's victim before the neighbour, which is
+    larger."""
 
     def enter() -> None:
         group.enter()

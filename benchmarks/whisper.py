@@ -180,7 +180,7 @@ class Bare:
 
 
 def bare() -> None:
-    """The process behind `Bare`."""
+    """Run the process behind `Bare`."""
     import numpy as np
     import sherpa_onnx
 

@@ -1,10 +1,10 @@
 """Servers that people run Whisper with: real ones, started here, all with the same weights.
 
-sherpa-onnx's Python server ($CONTESTANT_SHERPA_SERVER names its `non_streaming_server.py`), and
-faster-whisper behind FastAPI: in threads of one process, or in processes of uvicorn that have
-loaded the model each. Every one searches greedily and once, with 8-bit weights and one thread for a request,
-so that two cores carry two requests. sherpa-onnx's C++ server (2.0.1) is not among them: where a
-token holds a part of a character, as in Korean, it sends no answer.
+They are sherpa-onnx's Python server ($CONTESTANT_SHERPA_SERVER names its
+`non_streaming_server.py`), and faster-whisper behind FastAPI: in threads of one process, or in
+processes of uvicorn that each load the model. All search greedily and once, with 8-bit weights and
+one thread for each request, so that two cores carry two requests. sherpa-onnx's C++ server (2.0.1)
+is not among them: if a token is a part of a character, as in Korean, it sends no answer.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ def onnx_model() -> Path:
 
 
 def ctranslate2_model() -> Path:
-    """The same weights as faster-whisper loads them."""
+    """Return the same weights in the format of faster-whisper."""
     directory = utterances.CACHE / "whisper-base-ctranslate2"
     if not (directory / "model.bin").exists():
         with tempfile.TemporaryDirectory(dir=utterances.CACHE) as download:
@@ -87,13 +87,13 @@ def ctranslate2_model() -> Path:
 
 
 def everyone() -> list[Start]:
-    """All that can be started here, this server first."""
+    """Return all contestants that can be started here, this server first."""
     found: list[Start] = [with_whisper, faster_whisper_threads, faster_whisper_processes]
     return [*found, in_python] if SHERPA_VARIABLE in os.environ else found
 
 
 def with_whisper(workers: int = WORKERS, enter: Enter = None) -> Any:
-    """This server."""
+    """Start this server."""
     return this_server(
         workers, enter, MODELSERVER_MODEL=str(onnx_model()), MODELSERVER_LANGUAGE=LANGUAGE
     )
@@ -101,14 +101,14 @@ def with_whisper(workers: int = WORKERS, enter: Enter = None) -> Any:
 
 @contextlib.contextmanager
 def faster_whisper_threads(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestant]:
-    """One process, which decodes so many requests at once."""
+    """Start one process, which decodes `workers` requests at once."""
     with _fastapi("faster-whisper, threads", 1, workers, enter) as found:
         yield found
 
 
 @contextlib.contextmanager
 def faster_whisper_processes(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestant]:
-    """So many processes of uvicorn, each of which decodes one request at a time."""
+    """Start `workers` processes of uvicorn, each of which decodes one request at a time."""
     with _fastapi("faster-whisper, processes", workers, 1, enter) as found:
         until(lambda: found.able() >= workers, 60, "all have loaded")
         yield found
@@ -160,7 +160,8 @@ def in_python(workers: int = WORKERS, enter: Enter = None) -> Iterator[Contestan
 
 
 def _over_sherpa(port: int) -> Ask:
-    """A connection for each file: rate and length, samples as floats, the text, `Done`."""
+    """Send a file over a connection of its own: rate and length, samples as floats, the text,
+    `Done`."""
     import numpy as np
 
     async def ask(session: aiohttp.ClientSession, pcm: bytes) -> str:
@@ -179,7 +180,7 @@ def _over_sherpa(port: int) -> Ask:
 
 
 def padded(samples: Any) -> Any:
-    """16-bit samples as floats, with silence behind them."""
+    """Return 16-bit samples as floats, with silence behind them."""
     import numpy as np
 
     silence = np.zeros(int(PADDING_S * utterances.RATE), np.float32)

@@ -1,9 +1,9 @@
 """Models: the catalogue, finding one, predicting its memory, and the engine that turns PCM into
 text.
 
-Other packages use the names below, and the modules `fetching`, `leftovers` and `processor`. An
-engine's package is used through its `Engine` only. The engine itself is loaded by `Engine.load`:
-nothing heavy is imported where no model is loaded.
+Other packages use the names below, and the modules `fetching`, `leftovers`, `processor` and
+`scripts`. An engine's package is used through its `Engine` only. The engine itself is loaded by
+`Engine.load`: nothing heavy is imported where no model is loaded.
 """
 
 from models.catalog import (

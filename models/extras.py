@@ -1,8 +1,8 @@
-"""Instructions to add an optional dependency (an extra) to the running installation.
+"""Optional dependencies (extras): the command that adds one to the installation that runs.
 
 pip is right in a virtual environment only. A Debian package and a container image have no pip, and
-what pip adds to the environment of `make install` is gone with its next run: what makes such an
-installation leaves the way to add an extra in a file, with `{extra}` for its name.
+packages that pip adds to the environment of `make install` are gone after its next run: the maker
+of such an installation leaves the way to add an extra in a file, with `{extra}` for its name.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 NOTE = Path("share", "modelserver", "how-to-add-extras")
-"""File with these instructions, below the environment's directory."""
+"""Path of that file, below the environment's directory."""
 
 
 def how_to_install(extra: str) -> str:
@@ -29,8 +29,11 @@ def how_to_install(extra: str) -> str:
 def package_installer() -> str:
     """Return the command that installs packages into the environment that runs, up to their names.
 
-    uv makes environments without pip.
+    uv makes environments without pip, and so does pipx where it finds uv.
     """
+    environment = Path(sys.prefix)
+    if (environment / "pipx_metadata.json").is_file():
+        return f"pipx runpip {shlex.quote(environment.name)} install"
     python = shlex.quote(sys.executable)
     if importlib.util.find_spec("pip") is None:
         return f"uv pip install --python {python}"

@@ -8,16 +8,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from models.scripts import FULL_WIDTH_SIGNS, UNSPACED
+
 TOKENS_MOST = 2000
 """Words and characters of one text that get marks; the rest stays as it is."""
 
-_UNSPACED = "\u2e80-\u2fdf\u3040-\u30ff\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_UNSPACED += "\U00020000-\U0003ffff"
-"""Scripts that are written without spaces: each character is a token."""
-_SIGNS = "\u3001-\u303f\uff01-\uff0f\uff1a-\uff20"
-"""Full-width punctuation characters."""
-_TOKEN = re.compile(f"(\\s*)([{_UNSPACED}]|[{_SIGNS}]|[^\\s{_UNSPACED}{_SIGNS}]+)")
-_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_TOKEN = re.compile(
+    f"(\\s*)([{UNSPACED}]|[{FULL_WIDTH_SIGNS}]|[^\\s{UNSPACED}{FULL_WIDTH_SIGNS}]+)"
+)
+_CHARACTER = re.compile(f"[{UNSPACED}]")
 _FULL_WIDTH = str.maketrans(",.?!", "，。？！")
 _ASCII = str.maketrans("，。？！、", ",.?!,")
 _MARKS = frozenset("，。？！、,.?!")
@@ -133,7 +132,7 @@ def _part(spoken: Sequence[str], start: int, limits: Limits) -> list[str]:
 
 def _joined(part: Sequence[str]) -> str:
     """Return the tokens as one text, with spaces around words."""
-    return re.sub(f"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])", "", " ".join(part))
+    return re.sub(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", " ".join(part))
 
 
 def _found(part: Sequence[str], answer: str) -> list[_Written]:

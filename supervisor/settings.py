@@ -123,7 +123,7 @@ class PoolSettings:
     queue: int = 64
     """Jobs admitted beyond those that the workers can run at once."""
     attempts: int = 2
-    """Workers that a job may lose before it fails."""
+    """Workers that a job may lose before it fails; kills from outside do not count, up to five."""
     hang_s: float = 20.0
     """Age of a heartbeat after which a worker is ended."""
     nice: int = 5

@@ -33,6 +33,5 @@ def release_free_memory() -> None:
     libc = ctypes.CDLL(None)
     with contextlib.suppress(AttributeError):
         libc.mallctl(b"arena.%d.purge" % _ALL_ARENAS, None, None, None, ctypes.c_size_t(0))
-        return
     with contextlib.suppress(AttributeError):
         libc.malloc_trim(ctypes.c_size_t(0))

@@ -201,7 +201,6 @@ def small_settings(small: models.ModelLocation, prepared_small: PreparedModel) -
     return {
         "MODELSERVER_MODEL": str(small.directory),
         "MODELSERVER_PREPARED_DIR": str(prepared_small.directory.parent),
-        "MODELSERVER_DEBUG_WARMUP": "none",
     }
 
 
@@ -219,10 +218,7 @@ def shared_server(
     assert compiled_graph(prepared_embedded.directory).is_file()
     directory = tmp_path_factory.mktemp("server")
     with start_server(
-        directory,
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_DEBUG_HANG_S="2",
-        MODELSERVER_WORKERS_COUNT="2",
+        directory, MODELSERVER_DEBUG_HANG_S="2", MODELSERVER_WORKERS_COUNT="2"
     ) as server:
         server.wait_ready()
         yield server

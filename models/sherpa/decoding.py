@@ -105,8 +105,8 @@ class Calls:
             )
         language = ""
         if found and text and self._abilities.detects_language:
-            heard = _TAGS.sub(r"\1", getattr(result, "lang", "")).strip()
-            language = heard if heard in self.layout.languages else ""
+            detected = _TAGS.sub(r"\1", getattr(result, "lang", "")).strip()
+            language = detected if detected in self.layout.languages else ""
         return Decoded(text, spoken, language)
 
     def _choose(self, language: str) -> None:

@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from itertools import count, islice, pairwise
 
 from models.contract import Word
+from models.scripts import HAN, HIRAGANA, KATAKANA
 
 _TAG = re.compile(r"<\|[^|]*\|>|<(?:unk|blk|blank|s|/s|sos/eos|eps|sil)>", re.IGNORECASE)
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-ALONE = re.compile(
-    r"[\u2e80-\u2fdf\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    r"\U00020000-\U000323af]"
-)
+ALONE = re.compile(f"[{HAN}\u3005-\u3007{HIRAGANA}{KATAKANA}]")
 """Characters that are words: Han, Hiragana and Katakana."""
 
 

@@ -85,18 +85,18 @@ class Beam:
             profile: _CHANGED.pack(width.beam, width.max_active)
             for profile, width in _widths(own).items()
         }
-        self._place = _find(int(ffi.cast("uintptr_t", model._handle)), own)
+        self._address = _find(int(ffi.cast("uintptr_t", model._handle)), own)
         self._used = DEFAULT_PROFILE
 
     @property
     def found(self) -> bool:
         """True if profiles make a difference."""
-        return self._place is not None
+        return self._address is not None
 
     def use(self, profile: str) -> None:
         """Set the beam of the profile for decoders that are made from now on."""
-        if self._place is not None and profile != self._used:
-            ctypes.memmove(self._place, self._widths[profile], _CHANGED.size)
+        if self._address is not None and profile != self._used:
+            ctypes.memmove(self._address, self._widths[profile], _CHANGED.size)
             self._used = profile
 
 

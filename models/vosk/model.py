@@ -37,11 +37,11 @@ _CHUNK_S = 0.25
 """Seconds of a chunk. Vosk looks for an endpoint after each chunk that it is given, so chunks of
 one length are needed for the same audio to give the same text."""
 
-_LONGEST_KEPT_S = 4 * 3600
+_LONGEST_REUSED_S = 4 * 3600
 """Seconds of audio after which a recogniser is not used again: its times are 32-bit floats that
 count from its start, and would be off by a hundredth of a second."""
 
-_MOST_KEPT = 2
+_MOST_REUSED = 2
 """Recognisers of a lazily composed graph that a process retains: each holds the composed part, some
 115 MB after 20 s of speech. Two, so that both channels of a call find one."""
 
@@ -80,7 +80,7 @@ class VoskModel:
         vosk.SetLogLevel(-1)
         self.sample_rate = sample_rate_of(directory)
         self.chunk_bytes = 2 * int(_CHUNK_S * self.sample_rate)
-        self._kept: list[KeptRecognizer] = []
+        self._free: list[ReusableRecognizer] = []
         self._form, self._left_out = form, left_out
         self._model, self.loaded = load_vosk(directory, made or {}, left_out, simd)
         self._beam = Beam(self._model, vosk._ffi, directory)
@@ -127,13 +127,13 @@ class VoskModel:
         if rate is not None:
             engine = self._engine_recognizer(rate, options)
             return VoskRecognizer(engine, rate, self._beam, options)
-        if self._kept and options.grammar is None:
-            recognizer = self._kept.pop()
+        if self._free and options.grammar is None:
+            recognizer = self._free.pop()
             recognizer.begin(options)
             return recognizer
-        kept = self._kept if self.loaded.lazy and options.grammar is None else None
+        free = self._free if self.loaded.lazy and options.grammar is None else None
         engine = self._engine_recognizer(self.sample_rate, options)
-        return KeptRecognizer(engine, self.sample_rate, self._beam, options, kept)
+        return ReusableRecognizer(engine, self.sample_rate, self._beam, options, free)
 
     def report(self) -> dict[str, Any]:
         """See `models.Model`."""
@@ -278,7 +278,7 @@ class VoskRecognizer:
         return Word(word.word, word.start, word.end, word.conf)
 
 
-class KeptRecognizer(VoskRecognizer):
+class ReusableRecognizer(VoskRecognizer):
     """Recogniser that serves one request after another: each starts from the initial state, and its
     numbers are rounded so that they do not depend on earlier requests."""
 
@@ -288,12 +288,12 @@ class KeptRecognizer(VoskRecognizer):
         sample_rate: int,
         beam: Beam,
         options: RecognitionOptions,
-        keep_in: "list[KeptRecognizer] | None",
+        free_list: "list[ReusableRecognizer] | None",
     ) -> None:
-        """Take over an engine recogniser. `keep_in`: list to which it is added when it is closed;
+        """Take over an engine recogniser. `free_list`: list to which it is added when it is closed;
         None: it is not retained."""
         self._rate = sample_rate
-        self._keep_in = keep_in
+        self._free_list = free_list
         self._samples = 0  # processed since it was made
         self._in_utterance = False
         super().__init__(recognizer, sample_rate, beam, options)
@@ -327,13 +327,13 @@ class KeptRecognizer(VoskRecognizer):
         if not self._open:
             return
         self._open = False
-        if self._keep_in is None or len(self._keep_in) >= _MOST_KEPT:
+        if self._free_list is None or len(self._free_list) >= _MOST_REUSED:
             return
-        if self._samples > _LONGEST_KEPT_S * self._rate:
+        if self._samples > _LONGEST_REUSED_S * self._rate:
             return
         if self._in_utterance:
             run_steps(self.finish())
-        self._keep_in.append(self)
+        self._free_list.append(self)
 
     def _word(self, word: "_WordJson") -> Word:
         # Four digits: the sixth depends on earlier requests of a retained recogniser.

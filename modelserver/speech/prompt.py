@@ -10,6 +10,7 @@ several in a row as one (Zaphod Beeblebrox). Scripts without capitals have quota
 import re
 from collections.abc import Iterator
 
+from models.scripts import HAN, KANA, THAI_AND_LAO
 from modelserver.speech.phrases import usable_keywords
 
 _MOST_LETTERS = 4000
@@ -22,7 +23,7 @@ _LISTED_LETTERS, _LISTED_WORDS = 40, 4
 """Most letters and words of a part of a list."""
 _CONNECTED_LETTERS = 12
 """Length of a part in scripts without spaces, where a sentence may be one part."""
-_CONNECTED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0eff]")
+_CONNECTED = re.compile(f"[{HAN}{KANA}{THAI_AND_LAO}]")
 _QUOTED = re.compile(
     '["“”„«`]([^"“”„«»`\n]{1,60})["“”»`]|「([^」\n]{1,60})」|『([^』\n]{1,60})』|《([^》\n]{1,60})》'
 )

@@ -11,6 +11,9 @@ log = get_logger("supervisor")
 
 _MOST_NEVER_BEGUN = 10
 """Number of workers that may end before they begin a job; then the job fails."""
+_MOST_KILLED = 5
+"""Workers that a job may lose by kills from outside, which are not its fault. Where the kernel does
+not count its kills, an out-of-memory kill looks the same."""
 
 
 class Retries:
@@ -48,7 +51,7 @@ class Retries:
             job.never_begun += 1
         if self.closed:
             job.fail(closing())
-        elif len(job.deaths) >= self._attempts:
+        elif self._tried_enough(job.deaths):
             job.fail(give_up(job.deaths))
         elif job.never_begun >= _MOST_NEVER_BEGUN:
             job.fail(give_up([*job.deaths, death]))
@@ -60,6 +63,10 @@ class Retries:
             log.warning(
                 "job.retried", job=job.id, request_id=job.request_id, attempt=len(job.deaths) + 1
             )
+
+    def _tried_enough(self, deaths: list[Death]) -> bool:
+        own = sum(whose_fault(death) is not Fault.OUTSIDE for death in deaths)
+        return own >= self._attempts or len(deaths) >= max(self._attempts, _MOST_KILLED)
 
     def resume(self, job: Job | None) -> None:
         """Queue a job again that was suspended."""

@@ -47,11 +47,7 @@ class Admin:
 
 
 def admin_settings(port: int) -> dict[str, str]:
-    return {
-        "MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{port}",
-        "admin_token": TOKEN,
-        "MODELSERVER_DEBUG_WARMUP": "none",
-    }
+    return {"MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{port}", "admin_token": TOKEN}
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ def test_systemd_is_told_of_the_whole_life(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         NOTIFY_SOCKET=str(systemd.path),
         WATCHDOG_USEC="2000000",
     ) as server:

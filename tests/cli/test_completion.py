@@ -67,7 +67,7 @@ def test_the_manual_has_every_command_and_roff_accepts_it() -> None:
 
 
 def test_a_command_imports_no_other() -> None:
-    """Completing a word or making a key does not wait for the server to be imported."""
+    """Check that completing a word or making a key does not import the server."""
     program = """
 import sys
 from modelserver.cli import main

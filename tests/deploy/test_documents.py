@@ -110,6 +110,8 @@ def test_what_is_said_is_what_is_printed(
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment["MODELSERVER_WORKERS_COUNT"] = "2"
     environment["KEY"] = KEY
+    environment["MODELSERVER_ADMIN_LISTEN"] = f"unix:{running.admin}"
+    environment["MODELSERVER_PORT"] = str(running.port)
     command = command.replace("/run/modelserver/admin.sock", str(running.admin))
     done = subprocess.run(
         command.replace("127.0.0.1:8091", f"127.0.0.1:{running.port}"),
@@ -191,8 +193,10 @@ def test_a_readme_is_one_screen(readme: Path) -> None:
 def test_every_link_leads_somewhere() -> None:
     anchors = {document.resolve(): set(anchors_of(document)) for document in DOCUMENTS}
     for document in DOCUMENTS:
-        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        for text, link in re.findall(r"\[([^]]*)\]\(([^)\s]+)\)", document.read_text()):
             target, _, anchor = link.partition("#")
+            if re.fullmatch(r"[\w./-]+\.md", text):
+                assert Path(text).name == Path(target).name, f"{document.name}: [{text}]({link})"
             if target.startswith(("http:", "https:")):
                 continue
             page = (document.parent / target if target else document).resolve()
@@ -260,6 +264,15 @@ def test_a_command_that_does_not_exist_is_found() -> None:
     assert problem_of(["models", "pull", "zh"]) == problem_of(["COMMAND", "--help"]) == ""
     assert problem_of(["models", "fetch"]) == "no command 'fetch'"
     assert problem_of(["status", "--yaml"]) == "no option --yaml"
+
+
+def test_the_runbook_quotes_what_the_program_prints() -> None:
+    sources = [*(ROOT / "modelserver").rglob("*.py"), *(ROOT / "supervisor").rglob("*.py")]
+    program_text = "\n".join(source.read_text() for source in sources)
+    rows = re.findall(r"^\| (.*) \|$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE)
+    quoted = [part for row in rows for part in re.findall(r'"(?:\.\.\. )?([^"]+)"', row)]
+    assert len(quoted) > 5
+    assert [part for part in quoted if part not in program_text] == []
 
 
 def test_every_toml_block_is_a_settings_file(tmp_path: Path) -> None:

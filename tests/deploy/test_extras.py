@@ -1,4 +1,5 @@
-"""Messages about a missing extra, which work in the installation that prints them."""
+"""Commands that the program prints about a missing extra work in the installation that prints
+them."""
 
 import shlex
 import subprocess
@@ -28,6 +29,16 @@ def test_an_environment_without_pip_is_one_of_uv(tmp_path: Path) -> None:
         [python, "-c", said, ROOT / "models/extras.py"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == f"uv pip install --python {python} 'modelserver[onnx]'"
+
+
+@pytest.mark.quick
+def test_an_environment_of_pipx_is_changed_by_pipx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "modelserver"))
+    (tmp_path / "modelserver").mkdir()
+    (tmp_path / "modelserver/pipx_metadata.json").write_text("{}")
+    assert how_to_install("onnx") == "pipx runpip modelserver install 'modelserver[onnx]'"
 
 
 @pytest.mark.quick

@@ -8,23 +8,12 @@ from language import banned_in_python, broken_lines, docstrings, files, findings
 
 pytestmark = pytest.mark.quick
 
-TO_DO = ("benchmarks/",)
-"""Beginnings of paths that are not clean yet."""
-
 
 def test_texts_keep_the_rules_of_language() -> None:
     found = {str(file): findings(file) for file in files()}
     assert len(found) > 700
-    broken = [
-        f"{file}:{line}: {words}"
-        for file, there in found.items()
-        if not file.startswith(TO_DO)
-        for line, words in there
-    ]
+    broken = [f"{file}:{line}: {words}" for file, there in found.items() for line, words in there]
     assert broken == []
-    unclean = [file for file, there in found.items() if there]
-    clean = [start for start in TO_DO if not any(file.startswith(start) for file in unclean)]
-    assert clean == [], "to be removed from TO_DO"
 
 
 def test_the_rules_find_what_they_are_about() -> None:

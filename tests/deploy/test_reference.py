@@ -128,12 +128,15 @@ BENCHMARKS: dict[str, Any] = {
 
 def test_the_table_of_a_readme_has_the_figures_of_the_report() -> None:
     assert proof(BENCHMARKS, {"Vosk small": 46.7, "Whisper base": 22.3}, ENGLISH).splitlines() == [
-        "|  | modelserver | threads | model in each process | sherpa-onnx's server |",
+        (
+            "|  | modelserver | threads (vosk-server's method, faster-whisper)"
+            " | a model in each process (prefork) | sherpa-onnx's server |"
+        ),
         "| --- | --- | --- | --- | --- |",
-        "| Vosk, audio seconds per second | **90.0** | 5.0 | 6.0 |  |",
-        "| Whisper base, audio seconds per second | **45.0** | 20.0 |  | 38.0 |",
+        "| Vosk, seconds of audio per second | **90.0** | 5.0 | 6.0 |  |",
+        "| Whisper base, seconds of audio per second | **45.0** | 20.0 |  | 38.0 |",
         "| Vosk, memory, 4 workers | **266 MB** | 824 MB | 2,335 MB |  |",
-        "| Vosk, requests lost when workers die | **0** | 4, then it is gone | 5 |  |",
+        "| Vosk, requests lost when workers are killed | **0** | 4, then gone | 5 |  |",
         "| wrong characters, spoken Korean | Vosk small 46.7 %, Whisper base 22.3 % |  |  |  |",
     ]
 
@@ -141,7 +144,7 @@ def test_the_table_of_a_readme_has_the_figures_of_the_report() -> None:
 def test_a_readme_leaves_out_what_was_not_measured() -> None:
     partly = {"whisper": {"failed": "no model"}, "memory": BENCHMARKS["benchmarks"]["memory"]}
     assert proof({"facts": {}, "benchmarks": partly}, {}, CHINESE).splitlines() == [
-        "|  | modelserver | 多线程 | 每进程一份模型 |",
+        "|  | modelserver | 多线程（vosk-server 的方式） | 每进程一份模型（prefork） |",
         "| --- | --- | --- | --- |",
         "| Vosk，4 个工作进程的内存 | **266 MB** | 824 MB | 2,335 MB |",
     ]

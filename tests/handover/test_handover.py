@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from by_hand import read_all, websocket_handshake
-from everybody import Account, everybody
+from mixed_clients import Account, mixed_clients
 from running import RunningServer, ask, free_port, gone, start_server, until
 from waves import wav
 
@@ -28,7 +28,6 @@ from modelserver.handover.sockets import Inherited, Sockets
 pytestmark = pytest.mark.timeout(180)
 
 COMMON = {
-    "MODELSERVER_DEBUG_WARMUP": "none",
     "MODELSERVER_WORKERS_COUNT": "2",
     "MODELSERVER_STREAMS_SHARE": "1",  # two of them, beside other tests
 }
@@ -100,7 +99,7 @@ def test_upgrades_under_clients_of_every_kind_fail_nobody(
     assert prepared_embedded
     with upgradable(tmp_path) as server:
         pids = [server.pid]
-        with everybody(server.url, min(wav_clips, key=len), kept=3, streams=2) as account:
+        with mixed_clients(server.url, min(wav_clips, key=len), kept=3, streams=2) as account:
             until(functools.partial(each_kind, account, 4), 60, "an answer of each kind")
             for _ in range(2):
                 done = server.upgrade()
@@ -401,7 +400,7 @@ def test_where_both_do_not_fit_the_old_one_goes_first_and_clients_wait(
 ) -> None:
     assert prepared_embedded
     with upgradable(tmp_path, MODELSERVER_MEMORY_LIMIT="400MB") as server:
-        with everybody(server.url, min(wav_clips, key=len), kept=2, jobs=0) as account:
+        with mixed_clients(server.url, min(wav_clips, key=len), kept=2, jobs=0) as account:
             until(functools.partial(each_kind, account, 3), 60)
             done = server.upgrade()
             assert done.returncode == 0, done.stderr
@@ -541,7 +540,7 @@ def test_restarts_by_a_service_manager_fail_nobody(
     with contextlib.ExitStack() as first:
         server = first.enter_context(manager.start(tmp_path, **given))
         server.wait_ready()
-        with everybody(url, min(wav_clips, key=len), kept=3, streams=2) as account:
+        with mixed_clients(url, min(wav_clips, key=len), kept=3, streams=2) as account:
             until(functools.partial(each_kind, account, 4), 60, "an answer of each kind")
             for _ in range(2):
                 until(lambda: "stored-http" in [name for name, _ in manager.stored])
@@ -580,7 +579,7 @@ def test_a_connection_that_waits_is_served_by_the_next_process(
     tmp_path: Path, manager: ServiceManager, prepared_embedded: PreparedModel
 ) -> None:
     assert prepared_embedded
-    given = {"MODELSERVER_PORT": str(free_port()), "MODELSERVER_DEBUG_WARMUP": "none"}
+    given = {"MODELSERVER_PORT": str(free_port())}
     with manager.start(tmp_path, **given) as server:
         server.wait_ready()
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
@@ -633,7 +632,7 @@ def test_a_socket_unit_says_where_to_listen(
         # It is there before the server is, and waits.
         client = http.client.HTTPConnection(*opened.getsockname(), timeout=60)
         client.request("GET", "/readyz")
-        with manager.start(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+        with manager.start(tmp_path) as server:
             assert client.getresponse().status == 200
             assert server.port == opened.getsockname()[1]
         client.close()

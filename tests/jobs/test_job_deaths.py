@@ -36,11 +36,7 @@ def test_it_goes_on_after_its_last_finished_piece(
 ) -> None:
     pauses = bytes(RATE)
     pcm = b"".join(clip + pauses for clip in clips * 3)
-    given = {
-        "MODELSERVER_DEBUG_LONG_PIECE_S": "10",
-        "MODELSERVER_DEBUG_WARMUP": "none",
-        "MODELSERVER_WORKERS_COUNT": "1",
-    }
+    given = {"MODELSERVER_DEBUG_LONG_PIECE_S": "10", "MODELSERVER_WORKERS_COUNT": "1"}
     with start_server(tmp_path, **given) as running:
         running.wait_ready()
         undisturbed = running.convert(wav(pcm), "?words=true&segments=true").json

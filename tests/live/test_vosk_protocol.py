@@ -497,7 +497,6 @@ async def test_a_port_of_its_own_and_an_idle_client(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARE="never",
         MODELSERVER_VOSK_PORT=str(port),
         MODELSERVER_STREAMS_IDLE_S="0.5",

@@ -105,7 +105,7 @@ def manifest_of(archive: bytes, **fields: object) -> bytes:
         (lambda a: rewritten(a, manifest=b'"graph/words.txt"=>"/etc/words.txt"'), "names files"),
         (
             lambda a: rewritten(a, manifest=b'"name": "small"=>"name": "../small"'),
-            "names files|no name",
+            "names files|not a valid name",
         ),
         # Made from nothing it would fit every model; these it would replace are not made here.
         (lambda a: manifest_of(a, sources={}), "names files|key"),
@@ -113,7 +113,7 @@ def manifest_of(archive: bytes, **fields: object) -> bytes:
         (lambda a: manifest_of(a, made={"am/final.mdl": STAMP}), "names files"),
         (lambda a: manifest_of(a, made={"prepared.json": STAMP}), "names files"),
         (lambda a: manifest_of(a, name="other"), "made from other"),
-        (lambda a: manifest_of(a, name="x\n\x1b[31m"), "no name"),
+        (lambda a: manifest_of(a, name="x\n\x1b[31m"), "not a valid name"),
         (lambda a: rewritten(a, manifest=b'"format": 1=>"format": 9'), "its format is 9"),
         (lambda a: rewritten(a, manifest=b'"sha256": "862822=>"sha256": "000000'), "its key"),
     ],

@@ -65,6 +65,7 @@ def test_one_that_crashes_at_each_load_gives_way_to_the_original(
         f"--model={small.directory}",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_WORKERS_COUNT="1",
+        MODELSERVER_DEBUG_WARMUP="clips",
         MODELSERVER_ENGINES_VOSK_SIMD="off",
     ) as server:
         server.wait_ready()

@@ -276,9 +276,9 @@ LYING = zipped(("m/am/final.mdl", b"x" * 5000))
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "no whole zip archive"),
+        (b"", "not a complete zip archive"),
         (b"<!DOCTYPE html><title>Not Found</title>", "begins with b'<!DOCTYPE"),
-        (ARCHIVE[: len(ARCHIVE) // 2], "no whole zip archive"),
+        (ARCHIVE[: len(ARCHIVE) // 2], "not a complete zip archive"),
         (zipped(("m/../../evil", b"x")), "lead out"),
         (zipped(("/etc/evil", b"x")), "lead out"),
         (zipped(("m\\..\\evil", b"x")), "lead out"),

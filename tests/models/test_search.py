@@ -6,16 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kept import kept
-from places import SUPPORT
+from places import ROOT, SUPPORT
 from test_simd import LIBVOSK, SOURCES, answer_of, runs_avx2
 
 import models
 from models.processor import processor_flags
+from models.vosk.building import BUNDLED
 from models.vosk.graph_file import read_graph_header
 from models.vosk.prepared import PreparedModel, compiled_graph
 from models.vosk.simd import SIMD, SimdLibrary, must_run
@@ -100,6 +102,28 @@ def test_every_token_is_the_engines_to_the_bit(
 
 
 @runs_avx2
+def test_the_library_of_the_wheel_searches_to_the_bit_as_well(
+    tmp_path: Path,
+    small: models.ModelLocation,
+    prepared_small: PreparedModel,
+    simd: SimdLibrary,
+    trace: Path,
+) -> None:
+    """Clang compiles it, and GCC the one that is built on a machine."""
+    build = (sys.executable, ROOT / "scripts/wheel", "--only", "x86_64", "--out", tmp_path)
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        within = f"{BUNDLED.relative_to(ROOT)}/simd.so-"
+        (name,) = (name for name in archive.namelist() if name.startswith(within))
+        bundled = SimdLibrary(Path(archive.extract(name, tmp_path)), simd.variant)
+    engines, *_ = searched(small, prepared_small, simd, trace, search=False)
+    ours, _, frames, who = searched(small, prepared_small, bundled, trace, search=True)
+    assert (who, frames > 1000) == ("simd", True)
+    assert ours == engines
+
+
+@runs_avx2
 def test_an_arc_whose_weight_is_no_number_leads_nowhere_as_in_the_engine(
     small: models.ModelLocation, copied: PreparedModel, simd: SimdLibrary, trace: Path
 ) -> None:
@@ -151,3 +175,63 @@ print(simd.searches)
         for library in (LIBVOSK, other)
     ]
     assert said == ["True", "False"]
+
+
+MEMORY = """
+import ctypes, json, sys, threading
+from pathlib import Path
+from models import RecognitionOptions, run_steps
+from models.clips import clips_for, decode_clip
+from models.vosk.model import VoskModel
+from supervisor.trim import let_go
+
+directory, made, variant, many = json.loads(sys.argv[1])
+library = ctypes.CDLL(None)
+used = library.modelserver_simd_cell_bytes
+kept = library.modelserver_simd_kept_cell_bytes
+used.restype = kept.restype = ctypes.c_size_t
+model = VoskModel(Path(directory), {n: Path(f) for n, f in made.items()}, simd=variant)
+clips = [decode_clip(clip, 16000) for clip in clips_for("ko")] * many
+most = 0
+
+def decode(clips):
+    global most
+    recognizers = [model.recognizer(RecognitionOptions(words=True)) for _ in clips]
+    said = [[] for _ in clips]
+    for at in range(0, max(map(len, clips)), 8000):
+        for number, clip in enumerate(clips):
+            if at < len(clip):
+                said[number] += run_steps(recognizers[number].accept(clip[at : at + 8000]))
+        most = max(most, used())
+    for number, recognizer in enumerate(recognizers):
+        said[number] += run_steps(recognizer.finish())
+    return list(map(repr, said))
+
+alone = [said for clip in clips for said in decode([clip])]
+together = [[] for _ in range(2)]
+def half(number):
+    together[number] = decode(clips[number::2])
+threads = [threading.Thread(target=half, args=(number,)) for number in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+beside = [None] * len(clips)
+beside[0::2], beside[1::2] = together
+left, before = used(), kept()
+let_go()
+after = kept()
+print(json.dumps([alone == beside, decode(clips[:1])[0] == alone[0], most, left, before, after]))
+"""
+
+
+@runs_avx2
+def test_decoders_keep_their_tokens_apart_and_give_the_memory_back(
+    small: models.ModelLocation, prepared_small: PreparedModel, simd: SimdLibrary
+) -> None:
+    said = answer_of(MEMORY, small, prepared_small, simd.variant, 4, environment=simd.environment)
+    together_as_alone, again_as_before, most, left, before, after = said
+    assert together_as_alone
+    assert again_as_before
+    assert most > before >= 64 * 1024
+    assert (left, after) == (0, 0)

@@ -379,11 +379,7 @@ def test_off_is_the_engines_own(
     tmp_path: Path, small: models.ModelLocation, prepared_small: PreparedModel
 ) -> None:
     with small_server(
-        tmp_path,
-        small,
-        prepared_small,
-        MODELSERVER_ENGINES_VOSK_SIMD="off",
-        MODELSERVER_DEBUG_WARMUP="none",
+        tmp_path, small, prepared_small, MODELSERVER_ENGINES_VOSK_SIMD="off"
     ) as server:
         server.wait_ready()
         (loaded,) = server.events("model.loaded")

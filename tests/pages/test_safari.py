@@ -58,7 +58,7 @@ def server(
 ) -> Iterator[RunningServer]:
     assert prepared_embedded
     with language_model() as talker:
-        given = {"MODELSERVER_DEBUG_WARMUP": "none", "MODELSERVER_ASSISTANT_URL": talker.url}
+        given = {"MODELSERVER_ASSISTANT_URL": talker.url}
         with start_server(tmp_path_factory.mktemp("safari"), **given) as running:
             running.wait_whole()
             yield running

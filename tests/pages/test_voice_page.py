@@ -40,7 +40,6 @@ def _well(talker: LanguageModel, listening: Browser) -> Iterator[None]:
 def settings(prepared_embedded: PreparedModel, talker: LanguageModel) -> dict[str, str]:
     assert prepared_embedded
     return {
-        "MODELSERVER_DEBUG_WARMUP": "none",
         "MODELSERVER_ASSISTANT_URL": talker.url,
         "MODELSERVER_ASSISTANT_TIMEOUT_S": "2",
         "MODELSERVER_ASSISTANT_PER_MINUTE": "0",

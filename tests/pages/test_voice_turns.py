@@ -46,11 +46,7 @@ def server(
     talker: LanguageModel,
 ) -> Iterator[RunningServer]:
     assert prepared_embedded
-    given = {
-        "MODELSERVER_DEBUG_WARMUP": "none",
-        "MODELSERVER_ASSISTANT_URL": talker.url,
-        "MODELSERVER_ASSISTANT_PER_MINUTE": "0",
-    }
+    given = {"MODELSERVER_ASSISTANT_URL": talker.url, "MODELSERVER_ASSISTANT_PER_MINUTE": "0"}
     with start_server(tmp_path_factory.mktemp("turns"), **given) as running:
         running.wait_whole()
         yield running

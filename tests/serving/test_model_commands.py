@@ -91,7 +91,6 @@ def test_a_model_that_another_process_prepares_is_used_once_it_is_made(
         start_server(
             tmp_path,
             f"--model={small.directory}",
-            MODELSERVER_DEBUG_WARMUP="none",
             MODELSERVER_PREPARED_DIR=str(store),
             MODELSERVER_PREPARE="auto",
             MODELSERVER_WORKERS_COUNT="1",

@@ -163,7 +163,7 @@ def test_a_vosk_model_has_marks_too(tmp_path: Path, clips: list[bytes]) -> None:
     marks = make_chinese(tmp_path / "models" / "marks")
     given = {"MODELSERVER_TEXT_STEPS": "punctuation", "MODELSERVER_LANGUAGE": "zh"}
     given |= {"MODELSERVER_TEXT_PUNCTUATION_MODEL": str(marks)}
-    given |= {"MODELSERVER_WORKERS_COUNT": "1", "MODELSERVER_DEBUG_WARMUP": "none"}
+    given |= {"MODELSERVER_WORKERS_COUNT": "1"}
     with start_server(tmp_path, **given) as server:
         server.wait_ready()
         answer = server.convert(wav_file(clips[0]), "?alternatives=2&segments=true&words=true").json

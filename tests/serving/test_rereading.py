@@ -48,7 +48,7 @@ def test_a_file_that_is_not_there_is_a_sentence(
 
 
 def test_a_keyring_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
-    """Readability may change without the stamp, as the mode of a file does."""
+    """Make the file readable again without changing its stamp, as its mode may do."""
     file = tmp_path / "keys"
     good = f"alice sha256:{hash_of('a-key')}\n"
     write(file, good)

@@ -37,7 +37,7 @@ def anonymous_bytes(pid: int) -> int:
 def test_a_prepared_model_is_served_mapped(
     tmp_path: Path, prepared_embedded: PreparedModel, wav_clips: list[bytes]
 ) -> None:
-    with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path) as server:
         server.wait_whole()
         (loaded,) = server.events("model.loaded")
         assert loaded["details"]["graph"] == "mapped"
@@ -50,9 +50,7 @@ def test_a_prepared_model_is_served_mapped(
         texts = [server.convert(wav).json["text"] for wav in wav_clips]
     (tmp_path / "plain").mkdir()
     with start_server(
-        tmp_path / "plain",
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
+        tmp_path / "plain", MODELSERVER_PREPARED_DIR=str(tmp_path / "none")
     ) as server:
         server.wait_whole()
         assert server.events("model.loaded")[0]["details"]["graph"] == "lazy"
@@ -68,7 +66,6 @@ def test_prefetch_does_what_it_is_told(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(prepared_small.directory.parent),
         MODELSERVER_ENGINES_VOSK_PREFETCH=prefetch,
     ) as server:
@@ -83,7 +80,6 @@ def test_a_model_is_prepared_meanwhile_and_moved_to_without_losing_a_request(
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_LANGUAGE="ko",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_PREPARE="auto",
@@ -128,7 +124,6 @@ def test_reloads_do_not_begin_the_preparation_anew(
     with start_server(
         tmp_path,
         f"--model={small.directory}",
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_LANGUAGE="ko",
         MODELSERVER_PREPARED_DIR=str(store),
         MODELSERVER_PREPARE="auto",
@@ -154,7 +149,6 @@ def test_first_prepares_before_it_serves(
         "--prepare",
         "first",
         MODELSERVER_LANGUAGE="ko",
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_PREPARED_DIR=str(store),
     ) as server:
         server.wait_event("prepare.started")
@@ -168,10 +162,7 @@ def test_first_prepares_before_it_serves(
 def composing(directory: Path, store: Path) -> Iterator[RunningServer]:
     """A server that serves the embedded model while it is being prepared, which takes minutes."""
     with start_server(
-        directory,
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_PREPARED_DIR=str(store),
-        MODELSERVER_PREPARE="auto",
+        directory, MODELSERVER_PREPARED_DIR=str(store), MODELSERVER_PREPARE="auto"
     ) as server:
         server.wait_ready()
         until(lambda: list(store.glob(".partial-*/graph/HCLG.fst.arcs")), 30)
@@ -225,7 +216,6 @@ def test_without_a_compiler_the_plain_model_is_served_and_it_is_said_how_to_get_
         tmp_path,
         "--model",
         str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
         PATH=str(empty),
         MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
         MODELSERVER_PREPARE="auto",
@@ -267,11 +257,7 @@ def test_a_damaged_prepared_model_is_told_and_the_plain_one_served(
         file.seek(-5, os.SEEK_END)
         file.write(b"12345")
     with start_server(
-        tmp_path,
-        "--model",
-        str(small.directory),
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_PREPARED_DIR=str(tmp_path / "store"),
+        tmp_path, "--model", str(small.directory), MODELSERVER_PREPARED_DIR=str(tmp_path / "store")
     ) as server:
         server.wait_ready()
         told = server.wait_event("prepared_model.rejected")
@@ -307,7 +293,6 @@ def test_what_is_damaged_while_it_serves_costs_no_request(
     with start_server(
         tmp_path,
         f"--model={small.directory}",
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_WORKERS_COUNT="2",
         MODELSERVER_PREPARE="auto",
         MODELSERVER_PREPARED_DIR=str(tmp_path / "store"),
@@ -385,9 +370,7 @@ def test_three_hundred_megabytes_are_enough_for_a_prepared_model(
     assert compiled_graph(prepared_embedded.directory).stat().st_size > 900 * MB
     with (
         memory_cgroup(300 * MB) as group,
-        start_server(
-            tmp_path, "--workers", "1", before_exec=group.enter, MODELSERVER_DEBUG_WARMUP="none"
-        ) as server,
+        start_server(tmp_path, "--workers", "1", before_exec=group.enter) as server,
     ):
         server.wait_ready()
         assert server.events("model.loaded")[0]["details"]["prefetched"] is False
@@ -411,7 +394,6 @@ def test_the_plain_model_is_refused_in_three_hundred_megabytes_before_it_is_read
             "--workers",
             "1",
             before_exec=group.enter,
-            MODELSERVER_DEBUG_WARMUP="none",
             MODELSERVER_PREPARED_DIR=str(tmp_path / "none"),
         ) as server,
     ):
@@ -436,9 +418,7 @@ def test_the_limit_may_shrink_under_a_running_server(
     assert compiled_graph(prepared_embedded.directory).is_file()
     with (
         memory_cgroup(1000 * MB) as group,
-        start_server(
-            tmp_path, "--workers", "1", before_exec=group.enter, MODELSERVER_DEBUG_WARMUP="none"
-        ) as server,
+        start_server(tmp_path, "--workers", "1", before_exec=group.enter) as server,
     ):
         server.wait_ready()
         before, _ = transcribe_all(server, wav_clips)

@@ -40,7 +40,7 @@ def few_processes(
 
 @pytest.fixture
 def settings(small: models.ModelLocation) -> dict[str, str]:
-    return {"MODELSERVER_MODEL": str(small.directory), "MODELSERVER_DEBUG_WARMUP": "none"}
+    return {"MODELSERVER_MODEL": str(small.directory)}
 
 
 def reason(server: RunningServer) -> str:
@@ -79,7 +79,6 @@ def test_too_few_processes_of_an_ordinary_user_are_said_too(
     given = {
         "MODELSERVER_MODEL": str(embedded.directory),
         "MODELSERVER_LANGUAGE": "ko",
-        "MODELSERVER_DEBUG_WARMUP": "none",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     with tempfile.TemporaryDirectory() as name:

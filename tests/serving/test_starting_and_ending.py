@@ -29,7 +29,7 @@ import models
 def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(
     tmp_path: Path, clips: list[bytes]
 ) -> None:
-    with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path) as server:
         server.wait_whole()
         with ThreadPoolExecutor() as threads:
             connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
@@ -55,7 +55,7 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(
 
 
 def test_a_second_sigterm_stops_now(tmp_path: Path, clips: list[bytes]) -> None:
-    with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path) as server:
         server.wait_whole()
         with ThreadPoolExecutor() as threads:
             answer = threads.submit(server.convert, wav_file(b"".join(clips) * 50))
@@ -73,7 +73,7 @@ def test_a_missing_model_is_waited_for_with_the_reason_in_readyz(
     tmp_path: Path, embedded_path: Path
 ) -> None:
     model = tmp_path / "model"
-    with start_server(tmp_path, "--model", str(model), MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path, "--model", str(model)) as server:
         server.wait_event("model.unavailable")
         answer = server.ask("/readyz")
         check_error(answer, 503, "not_ready")
@@ -129,7 +129,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_the_supervisor_killed_leaves_no_process(tmp_path: Path, clips: list[bytes]) -> None:
-    with start_server(tmp_path, MODELSERVER_DEBUG_WARMUP="none") as server:
+    with start_server(tmp_path) as server:
         server.wait_whole()
         with ThreadPoolExecutor() as threads:
             abandoned = threads.submit(server.convert, wav_file(b"".join(clips) * 5))
@@ -147,9 +147,7 @@ def test_the_supervisor_killed_leaves_no_process(tmp_path: Path, clips: list[byt
 
 
 def test_sighup_while_it_starts_ends_nothing(tmp_path: Path, small: models.ModelLocation) -> None:
-    with start_server(
-        tmp_path, f"--model={small.directory}", MODELSERVER_DEBUG_WARMUP="none"
-    ) as server:
+    with start_server(tmp_path, f"--model={small.directory}") as server:
         for _ in range(5):  # from the moment at which it says that it listens
             server.process.send_signal(signal.SIGHUP)
         server.wait_ready()
@@ -173,12 +171,7 @@ def test_a_spool_directory_that_cannot_be_used_is_told_at_the_start(tmp_path: Pa
 def test_an_upload_that_is_not_done_at_the_end_of_the_drain_is_told(
     tmp_path: Path, small: models.ModelLocation
 ) -> None:
-    with start_server(
-        tmp_path,
-        f"--model={small.directory}",
-        MODELSERVER_DEBUG_WARMUP="none",
-        MODELSERVER_DRAIN_S="0.5",
-    ) as server:
+    with start_server(tmp_path, f"--model={small.directory}", MODELSERVER_DRAIN_S="0.5") as server:
         server.wait_ready()
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
             sock.sendall(

@@ -54,11 +54,7 @@ def test_this_server_answers_every_request_under_the_same_limit_and_load(
     with (
         memory_cgroup(LIMIT) as group,
         start_server(
-            tmp_path,
-            before_exec=group.enter,
-            MODELSERVER_DEBUG_WARMUP="none",
-            MODELSERVER_WORKERS_COUNT="2",
-            **store,
+            tmp_path, before_exec=group.enter, MODELSERVER_WORKERS_COUNT="2", **store
         ) as server,
     ):
         server.wait_whole()
@@ -90,7 +86,6 @@ def test_a_burst_of_500_long_uploads_is_bounded_and_all_answered(
         start_server(
             tmp_path,
             before_exec=group.enter,
-            MODELSERVER_DEBUG_WARMUP="none",
             MODELSERVER_WORKERS_COUNT="2",
             MODELSERVER_LIMITS_QUEUE="4",
             MODELSERVER_SPOOL_DIRECTORY=str(tmp_path),
@@ -154,7 +149,6 @@ def test_a_crowd_that_says_nothing_keeps_nobody_out(
         "--model",
         str(small.directory),
         before_exec=few_descriptors,
-        MODELSERVER_DEBUG_WARMUP="none",
         MODELSERVER_LIMITS_QUEUE="20",
     ) as server:
         server.wait_ready()

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from cgroup import MB, MemoryCgroup, memory_cgroup, slow_disk, swap_file
 from neighbour import neighbour
-from ordinary_user import NOBODY, entrance
+from ordinary_user import ORDINARY_USER, entrance
 from remote_pool import remote_pool
 from running import PATIENCE, until
 
@@ -325,7 +325,7 @@ def test_an_ordinary_user_is_told_the_same(squeezed: MemoryCgroup, tmp_path: Pat
     for parent in tmp_path.parents:
         if Path(tempfile.gettempdir()) in parent.parents:
             parent.chmod(0o755)
-    kill_by_kernel(squeezed, tmp_path, NOBODY)
+    kill_by_kernel(squeezed, tmp_path, ORDINARY_USER)
 
 
 def test_an_operators_kill_is_not_called_the_kernels() -> None:

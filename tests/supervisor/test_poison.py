@@ -2,14 +2,18 @@
 request."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pools import toy, whole
+from stopwatch import within
 
 import supervisor.dispatch.poison
-from supervisor import Cause, Pool, PoolSettings, SpoolStore, WorkerLost
+from supervisor import Cause, Pool, PoolSettings, SpoolStore, WorkerLost, WorkerState
 
 CRASH = {"do": "end", "how": "SIGSEGV"}
 
@@ -55,6 +59,25 @@ async def test_workers_that_somebody_else_has_killed_are_no_fault_of_the_input(p
     killed = {"do": "end", "how": "SIGKILL"}
     for _ in range(2):
         assert "and failed: " in await refused(pool, killed, b"good input")
+    assert pool.deaths == {Cause.KILLED: 10}
+
+
+async def test_a_job_whose_workers_are_killed_from_outside_is_answered(
+    pool: Pool, tmp_path: Path
+) -> None:
+    file = tmp_path / "go"
+    answer = asyncio.create_task(pool.run({"do": "until", "file": str(file)}))
+    for killed in range(4):
+        async with within(20):
+            while not (busy := [w for w in pool.status().workers if w.state is WorkerState.BUSY]):
+                assert not answer.done()
+                await asyncio.sleep(0.01)
+        os.kill(busy[0].pid, signal.SIGKILL)
+        async with within(20):
+            while pool.deaths.get(Cause.KILLED, 0) == killed:
+                await asyncio.sleep(0.01)
+    file.touch()
+    await answer
     assert pool.deaths == {Cause.KILLED: 4}
 
 

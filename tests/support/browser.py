@@ -54,7 +54,6 @@ def pages_server(directory: Path, admin_port: int) -> Iterator[RunningServer]:
     """Start a server with a language model, whose admin pages listen on `admin_port`."""
     with language_model() as talker:
         given = {
-            "MODELSERVER_DEBUG_WARMUP": "none",
             "MODELSERVER_ASSISTANT_URL": talker.url,
             "MODELSERVER_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
             "admin_token": ADMIN_TOKEN,

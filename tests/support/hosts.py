@@ -64,7 +64,6 @@ class Host:
             "MODELSERVER_PORT": str(PORT),
             "MODELSERVER_ADMIN_AGENT": f"{self.address}:{AGENT_PORT}",
             "MODELSERVER_JOBS_NAME": self.name,
-            "MODELSERVER_DEBUG_WARMUP": "none",
         }
         self.stack = contextlib.ExitStack()
         self.server = self.stack.enter_context(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from cgroup import MemoryCgroup
 
-NOBODY = 65534
+ORDINARY_USER = 65534
 
 
 def entrance(group: MemoryCgroup, user: int | None) -> tuple[Callable[[], None], str]:

@@ -234,12 +234,13 @@ def start_server(
 ) -> Iterator[RunningServer]:
     """Start `modelserver serve` on any port; it is gone at the end, whatever happened.
 
-    Models are not prepared unless the test says so.
+    Models are neither prepared nor warmed up unless the test says so.
     """
     log = directory / "server.log"
     variables = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
     variables |= {"MODELSERVER_PORT": "0", "MODELSERVER_LOG_FORMAT": "json"}
-    variables |= {"MODELSERVER_PREPARE": "never", "MODELSERVER_CONFIG": os.devnull}
+    variables |= {"MODELSERVER_PREPARE": "never", "MODELSERVER_DEBUG_WARMUP": "none"}
+    variables |= {"MODELSERVER_CONFIG": os.devnull}
     variables |= {"MODELSERVER_JOBS_DIRECTORY": str(directory / "jobs")}
     variables |= {"MODELSERVER_ADMIN_LISTEN": f"unix:{directory}/admin.sock"} | environment
     if admin_token is not None:

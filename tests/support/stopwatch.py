@@ -53,9 +53,9 @@ class Stopwatch:
 
 
 def processor_s(action: Callable[[], object], *, rounds: int = 3, enough_s: float = 0.0) -> float:
-    """Measure the seconds of processor time that an action takes: the least of several rounds,
-    since the same work takes longer on a processor whose other half is busy. A round of `enough_s`
-    is the last."""
+    """Return the seconds of processor time that an action takes: the least of several rounds, since
+    the same work takes longer on a processor whose other half is busy. A round of `enough_s` is the
+    last."""
     least = math.inf
     for _ in range(rounds):
         began = time.process_time()

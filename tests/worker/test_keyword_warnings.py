@@ -34,7 +34,7 @@ def test_a_client_is_not_warned_of_the_keywords_of_the_models_file() -> None:
 def test_a_step_that_fails_on_keywords_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps of any name count, if they take keywords."""
+    """Use a step of any name: it counts that it takes keywords."""
     (tmp_path / "brittle.py").write_text(
         "class Step:\n"
         "    def __init__(self, language): pass\n"

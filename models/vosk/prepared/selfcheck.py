@@ -44,7 +44,7 @@ class _Asked(msgspec.Struct):
     simd: str | None
 
 
-class _Heard(msgspec.Struct):
+class _Decoded(msgspec.Struct):
     """Texts of the clips by one model. `graph` tells how it was loaded; `not_mapped` why its
     compiled graph is not in use."""
 
@@ -63,18 +63,18 @@ def must_answer_alike(
     """
     starting = starting or Starting()
     plain = answer_of(
-        __name__, _Asked(str(directory), language, {}, None), _Heard, starting.environment
+        __name__, _Asked(str(directory), language, {}, None), _Decoded, starting.environment
     )
     files = {name: str(file) for name, file in made.items()}
     asked = _Asked(str(directory), language, files, starting.simd)
     try:
-        ours = answer_of(__name__, asked, _Heard, starting.environment)
+        ours = answer_of(__name__, asked, _Decoded, starting.environment)
     except ModelError as error:
         # A server continues without a SIMD library that crashes; the graph is not at fault.
         if starting.simd is None or error.code == "killed":
             raise
         asked = msgspec.structs.replace(asked, simd=None)
-        ours = answer_of(__name__, asked, _Heard, starting.environment)
+        ours = answer_of(__name__, asked, _Decoded, starting.environment)
     if ours.not_mapped is not None:
         raise ModelError("cannot_map", f"the prepared model cannot be used: {ours.not_mapped}")
     if (difference := text_difference(plain.texts, ours.texts)) is not None:
@@ -100,19 +100,19 @@ def text_difference(plain: list[str], ours: list[str]) -> str | None:
     return f"{differ} of {total} words differ, more than ties explain: {first}"
 
 
-def word_errors(expected: list[str], heard: list[str]) -> int:
+def word_errors(expected: list[str], found: list[str]) -> int:
     """Return how many words must be changed, added or removed to turn one into the other
     (Levenshtein)."""
-    row = list(range(len(heard) + 1))
+    row = list(range(len(found) + 1))
     for n, word in enumerate(expected, 1):
         corner, row[0] = row[0], n
-        for m, other in enumerate(heard, 1):
+        for m, other in enumerate(found, 1):
             best = min(row[m] + 1, row[m - 1] + 1, corner + (word != other))
             corner, row[m] = row[m], best
     return row[-1]
 
 
-def _hear(asked: _Asked) -> _Heard:
+def _decode(asked: _Asked) -> _Decoded:
     from models.clips import decode_clip, noise, own_clips
     from models.vosk.model import VoskModel
 
@@ -125,9 +125,9 @@ def _hear(asked: _Asked) -> _Heard:
     for pcm in unclaimed:
         model.text(pcm)
     details = model.report()["details"]
-    return _Heard(texts, details["graph"], details.get("not_mapped"))
+    return _Decoded(texts, details["graph"], details.get("not_mapped"))
 
 
 if __name__ == "__main__":
     asked = msgspec.json.decode(sys.stdin.buffer.read(), type=_Asked)
-    sys.stdout.buffer.write(msgspec.json.encode(_hear(asked)))
+    sys.stdout.buffer.write(msgspec.json.encode(_decode(asked)))

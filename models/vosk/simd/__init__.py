@@ -45,7 +45,7 @@ sys.exit(None if found == int(sys.argv[2]) else f"its ABI is {found}, and {sys.a
 """
 
 _SOURCE = Path(__file__).parent / "source"
-_SOURCES = ("build_id", "interpose", "packed", "product", "search", "weights")
+_SOURCES = ("build_id", "cells", "interpose", "packed", "product", "search", "weights")
 SIMD = Built(
     "simd.so",
     tuple(_SOURCE / f"{name}.cc" for name in _SOURCES),

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cells.h"
 #include "libraries.h"
 #include "packed.h"
 #include "product.h"
@@ -45,7 +46,31 @@ EXPORTED int posix_memalign(void** to, std::size_t alignment, std::size_t bytes)
 EXPORTED void free(void* memory) {
   static const auto original = next<void (*)(void*)>("free");
   if (__builtin_expect(simd::in_weights(memory), 0)) return simd::free_weights(memory);
+  if (simd::is_cell(memory)) return simd::free_cell(memory);
   original(memory);
+}
+
+/// `operator delete`: the allocator may have one that does not call `free`.
+EXPORTED void deleted(void* memory) __asm__("_ZdlPv");
+EXPORTED void deleted_of_size(void* memory, std::size_t bytes) __asm__("_ZdlPvm");
+
+EXPORTED void deleted(void* memory) {
+  static const auto original = next<void (*)(void*)>("_ZdlPv");
+  if (simd::is_cell(memory)) return simd::free_cell(memory);
+  original == nullptr ? free(memory) : original(memory);
+}
+
+EXPORTED void deleted_of_size(void* memory, std::size_t bytes) {
+  static const auto original = next<void (*)(void*, std::size_t)>("_ZdlPvm");
+  if (simd::is_cell(memory)) return simd::free_cell(memory);
+  original == nullptr ? free(memory) : original(memory, bytes);
+}
+
+/// How `supervisor/trim.py` has freed memory given back.
+EXPORTED int malloc_trim(std::size_t kept) {
+  static const auto original = next<int (*)(std::size_t)>("malloc_trim");
+  simd::release_cells();
+  return original == nullptr ? 1 : original(kept);
 }
 
 EXPORTED std::size_t malloc_usable_size(void* memory) {
@@ -256,6 +281,10 @@ EXPORTED std::size_t modelserver_simd_packed_bytes() { return simd::packed_bytes
 
 /// Number of weights that were read although only their packed form was retained.
 EXPORTED unsigned long modelserver_simd_restored() { return simd::restored(); }
+
+/// Bytes of the chunks whose cells a decoder has, and of unused ones that keep their memory.
+EXPORTED std::size_t modelserver_simd_cell_bytes() { return simd::cell_bytes().used; }
+EXPORTED std::size_t modelserver_simd_kept_cell_bytes() { return simd::cell_bytes().kept; }
 
 /// Number of audio frames searched here; always 0 where the engine searches itself.
 EXPORTED unsigned long modelserver_simd_searched() { return simd::searched_frames(); }

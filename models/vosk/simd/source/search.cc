@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "build_id.h"
+#include "cells.h"
 #include "libraries.h"
 #include "search_data.h"
 
@@ -133,8 +134,8 @@ void insert_into(Table& table, std::size_t index, std::int32_t state, Token* tok
 }
 
 /// The token of a state in the newest frame, made or made cheaper; `changed` if it was.
-Token* reach(Decoder& decoder, const Remainder& remainder, std::int32_t state, float cost,
-             Token* from, bool& changed) {
+Token* reach(Decoder& decoder, CellTaker& cells, const Remainder& remainder, std::int32_t state,
+             float cost, Token* from, bool& changed) {
   Table& table = decoder.table;
   const std::size_t index = remainder.of(state);
   if (Element* found = find_in(table, table.buckets.begin[index], state)) {
@@ -147,7 +148,7 @@ Token* reach(Decoder& decoder, const Remainder& remainder, std::int32_t state, f
     return token;
   }
   Token*& tokens = decoder.frames.end[-1].tokens;
-  Token* token = static_cast<Token*>(::operator new(sizeof(Token)));
+  Token* token = static_cast<Token*>(cells.take(kTokens));
   *token = Token{cost, 0.0f, nullptr, tokens, from};
   tokens = token;
   ++decoder.tokens;
@@ -156,11 +157,18 @@ Token* reach(Decoder& decoder, const Remainder& remainder, std::int32_t state, f
   return token;
 }
 
-void link(Token* from, Token* to, std::int32_t input, std::int32_t output, float graph_cost,
-          float acoustic_cost) {
-  Link* made = static_cast<Link*>(::operator new(sizeof(Link)));
+void link(CellTaker& cells, Token* from, Token* to, std::int32_t input, std::int32_t output,
+          float graph_cost, float acoustic_cost) {
+  Link* made = static_cast<Link*>(cells.take(kLinks));
   *made = Link{to, input, output, graph_cost, acoustic_cost, from->links};
   from->links = made;
+}
+
+void free_link(Link* link) {
+  if (is_cell(link))
+    free_cell(link);
+  else
+    ::operator delete(link);  // there was no cell, or the engine has made it
 }
 
 // --- one frame -----------------------------------------------------------------------------------
@@ -356,6 +364,7 @@ Steps within_reach(const Active* active, std::size_t from, std::size_t to, const
 float process_emitting(Decoder& decoder, Decodable* decodable, Scratch& scratch) {
   Table& table = decoder.table;
   const std::int32_t frame = static_cast<std::int32_t>(decoder.frames.size()) - 1;
+  CellTaker cells(decoder.frames.end[-1].tokens);
   decoder.frames.grow() = Frame{nullptr, true, true, -1};
   Filling<Active> taken(scratch.active);
   List list = take(table, taken);
@@ -420,8 +429,8 @@ float process_emitting(Decoder& decoder, Decodable* decodable, Scratch& scratch)
       const Arc& arc = *step.arc;
       Token* token = active[step.from].token;
       bool changed;
-      Token* target = reach(decoder, remainder, arc.to, step.cost, token, changed);
-      link(token, target, arc.input, arc.output, arc.weight, acoustic_costs[arc.input]);
+      Token* target = reach(decoder, cells, remainder, arc.to, step.cost, token, changed);
+      link(cells, token, target, arc.input, arc.output, arc.weight, acoustic_costs[arc.input]);
     }
   }
   return next_cutoff;
@@ -432,6 +441,7 @@ void process_nonemitting(Decoder& decoder, float cutoff, Scratch& scratch) {
   const State* states = graph.states;
   const Arc* arcs = graph.arcs;
   const Remainder remainder(decoder.table.size);
+  CellTaker cells(decoder.frames.end[-1].tokens);
   Filling<Active> queue(scratch.active);
   const auto enter = [&](std::int32_t state, Token* token) {
     queue.add(Active{state, 0.0f, token});
@@ -446,7 +456,7 @@ void process_nonemitting(Decoder& decoder, float cutoff, Scratch& scratch) {
     if (reached >= cutoff) continue;
     for (Link* old = token->links; old != nullptr;) {
       Link* next = old->next;
-      ::operator delete(old);
+      free_link(old);
       old = next;
     }
     token->links = nullptr;
@@ -459,8 +469,8 @@ void process_nonemitting(Decoder& decoder, float cutoff, Scratch& scratch) {
       const float cost = reached + arc->weight;
       if (!(cost < cutoff)) continue;  // as the engine: a cost that is not a number is skipped
       bool changed;
-      Token* to = reach(decoder, remainder, arc->to, cost, token, changed);
-      link(token, to, 0, arc->output, arc->weight, 0.0f);
+      Token* to = reach(decoder, cells, remainder, arc->to, cost, token, changed);
+      link(cells, token, to, 0, arc->output, arc->weight, 0.0f);
       if (changed && states[arc->to].input_epsilons != 0) enter(arc->to, to);
     }
   }
@@ -494,7 +504,7 @@ bool prune_links(Decoder& decoder, std::int32_t frame, bool& costs_changed, bool
         }
         if (extra > decoder.lattice_beam) {
           *place = one->next;
-          ::operator delete(one);
+          free_link(one);
           pruned = true;
           continue;
         }
@@ -565,6 +575,8 @@ constexpr Build kBuilds[] = {
 
 }  // namespace
 
+static_assert(sizeof(Token) == kCellBytes && sizeof(Link) == kCellBytes, "");
+
 namespace simd {
 
 void attach_search(const char* path) {
@@ -580,6 +592,7 @@ void attach_search(const char* path) {
     for (const Build& one : kBuilds)
       if (build == one.id) arrays_at.store(one.arrays_at);
   }
+  if (arrays_at.load() != 0) reserve_cells();
   use_search(true);
 }
 
