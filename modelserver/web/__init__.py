@@ -34,5 +34,6 @@ ADMIN_PAGES = {
     "/admin/phrases.js": "phrases.js",
     "/admin/translate.js": "translate.js",
     "/admin/chinese.js": "chinese.js",
+    "/admin/chinese-admin.js": "chinese-admin.js",
 }
 """The same of the admin side."""

@@ -1,6 +1,6 @@
 // The admin page: the state of the server, and actions on it.
 import { bytes, lines, memory } from "./charts.js";
-import { SETTINGS } from "./chinese.js";
+import { LANGUAGES, SETTINGS } from "./chinese-admin.js";
 import { PHRASES } from "./phrases.js";
 import { inChinese } from "./translate.js";
 
@@ -158,7 +158,7 @@ function show() {
   if (!health) return;
   const verdict = at("verdict");
   verdict.className = health.status;
-  const text = [words.verdict[health.status] || health.status, health.reasons.map(ours).join(words.semicolon)].filter(Boolean).join(" ");
+  const text = [words.verdict[health.status] || health.status, (health.status === "draining" ? health.reasons.slice(1) : health.reasons).map(ours).join(words.semicolon)].filter(Boolean).join(" ");
   if (verdict.textContent !== text) verdict.textContent = text;
   at("which").textContent = `${health.model.model || ""} · ${words.version} ${health.version} · ${words.uptime(duration(health.uptime_s))}`;
   ({ now, workers, queue, deaths: theDead, models: served, settings: () => {}, log: () => {} })[tab]();
@@ -259,7 +259,7 @@ function served() {
     made("span", { className: "actions" }, act_(words.prepare, words.prepareSure(one.label), `models/${one.label}/prepare`),
       one.state === "unloaded" && act_(words.load, words.loadSure(one.label), `models/${one.label}/load`),
       one.load === "first_use" && one.state !== "unloaded" && act_(words.unload, words.unloadSure(one.label), `models/${one.label}/unload`))]);
-  const others = known.models.map((one) => [`${one.chosen ? "★ " : ""}${one.name}`, ours(one.language), one.errors, one.memory, ours(one.fits), ours(one.state), one.licence,
+  const others = known.models.map((one) => [`${one.chosen ? "★ " : ""}${one.name}`, (words === PHRASES.zh && LANGUAGES[one.language]) || one.language, one.errors, one.memory, ours(one.fits), ours(one.state), one.licence,
     one.installed ? (one.chosen ? "" : act_(words.change, words.changeSure(one.name), "models/change", { name: one.name })) : act_(words.pull, words.pullSure(one.name), "models/pull", { name: one.name })]);
   const far = pulling?.total ? `${ours(pulling.phase)} ${Math.floor((100 * pulling.done) / pulling.total)} %` : ours(pulling?.phase) || "…";
   const said = pulling && { pulling: words.pulling(pulling.name, far), installed: words.pulled(pulling.name), failed: words.notPulled(pulling.name, ours(pulling.reason)) }[pulling.state];

@@ -3,7 +3,7 @@ export const PHRASES = {
   en: {
     pageLanguage: "Language of this page", logout: "Log out", token: "Admin token", login: "Log in", wrong: "This is not the admin token.",
     tabs: { now: "Now", workers: "Workers", queue: "Queue and jobs", deaths: "Deaths", models: "Models", settings: "Settings", log: "Log" },
-    verdict: { ok: "The server works.", degraded: "The server works, but needs attention:", unavailable: "The server cannot transcribe now:", draining: "The server accepts no new requests:" },
+    verdict: { ok: "The server works.", degraded: "The server works, but needs attention:", unavailable: "The server cannot transcribe now:", draining: "The server accepts no new requests." },
     serving: "Does it work?", queueing: "Do requests wait?", slow: "Is it slow?", short: "Is memory short?",
     yes: "Yes", no: "No", workersAble: (n, all) => `${n} of ${all} workers are ready`,
     waiting: (w, a, p) => `${w} waiting, ${a} of ${p} admitted`, idleNow: "no request is waiting",
@@ -31,7 +31,7 @@ export const PHRASES = {
   zh: {
     pageLanguage: "页面语言", logout: "退出", token: "管理令牌", login: "登录", wrong: "管理令牌不正确。",
     tabs: { now: "现状", workers: "工作进程", queue: "队列与任务", deaths: "异常退出", models: "模型", settings: "设置", log: "日志" },
-    verdict: { ok: "服务正常。", degraded: "服务正常，但有问题需要处理：", unavailable: "现在无法识别：", draining: "不再接受新请求：" },
+    verdict: { ok: "服务正常。", degraded: "服务正常，但有问题需要处理：", unavailable: "现在无法识别：", draining: "不再接受新请求。" },
     serving: "服务正常吗？", queueing: "有请求在等待吗？", slow: "慢吗？", short: "内存紧张吗？",
     yes: "是", no: "否", workersAble: (n, all) => `${all} 个工作进程中 ${n} 个可用`,
     waiting: (w, a, p) => `${w} 个在等待，已接纳 ${a} 个（最多 ${p} 个）`, idleNow: "没有请求在等待",

@@ -1,6 +1,6 @@
 // The server's sentences in the language of the page. The server writes them in English, and puts one
 // into another: a reason into the sentence that a model cannot be loaded.
-import { CHINESE, LANGUAGES } from "./chinese.js";
+import { CHINESE } from "./chinese.js";
 
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 const fixed = (template) => template.split("{}").join("").length;
@@ -30,8 +30,7 @@ export function inChinese(text) {
 }
 
 function translated(text) {
-  const whole = CHINESE[text] || LANGUAGES[text];
-  if (whole) return whole;
+  if (CHINESE[text]) return CHINESE[text];
   for (const [pattern, chinese] of PATTERNS) {
     const values = pattern.exec(text);
     if (values) return chinese.replace(/\{(\d)\}/g, (_, number) => inChinese(values[Number(number) + 1]));

@@ -211,7 +211,7 @@ def test_a_model_is_fetched_and_served_from_the_page(
         row = page.get_by_role("row").filter(has_text="vosk-model-small-cn-0.22")
         row.get_by_role("button", name="Download").click()
         page.get_by_role("button", name="Confirm").click()
-        expect(page.locator("#models")).to_contain_text("was not fetched", timeout=30_000)
+        expect(page.locator("#models")).to_contain_text("was not downloaded", timeout=30_000)
         running.wait_event("admin.pull_requested")
 
 
@@ -282,7 +282,7 @@ def test_a_worker_that_is_killed_is_named_within_two_seconds(
     page.get_by_role("tab", name="Deaths").click()
     row = page.locator("#deaths tbody tr").first
     expect(row).to_contain_text("killed")
-    expect(row).to_contain_text("ran again on another worker")
+    expect(row).to_contain_text("was retried on another worker")
     row.locator("summary").click()
     expect(row.locator("pre")).to_contain_text("RSS")
     admin.server.wait_whole()
@@ -304,7 +304,7 @@ def test_what_it_does_is_confirmed_and_logged(admin: Admin, launched: Browser) -
     assert admin.get("/admin/health")["status"] != "draining"
     page.get_by_role("button", name="Drain").click()
     confirmed(page)
-    expect(page.locator("#verdict")).to_contain_text("It takes no new requests")
+    expect(page.locator("#verdict")).to_contain_text("accepts no new requests")
     admin.server.wait_event("admin.drain_requested")
     page.get_by_role("button", name="Resume").click()
     confirmed(page)

@@ -212,7 +212,7 @@ def test_thoughts_come_apart_from_the_answer(
         ("silent", 504, "assistant_timeout", "nothing for 1 s"),
         ("nonsense", 502, "assistant_failed", "cannot be read"),
         ("page", 502, "assistant_failed", "502"),
-        ("breaks_off", 502, "assistant_failed", "broke off"),
+        ("breaks_off", 502, "assistant_failed", "stopped in the middle"),
         ("fails_midway", 502, "assistant_failed", "out of tokens"),
     ],
 )

@@ -248,10 +248,14 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
 BAD: dict[str, tuple[dict[str, Any], type[openai.APIStatusError], str]] = {
     "another model": ({"model": "nobody"}, openai.NotFoundError, "nobody"),
     "another language": ({"language": "xx"}, openai.NotFoundError, "xx"),
-    "who speaks": ({"response_format": "diarized_json"}, openai.BadRequestError, "told apart"),
+    "who speaks": (
+        {"response_format": "diarized_json"},
+        openai.BadRequestError,
+        "speakers are not distinguished",
+    ),
     "no format": ({"response_format": "xml"}, openai.BadRequestError, "xml"),
     "too hot": ({"temperature": 3}, openai.BadRequestError, "from 0 to 1"),
-    "probabilities": ({"include": ["logprobs"]}, openai.BadRequestError, "not given"),
+    "probabilities": ({"include": ["logprobs"]}, openai.BadRequestError, "not available"),
     "no grain": (
         {"response_format": "verbose_json", "timestamp_granularities": ["letter"]},
         openai.BadRequestError,

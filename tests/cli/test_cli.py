@@ -324,7 +324,7 @@ def test_directories_and_patterns_and_every_kind_of_file_are_taken(
     assert sorted(file.name for file in out.glob("*.txt")) == ["a.txt", "b.txt", "c.txt"]
     assert all("어제" in file.read_text() for file in out.glob("*.txt"))
     nothing = modelserver("transcribe", str(below.parent.parent / "out"))
-    assert (nothing.returncode, b"there is no audio file" in nothing.stderr) == (1, True)
+    assert (nothing.returncode, b"no audio file was found" in nothing.stderr) == (1, True)
 
 
 def test_samples_and_channels_are_heard_as_asked(clips: list[bytes], tmp_path: Path) -> None:

@@ -431,7 +431,7 @@ def test_a_successor_that_dies_leaves_the_one_before_serving(
     assert prepared_embedded
     with upgradable(tmp_path) as server:
         successor_of(server).kill()
-        assert "ended before it served" in server.wait_event("upgrade.failed")["reason"]
+        assert "exited before it served" in server.wait_event("upgrade.failed")["reason"]
         assert server.convert(wav_clips[0]).status == 200
         assert server.upgrade().returncode == 0, "and another may be tried"
 

@@ -81,7 +81,7 @@ def worker_of(server: RunningServer, label: str) -> psutil.Process:
 
 
 def refusals(server: RunningServer) -> list[str]:
-    return [said for said in server.health()["reasons"] if "not taken over" in said]
+    return [said for said in server.health()["reasons"] if "the reload was rejected" in said]
 
 
 def revised(client: Client) -> list[dict[str, Any]]:

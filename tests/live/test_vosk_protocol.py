@@ -375,7 +375,7 @@ async def test_the_end_of_the_server_gives_every_stream_its_last_result(
             assert json.loads(await client.recv())["text"]
             await client.wait_closed()
             assert client.close_code == 1001
-            assert "come again" in str(client.close_reason)
+            assert "reconnect" in str(client.close_reason)
         assert server.process.wait(20) == 0
 
 

@@ -49,6 +49,7 @@ COMPOSED = (
     "fork server process {} {} while loading the model",
     *("Permission denied", "No such file or directory", "No space left on device"),
     "Connection refused",
+    "the form has no file; it has nothing",
 )
 """Sentences that several templates make up, or that the system writes."""
 NOT_SHOWN_MODULES = ("serving/sizing.py", "processes/environment.py")
@@ -86,8 +87,8 @@ def _template(node: ast.AST) -> str:
 
 
 def catalogue(name: str) -> dict[str, str]:
-    """Return one of the objects of chinese.js."""
-    text = (WEB / "chinese.js").read_text()
+    """Return one of the objects of Chinese texts."""
+    text = "".join(file.read_text() for file in sorted(WEB.glob("chinese*.js")))
     found = re.search(rf"export const {name} = (\{{.*?\n\}});", text, re.DOTALL)
     assert found
     texts: dict[str, str] = json.loads(found[1])

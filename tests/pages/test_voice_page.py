@@ -277,7 +277,7 @@ def test_a_file_is_a_question_too(
     [
         (b"<html>no", "这不是音频文件：这是 HTML 或 XML 网页"),
         (b"PK\3\4" + bytes(100), "这不是音频文件：这是ZIP 压缩包，请发送其中的音频文件"),
-        (b"", "文件是空的"),
+        (b"", "没有收到文件，或文件是空的：表单里没有文件"),
     ],
 )
 def test_errors_are_in_the_language_of_the_page(

@@ -351,7 +351,7 @@ def test_channels_are_heard_one_by_one_where_that_is_asked_for() -> None:
     with pytest.raises(AudioError, match="there is no channel 2: the audio has 2"):
         each(file, "0,2")
     for wrong in ("left", "-1", "0;1", "1.5", "0,,1", "9" * 10):
-        with pytest.raises(AudioError, match="it may be mix, split, or numbers"):
+        with pytest.raises(AudioError, match="expected mix, split, or numbers"):
             channel_choice(wrong)
 
 
