@@ -261,7 +261,7 @@ CANNOT_SERVE = {
     ),
     "the admin token is empty": (
         'admin.listen = "127.0.0.1:{free}"\nadmin.token_file = "{file}"',
-        "needs a token",
+        "a token is required",
     ),
     "the admin path has no directory": ('admin.listen = "unix:{missing}/x"', "cannot listen"),
     "the keys cannot be read": ('auth.keys_file = "{missing}"', "auth.keys_file"),
